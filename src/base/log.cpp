@@ -1,0 +1,123 @@
+#include "base/log.h"
+
+#include <fmt/format.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+
+namespace moesaic::log {
+namespace {
+
+struct State {
+  int rank = 0;
+  std::string host;
+  Level level = Level::kInfo;
+  bool terminal = isatty(STDOUT_FILENO) != 0;
+  std::size_t open_width = 0;  // characters of a progress line that stands unfinished
+  std::shared_ptr<spdlog::logger> out, err, file;
+};
+
+constexpr const char* kPattern = "%Y-%m-%dT%H:%M:%SZ %v";
+
+std::shared_ptr<spdlog::logger> make(const std::string& name, spdlog::sink_ptr sink) {
+  sink->set_formatter(
+      std::make_unique<spdlog::pattern_formatter>(kPattern, spdlog::pattern_time_type::utc));
+  auto logger = std::make_shared<spdlog::logger>(name, std::move(sink));
+  logger->set_level(spdlog::level::trace);
+  logger->flush_on(spdlog::level::trace);
+  return logger;
+}
+
+State& state() {
+  static State instance = [] {
+    State s;
+    s.out = make("out", std::make_shared<spdlog::sinks::stdout_sink_mt>());
+    s.err = make("err", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    return s;
+  }();
+  return instance;
+}
+
+void end_progress_line(State& s) {
+  if (s.open_width > 0) {
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
+    s.open_width = 0;
+  }
+}
+
+void write(Level level, const char* label, std::string_view message) {
+  State& s = state();
+  const bool speaks = s.rank == 0 || level == Level::kError;
+  if (level < s.level || !speaks) {
+    return;
+  }
+  end_progress_line(s);
+  const std::string prefix = s.rank == 0 ? "" : fmt::format("[rank {} {}] ", s.rank, s.host);
+  const std::string line = fmt::format("{} {}{}", label, prefix, message);
+  (level >= Level::kWarn ? s.err : s.out)->info(line);
+  if (s.file) {
+    s.file->info(line);
+  }
+}
+
+}  // namespace
+
+void set_up(int rank, const std::string& host, Level level) {
+  State& s = state();
+  s.rank = rank;
+  s.host = host;
+  s.level = level;
+}
+
+void add_file(const std::filesystem::path& file) {
+  State& s = state();
+  if (s.rank == 0) {
+    s.file = make("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string()));
+  }
+}
+
+void debug(std::string_view message) { write(Level::kDebug, "DEBUG", message); }
+void info(std::string_view message) { write(Level::kInfo, "INFO", message); }
+void warn(std::string_view message) { write(Level::kWarn, "WARN", message); }
+void error(std::string_view message) { write(Level::kError, "ERROR", message); }
+
+void print(std::string_view text) {
+  State& s = state();
+  if (s.rank != 0) {
+    return;
+  }
+  end_progress_line(s);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+void progress(std::string_view line, std::string_view plain) {
+  State& s = state();
+  if (s.rank != 0) {
+    return;
+  }
+  if (!s.terminal) {
+    info(plain);
+    return;
+  }
+  const std::size_t blank = s.open_width > line.size() ? s.open_width - line.size() : 0;
+  const std::string text = fmt::format("\r{}{}", line, std::string(blank, ' '));
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+  s.open_width = line.size();
+  if (s.file) {
+    s.file->info(fmt::format("INFO {}", plain));
+  }
+}
+
+void set_terminal(bool terminal) { state().terminal = terminal; }
+bool is_terminal() { return state().terminal; }
+
+}  // namespace moesaic::log

@@ -1,0 +1,261 @@
+#include "comm/communicator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+namespace moesaic::comm {
+namespace {
+
+template <class T>
+MPI_Datatype mpi_type();
+template <>
+MPI_Datatype mpi_type<float>() {
+  return MPI_FLOAT;
+}
+template <>
+MPI_Datatype mpi_type<double>() {
+  return MPI_DOUBLE;
+}
+template <>
+MPI_Datatype mpi_type<std::int32_t>() {
+  return MPI_INT32_T;
+}
+template <>
+MPI_Datatype mpi_type<std::int64_t>() {
+  return MPI_INT64_T;
+}
+template <>
+MPI_Datatype mpi_type<std::uint64_t>() {
+  return MPI_UINT64_T;
+}
+template <>
+MPI_Datatype mpi_type<std::uint8_t>() {
+  return MPI_UINT8_T;
+}
+
+MPI_Op mpi_op(Reduce op) {
+  switch (op) {
+    case Reduce::kSum:
+      return MPI_SUM;
+    case Reduce::kMax:
+      return MPI_MAX;
+    case Reduce::kMin:
+      return MPI_MIN;
+  }
+  return MPI_OP_NULL;
+}
+
+// Where each rank's part begins when parts of these lengths follow each other.
+std::vector<int> begins(const std::vector<int>& lengths) {
+  std::vector<int> begin(lengths.size(), 0);
+  std::int64_t total = 0;
+  for (std::size_t r = 0; r < lengths.size(); ++r) {
+    begin[r] = mpi_count(static_cast<std::size_t>(total));
+    total += lengths[r];
+  }
+  mpi_count(static_cast<std::size_t>(total));
+  return begin;
+}
+
+}  // namespace
+
+int mpi_count(std::size_t count) {
+  require(count <= static_cast<std::size_t>(std::numeric_limits<int>::max()),
+          fmt::format("{} elements in one MPI message, above the limit of 2^31 - 1", count));
+  return static_cast<int>(count);
+}
+
+Communicator::Communicator(MPI_Comm comm, bool owned) : comm_(comm), owned_(owned) {
+  MPI_Comm_rank(comm_, &rank_);
+  MPI_Comm_size(comm_, &size_);
+}
+
+Communicator Communicator::world() { return Communicator(MPI_COMM_WORLD, false); }
+
+Communicator Communicator::split(int color, int key) const {
+  if (comm_ == MPI_COMM_NULL) {
+    return {};
+  }
+  MPI_Comm part = MPI_COMM_NULL;
+  MPI_Comm_split(comm_, color, key, &part);
+  return Communicator(part, true);
+}
+
+Communicator Communicator::split_by_host() const {
+  if (comm_ == MPI_COMM_NULL) {
+    return {};
+  }
+  MPI_Comm part = MPI_COMM_NULL;
+  MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &part);
+  return Communicator(part, true);
+}
+
+void Communicator::close() {
+  if (owned_ && comm_ != MPI_COMM_NULL) {
+    MPI_Comm_free(&comm_);
+  }
+  *this = Communicator();
+}
+
+template <class T>
+void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
+  if (size_ > 1) {
+    MPI_Allreduce(MPI_IN_PLACE, inout.data(), mpi_count(inout.size()), mpi_type<T>(), mpi_op(op),
+                  comm_);
+  }
+}
+
+template <class T>
+void Communicator::broadcast(std::span<T> inout, int root) const {
+  if (size_ > 1) {
+    MPI_Bcast(inout.data(), mpi_count(inout.size()), mpi_type<T>(), root, comm_);
+  }
+}
+
+void Communicator::broadcast(std::string& inout, int root) const {
+  std::int64_t size = std::ssize(inout);
+  broadcast(std::span<std::int64_t>(&size, 1), root);
+  inout.resize(static_cast<std::size_t>(size));
+  broadcast(std::span(reinterpret_cast<std::uint8_t*>(inout.data()), inout.size()), root);
+}
+
+template <class T>
+std::vector<T> Communicator::all_gather(std::span<const T> values) const {
+  if (size_ == 1) {
+    return {values.begin(), values.end()};
+  }
+  const int mine = mpi_count(values.size());
+  std::vector<int> lengths(static_cast<std::size_t>(size_));
+  MPI_Allgather(&mine, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_);
+  const std::vector<int> begin = begins(lengths);
+  std::vector<T> all(static_cast<std::size_t>(begin.back()) +
+                     static_cast<std::size_t>(lengths.back()));
+  MPI_Allgatherv(values.data(), mine, mpi_type<T>(), all.data(), lengths.data(), begin.data(),
+                 mpi_type<T>(), comm_);
+  return all;
+}
+
+template <class T>
+std::vector<T> Communicator::gather(std::span<const T> values, int root) const {
+  if (size_ == 1) {
+    return {values.begin(), values.end()};
+  }
+  const int mine = mpi_count(values.size());
+  std::vector<int> lengths(rank_ == root ? static_cast<std::size_t>(size_) : 0);
+  MPI_Gather(&mine, 1, MPI_INT, lengths.data(), 1, MPI_INT, root, comm_);
+  const std::vector<int> begin = begins(lengths);
+  std::vector<T> all;
+  if (rank_ == root) {
+    all.resize(static_cast<std::size_t>(begin.back()) + static_cast<std::size_t>(lengths.back()));
+  }
+  MPI_Gatherv(values.data(), mine, mpi_type<T>(), all.data(), lengths.data(), begin.data(),
+              mpi_type<T>(), root, comm_);
+  return all;
+}
+
+std::vector<std::string> Communicator::gather(const std::string& text, int root) const {
+  const std::int64_t size = std::ssize(text);
+  const auto sizes = gather(std::span<const std::int64_t>(&size, 1), root);
+  const auto bytes = gather(
+      std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()), root);
+  std::vector<std::string> texts;
+  std::size_t begin = 0;
+  for (const std::int64_t length : sizes) {
+    texts.emplace_back(reinterpret_cast<const char*>(bytes.data()) + begin,
+                       static_cast<std::size_t>(length));
+    begin += static_cast<std::size_t>(length);
+  }
+  return texts;
+}
+
+template <class T>
+std::vector<std::vector<T>> Communicator::all_to_all(
+    const std::vector<std::vector<T>>& send) const {
+  require(std::ssize(send) == size_, "all_to_all needs one part for each rank");
+  if (size_ == 1) {
+    return send;
+  }
+  std::vector<int> send_lengths;
+  std::vector<T> packed;
+  for (const auto& part : send) {
+    send_lengths.push_back(mpi_count(part.size()));
+    packed.insert(packed.end(), part.begin(), part.end());
+  }
+  std::vector<int> lengths(send.size());
+  MPI_Alltoall(send_lengths.data(), 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_);
+  const std::vector<int> send_begin = begins(send_lengths);
+  const std::vector<int> begin = begins(lengths);
+  std::vector<T> received(static_cast<std::size_t>(begin.back()) +
+                          static_cast<std::size_t>(lengths.back()));
+  MPI_Alltoallv(packed.data(), send_lengths.data(), send_begin.data(), mpi_type<T>(),
+                received.data(), lengths.data(), begin.data(), mpi_type<T>(), comm_);
+  std::vector<std::vector<T>> parts;
+  for (std::size_t r = 0; r < lengths.size(); ++r) {
+    const auto first = received.begin() + begin[r];
+    parts.emplace_back(first, first + lengths[r]);
+  }
+  return parts;
+}
+
+void Communicator::barrier() const {
+  if (size_ > 1) {
+    MPI_Barrier(comm_);
+  }
+}
+
+void Communicator::together(std::string_view what, const std::function<void()>& step) const {
+  Exit code = Exit::kDone;
+  std::string message;
+  Where where = Where::here();
+  try {
+    step();
+  } catch (const Error& error) {
+    code = error.code();
+    message = error.what();
+    where = error.where();
+  } catch (const std::exception& error) {
+    code = Exit::kInternal;
+    message = fmt::format("{}: {}", what, error.what());
+  }
+  const int failing = all_reduce(code == Exit::kDone ? size_ : rank_, Reduce::kMin);
+  if (failing == size_) {
+    return;
+  }
+  auto agreed = static_cast<std::int32_t>(code);
+  broadcast(std::span<std::int32_t>(&agreed, 1), failing);
+  broadcast(message, failing);
+  throw AgreedError(static_cast<Exit>(agreed), message, where);
+}
+
+// The element types of the control plane.
+template void Communicator::all_reduce(std::span<float>, Reduce) const;
+template void Communicator::all_reduce(std::span<double>, Reduce) const;
+template void Communicator::all_reduce(std::span<std::int32_t>, Reduce) const;
+template void Communicator::all_reduce(std::span<std::int64_t>, Reduce) const;
+template void Communicator::all_reduce(std::span<std::uint64_t>, Reduce) const;
+template void Communicator::broadcast(std::span<std::uint8_t>, int) const;
+template void Communicator::broadcast(std::span<float>, int) const;
+template void Communicator::broadcast(std::span<double>, int) const;
+template void Communicator::broadcast(std::span<std::int32_t>, int) const;
+template void Communicator::broadcast(std::span<std::int64_t>, int) const;
+template void Communicator::broadcast(std::span<std::uint64_t>, int) const;
+template std::vector<std::uint8_t> Communicator::all_gather(std::span<const std::uint8_t>) const;
+template std::vector<float> Communicator::all_gather(std::span<const float>) const;
+template std::vector<double> Communicator::all_gather(std::span<const double>) const;
+template std::vector<std::int64_t> Communicator::all_gather(std::span<const std::int64_t>) const;
+template std::vector<std::uint64_t> Communicator::all_gather(std::span<const std::uint64_t>) const;
+template std::vector<std::uint8_t> Communicator::gather(std::span<const std::uint8_t>, int) const;
+template std::vector<float> Communicator::gather(std::span<const float>, int) const;
+template std::vector<double> Communicator::gather(std::span<const double>, int) const;
+template std::vector<std::int64_t> Communicator::gather(std::span<const std::int64_t>, int) const;
+template std::vector<std::vector<std::uint8_t>> Communicator::all_to_all(
+    const std::vector<std::vector<std::uint8_t>>&) const;
+template std::vector<std::vector<std::int64_t>> Communicator::all_to_all(
+    const std::vector<std::vector<std::int64_t>>&) const;
+template std::vector<std::vector<std::uint64_t>> Communicator::all_to_all(
+    const std::vector<std::vector<std::uint64_t>>&) const;
+
+}  // namespace moesaic::comm

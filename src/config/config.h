@@ -1,0 +1,148 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace moesaic::config {
+
+// One struct for each section; the defaults are the documented ones. Strings are parsed once, in
+// options.cpp; everything else reads these structs.
+
+enum class Score { kSoftmax, kSigmoid };
+enum class Balance { kNone, kAuxLoss, kBias };
+enum class Overflow { kDrop };
+enum class Schedule { kCosine, kLinear, kConstant, kWsd };
+enum class Precision { kFp32, kBf16 };
+enum class Device { kCpu, kCuda };
+enum class OnError { kStop, kSkip };
+enum class Truncate { kNone, kLeft };
+enum class Tri { kAuto, kOff, kOn };
+enum class LogLevel { kDebug, kInfo, kWarn, kError };
+
+struct Model {
+  std::string path;
+  std::int64_t layers = 4, d_model = 256, heads = 4;
+  std::int64_t kv_heads = 0;    // 0: heads
+  std::int64_t head_dim = 0;    // 0: d_model / heads
+  std::int64_t d_ff = 0;        // of dense layers; 0: 4 d_model
+  std::int64_t vocab_size = 0;  // 0: the corpus's
+  std::int64_t max_seq = 2048;
+  double rope_theta = 10000.0, norm_eps = 1e-5;
+  bool tie_embeddings = false;
+  std::int64_t dense_layers = 0;
+  std::int64_t experts = 16, shared_experts = 2, top_k = 2;
+  std::int64_t expert_d_ff = 0;  // 0: d_model
+};
+
+struct Router {
+  Score score = Score::kSoftmax;
+  bool normalize = true;
+  double scale = 1.0;
+  std::int64_t capacity = 0;     // slots per expert and micro-batch; 0: dropless
+  double capacity_factor = 0.0;  // or slots = ceil(factor tokens top_k / experts)
+  Overflow overflow = Overflow::kDrop;
+  Balance balance = Balance::kAuxLoss;
+  double aux_loss = 0.01, z_loss = 0.0, bias_rate = 0.001;
+  bool eval_capacity = false;
+  std::int64_t tasks = 0;  // 0: the corpus's
+};
+
+struct Data {
+  std::vector<std::string> corpus, eval_corpus;
+  std::vector<double> corpus_weights;  // empty: by size
+  std::int64_t seq_len = 512;
+  std::int64_t seed = 1;
+};
+
+struct Eval {
+  std::int64_t every = 0;   // steps; 0: at the end only
+  std::int64_t tokens = 0;  // 0: all
+};
+
+struct Parallel {
+  std::int64_t tp = 1, pp = 1, ep = 1;
+};
+
+struct Train {
+  std::int64_t steps = 0, tokens = 0;  // the first reached; 0: no limit
+  std::int64_t batch = 8, micro_batch = 8;  // sequences
+  double lr = 3e-4, min_lr = 3e-5;
+  std::int64_t warmup = 100;
+  std::int64_t decay_steps = 0;  // 0: steps
+  Schedule schedule = Schedule::kCosine;
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1.0;
+  std::int64_t seed = 1;
+};
+
+struct Checkpoint {
+  std::string dir;
+  std::int64_t every = 0;       // steps; 0: by time only
+  double every_minutes = 30.0;  // 0: by steps only
+  std::int64_t keep = 2, keep_every = 0;
+  std::string resume = "auto";  // auto, none or a path
+  std::vector<std::string> allow;
+};
+
+struct Trace {
+  std::string path;
+  std::int64_t every = 1;  // steps per record
+  double flush = 10.0;     // seconds
+};
+
+struct Tokenize {
+  std::vector<std::string> input;
+  std::string output;
+  std::string tokenizer = "byte";  // byte, train or a path
+  std::int64_t vocab_size = 8192;
+  std::int64_t shards = 0;  // 0: by size
+  std::vector<std::string> task;  // one name, or one for each input
+  bool compress = false;
+  double holdout = 0.0;
+  Tri bos = Tri::kAuto, eos = Tri::kAuto;
+  std::string text_field = "text", id_field = "id", task_field = "task";
+  OnError on_error = OnError::kStop;
+};
+
+struct ScoreJob {
+  std::string output;
+  std::string shards;       // I/N
+  std::int64_t window = 0;  // 0: model.max_seq
+  std::int64_t stride = 0;  // 0: window / 2
+  Truncate truncate = Truncate::kNone;
+};
+
+struct Plan {
+  std::int64_t ranks = 1, ranks_per_node = 1;
+  double memory_per_node = 0.0;  // bytes; 0: do not judge
+  std::string job = "train";
+};
+
+struct Run {
+  std::string dir;
+  Device device = Device::kCpu;
+  Precision precision = Precision::kBf16;
+  std::int64_t threads = 0;  // 0: this rank's share of its cores
+  LogLevel log_level = LogLevel::kInfo;
+  double max_wall = -1.0;      // seconds; negative: auto
+  double step_timeout = -1.0;  // seconds; negative: auto
+  Tri progress = Tri::kAuto;
+};
+
+struct Config {
+  Model model;
+  Router router;
+  Data data;
+  Eval eval;
+  Parallel parallel;
+  Train train;
+  Checkpoint checkpoint;
+  Trace trace;
+  Tokenize tokenize;
+  ScoreJob score;
+  Plan plan;
+  Run run;
+};
+
+}  // namespace moesaic::config

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+
+// DIR/step-00001000/: manifest.json and part-NNNNN.h5 files. Every tensor is stored in fp32 under
+// its public name and unsharded shape, in blocks, each written once by the rank that owns it.
+namespace moesaic::io {
+
+/// Elements [offset, offset + extent) of tensor `name`, whose unsharded shape is `shape`. Optimizer
+/// moments are tensors named "exp_avg/NAME" and "exp_avg_sq/NAME".
+struct BlockToSave {
+  std::string name;
+  std::vector<std::int64_t> shape, offset, extent;
+  std::span<const float> values;
+};
+
+/// Everything that is not a tensor: step, cursor, config, layout, task names, ... Written by rank 0
+/// into the manifest under "state".
+struct SaveRequest {
+  std::filesystem::path dir;  // the folder of all checkpoints
+  std::int64_t step = 0;
+  const nlohmann::json& state;
+  std::vector<std::filesystem::path> copy;  // files to keep beside it (the tokenizer's)
+};
+
+/// Collective over world. Writes step-XXXXXXXX.tmp, fsyncs, and renames it after the manifest is in
+/// place; then DIR/latest. Returns the checkpoint's folder. Throws AgreedError (kIoError) on all
+/// ranks if it failed on any; older checkpoints are then untouched.
+std::filesystem::path save_checkpoint(const SaveRequest& request,
+                                      const std::vector<BlockToSave>& blocks,
+                                      const comm::Communicator& world);
+
+/// Complete checkpoints of a folder, oldest first. Leftovers of an unfinished save are not listed.
+std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& dir);
+/// Deletes all but the newest `keep` complete checkpoints (those of a multiple of keep_every steps
+/// stay, if keep_every > 0) and stale unfinished ones. Call on one rank.
+void prune_checkpoints(const std::filesystem::path& dir, std::int64_t keep,
+                       std::int64_t keep_every);
+
+/// A checkpoint open for reading; any rank may read any part of any tensor.
+class CheckpointReader {
+ public:
+  /// path: a checkpoint, or a folder of checkpoints (its newest complete one).
+  static CheckpointReader open(const std::filesystem::path& path);
+  CheckpointReader(CheckpointReader&&) noexcept;
+  CheckpointReader& operator=(CheckpointReader&&) noexcept;
+  ~CheckpointReader();
+
+  const std::filesystem::path& path() const;
+  const nlohmann::json& state() const;
+  std::vector<std::string> names() const;
+  /// Unsharded shape, or nothing if there is no such tensor.
+  std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
+  /// Reads elements [offset, offset + extent), from however many blocks they lie in, and checks the
+  /// checksum of each block read. kBadData names tensor, file and both sums.
+  void read(const std::string& name, const std::vector<std::int64_t>& offset,
+            const std::vector<std::int64_t>& extent, std::span<float> values);
+
+ private:
+  struct State;
+  explicit CheckpointReader(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Every problem of one checkpoint, one line each (empty: sound).
+std::vector<std::string> verify_checkpoint(const std::filesystem::path& path);
+
+}  // namespace moesaic::io

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace moesaic::io {
+
+/// Makes a finished file durable, then visible: fsync(temporary), rename to final, fsync(folder).
+void publish(const std::filesystem::path& temporary, const std::filesystem::path& final);
+/// fsync of a file or folder. Throws kIoError.
+void sync(const std::filesystem::path& path);
+/// Writes a whole small file so that it is there completely or not at all.
+void write_whole(const std::filesystem::path& file, const std::string& text);
+/// Throws kNoInput with the absolute path if it cannot be read.
+std::string read_whole(const std::filesystem::path& file);
+/// SHA-256 of a file's bytes, streamed.
+std::string sha256_of_file(const std::filesystem::path& file);
+/// If `path` exists, renames it to `path.1`, `.2`, ... (first free) and returns the new name, else
+/// returns an empty path.
+std::filesystem::path set_aside(const std::filesystem::path& path);
+/// Creates a folder and its parents. Throws kCannotCreate.
+void make_folder(const std::filesystem::path& folder);
+
+}  // namespace moesaic::io
