@@ -1,0 +1,81 @@
+# Shared by the scripts of jobs/ and slurm/; sourced, never run.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {  # CODE MESSAGE...
+  local code=$1
+  shift
+  echo "$(basename "$0"): $*" >&2
+  exit "$code"
+}
+
+need_value() {  # OPTION VALUE: an option that ends the command line has none
+  [ -n "${2:-}" ] || fail 64 "$1 needs a value"
+}
+
+# A python that can read HDF5 and draw: the first of python3 and the system's.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-python3}" /usr/bin/python3; do
+    if "$candidate" -c 'import h5py, numpy, matplotlib' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail 69 "no python3 with h5py, numpy and matplotlib (Debian: python3-h5py python3-matplotlib;" \
+    "Spack: py-h5py py-matplotlib). Load them or set PYTHON=/path/to/python3"
+}
+
+# Physical cores this shell may use: two hardware threads of a core count once.
+usable_cores() {
+  local allowed physical
+  allowed=$(nproc)
+  physical=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
+  if [ "$physical" -gt 0 ] && [ "$physical" -lt "$allowed" ]; then
+    echo "$physical"
+  else
+    echo "$allowed"
+  fi
+}
+
+threads_for() {  # RANKS: OpenMP threads that each rank gets
+  local threads=$(($(usable_cores) / $1))
+  echo $((threads > 0 ? threads : 1))
+}
+
+# Sets the array `launcher`: the command that starts RANKS ranks here, each bound to its own cores.
+set_launcher() {  # RANKS
+  local ranks=$1
+  if [ -n "${SLURM_JOB_ID:-}" ] && command -v srun >/dev/null; then
+    launcher=(srun --mpi=pmix --ntasks="$ranks" --cpu-bind=cores)
+    return
+  fi
+  command -v mpirun >/dev/null || fail 69 "no mpirun (Debian: openmpi-bin; module: openmpi)"
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(threads_for "$ranks")}
+  export OMP_NUM_THREADS
+  launcher=(mpirun -n "$ranks")
+  case "$(mpirun --version 2>/dev/null)" in
+    *"Open MPI"*) ;;
+    *) return ;;
+  esac
+  if [ "$(id -u)" -eq 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+  if [ $((ranks * OMP_NUM_THREADS)) -le "$(usable_cores)" ]; then
+    launcher+=(--map-by "slot:PE=$OMP_NUM_THREADS" --bind-to core)
+  else
+    # Ranks share cores: a waiting rank must give its core away.
+    launcher+=(--oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
+  fi
+}
+
+say() { printf '\n== %s\n' "$*"; }
+
+# Shows a command as it can be typed again, then runs it.
+show_and_run() {
+  printf '$'
+  printf ' %q' "$@"
+  printf '\n'
+  "$@"
+}

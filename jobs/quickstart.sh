@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained, scored and drawn mixture-of-experts model:
+#   bash jobs/quickstart.sh [--out DIR] [--ranks N] [--text DIR] [--no-install] [--short]
+#   --out DIR       where everything lands (default runs/quickstart)
+#   --ranks N       MPI ranks (default 2)
+#   --text DIR      your own text: files, or one folder for each kind of text
+#   --no-install    install nothing: list what is missing and exit 69 (clusters with modules)
+#   --short         a few training steps on little text, to see that everything works
+# A second run continues where the first one stopped. MOESAIC=PATH uses that program, unbuilt.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+out=$root/runs/quickstart ranks=2 text='' install=1 short=0
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out) need_value "$1" "${2:-}"; out=$2; shift 2 ;;
+    --ranks) need_value "$1" "${2:-}"; ranks=$2; shift 2 ;;
+    --text) need_value "$1" "${2:-}"; text=$2; shift 2 ;;
+    --no-install) install=0; shift ;;
+    --short) short=1; shift ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) fail 64 "unknown option $1 (see --help)" ;;
+  esac
+done
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail 64 "--ranks $ranks: a number of ranks is needed, such as 2"
+if [ -n "$text" ] && [ ! -d "$text" ]; then
+  fail 66 "--text $text: no such folder (looked for $(realpath -m "$text"))"
+fi
+
+say "1/7 What is needed is installed"
+if [ $install -eq 1 ]; then
+  bash "$root/jobs/setup.sh"
+else
+  bash "$root/jobs/setup.sh" --check
+fi
+python=$(find_python)
+set_launcher "$ranks"
+
+say "2/7 Build"
+if [ -z "${MOESAIC:-}" ]; then
+  (cd "$root" && cmake --preset release >/dev/null &&
+    cmake --build --preset release --target moesaic)
+  MOESAIC=$root/build/release/moesaic
+fi
+
+# Options that --short adds: they come after the config file, and so win.
+tokenize_extra=() train_extra=() text_bytes=25000000
+if [ $short -eq 1 ]; then
+  text_bytes=1500000
+  tokenize_extra=(--tokenize.vocab_size 1024)
+  train_extra=(--train.tokens 40960 --train.warmup 5 --eval.every 10 --eval.tokens 8192
+    --checkpoint.every 10)
+fi
+if [ $((16 % ranks)) -ne 0 ]; then
+  train_extra+=(--parallel.ep 1)  # ranks that do not divide the 16 experts each hold all of them
+elif [ "$ranks" -ne 2 ]; then
+  train_extra+=(--parallel.ep "$ranks")
+fi
+
+say "3/7 Text"
+if [ -z "$text" ]; then
+  text=$out/text
+  bash "$root/jobs/make_text.sh" "$text" --bytes $text_bytes
+fi
+# Folders inside the text folder are kinds of text, and give the tasks their names.
+inputs=() tasks=()
+for folder in "$text"/*/; do
+  if [ -d "$folder" ]; then
+    inputs+=(--tokenize.input "${folder%/}")
+    tasks+=(--tokenize.task "$(basename "$folder")")
+  fi
+done
+if [ ${#inputs[@]} -eq 0 ] || [ -n "$(find "$text" -maxdepth 1 -type f -not -name '.*' -print -quit)" ]; then
+  inputs=(--tokenize.input "$text") tasks=()
+fi
+echo "$text"
+
+say "4/7 A sharded corpus, with documents held out"
+show_and_run "${launcher[@]}" "$MOESAIC" tokenize --config "$root/configs/quickstart.cfg" \
+  "${inputs[@]}" "${tasks[@]}" --tokenize.output "$out/corpus" "${tokenize_extra[@]}"
+
+say "5/7 Training"
+show_and_run "${launcher[@]}" "$MOESAIC" train --config "$root/configs/quickstart.cfg" \
+  --data.corpus "$out/corpus/train" --data.eval_corpus "$out/corpus/heldout" \
+  --run.dir "$out/train" "${train_extra[@]}" || {
+  code=$?
+  [ $code -ne 75 ] || echo "Stopped with a checkpoint: the same command continues from it"
+  exit $code
+}
+
+say "6/7 Scoring the held-out documents"
+show_and_run "${launcher[@]}" "$MOESAIC" score --model.path "$out/train/checkpoints" \
+  --data.corpus "$out/corpus/heldout" --score.output "$out/scores.h5" --run.precision fp32
+
+say "7/7 The report"
+"$python" "$root/analysis/report.py" "$out/train/trace.h5" -o "$out/report"
+"$python" "$root/analysis/compression.py" --scores "$out/scores.h5" --corpus "$out/corpus/heldout" \
+  --text "$text"
+echo
+echo "Report: $out/report/index.html"
