@@ -1,0 +1,268 @@
+"""The figures of a report: each takes traces and returns a matplotlib figure, or None if the
+traces do not hold what it shows."""
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.colors import TwoSlopeNorm  # noqa: E402
+from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
+
+plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 110,
+                     "axes.spines.top": False, "axes.spines.right": False,
+                     "savefig.bbox": "tight", "legend.frameon": False})
+RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333"]
+PHASE_COLOURS = {"data": "#999999", "forward": "#56b4e9", "dispatch": "#e69f00",
+                 "experts": "#0072b2", "combine": "#f0c060", "backward": "#009e73",
+                 "grad_reduce": "#d55e00", "optimizer": "#cc79a7", "checkpoint": "#6a3d9a",
+                 "eval": "#b2df8a", "other": "#dddddd"}
+MOST_COLUMNS = 400  # of a heat map or a stack: more steps are averaged
+
+
+def axes(title, ylabel, size=(8, 3.6)):
+    figure, ax = plt.subplots(figsize=size)
+    ax.set_title(title, loc="left", fontweight="bold")
+    ax.set_xlabel("step")
+    ax.set_ylabel(ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, ax
+
+
+def smooth(values, window):
+    """Mean over the last `window` values; NaN values do not count."""
+    known = np.isfinite(values)
+    total = np.cumsum(np.where(known, values, 0.0))
+    count = np.cumsum(known).astype(float)
+    total[window:] -= total[:-window].copy()
+    count[window:] -= count[:-window].copy()
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def plot_curve(ax, steps, values, colour, label):
+    """The raw values faintly, their running mean on top; markers where a line would not show."""
+    window = max(1, len(values) // 50)
+    marker = "o" if len(values) < 3 else None
+    if window > 1:
+        ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    ax.plot(steps, smooth(values, window), color=colour, label=label, linewidth=1.6, marker=marker)
+
+
+def bins(steps, values):
+    """Averages neighbouring steps so that at most MOST_COLUMNS remain; axis 0 is step."""
+    width = -(-len(steps) // MOST_COLUMNS)
+    starts = np.arange(0, len(steps), width)
+    counts = np.diff(np.append(starts, len(steps)))
+    means = np.add.reduceat(values.astype(float), starts, axis=0)
+    return steps[starts], means / counts.reshape((-1,) + (1,) * (values.ndim - 1))
+
+
+def curves(traces, name, title, ylabel, scale=1.0, log=False):
+    """One line for each trace of a [step] array."""
+    having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
+              if trace.get(name) is not None and np.any(trace.get(name) != 0)]
+    if not having:
+        return None
+    figure, ax = axes(title, ylabel)
+    for trace, colour in having:
+        plot_curve(ax, trace.steps, trace.get(name) * scale, colour, trace.name)
+    if log:
+        ax.set_yscale("log")
+    ax.legend()
+    return figure
+
+
+def loss(traces):
+    """Training loss with and without the auxiliary terms, and the evaluations as points."""
+    figure, ax = axes("Loss", "loss (nat per token)", (8, 4.4))
+    for trace, colour in zip(traces, RUN_COLOURS * len(traces)):
+        lm_loss = trace.get("lm_loss")
+        total = trace.get("loss")
+        if lm_loss is not None:
+            plot_curve(ax, trace.steps, lm_loss, colour, f"{trace.name}: language model")
+        if total is not None and (lm_loss is None or not np.allclose(total, lm_loss)):
+            ax.plot(trace.steps, smooth(total, max(1, len(total) // 50)), color=colour,
+                    linestyle=":", label=f"{trace.name}: with auxiliary losses")
+        if trace.get("eval/loss") is not None:
+            ax.plot(trace.get("eval/step"), trace.get("eval/loss"), "D--", color=colour,
+                    markeredgecolor="white", markersize=7, linewidth=0.8,
+                    label=f"{trace.name}: held-out")
+    ax.legend()
+    return figure
+
+
+def bits_per_byte(traces):
+    having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
+              if trace.get("eval/bits_per_byte") is not None]
+    if not having:
+        return None
+    figure, ax = axes("Held-out text", "bits per byte")
+    for trace, colour in having:
+        values = trace.get("eval/bits_per_byte")
+        ax.plot(trace.get("eval/step"), values, "D-", color=colour, label=trace.name)
+        ax.annotate(f"{values[-1]:.3f}", (trace.get("eval/step")[-1], values[-1]),
+                    textcoords="offset points", xytext=(0, 8), ha="center", color=colour)
+    ax.margins(y=0.15)
+    ax.legend()
+    return figure
+
+
+def eval_by(trace, axis, names):
+    """Held-out loss of each task or corpus."""
+    values = trace.get(f"eval/loss_by_{axis}")
+    if values is None or values.ndim != 2:
+        return None
+    shown = [i for i in range(values.shape[1]) if np.isfinite(values[:, i]).any()]
+    if len(shown) < 2:
+        return None
+    figure, ax = axes(f"Held-out loss by {axis}", "loss (nat per token)")
+    for i in shown:
+        ax.plot(trace.get("eval/step"), values[:, i], "o-",
+                color=RUN_COLOURS[i % len(RUN_COLOURS)], label=names[i])
+    ax.legend()
+    return figure
+
+
+def throughput(traces):
+    for trace in traces:
+        tokens, seconds = trace.get("tokens"), trace.get("seconds")
+        if tokens is not None and seconds is not None:
+            trace.arrays["tokens_per_second"] = tokens / np.where(seconds > 0, seconds, np.nan)
+    figure = curves(traces, "tokens_per_second", "Throughput", "tokens per second (all ranks)")
+    if figure:
+        figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def phases(trace):
+    """Seconds of each step by phase, as the slowest rank saw it."""
+    time = trace.get("time")
+    if time is None:
+        return None
+    steps, time = bins(trace.steps, time)
+    figure, ax = axes("Time per step by phase (slowest rank)", "seconds per step", (8, 4.2))
+    order = [i for i, name in enumerate(trace.phases) if time[:, i].sum() > 0]
+    colours = [PHASE_COLOURS.get(trace.phases[i], "#444444") for i in order]
+    share = time.sum(axis=0) / max(time.sum(), 1e-12)
+    labels = [f"{trace.phases[i]}  {100 * share[i]:.1f} %" for i in order]
+    if len(steps) > 2:
+        ax.stackplot(steps, time[:, order].T, colors=colours, labels=labels, linewidth=0)
+    else:
+        bottom = np.zeros(len(steps))
+        for i, colour, label in zip(order, colours, labels):
+            ax.bar(steps, time[:, i], bottom=bottom, color=colour, label=label, width=0.6)
+            bottom += time[:, i]
+    # A checkpoint or an evaluation takes many times a step: let it be cut off.
+    top = np.percentile(time.sum(axis=1), 95)
+    ax.set_ylim(0, 1.25 * top if top > 0 else None)
+    handles, names = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def grid_of_layers(trace, width, height):
+    """One panel for each MoE layer, three in a row."""
+    count = len(trace.layers)
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure, panels = plt.subplots(rows, columns, squeeze=False, layout="constrained",
+                                  figsize=(width * columns, height * rows + 0.6))
+    for ax in panels.flat[count:]:
+        ax.axis("off")
+    for ax, layer in zip(panels.flat, trace.layers):
+        ax.set_title(f"layer {layer}", fontsize=10)
+        ax.grid(False)
+    return figure, list(panels.flat[:count])
+
+
+def expert_load(trace):
+    """Heat map per layer: tokens that chose an expert over the mean of all experts."""
+    tokens = trace.get("expert_tokens")
+    if tokens is None:
+        return None
+    steps, tokens = bins(trace.steps, tokens)
+    mean = tokens.mean(axis=-1, keepdims=True)
+    load = tokens / np.where(mean > 0, mean, 1)
+    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=max(2.0, float(np.percentile(load, 99.5))))
+    figure, panels = grid_of_layers(trace, 3.6, 2.5)
+    for i, ax in enumerate(panels):
+        image = ax.imshow(load[:, i].T, aspect="auto", origin="lower", norm=norm,
+                          cmap="RdBu_r", interpolation="nearest",
+                          extent=(steps[0] - 0.5, max(steps[-1], steps[0]) + 0.5,
+                                  -0.5, load.shape[2] - 0.5))
+        ax.set_xlabel("step")
+        ax.set_ylabel("expert")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=panels, label="load / mean load (1 = balanced)")
+    figure.suptitle("Expert load: choices before capacity", fontweight="bold")
+    return figure
+
+
+def layer_curves(trace, name, title, ylabel, values=None):
+    """One line for each MoE layer of a [step, layer] array."""
+    values = trace.get(name) if values is None else values
+    if values is None or not trace.layers:
+        return None
+    figure, ax = axes(title, ylabel)
+    shades = plt.cm.viridis(np.linspace(0, 0.85, len(trace.layers)))
+    for i, (layer, colour) in enumerate(zip(trace.layers, shades)):
+        plot_curve(ax, trace.steps, values[:, i].astype(float), colour, f"layer {layer}")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(trace.layers) // 16)
+    return figure
+
+
+def dropped(trace):
+    """Share of the choices that no slot was left for."""
+    lost, chosen = trace.get("expert_dropped"), trace.get("expert_tokens")
+    if lost is None or chosen is None or not lost.any():
+        return None
+    share = lost.sum(axis=-1) / np.maximum(chosen.sum(axis=-1), 1)
+    figure = layer_curves(trace, "", "Dropped choices", "share of choices", share)
+    figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def tasks_and_experts(trace):
+    """Which experts each task uses: its share of choices, over the second half of the steps."""
+    counts = trace.get("task_expert_tokens")
+    if counts is None:
+        return None
+    counts = counts[len(counts) // 2:].sum(axis=0).astype(float)  # layer, task, expert
+    used = [i for i in range(counts.shape[1]) if counts[:, i].sum() > 0]
+    if not used:
+        return None
+    share = counts[:, used] / np.maximum(counts[:, used].sum(axis=-1, keepdims=True), 1)
+    figure, panels = grid_of_layers(trace, 4.2, 0.8 + 0.32 * len(used))
+    for i, ax in enumerate(panels):
+        image = ax.imshow(share[i], aspect="auto", cmap="viridis", vmin=0, vmax=share.max(),
+                          interpolation="nearest")
+        ax.set_yticks(range(len(used)), [trace.tasks[j] for j in used])
+        ax.set_xlabel("expert")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=panels, label=f"share (even: {1 / share.shape[-1]:.1%})")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.suptitle("Experts used by each task", fontweight="bold")
+    return figure
+
+
+def rank_seconds(trace):
+    """Seconds that each rank worked (not waited), and where the slowest stands."""
+    values = trace.get("rank_seconds")
+    if values is None:
+        return None
+    figure, ax = axes("Working time of each rank (waiting left out)", "seconds per step")
+    ranks = values.shape[1]
+    if ranks <= 8:
+        for rank in range(ranks):
+            plot_curve(ax, trace.steps, values[:, rank], RUN_COLOURS[rank % 7], f"rank {rank}")
+    else:
+        steps, values = bins(trace.steps, values)
+        low, mid, high = np.nanpercentile(values, [0, 50, 100], axis=1)
+        ax.fill_between(steps, low, high, alpha=0.3, color=RUN_COLOURS[0],
+                        label=f"fastest to slowest of {ranks} ranks")
+        ax.plot(steps, mid, color=RUN_COLOURS[0], label="median rank")
+    top = np.nanpercentile(values, 98)
+    ax.set_ylim(0, 1.3 * top if top > 0 else None)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
