@@ -1,0 +1,64 @@
+#include "reference/loss.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace moesaic::reference {
+namespace {
+
+Vector log_softmax(View logits) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (const double logit : logits) {
+    sum += std::exp(logit - largest);
+  }
+  Vector out;
+  for (const double logit : logits) {
+    out.push_back(logit - largest - std::log(sum));
+  }
+  return out;
+}
+
+}  // namespace
+
+Vector target_log_probs(View logits, IndexView target, std::int64_t vocab) {
+  Vector out;
+  for (std::int64_t r = 0; r < std::ssize(target); ++r) {
+    const Vector row = log_softmax(logits.subspan(r * vocab, vocab));
+    out.push_back(target[r] < 0 ? 0.0 : row[target[r]]);
+  }
+  return out;
+}
+
+Indices best_tokens(View logits, std::int64_t vocab) {
+  Indices best;
+  for (std::int64_t row = 0; row < std::ssize(logits); row += vocab) {
+    const View own = logits.subspan(row, vocab);
+    best.push_back(std::max_element(own.begin(), own.end()) - own.begin());
+  }
+  return best;
+}
+
+Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab, double scale) {
+  Vector dlogits;
+  for (std::int64_t r = 0; r < std::ssize(target); ++r) {
+    const Vector row = log_softmax(logits.subspan(r * vocab, vocab));
+    for (std::int64_t v = 0; v < vocab; ++v) {
+      const double hit = v == target[r] ? 1.0 : 0.0;
+      dlogits.push_back(target[r] < 0 ? 0.0 : scale * (std::exp(row[v]) - hit));
+    }
+  }
+  return dlogits;
+}
+
+Vector embedding_backward(View dy, IndexView token, std::int64_t vocab, std::int64_t dim) {
+  Vector dtable(vocab * dim, 0.0);
+  for (std::int64_t t = 0; t < std::ssize(token); ++t) {
+    for (std::int64_t i = 0; i < dim; ++i) {
+      dtable[token[t] * dim + i] += dy[t * dim + i];
+    }
+  }
+  return dtable;
+}
+
+}  // namespace moesaic::reference

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "reference/types.h"
+
+namespace moesaic::reference {
+
+/// log softmax(logits (R, V)) at target (R); 0 where the target is -1.
+Vector target_log_probs(View logits, IndexView target, std::int64_t vocab);
+/// The index of the largest logit of each row; the lower index wins ties.
+Indices best_tokens(View logits, std::int64_t vocab);
+/// dlogits (R, V) of -scale sum(target_log_probs).
+Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab, double scale);
+
+/// dtable (V, dim): the sum of the rows dy (T, dim) of each token.
+Vector embedding_backward(View dy, IndexView token, std::int64_t vocab, std::int64_t dim);
+
+}  // namespace moesaic::reference
