@@ -9,18 +9,21 @@
 
 // A small RAII face of HDF5's C interface, through the serial driver. Every function must run on
 // the HDF5 thread (see hdf5_thread.h). T: the fixed-width integers, float and double, stored
-// little-endian. Failures are Errors that name the file and the object: kNoInput (missing,
-// unreadable), kBadData (not HDF5, truncated, checksum, wrong type or shape), kIoError (write).
-// HDF5's own error stack is never printed.
+// little-endian. What was never written of a chunked dataset reads as 0, or as NaN. Failures are
+// Errors that name the file and the object: kNoInput (missing, unreadable), kBadData (not HDF5,
+// truncated, checksum, wrong type or shape), kIoError (write). HDF5's own error stack is never
+// printed.
 namespace moesaic::io {
 
 using Extents = std::vector<std::int64_t>;
 
 class Hdf5File {
  public:
-  static Hdf5File open(const std::filesystem::path& file);         // read only
+  static Hdf5File open(const std::filesystem::path& file);           // read only
   static Hdf5File open_to_write(const std::filesystem::path& file);  // exists already
-  static Hdf5File create(const std::filesystem::path& file);       // replaces
+  /// Likewise; nothing if another process holds the file's lock.
+  static std::optional<Hdf5File> open_unless_locked(const std::filesystem::path& file);
+  static Hdf5File create(const std::filesystem::path& file);  // replaces
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();
@@ -50,10 +53,11 @@ class Hdf5File {
                      const std::vector<std::string>& values);
 
   struct Layout {
-    Extents chunk;              // empty: contiguous
-    bool unlimited = false;     // the first dim may grow
-    bool checksum = false;      // Fletcher32; needs chunks
-    bool compress = false;      // shuffle + deflate 1; needs chunks
+    Extents chunk;               // empty: contiguous
+    bool unlimited = false;      // the first dim may grow
+    bool all_unlimited = false;  // every dim may grow
+    bool checksum = false;       // Fletcher32; needs chunks
+    bool compress = false;       // shuffle + deflate 1; needs chunks
   };
   template <class T>
   void create_dataset(const std::string& dataset, const Extents& extents, const Layout& layout);
@@ -77,6 +81,9 @@ class Hdf5File {
   template <class T>
   void write_all(const std::string& dataset, const Extents& extents, std::span<const T> values);
   void write_strings(const std::string& dataset, const std::vector<std::string>& values);
+  /// A 1-D dataset of strings that grows, and its growth.
+  void create_strings(const std::string& dataset, std::int64_t chunk);
+  void append_strings(const std::string& dataset, const std::vector<std::string>& values);
   std::vector<std::string> read_strings(const std::string& dataset) const;
 
   /// Makes a 1-D dataset a dimension scale and ties it to axis `dim` of another dataset.
@@ -85,6 +92,8 @@ class Hdf5File {
 
  private:
   explicit Hdf5File(std::filesystem::path file, std::int64_t id);
+  void put_strings(const std::string& dataset, std::int64_t offset,
+                   const std::vector<std::string>& values);
 
   std::filesystem::path path_;
   std::int64_t id_ = -1;  // hid_t

@@ -1,0 +1,252 @@
+#include "io/hdf5.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "io/hdf5_handle.h"
+#include "io/hdf5_thread.h"
+
+namespace moesaic::io {
+namespace {
+
+/// Says in plain words what HDF5 would say badly, and keeps it from files that are not its own.
+void check_magic(const std::filesystem::path& file) {
+  const auto absolute = std::filesystem::absolute(file);
+  std::error_code error;
+  if (std::filesystem::is_directory(file, error)) {
+    fail_hdf5(Exit::kNoInput, absolute, "", "is a folder, not an HDF5 file", "");
+  }
+  errno = 0;
+  std::ifstream in(file, std::ios::binary);
+  if (!in) {
+    fail_hdf5(Exit::kNoInput, absolute, "", "cannot be read", std::strerror(errno));
+  }
+  constexpr std::array<char, 8> kMagic{'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+  std::array<char, 8> start{};
+  in.read(start.data(), start.size());
+  if (in.gcount() != 8 || start != kMagic) {
+    fail_hdf5(Exit::kBadData, absolute, "",
+              in.gcount() == 0 ? "is empty" : "is not an HDF5 file (its first 8 bytes differ)", "");
+  }
+}
+
+bool says_locked(const std::string& reason) { return reason == std::strerror(EAGAIN); }
+
+hid_t open_checked(const std::filesystem::path& file, unsigned flags) {
+  require(on_hdf5_thread(), "HDF5 file opened on another thread");
+  check_magic(file);
+  return H5Fopen(file.c_str(), flags, H5P_DEFAULT);
+}
+
+[[noreturn]] void fail_open(const std::filesystem::path& file, const std::string& reason) {
+  if (says_locked(reason)) {
+    fail_hdf5(Exit::kNoInput, file, "", "is locked by another process: try again when it is done",
+              "");
+  }
+  fail_hdf5(Exit::kBadData, file, "", "is damaged or cannot be opened", reason);
+}
+
+Handle open_attribute(hid_t file, const Subject& subject, const std::string& name) {
+  if (!link_exists(file, subject.object) ||
+      H5Aexists_by_name(file, subject.object.c_str(), name.c_str(), H5P_DEFAULT) <= 0) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              fmt::format("has no attribute '{}'", name), "");
+  }
+  Handle attribute(
+      H5Aopen_by_name(file, subject.object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
+      H5Aclose);
+  check_read(attribute.id(), subject, fmt::format("cannot open attribute '{}'", name));
+  return attribute;
+}
+
+std::size_t attribute_count(hid_t attribute) {
+  const Handle space(H5Aget_space(attribute), H5Sclose);
+  const hssize_t count = space.valid() ? H5Sget_simple_extent_npoints(space.id()) : 0;
+  return count > 0 ? static_cast<std::size_t>(count) : 0;
+}
+
+std::vector<std::string> attribute_strings(hid_t file, const Subject& subject,
+                                           const std::string& name) {
+  const Handle attribute = open_attribute(file, subject, name);
+  const Handle type(H5Aget_type(attribute.id()), H5Tclose);
+  return strings_of(type.id(), attribute_count(attribute.id()),
+                    {subject.file, fmt::format("{}: attribute '{}'", subject.object, name)},
+                    H5Aread, attribute.id());
+}
+
+template <class T>
+T attribute_number(hid_t file, const Subject& subject, const std::string& name) {
+  const Handle attribute = open_attribute(file, subject, name);
+  const Handle type(H5Aget_type(attribute.id()), H5Tclose);
+  const H5T_class_t kind = H5Tget_class(type.id());
+  const bool suits = kind == H5T_INTEGER || (kind == H5T_FLOAT && std::is_floating_point_v<T>);
+  if (!suits || attribute_count(attribute.id()) != 1) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              fmt::format("attribute '{}' is not one {}", name,
+                          std::is_floating_point_v<T> ? "number" : "whole number"),
+              "");
+  }
+  T value{};
+  check_read(H5Aread(attribute.id(), type_id<T>(), &value), subject,
+             fmt::format("cannot read attribute '{}'", name));
+  return value;
+}
+
+void put_attribute(hid_t file, const Subject& subject, const std::string& name, hid_t type,
+                   hid_t space, const void* value) {
+  const Handle object(H5Oopen(file, subject.object.c_str(), H5P_DEFAULT), H5Oclose);
+  check_write(object.id(), subject, "cannot be opened to set an attribute");
+  if (H5Aexists(object.id(), name.c_str()) > 0) {
+    H5Adelete(object.id(), name.c_str());
+  }
+  const std::string what = fmt::format("cannot write attribute '{}'", name);
+  const Handle attribute(
+      H5Acreate(object.id(), name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  check_write(attribute.id(), subject, what);
+  check_write(H5Awrite(attribute.id(), type, value), subject, what);
+}
+
+}  // namespace
+
+Hdf5File::Hdf5File(std::filesystem::path file, std::int64_t id) : path_(std::move(file)), id_(id) {}
+
+Hdf5File Hdf5File::open(const std::filesystem::path& file) {
+  const hid_t id = open_checked(file, H5F_ACC_RDONLY);
+  if (id < 0) {
+    fail_open(file, hdf5_reason());
+  }
+  return Hdf5File(file, id);
+}
+
+std::optional<Hdf5File> Hdf5File::open_unless_locked(const std::filesystem::path& file) {
+  const hid_t id = open_checked(file, H5F_ACC_RDWR);
+  if (id >= 0) {
+    return Hdf5File(file, id);
+  }
+  const std::string reason = hdf5_reason();
+  if (says_locked(reason)) {
+    return std::nullopt;
+  }
+  fail_open(file, reason);
+}
+
+Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
+  std::optional<Hdf5File> opened = open_unless_locked(file);
+  if (!opened) {
+    fail_open(file, std::strerror(EAGAIN));
+  }
+  return std::move(*opened);
+}
+
+Hdf5File Hdf5File::create(const std::filesystem::path& file) {
+  require(on_hdf5_thread(), "HDF5 file created on another thread");
+  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  check_write(id, {std::filesystem::absolute(file), ""}, "cannot be created");
+  return Hdf5File(file, id);
+}
+
+Hdf5File::Hdf5File(Hdf5File&& other) noexcept
+    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)) {}
+
+Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(id_, other.id_);
+  return *this;
+}
+
+Hdf5File::~Hdf5File() {
+  if (id_ >= 0) {
+    hdf5_run([this] { H5Fclose(id_); });
+  }
+}
+
+void Hdf5File::close() {
+  if (id_ < 0) {
+    return;
+  }
+  const herr_t flushed = H5Fflush(id_, H5F_SCOPE_GLOBAL);
+  const std::string reason = flushed < 0 ? hdf5_reason() : "";
+  const herr_t closed = H5Fclose(std::exchange(id_, -1));
+  if (flushed < 0 || closed < 0) {
+    fail_hdf5(Exit::kIoError, path_, "", "cannot be written completely",
+              flushed < 0 ? reason : hdf5_reason());
+  }
+}
+
+bool Hdf5File::has(const std::string& object) const { return link_exists(id_, object); }
+
+std::vector<std::string> Hdf5File::members(const std::string& group) const {
+  const Subject subject{path_, group};
+  const Handle object = open_object(id_, subject);
+  std::vector<std::string> names;
+  const auto add = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
+    static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+    return 0;
+  };
+  check_read(H5Literate(object.id(), H5_INDEX_NAME, H5_ITER_INC, nullptr, add, &names), subject,
+             "is not a readable group");
+  return names;
+}
+
+bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
+  return link_exists(id_, object) &&
+         H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
+}
+
+std::string Hdf5File::string_attribute(const std::string& object, const std::string& name) const {
+  const auto values = attribute_strings(id_, {path_, object}, name);
+  if (values.size() != 1) {
+    fail_hdf5(Exit::kBadData, path_, object, fmt::format("attribute '{}' is not one string", name),
+              "");
+  }
+  return values.front();
+}
+
+std::vector<std::string> Hdf5File::strings_attribute(const std::string& object,
+                                                     const std::string& name) const {
+  return attribute_strings(id_, {path_, object}, name);
+}
+
+std::int64_t Hdf5File::int_attribute(const std::string& object, const std::string& name) const {
+  return attribute_number<std::int64_t>(id_, {path_, object}, name);
+}
+
+double Hdf5File::double_attribute(const std::string& object, const std::string& name) const {
+  return attribute_number<double>(id_, {path_, object}, name);
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             const std::string& value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  const char* text = value.c_str();
+  put_attribute(id_, {path_, object}, name, string_type().id(), space.id(), &text);
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             std::int64_t value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  put_attribute(id_, {path_, object}, name, type_id<std::int64_t>(), space.id(), &value);
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name, double value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  put_attribute(id_, {path_, object}, name, type_id<double>(), space.id(), &value);
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             const std::vector<std::string>& values) {
+  const hsize_t count = values.size();
+  const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
+  std::vector<const char*> texts;
+  texts.reserve(values.size());
+  for (const std::string& value : values) {
+    texts.push_back(value.c_str());
+  }
+  put_attribute(id_, {path_, object}, name, string_type().id(), space.id(), texts.data());
+}
+
+}  // namespace moesaic::io

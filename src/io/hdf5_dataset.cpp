@@ -1,0 +1,246 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <limits>
+
+#include "io/hdf5.h"
+#include "io/hdf5_handle.h"
+
+namespace moesaic::io {
+namespace {
+
+std::size_t element_count(const Extents& extents) {
+  std::size_t count = 1;
+  for (const std::int64_t extent : extents) {
+    count *= static_cast<std::size_t>(extent);
+  }
+  return count;
+}
+
+Extents extents_of(hid_t dataset, const Subject& subject) {
+  const Handle space(H5Dget_space(dataset), H5Sclose);
+  const int dims = space.valid() ? H5Sget_simple_extent_ndims(space.id()) : -1;
+  check_read(dims, subject, "has no readable extents");
+  std::vector<hsize_t> extents(static_cast<std::size_t>(dims));
+  check_read(H5Sget_simple_extent_dims(space.id(), extents.data(), nullptr), subject,
+             "has no readable extents");
+  constexpr auto kMost = static_cast<hsize_t>(std::numeric_limits<std::int64_t>::max());
+  Extents result;
+  for (const hsize_t extent : extents) {
+    if (extent > kMost) {
+      fail_hdf5(Exit::kBadData, subject.file, subject.object, "has absurd extents", "");
+    }
+    result.push_back(static_cast<std::int64_t>(extent));
+  }
+  return result;
+}
+
+/// The selection of a block, checked against the dataset's extents and the caller's buffer.
+Handle select(hid_t dataset, const Subject& subject, const Extents& offset, const Extents& count,
+              std::size_t values) {
+  const Extents extents = extents_of(dataset, subject);
+  bool inside = offset.size() == extents.size() && count.size() == extents.size();
+  for (std::size_t i = 0; inside && i < extents.size(); ++i) {
+    inside = offset[i] >= 0 && count[i] >= 0 && offset[i] <= extents[i] &&
+             count[i] <= extents[i] - offset[i];
+  }
+  if (!inside) {
+    fail_hdf5(
+        Exit::kBadData, subject.file, subject.object,
+        fmt::format("block [{}] + [{}] is outside the dataset's [{}]", fmt::join(offset, ", "),
+                    fmt::join(count, ", "), fmt::join(extents, ", ")),
+        "");
+  }
+  require(element_count(count) == values, "buffer and block of a dataset differ in size");
+  Handle space(H5Dget_space(dataset), H5Sclose);
+  if (!extents.empty()) {
+    check_read(H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, to_hdf5(offset).data(), nullptr,
+                                   to_hdf5(count).data(), nullptr),
+               subject, "cannot select a block");
+  }
+  return space;
+}
+
+Handle memory_space(std::size_t count) {
+  const hsize_t extent = count;
+  return {H5Screate_simple(1, &extent, nullptr), H5Sclose};
+}
+
+template <class T>
+void check_number_type(hid_t dataset, const Subject& subject) {
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  const H5T_class_t kind = H5Tget_class(type.id());
+  if (kind != H5T_INTEGER && (kind != H5T_FLOAT || !std::is_floating_point_v<T>)) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              std::is_floating_point_v<T> ? "holds no numbers" : "holds no whole numbers", "");
+  }
+}
+
+/// Before memory is asked for: a damaged header may claim any size. Deflate shrinks at most 1032
+/// times.
+void check_plausible(const Extents& extents, std::size_t element, const Subject& subject) {
+  const auto file_bytes = static_cast<double>(std::filesystem::file_size(subject.file));
+  double bytes = static_cast<double>(element);
+  for (const std::int64_t extent : extents) {
+    bytes *= static_cast<double>(extent);
+  }
+  if (bytes > 1100.0 * file_bytes + 1e6) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              fmt::format("claims {:.0f} bytes, more than a file of {:.0f} bytes can hold", bytes,
+                          file_bytes),
+              "");
+  }
+}
+
+}  // namespace
+
+Extents Hdf5File::extents(const std::string& dataset) const {
+  const Subject subject{path_, dataset};
+  return extents_of(open_dataset(id_, subject).id(), subject);
+}
+
+std::string Hdf5File::type_of(const std::string& dataset) const {
+  const Handle object = open_dataset(id_, {path_, dataset});
+  const Handle type(H5Dget_type(object.id()), H5Tclose);
+  const std::size_t size = H5Tget_size(type.id());
+  switch (H5Tget_class(type.id())) {
+    case H5T_INTEGER:
+      return fmt::format("{}{}", H5Tget_sign(type.id()) == H5T_SGN_NONE ? 'u' : 'i', size);
+    case H5T_FLOAT:
+      return fmt::format("f{}", size);
+    case H5T_STRING:
+      return "string";
+    default:
+      return "other";
+  }
+}
+
+void Hdf5File::extend(const std::string& dataset, const Extents& extents) {
+  const Subject subject{path_, dataset};
+  const Handle object = open_dataset(id_, subject);
+  check_write(H5Dset_extent(object.id(), to_hdf5(extents).data()), subject, "cannot be resized");
+}
+
+template <class T>
+void Hdf5File::write(const std::string& dataset, const Extents& offset, const Extents& count,
+                     std::span<const T> values) {
+  const Subject subject{path_, dataset};
+  const Handle object = open_dataset(id_, subject);
+  const Handle space = select(object.id(), subject, offset, count, values.size());
+  if (values.empty()) {
+    return;
+  }
+  const Handle memory = memory_space(values.size());
+  check_write(
+      H5Dwrite(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
+      subject, "cannot be written");
+}
+
+template <class T>
+void Hdf5File::read(const std::string& dataset, const Extents& offset, const Extents& count,
+                    std::span<T> values) const {
+  const Subject subject{path_, dataset};
+  const Handle object = open_dataset(id_, subject);
+  check_number_type<T>(object.id(), subject);
+  const Handle space = select(object.id(), subject, offset, count, values.size());
+  if (values.empty()) {
+    return;
+  }
+  const Handle memory = memory_space(values.size());
+  check_read(
+      H5Dread(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
+      subject, "cannot be read");
+}
+
+template <class T>
+std::vector<T> Hdf5File::read_all(const std::string& dataset) const {
+  const Extents all = extents(dataset);
+  check_plausible(all, sizeof(T), {path_, dataset});
+  std::vector<T> values(element_count(all));
+  read<T>(dataset, Extents(all.size(), 0), all, values);
+  return values;
+}
+
+void Hdf5File::put_strings(const std::string& dataset, std::int64_t offset,
+                           const std::vector<std::string>& values) {
+  if (values.empty()) {
+    return;
+  }
+  const Subject subject{path_, dataset};
+  const Handle object = open_dataset(id_, subject);
+  std::vector<const char*> texts;
+  texts.reserve(values.size());
+  for (const std::string& value : values) {
+    texts.push_back(value.c_str());
+  }
+  const Handle space = select(object.id(), subject, {offset},
+                              {static_cast<std::int64_t>(values.size())}, values.size());
+  const Handle memory = memory_space(values.size());
+  check_write(
+      H5Dwrite(object.id(), string_type().id(), memory.id(), space.id(), H5P_DEFAULT, texts.data()),
+      subject, "cannot be written");
+}
+
+void Hdf5File::append_strings(const std::string& dataset, const std::vector<std::string>& values) {
+  const std::int64_t before = extents(dataset).at(0);
+  extend(dataset, {before + static_cast<std::int64_t>(values.size())});
+  put_strings(dataset, before, values);
+}
+
+std::vector<std::string> Hdf5File::read_strings(const std::string& dataset) const {
+  const Subject subject{path_, dataset};
+  const Handle object = open_dataset(id_, subject);
+  const Handle type(H5Dget_type(object.id()), H5Tclose);
+  const Extents all = extents_of(object.id(), subject);
+  check_plausible(all, H5Tget_size(type.id()), subject);
+  const auto read = [](hid_t from, hid_t memory, void* out) -> herr_t {
+    return H5Dread(from, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out);
+  };
+  return strings_of(type.id(), element_count(all), subject, read, object.id());
+}
+
+// What the header offers, for every T.
+using Name = const std::string&;
+using Block = const Extents&;
+
+template void Hdf5File::write<std::uint8_t>(Name, Block, Block, std::span<const std::uint8_t>);
+template void Hdf5File::read<std::uint8_t>(Name, Block, Block, std::span<std::uint8_t>) const;
+template std::vector<std::uint8_t> Hdf5File::read_all<std::uint8_t>(Name) const;
+
+template void Hdf5File::write<std::uint16_t>(Name, Block, Block, std::span<const std::uint16_t>);
+template void Hdf5File::read<std::uint16_t>(Name, Block, Block, std::span<std::uint16_t>) const;
+template std::vector<std::uint16_t> Hdf5File::read_all<std::uint16_t>(Name) const;
+
+template void Hdf5File::write<std::uint32_t>(Name, Block, Block, std::span<const std::uint32_t>);
+template void Hdf5File::read<std::uint32_t>(Name, Block, Block, std::span<std::uint32_t>) const;
+template std::vector<std::uint32_t> Hdf5File::read_all<std::uint32_t>(Name) const;
+
+template void Hdf5File::write<std::uint64_t>(Name, Block, Block, std::span<const std::uint64_t>);
+template void Hdf5File::read<std::uint64_t>(Name, Block, Block, std::span<std::uint64_t>) const;
+template std::vector<std::uint64_t> Hdf5File::read_all<std::uint64_t>(Name) const;
+
+template void Hdf5File::write<std::int8_t>(Name, Block, Block, std::span<const std::int8_t>);
+template void Hdf5File::read<std::int8_t>(Name, Block, Block, std::span<std::int8_t>) const;
+template std::vector<std::int8_t> Hdf5File::read_all<std::int8_t>(Name) const;
+
+template void Hdf5File::write<std::int16_t>(Name, Block, Block, std::span<const std::int16_t>);
+template void Hdf5File::read<std::int16_t>(Name, Block, Block, std::span<std::int16_t>) const;
+template std::vector<std::int16_t> Hdf5File::read_all<std::int16_t>(Name) const;
+
+template void Hdf5File::write<std::int32_t>(Name, Block, Block, std::span<const std::int32_t>);
+template void Hdf5File::read<std::int32_t>(Name, Block, Block, std::span<std::int32_t>) const;
+template std::vector<std::int32_t> Hdf5File::read_all<std::int32_t>(Name) const;
+
+template void Hdf5File::write<std::int64_t>(Name, Block, Block, std::span<const std::int64_t>);
+template void Hdf5File::read<std::int64_t>(Name, Block, Block, std::span<std::int64_t>) const;
+template std::vector<std::int64_t> Hdf5File::read_all<std::int64_t>(Name) const;
+
+template void Hdf5File::write<float>(Name, Block, Block, std::span<const float>);
+template void Hdf5File::read<float>(Name, Block, Block, std::span<float>) const;
+template std::vector<float> Hdf5File::read_all<float>(Name) const;
+
+template void Hdf5File::write<double>(Name, Block, Block, std::span<const double>);
+template void Hdf5File::read<double>(Name, Block, Block, std::span<double>) const;
+template std::vector<double> Hdf5File::read_all<double>(Name) const;
+
+}  // namespace moesaic::io
