@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "tensor/tensor.h"
+
+// T tokens, D model width, R rows, F hidden width, E experts, K choices per token, G groups,
+// H query heads, Hkv key/value heads, hd head width, V vocabulary.
+// "compute" is the dtype of matrix products: fp32 or bf16. Sums are always taken in fp32.
+namespace moesaic {
+
+enum class Transpose { kNo, kYes };
+enum class Write { kOverwrite, kAdd };
+enum class Direction { kForward, kInverse };
+
+enum class RouterScore { kSoftmax, kSigmoid };
+
+/// How scores become choices and weights.
+struct RouteOptions {
+  RouterScore score = RouterScore::kSoftmax;
+  std::int64_t top_k = 1;
+  bool normalize = true;
+  float scale = 1.0F;
+};
+
+/// Heads of one fused query/key/value tensor.
+struct AttentionShape {
+  std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
+  float scale = 1.0F;
+};
+
+/// One AdamW update (Loshchilov & Hutter 2019): bias corrections are 1 - beta^t.
+struct AdamW {
+  float lr, beta1, beta2, eps, weight_decay;
+  float correction1, correction2;
+  float grad_scale;  // multiplies the gradient: clipping
+};
+
+/// One device and every kernel that the model needs on it, ordered on one stream. Gradients of
+/// parameters are added to; every other output is overwritten unless said otherwise. Zero rows are
+/// legal everywhere.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+
+  // Memory.
+  virtual Tensor empty(DType dtype, const Shape& shape) = 0;  // from a pool, and back to it
+  virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
+  virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
+  virtual void synchronize() = 0;  // the only wait
+
+  // Elementwise.
+  virtual void zero(const Tensor& x) = 0;
+  virtual void convert(const Tensor& from, const Tensor& to) = 0;  // fp32 <-> bf16, or a copy
+  virtual void add(const Tensor& x, const Tensor& inout) = 0;      // inout += x; fp32
+  virtual double sum_of_squares(const Tensor& x) = 0;              // fp32, summed in double
+
+  /// c (M, N) = op(a) op(b). a and b are of one dtype; c is fp32, or theirs when overwritten.
+  virtual void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
+                      Write write) = 0;
+  // Rows [offsets[g], offsets[g + 1]) belong to group g; weights w (G, N, M).
+  virtual void grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
+                              const Tensor& w, const Tensor& y) = 0;  // y (R,N) = x (R,M) w^T
+  virtual void grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets,
+                                 const Tensor& w, const Tensor& dx) = 0;  // dx (R,M) = dy w
+  virtual void grouped_matmul_dw(const Tensor& dy, const Tensor& x,
+                                 std::span<const std::int64_t> offsets,
+                                 const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
+
+  // table (V, D) fp32, token (T) -> y (T, D) fp32.
+  virtual void embedding(const Tensor& table, const Tensor& token, const Tensor& y) = 0;
+  virtual void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) = 0;
+
+  /// y (T, D) compute = x (T, D) fp32 * rstd (T) * weight (D). Zhang & Sennrich 2019.
+  virtual void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
+                        const Tensor& rstd) = 0;
+  /// dy, dx: (T, D) fp32. Adds into dweight.
+  virtual void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                                 const Tensor& rstd, const Tensor& dx, const Tensor& dweight) = 0;
+
+  /// Rotates the pairs (i, i + hd/2) of the first `heads` heads of x (T, heads_in_all, hd) in place
+  /// by position * theta^(-2i/hd); kInverse rotates back. Su et al. 2021.
+  virtual void rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
+                    Direction direction) = 0;
+
+  /// Causal grouped-query attention. qkv (T, H + 2 Hkv, hd): query heads, keys, values. Token t
+  /// sees keys first_key[t] .. t; first_key does not decrease. out (T, H, hd); lse (T, H) fp32 is
+  /// the log-sum-exp of a row's scores. Memory is linear in T (Dao et al. 2022).
+  virtual void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+                         const Tensor& out, const Tensor& lse) = 0;
+  virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                                  const Tensor& lse, const AttentionShape& shape,
+                                  const Tensor& first_key, const Tensor& dqkv) = 0;
+
+  /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020.
+  virtual void swiglu(const Tensor& gate_up, const Tensor& y) = 0;
+  virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) = 0;
+
+  /// logits (T, E) fp32 -> scores (T, E); choice (T, K) int32, best first by score + bias (E), the
+  /// lower index winning ties; weight (T, K) from the scores without bias. stats (E + 2) fp32 =
+  /// sums over tokens of the scores normalised to sum 1, of logsumexp^2, of the entropy in nats.
+  virtual void route(const Tensor& logits, const Tensor& bias, const RouteOptions& options,
+                     const Tensor& scores, const Tensor& choice, const Tensor& weight,
+                     const Tensor& stats) = 0;
+  /// dlogits (T, E) from dweight (T, K), from the gradient daux (E) of each token's normalised
+  /// scores, and from dz = the factor of logsumexp^2 in the loss.
+  virtual void route_backward(const Tensor& dweight, const Tensor& logits, const Tensor& scores,
+                              const Tensor& choice, const RouteOptions& options, const Tensor& daux,
+                              float dz, const Tensor& dlogits) = 0;
+
+  /// y[r] = x[index[r]]; x (T, D), index (R), y (R, D), one dtype.
+  virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) = 0;
+  /// y (T, D) fp32 = sum over k of weight[t,k] rows[position[t,k]]; position -1 counts as zero. An
+  /// undefined weight is 1.
+  virtual void combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
+                            const Tensor& y) = 0;
+  /// drows[position[t,k]] = weight[t,k] dy[t]; dweight[t,k] = dy[t] . rows[position[t,k]].
+  virtual void combine_rows_backward(const Tensor& dy, const Tensor& rows, const Tensor& position,
+                                     const Tensor& weight, const Tensor& drows,
+                                     const Tensor& dweight) = 0;
+
+  /// logprob (R) of target (R) under softmax(logits (R, V) fp32), 0 where the target is -1; best
+  /// (R) = index of the largest logit.
+  virtual void target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
+                                const Tensor& best) = 0;
+  /// Likewise, and dlogits (R, V) compute = scale (softmax - one-hot), 0 where the target is -1.
+  virtual void cross_entropy(const Tensor& logits, const Tensor& target, float scale,
+                             const Tensor& logprob, const Tensor& dlogits) = 0;
+
+  /// value, grad, exp_avg, exp_avg_sq: fp32 of one shape; `copy` (compute) gets the new value
+  /// rounded, unless undefined.
+  virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
+                     const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
+};
+
+/// threads: how many OpenMP threads this rank may use.
+std::unique_ptr<Backend> make_cpu_backend(int threads);
+/// Throws kUsage in a build without CUDA.
+std::unique_ptr<Backend> make_cuda_backend(int device);
+bool cuda_is_built_in();
+
+}  // namespace moesaic

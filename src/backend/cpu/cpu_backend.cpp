@@ -1,0 +1,137 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+namespace moesaic {
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) {
+  return std::make_unique<cpu::CpuBackend>(threads, cpu::best_kernels());
+}
+
+namespace cpu {
+namespace {
+
+// Tensor w (G, N, M) of one group as (N, M).
+Tensor group_of(const Tensor& w, std::int64_t group) {
+  return w.rows(group, 1).reshaped({w.dim(1), w.dim(2)});
+}
+
+void check_offsets(std::span<const std::int64_t> offsets, const Tensor& w, const Tensor& x) {
+  require(std::ssize(offsets) == w.dim(0) + 1 && offsets.back() == x.dim(0),
+          fmt::format("{} group offsets for {} groups", offsets.size(), w.dim(0)));
+}
+
+// Rows of a group in pieces of at most kPiece, so that only that many shapes of product exist.
+constexpr std::int64_t kPiece = 256;
+template <class Work>
+void for_pieces(std::span<const std::int64_t> offsets, const Work& work) {
+  for (std::size_t group = 0; group + 1 < offsets.size(); ++group) {
+    for (std::int64_t begin = offsets[group]; begin < offsets[group + 1]; begin += kPiece) {
+      work(static_cast<std::int64_t>(group), begin,
+           std::min(kPiece, offsets[group + 1] - begin));
+    }
+  }
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(int threads, InstructionSet set) : threads_(threads), set_(set) {
+  require(threads >= 1, "a backend needs a thread");
+  omp_set_num_threads(threads);
+}
+
+Tensor CpuBackend::empty(DType dtype, const Shape& shape) {
+  std::shared_ptr<void> block =
+      pool_.take(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+  auto* data = static_cast<std::byte*>(block.get());
+  return {std::move(block), data, dtype, shape, Place::kHost};
+}
+
+void CpuBackend::upload(std::span<const std::byte> host, const Tensor& to) {
+  require(host.size() == to.bytes(), "upload of another size");
+  std::memcpy(to.data(), host.data(), host.size());
+}
+
+void CpuBackend::download(const Tensor& from, std::span<std::byte> host) {
+  require(host.size() == from.bytes(), "download of another size");
+  std::memcpy(host.data(), from.data(), host.size());
+}
+
+void CpuBackend::zero(const Tensor& x) {
+  share(static_cast<std::int64_t>(x.bytes()),
+        [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+          std::memset(x.data() + begin, 0, static_cast<std::size_t>(end - begin));
+        });
+}
+
+void CpuBackend::convert(const Tensor& from, const Tensor& to) {
+  require(from.numel() == to.numel(), "conversion of another size");
+  if (from.dtype() == to.dtype()) {
+    upload({from.data(), from.bytes()}, to);
+    return;
+  }
+  share(from.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    if (from.dtype() == DType::kF32) {
+      set_.bf16->from_float(from.as<float>().data() + begin, to.as<BFloat16>().data() + begin,
+                            end - begin);
+    } else {
+      set_.bf16->to_float(from.as<BFloat16>().data() + begin, to.as<float>().data() + begin,
+                          end - begin);
+    }
+  });
+}
+
+void CpuBackend::add(const Tensor& x, const Tensor& inout) {
+  require(x.numel() == inout.numel(), "sum of another size");
+  share(x.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    set_.common->add(x.as<float>().data() + begin, inout.as<float>().data() + begin, end - begin);
+  });
+}
+
+double CpuBackend::sum_of_squares(const Tensor& x) {
+  std::vector<double> sums(static_cast<std::size_t>(threads_), 0.0);
+  share(x.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+    sums[static_cast<std::size_t>(thread)] =
+        set_.common->sum_of_squares(x.as<float>().data() + begin, end - begin);
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+void CpuBackend::matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb,
+                        const Tensor& c, Write write) {
+  matmul_.run(a, ta, b, tb, c, write);
+}
+
+void CpuBackend::grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
+                                const Tensor& w, const Tensor& y) {
+  check_offsets(offsets, w, x);
+  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
+    matmul_.run(x.rows(begin, rows), Transpose::kNo, group_of(w, group), Transpose::kYes,
+                y.rows(begin, rows), Write::kOverwrite);
+  });
+}
+
+void CpuBackend::grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets,
+                                   const Tensor& w, const Tensor& dx) {
+  check_offsets(offsets, w, dy);
+  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
+    matmul_.run(dy.rows(begin, rows), Transpose::kNo, group_of(w, group), Transpose::kNo,
+                dx.rows(begin, rows), Write::kOverwrite);
+  });
+}
+
+void CpuBackend::grouped_matmul_dw(const Tensor& dy, const Tensor& x,
+                                   std::span<const std::int64_t> offsets, const Tensor& dw) {
+  check_offsets(offsets, dw, dy);
+  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
+    matmul_.run(dy.rows(begin, rows), Transpose::kYes, x.rows(begin, rows), Transpose::kNo,
+                group_of(dw, group), Write::kAdd);
+  });
+}
+
+}  // namespace cpu
+}  // namespace moesaic

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "backend/backend.h"
+#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/matmul.h"
+#include "backend/cpu/pool.h"
+
+namespace moesaic::cpu {
+
+/// The kernels on the host: oneDNN for matrix products, our own loops for the rest, OpenMP threads
+/// over contiguous ranges of rows (so that a result depends on the number of threads alone).
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int threads, InstructionSet set);
+
+  std::string_view name() const override { return set_.name; }
+  Tensor empty(DType dtype, const Shape& shape) override;
+  void upload(std::span<const std::byte> host, const Tensor& to) override;
+  void download(const Tensor& from, std::span<std::byte> host) override;
+  void synchronize() override {}
+
+  void zero(const Tensor& x) override;
+  void convert(const Tensor& from, const Tensor& to) override;
+  void add(const Tensor& x, const Tensor& inout) override;
+  double sum_of_squares(const Tensor& x) override;
+
+  void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
+              Write write) override;
+  void grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const Tensor& w,
+                      const Tensor& y) override;
+  void grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets, const Tensor& w,
+                         const Tensor& dx) override;
+  void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
+                         const Tensor& dw) override;
+
+  void embedding(const Tensor& table, const Tensor& token, const Tensor& y) override;
+  void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) override;
+  void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
+                const Tensor& rstd) override;
+  void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                         const Tensor& rstd, const Tensor& dx, const Tensor& dweight) override;
+  void rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
+            Direction direction) override;
+  void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+                 const Tensor& out, const Tensor& lse) override;
+  void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                          const Tensor& lse, const AttentionShape& shape, const Tensor& first_key,
+                          const Tensor& dqkv) override;
+  void swiglu(const Tensor& gate_up, const Tensor& y) override;
+  void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) override;
+
+  void route(const Tensor& logits, const Tensor& bias, const RouteOptions& options,
+             const Tensor& scores, const Tensor& choice, const Tensor& weight,
+             const Tensor& stats) override;
+  void route_backward(const Tensor& dweight, const Tensor& logits, const Tensor& scores,
+                      const Tensor& choice, const RouteOptions& options, const Tensor& daux,
+                      float dz, const Tensor& dlogits) override;
+  void gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) override;
+  void combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
+                    const Tensor& y) override;
+  void combine_rows_backward(const Tensor& dy, const Tensor& rows, const Tensor& position,
+                             const Tensor& weight, const Tensor& drows,
+                             const Tensor& dweight) override;
+  void target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
+                        const Tensor& best) override;
+  void cross_entropy(const Tensor& logits, const Tensor& target, float scale, const Tensor& logprob,
+                     const Tensor& dlogits) override;
+  void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
+             const Tensor& exp_avg_sq, const Tensor& copy) override;
+
+ private:
+  /// Calls work(begin, end, thread) with contiguous shares of [0, n), one for each thread.
+  template <class Work>
+  void share(std::int64_t n, const Work& work) const {
+    const std::int64_t parts = std::min<std::int64_t>(threads_, n);
+#pragma omp parallel for num_threads(threads_) schedule(static, 1) if (parts > 1)
+    for (std::int64_t part = 0; part < parts; ++part) {
+      work(n * part / parts, n * (part + 1) / parts, part);
+    }
+  }
+
+  /// Calls work(kernels, T{}) with the kernels and the element type of a compute dtype.
+  template <class Work>
+  void with_kernels(DType dtype, const Work& work) const {
+    if (dtype == DType::kF32) {
+      work(*set_.f32, float{});
+    } else {
+      work(*set_.bf16, BFloat16{});
+    }
+  }
+
+  int threads_;
+  InstructionSet set_;
+  Pool pool_;
+  Matmul matmul_;
+};
+
+}  // namespace moesaic::cpu

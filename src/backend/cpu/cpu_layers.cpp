@@ -1,0 +1,218 @@
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace moesaic::cpu {
+namespace {
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// One query head of a fused qkv tensor (T, H + 2 Hkv, hd).
+template <class A>
+AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+                         std::int64_t head) {
+  const A* data = qkv.as<A>().data();
+  const std::int64_t kv = head / (shape.heads / shape.kv_heads);
+  return {.q = data + head * shape.head_dim,
+          .k = data + (shape.heads + kv) * shape.head_dim,
+          .v = data + (shape.heads + shape.kv_heads + kv) * shape.head_dim,
+          .stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
+          .first_key = first_key.as<std::int32_t>().data(),
+          .tokens = qkv.dim(0),
+          .head_dim = shape.head_dim,
+          .scale = shape.scale};
+}
+
+}  // namespace
+
+void CpuBackend::embedding(const Tensor& table, const Tensor& token, const Tensor& y) {
+  gather_rows(table, token, y);
+}
+
+void CpuBackend::embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) {
+  const std::int64_t dim = dtable.dim(1);
+  const auto tokens = token.as<std::int32_t>();
+  // Threads share the columns: two tokens of one kind never meet.
+  share(dim, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    const float* row = dy.as<float>().data();
+    for (const std::int32_t id : tokens) {
+      set_.common->add(row + begin, dtable.as<float>().data() + id * dim + begin, end - begin);
+      row += dim;
+    }
+  });
+}
+
+void CpuBackend::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
+                          const Tensor& rstd) {
+  const std::int64_t dim = x.dim(1);
+  with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.rms_norm(x.as<float>().data() + begin * dim, weight.as<float>().data(), eps,
+                       y.as<A>().data() + begin * dim, rstd.as<float>().data() + begin, end - begin,
+                       dim);
+    });
+  });
+}
+
+void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                                   const Tensor& rstd, const Tensor& dx, const Tensor& dweight) {
+  const std::int64_t dim = x.dim(1);
+  const Tensor partial = empty(DType::kF32, {threads_, dim});
+  zero(partial);
+  share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+    set_.common->rms_norm_backward(
+        dy.as<float>().data() + begin * dim, x.as<float>().data() + begin * dim,
+        weight.as<float>().data(), rstd.as<float>().data() + begin,
+        dx.as<float>().data() + begin * dim, partial.as<float>().data() + thread * dim,
+        end - begin, dim);
+  });
+  for (int thread = 0; thread < threads_; ++thread) {
+    set_.common->add(partial.as<float>().data() + thread * dim, dweight.as<float>().data(), dim);
+  }
+}
+
+void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
+                      Direction direction) {
+  const std::int64_t head_dim = x.dim(2);
+  const std::int64_t stride = x.dim(1) * head_dim;
+  std::vector<float> frequency(at(head_dim / 2));
+  for (std::size_t i = 0; i < frequency.size(); ++i) {
+    frequency[i] = static_cast<float>(
+        std::pow(static_cast<double>(theta),
+                 -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+  }
+  const float sign = direction == Direction::kForward ? 1.0F : -1.0F;
+  with_kernels(x.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.rope(x.as<A>().data() + begin * stride, stride, heads, head_dim,
+                   position.as<std::int32_t>().data() + begin, frequency.data(), sign,
+                   end - begin);
+    });
+  });
+}
+
+void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+                           const Tensor& out, const Tensor& lse) {
+  constexpr std::int64_t kQueries = 64;
+  const std::int64_t tokens = qkv.dim(0);
+  const std::int64_t tiles = (tokens + kQueries - 1) / kQueries;
+  const std::int64_t scratch_size = attention_scratch(0, shape.head_dim);
+  const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
+  with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t head = i / tiles;
+        const std::int64_t query = i % tiles * kQueries;
+        kernels.attention(head_of<A>(qkv, shape, first_key, head), query,
+                          std::min(query + kQueries, tokens),
+                          out.as<A>().data() + head * shape.head_dim, shape.heads * shape.head_dim,
+                          lse.as<float>().data() + head, shape.heads,
+                          scratch.as<float>().data() + thread * scratch_size);
+      }
+    });
+  });
+}
+
+void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                                    const Tensor& lse, const AttentionShape& shape,
+                                    const Tensor& first_key, const Tensor& dqkv) {
+  const std::int64_t tokens = qkv.dim(0);
+  const std::int64_t hd = shape.head_dim;
+  const std::int64_t padded = (hd + 15) / 16 * 16;
+  const std::int64_t stride = (shape.heads + 2 * shape.kv_heads) * hd;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  const std::int64_t scratch_size = attention_scratch(tokens, hd) + tokens;
+  const Tensor scratch = empty(DType::kF32, {threads_, scratch_size + 2 * tokens * padded});
+  with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(shape.kv_heads, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+      float* own = scratch.as<float>().data() + thread * scratch.dim(1);
+      float* dk = own + scratch_size;
+      float* dv = dk + tokens * padded;
+      for (std::int64_t kv = begin; kv < end; ++kv) {
+        std::memset(dk, 0, at(2 * tokens * padded) * sizeof(float));
+        for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
+          kernels.attention_backward(
+              head_of<A>(qkv, shape, first_key, head), dout.as<A>().data() + head * hd,
+              out.as<A>().data() + head * hd, shape.heads * hd, lse.as<float>().data() + head,
+              shape.heads, dqkv.as<A>().data() + head * hd, dk, dv, own);
+        }
+        A* dk_out = dqkv.as<A>().data() + (shape.heads + kv) * hd;
+        A* dv_out = dk_out + shape.kv_heads * hd;
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          kernels.from_float(dk + t * padded, dk_out + t * stride, hd);
+          kernels.from_float(dv + t * padded, dv_out + t * stride, hd);
+        }
+      }
+    });
+  });
+}
+
+void CpuBackend::swiglu(const Tensor& gate_up, const Tensor& y) {
+  const std::int64_t hidden = y.dim(1);
+  with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden,
+                     y.as<A>().data() + begin * hidden, end - begin, hidden);
+    });
+  });
+}
+
+void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) {
+  const std::int64_t hidden = dy.dim(1);
+  with_kernels(dy.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(dy.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.swiglu_backward(dy.as<A>().data() + begin * hidden,
+                              gate_up.as<A>().data() + begin * 2 * hidden,
+                              dgate_up.as<A>().data() + begin * 2 * hidden, end - begin, hidden);
+    });
+  });
+}
+
+void CpuBackend::target_log_probs(const Tensor& logits, const Tensor& target,
+                                  const Tensor& logprob, const Tensor& best) {
+  const std::int64_t vocab = logits.dim(1);
+  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    set_.common->target_log_probs(
+        logits.as<float>().data() + begin * vocab, target.as<std::int32_t>().data() + begin,
+        logprob.as<float>().data() + begin, best.as<std::int32_t>().data() + begin, end - begin,
+        vocab);
+  });
+}
+
+void CpuBackend::cross_entropy(const Tensor& logits, const Tensor& target, float scale,
+                               const Tensor& logprob, const Tensor& dlogits) {
+  const std::int64_t vocab = logits.dim(1);
+  with_kernels(dlogits.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.cross_entropy(logits.as<float>().data() + begin * vocab,
+                            target.as<std::int32_t>().data() + begin, scale,
+                            logprob.as<float>().data() + begin,
+                            dlogits.as<A>().data() + begin * vocab, end - begin, vocab);
+    });
+  });
+}
+
+void CpuBackend::adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
+                       const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) {
+  const AdamWStep s{step.lr,           step.beta1,       step.beta2,       step.eps,
+                    step.weight_decay, step.correction1, step.correction2, step.grad_scale};
+  with_kernels(copy.defined() ? copy.dtype() : DType::kF32, [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(grad.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.adamw(s, grad.as<float>().data() + begin, value.as<float>().data() + begin,
+                    exp_avg.as<float>().data() + begin, exp_avg_sq.as<float>().data() + begin,
+                    copy.defined() ? copy.as<A>().data() + begin : nullptr, end - begin);
+    });
+  });
+}
+
+}  // namespace moesaic::cpu

@@ -1,0 +1,101 @@
+#include <cstring>
+#include <vector>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace moesaic::cpu {
+namespace {
+
+RouteRow row_of(const RouteOptions& options, std::int64_t experts) {
+  return {.experts = experts,
+          .top_k = options.top_k,
+          .sigmoid = options.score == RouterScore::kSigmoid,
+          .normalize = options.normalize,
+          .scale = options.scale};
+}
+
+}  // namespace
+
+void CpuBackend::route(const Tensor& logits, const Tensor& bias, const RouteOptions& options,
+                       const Tensor& scores, const Tensor& choice, const Tensor& weight,
+                       const Tensor& stats) {
+  const std::int64_t experts = logits.dim(1);
+  const std::int64_t k = options.top_k;
+  const RouteRow row = row_of(options, experts);
+  const std::int64_t width = experts + 2;
+  std::vector<double> sums(static_cast<std::size_t>(threads_ * width), 0.0);
+  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+    set_.common->route(row, logits.as<float>().data() + begin * experts, bias.as<float>().data(),
+                       scores.as<float>().data() + begin * experts,
+                       choice.as<std::int32_t>().data() + begin * k,
+                       weight.as<float>().data() + begin * k, sums.data() + thread * width,
+                       end - begin);
+  });
+  for (std::int64_t i = 0; i < width; ++i) {
+    double total = 0.0;
+    for (std::int64_t thread = 0; thread < threads_; ++thread) {
+      total += sums[static_cast<std::size_t>(thread * width + i)];
+    }
+    stats.as<float>()[static_cast<std::size_t>(i)] = static_cast<float>(total);
+  }
+}
+
+void CpuBackend::route_backward(const Tensor& dweight, const Tensor& logits, const Tensor& scores,
+                                const Tensor& choice, const RouteOptions& options,
+                                const Tensor& daux, float dz, const Tensor& dlogits) {
+  const std::int64_t experts = logits.dim(1);
+  const std::int64_t k = options.top_k;
+  const RouteRow row = row_of(options, experts);
+  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    set_.common->route_backward(row, dweight.as<float>().data() + begin * k,
+                                logits.as<float>().data() + begin * experts,
+                                scores.as<float>().data() + begin * experts,
+                                choice.as<std::int32_t>().data() + begin * k,
+                                daux.as<float>().data(), dz,
+                                dlogits.as<float>().data() + begin * experts, end - begin);
+  });
+}
+
+void CpuBackend::gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) {
+  require(x.dtype() == y.dtype(), "gather_rows of mixed dtypes");
+  const auto indices = index.as<std::int32_t>();
+  const std::size_t row_bytes = static_cast<std::size_t>(x.dim(1)) * size_of(x.dtype());
+  share(index.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    for (auto r = static_cast<std::size_t>(begin); r < static_cast<std::size_t>(end); ++r) {
+      std::memcpy(y.data() + r * row_bytes,
+                  x.data() + static_cast<std::size_t>(indices[r]) * row_bytes, row_bytes);
+    }
+  });
+}
+
+void CpuBackend::combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
+                              const Tensor& y) {
+  const std::int64_t k = position.dim(1);
+  const std::int64_t dim = y.dim(1);
+  with_kernels(rows.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.combine(rows.as<A>().data(), position.as<std::int32_t>().data() + begin * k,
+                      weight.defined() ? weight.as<float>().data() + begin * k : nullptr,
+                      y.as<float>().data() + begin * dim, end - begin, k, dim);
+    });
+  });
+}
+
+void CpuBackend::combine_rows_backward(const Tensor& dy, const Tensor& rows, const Tensor& position,
+                                       const Tensor& weight, const Tensor& drows,
+                                       const Tensor& dweight) {
+  const std::int64_t k = position.dim(1);
+  const std::int64_t dim = dy.dim(1);
+  with_kernels(rows.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(dy.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      kernels.combine_backward(dy.as<float>().data() + begin * dim, rows.as<A>().data(),
+                               position.as<std::int32_t>().data() + begin * k,
+                               weight.as<float>().data() + begin * k, drows.as<A>().data(),
+                               dweight.as<float>().data() + begin * k, end - begin, k, dim);
+    });
+  });
+}
+
+}  // namespace moesaic::cpu

@@ -1,0 +1,193 @@
+// SwiGLU: y = g s(g) u with s the logistic function;
+//   dg = dy u s(g) (1 + g (1 - s(g))),  du = dy g s(g).
+// Cross-entropy of a row: log p = x_target - logsumexp(x),  dx = scale (softmax(x) - one-hot).
+// AdamW: m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,
+//   p = p (1 - lr wd) - lr (m / c1) / (sqrt(v / c2) + eps).
+#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/simd.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+F16 logistic(F16 x) { return 1.0F / (1.0F + exp(-x)); }
+
+F16 sqrt(F16 x) {
+  for (Index i = 0; i < kLanes; ++i) {
+    x[i] = __builtin_sqrtf(x[i]);
+  }
+  return x;
+}
+
+struct RowMax {
+  float value;
+  Index index;
+};
+
+RowMax largest(const float* x, Index n) {
+  F16 best = splat(-__builtin_inff());
+  Index i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    best = max(best, load(x + i));
+  }
+  float value = max(best);
+  for (; i < n; ++i) {
+    value = x[i] > value ? x[i] : value;
+  }
+  Index index = 0;
+  while (index + 1 < n && x[index] != value) {
+    ++index;
+  }
+  return {value, index};
+}
+
+float sum_exp(const float* x, float top, Index n) {
+  F16 total{};
+  for (Index i = 0; i < n; i += kLanes) {
+    F16 e = exp(load(x + i, n - i) - top);
+    for (Index j = n - i; j < kLanes; ++j) {
+      e[j] = 0.0F;
+    }
+    total += e;
+  }
+  return sum(total);
+}
+
+float log(float x) { return __builtin_logf(x); }
+
+}  // namespace
+
+template <class A>
+void from_float(const float* x, A* y, Index n) {
+  for (Index i = 0; i < n; i += kLanes) {
+    store(y + i, load(x + i, n - i), n - i);
+  }
+}
+template void from_float(const float*, float*, Index);
+template void from_float(const float*, BFloat16*, Index);
+
+template <class A>
+void to_float(const A* x, float* y, Index n) {
+  for (Index i = 0; i < n; i += kLanes) {
+    store(y + i, load(x + i, n - i), n - i);
+  }
+}
+template void to_float(const float*, float*, Index);
+template void to_float(const BFloat16*, float*, Index);
+
+void add(const float* x, float* inout, Index n) {
+  for (Index i = 0; i < n; i += kLanes) {
+    store(inout + i, load(inout + i, n - i) + load(x + i, n - i), n - i);
+  }
+}
+
+double sum_of_squares(const float* x, Index n) {
+  using D8 = double __attribute__((vector_size(64)));
+  using F8 = float __attribute__((vector_size(32)));
+  D8 total{};
+  Index i = 0;
+  for (; i + 8 <= n; i += 8) {
+    F8 v;
+    std::memcpy(&v, x + i, sizeof v);
+    const D8 d = __builtin_convertvector(v, D8);
+    total += d * d;
+  }
+  double result = 0.0;
+  for (Index lane = 0; lane < 8; ++lane) {
+    result += total[lane];
+  }
+  for (; i < n; ++i) {
+    result += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  return result;
+}
+
+template <class A>
+void swiglu(const A* gate_up, A* y, Index rows, Index hidden) {
+  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, y += hidden) {
+    for (Index i = 0; i < hidden; i += kLanes) {
+      const Index n = hidden - i;
+      const F16 gate = load(gate_up + i, n);
+      store(y + i, gate * logistic(gate) * load(gate_up + hidden + i, n), n);
+    }
+  }
+}
+template void swiglu(const float*, float*, Index, Index);
+template void swiglu(const BFloat16*, BFloat16*, Index, Index);
+
+template <class A>
+void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden) {
+  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, dgate_up += 2 * hidden, dy += hidden) {
+    for (Index i = 0; i < hidden; i += kLanes) {
+      const Index n = hidden - i;
+      const F16 gate = load(gate_up + i, n);
+      const F16 up = load(gate_up + hidden + i, n);
+      const F16 d = load(dy + i, n);
+      const F16 s = logistic(gate);
+      store(dgate_up + i, d * up * s * (1.0F + gate * (1.0F - s)), n);
+      store(dgate_up + hidden + i, d * gate * s, n);
+    }
+  }
+}
+template void swiglu_backward(const float*, const float*, float*, Index, Index);
+template void swiglu_backward(const BFloat16*, const BFloat16*, BFloat16*, Index, Index);
+
+template <class A>
+void cross_entropy(const float* logits, const std::int32_t* target, float scale, float* logprob,
+                   A* dlogits, Index rows, Index vocab) {
+  for (Index r = 0; r < rows; ++r, logits += vocab, dlogits += vocab) {
+    if (target[r] < 0) {
+      logprob[r] = 0.0F;
+      for (Index i = 0; i < vocab; i += kLanes) {
+        store(dlogits + i, F16{}, vocab - i);
+      }
+      continue;
+    }
+    const float top = largest(logits, vocab).value;
+    const float own = logits[target[r]];  // read before dlogits, which may be the same memory
+    const float total = sum_exp(logits, top, vocab);
+    logprob[r] = own - top - log(total);
+    const float factor = scale / total;
+    for (Index i = 0; i < vocab; i += kLanes) {
+      store(dlogits + i, exp(load(logits + i, vocab - i) - top) * factor, vocab - i);
+    }
+    const float p = exp(own - top) / total;
+    dlogits[target[r]] = static_cast<A>(scale * (p - 1.0F));
+  }
+}
+template void cross_entropy(const float*, const std::int32_t*, float, float*, float*, Index, Index);
+template void cross_entropy(const float*, const std::int32_t*, float, float*, BFloat16*, Index,
+                            Index);
+
+void target_log_probs(const float* logits, const std::int32_t* target, float* logprob,
+                      std::int32_t* best, Index rows, Index vocab) {
+  for (Index r = 0; r < rows; ++r, logits += vocab) {
+    const RowMax top = largest(logits, vocab);
+    best[r] = static_cast<std::int32_t>(top.index);
+    logprob[r] = target[r] < 0 ? 0.0F
+                               : logits[target[r]] - top.value -
+                                     log(sum_exp(logits, top.value, vocab));
+  }
+}
+
+template <class A>
+void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
+           float* exp_avg_sq, A* copy, Index n) {
+  const float keep = 1.0F - step.lr * step.weight_decay;
+  for (Index i = 0; i < n; i += kLanes) {
+    const F16 g = load(grad + i, n - i) * step.grad_scale;
+    const F16 m = load(exp_avg + i, n - i) * step.beta1 + g * (1.0F - step.beta1);
+    const F16 v = load(exp_avg_sq + i, n - i) * step.beta2 + g * g * (1.0F - step.beta2);
+    const F16 update = (m / step.correction1) / (sqrt(v / step.correction2) + step.eps);
+    const F16 p = load(value + i, n - i) * keep - update * step.lr;
+    store(exp_avg + i, m, n - i);
+    store(exp_avg_sq + i, v, n - i);
+    store(value + i, p, n - i);
+    if (copy != nullptr) {
+      store(copy + i, p, n - i);
+    }
+  }
+}
+template void adamw(const AdamWStep&, const float*, float*, float*, float*, float*, Index);
+template void adamw(const AdamWStep&, const float*, float*, float*, float*, BFloat16*, Index);
+
+}  // namespace moesaic::cpu::MOESAIC_ISA

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/bf16.h"
+
+// The inner loops of the CPU backend: serial, over raw pointers, a range of rows at a time. The
+// backend spreads ranges over threads. A: float or BFloat16, the compute dtype.
+namespace moesaic::cpu {
+
+using Index = std::int64_t;
+
+/// One head's slice of attention; strides in elements between tokens.
+template <class A>
+struct AttentionHead {
+  const A* q;
+  const A* k;
+  const A* v;
+  Index stride;  // of q, k and v
+  const std::int32_t* first_key;
+  Index tokens, head_dim;
+  float scale;
+};
+
+struct RouteRow {
+  Index experts, top_k;
+  bool sigmoid, normalize;
+  float scale;
+};
+
+struct AdamWStep {
+  float lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale;
+};
+
+template <class A>
+struct Kernels {
+  void (*from_float)(const float* x, A* y, Index n);
+  void (*to_float)(const A* x, float* y, Index n);
+  void (*rms_norm)(const float* x, const float* weight, float eps, A* y, float* rstd, Index rows,
+                   Index dim);
+  void (*rope)(A* x, Index stride, Index heads, Index head_dim, const std::int32_t* position,
+               const float* frequency, float sign, Index rows);
+  void (*swiglu)(const A* gate_up, A* y, Index rows, Index hidden);
+  void (*swiglu_backward)(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden);
+  // Queries [begin, end); out and lse point at this head, strides out_stride and lse_stride.
+  // scratch: attention_scratch floats.
+  void (*attention)(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
+                    float* lse, Index lse_stride, float* scratch);
+  // Adds this query head's part to dk and dv (fp32, (tokens, padded head_dim)), writes dq.
+  void (*attention_backward)(const AttentionHead<A>& head, const A* dout, const A* out,
+                             Index out_stride, const float* lse, Index lse_stride, A* dq, float* dk,
+                             float* dv, float* scratch);
+  void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
+                  Index tokens, Index k, Index dim);
+  void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
+                           const float* weight, A* drows, float* dweight, Index tokens, Index k,
+                           Index dim);
+  void (*cross_entropy)(const float* logits, const std::int32_t* target, float scale,
+                        float* logprob, A* dlogits, Index rows, Index vocab);
+  void (*adamw)(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
+                float* exp_avg_sq, A* copy, Index n);
+};
+
+/// What does not depend on the compute dtype.
+struct CommonKernels {
+  void (*add)(const float* x, float* inout, Index n);
+  double (*sum_of_squares)(const float* x, Index n);
+  // dweight (dim) is added to.
+  void (*rms_norm_backward)(const float* dy, const float* x, const float* weight, const float* rstd,
+                            float* dx, float* dweight, Index rows, Index dim);
+  void (*target_log_probs)(const float* logits, const std::int32_t* target, float* logprob,
+                           std::int32_t* best, Index rows, Index vocab);
+  // stats (experts + 2) is added to, in double.
+  void (*route)(const RouteRow& row, const float* logits, const float* bias, float* scores,
+                std::int32_t* choice, float* weight, double* stats, Index tokens);
+  void (*route_backward)(const RouteRow& row, const float* dweight, const float* logits,
+                         const float* scores, const std::int32_t* choice, const float* daux,
+                         float dz, float* dlogits, Index tokens);
+};
+
+/// Floats of scratch that attention and its backward need for one thread.
+constexpr Index attention_scratch(Index tokens, Index head_dim) {
+  const Index padded = (head_dim + 15) / 16 * 16;
+  return 64 * 64 * 2 + 64 * padded * 8 + 64 * 4 + tokens * padded;
+}
+
+namespace avx2 {
+const Kernels<float>& kernels_f32();
+const Kernels<BFloat16>& kernels_bf16();
+const CommonKernels& kernels_common();
+}  // namespace avx2
+namespace avx512 {
+const Kernels<float>& kernels_f32();
+const Kernels<BFloat16>& kernels_bf16();
+const CommonKernels& kernels_common();
+}  // namespace avx512
+
+}  // namespace moesaic::cpu

@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/bf16.h"
+
+// Sixteen floats as GCC's generic vectors: one AVX-512 register or two AVX2 ones. Everything has
+// internal linkage, since this header is compiled for several instruction sets.
+namespace moesaic::cpu {
+namespace {
+
+using Index = std::int64_t;
+using F16 = float __attribute__((vector_size(64)));
+using I16 = std::int32_t __attribute__((vector_size(64)));
+using U16 = std::uint32_t __attribute__((vector_size(64)));
+using H16 = std::uint16_t __attribute__((vector_size(32)));
+
+constexpr Index kLanes = 16;
+
+constexpr Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
+constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
+constexpr Index larger(Index a, Index b) { return a < b ? b : a; }
+
+inline F16 splat(float value) { return value - F16{}; }
+
+inline F16 load(const float* p) {
+  F16 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline F16 load(const BFloat16* p) {
+  H16 half;
+  std::memcpy(&half, p, sizeof half);
+  return reinterpret_cast<F16>(__builtin_convertvector(half, U16) << 16);
+}
+inline void store(float* p, F16 v) { std::memcpy(p, &v, sizeof v); }
+inline void store(BFloat16* p, F16 v) {
+  const U16 word = reinterpret_cast<U16>(v);
+  const U16 rounded = word + 0x7fffU + ((word >> 16) & 1U);
+  const I16 nan = v != v;
+  const U16 kept = nan ? word | 0x400000U : rounded;
+  const H16 half = __builtin_convertvector(kept >> 16, H16);
+  std::memcpy(static_cast<void*>(p), &half, sizeof half);
+}
+
+// The first n lanes (n <= 16); the other lanes of a load are zero.
+template <class A>
+inline F16 load(const A* p, Index n) {
+  if (n >= kLanes) {
+    return load(p);
+  }
+  A lanes[kLanes] = {};
+  std::memcpy(static_cast<void*>(lanes), p, static_cast<std::size_t>(n) * sizeof(A));
+  return load(lanes);
+}
+template <class A>
+inline void store(A* p, F16 v, Index n) {
+  if (n >= kLanes) {
+    store(p, v);
+    return;
+  }
+  A lanes[kLanes];
+  store(lanes, v);
+  std::memcpy(static_cast<void*>(p), lanes, static_cast<std::size_t>(n) * sizeof(A));
+}
+
+// By halves, in an order that is the same for every instruction set.
+inline float sum(F16 v) {
+  v += __builtin_shuffle(v, I16{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  v += __builtin_shuffle(v, I16{4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3});
+  v += __builtin_shuffle(v, I16{2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1});
+  return v[0] + v[1];
+}
+inline float max(F16 v) {
+  float best = v[0];
+  for (Index i = 1; i < kLanes; ++i) {
+    best = v[i] > best ? v[i] : best;
+  }
+  return best;
+}
+inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
+
+// exp by 2^n times a polynomial of the fraction, relative error below 2e-7; 0 below -87, as
+// exp(-87) is the smallest normal float.
+inline F16 exp(F16 x) {
+  const F16 low = splat(-87.0F);
+  const F16 high = splat(88.0F);
+  const I16 under = x < low;
+  x = x < high ? x : high;
+  x = under ? low : x;
+  const F16 magic = splat(12582912.0F);  // 1.5 * 2^23 rounds to an integer
+  const F16 n = (x * 1.44269504089F + magic) - magic;
+  // x - n ln 2, with ln 2 in two parts.
+  const F16 r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
+  F16 p = splat(1.9875691500e-4F);  // the coefficients of Cephes' expf (Moshier 1992)
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  const I16 exponent = (__builtin_convertvector(n, I16) + 127) << 23;
+  const F16 result = p * reinterpret_cast<F16>(exponent);
+  return under ? F16{} : result;
+}
+
+inline float exp(float x) { return exp(splat(x))[0]; }
+
+}  // namespace
+}  // namespace moesaic::cpu

@@ -1,0 +1,37 @@
+#include "backend/cpu/kernels/families.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+template <class A>
+constexpr Kernels<A> kKernels = {
+    .from_float = from_float<A>,
+    .to_float = to_float<A>,
+    .rms_norm = rms_norm<A>,
+    .rope = rope<A>,
+    .swiglu = swiglu<A>,
+    .swiglu_backward = swiglu_backward<A>,
+    .attention = attention<A>,
+    .attention_backward = attention_backward<A>,
+    .combine = combine<A>,
+    .combine_backward = combine_backward<A>,
+    .cross_entropy = cross_entropy<A>,
+    .adamw = adamw<A>,
+};
+
+constexpr CommonKernels kCommon = {
+    .add = add,
+    .sum_of_squares = sum_of_squares,
+    .rms_norm_backward = rms_norm_backward,
+    .target_log_probs = target_log_probs,
+    .route = route,
+    .route_backward = route_backward,
+};
+
+}  // namespace
+
+const Kernels<float>& kernels_f32() { return kKernels<float>; }
+const Kernels<BFloat16>& kernels_bf16() { return kKernels<BFloat16>; }
+const CommonKernels& kernels_common() { return kCommon; }
+
+}  // namespace moesaic::cpu::MOESAIC_ISA
