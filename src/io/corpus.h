@@ -22,10 +22,11 @@ struct CorpusInfo {
   std::int64_t source_bytes = 0;  // of text; 0 if unknown
   std::int64_t vocab_size = 0;
   std::string vocab_sha256;
-  std::int64_t eos_id = -1;                     // -1: none
-  std::filesystem::path tokenizer;              // file beside the manifest; empty for bytes
-  std::vector<std::string> task_names;          // [0] = "none"
+  std::int64_t eos_id = -1, bos_id = -1;  // -1: none
+  std::filesystem::path tokenizer;        // file beside the manifest; empty for bytes
+  std::vector<std::string> task_names;    // [0] = "none"
   std::vector<ShardInfo> shards;
+  std::string fingerprint;  // of the inputs and settings it was made from; empty if unknown
 };
 
 /// Tokens [begin, begin + n) of a corpus's stream (its shards in manifest order) and, for each
@@ -46,8 +47,8 @@ struct ShardDocuments {
   std::vector<std::string> id;               // [D]; empty if absent
 };
 
-/// A corpus open for reading: streams, holds one shard's offsets and one open file at a time.
-/// open() may be called anywhere; the reads must run on the HDF5 thread.
+/// A corpus open for reading: streams, holds the files and document tables of the few shards used
+/// last. open() may be called anywhere; the reads must run on the HDF5 thread.
 class Corpus {
  public:
   /// path: a manifest, a folder with one manifest, a shard file, or a glob of shard files. Checks

@@ -1,0 +1,234 @@
+#include "io/corpus.h"
+
+#include <fmt/format.h>
+#include <glob.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "io/corpus_manifest.h"
+#include "io/corpus_shard.h"
+#include "io/hdf5_thread.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kOpenShards = 8;  // bounds the memory, whatever the corpus
+
+std::string absolute_name(const fs::path& path) {
+  return fs::absolute(path).lexically_normal().string();
+}
+
+std::vector<fs::path> expand_glob(const std::string& pattern) {
+  glob_t found{};
+  std::vector<fs::path> files;
+  if (glob(pattern.c_str(), 0, nullptr, &found) == 0) {
+    files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+  }
+  globfree(&found);
+  return files;
+}
+
+/// All shards of a corpus must have been made with one vocabulary.
+void check_same_vocabulary(const ShardHeader& header, const fs::path& file, const CorpusInfo& info,
+                           const fs::path& other) {
+  if (header.vocab_size != info.vocab_size) {
+    throw Error(
+        Exit::kBadData,
+        fmt::format("{} has vocab_size = {}, but {} says {}: they are of different "
+                    "corpora; keep one corpus to a folder",
+                    absolute_name(file), header.vocab_size, absolute_name(other), info.vocab_size));
+  }
+  if (!header.vocab_sha256.empty() && !info.vocab_sha256.empty() &&
+      header.vocab_sha256 != info.vocab_sha256) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} was made with vocabulary {:.12}, but {} says {:.12}: tokenize both "
+                            "with the same tokenizer",
+                            absolute_name(file), header.vocab_sha256, absolute_name(other),
+                            info.vocab_sha256));
+  }
+  if (header.task_names != info.task_names) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} and {} have different task names: open them as two corpora",
+                            absolute_name(file), absolute_name(other)));
+  }
+}
+
+void check_against_manifest(const ShardReader& reader, const ShardInfo& shard,
+                            const CorpusInfo& info) {
+  if (info.manifest.empty()) {
+    return;
+  }
+  check_same_vocabulary(reader.header(), shard.file, info, info.manifest);
+  if (reader.tokens() != shard.tokens || reader.documents() != shard.documents) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} has {} tokens in {} documents, but {} says {} in {}: run `moesaic "
+                            "tokenize` again",
+                            absolute_name(shard.file), reader.tokens(), reader.documents(),
+                            absolute_name(info.manifest), shard.tokens, shard.documents));
+  }
+}
+
+CorpusInfo bare_info(const std::vector<fs::path>& files) {
+  CorpusInfo info;
+  info.name = files.front().stem().string();
+  for (const fs::path& file : files) {
+    const ShardReader reader(file);
+    const ShardHeader& header = reader.header();
+    if (info.shards.empty()) {
+      info.vocab_size = header.vocab_size;
+      info.vocab_sha256 = header.vocab_sha256;
+      info.eos_id = header.eos_id;
+      info.bos_id = header.bos_id;
+      info.task_names = header.task_names;
+      if (header.tokenizer != "byte" && !header.tokenizer.empty()) {
+        info.tokenizer = file.parent_path() / fs::path(header.tokenizer).filename();
+      }
+    }
+    check_same_vocabulary(header, file, info, files.front());
+    ShardInfo shard;
+    shard.file = file;
+    shard.bytes = static_cast<std::int64_t>(fs::file_size(file));
+    shard.tokens = reader.tokens();
+    shard.documents = reader.documents();
+    info.tokens += shard.tokens;
+    info.documents += shard.documents;
+    info.source_bytes += reader.source_bytes();
+    info.shards.push_back(shard);
+  }
+  return info;
+}
+
+CorpusInfo manifest_info(const fs::path& manifest) {
+  CorpusInfo info = read_manifest(manifest);
+  check_shard_files(info);
+  return info;
+}
+
+}  // namespace
+
+struct Corpus::State {
+  struct OpenShard {
+    std::int64_t index;
+    ShardReader reader;
+  };
+
+  CorpusInfo info;
+  std::vector<std::int64_t> token_begin, document_begin;  // [shards + 1], of each shard
+  std::vector<std::unique_ptr<OpenShard>> open;           // the one used last is at the back
+
+  ShardReader& shard(std::int64_t index);
+  void append(TokenSpan& span, std::int64_t index, std::int64_t begin, std::int64_t count);
+};
+
+ShardReader& Corpus::State::shard(std::int64_t index) {
+  const auto here = std::find_if(open.begin(), open.end(),
+                                 [index](const auto& each) { return each->index == index; });
+  if (here != open.end()) {
+    std::rotate(here, here + 1, open.end());
+    return open.back()->reader;
+  }
+  const ShardInfo& shard = info.shards.at(static_cast<std::size_t>(index));
+  if (!info.manifest.empty()) {
+    check_shard_file(info, shard);  // it may have changed since the start
+  }
+  auto opened = std::make_unique<OpenShard>(OpenShard{index, ShardReader(shard.file)});
+  check_against_manifest(opened->reader, shard, info);
+  if (open.size() == kOpenShards) {
+    open.erase(open.begin());
+  }
+  open.push_back(std::move(opened));
+  return open.back()->reader;
+}
+
+void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t begin,
+                           std::int64_t count) {
+  ShardReader& reader = shard(index);
+  const ShardDocuments& table = reader.table();
+  const auto at = static_cast<std::size_t>(index);
+  const auto tokens = reader.read(begin, count);
+  span.token.insert(span.token.end(), tokens.begin(), tokens.end());
+  const auto after = std::upper_bound(table.offsets.begin(), table.offsets.end(), begin);
+  auto document = static_cast<std::size_t>(after - table.offsets.begin() - 1);
+  for (std::int64_t position = begin; position < begin + count; ++position) {
+    while (position >= table.offsets[document + 1]) {
+      ++document;  // over empty documents too
+    }
+    const std::int64_t first = table.offsets[document];
+    span.document.push_back(document_begin[at] + static_cast<std::int64_t>(document));
+    span.document_begin.push_back(token_begin[at] + first);
+    span.given.push_back(position - first < table.context[document] ? 1 : 0);
+    span.task.push_back(table.task[document]);
+  }
+}
+
+Corpus Corpus::open(const std::string& path) {
+  auto state = std::make_unique<State>();
+  std::error_code error;
+  if (fs::is_directory(path, error)) {
+    state->info = manifest_info(find_manifest(path));
+  } else if (fs::exists(path, error)) {
+    state->info = fs::path(path).extension() == ".json"
+                      ? manifest_info(path)
+                      : hdf5_run([&] { return bare_info({path}); });
+  } else {
+    const auto files = expand_glob(path);
+    if (files.empty()) {
+      throw Error(Exit::kNoInput,
+                  fmt::format("no corpus at {}: name a manifest (NAME.json), the folder that "
+                              "`moesaic tokenize` wrote, or shard files",
+                              absolute_name(path)));
+    }
+    state->info = hdf5_run([&] { return bare_info(files); });
+  }
+  state->token_begin.push_back(0);
+  state->document_begin.push_back(0);
+  for (const ShardInfo& shard : state->info.shards) {
+    state->token_begin.push_back(state->token_begin.back() + shard.tokens);
+    state->document_begin.push_back(state->document_begin.back() + shard.documents);
+  }
+  return Corpus(std::move(state));
+}
+
+Corpus::Corpus(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Corpus::Corpus(Corpus&&) noexcept = default;
+Corpus& Corpus::operator=(Corpus&&) noexcept = default;
+Corpus::~Corpus() = default;
+
+const CorpusInfo& Corpus::info() const { return state_->info; }
+
+TokenSpan Corpus::read(std::int64_t begin, std::int64_t count) {
+  const auto& starts = state_->token_begin;
+  require(begin >= 0 && count >= 0 && begin + count <= starts.back(),
+          fmt::format("tokens [{}, {}) are not in a corpus of {}", begin, begin + count,
+                      starts.back()));
+  TokenSpan span;
+  auto shard = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
+  const std::int64_t end = begin + count;
+  while (begin < end) {
+    const auto at = static_cast<std::size_t>(shard);
+    const std::int64_t part = std::min(end, starts[at + 1]) - begin;
+    if (part > 0) {
+      state_->append(span, shard, begin - starts[at], part);
+    }
+    begin += part;
+    ++shard;
+  }
+  return span;
+}
+
+ShardDocuments Corpus::documents(std::int64_t shard) {
+  ShardReader& reader = state_->shard(shard);
+  ShardDocuments table = reader.table();
+  table.id = reader.ids();
+  return table;
+}
+
+std::vector<std::int32_t> Corpus::shard_tokens(std::int64_t shard, std::int64_t begin,
+                                               std::int64_t count) {
+  return state_->shard(shard).read(begin, count);
+}
+
+}  // namespace moesaic::io

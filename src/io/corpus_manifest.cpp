@@ -1,0 +1,172 @@
+#include "io/corpus_manifest.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr const char* kSchema = "moesaic-corpus";
+
+bool is_manifest(const fs::path& file) {
+  const json content = json::parse(read_whole(file), nullptr, false);
+  return content.is_object() && content.value("schema", json()) == kSchema;
+}
+
+ShardInfo shard_of(const json& entry, const fs::path& folder) {
+  ShardInfo shard;
+  const std::string name = entry.at("file").get<std::string>();
+  if (name.empty() || fs::path(name).is_absolute() || name.find("..") != std::string::npos) {
+    throw Error(Exit::kBadData,
+                fmt::format("a shard's file name must stay in the folder: '{}'", name));
+  }
+  shard.file = folder / name;
+  shard.bytes = entry.at("bytes").get<std::int64_t>();
+  shard.tokens = entry.at("tokens").get<std::int64_t>();
+  shard.documents = entry.at("documents").get<std::int64_t>();
+  shard.sha256 = entry.value("sha256", "");
+  if (shard.bytes < 0 || shard.tokens < 0 || shard.documents < 0) {
+    throw Error(Exit::kBadData, fmt::format("shard '{}' has a negative count", name));
+  }
+  return shard;
+}
+
+CorpusInfo info_of(const json& content, const fs::path& file) {
+  CorpusInfo info;
+  info.manifest = file;
+  info.name = content.at("name").get<std::string>();
+  info.vocab_size = content.at("vocab_size").get<std::int64_t>();
+  info.vocab_sha256 = content.at("vocab_sha256").get<std::string>();
+  info.eos_id = content.value("eos_id", std::int64_t{-1});
+  info.bos_id = content.value("bos_id", std::int64_t{-1});
+  info.task_names = content.value("task_names", std::vector<std::string>{"none"});
+  info.source_bytes = content.value("source_bytes", std::int64_t{0});
+  info.fingerprint = content.value("fingerprint", "");
+  const std::string tokenizer = content.value("tokenizer", "byte");
+  if (tokenizer != "byte") {
+    info.tokenizer = file.parent_path() / fs::path(tokenizer).filename();
+  }
+  for (const json& entry : content.at("shards")) {
+    info.shards.push_back(shard_of(entry, file.parent_path()));
+    info.tokens += info.shards.back().tokens;
+    info.documents += info.shards.back().documents;
+  }
+  if (info.vocab_size < 1 || info.shards.empty()) {
+    throw Error(Exit::kBadData, fmt::format("it says vocab_size = {} and {} shards",
+                                            info.vocab_size, info.shards.size()));
+  }
+  return info;
+}
+
+}  // namespace
+
+fs::path find_manifest(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::vector<std::string> below;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_directory()) {
+      below.push_back(entry.path().filename().string());
+    } else if (entry.path().extension() == ".json" && is_manifest(entry.path())) {
+      found.push_back(entry.path());
+    }
+  }
+  std::sort(found.begin(), found.end());
+  std::sort(below.begin(), below.end());
+  const std::string where = fs::absolute(folder).string();
+  if (found.empty()) {
+    throw Error(
+        Exit::kNoInput,
+        fmt::format("no corpus manifest (NAME.json) in {}{}: name the folder that "
+                    "`moesaic tokenize` wrote, or the shard files themselves",
+                    where, below.empty() ? "" : fmt::format(" (folders: {})", join(below, ", "))));
+  }
+  if (found.size() > 1) {
+    throw Error(Exit::kBadData,
+                fmt::format("two corpus manifests in {}: {} and {}; name one of the two files, or "
+                            "move one corpus to a folder of its own",
+                            where, found[0].filename().string(), found[1].filename().string()));
+  }
+  return found.front();
+}
+
+CorpusInfo read_manifest(const fs::path& file) {
+  const std::string text = read_whole(file);
+  try {
+    const json content = json::parse(text);
+    if (!content.is_object() || content.value("schema", json()) != kSchema) {
+      throw Error(Exit::kBadData, fmt::format("its schema is not '{}'", kSchema));
+    }
+    if (content.value("version", json()) != 1) {
+      throw Error(Exit::kBadData, fmt::format("its version is {}, this program reads version 1",
+                                              content.value("version", json()).dump()));
+    }
+    return info_of(content, file);
+  } catch (const std::exception& error) {
+    throw Error(Exit::kBadData, fmt::format("{} is not a sound corpus manifest: {}",
+                                            fs::absolute(file).string(), error.what()));
+  }
+}
+
+void write_manifest(const CorpusInfo& info) {
+  json shards = json::array();
+  for (const ShardInfo& shard : info.shards) {
+    shards.push_back({{"file", shard.file.filename().string()},
+                      {"bytes", shard.bytes},
+                      {"tokens", shard.tokens},
+                      {"documents", shard.documents},
+                      {"sha256", shard.sha256}});
+  }
+  const json content = {
+      {"schema", kSchema},
+      {"version", 1},
+      {"name", info.name},
+      {"vocab_size", info.vocab_size},
+      {"vocab_sha256", info.vocab_sha256},
+      {"tokenizer", info.tokenizer.empty() ? "byte" : info.tokenizer.filename().string()},
+      {"eos_id", info.eos_id},
+      {"bos_id", info.bos_id},
+      {"task_names", info.task_names},
+      {"tokens", info.tokens},
+      {"documents", info.documents},
+      {"source_bytes", info.source_bytes},
+      {"fingerprint", info.fingerprint},
+      {"shards", shards}};
+  write_whole(info.manifest, content.dump(1) + "\n");
+}
+
+void check_shard_file(const CorpusInfo& info, const ShardInfo& shard) {
+  std::error_code error;
+  const auto bytes = fs::file_size(shard.file, error);
+  const std::string path = fs::absolute(shard.file).string();
+  const std::string manifest = fs::absolute(info.manifest).string();
+  if (error) {
+    throw Error(Exit::kNoInput,
+                fmt::format("shard {} is missing or unreadable ({}), but {} lists it: copy it "
+                            "again, or run `moesaic tokenize` again",
+                            path, error.message(), manifest));
+  }
+  if (static_cast<std::int64_t>(bytes) != shard.bytes) {
+    throw Error(Exit::kBadData,
+                fmt::format("shard {} has {} bytes, but {} says {}{}: copy it again, or run "
+                            "`moesaic tokenize` again",
+                            path, bytes, manifest, shard.bytes,
+                            static_cast<std::int64_t>(bytes) < shard.bytes ? " (truncated)" : ""));
+  }
+}
+
+void check_shard_files(const CorpusInfo& info) {
+  for (const ShardInfo& shard : info.shards) {
+    check_shard_file(info, shard);
+  }
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+
+#include "io/corpus.h"
+
+// NAME.json, beside the shards that it lists. It is written last: a corpus without one is
+// unfinished (or a set of bare shards).
+namespace moesaic::io {
+
+/// The one manifest in a folder. kNoInput if there is none, kBadData naming both if there are two.
+std::filesystem::path find_manifest(const std::filesystem::path& folder);
+
+/// Reads and checks a manifest; the shards are not looked at.
+CorpusInfo read_manifest(const std::filesystem::path& file);
+
+/// Writes info.manifest, completely or not at all.
+void write_manifest(const CorpusInfo& info);
+
+/// Checks that every shard exists and has the size that the manifest says.
+void check_shard_files(const CorpusInfo& info);
+
+/// What is wrong with one shard file's presence or size; throws kNoInput or kBadData.
+void check_shard_file(const CorpusInfo& info, const ShardInfo& shard);
+
+}  // namespace moesaic::io

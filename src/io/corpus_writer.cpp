@@ -1,0 +1,124 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "io/corpus_shard.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+namespace {
+
+constexpr std::int64_t kChunkBytes = 256 * 1024;
+
+/// Tokens of one chunk: two bytes each while the vocabulary allows it.
+std::int64_t chunk_tokens(std::int64_t vocab_size) {
+  return kChunkBytes / (vocab_size <= 65536 ? 2 : 4);
+}
+
+template <class T>
+void write_column(Hdf5File& file, const std::string& name, const std::vector<T>& values,
+                  bool compress) {
+  const auto size = static_cast<std::int64_t>(values.size());
+  constexpr std::int64_t kChunk = kChunkBytes / static_cast<std::int64_t>(sizeof(T));
+  file.create_dataset<T>(name, {size}, {.chunk = {kChunk}, .checksum = true, .compress = compress});
+  if (size > 0) {
+    file.write<T>(name, {0}, {size}, values);
+  }
+}
+
+std::vector<std::uint64_t> unsigned_of(const std::vector<std::int64_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+}  // namespace
+
+std::string shard_file_name(const std::string& name, std::int64_t index, std::int64_t count) {
+  return fmt::format("{}-{:05}-of-{:05}.h5", name, index, count);
+}
+
+ShardWriter::ShardWriter(const std::filesystem::path& file, ShardHeader header, bool compress)
+    : final_(file),
+      header_(std::move(header)),
+      compress_(compress),
+      file_(Hdf5File::create(file.string() + ".tmp")) {
+  const Hdf5File::Layout layout{.chunk = {chunk_tokens(header_.vocab_size)},
+                                .unlimited = true,
+                                .checksum = true,
+                                .compress = compress};
+  if (header_.vocab_size <= 65536) {
+    file_.create_dataset<std::uint16_t>("/tokens", {0}, layout);
+  } else {
+    file_.create_dataset<std::uint32_t>("/tokens", {0}, layout);
+  }
+}
+
+void ShardWriter::add(const DocumentRecord& document) {
+  for (const std::int32_t token : document.tokens) {
+    require(token >= 0 && token < header_.vocab_size, "a token is outside its vocabulary");
+  }
+  buffer_.insert(buffer_.end(), document.tokens.begin(), document.tokens.end());
+  offsets_.push_back(offsets_.back() + std::ssize(document.tokens));
+  context_.push_back(document.context);
+  bytes_.push_back(document.bytes);
+  task_.push_back(document.task);
+  id_.push_back(document.id);
+  if (std::ssize(buffer_) >= chunk_tokens(header_.vocab_size)) {
+    write_tokens();
+  }
+}
+
+void ShardWriter::write_tokens() {
+  const std::int64_t count = std::ssize(buffer_);
+  if (count == 0) {
+    return;
+  }
+  file_.extend("/tokens", {written_ + count});
+  file_.write<std::int32_t>("/tokens", {written_}, {count}, buffer_);
+  hash_tokens(content_, buffer_);
+  written_ += count;
+  buffer_.clear();
+}
+
+void ShardWriter::write_documents() {
+  write_column(file_, "/documents/offsets", unsigned_of(offsets_), compress_);
+  write_column(file_, "/documents/context", unsigned_of(context_), compress_);
+  write_column(file_, "/documents/bytes", unsigned_of(bytes_), compress_);
+  write_column(file_, "/documents/task", task_, compress_);
+  file_.write_strings("/documents/id", id_);
+}
+
+void ShardWriter::write_attributes() {
+  file_.set_attribute("/", "schema", std::string("moesaic-corpus"));
+  file_.set_attribute("/", "version", std::int64_t{1});
+  file_.set_attribute("/", "vocab_size", header_.vocab_size);
+  file_.set_attribute("/", "vocab_sha256", header_.vocab_sha256);
+  file_.set_attribute("/", "tokenizer", header_.tokenizer);
+  file_.set_attribute("/", "task_names", header_.task_names);
+  file_.set_attribute("/", "eos_id", header_.eos_id);
+  file_.set_attribute("/", "bos_id", header_.bos_id);
+  file_.set_attribute("/", "num_tokens", written_);
+  file_.set_attribute("/", "num_documents", static_cast<std::int64_t>(id_.size()));
+  file_.set_attribute("/", "shard_index", header_.shard_index);
+  file_.set_attribute("/", "shard_count", header_.shard_count);
+  hash_offsets(content_, offsets_);
+  file_.set_attribute("/", "content_sha256", content_.hex());
+}
+
+ShardInfo ShardWriter::finish() {
+  write_tokens();
+  write_documents();
+  write_attributes();
+  const std::filesystem::path temporary = file_.path();
+  file_.close();
+  ShardInfo info;
+  info.bytes = static_cast<std::int64_t>(std::filesystem::file_size(temporary));
+  info.sha256 = sha256_of_file(temporary);
+  info.tokens = written_;
+  info.documents = std::ssize(id_);
+  info.file = final_;
+  publish(temporary, final_);
+  return info;
+}
+
+}  // namespace moesaic::io
