@@ -24,7 +24,7 @@ def axes(title, ylabel, size=(8, 3.6)):
     ax.set_title(title, loc="left", fontweight="bold")
     ax.set_xlabel("step")
     ax.set_ylabel(ylabel)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure, ax
 
 
@@ -191,7 +191,7 @@ def expert_load(trace):
                                   -0.5, load.shape[2] - 0.5))
         ax.set_xlabel("step")
         ax.set_ylabel("expert")
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=panels, label="load / mean load (1 = balanced)")
     figure.suptitle("Expert load: choices before capacity", fontweight="bold")

@@ -1,6 +1,7 @@
 # Shared by the scripts of jobs/ and slurm/; sourced, never run.
 # shellcheck shell=bash
 
+# shellcheck disable=SC2034
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 fail() {  # CODE MESSAGE...
@@ -30,7 +31,7 @@ find_python() {
 # Physical cores this shell may use: two hardware threads of a core count once.
 usable_cores() {
   local allowed physical
-  allowed=$(nproc)
+  allowed=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)  # nproc obeys them
   physical=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
   if [ "$physical" -gt 0 ] && [ "$physical" -lt "$allowed" ]; then
     echo "$physical"

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Helpers of jobs/scaling.sh: reads a key of config files, and makes one row of scaling.csv.
+
+usage: scaling_row.py head
+       scaling_row.py key FILE.cfg section.key DEFAULT
+       scaling_row.py row RUN_DIR --mode M --ranks N --threads N --nodes N --repeat K --host H >> CSV
+"""
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from traces import fail, read_trace
+
+COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,dp,experts,batch,seq_len,repeat,steps,"
+           "tokens_per_second,seconds_median,seconds_p10,seconds_p90,compute_s,comm_s,peak_bytes,"
+           "loss,host,git").split(",")
+COMPUTE = ("forward", "experts", "backward", "optimizer")
+COMMUNICATION = ("dispatch", "combine", "grad_reduce")
+WARM_UP = 3  # first steps, left out: buffers and caches are still being filled
+
+
+def read_config(path):
+    """section.key -> text of an INI file, with [section] headers or full names."""
+    values, section = {}, ""
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        line = line.split(" #")[0].split("\t#")[0].split(" ;")[0].strip()
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1].strip() + "."
+        elif "=" in line and line[0] not in "#;":
+            key, value = (part.strip() for part in line.split("=", 1))
+            values[key if "." in key else section + key] = value.strip('"')
+    return values
+
+
+def median_of(trace, rows, names):
+    """Median over the steps of the seconds in these phases, on the slowest rank."""
+    columns = [i for i, name in enumerate(trace.phases) if name in names]
+    return float(np.median(trace.arrays["time"][rows][:, columns].sum(axis=1)))
+
+
+def row(options):
+    trace = read_trace(options.run / "trace.h5")
+    config = read_config(options.run / "config.cfg")
+    if len(trace.steps) <= WARM_UP:
+        fail(65, f"{trace.path}: {len(trace.steps)} steps; the first {WARM_UP} are left out, so "
+                 "more are needed (train.steps)")
+    rows = slice(WARM_UP, None)
+    # Saving and evaluating are not part of a step's speed.
+    extras = [i for i, name in enumerate(trace.phases) if name in ("checkpoint", "eval")]
+    seconds = (trace.arrays["seconds"] - trace.arrays["time"][:, extras].sum(axis=1))[rows]
+    tp, pp, ep = (int(config[f"parallel.{axis}"]) for axis in ("tp", "pp", "ep"))
+    git = next((value for key, value in trace.attributes.items() if "git" in key), "")
+    return {"mode": options.mode, "ranks": options.ranks, "nodes": options.nodes,
+            "threads": options.threads, "tp": tp, "pp": pp, "ep": ep,
+            "dp": options.ranks // (tp * pp * ep), "experts": config["model.experts"],
+            "batch": config["train.batch"], "seq_len": config["data.seq_len"],
+            "repeat": options.repeat, "steps": len(seconds),
+            "tokens_per_second": round(float(trace.arrays["tokens"][rows].sum() / seconds.sum()), 2),
+            "seconds_median": round(float(np.median(seconds)), 6),
+            "seconds_p10": round(float(np.percentile(seconds, 10)), 6),
+            "seconds_p90": round(float(np.percentile(seconds, 90)), 6),
+            "compute_s": round(median_of(trace, rows, COMPUTE), 6),
+            "comm_s": round(median_of(trace, rows, COMMUNICATION), 6),
+            "peak_bytes": int(trace.arrays["peak_memory"].max()),
+            "loss": f"{trace.arrays['lm_loss'][-1]:.6f}", "host": options.host, "git": git}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    jobs = parser.add_subparsers(dest="job", required=True)
+    key = jobs.add_parser("key")
+    for name in ("file", "key", "default"):
+        key.add_argument(name)
+    one = jobs.add_parser("row")
+    one.add_argument("run", type=Path)
+    for name, kind in (("mode", str), ("ranks", int), ("threads", int), ("nodes", int),
+                       ("repeat", int), ("host", str)):
+        one.add_argument(f"--{name}", type=kind, required=True)
+    jobs.add_parser("head")
+    options = parser.parse_args()
+    if options.job == "key":
+        print(read_config(options.file).get(options.key, options.default))
+    elif options.job == "head":
+        print(",".join(COLUMNS))
+    else:
+        csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n").writerow(row(options))
+
+
+if __name__ == "__main__":
+    main()

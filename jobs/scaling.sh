@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Trains the same model on several numbers of ranks and collects the speeds in DIR/scaling.csv:
+#   bash jobs/scaling.sh --mode strong|weak --ranks "1 2 4 8" [options] -o DIR FILE.cfg
+#                        [--section.key VALUE]...
+#   --repeat N      runs of each number of ranks (default 5)
+#   --steps N       training steps of each run (default 20; the first 3 are left out)
+#   --grow experts  weak only: experts grow with the ranks too
+#   --threads N     threads of each rank (default: all cores shared by the largest number of ranks)
+#   --submit        one Slurm job for each number of ranks, and one that collects
+# strong: the batch stays; weak: it grows with the ranks. Experts are spread (parallel.ep) over as
+# many ranks as divide them; give --parallel.ep after FILE.cfg to fix it. MOESAIC= names the binary.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+mode='' counts='' repeat=5 steps=20 grow='' submit=0 out='' config='' base='' threads='' extra=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --mode) need_value "$1" "${2:-}"; mode=$2; shift 2 ;;
+    --ranks) need_value "$1" "${2:-}"; counts=$2; shift 2 ;;
+    --repeat) need_value "$1" "${2:-}"; repeat=$2; shift 2 ;;
+    --steps) need_value "$1" "${2:-}"; steps=$2; shift 2 ;;
+    --grow) need_value "$1" "${2:-}"; grow=$2; shift 2 ;;
+    --threads) need_value "$1" "${2:-}"; threads=$2; shift 2 ;;
+    --base) need_value "$1" "${2:-}"; base=$2; shift 2 ;;  # smallest count; set by --submit
+    --submit) submit=1; shift ;;
+    -o) need_value "$1" "${2:-}"; out=$2; shift 2 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --*.*) need_value "$1" "${2:-}"; extra+=("$1" "$2"); shift 2 ;;
+    -*) fail 64 "unknown option $1 (see --help)" ;;
+    *) config=$1; shift ;;
+  esac
+done
+case "$mode" in strong | weak) ;; *) fail 64 "--mode '$mode': strong or weak" ;; esac
+case "$grow" in '' | experts) ;; *) fail 64 "--grow '$grow': experts" ;; esac
+[ -z "$grow" ] || [ "$mode" = weak ] || fail 64 "--grow experts needs --mode weak"
+[ -n "$out" ] || fail 64 "-o DIR is missing"
+[[ $counts =~ ^[0-9]+([[:space:]]+[0-9]+)*$ ]] || fail 64 "--ranks '$counts': numbers, such as \"1 2 4\""
+[ -f "$config" ] || fail 66 "no config file '$config'"
+[ "$steps" -gt 3 ] || fail 64 "--steps $steps: the first 3 are left out, so at least 4 are needed"
+
+binary=${MOESAIC:-$root/build/release/moesaic}
+[ -x "$binary" ] || fail 66 "no program $binary: build it (cmake --preset release; cmake --build" \
+  "--preset release) or set MOESAIC="
+python=$(find_python)
+read -ra counts <<<"$(tr ' ' '\n' <<<"$counts" | sort -nu | tr '\n' ' ')"
+base=${base:-${counts[0]}}
+threads=${threads:-${SLURM_CPUS_PER_TASK:-$(threads_for "${counts[-1]}")}}
+mkdir -p "$out"
+
+key_of() {  # SECTION.KEY DEFAULT: a later value on the command line wins over the file
+  local i value
+  value=$("$python" "$root/analysis/scaling_row.py" key "$config" "$1" "$2")
+  for ((i = 0; i < ${#extra[@]}; i += 2)); do
+    [ "${extra[i]}" = "--$1" ] && value=${extra[i + 1]}
+  done
+  echo "$value"
+}
+batch=$(key_of train.batch 8)
+micro_batch=$(key_of train.micro_batch 8)
+experts=$(key_of model.experts 16)
+
+greatest_common_divisor() {
+  local a=$1 b=$2 rest
+  while [ "$b" -ne 0 ]; do rest=$((a % b)); a=$b; b=$rest; done
+  echo "$a"
+}
+
+# Sets the array `keys`: the options in which the run on RANKS differs from the config file.
+set_keys() {  # RANKS
+  local ranks=$1 its_batch=$batch its_experts=$experts
+  if [ "$mode" = weak ]; then
+    [ $((batch * ranks % base)) -eq 0 ] || fail 64 "train.batch = $batch does not grow from $base to" \
+      "$ranks ranks in whole sequences"
+    its_batch=$((batch * ranks / base))
+    [ -z "$grow" ] || its_experts=$((experts * ranks / base))
+  fi
+  [ $((its_batch % (micro_batch * ranks))) -eq 0 ] || fail 64 "train.batch = $its_batch in" \
+    "micro-batches of $micro_batch leaves some of $ranks ranks without work: make the batch a" \
+    "multiple of micro_batch x ranks = $((micro_batch * ranks)), or train.micro_batch smaller"
+  keys=("${extra[@]}" --train.batch "$its_batch" --train.steps "$steps")
+  [ -z "$grow" ] || keys+=(--model.experts "$its_experts")
+  case " ${extra[*]-} " in
+    *" --parallel.ep "*) ;;
+    *) keys+=(--parallel.ep "$(greatest_common_divisor "$its_experts" "$ranks")") ;;
+  esac
+}
+
+for ranks in "${counts[@]}"; do
+  set_keys "$ranks"
+done
+
+if [ $submit -eq 1 ]; then
+  ids=()
+  for ranks in "${counts[@]}"; do
+    command="MOESAIC=$(printf %q "$binary") bash $(printf '%q ' "$root/jobs/scaling.sh" --mode "$mode" \
+      --ranks "$ranks" --base "$base" --repeat "$repeat" --steps "$steps" --threads "$threads" \
+      ${grow:+--grow "$grow"} -o "$out/ranks-$ranks" "$config" "${extra[@]}")"
+    ids+=("$(sbatch --parsable --ntasks="$ranks" --cpus-per-task="$threads" \
+      --job-name="scaling-$ranks" --output="$out/scaling-$ranks.out" --wrap "$command")")
+  done
+  collect="awk 'FNR > 1 || NR == 1' $(printf '%q/ranks-*/scaling.csv' "$out") > $(printf %q "$out/scaling.csv")"
+  sbatch --parsable --ntasks=1 --dependency="afterany:$(IFS=:; echo "${ids[*]}")" \
+    --job-name=scaling-collect --output="$out/scaling-collect.out" --wrap "$collect"
+  exit 0
+fi
+
+partial=$out/scaling.csv.partial
+"$python" "$root/analysis/scaling_row.py" head >"$partial"
+export OMP_NUM_THREADS=$threads
+for ranks in "${counts[@]}"; do
+  set_keys "$ranks"
+  set_launcher "$ranks"
+  for ((k = 1; k <= repeat; k++)); do
+    run=$out/runs/$mode-$ranks-$k
+    rm -rf "$run"
+    say "$mode scaling, $ranks ranks x $threads threads, run $k of $repeat"
+    show_and_run "${launcher[@]}" "$binary" train --config "$config" "${keys[@]}" --run.dir "$run" \
+      --checkpoint.resume none --checkpoint.every 0 --checkpoint.every_minutes 0
+    "$python" "$root/analysis/scaling_row.py" row "$run" --mode "$mode" --ranks "$ranks" \
+      --threads "$threads" --nodes "${SLURM_JOB_NUM_NODES:-1}" --repeat "$k" \
+      --host "$(hostname -s)" >>"$partial"
+    rm -rf "$run/checkpoints"
+  done
+done
+mv "$partial" "$out/scaling.csv"
+echo
+column -s, -t "$out/scaling.csv" 2>/dev/null | cut -c1-160 || cat "$out/scaling.csv"
+echo "$out/scaling.csv"
