@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/corpus.h"
+
+namespace moesaic::io {
+
+/// Text to token ids and back. Two kinds: bytes (ids 0-255, eos 256, and bos 257 where it is
+/// wanted) and SentencePiece models. Decoding gives the same bytes back, whatever they are, for
+/// bytes and for the models that train_tokenizer makes. Const members may be called by many
+/// threads.
+class Tokenizer {
+ public:
+  static Tokenizer bytes(bool with_bos = false);
+  /// A SentencePiece .model file. kNoInput, kBadData name it.
+  static Tokenizer load(const std::filesystem::path& file);
+  /// The content of such a file; `name` is for messages.
+  static Tokenizer from_model(std::string model, const std::string& name);
+  /// The tokenizer that a corpus was made with, checked against the corpus's hash.
+  static Tokenizer of(const CorpusInfo& corpus);
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  std::vector<std::int32_t> encode(std::string_view text) const;
+  std::string decode(std::span<const std::int32_t> tokens) const;
+
+  std::int64_t vocab_size() const;
+  std::int64_t eos_id() const;  // -1: none
+  std::int64_t bos_id() const;  // -1: none
+  const std::string& sha256() const;
+  const std::string& model() const;  // the model file's content; empty for bytes
+  std::string file_name() const;     // beside a manifest; empty for bytes
+
+ private:
+  struct State;
+  explicit Tokenizer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Trains a SentencePiece model (BPE with byte fallback) on texts of at most kMaxTrainingText bytes
+/// each and returns the model file's content: the same for the same texts. A text that is too small
+/// for vocab_size gives a smaller vocabulary. Takes about 1.3 s per MB.
+constexpr std::int64_t kMaxTrainingText = 4000;
+std::string train_tokenizer(const std::vector<std::string>& texts, std::int64_t vocab_size);
+
+}  // namespace moesaic::io
