@@ -66,7 +66,7 @@ struct Parallel {
 };
 
 struct Train {
-  std::int64_t steps = 0, tokens = 0;  // the first reached; 0: no limit
+  std::int64_t steps = 0, tokens = 0;       // the first reached; 0: no limit
   std::int64_t batch = 8, micro_batch = 8;  // sequences
   double lr = 3e-4, min_lr = 3e-5;
   std::int64_t warmup = 100;
@@ -96,7 +96,7 @@ struct Tokenize {
   std::string output;
   std::string tokenizer = "byte";  // byte, train or a path
   std::int64_t vocab_size = 8192;
-  std::int64_t shards = 0;  // 0: by size
+  std::int64_t shards = 0;        // 0: by size
   std::vector<std::string> task;  // one name, or one for each input
   bool compress = false;
   double holdout = 0.0;

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "config/config.h"
+
+namespace moesaic::config {
+
+// The names of the values of every enum, as they stand in configs, traces and tables.
+
+template <class Enum, std::size_t N>
+using Names = std::array<std::pair<Enum, std::string_view>, N>;
+
+constexpr Names<Score, 2> names_of(Score) {
+  return {{{Score::kSoftmax, "softmax"}, {Score::kSigmoid, "sigmoid"}}};
+}
+constexpr Names<Balance, 3> names_of(Balance) {
+  return {{{Balance::kNone, "none"}, {Balance::kAuxLoss, "aux_loss"}, {Balance::kBias, "bias"}}};
+}
+constexpr Names<Overflow, 1> names_of(Overflow) { return {{{Overflow::kDrop, "drop"}}}; }
+constexpr Names<Schedule, 4> names_of(Schedule) {
+  return {{{Schedule::kCosine, "cosine"},
+           {Schedule::kLinear, "linear"},
+           {Schedule::kConstant, "constant"},
+           {Schedule::kWsd, "wsd"}}};
+}
+constexpr Names<Precision, 2> names_of(Precision) {
+  return {{{Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}}};
+}
+constexpr Names<Device, 2> names_of(Device) {
+  return {{{Device::kCpu, "cpu"}, {Device::kCuda, "cuda"}}};
+}
+constexpr Names<OnError, 2> names_of(OnError) {
+  return {{{OnError::kStop, "stop"}, {OnError::kSkip, "skip"}}};
+}
+constexpr Names<Truncate, 2> names_of(Truncate) {
+  return {{{Truncate::kNone, "none"}, {Truncate::kLeft, "left"}}};
+}
+constexpr Names<Tri, 3> names_of(Tri) {
+  return {{{Tri::kAuto, "auto"}, {Tri::kOff, "0"}, {Tri::kOn, "1"}}};
+}
+constexpr Names<LogLevel, 4> names_of(LogLevel) {
+  return {{{LogLevel::kDebug, "debug"},
+           {LogLevel::kInfo, "info"},
+           {LogLevel::kWarn, "warn"},
+           {LogLevel::kError, "error"}}};
+}
+
+template <class Enum>
+std::string name_of(Enum value) {
+  for (const auto& [candidate, name] : names_of(value)) {
+    if (candidate == value) {
+      return std::string(name);
+    }
+  }
+  return {};
+}
+
+}  // namespace moesaic::config

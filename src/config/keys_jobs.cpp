@@ -1,0 +1,103 @@
+#include "config/section.h"
+
+namespace moesaic::config {
+namespace {
+
+std::vector<Key> tokenize_keys() {
+  const Section s("tokenize", &Config::tokenize, "tokenize");
+  return {
+      s.texts("input", &Tokenize::input, "list of paths",
+              "Text files, JSONL files (also .gz, .zst) or folders of them."),
+      s.text("output", &Tokenize::output, "path",
+             "Folder for the corpus; with a holdout its train/ and heldout/."),
+      s.text("tokenizer", &Tokenize::tokenizer, "byte|train|path",
+             "byte: one token for each byte; train: make a SentencePiece vocabulary from the "
+             "input; or a SentencePiece .model file."),
+      s.integer("vocab_size", &Tokenize::vocab_size, between(1, 1e9), "tokens",
+                "Size of the vocabulary that tokenizer = train makes."),
+      s.integer("shards", &Tokenize::shards, between(0, 99999), "files",
+                "Number of shards. 0: by size."),
+      s.texts("task", &Tokenize::task, "list of names",
+              "Task of the documents: one name, or one for each input."),
+      s.boolean("compress", &Tokenize::compress, "Deflate the tokens in the shards."),
+      s.number("holdout", &Tokenize::holdout, from_to_below(0, 1), "",
+               "Share of the documents, chosen by a hash of their id, that is held out."),
+      s.choice("bos", &Tokenize::bos, "Begin every document with bos."),
+      s.choice("eos", &Tokenize::eos,
+               "End every document with eos. auto: for text, not for context and continuation."),
+      s.text("text_field", &Tokenize::text_field, "name", "JSONL field of the text."),
+      s.text("id_field", &Tokenize::id_field, "name", "JSONL field of the document's id."),
+      s.text("task_field", &Tokenize::task_field, "name", "JSONL field of the task's name."),
+      s.choice("on_error", &Tokenize::on_error, "What to do at a bad JSONL line."),
+  };
+}
+
+std::vector<Key> score_keys() {
+  const Section s("score", &Config::score, "score");
+  return {
+      s.text("output", &ScoreJob::output, "path",
+             "X.h5 for one file, else a folder with one file for each corpus shard. Empty: "
+             "RUN.DIR/scores.h5."),
+      s.text("shards", &ScoreJob::shards, "I/N",
+             "Take every N-th shard of the corpus from shard I = 0..N-1; needs a folder as "
+             "output. Empty: all."),
+      s.integer("window", &ScoreJob::window, between(0, 1e8), "tokens",
+                "Longest piece of a document given to the model. 0: model.max_seq."),
+      s.integer("stride", &ScoreJob::stride, between(0, 1e8), "tokens",
+                "New tokens of each further window of a long document. 0: window / 2."),
+      s.choice("truncate", &ScoreJob::truncate,
+               "left: score only the last window of a long document."),
+  };
+}
+
+std::vector<Key> plan_keys() {
+  const Section s("plan", &Config::plan, "plan");
+  return {
+      s.integer("ranks", &Plan::ranks, between(1, 1e7), "ranks", "Ranks to plan for."),
+      s.integer("ranks_per_node", &Plan::ranks_per_node, between(1, 1e5), "ranks",
+                "Ranks that share the memory of one node."),
+      s.bytes("memory_per_node", &Plan::memory_per_node,
+              "Memory of one node, to judge whether the job fits. 0: do not judge."),
+      s.text("job", &Plan::job, "train|score", "The job to plan."),
+  };
+}
+
+std::vector<Key> run_keys() {
+  const Section s("run", &Config::run, "tokenize train score");
+  return {
+      only(s.text("dir", &Run::dir, "path",
+                  "Folder of the run: sets trace.path, checkpoint.dir and score.output, and gets "
+                  "config.cfg and log.txt."),
+           "train score"),
+      only(s.choice("device", &Run::device, "Where the model is computed."), "train score plan"),
+      only(s.choice("precision", &Run::precision,
+                    "Type of activations and matrix products; weights, sums and the router stay "
+                    "fp32."),
+           "train score plan"),
+      s.integer("threads", &Run::threads, between(0, 4096), "threads",
+                "Threads of each rank. 0: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else this "
+                "rank's share of its cores."),
+      s.choice("log_level", &Run::log_level, "Least severe message that is printed."),
+      only(s.auto_duration("max_wall", &Run::max_wall,
+                           "Stop well, with a checkpoint, before so much time has passed. auto: "
+                           "the end of the Slurm job, else no limit."),
+           "train score"),
+      only(s.auto_duration("step_timeout", &Run::step_timeout,
+                           "End the job if one step takes longer than this."),
+           "train score"),
+      s.choice("progress", &Run::progress,
+               "Overwrite one line of progress. auto: on a terminal only."),
+  };
+}
+
+}  // namespace
+
+std::vector<Key> job_keys() {
+  std::vector<Key> all = tokenize_keys();
+  for (const auto& part : {score_keys(), plan_keys(), run_keys()}) {
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+}  // namespace moesaic::config

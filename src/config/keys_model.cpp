@@ -1,0 +1,108 @@
+#include "config/section.h"
+
+namespace moesaic::config {
+namespace {
+
+std::vector<Key> shape_keys() {
+  const Section s("model", &Config::model, "train score plan");
+  return {
+      only(s.text("path", &Model::path, "path",
+                  "Checkpoint to take weights, router biases and task names from; training then "
+                  "starts at step 0. Empty: random initial weights."),
+           "train score"),
+      s.integer("layers", &Model::layers, between(1, 1e5), "", "Transformer blocks."),
+      s.integer("d_model", &Model::d_model, between(1, 1e6), "", "Width of the residual stream."),
+      s.integer("heads", &Model::heads, between(1, 1e5), "", "Query heads of attention."),
+      s.integer("kv_heads", &Model::kv_heads, between(0, 1e5), "",
+                "Key and value heads, a divisor of heads (grouped-query attention). 0: heads."),
+      s.integer("head_dim", &Model::head_dim, between(0, 1e5), "",
+                "Width of one head, even. 0: d_model / heads."),
+      s.integer("d_ff", &Model::d_ff, between(0, 1e7), "",
+                "Hidden width of the feed-forward part of dense layers. 0: 4 x d_model."),
+      s.integer("vocab_size", &Model::vocab_size, between(0, 1e9), "tokens",
+                "Rows of the embedding. 0: the corpus's vocabulary."),
+      s.integer("max_seq", &Model::max_seq, between(1, 1e8), "tokens",
+                "Longest sequence that the model is ever given."),
+      s.number("rope_theta", &Model::rope_theta, above(0), "",
+               "Base of the rotary position frequencies."),
+      s.number("norm_eps", &Model::norm_eps, above(0), "",
+               "Added to the mean square in every RMS norm."),
+      s.boolean("tie_embeddings", &Model::tie_embeddings,
+                "Use the embedding as the output head as well."),
+      s.integer("dense_layers", &Model::dense_layers, between(0, 1e5), "",
+                "First layers, which have a dense feed-forward part in place of experts."),
+      s.integer("experts", &Model::experts, between(0, 1e5), "",
+                "Routed experts of each layer. 0: none, with dense_layers = layers."),
+      s.integer("shared_experts", &Model::shared_experts, between(0, 1e5), "",
+                "Experts that every token passes, beside the routed ones."),
+      s.integer("top_k", &Model::top_k, between(1, 1e5), "",
+                "Routed experts chosen for each token."),
+      s.integer("expert_d_ff", &Model::expert_d_ff, between(0, 1e7), "",
+                "Hidden width of one expert. 0: d_model."),
+  };
+}
+
+std::vector<Key> router_keys() {
+  const Section s("router", &Config::router, "train score plan");
+  return {
+      s.choice("score", &Router::score, "How router logits become scores."),
+      s.boolean("normalize", &Router::normalize,
+                "Divide the weights of the chosen experts by their sum."),
+      s.number("scale", &Router::scale, above(0), "",
+               "Factor on the weights of the routed experts."),
+      s.integer("capacity", &Router::capacity, at_least(0), "slots",
+                "Slots of each expert for each micro-batch. 0: no limit, no token is dropped."),
+      s.number(
+          "capacity_factor", &Router::capacity_factor, at_least(0), "",
+          "Instead of capacity: slots = ceil(factor x tokens x top_k / experts). 0: no limit."),
+      s.choice("overflow", &Router::overflow, "What becomes of a choice that finds no free slot."),
+      only(s.choice("balance", &Router::balance,
+                    "How loads are evened out: by the auxiliary loss, or by a bias on the choice."),
+           "train plan"),
+      only(s.number("aux_loss", &Router::aux_loss, at_least(0), "",
+                    "Weight of the load-balancing loss, which is 1 when balanced."),
+           "train"),
+      only(s.number("z_loss", &Router::z_loss, at_least(0), "",
+                    "Weight of mean(logsumexp(router logits)^2), which keeps the logits small."),
+           "train"),
+      only(s.number("bias_rate", &Router::bias_rate, at_least(0), "",
+                    "With balance = bias: how far a bias moves at each step."),
+           "train"),
+      only(s.boolean("eval_capacity", &Router::eval_capacity,
+                     "Keep the capacity in evaluation and score. 0: they route without a limit, so "
+                     "that a result never depends on its batch."),
+           "train score"),
+      only(s.integer("tasks", &Router::tasks, between(0, 255), "",
+                     "Number of tasks in the trace. 0: those of the corpus."),
+           "train score"),
+  };
+}
+
+std::vector<Key> data_keys() {
+  const Section s("data", &Config::data, "train");
+  return {
+      only(s.texts("corpus", &Data::corpus, "list of paths",
+                   "Corpora: manifests, folders with one manifest, shard files or globs."),
+           "train score plan"),
+      s.texts("eval_corpus", &Data::eval_corpus, "list of paths",
+              "Corpora for evaluation while training."),
+      s.numbers("corpus_weights", &Data::corpus_weights, above(0),
+                "Share of the sampled tokens that each corpus gives. Empty: by size."),
+      only(s.integer("seq_len", &Data::seq_len, between(1, 1e8), "tokens",
+                     "Length of one training sequence, at most model.max_seq."),
+           "train plan"),
+      s.integer("seed", &Data::seed, at_least(0), "", "Seed of the order of the samples."),
+  };
+}
+
+}  // namespace
+
+std::vector<Key> model_keys() {
+  std::vector<Key> all = shape_keys();
+  for (const auto& part : {router_keys(), data_keys()}) {
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+}  // namespace moesaic::config

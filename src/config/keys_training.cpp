@@ -1,0 +1,116 @@
+#include "config/section.h"
+
+namespace moesaic::config {
+namespace {
+
+std::vector<Key> eval_keys() {
+  const Section s("eval", &Config::eval, "train");
+  return {
+      s.integer("every", &Eval::every, at_least(0), "steps",
+                "Evaluate on data.eval_corpus every so many steps. 0: at the end only."),
+      s.integer("tokens", &Eval::tokens, at_least(0), "tokens",
+                "Tokens of each evaluation. 0: the whole corpus."),
+  };
+}
+
+std::vector<Key> parallel_keys() {
+  const Section s("parallel", &Config::parallel, "train score plan");
+  return {
+      s.integer("tp", &Parallel::tp, between(1, 1e6), "ranks",
+                "Tensor-parallel ranks (this version: 1)."),
+      s.integer("pp", &Parallel::pp, between(1, 1e6), "ranks",
+                "Pipeline stages (this version: 1)."),
+      s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
+                "Ranks that share out the experts, a divisor of model.experts. The other ranks "
+                "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
+  };
+}
+
+std::vector<Key> loop_keys() {
+  const Section s("train", &Config::train, "train plan");
+  return {
+      s.integer("steps", &Train::steps, at_least(0), "steps",
+                "Stop after so many steps. 0: no limit; then train.tokens is required."),
+      s.integer("tokens", &Train::tokens, at_least(0), "tokens",
+                "Stop after so many tokens, at the first limit reached. 0: no limit."),
+      s.integer("batch", &Train::batch, between(1, 1e7), "sequences",
+                "Sequences of one step over all ranks, a multiple of micro_batch."),
+      s.integer("micro_batch", &Train::micro_batch, between(1, 1e7), "sequences",
+                "Sequences that one rank computes at a time. Part of the answer: capacity is "
+                "counted for each micro-batch."),
+      only(s.number("lr", &Train::lr, above(0), "", "Peak learning rate."), "train"),
+      only(s.number("min_lr", &Train::min_lr, at_least(0), "",
+                    "Learning rate at the end of the decay, at most lr."),
+           "train"),
+      only(s.integer("warmup", &Train::warmup, at_least(0), "steps",
+                     "Steps over which the learning rate rises linearly from 0 to lr."),
+           "train"),
+      only(s.integer("decay_steps", &Train::decay_steps, at_least(0), "steps",
+                     "Step at which the learning rate reaches min_lr. 0: the last step."),
+           "train"),
+      only(s.choice("schedule", &Train::schedule,
+                    "Course of the learning rate after the warm-up; wsd holds lr and decays at "
+                    "the end."),
+           "train"),
+      only(s.number("beta1", &Train::beta1, from_to_below(0, 1), "",
+                    "AdamW: decay of the mean of the gradient."),
+           "train"),
+      only(s.number("beta2", &Train::beta2, from_to_below(0, 1), "",
+                    "AdamW: decay of the mean of its square."),
+           "train"),
+      only(s.number("eps", &Train::eps, above(0), "", "AdamW: added to the denominator."), "train"),
+      only(s.number("weight_decay", &Train::weight_decay, at_least(0), "",
+                    "AdamW: decay of matrices; norms and biases have none."),
+           "train"),
+      only(s.number("clip", &Train::clip, at_least(0), "",
+                    "Largest L2 norm of the whole gradient. 0: never clip."),
+           "train"),
+      only(s.integer("seed", &Train::seed, at_least(0), "", "Seed of the initial weights."),
+           "train"),
+  };
+}
+
+std::vector<Key> checkpoint_keys() {
+  const Section s("checkpoint", &Config::checkpoint, "train");
+  return {
+      s.text("dir", &Checkpoint::dir, "path",
+             "Folder of the checkpoints. Empty: RUN.DIR/checkpoints, or none without run.dir."),
+      s.integer("every", &Checkpoint::every, at_least(0), "steps",
+                "Save every so many steps. 0: by time only. The last step is always saved."),
+      s.number("every_minutes", &Checkpoint::every_minutes, at_least(0), "min",
+               "Save when so many minutes have passed since the last save. 0: by steps only."),
+      s.integer("keep", &Checkpoint::keep, at_least(1), "checkpoints",
+                "Newest checkpoints to keep."),
+      s.integer("keep_every", &Checkpoint::keep_every, at_least(0), "steps",
+                "Also keep those of a multiple of so many steps. 0: none."),
+      s.text("resume", &Checkpoint::resume, "auto|none|path",
+             "Checkpoint to continue from; auto: the newest complete one of checkpoint.dir, else a "
+             "fresh start."),
+      s.texts("allow", &Checkpoint::allow, "list of keys or sections",
+              "Keys that may differ from the checkpoint's on resume although they change the "
+              "answer."),
+  };
+}
+
+std::vector<Key> trace_keys() {
+  const Section s("trace", &Config::trace, "train score");
+  return {
+      s.text("path", &Trace::path, "path",
+             "HDF5 file for the measurements of the run. Empty: RUN.DIR/trace.h5, or trace.h5 "
+             "without run.dir (score: OUTPUT.trace.h5)."),
+      s.integer("every", &Trace::every, at_least(1), "steps", "Steps for each record."),
+      s.duration("flush", &Trace::flush, "Longest time until a record is in the file."),
+  };
+}
+
+}  // namespace
+
+std::vector<Key> training_keys() {
+  std::vector<Key> all = eval_keys();
+  for (const auto& part : {parallel_keys(), loop_keys(), checkpoint_keys(), trace_keys()}) {
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+}  // namespace moesaic::config

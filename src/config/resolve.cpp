@@ -1,0 +1,99 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "config/validate.h"
+#include "config/value.h"
+
+namespace moesaic::config {
+namespace {
+
+void set_if_empty(std::string& value, const std::string& derived) {
+  if (value.empty()) {
+    value = derived;
+  }
+}
+
+void set_if_zero(std::int64_t& value, std::int64_t derived) {
+  if (value == 0) {
+    value = derived;
+  }
+}
+
+/// "dir/name.h5" -> "dir/name.trace.h5"; a folder "dir/name/" likewise.
+std::string trace_beside(const std::string& output) {
+  std::filesystem::path path(output);
+  if (!path.has_filename()) {
+    path = path.parent_path();
+  }
+  if (path.extension() == ".h5") {
+    path.replace_extension();
+  }
+  return path.string() + ".trace.h5";
+}
+
+}  // namespace
+
+RunPaths run_paths(const std::string& run_dir) {
+  if (run_dir.empty()) {
+    return {};
+  }
+  const std::filesystem::path dir(run_dir);
+  return {(dir / "trace.h5").string(), (dir / "checkpoints").string(),
+          (dir / "scores.h5").string()};
+}
+
+std::int64_t total_steps(const Config& config) {
+  const Train& train = config.train;
+  const std::int64_t per_step = train.batch * config.data.seq_len;
+  constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
+  const std::int64_t by_steps = train.steps > 0 ? train.steps : kNoLimit;
+  const std::int64_t by_tokens = train.tokens > 0 ? (train.tokens - 1) / per_step + 1 : kNoLimit;
+  const std::int64_t steps = std::min(by_steps, by_tokens);
+  return steps == kNoLimit ? 0 : steps;
+}
+
+void resolve(Config& config, const std::string& job) {
+  Model& model = config.model;
+  set_if_zero(model.kv_heads, model.heads);
+  if (model.d_model % model.heads == 0) {
+    set_if_zero(model.head_dim, model.d_model / model.heads);
+  }
+  set_if_zero(model.d_ff, 4 * model.d_model);
+  set_if_zero(model.expert_d_ff, model.d_model);
+  set_if_zero(config.train.decay_steps, total_steps(config));
+  set_if_zero(config.score.window, model.max_seq);
+  set_if_zero(config.score.stride, std::max<std::int64_t>(1, config.score.window / 2));
+
+  if (job == "train" || job == "score") {
+    config.plan.job = job;
+  }
+  const RunPaths paths = run_paths(config.run.dir);
+  set_if_empty(config.checkpoint.dir, paths.checkpoints);
+  set_if_empty(config.score.output, paths.scores);
+  if (job == "score" && !config.score.output.empty()) {
+    set_if_empty(config.trace.path, trace_beside(config.score.output));
+  }
+  set_if_empty(config.trace.path, paths.trace.empty() ? "trace.h5" : paths.trace);
+}
+
+ShardRange parse_shards(const std::string& text) {
+  if (text.empty()) {
+    return {};
+  }
+  const std::vector<std::string> parts = split(text, '/');
+  if (parts.size() == 2) {
+    const ShardRange range{parse_integer(parts[0]), parse_integer(parts[1])};
+    if (0 <= range.first && range.first < range.every) {
+      return range;
+    }
+  }
+  throw Error(Exit::kUsage,
+              fmt::format("\"{}\" is not I/N with I from 0 to N - 1, such as 0/4", text));
+}
+
+}  // namespace moesaic::config

@@ -1,0 +1,185 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "config/enum_names.h"
+#include "config/keys.h"
+#include "config/value.h"
+
+namespace moesaic::config {
+
+/// Makes the keys of one section, one function for each type of field.
+template <class Part>
+class Section {
+ public:
+  Section(std::string name, Part Config::*part, const std::string& jobs)
+      : name_(std::move(name)), part_(part), jobs_(split(jobs, ' ')) {}
+
+  Key integer(const std::string& name, std::int64_t Part::*field, const Range& range,
+              const std::string& unit, const std::string& help) const {
+    const auto parse = [range](const std::string& text) {
+      const std::int64_t value = parse_integer(text);
+      range.check(static_cast<double>(value), text);
+      return value;
+    };
+    return scalar(name, field, {"integer", unit, range.text(), help}, parse,
+                  [](std::int64_t value) { return std::to_string(value); });
+  }
+
+  Key number(const std::string& name, double Part::*field, const Range& range,
+             const std::string& unit, const std::string& help) const {
+    return scalar(name, field, {"number", unit, range.text(), help}, checked(range, parse_number),
+                  format_number);
+  }
+
+  Key duration(const std::string& name, double Part::*field, const std::string& help) const {
+    const Range range = at_least(0);
+    return scalar(name, field, {"duration", "s", range.text(), help},
+                  checked(range, parse_duration), format_duration);
+  }
+
+  /// A duration whose negative values stand for `auto`.
+  Key auto_duration(const std::string& name, double Part::*field, const std::string& help) const {
+    const Range range = at_least(0);
+    const auto parse = [read = checked(range, parse_duration)](const std::string& text) {
+      return text == "auto" ? -1.0 : read(text);
+    };
+    return scalar(name, field, {"duration", "s", "auto, or " + range.text(), help}, parse,
+                  [](double value) { return value < 0.0 ? "auto" : format_duration(value); });
+  }
+
+  Key bytes(const std::string& name, double Part::*field, const std::string& help) const {
+    const Range range = at_least(0);
+    return scalar(name, field, {"size", "bytes", range.text(), help}, checked(range, parse_bytes),
+                  format_bytes);
+  }
+
+  Key boolean(const std::string& name, bool Part::*field, const std::string& help) const {
+    return scalar(name, field, {"boolean", "", "0, 1, false, true", help}, parse_boolean,
+                  [](bool value) { return std::string(value ? "1" : "0"); });
+  }
+
+  template <class Enum>
+  Key choice(const std::string& name, Enum Part::*field, const std::string& help) const {
+    std::vector<std::string> names;
+    for (const auto& [value, text] : names_of(Enum{})) {
+      names.emplace_back(text);
+    }
+    return scalar(name, field, {join(names, "|"), "", "", help}, parse_choice<Enum>, name_of<Enum>);
+  }
+
+  Key text(const std::string& name, std::string Part::*field, const std::string& type,
+           const std::string& help) const {
+    Key key = base(name, {type, "", "", help});
+    key.get = [part = part_, field](const Config& config) -> std::vector<std::string> {
+      return {config.*part.*field};
+    };
+    key.set = [part = part_, field](Config& config, const std::vector<std::string>& items) {
+      config.*part.*field = items.empty() ? std::string() : items.front();
+    };
+    return key;
+  }
+
+  Key texts(const std::string& name, std::vector<std::string> Part::*field, const std::string& type,
+            const std::string& help) const {
+    Key key = base(name, {type, "", "", help});
+    key.list = true;
+    key.get = [part = part_, field](const Config& config) { return config.*part.*field; };
+    key.set = [part = part_, field](Config& config, const std::vector<std::string>& items) {
+      config.*part.*field = items;
+    };
+    return key;
+  }
+
+  Key numbers(const std::string& name, std::vector<double> Part::*field, const Range& range,
+              const std::string& help) const {
+    Key key = base(name, {"list of numbers", "", range.text(), help});
+    key.list = true;
+    key.get = [part = part_, field](const Config& config) {
+      std::vector<std::string> items;
+      for (const double value : config.*part.*field) {
+        items.push_back(format_number(value));
+      }
+      return items;
+    };
+    key.set = [part = part_, field, read = checked(range, parse_number)](
+                  Config& config, const std::vector<std::string>& items) {
+      std::vector<double> values;
+      for (const std::string& item : items) {
+        values.push_back(read(item));
+      }
+      config.*part.*field = values;
+    };
+    return key;
+  }
+
+ private:
+  struct Facts {
+    std::string type, unit, range, help;
+  };
+
+  Key base(const std::string& name, const Facts& facts) const {
+    Key key;
+    key.name = name_ + "." + name;
+    key.type = facts.type;
+    key.unit = facts.unit;
+    key.range = facts.range;
+    key.help = facts.help;
+    key.jobs = jobs_;
+    return key;
+  }
+
+  template <class T, class Parse, class Format>
+  Key scalar(const std::string& name, T Part::*field, const Facts& facts, Parse parse,
+             Format format) const {
+    Key key = base(name, facts);
+    key.get = [part = part_, field, format](const Config& config) -> std::vector<std::string> {
+      return {format(config.*part.*field)};
+    };
+    key.set = [part = part_, field, parse](Config& config, const std::vector<std::string>& items) {
+      config.*part.*field = parse(items.empty() ? std::string() : items.front());
+    };
+    return key;
+  }
+
+  template <class Parse>
+  static auto checked(const Range& range, Parse parse) {
+    return [range, parse](const std::string& text) {
+      const double value = parse(text);
+      range.check(value, text);
+      return value;
+    };
+  }
+
+  template <class Enum>
+  static Enum parse_choice(const std::string& text) {
+    std::vector<std::string> names;
+    const std::string word = text == "true" ? "1" : (text == "false" ? "0" : text);
+    for (const auto& [value, name] : names_of(Enum{})) {
+      if (name == word) {
+        return value;
+      }
+      names.emplace_back(name);
+    }
+    const std::string near = nearest(text, names);
+    throw Error(Exit::kUsage, "\"" + text + "\" is not one of " + join(names, ", ") +
+                                  (near.empty() ? "" : "; did you mean " + near + "?"));
+  }
+
+  std::string name_;
+  Part Config::*part_;
+  std::vector<std::string> jobs_;
+};
+
+/// The key, read by these jobs rather than by those of its section.
+inline Key only(Key key, const std::string& jobs) {
+  key.jobs = split(jobs, ' ');
+  return key;
+}
+
+}  // namespace moesaic::config

@@ -1,0 +1,85 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "base/error.h"
+#include "config/value.h"
+
+namespace moesaic::config {
+namespace {
+
+using Items = std::vector<std::string>;
+
+// Protects the forms of numbers that configs may use.
+TEST(Value, ReadsIntegers) {
+  EXPECT_EQ(parse_integer("5000"), 5000);
+  EXPECT_EQ(parse_integer("-3"), -3);
+  EXPECT_EQ(parse_integer("4e9"), 4000000000);
+  EXPECT_EQ(parse_integer("64Ki"), 65536);
+  EXPECT_EQ(parse_integer("1.5 Mi"), 1572864);
+  EXPECT_EQ(parse_integer("2Gi"), std::int64_t{1} << 31);
+  EXPECT_EQ(parse_integer("9223372036854775807"), INT64_MAX);
+  for (const char* const bad : {"", "4.5", "1e30", "64K", "five", "0x10", "3 4", "nan", "Ki"}) {
+    EXPECT_THROW(parse_integer(bad), Error) << bad;
+  }
+}
+
+// Protects durations, sizes and booleans, and that what is no such value is refused.
+TEST(Value, ReadsDurationsSizesAndBooleans) {
+  EXPECT_EQ(parse_duration("90 s"), 90);
+  EXPECT_EQ(parse_duration("90"), 90);
+  EXPECT_EQ(parse_duration("20 min"), 1200);
+  EXPECT_EQ(parse_duration("20min"), 1200);
+  EXPECT_EQ(parse_duration("1.5 h"), 5400);
+  EXPECT_EQ(parse_duration("2 d"), 172800);
+  EXPECT_EQ(parse_duration("3:55:00"), 14100);
+  EXPECT_EQ(parse_duration("2:30"), 150);
+  for (const char* const bad : {"", "3:55:", "3:75", "ten", "4 weeks", "1:2:3:4", "-1:00"}) {
+    EXPECT_THROW(parse_duration(bad), Error) << bad;
+  }
+  EXPECT_EQ(parse_bytes("16GiB"), 17179869184.0);
+  EXPECT_EQ(parse_bytes("16 GiB"), 17179869184.0);
+  EXPECT_EQ(parse_bytes("500 MB"), 5e8);
+  EXPECT_EQ(parse_bytes("1e9"), 1e9);
+  EXPECT_THROW(parse_bytes("16 gigs"), Error);
+  EXPECT_TRUE(parse_boolean("true"));
+  EXPECT_FALSE(parse_boolean("0"));
+  EXPECT_THROW(parse_boolean("yes"), Error);
+  EXPECT_THROW(parse_number("inf"), Error);
+}
+
+// Protects lists, quotes and expansion, and that a quoted item is read back as it was.
+TEST(Value, ReadsItems) {
+  ::setenv("MOESAIC_TEST_DIR", "/data/x", 1);
+  ::setenv("HOME", "/home/me", 1);
+  EXPECT_EQ(parse_items("a, b ,c"), (Items{"a", "b", "c"}));
+  EXPECT_EQ(parse_items(""), Items{});
+  EXPECT_EQ(parse_items("'a, b', \" c \""), (Items{"a, b", " c "}));
+  EXPECT_EQ(parse_items("${MOESAIC_TEST_DIR}/corpus"), Items{"/data/x/corpus"});
+  EXPECT_EQ(parse_items("~/corpus, a~b"), (Items{"/home/me/corpus", "a~b"}));
+  EXPECT_EQ(parse_items("'${MOESAIC_TEST_DIR}'"), Items{"${MOESAIC_TEST_DIR}"});
+  EXPECT_EQ(parse_items("it's"), Items{"it's"});
+  EXPECT_THROW(parse_items("${MOESAIC_TEST_UNSET}"), Error);
+  EXPECT_THROW(parse_items("'open"), Error);
+  EXPECT_THROW(parse_items("'a' b"), Error);
+  for (const char* const item : {"plain", "", " outer ", "a,b", "it's", "'", "say \"x\"", "~/x",
+                                 "${HOME}", "both ' and \" and ${HOME}\\", "a # b", "; c"}) {
+    EXPECT_EQ(parse_items(quote_item(item)), Items{item}) << quote_item(item);
+  }
+}
+
+// Protects that a value out of range is refused with the nearest that is valid.
+TEST(Value, NamesTheNearestValidValue) {
+  EXPECT_NO_THROW(between(0, 1).check(1, "1"));
+  EXPECT_THROW(from_to_below(0, 1).check(1, "1"), Error);
+  EXPECT_THROW(above(0).check(0, "0"), Error);
+  try {
+    at_least(1).check(0, "0");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "0 is out of range, which is 1 or more; the nearest is 1");
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::config
