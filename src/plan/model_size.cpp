@@ -1,0 +1,73 @@
+#include "plan/model_size.h"
+
+#include <algorithm>
+
+namespace moesaic::plan {
+namespace {
+
+Count always(std::int64_t parameters) { return {parameters, parameters}; }
+
+/// gate, up (width, D) and down (D, width).
+std::int64_t gated_ff(std::int64_t d_model, std::int64_t width) { return 3 * d_model * width; }
+
+}  // namespace
+
+std::array<std::pair<std::string_view, Count>, 8> ModelSize::classes() const {
+  return {{{"embedding", embedding},
+           {"attention", attention},
+           {"dense layers", dense_ff},
+           {"router", router},
+           {"experts", experts},
+           {"shared experts", shared_experts},
+           {"norms", norms},
+           {"head", head}}};
+}
+
+Count ModelSize::sum() const {
+  Count all;
+  for (const auto& [name, count] : classes()) {
+    all.total += count.total;
+    all.active += count.active;
+  }
+  return all;
+}
+
+std::int64_t moe_layers(const config::Model& model) {
+  return std::max<std::int64_t>(0, model.layers - model.dense_layers);
+}
+
+ModelSize model_size(const config::Config& config) {
+  const config::Model& m = config.model;
+  const std::int64_t moe = moe_layers(m);
+  const std::int64_t query_width = m.heads * m.head_dim;
+  const std::int64_t key_width = m.kv_heads * m.head_dim;
+  const std::int64_t bias = config.router.balance == config::Balance::kBias ? m.experts : 0;
+  const std::int64_t expert = gated_ff(m.d_model, m.expert_d_ff);
+
+  ModelSize size;
+  size.embedding = always(m.vocab_size * m.d_model);
+  size.attention = always(m.layers * m.d_model * (2 * query_width + 2 * key_width));
+  size.dense_ff = always((m.layers - moe) * gated_ff(m.d_model, m.d_ff));
+  size.router = always(moe * (m.experts * m.d_model + bias));
+  size.experts = {moe * m.experts * expert, moe * m.top_k * expert};
+  size.shared_experts = always(moe * m.shared_experts * expert);
+  size.norms = always((2 * m.layers + 1) * m.d_model);
+  size.head = always(m.tie_embeddings ? 0 : m.vocab_size * m.d_model);
+  return size;
+}
+
+Flop flop_per_token(const config::Config& config, std::int64_t length) {
+  const config::Model& m = config.model;
+  const ModelSize size = model_size(config);
+  const std::int64_t weights = size.attention.active + size.dense_ff.active +
+                               moe_layers(m) * m.experts * m.d_model + size.experts.active +
+                               size.shared_experts.active + m.vocab_size * m.d_model;
+  // A token sees (length + 1) / 2 keys on average; a key costs a product of heads x head_dim for
+  // its score and one for its value.
+  const double keys = 0.5 * static_cast<double>(length + 1);
+  const double attention = 4.0 * keys * static_cast<double>(m.layers * m.heads * m.head_dim);
+  const double forward = 2.0 * static_cast<double>(weights) + attention;
+  return {forward, 3.0 * forward};
+}
+
+}  // namespace moesaic::plan

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "config/config.h"
+#include "plan/memory.h"
+#include "plan/model_size.h"
+
+namespace moesaic::plan {
+
+/// What a job will take, of a resolved config.
+struct Estimate {
+  std::string job;  // train or score
+  ModelSize size;
+  Layout layout;
+  Memory memory;                  // on one rank
+  Traffic traffic;                // of one rank in one training step
+  Flop flop;                      // for one token
+  double checkpoint_bytes = 0.0;  // fp32 weights and both moments, of all ranks together
+  std::int64_t steps = 0;         // of the whole run
+  double tokens = 0.0;            // of the whole run
+};
+/// Plans config.plan.job on so many ranks; resolve sets plan.job for train and score themselves.
+Estimate estimate(const config::Config& config, int ranks);
+
+/// The table that `plan` prints and that training begins with; ends in a newline. corpus_tokens: 0
+/// if unknown.
+std::string report(const Estimate& estimate, const config::Config& config,
+                   std::int64_t corpus_tokens = 0);
+
+}  // namespace moesaic::plan

@@ -1,0 +1,114 @@
+#include <gtest/gtest.h>
+
+#include "config/validate.h"
+#include "plan/report.h"
+
+namespace moesaic::plan {
+namespace {
+
+// Three layers, the first dense; grouped-query attention with heads that do not fill D.
+config::Config small_config() {
+  config::Config c;
+  c.model.layers = 3;
+  c.model.dense_layers = 1;
+  c.model.d_model = 16;
+  c.model.heads = 4;
+  c.model.kv_heads = 2;
+  c.model.head_dim = 6;
+  c.model.d_ff = 40;
+  c.model.vocab_size = 50;
+  c.model.experts = 8;
+  c.model.shared_experts = 2;
+  c.model.top_k = 2;
+  c.model.expert_d_ff = 10;
+  c.data.seq_len = 7;
+  c.train.steps = 5;
+  c.train.batch = 8;
+  c.train.micro_batch = 2;
+  c.run.precision = config::Precision::kFp32;
+  config::resolve(c, "train");
+  return c;
+}
+
+// Protects the numbers of parameters, against counts by hand.
+TEST(ModelSize, CountsByHand) {
+  config::Config c = small_config();
+  const ModelSize size = model_size(c);
+  EXPECT_EQ(size.embedding.total, 800);        // 50 x 16
+  EXPECT_EQ(size.head.total, 800);             // 50 x 16
+  EXPECT_EQ(size.attention.total, 3456);       // 3 (q 384 + k 192 + v 192 + o 384)
+  EXPECT_EQ(size.dense_ff.total, 1920);        // 3 x 16 x 40
+  EXPECT_EQ(size.router.total, 256);           // 2 x 8 x 16
+  EXPECT_EQ(size.experts.total, 7680);         // 2 x 8 x 480
+  EXPECT_EQ(size.experts.active, 1920);        // 2 x 2 x 480
+  EXPECT_EQ(size.shared_experts.total, 1920);  // 2 x 2 x 480
+  EXPECT_EQ(size.norms.total, 112);            // (2 x 3 + 1) x 16
+  EXPECT_EQ(size.sum().total, 16944);
+  EXPECT_EQ(size.sum().active, 11184);
+
+  c.model.tie_embeddings = true;
+  c.router.balance = config::Balance::kBias;
+  EXPECT_EQ(model_size(c).sum().total, 16944 - 800 + 16);
+}
+
+// Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
+TEST(ModelSize, CountsFlop) {
+  config::Config c = small_config();
+  // Active weights of products: 3456 + 1920 + 256 + 1920 + 1920 + 800. Attention: 4 keys on average
+  // x 4 x 3 layers x 24.
+  EXPECT_EQ(flop_per_token(c, 7).forward, 2 * 10272 + 1152);
+  EXPECT_EQ(flop_per_token(c, 7).training, 3 * (2 * 10272 + 1152));
+  c.model.tie_embeddings = true;  // the same product with the embedding
+  EXPECT_EQ(flop_per_token(c, 7).forward, 2 * 10272 + 1152);
+}
+
+// Protects what a rank holds: its part of the experts, and all of the rest.
+TEST(Memory, SharesExpertsOut) {
+  config::Config c = small_config();
+  const Memory one = memory_per_rank(c, {1, 1}, true);
+  EXPECT_EQ(one.weights, 4.0 * 16944);
+  EXPECT_EQ(one.copies, 0.0);
+  const Memory four = memory_per_rank(c, {4, 2}, true);
+  EXPECT_EQ(four.weights, 4.0 * (9264 + 1920));
+  EXPECT_EQ(four.gradients, four.weights);
+  EXPECT_EQ(four.moments, 2.0 * four.weights);
+  EXPECT_EQ(four.logits, 2.0 * 4 * 14 * 50);
+  EXPECT_EQ(four.dispatch, 2.0 * 4 * 28 * 16);  // 14 tokens x top-2
+  // Dense 14 (140 + 120); MoE 14 (140 + 60) + 28 (30 + 32) and the router's 14 x 16.
+  EXPECT_EQ(four.activations, 4.0 * (14 * 260 + 2 * (14 * 200 + 28 * 62 + 14 * 16)));
+  c.run.precision = config::Precision::kBf16;
+  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).copies, 2.0 * (9264 + 1920));
+  c.router.capacity = 2;  // 16 slots in place of 28 choices
+  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).dispatch, 2.0 * 2 * 16 * 16);
+  const Memory scoring = memory_per_rank(c, {4, 2}, false);
+  EXPECT_EQ(scoring.gradients + scoring.moments, 0.0);
+}
+
+// Protects what the ranks exchange; a group of one exchanges nothing.
+TEST(Traffic, CountsByGroup) {
+  const config::Config c = small_config();
+  const Traffic alone = traffic_per_step(c, {1, 1});
+  EXPECT_EQ(alone.ep + alone.dp + alone.replicas, 0.0);
+  const Traffic both = traffic_per_step(c, {2, 2});
+  // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
+  EXPECT_EQ(both.ep, 4.0 * 28 * 2 * 16 * 4 / 2);
+  EXPECT_EQ(both.dp, 2.0 * 4 * 3840 / 2);
+  EXPECT_EQ(both.replicas, 2.0 * 4 * 9264 * 3 / 4);
+}
+
+// Protects the table that training begins with.
+TEST(Report, ShowsTheNumbers) {
+  config::Config c = small_config();
+  c.parallel.ep = 2;
+  c.plan.memory_per_node = 1e6;
+  const std::string text = report(estimate(c, 4), c, 560);
+  for (const char* const part :
+       {"16.9 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
+        "4 ranks: tp=1 pp=1 ep=2 dp=2, fp32", "5 steps of 56 tokens = 280 tokens, 0.50 epochs",
+        "fits", "checkpoint", "199 KiB"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::plan
