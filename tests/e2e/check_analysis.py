@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Runs the scripts of analysis/ on made-up files, and checks what they write and refuse."""
+import csv
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("h5py", "numpy", "matplotlib")
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+if missing:
+    print(f"skipped: this python has no {', '.join(missing)}")
+    sys.exit(77)
+
+sys.path.insert(0, str(ROOT / "analysis"))
+import h5py  # noqa: E402
+import traces  # noqa: E402
+
+
+def run(script, *arguments):
+    return subprocess.run([sys.executable, "-W", "error::RuntimeWarning", ROOT / script,
+                           *map(str, arguments)], capture_output=True, text=True)
+
+
+class Analysis(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.dir = Path(folder.name)
+
+    def trace(self, name, *arguments):
+        path = self.dir / name
+        path.parent.mkdir(exist_ok=True)
+        done = run("tests/support/make_trace.py", path, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return path
+
+    def report(self, *traces):
+        done = run("analysis/report.py", *traces, "-o", self.dir / "report")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return (self.dir / "report/index.html").read_text(encoding="utf-8")
+
+    def test_report_compares_runs(self):
+        """A report of two runs names both and shows the drop share of the one that dropped."""
+        page = self.report(self.trace("a/trace.h5", "--dropping", "--steps", 12),
+                           self.trace("b/trace.h5", "--steps", 9))
+        self.assertIn("<th>a</th><th>b</th>", page)
+        self.assertIn("<td>last step</td><td class=number>12</td><td class=number>9</td>", page)
+        self.assertTrue((self.dir / "report/1_dropped.png").is_file())
+        self.assertFalse((self.dir / "report/2_dropped.png").exists())
+        self.assertNotIn("src=\"http", page)
+
+    def test_report_of_unusual_traces(self):
+        """One row, no expert layer, no evaluation and score traces each still make a page."""
+        for name, options in (("one", ["--steps", 1, "--no-eval"]), ("dense", ["--layers", 0]),
+                              ("score", ["--score", "--ranks", 1, "--tasks", "none"]),
+                              ("wide", ["--steps", 5, "--ranks", 12, "--layers", 1])):
+            self.assertIn("data:image/png", self.report(self.trace(f"{name}.h5", *options)))
+
+    def test_reader_waits_for_a_writer(self):
+        """A trace that another process holds is read once that lets go (here: while we wait)."""
+        path = self.trace("busy.h5", "--steps", 4)
+        hold = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('held', flush=True); input()"
+        with subprocess.Popen([sys.executable, "-c", hold, path], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True) as writer:
+            writer.stdout.readline()
+            release = mock.Mock(side_effect=lambda seconds: writer.communicate("\n"))
+            with mock.patch("traces.time.sleep", release):
+                trace = traces.read_trace(path)
+        self.assertEqual(release.call_count, 1)
+        self.assertEqual(list(trace.steps), [1, 2, 3, 4])
+
+    def test_report_refuses_other_files(self):
+        """Not a trace: exit 65, and a missing one 66, with its absolute path."""
+        (self.dir / "text.h5").write_text("no trace")
+        done = run("analysis/report.py", self.dir / "text.h5", "-o", self.dir / "r")
+        self.assertEqual(done.returncode, 65)
+        done = run("analysis/report.py", self.dir / "none.h5", "-o", self.dir / "r")
+        self.assertEqual((done.returncode, str(self.dir / "none.h5") in done.stderr), (66, True))
+
+    def test_scaling_rows_and_figure(self):
+        """A row leaves out the first three steps and the phases that are no part of a step."""
+        path = self.trace("run/trace.h5", "--steps", 8, "--ranks", 2)
+        (path.parent / "config.cfg").write_text(
+            "[parallel]\ntp = 1\npp = 1\nep = 2\n[model]\nexperts = 16\n"
+            "[train]\nbatch = 8\n[data]\nseq_len = 64\n")
+        head = run("analysis/scaling_row.py", "head").stdout
+        table = self.dir / "scaling.csv"
+        row = run("analysis/scaling_row.py", "row", path.parent, "--mode", "strong", "--ranks", 2,
+                  "--threads", 1, "--nodes", 1, "--repeat", 1, "--host", "h")
+        self.assertEqual(row.returncode, 0, row.stderr)
+        table.write_text(head + row.stdout)
+        values = next(csv.DictReader(table.read_text().splitlines()))
+        self.assertEqual((values["steps"], values["ep"], values["dp"]), ("5", "2", "1"))
+        with h5py.File(path) as file:
+            spent = file["time"][3:].sum() - file["time"][3:, 8:10].sum()
+            self.assertAlmostEqual(float(values["tokens_per_second"]), 5 * 4096 / spent, places=1)
+        done = run("analysis/scaling.py", table, "-o", self.dir / "figure.pdf")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def scores(self, name, ids):
+        path = self.dir / "scores" / name
+        path.parent.mkdir(exist_ok=True)
+        with h5py.File(path, "w") as file:
+            file["documents/id"] = ids
+            file["documents/logprob"] = [-3.0] * len(ids)
+            file["documents/tokens"] = [2] * len(ids)
+            file["documents/greedy"] = [0] * len(ids)
+            file["documents/offsets"] = list(range(0, 2 * len(ids) + 1, 2))
+            file["tokens/logprob"] = [-1.5] * (2 * len(ids))
+
+    def test_scores_table(self):
+        """All parts make one table; a missing part and a repeated document are refused."""
+        table = self.dir / "scores.csv"
+        self.scores("scores-00000-of-00002.h5", ["a", "b"])
+        done = run("analysis/scores.py", self.dir / "scores", "-o", table)
+        self.assertEqual((done.returncode, "scores-00001-of-00002.h5" in done.stderr), (65, True))
+        self.scores("scores-00001-of-00002.h5", ["c"])
+        done = run("analysis/scores.py", self.dir / "scores", "-o", table)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        self.assertEqual([(row["id"], row["logprob"]) for row in rows],
+                         [("a", "-3.0"), ("b", "-3.0"), ("c", "-3.0")])
+        self.scores("scores-00001-of-00002.h5", ["a"])
+        done = run("analysis/scores.py", self.dir / "scores", "-o", table)
+        self.assertEqual((done.returncode, "document a is there twice" in done.stderr), (65, True))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
