@@ -1,0 +1,89 @@
+// Protects attention, forward and backward, over head layouts, lengths and packed documents.
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+
+#include "reference/attention.h"
+#include "unit/kernel_test.h"
+
+namespace moesaic::testing {
+namespace {
+
+using reference::Heads;
+
+class AttentionKernels : public KernelTest {
+ protected:
+  void check(const Heads& heads, const Indices& first_key, double size, double tolerance) {
+    const std::int64_t tokens = std::ssize(first_key);
+    const Shape fused{tokens, heads.query + 2 * heads.key_value, heads.head_dim};
+    const Shape wide{tokens, heads.query, heads.head_dim};
+    Vector qkv = random({tokens, fused[1], heads.head_dim}, "qkv", compute());
+    for (double& value : qkv) {
+      value *= size;
+    }
+    const Vector dout = random({tokens, heads.query, heads.head_dim}, "dout", compute());
+    const AttentionShape shape{.heads = heads.query,
+                               .kv_heads = heads.key_value,
+                               .head_dim = heads.head_dim,
+                               .scale = to_float(heads.scale)};
+    const Tensor qkv_there = upload(qkv, fused, compute());
+    const Tensor first_there = upload(first_key, {tokens});
+    const Tensor out = poisoned(wide, compute());
+    const Tensor lse = poisoned({tokens, heads.query});
+    const Tensor dqkv = poisoned(fused, compute());
+    backend().attention(qkv_there, shape, first_there, out, lse);
+    backend().attention_backward(upload(dout, wide, compute()), qkv_there, out, lse, shape,
+                                 first_there, dqkv);
+    const auto expected = reference::attention(qkv, heads, first_key);
+    const std::string what = fmt::format("{} tokens, heads {}/{} of {}", tokens, heads.query,
+                                         heads.key_value, heads.head_dim);
+    expect_close(download(out), expected.out, tolerance, "out of " + what);
+    expect_close(download(lse), expected.lse, tolerance, "lse of " + what);
+    // The backward pass reads the rounded out: its dot products with dout carry that error.
+    expect_close(download(dqkv), reference::attention_backward(dout, qkv, heads, first_key),
+                 4.0 * tolerance, "dqkv of " + what);
+  }
+
+  static Heads heads_of(std::int64_t query, std::int64_t key_value, std::int64_t head_dim) {
+    return {query, key_value, head_dim, 1.0 / std::sqrt(static_cast<double>(head_dim))};
+  }
+};
+
+// Documents of these lengths, over and over.
+Indices packed(std::int64_t tokens, const Indices& lengths) {
+  Indices first_key;
+  for (std::size_t document = 0; std::ssize(first_key) < tokens; ++document) {
+    const std::int64_t begin = std::ssize(first_key);
+    const std::int64_t length = lengths[document % lengths.size()];
+    first_key.insert(first_key.end(), std::min(length, tokens - begin), begin);
+  }
+  return first_key;
+}
+
+TEST_P(AttentionKernels, HeadLayouts) {
+  for (const auto& [query, key_value, head_dim] :
+       std::initializer_list<std::array<std::int64_t, 3>>{
+           {1, 1, 2}, {4, 2, 10}, {3, 1, 16}, {3, 3, 34}, {2, 1, 80}}) {
+    check(heads_of(query, key_value, head_dim), packed(70, {29, 1, 50}), 1.0, tolerance());
+  }
+}
+
+TEST_P(AttentionKernels, LengthsAndDocuments) {
+  const Heads heads = heads_of(4, 2, 10);
+  for (const std::int64_t tokens : kRowCounts) {
+    check(heads, Indices(static_cast<std::size_t>(tokens), 0), 1.0, tolerance());
+    check(heads, packed(tokens, {1}), 1.0, tolerance());
+    check(heads, packed(tokens, {64, 3, 1, 40}), 1.0, tolerance());
+  }
+}
+
+// Scores far apart: the running maximum has to move, and no exponential may overflow.
+TEST_P(AttentionKernels, LargeScores) {
+  check(heads_of(2, 1, 16), packed(130, {130}), 8.0, 10.0 * tolerance());
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionKernels, all_cases(), case_name);
+
+}  // namespace
+}  // namespace moesaic::testing
