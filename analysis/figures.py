@@ -164,6 +164,7 @@ def grid_of_layers(trace, width, height):
     count = len(trace.layers)
     columns = min(3, count)
     rows = -(-count // columns)
+    width = max(width, 6.0 / columns)
     figure, panels = plt.subplots(rows, columns, squeeze=False, layout="constrained",
                                   figsize=(width * columns, height * rows + 0.6))
     for ax in panels.flat[count:]:
@@ -172,6 +173,12 @@ def grid_of_layers(trace, width, height):
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.grid(False)
     return figure, list(panels.flat[:count])
+
+
+def colour_bar(figure, image, panels, label):
+    """One for all panels, no taller than three rows of them."""
+    rows = -(-len(panels) // 3)
+    return figure.colorbar(image, ax=panels, label=label, shrink=min(1.0, 3 / rows), anchor=(0, 1))
 
 
 def expert_load(trace):
@@ -193,7 +200,7 @@ def expert_load(trace):
         ax.set_ylabel("expert")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=panels, label="load / mean load (1 = balanced)")
+    colour_bar(figure, image, panels, "load / mean load (1 = balanced)")
     figure.suptitle("Expert load: choices before capacity", fontweight="bold")
     return figure
 
@@ -233,14 +240,15 @@ def tasks_and_experts(trace):
     if not used:
         return None
     share = counts[:, used] / np.maximum(counts[:, used].sum(axis=-1, keepdims=True), 1)
+    top = max(np.percentile(share, 99), 2 / share.shape[-1])
     figure, panels = grid_of_layers(trace, 4.2, 0.8 + 0.32 * len(used))
     for i, ax in enumerate(panels):
-        image = ax.imshow(share[i], aspect="auto", cmap="viridis", vmin=0, vmax=share.max(),
+        image = ax.imshow(share[i], aspect="auto", cmap="viridis", vmin=0, vmax=top,
                           interpolation="nearest")
         ax.set_yticks(range(len(used)), [trace.tasks[j] for j in used])
         ax.set_xlabel("expert")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bar = figure.colorbar(image, ax=panels, label=f"share (even: {1 / share.shape[-1]:.1%})")
+    bar = colour_bar(figure, image, panels, f"share (even: {1 / share.shape[-1]:.1%})")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle("Experts used by each task", fontweight="bold")
     return figure

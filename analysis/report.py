@@ -116,10 +116,14 @@ def table(head, rows, first_is_text=1):
 
 def facts(trace):
     """What the run said about itself at its start; long texts (the config) are folded away."""
+    keys = {key: value for key, value in trace.attributes.items() if "." in key}
     short = {key: value for key, value in trace.attributes.items()
-             if "\n" not in value and len(value) < 160}
+             if key not in keys and "\n" not in value and len(value) < 160}
     parts = [table([], sorted(short.items()), first_is_text=9)]
-    for key in sorted(set(trace.attributes) - set(short)):
+    if keys:
+        parts.append("<details><summary>all keys</summary>"
+                     + table([], sorted(keys.items()), first_is_text=9) + "</details>")
+    for key in sorted(set(trace.attributes) - set(short) - set(keys)):
         parts.append(f"<details><summary>{html.escape(key)}</summary>"
                      f"<pre>{html.escape(trace.attributes[key])}</pre></details>")
     return "\n".join(parts)

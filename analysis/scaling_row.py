@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Helpers of jobs/scaling.sh: reads a key of config files, and makes one row of scaling.csv.
+"""Helpers of jobs/scaling.sh: reads an integer of a config file, and makes one row of scaling.csv.
 
 usage: scaling_row.py head
        scaling_row.py key FILE.cfg section.key DEFAULT
@@ -82,7 +82,7 @@ def main():
     jobs.add_parser("head")
     options = parser.parse_args()
     if options.job == "key":
-        print(read_config(options.file).get(options.key, options.default))
+        print(int(float(read_config(options.file).get(options.key, options.default))))  # 4e9 too
     elif options.job == "head":
         print(",".join(COLUMNS))
     else:

@@ -45,6 +45,12 @@ threads_for() {  # RANKS: OpenMP threads that each rank gets
   echo $((threads > 0 ? threads : 1))
 }
 
+greatest_common_divisor() {
+  local a=$1 b=$2 rest
+  while [ "$b" -ne 0 ]; do rest=$((a % b)); a=$b; b=$rest; done
+  echo "$a"
+}
+
 # Sets the array `launcher`: the command that starts RANKS ranks here, each bound to its own cores.
 set_launcher() {  # RANKS
   local ranks=$1

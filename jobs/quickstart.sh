@@ -51,10 +51,12 @@ if [ $short -eq 1 ]; then
   train_extra=(--train.tokens 40960 --train.warmup 5 --eval.every 10 --eval.tokens 8192
     --checkpoint.every 10)
 fi
-if [ $((16 % ranks)) -ne 0 ]; then
-  train_extra+=(--parallel.ep 1)  # ranks that do not divide the 16 experts each hold all of them
-elif [ "$ranks" -ne 2 ]; then
-  train_extra+=(--parallel.ep "$ranks")
+# The config is for two ranks: others spread its 16 experts, and get a micro-batch of 4 each.
+if [ "$ranks" -ne 2 ]; then
+  train_extra+=(--parallel.ep "$(greatest_common_divisor 16 "$ranks")")
+fi
+if [ "$ranks" -gt 2 ]; then
+  train_extra+=(--train.batch $((4 * ranks)))
 fi
 
 say "3/7 Text"

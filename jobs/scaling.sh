@@ -59,12 +59,6 @@ batch=$(key_of train.batch 8)
 micro_batch=$(key_of train.micro_batch 8)
 experts=$(key_of model.experts 16)
 
-greatest_common_divisor() {
-  local a=$1 b=$2 rest
-  while [ "$b" -ne 0 ]; do rest=$((a % b)); a=$b; b=$rest; done
-  echo "$a"
-}
-
 # Sets the array `keys`: the options in which the run on RANKS differs from the config file.
 set_keys() {  # RANKS
   local ranks=$1 its_batch=$batch its_experts=$experts
