@@ -79,21 +79,31 @@ std::vector<std::string> attribute_strings(hid_t file, const Subject& subject,
 }
 
 template <class T>
-T attribute_number(hid_t file, const Subject& subject, const std::string& name) {
+std::vector<T> attribute_numbers(hid_t file, const Subject& subject, const std::string& name) {
   const Handle attribute = open_attribute(file, subject, name);
   const Handle type(H5Aget_type(attribute.id()), H5Tclose);
   const H5T_class_t kind = H5Tget_class(type.id());
-  const bool suits = kind == H5T_INTEGER || (kind == H5T_FLOAT && std::is_floating_point_v<T>);
-  if (!suits || attribute_count(attribute.id()) != 1) {
+  if (kind != H5T_INTEGER && (kind != H5T_FLOAT || !std::is_floating_point_v<T>)) {
     fail_hdf5(Exit::kBadData, subject.file, subject.object,
-              fmt::format("attribute '{}' is not one {}", name,
+              fmt::format("attribute '{}' holds no {}", name,
                           std::is_floating_point_v<T> ? "number" : "whole number"),
               "");
   }
-  T value{};
-  check_read(H5Aread(attribute.id(), type_id<T>(), &value), subject,
-             fmt::format("cannot read attribute '{}'", name));
-  return value;
+  std::vector<T> values(attribute_count(attribute.id()));
+  if (!values.empty()) {
+    check_read(H5Aread(attribute.id(), type_id<T>(), values.data()), subject,
+               fmt::format("cannot read attribute '{}'", name));
+  }
+  return values;
+}
+
+template <class T>
+T the_only(const std::vector<T>& values, const Subject& subject, const std::string& name) {
+  if (values.size() != 1) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              fmt::format("attribute '{}' has {} values, not one", name, values.size()), "");
+  }
+  return values.front();
 }
 
 void put_attribute(hid_t file, const Subject& subject, const std::string& name, hid_t type,
@@ -197,26 +207,27 @@ bool Hdf5File::has_attribute(const std::string& object, const std::string& name)
          H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
 }
 
-std::string Hdf5File::string_attribute(const std::string& object, const std::string& name) const {
-  const auto values = attribute_strings(id_, {path_, object}, name);
-  if (values.size() != 1) {
-    fail_hdf5(Exit::kBadData, path_, object, fmt::format("attribute '{}' is not one string", name),
-              "");
-  }
-  return values.front();
-}
-
 std::vector<std::string> Hdf5File::strings_attribute(const std::string& object,
                                                      const std::string& name) const {
   return attribute_strings(id_, {path_, object}, name);
 }
 
+std::string Hdf5File::string_attribute(const std::string& object, const std::string& name) const {
+  return the_only(strings_attribute(object, name), {path_, object}, name);
+}
+
+std::vector<std::int64_t> Hdf5File::ints_attribute(const std::string& object,
+                                                   const std::string& name) const {
+  return attribute_numbers<std::int64_t>(id_, {path_, object}, name);
+}
+
 std::int64_t Hdf5File::int_attribute(const std::string& object, const std::string& name) const {
-  return attribute_number<std::int64_t>(id_, {path_, object}, name);
+  return the_only(ints_attribute(object, name), {path_, object}, name);
 }
 
 double Hdf5File::double_attribute(const std::string& object, const std::string& name) const {
-  return attribute_number<double>(id_, {path_, object}, name);
+  const Subject subject{path_, object};
+  return the_only(attribute_numbers<double>(id_, subject, name), subject, name);
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
@@ -235,6 +246,13 @@ void Hdf5File::set_attribute(const std::string& object, const std::string& name,
 void Hdf5File::set_attribute(const std::string& object, const std::string& name, double value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
   put_attribute(id_, {path_, object}, name, type_id<double>(), space.id(), &value);
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             const std::vector<std::int64_t>& values) {
+  const hsize_t count = values.size();
+  const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
+  put_attribute(id_, {path_, object}, name, type_id<std::int64_t>(), space.id(), values.data());
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,

@@ -42,6 +42,8 @@ class Hdf5File {
   bool has_attribute(const std::string& object, const std::string& name) const;
   std::string string_attribute(const std::string& object, const std::string& name) const;
   std::int64_t int_attribute(const std::string& object, const std::string& name) const;
+  std::vector<std::int64_t> ints_attribute(const std::string& object,
+                                           const std::string& name) const;
   double double_attribute(const std::string& object, const std::string& name) const;
   std::vector<std::string> strings_attribute(const std::string& object,
                                              const std::string& name) const;
@@ -51,6 +53,8 @@ class Hdf5File {
   void set_attribute(const std::string& object, const std::string& name, double value);
   void set_attribute(const std::string& object, const std::string& name,
                      const std::vector<std::string>& values);
+  void set_attribute(const std::string& object, const std::string& name,
+                     const std::vector<std::int64_t>& values);
 
   struct Layout {
     Extents chunk;               // empty: contiguous
@@ -81,9 +85,10 @@ class Hdf5File {
   template <class T>
   void write_all(const std::string& dataset, const Extents& extents, std::span<const T> values);
   void write_strings(const std::string& dataset, const std::vector<std::string>& values);
-  /// A 1-D dataset of strings that grows, and its growth.
+  /// A 1-D dataset of strings that may grow, and a block of one.
   void create_strings(const std::string& dataset, std::int64_t chunk);
-  void append_strings(const std::string& dataset, const std::vector<std::string>& values);
+  void write_strings(const std::string& dataset, std::int64_t offset,
+                     const std::vector<std::string>& values);
   std::vector<std::string> read_strings(const std::string& dataset) const;
 
   /// Makes a 1-D dataset a dimension scale and ties it to axis `dim` of another dataset.
@@ -92,8 +97,6 @@ class Hdf5File {
 
  private:
   explicit Hdf5File(std::filesystem::path file, std::int64_t id);
-  void put_strings(const std::string& dataset, std::int64_t offset,
-                   const std::vector<std::string>& values);
 
   std::filesystem::path path_;
   std::int64_t id_ = -1;  // hid_t

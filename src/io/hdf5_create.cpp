@@ -85,7 +85,7 @@ void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::
   const Subject subject{path_, dataset};
   make_dataset(id_, subject, string_type().id(), false, {static_cast<std::int64_t>(values.size())},
                Layout{});
-  put_strings(dataset, 0, values);
+  write_strings(dataset, 0, values);
 }
 
 void Hdf5File::create_strings(const std::string& dataset, std::int64_t chunk) {

@@ -161,8 +161,8 @@ std::vector<T> Hdf5File::read_all(const std::string& dataset) const {
   return values;
 }
 
-void Hdf5File::put_strings(const std::string& dataset, std::int64_t offset,
-                           const std::vector<std::string>& values) {
+void Hdf5File::write_strings(const std::string& dataset, std::int64_t offset,
+                             const std::vector<std::string>& values) {
   if (values.empty()) {
     return;
   }
@@ -179,12 +179,6 @@ void Hdf5File::put_strings(const std::string& dataset, std::int64_t offset,
   check_write(
       H5Dwrite(object.id(), string_type().id(), memory.id(), space.id(), H5P_DEFAULT, texts.data()),
       subject, "cannot be written");
-}
-
-void Hdf5File::append_strings(const std::string& dataset, const std::vector<std::string>& values) {
-  const std::int64_t before = extents(dataset).at(0);
-  extend(dataset, {before + static_cast<std::int64_t>(values.size())});
-  put_strings(dataset, before, values);
 }
 
 std::vector<std::string> Hdf5File::read_strings(const std::string& dataset) const {

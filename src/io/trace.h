@@ -23,9 +23,9 @@ struct TraceAxes {
 struct TraceRow {
   std::int64_t step = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
-  std::int64_t tokens = 0, targets = 0;      // routed positions, counted targets
+  std::int64_t tokens = 0, targets = 0;  // routed positions, counted targets
   double seconds = 0, unix_time = 0;
-  std::int64_t peak_memory = 0;              // bytes, max over ranks
+  std::int64_t peak_memory = 0;  // bytes, max over ranks
   std::vector<double> aux_loss, z_loss, gate_entropy, load_max_over_mean, utilisation;  // [L]
   std::vector<std::int64_t> expert_tokens, expert_dropped, expert_rerouted;             // [L,E]
   std::vector<std::int64_t> expert_processed, expert_slots;                             // [L,E]

@@ -103,13 +103,15 @@ TEST(Hdf5, Attributes) {
     EXPECT_EQ(file.int_attribute("/", "version"), 3);
     EXPECT_EQ(file.double_attribute("/", "share"), 0.25);
     EXPECT_EQ(file.strings_attribute("/", "names"), (std::vector<std::string>{"a", "", "c"}));
+    file.set_attribute("/", "layers", std::vector<std::int64_t>{1, 3});
+    EXPECT_EQ(file.ints_attribute("/", "layers"), (std::vector<std::int64_t>{1, 3}));
     EXPECT_FALSE(file.has_attribute("/", "none"));
   });
   const Error missing = error_of([&] { Hdf5File::open(dir / "a.h5").int_attribute("/", "none"); });
   EXPECT_EQ(missing.code(), Exit::kBadData);
   EXPECT_TRUE(contains(missing, "'none'"));
   const Error text = error_of([&] { Hdf5File::open(dir / "a.h5").int_attribute("/", "schema"); });
-  EXPECT_TRUE(contains(text, "not one whole number"));
+  EXPECT_TRUE(contains(text, "holds no whole number"));
 }
 
 // Strings survive, also appended.
@@ -120,8 +122,9 @@ TEST(Hdf5, Strings) {
     file.write_strings("/names", {"data", "ünï", ""});
     EXPECT_EQ(file.read_strings("/names"), (std::vector<std::string>{"data", "ünï", ""}));
     file.create_strings("/log", 4);
-    file.append_strings("/log", {"one"});
-    file.append_strings("/log", {"two", "three"});
+    file.extend("/log", {3});
+    file.write_strings("/log", 0, {"one"});
+    file.write_strings("/log", 1, {"two", "three"});
     EXPECT_EQ(file.read_strings("/log"), (std::vector<std::string>{"one", "two", "three"}));
     EXPECT_EQ(file.type_of("/log"), "string");
   });
@@ -230,6 +233,7 @@ TEST(Hdf5, AbsurdExtents) {
 TEST(Hdf5Thread, OrderAndErrors) {
   std::vector<int> order;
   std::vector<std::future<void>> done;
+  done.reserve(20);
   for (int i = 0; i < 20; ++i) {
     done.push_back(hdf5_async([&order, i] { order.push_back(i); }));
   }

@@ -1,0 +1,180 @@
+#include "io/trace.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "base/timer.h"
+#include "io/files.h"
+#include "io/hdf5.h"
+#include "io/hdf5_thread.h"
+#include "io/trace_append.h"
+#include "io/trace_schema.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kPatience = 10.0;  // seconds that a reader may keep us waiting
+
+std::optional<Hdf5File> open_patiently(const fs::path& path) {
+  const Timer timer;
+  while (true) {
+    std::optional<Hdf5File> file = Hdf5File::open_unless_locked(path);
+    if (file || timer.seconds() > kPatience) {
+      return file;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+[[noreturn]] void fail_locked(const fs::path& path) {
+  throw Error(Exit::kIoError,
+              fmt::format("{}: another process has held this trace open for {} s: close it",
+                          path.string(), kPatience));
+}
+
+/// HDF5 is left with a broken file if the disk fills up below it: ask first.
+void check_space(const fs::path& path, std::uint64_t bytes) {
+  constexpr std::uint64_t kNewChunks = std::uint64_t{4} << 20U;
+  std::error_code error;
+  const std::uint64_t free = fs::space(path, error).available;
+  if (!error && free < bytes + kNewChunks) {
+    throw Error(Exit::kIoError, fmt::format("{}: the trace needs {}, {} are free", path.string(),
+                                            short_bytes(static_cast<double>(bytes + kNewChunks)),
+                                            short_bytes(static_cast<double>(free))));
+  }
+}
+
+}  // namespace
+
+struct TraceWriter::State {
+  fs::path path;
+  double flush_seconds = 10.0;
+  Timer since_flush;
+  TracePending pending;
+  TraceLengths written;
+
+  void write(Hdf5File& file);
+};
+
+void TraceWriter::State::write(Hdf5File& file) {
+  append(file, pending, written);
+  file.close();
+  written.rows += static_cast<std::int64_t>(pending.rows.size());
+  written.evals += static_cast<std::int64_t>(pending.evals.size());
+  written.events += static_cast<std::int64_t>(pending.events.size());
+  pending = {};
+}
+
+TraceWriter::TraceWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TraceWriter::TraceWriter(TraceWriter&&) noexcept = default;
+TraceWriter& TraceWriter::operator=(TraceWriter&&) noexcept = default;
+
+TraceWriter::~TraceWriter() {
+  if (state_ == nullptr) {
+    return;
+  }
+  try {
+    flush();  // an error is on its way: what led to it is worth keeping
+  } catch (const std::exception& error) {
+    log::warn(error.what());
+  }
+}
+
+TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, double flush_seconds) {
+  make_folder(fs::absolute(file).parent_path());
+  fs::path temporary = file;
+  temporary += ".tmp";
+  hdf5_run([&] {
+    Hdf5File created = Hdf5File::create(temporary);
+    write_trace_skeleton(created, axes);
+    created.close();
+  });
+  if (const fs::path older = set_aside(file); !older.empty()) {
+    log::info(fmt::format("the trace of another run is now {}", older.string()));
+  }
+  publish(temporary, file);
+  auto state = std::make_unique<State>();
+  state->path = file;
+  state->flush_seconds = flush_seconds;
+  return TraceWriter(std::move(state));
+}
+
+TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, double flush_seconds,
+                                std::int64_t last_step) {
+  if (!fs::exists(file)) {
+    return create(file, axes, flush_seconds);
+  }
+  auto state = std::make_unique<State>();
+  state->path = file;
+  state->flush_seconds = flush_seconds;
+  try {
+    hdf5_run([&] {
+      std::optional<Hdf5File> opened = open_patiently(file);
+      if (!opened) {
+        fail_locked(file);
+      }
+      state->written = continue_trace(*opened, axes, last_step);
+      opened->close();
+    });
+  } catch (const Error& error) {
+    if (error.code() != Exit::kBadData) {
+      throw;
+    }
+    log::warn(fmt::format("the trace is damaged and a new one is begun: {}", error.what()));
+    return create(file, axes, flush_seconds);
+  }
+  TraceWriter writer(std::move(state));
+  writer.event(last_step, "restart", fmt::format("resumed from step {}", last_step));
+  return writer;
+}
+
+void TraceWriter::add(const TraceRow& row) {
+  state_->pending.rows.push_back(row);
+  if (state_->since_flush.seconds() >= state_->flush_seconds) {
+    flush();
+  }
+}
+
+void TraceWriter::add(const EvalRow& row) { state_->pending.evals.push_back(row); }
+
+void TraceWriter::event(std::int64_t step, const std::string& kind, const std::string& message) {
+  state_->pending.events.push_back({step, kind, message});
+}
+
+bool TraceWriter::flush() {
+  state_->since_flush.restart();
+  if (state_->pending.empty()) {
+    return true;
+  }
+  check_space(state_->path, state_->pending.bytes());
+  return hdf5_run([this] {
+    std::optional<Hdf5File> file = Hdf5File::open_unless_locked(state_->path);
+    if (file) {
+      state_->write(*file);
+    }
+    return file.has_value();
+  });
+}
+
+void TraceWriter::close() {
+  if (state_->pending.empty()) {
+    return;
+  }
+  check_space(state_->path, state_->pending.bytes());
+  hdf5_run([this] {
+    std::optional<Hdf5File> file = open_patiently(state_->path);
+    if (!file) {
+      fail_locked(state_->path);
+    }
+    state_->write(*file);
+  });
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Opens a trace the ways users do: h5py, pandas and xarray. Exit 77 where a module is missing.
+
+usage: check_trace.py FILE STEPS
+"""
+import sys
+
+try:
+    import h5netcdf  # noqa: F401
+    import h5py
+    import pandas as pd
+    import xarray as xr
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+AXES = {"loss": ("step",), "aux_loss": ("step", "layer"),
+        "expert_tokens": ("step", "layer", "expert"),
+        "task_expert_tokens": ("step", "layer", "task", "expert"), "task_tokens": ("step", "task"),
+        "time": ("step", "phase"), "rank_seconds": ("step", "rank")}
+
+
+def check_h5py(name, steps):
+    with h5py.File(name) as file:
+        assert file.attrs["schema"] == "moesaic-trace" and file.attrs["version"] == 1
+        assert file.attrs["Conventions"] == "CF-1.8"
+        frame = pd.DataFrame({key: file[key][:] for key in ("step", "loss", "seconds")})
+        assert len(frame) == steps and frame["step"].is_monotonic_increasing
+        arrays = []
+        file.visititems(lambda key, item: arrays.append(item) if hasattr(item, "dims") else None)
+        for array in arrays:
+            assert array.attrs["units"] and array.attrs["long_name"], array.name
+            scale = array.attrs.get("CLASS") == b"DIMENSION_SCALE"
+            assert scale or all(len(dim) for dim in array.dims), array.name
+
+
+def check_xarray(name, steps):
+    with xr.open_dataset(name, engine="h5netcdf") as data:
+        for key, axes in AXES.items():
+            assert data[key].dims == axes, (key, data[key].dims)
+        assert data.sizes["step"] == steps
+        assert "data" in [str(phase) for phase in data["phase"].values]
+        last = data["expert_tokens"].isel(step=-1).sum("expert")
+        assert last.dims == ("layer",)
+    with xr.open_dataset(name, engine="h5netcdf", group="eval") as data:
+        assert data["loss_by_task"].dims == ("step", "task")
+    with xr.open_dataset(name, engine="h5netcdf", group="events") as data:
+        assert data["message"].dims == ("step",)
+
+
+check_h5py(sys.argv[1], int(sys.argv[2]))
+check_xarray(sys.argv[1], int(sys.argv[2]))
+print("sound")
