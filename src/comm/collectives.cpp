@@ -1,8 +1,10 @@
 #include "comm/collectives.h"
 
 #include <algorithm>
-#include <cstring>
+#include <numeric>
 #include <vector>
+
+#include "base/timer.h"
 
 namespace moesaic::comm {
 namespace {
@@ -18,20 +20,26 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
+    const Timer timer;
     constexpr std::size_t kPiece = std::size_t{1} << 24U;  // bounds the library's scratch memory
     const std::span<float> values = inout.as<float>();
     for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
       group_.all_reduce(values.subspan(begin, std::min(kPiece, values.size() - begin)),
                         Reduce::kSum);
     }
+    seconds_ += timer.seconds();
   }
 
-  void all_to_all(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
-                  std::span<const std::int64_t> recv_rows) override {
+  Tensor all_to_all(Backend& backend, const Tensor& send, std::span<const std::int64_t> send_rows,
+                    std::span<const std::int64_t> recv_rows) override {
     if (group_.size() == 1) {
-      std::memcpy(recv.data(), send.data(), send.bytes());
-      return;
+      return send;
     }
+    const Timer timer;
+    const Tensor recv =
+        backend.empty(send.dtype(), {std::accumulate(recv_rows.begin(), recv_rows.end(),
+                                                     std::int64_t{0}),
+                                     send.dim(1)});
     MPI_Datatype row = MPI_DATATYPE_NULL;  // one row, so that counts stay below int's limit
     MPI_Type_contiguous(mpi_count(static_cast<std::size_t>(send.dim(1)) * size_of(send.dtype())),
                         MPI_BYTE, &row);
@@ -42,7 +50,11 @@ class MpiCollectives final : public Collectives {
     MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row, recv.data(),
                   recv_count.data(), recv_begin.data(), row, group_.handle());
     MPI_Type_free(&row);
+    seconds_ += timer.seconds();
+    return recv;
   }
+
+  double seconds() const override { return seconds_; }
 
  private:
   static void lay_out(std::span<const std::int64_t> rows, std::vector<int>& count,
@@ -56,6 +68,7 @@ class MpiCollectives final : public Collectives {
   }
 
   const Communicator& group_;
+  double seconds_ = 0.0;
 };
 
 }  // namespace

@@ -1,0 +1,47 @@
+#include "model/attention.h"
+
+#include <cmath>
+
+namespace moesaic::model {
+
+Attention::Attention(Parameters& parameters, const std::string& prefix, const AttentionSpec& spec)
+    : shape_{.heads = spec.heads,
+             .kv_heads = spec.kv_heads,
+             .head_dim = spec.head_dim,
+             .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))},
+      rope_theta_(static_cast<float>(spec.rope_theta)),
+      qkv_(parameters,
+           {{prefix + "q_proj.weight", spec.heads * spec.head_dim},
+            {prefix + "k_proj.weight", spec.kv_heads * spec.head_dim},
+            {prefix + "v_proj.weight", spec.kv_heads * spec.head_dim}},
+           spec.d_model, Linear::Full::kInputGradient, spec.init_std),
+      output_(parameters, {{prefix + "o_proj.weight", spec.d_model}}, spec.heads * spec.head_dim,
+              Linear::Full::kOutput, spec.output_std) {}
+
+Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
+  Saved local;
+  Saved& s = saved != nullptr ? *saved : local;
+  const std::int64_t tokens = x.dim(0);
+  s.qkv = qkv_.forward(ctx, x, saved != nullptr ? &s.qkv_in : nullptr)
+              .reshaped({tokens, shape_.heads + 2 * shape_.kv_heads, shape_.head_dim});
+  ctx.backend.rope(s.qkv, shape_.heads + shape_.kv_heads, ctx.batch.position, rope_theta_,
+                   Direction::kForward);
+  s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.head_dim});
+  s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
+  ctx.backend.attention(s.qkv, shape_, ctx.batch.first_key, s.out, s.lse);
+  return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.head_dim}),
+                         saved != nullptr ? &s.out_in : nullptr);
+}
+
+Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
+  const std::int64_t tokens = dy.dim(0);
+  const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
+  const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
+  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_,
+                                 ctx.batch.first_key, dqkv);
+  ctx.backend.rope(dqkv, shape_.heads + shape_.kv_heads, ctx.batch.position, rope_theta_,
+                   Direction::kInverse);
+  return qkv_.backward(ctx, dqkv.reshaped({tokens, dqkv.dim(1) * dqkv.dim(2)}), saved.qkv_in);
+}
+
+}  // namespace moesaic::model

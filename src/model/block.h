@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "model/attention.h"
+#include "model/moe.h"
+#include "model/rms_norm.h"
+#include "model/swiglu.h"
+
+namespace moesaic::model {
+
+/// One pre-norm layer: x += attention(norm(x)); x += ffn(norm(x)), the ffn dense or a mixture.
+/// x, y: (T, D) fp32
+class Block {
+ public:
+  using Ffn = std::variant<Swiglu, Moe>;
+  struct Saved {
+    RmsNorm::Saved attention_norm, ffn_norm;
+    Attention::Saved attention;
+    std::variant<Swiglu::Saved, Moe::Saved> ffn;
+  };
+
+  Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn ffn);
+  Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
+
+  const Moe* moe() const { return std::get_if<Moe>(&ffn_); }
+
+ private:
+  RmsNorm attention_norm_;
+  Attention attention_;
+  RmsNorm ffn_norm_;
+  Ffn ffn_;
+};
+static_assert(Layer<Block>);
+
+}  // namespace moesaic::model

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <concepts>
+#include <utility>
+
+#include "backend/backend.h"
+#include "base/phase_clock.h"
+#include "comm/collectives.h"
+#include "model/micro_batch.h"
+#include "model/moe_stats.h"
+
+namespace moesaic::model {
+
+/// What every layer needs besides its input: where to compute, with whom, and on which micro-batch.
+struct Context {
+  Backend& backend;
+  comm::Collectives& ep;  // the ranks that share this micro-batch's experts
+  PhaseClock& clock;
+  DType compute = DType::kF32;  // of matrix products
+  const MicroBatch* host_batch = nullptr;
+  DeviceBatch batch;
+  MoeStats* stats = nullptr;        // where MoE layers count; may be absent
+  bool dropless = false;            // ignore the capacity (evaluation, score)
+  std::int64_t step_tokens = 1;     // of the global batch: weighs the auxiliary losses
+
+  Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
+  Tensor zeros(DType dtype, const Shape& shape) const {
+    const Tensor tensor = backend.empty(dtype, shape);
+    backend.zero(tensor);
+    return tensor;
+  }
+  /// The tensor itself if it has this dtype, else a converted copy.
+  Tensor as(DType dtype, const Tensor& x) const {
+    if (x.dtype() == dtype) {
+      return x;
+    }
+    const Tensor converted = backend.empty(dtype, x.shape());
+    backend.convert(x, converted);
+    return converted;
+  }
+};
+
+/// A value with forward and backward. What backward needs is in Saved, which the caller owns, so
+/// that many micro-batches can be in flight; nullptr: inference. backward returns dx and adds into
+/// the gradients of the parameters.
+template <class L>
+concept Layer = requires(const L layer, Context& ctx, const Tensor& x, typename L::Saved& saved) {
+  { layer.forward(ctx, x, &saved) } -> std::same_as<Tensor>;
+  { layer.backward(ctx, x, std::as_const(saved)) } -> std::same_as<Tensor>;
+};
+
+}  // namespace moesaic::model

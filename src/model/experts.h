@@ -1,0 +1,36 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "model/context.h"
+#include "model/parameters.h"
+
+namespace moesaic::model {
+
+/// The experts of this rank: SwiGLUs over rows grouped by expert.
+/// x, y: (R, D) compute   gate_up: (E_local, 2F, D)   down: (E_local, D, F)
+class Experts {
+ public:
+  struct Saved {
+    Tensor x, gate_up;  // (R, D), (R, 2F)
+  };
+
+  /// prefix: "model.layers.N.mlp.experts."; the experts [first, first + count) of all.
+  Experts(Parameters& parameters, const std::string& prefix, std::int64_t first,
+          std::int64_t count, std::int64_t d_model, std::int64_t hidden, double init_std,
+          double output_std);
+
+  /// offsets: [count + 1] of each expert's rows.
+  Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
+                 Saved* saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+                  const Saved& saved) const;  // dx: compute
+
+ private:
+  std::int64_t hidden_;
+  Parameter& gate_up_;
+  Parameter& down_;
+};
+
+}  // namespace moesaic::model

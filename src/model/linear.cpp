@@ -1,0 +1,42 @@
+#include "model/linear.h"
+
+namespace moesaic::model {
+namespace {
+
+ParameterSpec spec_of(const std::vector<LinearPart>& parts, std::int64_t in, double init_std) {
+  ParameterSpec spec{.shape = {}, .tensors = {}, .init_std = init_std};
+  std::int64_t rows = 0;
+  for (const LinearPart& part : parts) {
+    spec.tensors.push_back({part.name, {part.rows, in}, rows * in});
+    rows += part.rows;
+  }
+  spec.shape = {rows, in};
+  return spec;
+}
+
+}  // namespace
+
+Linear::Linear(Parameters& parameters, const std::vector<LinearPart>& parts, std::int64_t in,
+               Full full, double init_std)
+    : weight_(parameters.add(spec_of(parts, in, init_std))), full_(full) {}
+
+Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
+  const DType dtype = full_ == Full::kOutput ? DType::kF32 : ctx.compute;
+  const Tensor y = ctx.empty(dtype, {x.dim(0), weight_.value.dim(0)});
+  ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, y, Write::kOverwrite);
+  if (saved != nullptr) {
+    saved->x = x;
+  }
+  return y;
+}
+
+Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
+  const Tensor d = ctx.as(ctx.compute, dy);
+  ctx.backend.matmul(d, Transpose::kYes, saved.x, Transpose::kNo, weight_.grad, Write::kAdd);
+  const DType dtype = full_ == Full::kInputGradient ? DType::kF32 : ctx.compute;
+  const Tensor dx = ctx.empty(dtype, saved.x.shape());
+  ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
+  return dx;
+}
+
+}  // namespace moesaic::model

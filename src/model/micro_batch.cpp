@@ -1,0 +1,51 @@
+#include "model/micro_batch.h"
+
+#include <algorithm>
+#include <span>
+
+namespace moesaic::model {
+namespace {
+
+template <class T>
+Tensor upload_vector(Backend& backend, const std::vector<T>& values, const Shape& shape) {
+  const Tensor tensor = backend.empty(dtype_of<T>(), shape);
+  backend.upload(std::as_bytes(std::span(values)), tensor);
+  return tensor;
+}
+
+template <class T>
+std::vector<T> download_vector(Backend& backend, const Tensor& tensor) {
+  require(tensor.dtype() == dtype_of<T>(), "download of another dtype");
+  std::vector<T> values(static_cast<std::size_t>(tensor.numel()));
+  backend.download(tensor, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+}  // namespace
+
+std::int64_t MicroBatch::counted() const {
+  return std::count_if(target.begin(), target.end(), [](std::int32_t t) { return t >= 0; });
+}
+
+DeviceBatch upload(Backend& backend, const MicroBatch& batch) {
+  const Shape shape{batch.size()};
+  return {.token = to_device(backend, batch.token, shape),
+          .target = to_device(backend, batch.target, shape),
+          .position = to_device(backend, batch.position, shape),
+          .first_key = to_device(backend, batch.first_key, shape)};
+}
+
+Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape) {
+  return upload_vector(backend, values, shape);
+}
+Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape) {
+  return upload_vector(backend, values, shape);
+}
+std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor) {
+  return download_vector<std::int32_t>(backend, tensor);
+}
+std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor) {
+  return download_vector<float>(backend, tensor);
+}
+
+}  // namespace moesaic::model

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace moesaic::model {
+
+/// Consecutive samples, laid one after the other: T tokens that are planned and computed together.
+/// T = 0 is legal: a rank without work still takes part in the collectives.
+struct MicroBatch {
+  std::vector<std::int32_t> token;      // [T]
+  std::vector<std::int32_t> target;     // [T]; -1: not counted
+  std::vector<std::int32_t> position;   // [T] within the token's document (for RoPE)
+  std::vector<std::int32_t> first_key;  // [T] first token of this micro-batch that it may see
+  std::vector<std::uint8_t> task;       // [T]
+
+  std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }
+  std::int64_t counted() const;  // targets that are not -1
+};
+
+/// The parts of a micro-batch that kernels read, on the device.
+struct DeviceBatch {
+  Tensor token, target, position, first_key;  // (T) int32
+};
+DeviceBatch upload(Backend& backend, const MicroBatch& batch);
+
+/// A host vector as a tensor of the backend.
+Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape);
+Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape);
+std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor);
+std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor);
+
+}  // namespace moesaic::model

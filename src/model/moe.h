@@ -1,0 +1,52 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "config/config.h"
+#include "model/context.h"
+#include "model/dispatch.h"
+#include "model/dispatch_plan.h"
+#include "model/experts.h"
+#include "model/router.h"
+#include "model/swiglu.h"
+
+namespace moesaic::model {
+
+/// Mixture of experts: router -> plan -> dispatch -> experts -> combine, plus the shared experts.
+/// x: (T, D) compute   y: (T, D) fp32. forward and backward are collective over ep.
+class Moe {
+ public:
+  struct Saved {
+    Router::Saved router;
+    Experts::Saved experts;
+    Swiglu::Saved shared;
+    Routes routes;
+    Tensor position;  // (T, K) int32
+    Tensor rows;      // (R, D) what the experts answered, in plan order
+  };
+
+  /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
+  Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
+      const config::Router& options, std::int64_t moe_layer, int ep_rank, int ep_size,
+      double init_std, double output_std);
+
+  Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
+
+  const Router& router() const { return router_; }
+
+ private:
+  std::int64_t slots(std::int64_t tokens) const;  // of each expert; 0: dropless
+  void count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
+             std::int64_t capacity) const;
+
+  std::int64_t moe_layer_, top_k_, experts_count_, capacity_;
+  double capacity_factor_;
+  Router router_;
+  Experts experts_;
+  std::optional<Swiglu> shared_;
+};
+static_assert(Layer<Moe>);
+
+}  // namespace moesaic::model

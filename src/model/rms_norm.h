@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+
+#include "model/context.h"
+#include "model/parameters.h"
+
+namespace moesaic::model {
+
+/// y = x / rms(x) * weight over the last dim.   x: (T, D) fp32   y: (T, D) compute   weight: (D)
+class RmsNorm {
+ public:
+  struct Saved {
+    Tensor x, rstd;
+  };
+
+  RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps);
+  Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dy, dx: fp32
+
+ private:
+  Parameter& weight_;
+  float eps_;
+};
+static_assert(Layer<RmsNorm>);
+
+}  // namespace moesaic::model

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+
+#include "model/context.h"
+#include "model/linear.h"
+
+namespace moesaic::model {
+
+/// y = down (silu(gate x) * up x): dense layers and shared experts.
+/// x: (T, D) compute   y: (T, D) fp32   Shazeer 2020
+class Swiglu {
+ public:
+  struct Saved {
+    Linear::Saved gate_up_in, down_in;
+    Tensor gate_up;  // (T, 2F) compute
+  };
+
+  /// prefix: "model.layers.N.mlp."
+  Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d_model,
+         std::int64_t hidden, double init_std, double output_std);
+  Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
+
+ private:
+  std::int64_t hidden_;
+  Linear gate_up_, down_;
+};
+static_assert(Layer<Swiglu>);
+
+}  // namespace moesaic::model
