@@ -21,6 +21,12 @@ bool is_derived(const std::string& key, const Config& config) {
   if (key == "train.decay_steps") {
     return decays_to_the_end(config);
   }
+  if (key == "score.window") {
+    return config.score.window == config.model.max_seq;
+  }
+  if (key == "score.stride") {
+    return config.score.stride == default_stride(config);
+  }
   const RunPaths paths = run_paths(config.run.dir);
   return !config.run.dir.empty() &&
          ((key == "trace.path" && config.trace.path == paths.trace) ||

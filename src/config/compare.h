@@ -14,8 +14,9 @@ Flat flatten(const Config& config);
 /// The inverse. Keys that this version does not know are ignored.
 Config unflatten(const Flat& flat);
 
-/// Every key, by section, usable with --config. What resolve derives from run.dir or train.steps
-/// stands there as a comment, so that another run.dir or a longer run moves it along.
+/// Every key, by section, usable with --config. Paths and lengths that resolve derived (from
+/// run.dir, train.steps, model.max_seq) stand there as comments, so that they follow when those
+/// change.
 std::string to_cfg(const Config& config);
 
 struct Difference {

@@ -17,14 +17,14 @@ namespace {
 /// The line up to a `#` or `;` at its start or after white space, outside of quotes. A quote opens
 /// only where an item begins, so that an apostrophe inside a word is harmless.
 std::string_view without_comment(std::string_view line) {
-  char quote = 0;
+  char quote = '\0';
   char before = '=';  // the last character that is no white space
   for (std::size_t i = 0; i < line.size(); ++i) {
     const char c = line[i];
     const bool after_space = i == 0 || line[i - 1] == ' ' || line[i - 1] == '\t';
-    if (quote != 0) {
+    if (quote != '\0') {
       i += quote == '"' && c == '\\' ? 1 : 0;
-      quote = c == quote ? 0 : quote;
+      quote = c == quote ? '\0' : quote;
     } else if ((c == '#' || c == ';') && after_space) {
       return line.substr(0, i);
     } else if ((c == '"' || c == '\'') && (before == '=' || before == ',')) {

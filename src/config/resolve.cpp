@@ -57,6 +57,10 @@ std::int64_t total_steps(const Config& config) {
   return steps == kNoLimit ? 0 : steps;
 }
 
+std::int64_t default_stride(const Config& config) {
+  return std::max<std::int64_t>(1, config.score.window / 2);
+}
+
 void resolve(Config& config, const std::string& job) {
   Model& model = config.model;
   set_if_zero(model.kv_heads, model.heads);
@@ -67,7 +71,7 @@ void resolve(Config& config, const std::string& job) {
   set_if_zero(model.expert_d_ff, model.d_model);
   set_if_zero(config.train.decay_steps, total_steps(config));
   set_if_zero(config.score.window, model.max_seq);
-  set_if_zero(config.score.stride, std::max<std::int64_t>(1, config.score.window / 2));
+  set_if_zero(config.score.stride, default_stride(config));
 
   if (job == "train" || job == "score") {
     config.plan.job = job;

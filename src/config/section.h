@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -101,18 +102,15 @@ class Section {
     Key key = base(name, {"list of numbers", "", range.text(), help});
     key.list = true;
     key.get = [part = part_, field](const Config& config) {
-      std::vector<std::string> items;
-      for (const double value : config.*part.*field) {
-        items.push_back(format_number(value));
-      }
+      const std::vector<double>& values = config.*part.*field;
+      std::vector<std::string> items(values.size());
+      std::transform(values.begin(), values.end(), items.begin(), format_number);
       return items;
     };
     key.set = [part = part_, field, read = checked(range, parse_number)](
                   Config& config, const std::vector<std::string>& items) {
-      std::vector<double> values;
-      for (const std::string& item : items) {
-        values.push_back(read(item));
-      }
+      std::vector<double> values(items.size());
+      std::transform(items.begin(), items.end(), values.begin(), read);
       config.*part.*field = values;
     };
     return key;

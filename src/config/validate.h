@@ -19,6 +19,9 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
 /// Steps until train.steps or train.tokens is reached; 0 if neither is set.
 std::int64_t total_steps(const Config& config);
 
+/// What score.stride = 0 stands for.
+std::int64_t default_stride(const Config& config);
+
 /// The same paths as resolve derives from run.dir, empty without run.dir.
 struct RunPaths {
   std::string trace, checkpoints, scores;

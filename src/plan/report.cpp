@@ -20,6 +20,9 @@ void add_model(const Estimate& e, Rows& rows) {
   const Count all = e.size.sum();
   rows.push_back({"model", fmt::format("{} parameters, {} active for one token", count(all.total),
                                        count(all.active))});
+  if (e.size.embedding.total == 0) {
+    rows.push_back({"", "without embedding and head: model.vocab_size is not known yet"});
+  }
   for (const auto& [name, part] : e.size.classes()) {
     if (part.total > 0) {
       rows.push_back({fmt::format("  {}", name),
@@ -39,9 +42,10 @@ void add_memory(const Estimate& e, const config::Plan& plan, Rows& rows) {
   }
   if (plan.memory_per_node > 0.0) {
     const double needed = e.memory.sum() * static_cast<double>(plan.ranks_per_node);
-    rows.push_back({"node", fmt::format("{} for {} ranks of {}: {}", short_bytes(needed),
-                                        plan.ranks_per_node, short_bytes(plan.memory_per_node),
-                                        needed <= plan.memory_per_node ? "fits" : "does not fit")});
+    rows.push_back(
+        {"node", fmt::format("{} for {} of its ranks, it has {}: {}", short_bytes(needed),
+                             plan.ranks_per_node, short_bytes(plan.memory_per_node),
+                             needed <= plan.memory_per_node ? "fits" : "does not fit")});
   }
 }
 
