@@ -35,6 +35,14 @@ def read_config(path):
     return values
 
 
+def whole(text):
+    """An integer as config files write it: 8, 4e9, 64Ki."""
+    for power, unit in enumerate(("Ki", "Mi", "Gi"), start=1):
+        if text.endswith(unit):
+            return int(float(text[:-2])) * 1024**power
+    return int(float(text))
+
+
 def median_of(trace, rows, names):
     """Median over the steps of the seconds in these phases, on the slowest rank."""
     columns = [i for i, name in enumerate(trace.phases) if name in names]
@@ -82,7 +90,7 @@ def main():
     jobs.add_parser("head")
     options = parser.parse_args()
     if options.job == "key":
-        print(int(float(read_config(options.file).get(options.key, options.default))))  # 4e9 too
+        print(whole(read_config(options.file).get(options.key, options.default)))
     elif options.job == "head":
         print(",".join(COLUMNS))
     else:
