@@ -19,12 +19,12 @@ struct Layout {
 /// Bytes on one rank, by class; balanced expert loads.
 struct Memory {
   double weights = 0.0;      // fp32
-  double copies = 0.0;       // bf16 copies for the matrix products
+  double copies = 0.0;       // bf16 copies of what matrix products read
   double gradients = 0.0;    // fp32
   double moments = 0.0;      // AdamW, two fp32
   double activations = 0.0;  // kept from forward to backward, of one micro-batch
-  double dispatch = 0.0;     // rows of tokens on their way to the experts and back
-  double logits = 0.0;       // with their gradient
+  double dispatch = 0.0;     // rows on their way through the experts of one layer
+  double logits = 0.0;       // of one block of rows
 
   std::array<std::pair<std::string_view, double>, 7> classes() const;
   double sum() const;

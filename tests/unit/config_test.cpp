@@ -273,8 +273,7 @@ TEST(Validate, NamesImpossibleValues) {
   for (const char* const part :
        {"data.corpus is required", "eval.every = 5 needs data.eval_corpus",
         "checkpoint.allow = lr is neither a key nor a section; did you mean train.lr?",
-        "command line: model.d_model = 250 is not a multiple of model.heads = 6: use d_model 246 "
-        "or",
+        "command line: model.d_model = 250 is not a multiple of model.heads = 6: use d_model 246",
         "model.kv_heads = 4 does not divide model.heads = 6: use 3 or 6",
         "model.top_k = 20 is more than model.experts = 16: use 1 to 16",
         "parallel.ep = 3 does not divide model.experts = 16: use ep 2 or 4",

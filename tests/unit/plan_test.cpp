@@ -72,14 +72,15 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(four.weights, 4.0 * (9264 + 1920));
   EXPECT_EQ(four.gradients, four.weights);
   EXPECT_EQ(four.moments, 2.0 * four.weights);
-  EXPECT_EQ(four.logits, 2.0 * 4 * 14 * 50);
-  EXPECT_EQ(four.dispatch, 2.0 * 4 * 28 * 16);  // 14 tokens x top-2
-  // Dense 14 (140 + 120); MoE 14 (140 + 60) + 28 (30 + 32) and the router's 14 x 16.
-  EXPECT_EQ(four.activations, 4.0 * (14 * 260 + 2 * (14 * 200 + 28 * 62 + 14 * 16)));
+  EXPECT_EQ(four.logits, 4.0 * 14 * 50);                   // fewer tokens than a block has
+  EXPECT_EQ(four.dispatch, 4.0 * 28 * (3 * 16 + 3 * 10));  // 14 tokens x top-2
+  // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 26, and 54 for a row.
+  EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 228 + 28 * 54) + 14 * (7 * 16 + 1)));
   c.run.precision = config::Precision::kBf16;
-  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).copies, 2.0 * (9264 + 1920));
-  c.router.capacity = 2;  // 16 slots in place of 28 choices
-  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).dispatch, 2.0 * 2 * 16 * 16);
+  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).copies,
+            2.0 * (9264 + 1920 - 112 - 256 - 800));  // no norms, router, embedding
+  c.router.capacity = 2;                             // 16 slots in place of 28 choices
+  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
   const Memory scoring = memory_per_rank(c, {4, 2}, false);
   EXPECT_EQ(scoring.gradients + scoring.moments, 0.0);
 }
