@@ -37,7 +37,9 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::string short_count(double value) { return scaled(value, 1000.0, {"", " k", " M", " G", " T"}); }
+std::string short_count(double value) {
+  return scaled(value, 1000.0, {"", " k", " M", " G", " T"});
+}
 
 std::string short_bytes(double bytes) {
   return scaled(bytes, 1024.0, {" B", " KiB", " MiB", " GiB", " TiB"});

@@ -159,8 +159,8 @@ std::vector<T> Communicator::gather(std::span<const T> values, int root) const {
 std::vector<std::string> Communicator::gather(const std::string& text, int root) const {
   const std::int64_t size = std::ssize(text);
   const auto sizes = gather(std::span<const std::int64_t>(&size, 1), root);
-  const auto bytes = gather(
-      std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()), root);
+  const auto bytes =
+      gather(std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()), root);
   std::vector<std::string> texts;
   std::size_t begin = 0;
   for (const std::int64_t length : sizes) {

@@ -14,10 +14,11 @@ Mesh Mesh::make(int tp, int pp, int ep) {
   const int size = mesh.world.size();
   const int rank = mesh.world.rank();
   if (tp > 1 || pp > 1) {
-    throw Error(Exit::kUsage,
-                fmt::format("parallel.tp = {} and parallel.pp = {}: tensor and pipeline parallelism "
-                            "are not built yet; use 1 and spread experts with parallel.ep",
-                            tp, pp));
+    throw Error(
+        Exit::kUsage,
+        fmt::format("parallel.tp = {} and parallel.pp = {}: tensor and pipeline parallelism "
+                    "are not built yet; use 1 and spread experts with parallel.ep",
+                    tp, pp));
   }
   if (size % (tp * pp * ep) != 0) {
     throw Error(Exit::kUsage, fmt::format("{} ranks cannot be arranged as tp={} pp={} ep={} x dp: "

@@ -37,8 +37,8 @@ Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) c
   const std::int64_t tokens = dy.dim(0);
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_,
-                                 ctx.batch.first_key, dqkv);
+  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_, ctx.batch.first_key,
+                                 dqkv);
   ctx.backend.rope(dqkv, shape_.heads + shape_.kv_heads, ctx.batch.position, rope_theta_,
                    Direction::kInverse);
   return qkv_.backward(ctx, dqkv.reshaped({tokens, dqkv.dim(1) * dqkv.dim(2)}), saved.qkv_in);

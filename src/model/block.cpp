@@ -16,8 +16,7 @@ Tensor ffn_forward(Context& ctx, const Block::Ffn& ffn, const Tensor& x, Block::
       [&](const auto& layer) {
         using L = std::decay_t<decltype(layer)>;
         return layer.forward(
-            ctx, x,
-            saved != nullptr ? &saved->ffn.template emplace<typename L::Saved>() : nullptr);
+            ctx, x, saved != nullptr ? &saved->ffn.template emplace<typename L::Saved>() : nullptr);
       },
       ffn);
 }
@@ -43,8 +42,7 @@ Block::Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn 
 Tensor Block::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const bool keep = saved != nullptr;
   const Tensor h = attention_norm_.forward(ctx, x, keep ? &saved->attention_norm : nullptr);
-  const Tensor middle =
-      sum(ctx, x, attention_.forward(ctx, h, keep ? &saved->attention : nullptr));
+  const Tensor middle = sum(ctx, x, attention_.forward(ctx, h, keep ? &saved->attention : nullptr));
   const Tensor g = ffn_norm_.forward(ctx, middle, keep ? &saved->ffn_norm : nullptr);
   return sum(ctx, middle, ffn_forward(ctx, ffn_, g, saved));
 }

@@ -19,9 +19,9 @@ struct Context {
   DType compute = DType::kF32;  // of matrix products
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
-  MoeStats* stats = nullptr;        // where MoE layers count; may be absent
-  bool dropless = false;            // ignore the capacity (evaluation, score)
-  std::int64_t step_tokens = 1;     // of the global batch: weighs the auxiliary losses
+  MoeStats* stats = nullptr;     // where MoE layers count; may be absent
+  bool dropless = false;         // ignore the capacity (evaluation, score)
+  std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {

@@ -11,7 +11,7 @@ namespace moesaic::model {
 /// they arrive: experts are split over ep in equal consecutive blocks.
 struct Routes {
   std::vector<std::int64_t> send_rows, recv_rows;  // [ep]
-  std::vector<std::int64_t> offsets;  // [local experts + 1] of the grouped rows
+  std::vector<std::int64_t> offsets;               // [local experts + 1] of the grouped rows
   Tensor grouped_from;   // (R') int32: grouped row i is received row grouped_from[i]
   Tensor received_from;  // its inverse
 };

@@ -26,12 +26,12 @@ Experts::Experts(Parameters& parameters, const std::string& prefix, std::int64_t
                  std::int64_t count, std::int64_t d_model, std::int64_t hidden, double init_std,
                  double output_std)
     : hidden_(hidden),
-      gate_up_(parameters.add({.shape = {count, 2 * hidden, d_model},
-                               .tensors = expert_tensors(prefix, first, count,
-                                                         {"gate_proj", "up_proj"},
-                                                         {hidden, d_model}),
-                               .init_std = init_std,
-                               .sharding = Sharding::kExpert})),
+      gate_up_(
+          parameters.add({.shape = {count, 2 * hidden, d_model},
+                          .tensors = expert_tensors(prefix, first, count, {"gate_proj", "up_proj"},
+                                                    {hidden, d_model}),
+                          .init_std = init_std,
+                          .sharding = Sharding::kExpert})),
       down_(parameters.add(
           {.shape = {count, d_model, hidden},
            .tensors = expert_tensors(prefix, first, count, {"down_proj"}, {d_model, hidden}),

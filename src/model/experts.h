@@ -17,9 +17,8 @@ class Experts {
   };
 
   /// prefix: "model.layers.N.mlp.experts."; the experts [first, first + count) of all.
-  Experts(Parameters& parameters, const std::string& prefix, std::int64_t first,
-          std::int64_t count, std::int64_t d_model, std::int64_t hidden, double init_std,
-          double output_std);
+  Experts(Parameters& parameters, const std::string& prefix, std::int64_t first, std::int64_t count,
+          std::int64_t d_model, std::int64_t hidden, double init_std, double output_std);
 
   /// offsets: [count + 1] of each expert's rows.
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,

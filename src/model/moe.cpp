@@ -24,9 +24,9 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
 
 std::int64_t Moe::slots(std::int64_t tokens) const {
   if (capacity_factor_ > 0.0) {
-    return static_cast<std::int64_t>(std::ceil(capacity_factor_ *
-                                               static_cast<double>(tokens * top_k_) /
-                                               static_cast<double>(experts_count_)));
+    return static_cast<std::int64_t>(
+        std::ceil(capacity_factor_ * static_cast<double>(tokens * top_k_) /
+                  static_cast<double>(experts_count_)));
   }
   return capacity_;
 }
@@ -55,11 +55,10 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
   const std::int64_t tokens = x.dim(0);
-  const Router::Choice choice =
-      router_.forward(ctx, x, saved != nullptr ? &s.router : nullptr);
+  const Router::Choice choice = router_.forward(ctx, x, saved != nullptr ? &s.router : nullptr);
   const std::int64_t capacity = ctx.dropless ? 0 : slots(tokens);
-  const DispatchPlan plan = plan_dispatch(choice.host_expert, choice.host_weight, top_k_,
-                                          experts_count_, capacity);
+  const DispatchPlan plan =
+      plan_dispatch(choice.host_expert, choice.host_weight, top_k_, experts_count_, capacity);
   count(ctx, plan, choice.host_expert, capacity);
 
   const std::int64_t rows = std::ssize(plan.source);
@@ -74,8 +73,8 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
-    grouped = experts_.forward(ctx, grouped, s.routes.offsets,
-                               saved != nullptr ? &s.experts : nullptr);
+    grouped =
+        experts_.forward(ctx, grouped, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
   }
   const Tensor y = ctx.empty(DType::kF32, x.shape());
   {

@@ -20,7 +20,11 @@ Parameter& Parameters::add(ParameterSpec spec) {
     total += tensor.shape.numel();
   }
   require(total == spec.shape.numel(), "public tensors do not fill " + spec.tensors.front().name);
-  list_.push_back({.spec = std::move(spec), .value = {}, .grad = {}, .compute = {}, .exp_avg = {},
+  list_.push_back({.spec = std::move(spec),
+                   .value = {},
+                   .grad = {},
+                   .compute = {},
+                   .exp_avg = {},
                    .exp_avg_sq = {}});
   return list_.back();
 }
@@ -67,8 +71,8 @@ void Parameters::initialise(Backend& backend, std::int64_t seed) {
       for (const PublicTensor& tensor : p.spec.tensors) {
         const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
         for (std::int64_t i = 0; i < tensor.shape.numel(); ++i) {
-          values[static_cast<std::size_t>(tensor.begin + i)] = static_cast<float>(
-              p.spec.init_std * rng.normal(static_cast<std::uint64_t>(i)));
+          values[static_cast<std::size_t>(tensor.begin + i)] =
+              static_cast<float>(p.spec.init_std * rng.normal(static_cast<std::uint64_t>(i)));
         }
       }
     }

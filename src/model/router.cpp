@@ -20,17 +20,17 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
       experts_(model.experts),
-      gate_(parameters.add(
-          {.shape = {model.experts, model.d_model},
-           .tensors = {{prefix + "gate.weight", {model.experts, model.d_model}, 0}},
-           .init_std = init_std,
-           .in_products = false})) {
+      gate_(
+          parameters.add({.shape = {model.experts, model.d_model},
+                          .tensors = {{prefix + "gate.weight", {model.experts, model.d_model}, 0}},
+                          .init_std = init_std,
+                          .in_products = false})) {
   if (options.balance == config::Balance::kBias) {
-    bias_ = &parameters.add(
-        {.shape = {model.experts},
-         .tensors = {{prefix + "gate.e_score_correction_bias", {model.experts}, 0}},
-         .in_products = false,
-         .trained = false});
+    bias_ =
+        &parameters.add({.shape = {model.experts},
+                         .tensors = {{prefix + "gate.e_score_correction_bias", {model.experts}, 0}},
+                         .in_products = false,
+                         .trained = false});
   }
 }
 
@@ -61,8 +61,8 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) cons
       aux += counts[e] * static_cast<double>(sums[e]);
     }
     const auto layer_sums = ctx.stats->sums(moe_layer_);
-    layer_sums[0] += aux * static_cast<double>(experts_) /
-                     static_cast<double>(options_.top_k * tokens);
+    layer_sums[0] +=
+        aux * static_cast<double>(experts_) / static_cast<double>(options_.top_k * tokens);
     layer_sums[1] += static_cast<double>(sums[counts.size()]);
     layer_sums[2] += static_cast<double>(sums[counts.size() + 1]);
   }

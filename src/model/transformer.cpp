@@ -63,8 +63,7 @@ std::vector<Block> make_blocks(Parameters& parameters, const config::Model& mode
 
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
                          const config::Router& router, int ep_rank, int ep_size)
-    : embedding_(
-          add_table(parameters, model, "model.embed_tokens.weight", model.tie_embeddings)),
+    : embedding_(add_table(parameters, model, "model.embed_tokens.weight", model.tie_embeddings)),
       blocks_(make_blocks(parameters, model, router, ep_rank, ep_size)),
       norm_(parameters, "model.norm.weight", model.d_model, static_cast<float>(model.norm_eps)),
       head_(model.tie_embeddings ? embedding_

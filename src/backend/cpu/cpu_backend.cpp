@@ -31,8 +31,7 @@ template <class Work>
 void for_pieces(std::span<const std::int64_t> offsets, const Work& work) {
   for (std::size_t group = 0; group + 1 < offsets.size(); ++group) {
     for (std::int64_t begin = offsets[group]; begin < offsets[group + 1]; begin += kPiece) {
-      work(static_cast<std::int64_t>(group), begin,
-           std::min(kPiece, offsets[group + 1] - begin));
+      work(static_cast<std::int64_t>(group), begin, std::min(kPiece, offsets[group + 1] - begin));
     }
   }
 }

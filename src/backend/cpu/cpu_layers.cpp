@@ -63,11 +63,11 @@ void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   const Tensor partial = empty(DType::kF32, {threads_, dim});
   zero(partial);
   share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-    set_.common->rms_norm_backward(
-        dy.as<float>().data() + begin * dim, x.as<float>().data() + begin * dim,
-        weight.as<float>().data(), rstd.as<float>().data() + begin,
-        dx.as<float>().data() + begin * dim, partial.as<float>().data() + thread * dim,
-        end - begin, dim);
+    set_.common->rms_norm_backward(dy.as<float>().data() + begin * dim,
+                                   x.as<float>().data() + begin * dim, weight.as<float>().data(),
+                                   rstd.as<float>().data() + begin,
+                                   dx.as<float>().data() + begin * dim,
+                                   partial.as<float>().data() + thread * dim, end - begin, dim);
   });
   for (int thread = 0; thread < threads_; ++thread) {
     set_.common->add(partial.as<float>().data() + thread * dim, dweight.as<float>().data(), dim);
@@ -80,17 +80,15 @@ void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& positio
   const std::int64_t stride = x.dim(1) * head_dim;
   std::vector<float> frequency(at(head_dim / 2));
   for (std::size_t i = 0; i < frequency.size(); ++i) {
-    frequency[i] = static_cast<float>(
-        std::pow(static_cast<double>(theta),
-                 -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+    frequency[i] = static_cast<float>(std::pow(
+        static_cast<double>(theta), -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
   }
   const float sign = direction == Direction::kForward ? 1.0F : -1.0F;
   with_kernels(x.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernels.rope(x.as<A>().data() + begin * stride, stride, heads, head_dim,
-                   position.as<std::int32_t>().data() + begin, frequency.data(), sign,
-                   end - begin);
+                   position.as<std::int32_t>().data() + begin, frequency.data(), sign, end - begin);
     });
   });
 }
@@ -158,8 +156,8 @@ void CpuBackend::swiglu(const Tensor& gate_up, const Tensor& y) {
   with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden,
-                     y.as<A>().data() + begin * hidden, end - begin, hidden);
+      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden, y.as<A>().data() + begin * hidden,
+                     end - begin, hidden);
     });
   });
 }
@@ -176,14 +174,14 @@ void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, const 
   });
 }
 
-void CpuBackend::target_log_probs(const Tensor& logits, const Tensor& target,
-                                  const Tensor& logprob, const Tensor& best) {
+void CpuBackend::target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
+                                  const Tensor& best) {
   const std::int64_t vocab = logits.dim(1);
   share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    set_.common->target_log_probs(
-        logits.as<float>().data() + begin * vocab, target.as<std::int32_t>().data() + begin,
-        logprob.as<float>().data() + begin, best.as<std::int32_t>().data() + begin, end - begin,
-        vocab);
+    set_.common->target_log_probs(logits.as<float>().data() + begin * vocab,
+                                  target.as<std::int32_t>().data() + begin,
+                                  logprob.as<float>().data() + begin,
+                                  best.as<std::int32_t>().data() + begin, end - begin, vocab);
   });
 }
 

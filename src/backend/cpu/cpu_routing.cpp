@@ -25,11 +25,10 @@ void CpuBackend::route(const Tensor& logits, const Tensor& bias, const RouteOpti
   const std::int64_t width = experts + 2;
   std::vector<double> sums(static_cast<std::size_t>(threads_ * width), 0.0);
   share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-    set_.common->route(row, logits.as<float>().data() + begin * experts, bias.as<float>().data(),
-                       scores.as<float>().data() + begin * experts,
-                       choice.as<std::int32_t>().data() + begin * k,
-                       weight.as<float>().data() + begin * k, sums.data() + thread * width,
-                       end - begin);
+    set_.common->route(
+        row, logits.as<float>().data() + begin * experts, bias.as<float>().data(),
+        scores.as<float>().data() + begin * experts, choice.as<std::int32_t>().data() + begin * k,
+        weight.as<float>().data() + begin * k, sums.data() + thread * width, end - begin);
   });
   for (std::int64_t i = 0; i < width; ++i) {
     double total = 0.0;
@@ -47,12 +46,10 @@ void CpuBackend::route_backward(const Tensor& dweight, const Tensor& logits, con
   const std::int64_t k = options.top_k;
   const RouteRow row = row_of(options, experts);
   share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    set_.common->route_backward(row, dweight.as<float>().data() + begin * k,
-                                logits.as<float>().data() + begin * experts,
-                                scores.as<float>().data() + begin * experts,
-                                choice.as<std::int32_t>().data() + begin * k,
-                                daux.as<float>().data(), dz,
-                                dlogits.as<float>().data() + begin * experts, end - begin);
+    set_.common->route_backward(
+        row, dweight.as<float>().data() + begin * k, logits.as<float>().data() + begin * experts,
+        scores.as<float>().data() + begin * experts, choice.as<std::int32_t>().data() + begin * k,
+        daux.as<float>().data(), dz, dlogits.as<float>().data() + begin * experts, end - begin);
   });
 }
 

@@ -14,9 +14,9 @@ struct InstructionSet {
   const CommonKernels* common;
 };
 
-bool avx512_is_usable();            // on this processor
-InstructionSet avx2_kernels();      // any processor that this program starts on
-InstructionSet avx512_kernels();    // call only where usable
+bool avx512_is_usable();          // on this processor
+InstructionSet avx2_kernels();    // any processor that this program starts on
+InstructionSet avx512_kernels();  // call only where usable
 InstructionSet best_kernels();
 
 }  // namespace moesaic::cpu

@@ -82,10 +82,9 @@ void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, c
     return;
   }
   if (a.dtype() == DType::kF32) {
-    const auto status = dnnl_sgemm(
-        a_flat ? 'N' : 'T', b_flat ? 'N' : 'T', p.m, p.n, p.k, 1.0F, a.as<float>().data(), a.dim(1),
-        b.as<float>().data(), b.dim(1), write == Write::kAdd ? 1.0F : 0.0F, c.as<float>().data(),
-        p.n);
+    const auto status = dnnl_sgemm(a_flat ? 'N' : 'T', b_flat ? 'N' : 'T', p.m, p.n, p.k, 1.0F,
+                                   a.as<float>().data(), a.dim(1), b.as<float>().data(), b.dim(1),
+                                   write == Write::kAdd ? 1.0F : 0.0F, c.as<float>().data(), p.n);
     require(status == dnnl_success, "oneDNN's sgemm failed");
     return;
   }
@@ -94,10 +93,9 @@ void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, c
     found = state_->made.emplace(p, make(p, state_->engine)).first;
   }
   const Made& made = found->second;
-  made.primitive.execute(state_->stream,
-                         {{DNNL_ARG_SRC, {made.a, state_->engine, a.data()}},
-                          {DNNL_ARG_WEIGHTS, {made.b, state_->engine, b.data()}},
-                          {DNNL_ARG_DST, {made.c, state_->engine, c.data()}}});
+  made.primitive.execute(state_->stream, {{DNNL_ARG_SRC, {made.a, state_->engine, a.data()}},
+                                          {DNNL_ARG_WEIGHTS, {made.b, state_->engine, b.data()}},
+                                          {DNNL_ARG_DST, {made.c, state_->engine, c.data()}}});
   state_->stream.wait();
 }
 

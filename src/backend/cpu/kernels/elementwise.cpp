@@ -163,9 +163,9 @@ void target_log_probs(const float* logits, const std::int32_t* target, float* lo
   for (Index r = 0; r < rows; ++r, logits += vocab) {
     const RowMax top = largest(logits, vocab);
     best[r] = static_cast<std::int32_t>(top.index);
-    logprob[r] = target[r] < 0 ? 0.0F
-                               : logits[target[r]] - top.value -
-                                     log(sum_exp(logits, top.value, vocab));
+    logprob[r] = target[r] < 0
+                     ? 0.0F
+                     : logits[target[r]] - top.value - log(sum_exp(logits, top.value, vocab));
   }
 }
 

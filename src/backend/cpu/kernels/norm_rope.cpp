@@ -1,10 +1,10 @@
 // Root-mean-square norm:  r = 1 / sqrt(mean(x^2) + eps),  y = x r g.
 // Backward, with a = dy g and c = mean(a x):  dx = r (a - x r^2 c),  dg += dy x r.
 // Rotary embedding: (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + head_dim / 2).
+#include <cmath>
+
 #include "backend/cpu/kernels/families.h"
 #include "backend/cpu/kernels/simd.h"
-
-#include <cmath>
 
 namespace moesaic::cpu::MOESAIC_ISA {
 

@@ -55,8 +55,8 @@ void choose(const float* scores, const float* bias, Index experts, Index k, std:
 void route(const RouteRow& row, const float* logits, const float* bias, float* scores,
            std::int32_t* choice, float* weight, double* stats, Index tokens) {
   const Index n = row.experts;
-  for (Index t = 0; t < tokens; ++t, logits += n, scores += n, choice += row.top_k,
-             weight += row.top_k) {
+  for (Index t = 0; t < tokens;
+       ++t, logits += n, scores += n, choice += row.top_k, weight += row.top_k) {
     const float lse = log_sum_exp(logits, n);
     for (Index e = 0; e < n; ++e) {
       scores[e] = row.sigmoid ? 1.0F / (1.0F + __builtin_expf(-logits[e]))
@@ -87,8 +87,8 @@ void route_backward(const RouteRow& row, const float* dweight, const float* logi
                     const float* scores, const std::int32_t* choice, const float* daux, float dz,
                     float* dlogits, Index tokens) {
   const Index n = row.experts;
-  for (Index t = 0; t < tokens; ++t, logits += n, scores += n, dlogits += n, choice += row.top_k,
-             dweight += row.top_k) {
+  for (Index t = 0; t < tokens;
+       ++t, logits += n, scores += n, dlogits += n, choice += row.top_k, dweight += row.top_k) {
     // dlogits holds the gradient of the scores first.
     const float inverse = 1.0F / (plain_sum(scores, n) + kTiny);
     float mean = 0.0F;

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "model/instance.h"
+
+namespace moesaic::model {
+
+enum class Load { kValues, kAll };  // all: optimizer moments as well
+/// Reads this rank's share of every tensor. kMismatch names a tensor that is missing or of another
+/// shape.
+void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what);
+
+/// The blocks that this rank writes: each element once over all ranks. The values live in `host`.
+std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
+                                            std::vector<std::vector<float>>& host);
+
+}  // namespace moesaic::model
