@@ -52,12 +52,12 @@ Tensor CpuBackend::empty(DType dtype, const Shape& shape) {
 
 void CpuBackend::upload(std::span<const std::byte> host, const Tensor& to) {
   require(host.size() == to.bytes(), "upload of another size");
-  std::memcpy(to.data(), host.data(), host.size());
+  std::copy(host.begin(), host.end(), to.data());
 }
 
 void CpuBackend::download(const Tensor& from, std::span<std::byte> host) {
   require(host.size() == from.bytes(), "download of another size");
-  std::memcpy(host.data(), from.data(), host.size());
+  std::copy_n(from.data(), host.size(), host.begin());
 }
 
 void CpuBackend::zero(const Tensor& x) {
