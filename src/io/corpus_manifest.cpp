@@ -69,17 +69,26 @@ CorpusInfo info_of(const json& content, const fs::path& file) {
 
 }  // namespace
 
-fs::path find_manifest(const fs::path& folder) {
+std::vector<fs::path> manifests_in(const fs::path& folder) {
   std::vector<fs::path> found;
-  std::vector<std::string> below;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.is_directory()) {
-      below.push_back(entry.path().filename().string());
-    } else if (entry.path().extension() == ".json" && is_manifest(entry.path())) {
+  std::error_code missing;
+  for (const auto& entry : fs::directory_iterator(folder, missing)) {
+    if (!entry.is_directory() && entry.path().extension() == ".json" && is_manifest(entry.path())) {
       found.push_back(entry.path());
     }
   }
   std::sort(found.begin(), found.end());
+  return found;
+}
+
+fs::path find_manifest(const fs::path& folder) {
+  const std::vector<fs::path> found = manifests_in(folder);
+  std::vector<std::string> below;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_directory()) {
+      below.push_back(entry.path().filename().string());
+    }
+  }
   std::sort(below.begin(), below.end());
   const std::string where = fs::absolute(folder).string();
   if (found.empty()) {

@@ -8,6 +8,9 @@
 // unfinished (or a set of bare shards).
 namespace moesaic::io {
 
+/// All manifests in a folder, sorted; none if there is no such folder.
+std::vector<std::filesystem::path> manifests_in(const std::filesystem::path& folder);
+
 /// The one manifest in a folder. kNoInput if there is none, kBadData naming both if there are two.
 std::filesystem::path find_manifest(const std::filesystem::path& folder);
 

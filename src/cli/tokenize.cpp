@@ -1,0 +1,215 @@
+#include "cli/tokenize.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/tokenize_plan.h"
+#include "cli/tokenize_scan.h"
+#include "cli/tokenize_vocabulary.h"
+#include "cli/tokenize_write.h"
+#include "io/corpus_manifest.h"
+#include "io/files.h"
+#include "io/tokenizer.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using comm::Communicator;
+using nlohmann::json;
+
+constexpr std::size_t kMostTasks = 256;  // a task is stored in one byte
+
+/// Collective over world: the input files as rank 0 finds them.
+std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
+                                          const Communicator& world) {
+  std::string text;
+  world.together("list the input", [&] {
+    if (!world.is_root()) {
+      return;
+    }
+    json list = json::array();
+    for (const io::InputFile& file : io::list_inputs(config.input)) {
+      list.push_back({file.path.string(), file.name, file.input, file.bytes, file.jsonl});
+    }
+    text = list.dump();
+  });
+  world.broadcast(text, 0);
+  std::vector<io::InputFile> files;
+  for (const json& entry : json::parse(text)) {
+    files.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(),
+                     entry[2].get<std::int64_t>(), entry[3].get<std::int64_t>(),
+                     entry[4].get<bool>()});
+  }
+  return files;
+}
+
+std::vector<fs::path> folders_of(const config::Tokenize& config) {
+  const fs::path output = config.output;
+  if (config.holdout > 0.0) {
+    return {output / "train", output / "heldout"};
+  }
+  return {output};
+}
+
+/// The corpora are named after the output folder.
+std::string name_of(const config::Tokenize& config) {
+  const fs::path full = fs::absolute(config.output).lexically_normal();
+  return (full.has_filename() ? full : full.parent_path()).filename().string();
+}
+
+/// Whether all of the output is there already, made from the same input. Another corpus in its
+/// place is kCannotCreate.
+bool is_done(const std::vector<fs::path>& folders, const std::string& print) {
+  std::size_t done = 0;
+  for (const fs::path& folder : folders) {
+    for (const fs::path& manifest : io::manifests_in(folder)) {
+      if (io::read_manifest(manifest).fingerprint != print) {
+        throw Error(Exit::kCannotCreate,
+                    fmt::format("{} is a corpus made from other text or with other settings: "
+                                "choose another tokenize.output, or remove that folder",
+                                fs::absolute(manifest).string()));
+      }
+      ++done;
+    }
+  }
+  return done == folders.size();
+}
+
+/// Makes the folders and puts the tokenizer's file into each.
+void prepare(const std::vector<fs::path>& folders, const io::Tokenizer& tokenizer) {
+  for (const fs::path& folder : folders) {
+    io::make_folder(folder);
+    if (!tokenizer.file_name().empty()) {
+      io::write_whole(folder / tokenizer.file_name(), tokenizer.model());
+    }
+  }
+}
+
+std::vector<io::CorpusInfo> publish_manifests(const WriteRequest& request,
+                                              std::vector<std::vector<io::ShardInfo>> shards,
+                                              const std::string& print) {
+  std::vector<io::CorpusInfo> corpora;
+  for (std::size_t c = 0; c < shards.size(); ++c) {
+    io::CorpusInfo info;
+    info.name = request.name;
+    info.manifest = request.folders[c] / (request.name + ".json");
+    info.source_bytes = request.plan.corpora[c].bytes;
+    info.vocab_size = request.tokenizer.vocab_size();
+    info.vocab_sha256 = request.tokenizer.sha256();
+    info.eos_id = request.tokenizer.eos_id();
+    info.bos_id = request.tokenizer.bos_id();
+    info.tokenizer = request.tokenizer.file_name();
+    info.task_names = request.task_names;
+    info.fingerprint = print;
+    info.shards = std::move(shards[c]);
+    for (const io::ShardInfo& shard : info.shards) {
+      info.tokens += shard.tokens;
+      info.documents += shard.documents;
+    }
+    io::write_manifest(info);
+    corpora.push_back(info);
+  }
+  return corpora;
+}
+
+void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
+          std::int64_t duplicates, std::int64_t skipped) {
+  const std::vector<std::string> labels = corpora.size() == 2
+                                              ? std::vector<std::string>{"train", "heldout"}
+                                              : std::vector<std::string>{"all"};
+  std::vector<std::vector<std::string>> rows = {
+      {"corpus", "shards", "documents", "text", "tokens", "bytes per token"}};
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    const io::CorpusInfo& info = corpora[c];
+    const double per_token = static_cast<double>(info.source_bytes) /
+                             static_cast<double>(std::max<std::int64_t>(1, info.tokens));
+    rows.push_back({labels[c], std::to_string(info.shards.size()), std::to_string(info.documents),
+                    short_bytes(static_cast<double>(info.source_bytes)),
+                    std::to_string(info.tokens), fmt::format("{:.2f}", per_token)});
+  }
+  const std::vector<std::string>& tasks = corpora[0].task_names;
+  for (std::size_t t = 0; tasks.size() > 1 && t < tasks.size(); ++t) {
+    std::string documents;
+    for (const CorpusPlan& each : plan.corpora) {
+      documents += (documents.empty() ? "" : " + ") + std::to_string(each.task_documents[t]);
+    }
+    rows.push_back({fmt::format("task {}", tasks[t]), "", documents});
+  }
+  log::print(table(rows) + fmt::format("vocabulary {}, {} duplicates removed, {} bad lines skipped",
+                                       corpora[0].vocab_size, duplicates, skipped));
+  std::vector<std::string> manifests;
+  for (const io::CorpusInfo& info : corpora) {
+    manifests.push_back(info.manifest.string());
+  }
+  log::print("made " + join(manifests, " "));
+}
+
+/// Collective over world: writes everything and shows the table.
+void write_corpora(const WriteRequest& request, const std::string& print, std::int64_t duplicates,
+                   std::int64_t skipped, const Communicator& world) {
+  world.together("prepare the output", [&] {
+    if (world.is_root()) {
+      prepare(request.folders, request.tokenizer);
+    }
+  });
+  std::vector<WrittenShard> written;
+  world.together("write the shards",
+                 [&] { written = write_shards(request, world.rank(), world.size()); });
+  auto shards = gather_shards(written, request, world);
+  world.together("write the manifest", [&] {
+    if (world.is_root()) {
+      show(publish_manifests(request, std::move(shards), print), request.plan, duplicates, skipped);
+    }
+  });
+}
+
+}  // namespace
+
+int tokenize(const config::Config& config, const Communicator& world) {
+  const config::Tokenize& wanted = config.tokenize;
+  const auto files = agree_on_files(wanted, world);
+  std::optional<io::Tokenizer> tokenizer = open_tokenizer(wanted, world);
+  const auto owner = owners(files, world.size());
+  Scan scan;
+  world.together("read the text", [&] {
+    scan = scan_files(files, owner, world.rank(), wanted, tokenizer ? 0 : kSampleBytes);
+  });
+  agree_on_tasks(scan, wanted, world);
+  const std::string print = fingerprint(scan, settings_of(wanted, tokenizer), world);
+  const auto folders = folders_of(wanted);
+  const std::string name = name_of(wanted);
+  std::int64_t done = 0;
+  world.together("look at the output", [&] {
+    if (scan.task_names.size() > kMostTasks) {
+      throw Error(Exit::kBadData, fmt::format("{} task names, above the limit of {}: see "
+                                              "tokenize.task and tokenize.task_field",
+                                              scan.task_names.size() - 1, kMostTasks - 1));
+    }
+    done = world.is_root() && is_done(folders, print) ? 1 : 0;
+  });
+  if (world.all_reduce(done, comm::Reduce::kMax) != 0) {
+    log::print(fmt::format("{} is there already, made from the same text and settings",
+                           fs::absolute(wanted.output).string()));
+    return 0;
+  }
+  const std::int64_t duplicates = remove_duplicates(scan, owner, world);
+  const std::int64_t skipped = world.all_reduce(scan.skipped, comm::Reduce::kSum);
+  if (!tokenizer) {
+    tokenizer = train_vocabulary(scan.sample, wanted, world);
+    scan.sample.clear();
+  }
+  const ShardPlan plan = plan_shards(scan, std::ssize(files), wanted, world);
+  scan.documents.clear();
+  write_corpora({files, plan, *tokenizer, scan.task_names, wanted, folders, name}, print,
+                duplicates, skipped, world);
+  return 0;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,106 @@
+#include "cli/tokenize_vocabulary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/files.h"
+
+namespace moesaic::cli {
+
+namespace fs = std::filesystem;
+using config::Tri;
+using nlohmann::json;
+
+namespace {
+
+void check_marks(const io::Tokenizer& tokenizer, const config::Tokenize& config) {
+  if (config.bos == Tri::kOn && tokenizer.bos_id() < 0) {
+    throw Error(Exit::kUsage, fmt::format("tokenize.bos = 1, but {} has no bos; use 0 or auto",
+                                          config.tokenizer));
+  }
+  if (config.eos != Tri::kOff && tokenizer.eos_id() < 0) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{} has no eos to end documents with; use tokenize.eos = 0", config.tokenizer));
+  }
+}
+
+}  // namespace
+
+std::optional<io::Tokenizer> open_tokenizer(const config::Tokenize& config,
+                                            const comm::Communicator& world) {
+  std::optional<io::Tokenizer> tokenizer;
+  if (config.tokenizer == "train") {
+    return tokenizer;
+  }
+  std::string model;
+  world.together("open the tokenizer", [&] {
+    if (config.tokenizer != "byte" && world.is_root()) {
+      model = io::read_whole(config.tokenizer);
+    }
+  });
+  world.broadcast(model, 0);
+  world.together("open the tokenizer", [&] {
+    tokenizer = config.tokenizer == "byte"
+                    ? io::Tokenizer::bytes(config.bos == Tri::kOn)
+                    : io::Tokenizer::from_model(model, fs::absolute(config.tokenizer).string());
+    check_marks(*tokenizer, config);
+  });
+  return tokenizer;
+}
+
+io::Tokenizer train_vocabulary(const std::vector<Sample>& sample, const config::Tokenize& config,
+                               const comm::Communicator& world) {
+  std::string packed;
+  for (const auto& [key, text] : sample) {
+    packed += fmt::format("{:016x}{:08x}", key, text.size()) + text;
+  }
+  std::vector<Sample> drawn;
+  for (const std::string& part : world.gather(packed, 0)) {
+    for (std::size_t at = 0; at < part.size();) {
+      const std::size_t size = std::stoull(part.substr(at + 16, 8), nullptr, 16);
+      drawn.emplace_back(std::stoull(part.substr(at, 16), nullptr, 16), part.substr(at + 24, size));
+      at += 24 + size;
+    }
+  }
+  std::sort(drawn.begin(), drawn.end());
+  drawn.erase(std::unique(drawn.begin(), drawn.end()), drawn.end());
+  std::string model;
+  world.together("train the vocabulary", [&] {
+    if (world.is_root()) {
+      std::vector<std::string> texts;
+      std::int64_t bytes = 0;
+      for (Sample& each : drawn) {
+        bytes += std::ssize(each.second);
+        if (bytes > kSampleBytes) {
+          break;
+        }
+        texts.push_back(std::move(each.second));
+      }
+      log::info(fmt::format("training a vocabulary of {} on {} blocks of text", config.vocab_size,
+                            texts.size()));
+      model = io::train_tokenizer(texts, config.vocab_size);
+    }
+  });
+  world.broadcast(model, 0);
+  return io::Tokenizer::from_model(model, "the trained vocabulary");
+}
+
+std::string settings_of(const config::Tokenize& config,
+                        const std::optional<io::Tokenizer>& tokenizer) {
+  const json settings = {{"tokenizer", tokenizer ? tokenizer->sha256() : "train"},
+                         {"vocab_size", tokenizer ? 0 : config.vocab_size},
+                         {"shards", config.shards},
+                         {"compress", config.compress},
+                         {"holdout", config.holdout},
+                         {"bos", static_cast<int>(config.bos)},
+                         {"eos", static_cast<int>(config.eos)}};
+  return settings.dump();
+}
+
+}  // namespace moesaic::cli
