@@ -1,0 +1,118 @@
+#include "model/moe_trace.h"
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <numeric>
+#include <span>
+
+#include "base/phase_clock.h"
+#include "base/sha256.h"
+#include "base/version.h"
+#include "config/compare.h"
+#include "io/hdf5_version.h"
+
+namespace moesaic::model {
+namespace {
+
+void append_counts(std::vector<std::int64_t>& column, std::span<const double> counts) {
+  for (const double count : counts) {
+    column.push_back(static_cast<std::int64_t>(count));
+  }
+}
+
+double sum(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
+
+void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double tokens,
+                std::int64_t top_k) {
+  const auto experts = static_cast<double>(summed.experts());
+  const auto chosen = summed.chosen(layer);
+  const double largest = *std::max_element(chosen.begin(), chosen.end());
+  row.aux_loss.push_back(ratio(summed.sums(layer)[0], tokens));
+  row.z_loss.push_back(ratio(summed.sums(layer)[1], tokens));
+  row.gate_entropy.push_back(ratio(summed.sums(layer)[2], tokens));
+  row.load_max_over_mean.push_back(ratio(largest * experts, tokens * static_cast<double>(top_k)));
+  row.utilisation.push_back(ratio(sum(summed.processed(layer)), sum(summed.slots(layer))));
+  append_counts(row.expert_tokens, chosen);
+  append_counts(row.expert_dropped, summed.dropped(layer));
+  append_counts(row.expert_processed, summed.processed(layer));
+  append_counts(row.expert_slots, summed.slots(layer));
+  append_counts(row.task_expert_tokens, summed.by_task(layer));
+}
+
+std::string mpi_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  const std::string full(text.data(), static_cast<std::size_t>(length));
+  return full.substr(0, full.find_first_of(",\n"));
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+std::map<std::string, std::string> attributes(const config::Config& config,
+                                              const comm::Mesh& mesh) {
+  const std::string text = config::to_cfg(config);
+  std::map<std::string, std::string> list = {
+      {"job", config.plan.job},
+      {"config", text},
+      {"config_sha256", Sha256::of(std::as_bytes(std::span(text)))},
+      {"program_version", std::string(version())},
+      {"git_hash", std::string(git_hash())},
+      {"layout", mesh.layout.text()},
+      {"world_size", std::to_string(mesh.world.size())},
+      {"top_k", std::to_string(config.model.top_k)},
+      {"every", std::to_string(config.trace.every)},
+      {"host", host_name()},
+      {"mpi_version", mpi_version()},
+      {"hdf5_version", io::hdf5_version()},
+      {"job_id", environment("SLURM_JOB_ID")},
+      {"restart_count", environment("SLURM_RESTART_COUNT")},
+      {"nodes", environment("SLURM_JOB_NODELIST")}};
+  for (const auto& [key, value] : config::flatten(config)) {
+    list[key] = value;
+  }
+  return list;
+}
+
+}  // namespace
+
+void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t top_k) {
+  for (std::int64_t layer = 0; layer < summed.layers(); ++layer) {
+    fill_layer(row, summed, layer, tokens, top_k);
+  }
+  const auto entries = static_cast<std::size_t>(summed.layers() * summed.experts());
+  row.expert_rerouted.assign(entries, 0);
+  row.expert_state.assign(entries, 1);
+}
+
+io::TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
+                         const std::vector<std::int64_t>& moe_layers,
+                         const std::vector<std::string>& tasks,
+                         const std::vector<std::string>& corpora) {
+  return {.moe_layers = moe_layers,
+          .experts = config.model.experts,
+          .phases = {kPhaseNames.begin(), kPhaseNames.end()},
+          .tasks = tasks,
+          .corpora = corpora,
+          .ranks = mesh.world.size(),
+          .attributes = attributes(config, mesh)};
+}
+
+}  // namespace moesaic::model

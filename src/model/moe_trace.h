@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/mesh.h"
+#include "config/config.h"
+#include "io/trace.h"
+#include "model/moe_stats.h"
+
+namespace moesaic::model {
+
+/// The MoE columns of a row. summed: over all micro-batches of the step and all ranks; tokens:
+/// routed positions of the step.
+void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t top_k);
+
+/// The axes and attributes of this job's trace. The config must be resolved.
+io::TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
+                         const std::vector<std::int64_t>& moe_layers,
+                         const std::vector<std::string>& tasks,
+                         const std::vector<std::string>& corpora);
+
+}  // namespace moesaic::model
