@@ -1,6 +1,8 @@
 #include "io/hdf5.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -48,6 +50,30 @@ hid_t open_checked(const std::filesystem::path& file, unsigned flags) {
               "");
   }
   fail_hdf5(Exit::kBadData, file, "", "is damaged or cannot be opened", reason);
+}
+
+/// HDF5 cannot let go of a file that it cannot write, and would crash when it ends: what it still
+/// holds goes to memory instead, and is lost with it.
+void abandon(hid_t file) {
+  void* handle = nullptr;
+  const int sink = memfd_create("moesaic-abandoned", MFD_CLOEXEC);
+  if (sink >= 0 && H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) >= 0) {
+    dup2(sink, *static_cast<int*>(handle));
+  }
+  ::close(sink);
+}
+
+/// Closes the file; returns why it could not be written, or nothing.
+std::string release(hid_t file) {
+  std::string reason;
+  if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0) {
+    reason = hdf5_reason();
+    abandon(file);
+  }
+  if (H5Fclose(file) < 0 && reason.empty()) {
+    reason = hdf5_reason();
+  }
+  return reason;
 }
 
 Handle open_attribute(hid_t file, const Subject& subject, const std::string& name) {
@@ -170,7 +196,7 @@ Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
 
 Hdf5File::~Hdf5File() {
   if (id_ >= 0) {
-    hdf5_run([this] { H5Fclose(id_); });
+    hdf5_run([this] { release(id_); });
   }
 }
 
@@ -178,12 +204,8 @@ void Hdf5File::close() {
   if (id_ < 0) {
     return;
   }
-  const herr_t flushed = H5Fflush(id_, H5F_SCOPE_GLOBAL);
-  const std::string reason = flushed < 0 ? hdf5_reason() : "";
-  const herr_t closed = H5Fclose(std::exchange(id_, -1));
-  if (flushed < 0 || closed < 0) {
-    fail_hdf5(Exit::kIoError, path_, "", "cannot be written completely",
-              flushed < 0 ? reason : hdf5_reason());
+  if (const std::string reason = release(std::exchange(id_, -1)); !reason.empty()) {
+    fail_hdf5(Exit::kIoError, path_, "", "cannot be written completely", reason);
   }
 }
 

@@ -199,6 +199,26 @@ TEST(Hdf5, Locked) {
   hdf5_run([&] { EXPECT_TRUE(Hdf5File::open_unless_locked(dir / "a.h5").has_value()); });
 }
 
+// A full disk is an error of the write or of close(), and HDF5 survives it.
+TEST(Hdf5, DiskFull) {
+  const std::vector<double> values(10'000, 1.0);
+  for (const bool large : {false, true}) {
+    const Error error = error_of([&] {
+      Hdf5File file = Hdf5File::create("/dev/full");
+      Hdf5File::Layout layout;
+      layout.chunk = {1000};
+      file.create_dataset<double>("/small", {100}, layout);
+      file.write<double>("/small", {0}, {100}, std::span(values).first(100));
+      if (large) {
+        file.write_all<double>("/large", {10'000}, values);
+      }
+      file.close();
+    });
+    EXPECT_EQ(error.code(), Exit::kIoError);
+    EXPECT_TRUE(contains(error, "No space left on device")) << error.what();
+  }
+}
+
 // A scale names the axis of another dataset.
 TEST(Hdf5, Scales) {
   const TempDir dir;

@@ -1,0 +1,86 @@
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The step of "step-00001000", or of that followed by `suffix`; nothing for any other name.
+std::optional<std::int64_t> step_of(const fs::path& folder, std::string_view suffix) {
+  constexpr std::string_view kPrefix = "step-";
+  const std::string name = folder.filename().string();
+  std::string_view rest = name;
+  if (!rest.starts_with(kPrefix) || !rest.ends_with(suffix)) {
+    return std::nullopt;
+  }
+  rest.remove_prefix(kPrefix.size());
+  rest.remove_suffix(suffix.size());
+  std::int64_t step = 0;
+  const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), step);
+  if (error != std::errc() || end != rest.data() + rest.size() || step < 0) {
+    return std::nullopt;
+  }
+  return step;
+}
+
+using Steps = std::vector<std::pair<std::int64_t, fs::path>>;
+
+/// Folders whose names say a step, in its order.
+Steps steps_in(const fs::path& dir, std::string_view suffix) {
+  Steps steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(dir, error)) {
+    const auto step = step_of(entry.path(), suffix);
+    if (step && entry.is_directory(error)) {
+      steps.emplace_back(*step, entry.path());
+    }
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+Steps complete_steps(const fs::path& dir) {
+  Steps steps = steps_in(dir, "");
+  std::erase_if(steps, [](const auto& step) { return !fs::exists(step.second / kManifestName); });
+  return steps;
+}
+
+}  // namespace
+
+std::vector<fs::path> complete_checkpoints(const fs::path& dir) {
+  std::vector<fs::path> folders;
+  for (auto& [step, folder] : complete_steps(dir)) {
+    folders.push_back(std::move(folder));
+  }
+  return folders;
+}
+
+void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep_every) {
+  const Steps steps = complete_steps(dir);
+  const auto kept = static_cast<std::size_t>(std::max<std::int64_t>(1, keep));
+  for (std::size_t i = 0; i + kept < steps.size(); ++i) {
+    const auto& [step, folder] = steps[i];
+    if (keep_every > 0 && step % keep_every == 0) {
+      continue;
+    }
+    // Renamed first: one that is half deleted must not look complete.
+    fs::path doomed = folder;
+    doomed += kTemporary;
+    std::error_code ignored;
+    fs::remove_all(doomed, ignored);
+    fs::rename(folder, doomed, ignored);
+  }
+  for (const auto& [step, folder] : steps_in(dir, kTemporary)) {
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+  }
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,211 @@
+#include "io/checkpoint_manifest.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <span>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr const char* kSchema = "moesaic-checkpoint";
+
+std::string dump(const json& value, int indent) {
+  return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
+std::string checksum(const json& body) {
+  const std::string text = dump(body, -1);
+  return Sha256::of(std::as_bytes(std::span(text)));
+}
+
+json files_to_json(const std::map<std::string, StoredFile>& files) {
+  json result = json::object();
+  for (const auto& [name, file] : files) {
+    result[name] = {{"bytes", file.bytes}, {"sha256", file.sha256}};
+  }
+  return result;
+}
+
+std::map<std::string, StoredFile> files_from_json(const json& list) {
+  std::map<std::string, StoredFile> files;
+  for (const auto& [name, file] : list.items()) {
+    if (name.find('/') != std::string::npos || name == "..") {
+      throw Error(Exit::kBadData, fmt::format("file name '{}' leaves the folder", name));
+    }
+    files[name] = {file.at("bytes").get<std::int64_t>(), file.at("sha256").get<std::string>()};
+  }
+  return files;
+}
+
+bool inside(const StoredBlock& block, const Extents& shape) {
+  bool fits = block.offset.size() == shape.size() && block.extent.size() == shape.size();
+  for (std::size_t i = 0; fits && i < shape.size(); ++i) {
+    fits = block.offset[i] >= 0 && block.extent[i] > 0 && block.offset[i] < shape[i] &&
+           block.extent[i] <= shape[i] - block.offset[i];
+  }
+  return fits;
+}
+
+bool overlap(const StoredBlock& a, const StoredBlock& b) {
+  for (std::size_t i = 0; i < a.offset.size(); ++i) {
+    if (a.offset[i] + a.extent[i] <= b.offset[i] || b.offset[i] + b.extent[i] <= a.offset[i]) {
+      return false;
+    }
+  }
+  return true;
+}
+
+StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
+  StoredTensor tensor;
+  tensor.shape = value.at("shape").get<Extents>();
+  for (const json& entry : value.at("blocks")) {
+    tensor.blocks.push_back(block_from_json(entry));
+    const StoredBlock& block = tensor.blocks.back();
+    const auto part = manifest.parts.find(block.part);
+    if (part == manifest.parts.end()) {
+      throw Error(Exit::kBadData, fmt::format("part '{}' is not listed", block.part));
+    }
+    const bool holds =
+        inside(block, tensor.shape) && volume(block.extent) <= part->second.bytes / 4;  // fp32
+    if (!holds) {
+      throw Error(Exit::kBadData,
+                  fmt::format("a block in '{}' is outside its tensor or part", block.part));
+    }
+  }
+  return tensor;
+}
+
+Manifest parse(const std::string& text) {
+  json body = json::parse(text);
+  const auto stated = body.at("sha256").get<std::string>();
+  body.erase("sha256");
+  if (stated != checksum(body)) {
+    throw Error(Exit::kBadData, "its own checksum is wrong");
+  }
+  if (body.at("schema") != kSchema || body.at("version") != 1) {
+    throw Error(Exit::kBadData,
+                fmt::format("schema {} version {} is not known", dump(body.at("schema"), -1),
+                            dump(body.at("version"), -1)));
+  }
+  Manifest manifest;
+  manifest.step = body.at("step").get<std::int64_t>();
+  manifest.parts = files_from_json(body.at("parts"));
+  manifest.files = files_from_json(body.at("files"));
+  for (const auto& [name, tensor] : body.at("tensors").items()) {
+    manifest.tensors[name] = tensor_from_json(tensor, manifest);
+  }
+  manifest.state = std::move(body.at("state"));
+  return manifest;
+}
+
+}  // namespace
+
+json block_to_json(const StoredBlock& block) {
+  return {{"part", block.part},
+          {"dataset", block.dataset},
+          {"offset", block.offset},
+          {"extent", block.extent},
+          {"sha256", block.sha256}};
+}
+
+StoredBlock block_from_json(const json& value) {
+  return {value.at("part").get<std::string>(), value.at("dataset").get<std::string>(),
+          value.at("offset").get<Extents>(), value.at("extent").get<Extents>(),
+          value.at("sha256").get<std::string>()};
+}
+
+std::string to_text(const Manifest& manifest) {
+  json tensors = json::object();
+  for (const auto& [name, tensor] : manifest.tensors) {
+    json blocks = json::array();
+    for (const StoredBlock& block : tensor.blocks) {
+      blocks.push_back(block_to_json(block));
+    }
+    tensors[name] = {{"shape", tensor.shape}, {"blocks", std::move(blocks)}};
+  }
+  json body{{"schema", kSchema},
+            {"version", 1},
+            {"step", manifest.step},
+            {"parts", files_to_json(manifest.parts)},
+            {"files", files_to_json(manifest.files)},
+            {"tensors", std::move(tensors)},
+            {"state", manifest.state}};
+  // Of the text as it will be read back: invalid UTF-8 is replaced on the way.
+  body["sha256"] = checksum(json::parse(dump(body, -1)));
+  return dump(body, 1) + "\n";
+}
+
+Manifest read_manifest(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path file = checkpoint / kManifestName;
+  const std::string text = read_whole(file);
+  try {
+    return parse(text);
+  } catch (const json::exception& error) {
+    fail_damaged(file, fmt::format("is truncated or damaged ({})", error.what()));
+  } catch (const Error& error) {
+    fail_damaged(file, fmt::format("is damaged: {}", error.what()));
+  }
+}
+
+void fail_damaged(const std::filesystem::path& file, const std::string& what) {
+  throw Error(Exit::kBadData,
+              fmt::format("{}: {}. Remedy: delete {}; the next older checkpoint is then used",
+                          file.string(), what, file.parent_path().string()));
+}
+
+std::int64_t volume(const Extents& extent) {
+  std::int64_t result = 1;
+  for (const std::int64_t one : extent) {
+    if (__builtin_mul_overflow(result, one, &result)) {
+      throw Error(Exit::kBadData,
+                  fmt::format("a shape [{}] is too large", fmt::join(extent, ", ")));
+    }
+  }
+  return result;
+}
+
+std::string coverage_problem(const std::string& name, const StoredTensor& tensor) {
+  std::vector<StoredBlock> blocks = tensor.blocks;
+  std::sort(blocks.begin(), blocks.end(),
+            [](const auto& a, const auto& b) { return a.offset < b.offset; });
+  std::int64_t covered = 0;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    if (!inside(blocks[i], tensor.shape)) {
+      return fmt::format("{}: block [{}] + [{}] is outside [{}]", name,
+                         fmt::join(blocks[i].offset, ", "), fmt::join(blocks[i].extent, ", "),
+                         fmt::join(tensor.shape, ", "));
+    }
+    covered += volume(blocks[i].extent);
+    // Sorted by the first dim: what begins after this block's end cannot overlap it.
+    for (std::size_t j = i + 1; j < blocks.size(); ++j) {
+      if (!tensor.shape.empty() &&
+          blocks[j].offset[0] >= blocks[i].offset[0] + blocks[i].extent[0]) {
+        break;
+      }
+      if (overlap(blocks[i], blocks[j])) {
+        return fmt::format("{}: two blocks hold the same elements, at [{}] and at [{}]", name,
+                           fmt::join(blocks[i].offset, ", "), fmt::join(blocks[j].offset, ", "));
+      }
+    }
+  }
+  if (covered != volume(tensor.shape)) {
+    return fmt::format("{}: the blocks hold {} of its {} elements", name, covered,
+                       volume(tensor.shape));
+  }
+  return "";
+}
+
+std::filesystem::path checkpoint_folder(const std::filesystem::path& dir, std::int64_t step) {
+  return dir / fmt::format("step-{:08}", step);
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,209 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
+#include "io/files.h"
+#include "io/hdf5_thread.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path find_checkpoint(const fs::path& path) {
+  if (fs::exists(path / kManifestName)) {
+    return path;
+  }
+  const auto complete = complete_checkpoints(path);
+  if (complete.empty()) {
+    const char* what =
+        fs::exists(path) ? "holds no complete checkpoint (no manifest.json)" : "does not exist";
+    throw Error(Exit::kNoInput, fmt::format("{}: {}", fs::absolute(path).string(), what));
+  }
+  return complete.back();
+}
+
+/// A box of elements in a larger row-major array.
+struct Box {
+  Extents offset, extent;
+};
+
+/// The elements that two boxes share; extents of 0 or less if none.
+Box common(const Box& a, const Box& b) {
+  Box result = a;
+  for (std::size_t i = 0; i < a.offset.size(); ++i) {
+    const std::int64_t end = std::min(a.offset[i] + a.extent[i], b.offset[i] + b.extent[i]);
+    result.offset[i] = std::max(a.offset[i], b.offset[i]);
+    result.extent[i] = end - result.offset[i];
+  }
+  return result;
+}
+
+bool is_empty(const Box& box) {
+  return std::any_of(box.extent.begin(), box.extent.end(), [](std::int64_t e) { return e <= 0; });
+}
+
+/// Position in `box`'s row-major array of the element at `index` of the whole tensor.
+std::size_t position(const Box& box, const Extents& index) {
+  std::int64_t at = 0;
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    at = at * box.extent[i] + index[i] - box.offset[i];
+  }
+  return static_cast<std::size_t>(at);
+}
+
+/// Copies the elements of `part`, row by row of its last dim, between the arrays of two boxes.
+void copy_box(const Box& part, const Box& from, std::span<const float> source, const Box& to,
+              std::span<float> target) {
+  const std::size_t dims = part.extent.size();
+  const auto row = static_cast<std::size_t>(dims == 0 ? 1 : part.extent.back());
+  Extents index = part.offset;
+  while (true) {
+    std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(position(from, index)), row,
+                target.begin() + static_cast<std::ptrdiff_t>(position(to, index)));
+    std::size_t dim = dims < 2 ? 0 : dims - 1;
+    while (dim > 0 && ++index[dim - 1] == part.offset[dim - 1] + part.extent[dim - 1]) {
+      index[dim - 1] = part.offset[dim - 1];
+      --dim;
+    }
+    if (dim == 0) {
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+struct CheckpointReader::State {
+  fs::path path;
+  Manifest manifest;
+  std::optional<Hdf5File> part;  // the one read last, as are the block and its values
+  std::string part_name;
+  const StoredBlock* block = nullptr;
+  std::vector<float> values;
+
+  // On the HDF5 thread.
+  void open_part(const std::string& name);
+  void read_block(const StoredBlock& wanted);
+  void load(const std::string& tensor, const StoredBlock& wanted);
+};
+
+void CheckpointReader::State::open_part(const std::string& name) {
+  if (part && part_name == name) {
+    return;
+  }
+  const fs::path file = path / name;
+  const std::int64_t due = manifest.parts.at(name).bytes;
+  std::error_code error;
+  const auto bytes = static_cast<std::int64_t>(fs::file_size(file, error));
+  if (error) {
+    throw Error(Exit::kBadData, error.message());
+  }
+  if (bytes != due) {
+    throw Error(Exit::kBadData,
+                fmt::format("the file has {} bytes, its manifest says {}", bytes, due));
+  }
+  part.reset();
+  part = Hdf5File::open(file);
+  part_name = name;
+}
+
+void CheckpointReader::State::read_block(const StoredBlock& wanted) {
+  open_part(wanted.part);
+  if (part->type_of(wanted.dataset) != "f4") {
+    throw Error(Exit::kBadData, wanted.dataset + " is not f4");
+  }
+  values.resize(static_cast<std::size_t>(volume(wanted.extent)));
+  part->read<float>(wanted.dataset, Extents(wanted.extent.size(), 0), wanted.extent, values);
+  const std::string sum = Sha256::of(std::as_bytes(std::span<const float>(values)));
+  if (sum != wanted.sha256) {
+    throw Error(Exit::kBadData,
+                fmt::format("its sha256 is {}, the manifest says {}", sum, wanted.sha256));
+  }
+}
+
+void CheckpointReader::State::load(const std::string& tensor, const StoredBlock& wanted) {
+  if (block == &wanted) {
+    return;
+  }
+  block = nullptr;
+  try {
+    read_block(wanted);
+  } catch (const Error& error) {
+    fail_damaged(path / wanted.part, fmt::format("{} at [{}] is damaged: {}", tensor,
+                                                 fmt::join(wanted.offset, ", "), error.what()));
+  }
+  block = &wanted;
+}
+
+CheckpointReader::CheckpointReader(std::unique_ptr<State> state) : state_(std::move(state)) {}
+CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
+CheckpointReader& CheckpointReader::operator=(CheckpointReader&&) noexcept = default;
+CheckpointReader::~CheckpointReader() = default;
+
+CheckpointReader CheckpointReader::open(const fs::path& path) {
+  auto state = std::make_unique<State>();
+  state->path = find_checkpoint(path);
+  state->manifest = read_manifest(state->path);
+  return CheckpointReader(std::move(state));
+}
+
+const fs::path& CheckpointReader::path() const { return state_->path; }
+
+const nlohmann::json& CheckpointReader::state() const { return state_->manifest.state; }
+
+std::vector<std::string> CheckpointReader::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : state_->manifest.tensors) {
+    names.push_back(name);
+  }
+  return names;
+}
+
+std::optional<Extents> CheckpointReader::shape(const std::string& name) const {
+  const auto tensor = state_->manifest.tensors.find(name);
+  if (tensor == state_->manifest.tensors.end()) {
+    return std::nullopt;
+  }
+  return tensor->second.shape;
+}
+
+void CheckpointReader::read(const std::string& name, const Extents& offset, const Extents& extent,
+                            std::span<float> values) {
+  const auto found = state_->manifest.tensors.find(name);
+  if (found == state_->manifest.tensors.end()) {
+    fail_damaged(state_->path / kManifestName, fmt::format("has no tensor {}", name));
+  }
+  const StoredTensor& tensor = found->second;
+  require(offset.size() == tensor.shape.size() && extent.size() == tensor.shape.size() &&
+              static_cast<std::int64_t>(values.size()) == volume(extent),
+          fmt::format("checkpoint: a region of {} that does not suit its shape", name));
+  const Box wanted{offset, extent};
+  if (is_empty(wanted)) {
+    return;
+  }
+  std::int64_t filled = 0;
+  hdf5_run([&] {
+    for (const StoredBlock& block : tensor.blocks) {
+      const Box stored{block.offset, block.extent};
+      const Box part = common(wanted, stored);
+      if (!is_empty(part)) {
+        state_->load(name, block);
+        copy_box(part, stored, state_->values, wanted, values);
+        filled += volume(part.extent);
+      }
+    }
+  });
+  if (filled != volume(extent)) {
+    fail_damaged(state_->path / kManifestName,
+                 fmt::format("{}: the blocks hold {} of {} elements of [{}] + [{}]", name, filled,
+                             volume(extent), fmt::join(offset, ", "), fmt::join(extent, ", ")));
+  }
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,228 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
+#include "io/files.h"
+#include "io/hdf5_thread.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// Asks for the room of a whole part before HDF5 writes it, which does not take a full disk well.
+/// Where the file system cannot reserve, the writes themselves will tell.
+void reserve(const fs::path& file, std::int64_t bytes) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  int error = limit.rlim_cur < static_cast<rlim_t>(bytes) ? EFBIG : 0;
+  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor >= 0) {
+    const int status = ::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, bytes);
+    if (status != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
+      error = errno;
+    }
+    ::close(descriptor);
+  }
+  if (error != 0) {
+    throw Error(Exit::kIoError, fmt::format("{}: cannot reserve {} bytes: {}", file.string(), bytes,
+                                            std::strerror(error)));
+  }
+}
+
+/// This rank's blocks in one file; empty blocks are left out.
+struct PartWriter {
+  fs::path folder;
+  std::string name;
+  std::vector<const BlockToSave*> blocks;
+
+  PartWriter(fs::path into, int rank, const std::vector<BlockToSave>& all)
+      : folder(std::move(into)), name(fmt::format("part-{:05}.h5", rank)) {
+    for (const BlockToSave& block : all) {
+      require(static_cast<std::int64_t>(block.values.size()) == volume(block.extent),
+              fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,
+                          block.values.size(), fmt::join(block.extent, ", ")));
+      if (!block.values.empty()) {
+        blocks.push_back(&block);
+      }
+    }
+  }
+
+  std::int64_t bytes() const {
+    constexpr std::int64_t kHeader = 1024;  // of a dataset, about
+    std::int64_t sum = 8 * kHeader;
+    for (const BlockToSave* block : blocks) {
+      sum += static_cast<std::int64_t>(block->values.size_bytes()) + kHeader;
+    }
+    return sum;
+  }
+
+  /// Writes the part and returns its share of the manifest.
+  json write() const {
+    json index{{"blocks", json::array()}};
+    if (blocks.empty()) {
+      return index;
+    }
+    const fs::path path = folder / name;
+    Hdf5File file = Hdf5File::create(path);
+    reserve(path, bytes());
+    for (const BlockToSave* block : blocks) {
+      const StoredBlock stored{
+          name, fmt::format("/{}[{}]", block->name, fmt::join(block->offset, ",")), block->offset,
+          block->extent, Sha256::of(std::as_bytes(block->values))};
+      file.write_all<float>(stored.dataset, block->extent, block->values);
+      json entry = block_to_json(stored);
+      entry["name"] = block->name;
+      entry["shape"] = block->shape;
+      index["blocks"].push_back(std::move(entry));
+    }
+    file.close();
+    const std::uintmax_t size = fs::file_size(path);
+    fs::resize_file(path, size);  // gives back what was reserved beyond the end
+    sync(path);
+    index["part"] = name;
+    index["bytes"] = size;
+    return index;
+  }
+};
+
+void add_part(Manifest& manifest, const json& index) {
+  if (!index.contains("part")) {
+    return;
+  }
+  manifest.parts[index.at("part").get<std::string>()] = {index.at("bytes").get<std::int64_t>(), ""};
+  for (const json& entry : index.at("blocks")) {
+    const auto name = entry.at("name").get<std::string>();
+    const auto shape = entry.at("shape").get<Extents>();
+    StoredTensor& tensor = manifest.tensors[name];
+    require(tensor.blocks.empty() || tensor.shape == shape,
+            fmt::format("checkpoint: ranks name different shapes of {}", name));
+    tensor.shape = shape;
+    tensor.blocks.push_back(block_from_json(entry));
+  }
+}
+
+void check_coverage(const Manifest& manifest) {
+  for (const auto& [name, tensor] : manifest.tensors) {
+    const std::string problem = coverage_problem(name, tensor);
+    require(problem.empty(), "checkpoint: " + problem);
+  }
+}
+
+std::map<std::string, StoredFile> copy_files(const SaveRequest& request, const fs::path& folder) {
+  std::map<std::string, StoredFile> files;
+  for (const fs::path& file : request.copy) {
+    const fs::path copy = folder / file.filename();
+    fs::copy_file(file, copy, fs::copy_options::overwrite_existing);
+    sync(copy);
+    files[copy.filename().string()] = {static_cast<std::int64_t>(fs::file_size(copy)),
+                                       sha256_of_file(copy)};
+  }
+  return files;
+}
+
+/// What file system calls throw, as one of our errors.
+void with_io_errors(const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const fs::filesystem_error& error) {
+    throw Error(Exit::kIoError, error.what());
+  }
+}
+
+/// Puts the finished folder in its place. One that is there already gives way.
+void put_in_place(const fs::path& temporary, const fs::path& final) {
+  fs::path older = final;
+  older += fmt::format(".replaced{}", kTemporary);
+  fs::remove_all(older);
+  if (fs::exists(final)) {
+    fs::rename(final, older);
+  }
+  sync(temporary);
+  fs::rename(temporary, final);
+  sync(final.parent_path());
+  fs::remove_all(older);
+}
+
+void start(const fs::path& temporary, std::int64_t needed) {
+  fs::create_directories(temporary.parent_path());
+  fs::remove_all(temporary);
+  const auto free = static_cast<std::int64_t>(fs::space(temporary.parent_path()).available);
+  if (free < needed) {
+    throw Error(Exit::kIoError,
+                fmt::format("no room for the checkpoint in {}", temporary.parent_path().string()));
+  }
+  fs::create_directory(temporary);
+}
+
+/// Rank 0's view of why a save failed, and what helps.
+std::string explain(const std::string& what, const fs::path& dir, std::int64_t needed) {
+  std::error_code error;
+  const auto free = fs::space(dir, error).available;
+  const std::string room = error ? "" : fmt::format(" ({} bytes needed, {} free)", needed, free);
+  return fmt::format("checkpoint not saved: {}{}; older ones are untouched", what, room);
+}
+
+}  // namespace
+
+fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSave>& blocks,
+                         const comm::Communicator& world) {
+  fs::path final = checkpoint_folder(request.dir, request.step);
+  fs::path temporary = final;
+  temporary += kTemporary;
+  std::int64_t needed = 0;
+  try {
+    std::optional<PartWriter> part;
+    world.together("checkpoint", [&] { part.emplace(temporary, world.rank(), blocks); });
+    needed = world.all_reduce(part->bytes(), comm::Reduce::kSum);
+    Manifest manifest;
+    world.together("checkpoint", [&] {
+      if (world.is_root()) {
+        with_io_errors([&] { start(temporary, needed); });
+        with_io_errors([&] { manifest.files = copy_files(request, temporary); });
+      }
+    });
+    json index;
+    world.together("checkpoint", [&] {
+      with_io_errors([&] { index = hdf5_run([&] { return part->write(); }); });
+    });
+    const std::vector<std::string> indexes = world.gather(index.dump(), 0);
+    world.together("checkpoint", [&] {
+      if (world.is_root()) {
+        for (const std::string& one : indexes) {
+          add_part(manifest, json::parse(one));
+        }
+        check_coverage(manifest);
+        manifest.step = request.step;
+        manifest.state = request.state;
+        with_io_errors([&] {
+          write_whole(temporary / kManifestName, to_text(manifest));
+          put_in_place(temporary, final);
+          write_whole(request.dir / "latest", final.filename().string() + "\n");
+        });
+      }
+    });
+  } catch (const comm::AgreedError& error) {
+    std::string message;
+    if (world.is_root()) {
+      message = explain(error.what(), request.dir, needed);
+      std::error_code ignored;
+      fs::remove_all(temporary, ignored);
+    }
+    world.broadcast(message, 0);
+    throw comm::AgreedError(error.code(), message);
+  }
+  return final;
+}
+
+}  // namespace moesaic::io

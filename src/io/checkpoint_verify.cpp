@@ -1,0 +1,56 @@
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+namespace {
+
+void check_file(const std::filesystem::path& file, const StoredFile& stored,
+                std::vector<std::string>& problems) {
+  std::error_code error;
+  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(file, error));
+  if (error) {
+    problems.push_back(fmt::format("{}: {}", file.string(), error.message()));
+  } else if (bytes != stored.bytes) {
+    problems.push_back(
+        fmt::format("{}: has {} bytes, its manifest says {}", file.string(), bytes, stored.bytes));
+  } else if (!stored.sha256.empty() && sha256_of_file(file) != stored.sha256) {
+    problems.push_back(fmt::format("{}: its sha256 is not the manifest's", file.string()));
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> verify_checkpoint(const std::filesystem::path& path) {
+  std::vector<std::string> problems;
+  try {
+    CheckpointReader reader = CheckpointReader::open(path);
+    const Manifest manifest = read_manifest(reader.path());
+    for (const auto* list : {&manifest.parts, &manifest.files}) {
+      for (const auto& [name, file] : *list) {
+        check_file(reader.path() / name, file, problems);
+      }
+    }
+    for (const auto& [name, tensor] : manifest.tensors) {
+      if (const std::string problem = coverage_problem(name, tensor); !problem.empty()) {
+        problems.push_back(problem);
+      }
+      for (const StoredBlock& block : tensor.blocks) {
+        try {
+          std::vector<float> values(static_cast<std::size_t>(volume(block.extent)));
+          reader.read(name, block.offset, block.extent, values);
+        } catch (const Error& error) {
+          problems.emplace_back(error.what());
+        }
+      }
+    }
+  } catch (const Error& error) {
+    problems.emplace_back(error.what());
+  }
+  return problems;
+}
+
+}  // namespace moesaic::io
