@@ -143,7 +143,9 @@ void put_attribute(hid_t file, const Subject& subject, const std::string& name, 
   const Handle attribute(
       H5Acreate(object.id(), name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
   check_write(attribute.id(), subject, what);
-  check_write(H5Awrite(attribute.id(), type, value), subject, what);
+  if (value != nullptr) {  // an empty list has nothing to write
+    check_write(H5Awrite(attribute.id(), type, value), subject, what);
+  }
 }
 
 }  // namespace

@@ -105,6 +105,8 @@ TEST(Hdf5, Attributes) {
     EXPECT_EQ(file.strings_attribute("/", "names"), (std::vector<std::string>{"a", "", "c"}));
     file.set_attribute("/", "layers", std::vector<std::int64_t>{1, 3});
     EXPECT_EQ(file.ints_attribute("/", "layers"), (std::vector<std::int64_t>{1, 3}));
+    file.set_attribute("/", "empty", std::vector<std::int64_t>{});
+    EXPECT_TRUE(file.ints_attribute("/", "empty").empty());
     EXPECT_FALSE(file.has_attribute("/", "none"));
   });
   const Error missing = error_of([&] { Hdf5File::open(dir / "a.h5").int_attribute("/", "none"); });
