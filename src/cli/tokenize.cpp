@@ -145,6 +145,7 @@ void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
   log::print(table(rows) + fmt::format("vocabulary {}, {} duplicates removed, {} bad lines skipped",
                                        corpora[0].vocab_size, duplicates, skipped));
   std::vector<std::string> manifests;
+  manifests.reserve(corpora.size());
   for (const io::CorpusInfo& info : corpora) {
     manifests.push_back(info.manifest.string());
   }

@@ -9,7 +9,7 @@
 namespace moesaic::io {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 256 * 1024;
+constexpr std::int64_t kChunkBytes = 262144;
 
 /// Tokens of one chunk: two bytes each while the vocabulary allows it.
 std::int64_t chunk_tokens(std::int64_t vocab_size) {

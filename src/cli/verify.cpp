@@ -1,0 +1,140 @@
+#include "cli/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "io/checkpoint.h"
+#include "io/corpus.h"
+#include "io/corpus_manifest.h"
+#include "io/hdf5.h"
+#include "io/hdf5_thread.h"
+#include "io/trace.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Verdict {
+  std::string what;  // it is, with its numbers
+  std::vector<std::string> problems;
+};
+
+Verdict judge_corpus(const fs::path& path) {
+  Verdict verdict{"corpus", io::verify_corpus(path)};
+  if (verdict.problems.empty()) {
+    const io::CorpusInfo info = io::Corpus::open(path.string()).info();
+    verdict.what = fmt::format("corpus, {} shards, {} documents, {} tokens, vocabulary {}",
+                               info.shards.size(), info.documents, info.tokens, info.vocab_size);
+  }
+  return verdict;
+}
+
+Verdict judge_checkpoint(const fs::path& path) {
+  Verdict verdict{"checkpoint", io::verify_checkpoint(path)};
+  if (verdict.problems.empty()) {
+    verdict.what =
+        fmt::format("checkpoint, {} tensors", io::CheckpointReader::open(path).names().size());
+  }
+  return verdict;
+}
+
+/// A folder of checkpoints: every complete one.
+Verdict judge_checkpoints(const std::vector<fs::path>& checkpoints) {
+  Verdict verdict{fmt::format("{} checkpoints", checkpoints.size()), {}};
+  for (const fs::path& checkpoint : checkpoints) {
+    const auto problems = io::verify_checkpoint(checkpoint);
+    verdict.problems.insert(verdict.problems.end(), problems.begin(), problems.end());
+  }
+  return verdict;
+}
+
+std::string schema_of(const fs::path& file) {
+  return io::hdf5_run([&]() -> std::string {
+    const io::Hdf5File opened = io::Hdf5File::open(file);
+    return opened.has_attribute("/", "schema") ? opened.string_attribute("/", "schema") : "";
+  });
+}
+
+Verdict judge_trace(const fs::path& file) {
+  Verdict verdict{"trace", io::verify_trace(file)};
+  if (verdict.problems.empty()) {
+    const std::int64_t steps =
+        io::hdf5_run([&] { return io::Hdf5File::open(file).extents("/step").at(0); });
+    verdict.what = fmt::format("trace, {} steps", steps);
+  }
+  return verdict;
+}
+
+Verdict judge_file(const fs::path& file) {
+  if (file.filename() == "manifest.json") {
+    return judge_checkpoint(file.parent_path());
+  }
+  if (file.extension() == ".json") {
+    return judge_corpus(file);
+  }
+  const std::string schema = schema_of(file);
+  if (schema == "moesaic-corpus") {
+    return judge_corpus(file);
+  }
+  if (schema == "moesaic-trace") {
+    return judge_trace(file);
+  }
+  throw Error(Exit::kBadData, fmt::format("its attribute 'schema' is '{}': not a file of moesaic "
+                                          "that can be verified",
+                                          schema));
+}
+
+Verdict judge(const fs::path& path) {
+  if (!fs::exists(path)) {
+    throw Error(Exit::kNoInput, "there is no such file or folder");
+  }
+  if (!fs::is_directory(path)) {
+    return judge_file(path);
+  }
+  if (fs::exists(path / "manifest.json")) {
+    return judge_checkpoint(path);
+  }
+  if (io::manifests_in(path).empty()) {
+    if (const auto checkpoints = io::complete_checkpoints(path); !checkpoints.empty()) {
+      return judge_checkpoints(checkpoints);
+    }
+  }
+  return judge_corpus(path);
+}
+
+Exit report(const std::string& path) {
+  const std::string name = fs::absolute(path).lexically_normal().string();
+  try {
+    const Verdict verdict = judge(path);
+    if (verdict.problems.empty()) {
+      log::print(fmt::format("{}: sound ({})", name, verdict.what));
+      return Exit::kDone;
+    }
+    log::print(fmt::format("{}: {} problems ({})", name, verdict.problems.size(), verdict.what));
+    for (const std::string& problem : verdict.problems) {
+      log::print("  " + problem);
+    }
+    return Exit::kBadData;
+  } catch (const Error& error) {
+    log::print(fmt::format("{}: {}", name, error.what()));
+    return error.code();
+  }
+}
+
+}  // namespace
+
+int verify(const std::vector<std::string>& paths) {
+  int worst = 0;
+  for (const std::string& path : paths) {
+    worst = std::max(worst, static_cast<int>(report(path)));
+  }
+  return worst;
+}
+
+}  // namespace moesaic::cli
