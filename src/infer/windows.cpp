@@ -1,0 +1,77 @@
+#include "infer/windows.h"
+
+#include <algorithm>
+
+namespace moesaic::infer {
+namespace {
+
+constexpr std::int64_t kBatchTokens = 4096;
+
+// Adds the rows of one window; tokens: its size + 1.
+void add_window(const Window& window, std::span<const std::int32_t> tokens, std::uint8_t task,
+                model::MicroBatch& batch) {
+  const auto first_row = static_cast<std::int32_t>(batch.size());
+  for (std::int64_t i = 0; i < window.size; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const bool counted = window.begin + i + 1 >= window.first_target;
+    batch.token.push_back(tokens[at]);
+    batch.target.push_back(counted ? tokens[at + 1] : -1);
+    batch.position.push_back(static_cast<std::int32_t>(i));
+    batch.first_key.push_back(first_row);
+    batch.task.push_back(task);
+  }
+}
+
+}  // namespace
+
+std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t given,
+                        const WindowRules& rules) {
+  std::vector<Window> windows;
+  const std::int64_t last = tokens - 1;  // the last token is predicted, never read
+  std::int64_t target = std::max<std::int64_t>(1, given);
+  const std::int64_t stride = rules.last_only ? rules.window : rules.stride;
+  if (rules.last_only) {
+    target = std::max(target, last - rules.window + 1);
+  }
+  while (target <= last) {
+    const std::int64_t end = std::min(last, std::max(rules.window, target - 1 + stride));
+    const std::int64_t begin = std::max<std::int64_t>(0, end - rules.window);
+    windows.push_back({document, begin, end - begin, target});
+    target = end + 1;
+  }
+  return windows;
+}
+
+std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules) {
+  const std::int64_t limit = std::max(rules.window, kBatchTokens);
+  std::vector<WindowBatch> batches;
+  std::int64_t room = 0;
+  for (std::size_t d = 0; d + 1 < documents.offsets.size(); ++d) {
+    const std::int64_t tokens = documents.offsets[d + 1] - documents.offsets[d];
+    for (const Window& window :
+         cut(static_cast<std::int64_t>(d), tokens, documents.context[d], rules)) {
+      if (window.size > room) {
+        batches.emplace_back();
+        room = limit;
+      }
+      batches.back().push_back(window);
+      room -= window.size;
+    }
+  }
+  return batches;
+}
+
+model::MicroBatch to_micro_batch(const WindowBatch& windows, std::span<const std::int32_t> tokens,
+                                 std::span<const std::uint8_t> task) {
+  model::MicroBatch batch;
+  std::size_t begin = 0;
+  for (const Window& window : windows) {
+    const auto length = static_cast<std::size_t>(window.size) + 1;
+    add_window(window, tokens.subspan(begin, length),
+               task[static_cast<std::size_t>(window.document)], batch);
+    begin += length;
+  }
+  return batch;
+}
+
+}  // namespace moesaic::infer

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "io/corpus.h"
+#include "model/micro_batch.h"
+
+// How documents are cut into the pieces that the model reads. Pure functions: batches depend on the
+// corpus and the keys alone, never on the ranks.
+namespace moesaic::infer {
+
+struct WindowRules {
+  std::int64_t window = 0;  // most tokens that the model reads at once
+  std::int64_t stride = 0;  // new tokens of each further window, 1..window
+  bool last_only = false;   // truncate = left
+};
+
+/// Reads tokens [begin, begin + size) of a document and predicts [first_target, begin + size].
+struct Window {
+  std::int64_t document = 0;
+  std::int64_t begin = 0, size = 0;
+  std::int64_t first_target = 0;
+
+  std::int64_t end() const { return begin + size; }
+  std::int64_t targets() const { return end() - first_target + 1; }
+};
+
+/// The windows of a document of so many tokens, the first `given` of which are not predicted. Every
+/// other token but the first is predicted once, from as long a past as the window holds.
+std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t given,
+                        const WindowRules& rules);
+
+/// Windows that are computed together.
+using WindowBatch = std::vector<Window>;
+
+/// The windows of a shard's documents in order, in batches of at most max(window, 4096) tokens.
+std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules);
+
+/// tokens: for each window in turn the size + 1 tokens that it reads and predicts.
+/// task: of each document.
+model::MicroBatch to_micro_batch(const WindowBatch& windows, std::span<const std::int32_t> tokens,
+                                 std::span<const std::uint8_t> task);
+
+}  // namespace moesaic::infer
