@@ -70,7 +70,7 @@ bool is_done(const std::vector<fs::path>& folders, const std::string& print) {
   std::size_t done = 0;
   for (const fs::path& folder : folders) {
     for (const fs::path& manifest : io::manifests_in(folder)) {
-      if (io::read_manifest(manifest).fingerprint != print) {
+      if (io::read_corpus_manifest(manifest).fingerprint != print) {
         throw Error(Exit::kCannotCreate,
                     fmt::format("{} is a corpus made from other text or with other settings: "
                                 "choose another tokenize.output, or remove that folder",
@@ -113,7 +113,7 @@ std::vector<io::CorpusInfo> publish_manifests(const WriteRequest& request,
       info.tokens += shard.tokens;
       info.documents += shard.documents;
     }
-    io::write_manifest(info);
+    io::write_corpus_manifest(info);
     corpora.push_back(info);
   }
   return corpora;

@@ -10,7 +10,7 @@ namespace moesaic::cli {
 namespace {
 
 constexpr std::int64_t kShardBytes = std::int64_t{64} << 20;  // of text
-constexpr std::int64_t kFewShards = 4;                  // of a small corpus
+constexpr std::int64_t kFewShards = 4;                        // of a small corpus
 
 using comm::Reduce;
 

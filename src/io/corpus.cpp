@@ -102,7 +102,7 @@ CorpusInfo bare_info(const std::vector<fs::path>& files) {
 }
 
 CorpusInfo manifest_info(const fs::path& manifest) {
-  CorpusInfo info = read_manifest(manifest);
+  CorpusInfo info = read_corpus_manifest(manifest);
   check_shard_files(info);
   return info;
 }

@@ -107,7 +107,7 @@ fs::path find_manifest(const fs::path& folder) {
   return found.front();
 }
 
-CorpusInfo read_manifest(const fs::path& file) {
+CorpusInfo read_corpus_manifest(const fs::path& file) {
   const std::string text = read_whole(file);
   try {
     const json content = json::parse(text);
@@ -125,7 +125,7 @@ CorpusInfo read_manifest(const fs::path& file) {
   }
 }
 
-void write_manifest(const CorpusInfo& info) {
+void write_corpus_manifest(const CorpusInfo& info) {
   json shards = json::array();
   for (const ShardInfo& shard : info.shards) {
     shards.push_back({{"file", shard.file.filename().string()},

@@ -15,10 +15,10 @@ std::vector<std::filesystem::path> manifests_in(const std::filesystem::path& fol
 std::filesystem::path find_manifest(const std::filesystem::path& folder);
 
 /// Reads and checks a manifest; the shards are not looked at.
-CorpusInfo read_manifest(const std::filesystem::path& file);
+CorpusInfo read_corpus_manifest(const std::filesystem::path& file);
 
 /// Writes info.manifest, completely or not at all.
-void write_manifest(const CorpusInfo& info);
+void write_corpus_manifest(const CorpusInfo& info);
 
 /// Checks that every shard exists and has the size that the manifest says.
 void check_shard_files(const CorpusInfo& info);

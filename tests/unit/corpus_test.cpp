@@ -63,7 +63,7 @@ CorpusInfo write_corpus(const fs::path& folder, const std::string& name = "tiny"
     info.tokens += info.shards.back().tokens;
     info.documents += info.shards.back().documents;
   }
-  write_manifest(info);
+  write_corpus_manifest(info);
   return info;
 }
 
@@ -101,7 +101,7 @@ void damage(const CorpusInfo& info, const std::function<void(Hdf5File&)>& change
     file.close();
   });
   shard.bytes = static_cast<std::int64_t>(fs::file_size(shard.file));
-  write_manifest(changed);
+  write_corpus_manifest(changed);
 }
 
 // A round trip keeps tokens, and says for each where it stands.
