@@ -61,7 +61,11 @@ void verify_shards(Corpus& corpus, std::vector<std::string>& problems) {
   const CorpusInfo& info = corpus.info();
   for (std::size_t s = 0; s < info.shards.size(); ++s) {
     const auto index = static_cast<std::int64_t>(s);
+    const std::size_t before = problems.size();
     note(problems, [&] { verify_hash(info.shards[s], info); });
+    if (problems.size() > before) {
+      continue;  // HDF5 1.10 may crash on damaged strings: the hash has said enough
+    }
     note(problems, [&] { corpus.documents(index); });
     note(problems, [&] { verify_tokens(corpus, index, info.shards[s]); });
   }
