@@ -13,6 +13,7 @@
 #include "io/corpus_manifest.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/scores.h"
 #include "io/trace.h"
 
 namespace moesaic::cli {
@@ -71,9 +72,14 @@ Verdict judge_trace(const fs::path& file) {
   return verdict;
 }
 
+Verdict judge_scores(const fs::path& path) { return {"scores", io::verify_scores(path)}; }
+
 Verdict judge_file(const fs::path& file) {
   if (file.filename() == "manifest.json") {
     return judge_checkpoint(file.parent_path());
+  }
+  if (file.filename() == "scores.json") {
+    return judge_scores(file);
   }
   if (file.extension() == ".json") {
     return judge_corpus(file);
@@ -84,6 +90,9 @@ Verdict judge_file(const fs::path& file) {
   }
   if (schema == "moesaic-trace") {
     return judge_trace(file);
+  }
+  if (schema == "moesaic-scores") {
+    return judge_scores(file);
   }
   throw Error(Exit::kBadData, fmt::format("its attribute 'schema' is '{}': not a file of moesaic "
                                           "that can be verified",
@@ -99,6 +108,9 @@ Verdict judge(const fs::path& path) {
   }
   if (fs::exists(path / "manifest.json")) {
     return judge_checkpoint(path);
+  }
+  if (fs::exists(path / "scores.json")) {
+    return judge_scores(path);
   }
   if (io::manifests_in(path).empty()) {
     if (const auto checkpoints = io::complete_checkpoints(path); !checkpoints.empty()) {

@@ -1,15 +1,16 @@
 #include "model/moe_trace.h"
 
 #include <mpi.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <numeric>
 #include <span>
 
-#include "base/phase_clock.h"
 #include "base/sha256.h"
 #include "base/version.h"
 #include "config/compare.h"
@@ -45,6 +46,17 @@ void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double 
   append_counts(row.expert_processed, summed.processed(layer));
   append_counts(row.expert_slots, summed.slots(layer));
   append_counts(row.task_expert_tokens, summed.by_task(layer));
+}
+
+// The largest resident memory of this process, bytes.
+std::int64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 std::string mpi_version() {
@@ -100,6 +112,23 @@ void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t t
   const auto entries = static_cast<std::size_t>(summed.layers() * summed.experts());
   row.expert_rerouted.assign(entries, 0);
   row.expert_state.assign(entries, 1);
+}
+
+void fill_times(io::TraceRow& row, const PhaseClock::Seconds& phases, double waited,
+                const comm::Communicator& world) {
+  const double worked = std::max(0.0, sum(phases) - waited);
+  row.rank_seconds = world.all_gather(std::span<const double>(&worked, 1));
+  const auto slowest = std::max_element(row.rank_seconds.begin(), row.rank_seconds.end());
+  row.time.assign(phases.begin(), phases.end());
+  row.time_mean = row.time;
+  world.broadcast(std::span(row.time), static_cast<int>(slowest - row.rank_seconds.begin()));
+  world.all_reduce(std::span(row.time_mean), comm::Reduce::kSum);
+  for (double& mean : row.time_mean) {
+    mean /= world.size();
+  }
+  row.seconds = sum(row.time);
+  row.unix_time = unix_time();
+  row.peak_memory = world.all_reduce(peak_memory(), comm::Reduce::kMax);
 }
 
 io::TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,

@@ -1,0 +1,224 @@
+#include "cli/score.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/text.h"
+#include "base/version.h"
+#include "cli/checkpoint_model.h"
+#include "cli/threads.h"
+#include "comm/mesh.h"
+#include "config/compare.h"
+#include "config/validate.h"
+#include "infer/scorer.h"
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/run_lock.h"
+#include "model/storage.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What the job reads, checked on every rank.
+struct Inputs {
+  config::Config config;
+  infer::ScoreCorpora corpora;
+  std::vector<std::int64_t> shards;  // of this task
+  bool first_task = true;
+  std::string model;  // path and step
+};
+
+// kBadData: one of the two is the wrong file.
+void check_vocabulary_of(const io::CheckpointReader& checkpoint, const config::Config& config,
+                         const io::CorpusInfo& corpus) {
+  const std::string theirs = checkpoint.state().value("vocab_sha256", "");
+  const bool same = theirs.empty() || corpus.vocab_sha256.empty() || theirs == corpus.vocab_sha256;
+  if (same && config.model.vocab_size == corpus.vocab_size) {
+    return;
+  }
+  throw Error(Exit::kBadData,
+              fmt::format("{} has a vocabulary of {} tokens ({}), {} was trained with {} ({}): "
+                          "tokenize the text with the tokenizer file beside the checkpoint",
+                          corpus.name, corpus.vocab_size, corpus.vocab_sha256,
+                          checkpoint.path().string(), config.model.vocab_size, theirs));
+}
+
+void choose_shards(Inputs& inputs) {
+  const config::ShardRange range = config::parse_shards(inputs.config.score.shards);
+  for (std::int64_t shard = range.first; shard < inputs.corpora.shards(); shard += range.every) {
+    inputs.shards.push_back(shard);
+  }
+  inputs.first_task = range.first == 0;
+  if (range.every > 1) {  // tasks of an array run side by side: each has a trace
+    fs::path trace = inputs.config.trace.path;
+    trace.replace_filename(
+        fmt::format("task-{:05}-of-{:05}.{}", range.first, range.every, trace.filename().string()));
+    inputs.config.trace.path = trace.string();
+  }
+}
+
+Inputs read_inputs(const config::Parsed& parsed, int ranks) {
+  Inputs inputs;
+  inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
+  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus);
+  const auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
+  check_vocabulary_of(checkpoint, inputs.config, inputs.corpora.first());
+  inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),
+                             checkpoint.state().value("step", std::int64_t{0}));
+  choose_shards(inputs);
+  return inputs;
+}
+
+/// A hash of all that the scores depend on. It reads bare shards, which have no manifest.
+std::string fingerprint(const Inputs& inputs) {
+  const config::Config& config = inputs.config;
+  std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
+  const auto checkpoint = io::CheckpointReader::open(config.model.path);
+  text += io::sha256_of_file(checkpoint.path() / "manifest.json") + "\n";
+  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
+    const io::ShardInfo& info = inputs.corpora.info(shard);
+    text += fmt::format("{} {}\n", info.file.filename().string(),
+                        info.sha256.empty() ? io::sha256_of_file(info.file) : info.sha256);
+  }
+  for (const auto& [key, value] : config::flatten(config)) {
+    const bool counts =
+        key.starts_with("score.") || key.starts_with("router.") || key == "run.precision";
+    if (counts && key != "score.output" && key != "score.shards") {
+      text += fmt::format("{} = {}\n", key, value);
+    }
+  }
+  return Sha256::of(std::as_bytes(std::span(text)));
+}
+
+/// About the bytes of this task's parts, twice for one file that is joined from them.
+std::int64_t bytes_needed(const Inputs& inputs) {
+  constexpr std::int64_t kPerDocument = 96, kPerFile = std::int64_t{1} << 20U;
+  std::int64_t bytes = 0;
+  for (const std::int64_t shard : inputs.shards) {
+    const io::ShardInfo& info = inputs.corpora.info(shard);
+    bytes += 4 * info.tokens + kPerDocument * info.documents + kPerFile;
+  }
+  return inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes;
+}
+
+/// Rank 0 claims the outputs of this task; two tasks of an array share a folder.
+std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output) {
+  const config::Config& config = inputs.config;
+  const fs::path folder = output.part(0).parent_path();
+  io::make_folder(folder);
+  std::unique_ptr<io::RunLock> lock;
+  if (config.score.shards.empty()) {
+    lock = std::make_unique<io::RunLock>(folder);
+  }
+  output.prepare(inputs.shards, inputs.first_task, bytes_needed(inputs));
+  if (!config.run.dir.empty()) {
+    io::make_folder(config.run.dir);
+    io::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
+    log::add_file(fs::path(config.run.dir) / "log.txt");
+  }
+  return lock;
+}
+
+void print_end(const io::ScoreTotals& totals, const std::string& path) {
+  log::print(fmt::format(
+      "perplexity {:.4f}\nbits per byte {:.4f}\ntokens {} in {} documents\n"
+      "scores: {}",
+      totals.perplexity(), totals.bits_per_byte(), totals.tokens, totals.documents, path));
+}
+
+/// Collective over the mesh: computes the missing parts.
+infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
+                           const comm::Communicator& world) {
+  config::Config& config = inputs.config;
+  comm::Mesh mesh =
+      comm::Mesh::make(static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.pp),
+                       static_cast<int>(config.parallel.ep));
+  const Threads threads = choose_threads(config.run, mesh.node);
+  config.run.threads = threads.count;
+  log::print(table(
+      {{"model", inputs.model},
+       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
+       {"mesh", mesh.layout.text()},
+       {"placement", threads.place},
+       {"trace", config.trace.path}}));
+  std::optional<model::Instance> instance;
+  world.together("set up the model", [&] {
+    instance.emplace(config, mesh, false);
+    auto checkpoint = io::CheckpointReader::open(config.model.path);
+    model::load_parameters(*instance, checkpoint, model::Load::kValues);
+  });
+  const infer::ScoreResult result =
+      infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards});
+  instance.reset();
+  mesh.close();
+  return result;
+}
+
+/// On rank 0: the joined output if all parts are there, else only this task's are.
+void finish(const Inputs& inputs, const io::ScoresOutput& output) {
+  const std::vector<std::uint8_t> done = output.parts_done();
+  const bool all = std::find(done.begin(), done.end(), 0) == done.end();
+  const io::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
+  print_end(totals, inputs.config.score.output);
+}
+
+}  // namespace
+
+int score(const config::Parsed& parsed, const comm::Communicator& world) {
+  Inputs inputs;
+  std::string print;
+  world.together("read the config", [&] {
+    inputs = read_inputs(parsed, world.size());
+    print = world.is_root() ? fingerprint(inputs) : "";
+  });
+  world.broadcast(print, 0);
+  const io::ScoresOutput output(
+      inputs.config.score.output, inputs.corpora.shards(),
+      {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size});
+  if (inputs.shards.empty()) {
+    log::print(fmt::format("no shard for score.shards = {}: the corpus has {}",
+                           inputs.config.score.shards, inputs.corpora.shards()));
+    return 0;
+  }
+  std::unique_ptr<io::RunLock> lock;
+  std::int64_t finished = 0;
+  world.together("create the output", [&] {
+    if (!world.is_root()) {
+      return;
+    }
+    if (output.is_finished()) {
+      finished = 1;
+      log::print("already scored, with the same model, corpus and settings");
+      print_end(output.totals({}), inputs.config.score.output);
+      return;
+    }
+    lock = claim_outputs(inputs, output);
+  });
+  world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
+  if (finished != 0) {
+    return 0;
+  }
+  const infer::ScoreResult result = compute(inputs, output, world);
+  if (result.stopped) {
+    log::info(fmt::format("stopped with {} new shards scored: the same command goes on",
+                          result.new_parts));
+    return static_cast<int>(result.new_parts > 0 ? Exit::kStopped : Exit::kTerminated);
+  }
+  world.together("finish the scores", [&] {
+    if (world.is_root()) {
+      finish(inputs, output);
+    }
+  });
+  return 0;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,96 @@
+#include "infer/score_corpora.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace moesaic::infer {
+
+ScoreCorpora ScoreCorpora::open(const std::vector<std::string>& paths) {
+  ScoreCorpora all;
+  for (const std::string& path : paths) {
+    all.add(io::Corpus::open(path));
+  }
+  return all;
+}
+
+void ScoreCorpora::add(io::Corpus corpus) {
+  const io::CorpusInfo& info = corpus.info();
+  if (!corpora_.empty() &&
+      (info.vocab_sha256 != first().vocab_sha256 || info.vocab_size != first().vocab_size)) {
+    throw Error(Exit::kBadData,
+                fmt::format("data.corpus: {} has the vocabulary {} of {} tokens, {} has {} of {}: "
+                            "score them one by one, or tokenize both alike",
+                            first().name, first().vocab_sha256, first().vocab_size, info.name,
+                            info.vocab_sha256, info.vocab_size));
+  }
+  joined_task_.emplace_back();
+  for (const std::string& task : info.task_names) {
+    auto found = std::find(tasks_.begin(), tasks_.end(), task);
+    if (found == tasks_.end()) {
+      found = tasks_.insert(found, task);
+    }
+    joined_task_.back().push_back(static_cast<std::uint8_t>(found - tasks_.begin()));
+  }
+  for (std::int64_t shard = 0; shard < std::ssize(info.shards); ++shard) {
+    shards_.push_back({corpora_.size(), shard});
+  }
+  corpora_.push_back(std::move(corpus));
+}
+
+const io::ShardInfo& ScoreCorpora::info(std::int64_t shard) const {
+  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  return corpora_[place.corpus].info().shards[static_cast<std::size_t>(place.shard)];
+}
+
+std::vector<std::string> ScoreCorpora::names() const {
+  std::vector<std::string> names;
+  for (const io::Corpus& corpus : corpora_) {
+    names.push_back(corpus.info().name);
+  }
+  return names;
+}
+
+io::ShardDocuments ScoreCorpora::documents(std::int64_t shard) {
+  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  io::ShardDocuments table = corpora_[place.corpus].documents(place.shard);
+  for (std::uint8_t& task : table.task) {
+    task = joined_task_[place.corpus].at(task);
+  }
+  return table;
+}
+
+std::vector<std::int32_t> ScoreCorpora::tokens(std::int64_t shard, const WindowBatch& windows,
+                                               const std::vector<std::int64_t>& offsets) {
+  std::vector<std::int32_t> all;
+  if (windows.empty()) {
+    return all;
+  }
+  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  const auto begin_of = [&](const Window& w) {
+    return offsets[static_cast<std::size_t>(w.document)] + w.begin;
+  };
+  // One read for neighbours; a new one after a gap of tokens that nobody wants.
+  constexpr std::int64_t kGap = 1024;
+  std::vector<std::int32_t> block;
+  std::int64_t block_begin = 0;
+  for (std::size_t first = 0; first < windows.size();) {
+    block_begin = begin_of(windows[first]);
+    std::int64_t end = block_begin;
+    std::size_t after = first;
+    while (after < windows.size() && begin_of(windows[after]) <= end + kGap) {
+      end = std::max(end, begin_of(windows[after]) + windows[after].size + 1);
+      ++after;
+    }
+    block = corpora_[place.corpus].shard_tokens(place.shard, block_begin, end - block_begin);
+    for (; first < after; ++first) {
+      const auto from = block.begin() + (begin_of(windows[first]) - block_begin);
+      all.insert(all.end(), from, from + windows[first].size + 1);
+    }
+  }
+  return all;
+}
+
+}  // namespace moesaic::infer

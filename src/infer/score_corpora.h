@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "infer/windows.h"
+#include "io/corpus.h"
+
+namespace moesaic::infer {
+
+/// The corpora of a scoring job as one list of shards, their tasks joined by name.
+class ScoreCorpora {
+ public:
+  /// kBadData unless all have one vocabulary.
+  static ScoreCorpora open(const std::vector<std::string>& paths);
+
+  std::int64_t shards() const { return std::ssize(shards_); }
+  const io::ShardInfo& info(std::int64_t shard) const;
+  const io::CorpusInfo& first() const { return corpora_.front().info(); }
+  std::vector<std::string> names() const;
+  const std::vector<std::string>& tasks() const { return tasks_; }  // [0] = "none"
+
+  // These run on the HDF5 thread.
+  io::ShardDocuments documents(std::int64_t shard);  // task: index into tasks()
+  /// For each window in turn the tokens that it reads and predicts.
+  std::vector<std::int32_t> tokens(std::int64_t shard, const WindowBatch& windows,
+                                   const std::vector<std::int64_t>& offsets);
+
+ private:
+  struct Place {
+    std::size_t corpus;
+    std::int64_t shard;
+  };
+  void add(io::Corpus corpus);
+
+  std::vector<io::Corpus> corpora_;
+  std::vector<Place> shards_;
+  std::vector<std::string> tasks_ = {"none"};
+  std::vector<std::vector<std::uint8_t>> joined_task_;  // [corpus][its own index]
+};
+
+}  // namespace moesaic::infer

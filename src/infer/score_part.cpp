@@ -1,0 +1,38 @@
+#include "infer/score_part.h"
+
+#include "io/hdf5_thread.h"
+
+namespace moesaic::infer {
+
+ScorePart::ScorePart(const io::ScoresOutput& output, std::int64_t shard,
+                     const io::ShardDocuments& documents)
+    : output_(output), tally_(documents) {
+  const bool with_ids = !documents.id.empty() || documents.offsets.size() == 1;
+  io::hdf5_run([&] { writer_ = std::make_unique<io::ScoresWriter>(output.part(shard), with_ids); });
+}
+
+ScorePart::~ScorePart() {
+  io::hdf5_run([this] { writer_.reset(); });
+}
+
+void ScorePart::add(const WindowBatch& windows, std::vector<float> logprob,
+                    std::span<const std::uint8_t> likeliest) {
+  tally_.add(windows, logprob, likeliest);
+  if (written_.valid()) {
+    written_.get();  // what it threw
+  }
+  written_ = io::hdf5_async(
+      [writer = writer_.get(), values = std::move(logprob)] { writer->add_tokens(values); });
+}
+
+void ScorePart::finish(std::int64_t trace_step) {
+  if (written_.valid()) {
+    written_.get();
+  }
+  io::hdf5_run([&] {
+    writer_->add_documents(tally_.documents());
+    writer_->finish(output_.header(), tally_.totals(output_.header().vocab_size), trace_step);
+  });
+}
+
+}  // namespace moesaic::infer

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "infer/score_corpora.h"
+#include "io/scores_output.h"
+#include "model/instance.h"
+
+namespace moesaic::infer {
+
+struct ScoreJob {
+  const config::Config& config;  // resolved
+  model::Instance& instance;
+  ScoreCorpora& corpora;
+  const io::ScoresOutput& output;
+  const std::vector<std::int64_t>& shards;  // to score, ascending
+};
+struct ScoreResult {
+  bool stopped = false;  // before all of these shards had their parts
+  std::int64_t new_parts = 0;
+};
+
+/// Makes the missing parts, all ranks together on one shard after the other: batch j of a shard is
+/// computed on replica j mod (dp x ep), and one rank writes the part. Ends early at a stop signal
+/// or at run.max_wall. Collective over the mesh.
+ScoreResult score_shards(const ScoreJob& job);
+
+}  // namespace moesaic::infer

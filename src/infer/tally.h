@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "infer/windows.h"
+#include "io/corpus.h"
+#include "io/scores.h"
+
+namespace moesaic::infer {
+
+/// Adds up the scores of a shard's tokens by document.
+class Tally {
+ public:
+  explicit Tally(const io::ShardDocuments& documents);
+
+  /// The targets of a batch in its order: log-probability, and 1 where it was the likeliest token.
+  void add(const WindowBatch& windows, std::span<const float> logprob,
+           std::span<const std::uint8_t> likeliest);
+
+  const io::DocumentScores& documents() const { return scores_; }
+  io::ScoreTotals totals(std::int64_t vocab_size) const;
+
+ private:
+  std::vector<std::int64_t> length_, given_, bytes_;
+  io::DocumentScores scores_;
+};
+
+}  // namespace moesaic::infer

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/hdf5.h"
+
+// A scores file: /tokens/logprob, one for each predicted token in document order, and
+// /documents/{offsets,logprob,tokens,greedy,id}. What writes or reads one runs on the HDF5 thread.
+namespace moesaic::io {
+
+/// Where the scores come from.
+struct ScoresHeader {
+  std::string model;        // path and step of the checkpoint
+  std::string config;       // as a config file
+  std::string fingerprint;  // of all that the numbers depend on
+  std::int64_t vocab_size = 0;
+};
+
+/// Sums that add up over the parts of an output.
+struct ScoreTotals {
+  std::int64_t documents = 0, tokens = 0;
+  double logprob = 0.0;  // nats
+  // Of the documents of which every token but the first was scored: bytes of a given context or of
+  // a part that was cut off have no log-probability beside them.
+  double whole_nats = 0.0;  // -log p + first tokens x ln(vocab_size)
+  std::int64_t whole_bytes = 0;
+
+  void add(const ScoreTotals& other);
+  double perplexity() const;     // NaN without tokens
+  double bits_per_byte() const;  // NaN without bytes
+};
+
+/// A row for each document, in the order of the corpus.
+struct DocumentScores {
+  std::vector<double> logprob;       // sum over the scored tokens, nats
+  std::vector<std::int64_t> tokens;  // scored
+  std::vector<std::uint8_t> greedy;  // 1: each scored token was the likeliest; 0 without tokens
+  std::vector<std::string> id;       // empty if the corpus has none
+};
+
+/// Writes one file under a temporary name; finish() makes it durable and visible. Holds nothing
+/// but the rows of a call.
+class ScoresWriter {
+ public:
+  ScoresWriter(const std::filesystem::path& file, bool with_ids);
+  ~ScoresWriter();  // removes what was not finished
+  ScoresWriter(const ScoresWriter&) = delete;
+  ScoresWriter& operator=(const ScoresWriter&) = delete;
+
+  void add_tokens(std::span<const float> logprob);
+  void add_documents(const DocumentScores& documents);
+  /// trace_step: the last batch of the trace that is in here.
+  void finish(const ScoresHeader& header, const ScoreTotals& totals, std::int64_t trace_step);
+
+ private:
+  std::filesystem::path final_, temporary_;
+  Hdf5File file_;
+  bool with_ids_, finished_ = false;
+  std::int64_t tokens_ = 0, documents_ = 0, offset_ = 0;
+};
+
+/// The attributes of a scores file.
+struct ScoresSummary {
+  ScoresHeader header;
+  ScoreTotals totals;
+  std::int64_t trace_step = 0;
+};
+/// Nothing if there is no such file or it is no scores file.
+std::optional<ScoresSummary> read_scores_summary(const std::filesystem::path& file);
+
+/// One file from the parts, in their order, a block at a time.
+ScoreTotals join_scores(const std::vector<std::filesystem::path>& parts,
+                        const std::filesystem::path& file, const ScoresHeader& header);
+
+/// Every problem of a scores file or folder, one line each (empty: sound). May be called anywhere.
+std::vector<std::string> verify_scores(const std::filesystem::path& path);
+
+}  // namespace moesaic::io

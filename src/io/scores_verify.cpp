@@ -1,0 +1,181 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "io/files.h"
+#include "io/hdf5_thread.h"
+#include "io/scores.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+using Problems = std::vector<std::string>;
+
+struct Table {
+  std::vector<std::int64_t> offsets, tokens;
+  std::vector<double> logprob;
+  std::vector<std::uint8_t> greedy;
+  std::vector<std::string> id;
+};
+
+Table read_table(const Hdf5File& file) {
+  return {file.read_all<std::int64_t>("/documents/offsets"),
+          file.read_all<std::int64_t>("/documents/tokens"),
+          file.read_all<double>("/documents/logprob"),
+          file.read_all<std::uint8_t>("/documents/greedy"),
+          file.has("/documents/id") ? file.read_strings("/documents/id") : Problems{}};
+}
+
+// Whether every column has a row for each document and the offsets tile the tokens.
+bool check_rows(const Table& table, std::int64_t scored, Problems& problems) {
+  const std::size_t documents = table.tokens.size();
+  if (table.offsets.size() != documents + 1 || table.logprob.size() != documents ||
+      table.greedy.size() != documents || (!table.id.empty() && table.id.size() != documents)) {
+    problems.push_back(
+        fmt::format("/documents: the columns differ in length ({} tokens, {} "
+                    "offsets, {} logprob, {} greedy, {} id)",
+                    documents, table.offsets.size(), table.logprob.size(), table.greedy.size(),
+                    table.id.size()));
+    return false;
+  }
+  for (std::size_t d = 0; d < documents; ++d) {
+    if (table.tokens[d] < 0 || table.offsets[d + 1] - table.offsets[d] != table.tokens[d]) {
+      problems.push_back(
+          fmt::format("/documents: document {} has {} tokens, its offsets are {} "
+                      "and {}",
+                      d, table.tokens[d], table.offsets[d], table.offsets[d + 1]));
+      return false;
+    }
+  }
+  if (table.offsets.front() != 0 || table.offsets.back() != scored) {
+    problems.push_back(fmt::format("/documents/offsets: from {} to {}, but {} tokens are scored",
+                                   table.offsets.front(), table.offsets.back(), scored));
+    return false;
+  }
+  return true;
+}
+
+// The sums of the documents follow from their tokens.
+void check_sums(const Hdf5File& file, const Table& table, Problems& problems) {
+  for (std::size_t d = 0; d < table.tokens.size(); ++d) {
+    std::vector<float> values(static_cast<std::size_t>(table.tokens[d]));
+    if (!values.empty()) {
+      file.read<float>("/tokens/logprob", {table.offsets[d]}, {table.tokens[d]}, values);
+    }
+    double sum = 0.0;
+    for (const float value : values) {
+      sum += static_cast<double>(value);
+    }
+    const bool off = std::any_of(values.begin(), values.end(),
+                                 [](float p) { return !std::isfinite(p) || p > 1e-4F; });
+    if (off || std::abs(sum - table.logprob[d]) > 1e-6 * (1.0 + std::abs(sum))) {
+      problems.push_back(fmt::format(
+          "/documents: document {} has the log-probability {}, its {} tokens sum to {}{}", d,
+          table.logprob[d], table.tokens[d], sum, off ? " (some are no log-probability)" : ""));
+      return;
+    }
+  }
+}
+
+void check_ids(const Table& table, Problems& problems) {
+  std::set<std::string> seen;
+  for (const std::string& id : table.id) {
+    if (!seen.insert(id).second) {
+      problems.push_back(fmt::format("/documents/id: {} is there twice", id));
+      return;
+    }
+  }
+}
+
+void check_totals(const ScoreTotals& totals, const Table& table, Problems& problems) {
+  double sum = 0.0;
+  for (const double logprob : table.logprob) {
+    sum += logprob;
+  }
+  const std::int64_t tokens = table.offsets.back();
+  if (totals.tokens != tokens || totals.documents != std::ssize(table.tokens) ||
+      std::abs(totals.logprob - sum) > 1e-6 * (1.0 + std::abs(sum))) {
+    problems.push_back(fmt::format(
+        "attributes: {} tokens in {} documents of log-probability {}, "
+        "but the file has {} in {} of {}",
+        totals.tokens, totals.documents, totals.logprob, tokens, table.tokens.size(), sum));
+  }
+}
+
+Problems verify_file(const fs::path& path) {
+  Problems problems;
+  try {
+    const std::optional<ScoresSummary> summary = read_scores_summary(path);
+    const Hdf5File file = Hdf5File::open(path);
+    if (!summary) {
+      return {path.string() + ": is no scores file (schema, version or an attribute is missing)"};
+    }
+    const Table table = read_table(file);
+    if (check_rows(table, file.extents("/tokens/logprob").at(0), problems)) {
+      check_sums(file, table, problems);
+      check_ids(table, problems);
+      check_totals(summary->totals, table, problems);
+    }
+  } catch (const Error& error) {
+    problems.emplace_back(error.what());
+  }
+  for (std::string& problem : problems) {
+    if (!problem.starts_with(path.string())) {
+      problem.insert(0, path.string() + ": ");
+    }
+  }
+  return problems;
+}
+
+Problems verify_folder(const fs::path& folder) {
+  const nlohmann::json manifest =
+      nlohmann::json::parse(read_whole(folder / "scores.json"), nullptr, false);
+  if (!manifest.is_object() || !manifest.contains("parts") || !manifest.contains("fingerprint")) {
+    return {(folder / "scores.json").string() + ": is damaged: run score again"};
+  }
+  Problems problems;
+  ScoreTotals totals;
+  for (const auto& part : manifest["parts"]) {
+    const fs::path file = folder / part.get<std::string>();
+    const Problems of_part = verify_file(file);
+    problems.insert(problems.end(), of_part.begin(), of_part.end());
+    const std::optional<ScoresSummary> summary = read_scores_summary(file);
+    if (summary) {
+      totals.add(summary->totals);
+      if (summary->header.fingerprint != manifest["fingerprint"]) {
+        problems.push_back(file.string() +
+                           ": is of another model, corpus or version of the "
+                           "program than scores.json: run score again");
+      }
+    }
+  }
+  if (manifest.value("documents", std::int64_t{-1}) != totals.documents ||
+      manifest.value("tokens", std::int64_t{-1}) != totals.tokens) {
+    problems.push_back(fmt::format(
+        "{}: promises {} documents, the parts hold {}", (folder / "scores.json").string(),
+        manifest.value("documents", std::int64_t{-1}), totals.documents));
+  }
+  return problems;
+}
+
+}  // namespace
+
+std::vector<std::string> verify_scores(const fs::path& path) {
+  const bool folder = fs::is_directory(path);
+  if (folder && !fs::exists(path / "scores.json")) {
+    return {path.string() + ": has no scores.json: the scores are unfinished, run score again"};
+  }
+  return hdf5_run([&] {
+    if (folder || path.filename() == "scores.json") {
+      return verify_folder(folder ? path : path.parent_path());
+    }
+    return verify_file(path);
+  });
+}
+
+}  // namespace moesaic::io
