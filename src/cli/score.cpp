@@ -59,10 +59,13 @@ void choose_shards(Inputs& inputs) {
   }
   inputs.first_task = range.first == 0;
   if (range.every > 1) {  // tasks of an array run side by side: each has a trace
-    fs::path trace = inputs.config.trace.path;
-    trace.replace_filename(
-        fmt::format("task-{:05}-of-{:05}.{}", range.first, range.every, trace.filename().string()));
-    inputs.config.trace.path = trace.string();
+    const std::string ending = ".trace.h5";
+    std::string stem = inputs.config.trace.path;
+    if (stem.ends_with(ending)) {
+      stem.resize(stem.size() - ending.size());
+    }
+    inputs.config.trace.path =
+        fmt::format("{}.task-{:05}-of-{:05}{}", stem, range.first, range.every, ending);
   }
 }
 

@@ -100,6 +100,7 @@ void ScoresWriter::add_documents(const DocumentScores& documents) {
   append_values<std::uint8_t>(file_, "/documents/greedy", documents_, documents.greedy);
   if (with_ids_) {
     require(documents.id.size() == documents.tokens.size(), "each document needs its id");
+    file_.extend("/documents/id", {documents_ + std::ssize(documents.id)});
     file_.write_strings("/documents/id", documents_, documents.id);
   }
   documents_ += std::ssize(documents.tokens);

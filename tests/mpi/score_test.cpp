@@ -1,0 +1,344 @@
+// The score job on any layout: equal to a forward of each whole document, continued after a stop,
+// done again only where something changed.
+#include "cli/score.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "comm/mesh.h"
+#include "config/compare.h"
+#include "config/validate.h"
+#include "io/checkpoint.h"
+#include "io/corpus_manifest.h"
+#include "io/corpus_shard.h"
+#include "io/hdf5_thread.h"
+#include "io/scores.h"
+#include "io/trace.h"
+#include "model/storage.h"
+#include "support/temp_dir.h"
+
+namespace moesaic::cli {
+namespace {
+
+using moesaic::testing::TempDir;
+namespace fs = std::filesystem;
+using Documents = std::vector<io::DocumentRecord>;
+
+constexpr std::int64_t kVocab = 50, kMaxSeq = 32;
+
+config::Config model_config() {
+  config::Config config;
+  config.model.layers = 2;
+  config.model.d_model = 32;
+  config.model.heads = 2;
+  config.model.dense_layers = 1;
+  config.model.experts = 4;
+  config.model.shared_experts = 1;
+  config.model.max_seq = kMaxSeq;
+  config.model.vocab_size = kVocab;
+  config.run.precision = config::Precision::kFp32;
+  config.run.threads = 1;
+  config::resolve(config, "train");
+  return config;
+}
+
+io::DocumentRecord document(std::int64_t tokens, std::int64_t context, std::int64_t number) {
+  io::DocumentRecord record;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    record.tokens.push_back(static_cast<std::int32_t>((i * i + 7 * number + i) % kVocab));
+  }
+  record.context = context;
+  record.bytes = 3 * tokens;
+  record.task = static_cast<std::uint8_t>(number % 2);
+  record.id = fmt::format("doc{}", number);
+  return record;
+}
+
+// Shard 0: documents without a target, pairs, and a whole one; 1: several batches; 2: none at all;
+// 3: longer than the model.
+std::vector<Documents> shards() {
+  std::vector<Documents> all(4);
+  all[0] = {document(0, 0, 0), document(1, 0, 1), document(2, 0, 2),
+            document(9, 4, 3), document(5, 5, 4), document(kMaxSeq + 1, 0, 5)};
+  for (std::int64_t number = 10; number < 460; ++number) {
+    all[1].push_back(document(20 + number % 14, 0, number));
+  }
+  all[3] = {document(100, 0, 500), document(80, 70, 501)};
+  return all;
+}
+
+void write_corpus(const fs::path& folder, const std::string& vocab_sha256) {
+  fs::create_directories(folder);
+  io::CorpusInfo info;
+  info.name = "tiny";
+  info.manifest = folder / "tiny.json";
+  info.vocab_size = kVocab;
+  info.vocab_sha256 = vocab_sha256;
+  info.task_names = {"none", "code"};
+  const auto all = shards();
+  for (std::int64_t s = 0; s < std::ssize(all); ++s) {
+    info.shards.push_back(io::hdf5_run([&] {
+      io::ShardHeader header;
+      header.vocab_size = kVocab;
+      header.vocab_sha256 = vocab_sha256;
+      header.task_names = info.task_names;
+      header.shard_index = s;
+      header.shard_count = std::ssize(all);
+      io::ShardWriter writer(folder / io::shard_file_name("tiny", s, header.shard_count), header,
+                             false);
+      for (const io::DocumentRecord& record : all[static_cast<std::size_t>(s)]) {
+        writer.add(record);
+      }
+      return writer.finish();
+    }));
+    info.tokens += info.shards.back().tokens;
+    info.documents += info.shards.back().documents;
+  }
+  io::write_corpus_manifest(info);
+}
+
+void write_checkpoint(const fs::path& dir) {
+  const config::Config config = model_config();
+  const comm::Mesh mesh = comm::Mesh::single();
+  model::Instance instance(config, mesh, true);
+  instance.parameters.initialise(*instance.backend, 3);
+  nlohmann::json flat;
+  for (const auto& [key, value] : config::flatten(config)) {
+    flat[key] = value;
+  }
+  const nlohmann::json state = {
+      {"config", flat}, {"step", 7}, {"task_names", {"none", "code"}}, {"vocab_sha256", "feed"}};
+  std::vector<std::vector<float>> host;
+  const auto blocks = model::blocks_to_save(instance, host);
+  io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());
+}
+
+class ScoreTest : public ::testing::Test {
+ protected:
+  ScoreTest() {
+    std::string name;
+    if (world_.is_root()) {
+      owned_ = std::make_unique<TempDir>();
+      name = owned_->path().string();
+      write_corpus(fs::path(name) / "corpus", "feed");
+      write_checkpoint(fs::path(name) / "checkpoints");
+    }
+    world_.broadcast(name, 0);
+    dir_ = name;
+  }
+  ~ScoreTest() override { world_.barrier(); }
+
+  config::Parsed command(const std::string& output) const {
+    config::Parsed parsed;
+    parsed.job = "score";
+    parsed.config.model.path = (dir_ / "checkpoints").string();
+    parsed.config.data.corpus = {(dir_ / "corpus").string()};
+    parsed.config.score.output = (dir_ / output).string();
+    parsed.config.run.precision = config::Precision::kFp32;
+    parsed.config.run.threads = 1;
+    return parsed;
+  }
+
+  const comm::Communicator world_ = comm::Communicator::world();
+  fs::path dir_;
+
+ private:
+  std::unique_ptr<TempDir> owned_;
+};
+
+// The log-probabilities of one forward over the whole document; needs tokens <= max_seq + 1.
+std::vector<float> direct(model::Instance& instance, const io::DocumentRecord& record) {
+  model::MicroBatch batch;
+  for (std::size_t i = 0; i + 1 < record.tokens.size(); ++i) {
+    batch.token.push_back(record.tokens[i]);
+    batch.target.push_back(record.tokens[i + 1]);
+    batch.position.push_back(static_cast<std::int32_t>(i));
+    batch.first_key.push_back(0);
+    batch.task.push_back(0);
+  }
+  model::Context ctx = instance.context();
+  model::set_batch(ctx, batch);
+  const Tensor hidden = instance.transformer.forward(ctx, nullptr);
+  std::vector<float> all = instance.transformer.head().log_probs(ctx, hidden).logprob;
+  const std::int64_t given = std::max<std::int64_t>(0, record.context - 1);
+  all.erase(all.begin(), all.begin() + std::min<std::int64_t>(given, std::ssize(all)));
+  return all;
+}
+
+// Window positions: a document of 100 tokens has its second window at 16, and so on.
+void expect_document(model::Instance& instance, const io::DocumentRecord& record,
+                     std::span<const float> scored) {
+  const auto length = std::ssize(record.tokens);
+  if (length <= kMaxSeq + 1) {
+    const std::vector<float> expected = direct(instance, record);
+    ASSERT_EQ(scored.size(), expected.size()) << record.id;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(scored[i], expected[i], 1e-5) << record.id << " token " << i;
+    }
+    return;
+  }
+  const std::int64_t first = std::max<std::int64_t>(1, record.context);
+  ASSERT_EQ(std::ssize(scored), length - first);
+  // The last token sees the window before it.
+  io::DocumentRecord last;
+  last.tokens.assign(record.tokens.end() - kMaxSeq - 1, record.tokens.end());
+  EXPECT_NEAR(scored.back(), direct(instance, last).back(), 1e-5) << record.id;
+}
+
+void expect_all_documents(const fs::path& file, const fs::path& checkpoint) {
+  const comm::Mesh mesh = comm::Mesh::single();
+  model::Instance instance(model_config(), mesh, false);
+  auto reader = io::CheckpointReader::open(checkpoint);
+  model::load_parameters(instance, reader, model::Load::kValues);
+  std::vector<float> logprob;
+  std::vector<std::int64_t> offsets;
+  std::vector<std::string> id;
+  io::hdf5_run([&] {
+    const io::Hdf5File scores = io::Hdf5File::open(file);
+    logprob = scores.read_all<float>("/tokens/logprob");
+    offsets = scores.read_all<std::int64_t>("/documents/offsets");
+    id = scores.read_strings("/documents/id");
+    EXPECT_NE(scores.string_attribute("/", "model").find("step=7"), std::string::npos);
+  });
+  std::size_t d = 0;
+  for (const Documents& shard : shards()) {
+    for (const io::DocumentRecord& record : shard) {
+      ASSERT_LT(d, id.size());
+      EXPECT_EQ(id[d], record.id);
+      const auto tokens = static_cast<std::size_t>(offsets[d + 1] - offsets[d]);
+      expect_document(instance, record,
+                      std::span(logprob).subspan(static_cast<std::size_t>(offsets[d]), tokens));
+      ++d;
+    }
+  }
+  EXPECT_EQ(d, id.size());
+}
+
+// Neither packing into batches nor the layout changes a document's scores.
+TEST_F(ScoreTest, EqualsDirectForwardOnAnyLayout) {
+  for (int ep = 1; ep <= world_.size(); ep *= 2) {
+    config::Parsed parsed = command(fmt::format("ep{}.h5", ep));
+    parsed.config.parallel.ep = ep;
+    EXPECT_EQ(score(parsed, world_), 0);
+    if (world_.is_root()) {
+      const fs::path file = parsed.config.score.output;
+      expect_all_documents(file, dir_ / "checkpoints");
+      EXPECT_EQ(io::verify_scores(file), std::vector<std::string>{});
+      EXPECT_EQ(io::verify_trace(dir_ / fmt::format("ep{}.trace.h5", ep)),
+                std::vector<std::string>{});
+      EXPECT_FALSE(fs::exists(file.string() + ".parts"));
+    }
+  }
+}
+
+// Stopped after every part (no time is left after any round), it goes on where it was; finished
+// parts are not written again.
+TEST_F(ScoreTest, ContinuesAfterStops) {
+  config::Parsed hasty = command("folder");
+  hasty.config.run.max_wall = 1.0;
+  EXPECT_EQ(score(hasty, world_), static_cast<int>(Exit::kStopped));
+  const fs::path part = dir_ / "folder" / "scores-00000-of-00004.h5";
+  world_.barrier();
+  const auto written = fs::last_write_time(part);
+  EXPECT_FALSE(fs::exists(dir_ / "folder" / "scores-00003-of-00004.h5"));
+  EXPECT_FALSE(fs::exists(dir_ / "folder" / "scores.json"));
+  EXPECT_EQ(score(command("folder"), world_), 0);
+  EXPECT_EQ(score(command("folder"), world_), 0);
+  EXPECT_EQ(fs::last_write_time(part), written);
+  if (world_.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir_ / "folder"), std::vector<std::string>{});
+    EXPECT_EQ(io::verify_trace(dir_ / "folder.trace.h5"), std::vector<std::string>{});
+    const auto json =
+        nlohmann::json::parse(moesaic::testing::read_file(dir_ / "folder" / "scores.json"));
+    EXPECT_EQ(json["documents"], 458);
+  }
+}
+
+// A part that a kill took away, or left half-written, is made again; the others stay.
+TEST_F(ScoreTest, MakesOnlyWhatIsMissing) {
+  EXPECT_EQ(score(command("folder"), world_), 0);
+  const auto part = [&](int shard) {
+    return dir_ / "folder" / fmt::format("scores-{:05}-of-00004.h5", shard);
+  };
+  world_.barrier();
+  const auto kept = fs::last_write_time(part(1));
+  if (world_.is_root()) {
+    fs::remove(part(0));
+    fs::rename(part(3), part(3).string() + ".tmp");
+  }
+  world_.barrier();
+  EXPECT_EQ(score(command("folder"), world_), 0);
+  world_.barrier();
+  EXPECT_EQ(fs::last_write_time(part(1)), kept);
+  if (world_.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir_ / "folder"), std::vector<std::string>{});
+    EXPECT_FALSE(fs::exists(part(3).string() + ".tmp"));
+  }
+}
+
+// Other settings make other scores; the old ones are kept under another name.
+TEST_F(ScoreTest, ChangedSettingsStartAgain) {
+  EXPECT_EQ(score(command("x.h5"), world_), 0);
+  EXPECT_EQ(score(command("x.h5"), world_), 0);
+  world_.barrier();
+  EXPECT_FALSE(fs::exists(dir_ / "x.h5.1"));
+  config::Parsed other = command("x.h5");
+  other.config.score.stride = 5;
+  EXPECT_EQ(score(other, world_), 0);
+  world_.barrier();
+  EXPECT_TRUE(fs::exists(dir_ / "x.h5.1"));
+  EXPECT_TRUE(fs::exists(dir_ / "x.h5"));
+}
+
+// The tasks of an array fill one folder; one without a shard has nothing to do.
+TEST_F(ScoreTest, TasksOfAnArray) {
+  for (const char* task : {"1/3", "0/3", "2/3"}) {
+    config::Parsed parsed = command("array");
+    parsed.config.score.shards = task;
+    EXPECT_EQ(score(parsed, world_), 0);
+  }
+  config::Parsed idle = command("array");
+  idle.config.score.shards = "7/8";
+  EXPECT_EQ(score(idle, world_), 0);
+  if (world_.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir_ / "array"), std::vector<std::string>{});
+  }
+}
+
+// truncate = left scores the last window alone.
+TEST_F(ScoreTest, TruncateLeft) {
+  config::Parsed parsed = command("left.h5");
+  parsed.config.score.truncate = config::Truncate::kLeft;
+  EXPECT_EQ(score(parsed, world_), 0);
+  if (world_.is_root()) {
+    const auto tokens = io::hdf5_run([&] {
+      return io::Hdf5File::open(dir_ / "left.h5").read_all<std::int64_t>("/documents/tokens");
+    });
+    EXPECT_EQ(tokens.at(tokens.size() - 2), kMaxSeq);
+    EXPECT_EQ(tokens.back(), 10);
+  }
+}
+
+// A corpus of another vocabulary is refused on every rank before any work.
+TEST_F(ScoreTest, RefusesAnotherVocabulary) {
+  if (world_.is_root()) {
+    write_corpus(dir_ / "other", "beef");
+  }
+  world_.barrier();
+  config::Parsed parsed = command("x.h5");
+  parsed.config.data.corpus = {(dir_ / "other").string()};
+  try {
+    score(parsed, world_);
+    ADD_FAILURE() << "was not refused";
+  } catch (const comm::AgreedError& error) {
+    EXPECT_EQ(error.code(), Exit::kBadData);
+    EXPECT_NE(std::string(error.what()).find("beef"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::cli

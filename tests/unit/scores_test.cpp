@@ -1,0 +1,176 @@
+// Scores files: what is written is what is read, the measures follow by hand, and damage is found.
+#include "io/scores.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "infer/tally.h"
+#include "io/files.h"
+#include "io/hdf5_thread.h"
+#include "io/scores_output.h"
+#include "support/temp_dir.h"
+
+namespace moesaic::io {
+namespace {
+
+using moesaic::testing::TempDir;
+namespace fs = std::filesystem;
+
+ScoresHeader header_of(const std::string& fingerprint) {
+  return {"runs/step-00000007 step=7", "[model]\n", fingerprint, 100};
+}
+
+// Documents of 3, 0 and 2 scored tokens; `shift` makes parts differ.
+void write_part(const fs::path& file, const std::string& fingerprint, float shift = 0.0F) {
+  const std::vector<float> logprob{-1.0F - shift, -2.0F, -0.5F, -0.25F, -4.0F};
+  const double first = -3.5 - static_cast<double>(shift);
+  const ScoreTotals totals{3, 5, first - 4.25, 10.0, 7};
+  hdf5_run([&] {
+    ScoresWriter writer(file, true);
+    writer.add_tokens(std::span(logprob).first(2));
+    writer.add_tokens(std::span(logprob).subspan(2));
+    writer.add_documents({{first, 0.0, -4.25}, {3, 0, 2}, {1, 0, 0}, {file.string(), "b", "c"}});
+    writer.finish(header_of(fingerprint), totals, 12);
+  });
+}
+
+// What a part says of itself comes back, and an unfinished one leaves nothing.
+TEST(Scores, WriteAndRead) {
+  const TempDir dir;
+  write_part(dir / "a.h5", "f");
+  const auto summary = hdf5_run([&] { return read_scores_summary(dir / "a.h5"); });
+  ASSERT_TRUE(summary);
+  EXPECT_EQ(summary->header.fingerprint, "f");
+  EXPECT_EQ(summary->header.model, "runs/step-00000007 step=7");
+  EXPECT_EQ(summary->totals.tokens, 5);
+  EXPECT_EQ(summary->totals.documents, 3);
+  EXPECT_EQ(summary->trace_step, 12);
+  EXPECT_EQ(verify_scores(dir / "a.h5"), std::vector<std::string>{});
+  hdf5_run([&] {
+    const Hdf5File file = Hdf5File::open(dir / "a.h5");
+    EXPECT_EQ(file.read_all<std::int64_t>("/documents/offsets"),
+              (std::vector<std::int64_t>{0, 3, 3, 5}));
+    EXPECT_EQ(file.type_of("/documents/offsets"), "u8");
+    EXPECT_EQ(file.type_of("/documents/tokens"), "u8");
+    EXPECT_EQ(file.type_of("/documents/greedy"), "u1");
+    EXPECT_EQ(file.type_of("/documents/logprob"), "f8");
+    EXPECT_EQ(file.type_of("/tokens/logprob"), "f4");
+    EXPECT_DOUBLE_EQ(file.double_attribute("/", "perplexity"), std::exp(7.75 / 5.0));
+    const ScoresWriter unfinished(dir / "b.h5", false);
+  });
+  EXPECT_FALSE(fs::exists(dir / "b.h5"));
+  EXPECT_FALSE(fs::exists(dir / "b.h5.tmp"));
+  EXPECT_FALSE(hdf5_run([&] { return read_scores_summary(dir / "b.h5"); }));
+}
+
+// The joined file holds every document of the parts once, in their order.
+TEST(Scores, Join) {
+  const TempDir dir;
+  write_part(dir / "a.h5", "f");
+  write_part(dir / "b.h5", "f", 1.0F);
+  hdf5_run([&] {
+    const ScoreTotals totals =
+        join_scores({dir / "a.h5", dir / "b.h5"}, dir / "ab.h5", header_of("f"));
+    EXPECT_EQ(totals.documents, 6);
+    EXPECT_DOUBLE_EQ(totals.logprob, -16.5);
+    const Hdf5File file = Hdf5File::open(dir / "ab.h5");
+    EXPECT_EQ(file.read_all<std::int64_t>("/documents/offsets"),
+              (std::vector<std::int64_t>{0, 3, 3, 5, 8, 8, 10}));
+    EXPECT_EQ(file.read_all<float>("/tokens/logprob")[5], -2.0F);
+    EXPECT_EQ(file.read_strings("/documents/id")[3], (dir / "b.h5").string());
+  });
+  // Both have documents "b" and "c".
+  EXPECT_EQ(verify_scores(dir / "ab.h5").size(), 1U);
+}
+
+// verify names a sum that does not follow from its tokens.
+TEST(Scores, VerifyFindsDamage) {
+  const TempDir dir;
+  write_part(dir / "a.h5", "f");
+  hdf5_run([&] {
+    Hdf5File file = Hdf5File::open_to_write(dir / "a.h5");
+    file.write<double>("/documents/logprob", {2}, {1}, std::vector<double>{-4.5});
+    file.close();
+  });
+  const auto problems = verify_scores(dir / "a.h5");
+  ASSERT_EQ(problems.size(), 2U);
+  EXPECT_NE(problems[0].find("document 2"), std::string::npos);
+}
+
+// A part is used again with the same fingerprint alone; what is not is kept under another name.
+TEST(Scores, OnlyTheSameFingerprintIsReused) {
+  const TempDir dir;
+  const ScoresOutput output(dir / "scores", 3, header_of("new"));
+  output.prepare({0, 1, 2}, true, 0);
+  write_part(output.part(0), "new");
+  write_part(output.part(1), "old");
+  write_part(dir / "scores" / "scores-00000-of-00009.h5", "old");
+  output.prepare({0, 1, 2}, true, 0);
+  EXPECT_EQ(output.parts_done(), (std::vector<std::uint8_t>{1, 0, 0}));
+  EXPECT_TRUE(fs::exists(output.part(1).string() + ".1"));
+  EXPECT_TRUE(fs::exists(dir / "scores" / "scores-00000-of-00009.h5.1"));
+  EXPECT_EQ(output.last_trace_step({0, 1, 2}), 12);
+}
+
+// One file: it appears when it is complete, and takes the parts' folder away.
+TEST(Scores, OneFile) {
+  const TempDir dir;
+  const ScoresOutput output(dir / "x.h5", 2, header_of("f"));
+  output.prepare({0, 1}, true, 0);
+  write_part(output.part(0), "f");
+  write_part(output.part(1), "f", 1.0F);
+  EXPECT_FALSE(output.is_finished());
+  output.finish();
+  EXPECT_TRUE(output.is_finished());
+  EXPECT_FALSE(fs::exists(dir / "x.h5.parts"));
+  const ScoresOutput other(dir / "x.h5", 2, header_of("g"));
+  other.prepare({0, 1}, true, 0);
+  EXPECT_FALSE(other.is_finished());
+  EXPECT_TRUE(fs::exists(dir / "x.h5.1"));
+}
+
+// An output that does not fit or cannot be made is refused before any work.
+TEST(Scores, RefusedOutputs) {
+  const TempDir dir;
+  moesaic::testing::write_file(dir / "file", "");
+  const auto code = [&](const fs::path& path, std::int64_t bytes) {
+    try {
+      ScoresOutput(path, 1, header_of("f")).prepare({0}, true, bytes);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return Exit::kDone;
+  };
+  EXPECT_EQ(code(dir / "file", 0), Exit::kCannotCreate);
+  EXPECT_EQ(code(dir / "file" / "x.h5", 0), Exit::kCannotCreate);
+  EXPECT_EQ(code(dir / "x.h5", std::int64_t{1} << 60U), Exit::kCannotCreate);
+  fs::create_directory(dir / "y.h5");
+  EXPECT_EQ(code(dir / "y.h5", 0), Exit::kCannotCreate);
+}
+
+// The formula by hand: the first token costs ln(V), a given context leaves the document out.
+TEST(Scores, BitsPerByte) {
+  ShardDocuments documents;
+  documents.offsets = {0, 3, 4, 4, 8};
+  documents.context = {0, 0, 0, 2};
+  documents.bytes = {10, 2, 0, 50};
+  documents.task = {0, 0, 0, 0};
+  infer::Tally tally(documents);
+  const infer::WindowBatch windows{{0, 0, 2, 1}, {3, 0, 3, 2}};
+  tally.add(windows, std::vector<float>{-1.0F, -2.0F, -0.5F, -0.25F},
+            std::vector<std::uint8_t>{1, 1, 1, 0});
+  EXPECT_EQ(tally.documents().tokens, (std::vector<std::int64_t>{2, 0, 0, 2}));
+  EXPECT_EQ(tally.documents().logprob, (std::vector<double>{-3.0, 0.0, 0.0, -0.75}));
+  EXPECT_EQ(tally.documents().greedy, (std::vector<std::uint8_t>{1, 0, 0, 0}));
+  const ScoreTotals totals = tally.totals(100);
+  EXPECT_EQ(totals.tokens, 4);
+  EXPECT_DOUBLE_EQ(totals.perplexity(), std::exp(3.75 / 4.0));
+  EXPECT_DOUBLE_EQ(totals.bits_per_byte(), (3.0 + 2.0 * std::log(100.0)) / (std::log(2.0) * 12.0));
+  EXPECT_TRUE(std::isnan(ScoreTotals{}.perplexity()));
+  EXPECT_TRUE(std::isnan(ScoreTotals{}.bits_per_byte()));
+}
+
+}  // namespace
+}  // namespace moesaic::io
