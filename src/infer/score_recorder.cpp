@@ -71,6 +71,14 @@ void ScoreRecorder::event(const std::string& kind, const std::string& message) {
   }
 }
 
+void ScoreRecorder::flush() {
+  instance_.mesh.world.together("write the trace", [&] {
+    if (trace_) {
+      trace_->flush();
+    }
+  });
+}
+
 void ScoreRecorder::close() {
   instance_.mesh.world.together("close the trace", [&] {
     if (trace_) {

@@ -29,7 +29,9 @@ class ScoreRecorder {
   /// in the round's control messages.
   void add(const RoundSums& sums, model::MoeStats& stats, double waited, std::int64_t shard);
   void event(const std::string& kind, const std::string& message);
-  void close();
+  /// Collective over the mesh: what is kept is on disk, before a part of these rounds is visible.
+  void flush();
+  void close();  // likewise, and the end
 
   std::int64_t step() const { return step_; }
   double longest_round() const { return longest_round_; }

@@ -220,6 +220,7 @@ bool Scorer::score(const Work& work) {
       return false;
     }
   }
+  recorder_.flush();
   world_.together("finish a part of the scores", [&] {
     if (part) {
       part->finish(recorder_.step());

@@ -121,30 +121,30 @@ class ScoreTest : public ::testing::Test {
  protected:
   ScoreTest() {
     std::string name;
-    if (world_.is_root()) {
+    if (world.is_root()) {
       owned_ = std::make_unique<TempDir>();
       name = owned_->path().string();
       write_corpus(fs::path(name) / "corpus", "feed");
       write_checkpoint(fs::path(name) / "checkpoints");
     }
-    world_.broadcast(name, 0);
-    dir_ = name;
+    world.broadcast(name, 0);
+    dir = name;
   }
-  ~ScoreTest() override { world_.barrier(); }
+  ~ScoreTest() override { world.barrier(); }
 
   config::Parsed command(const std::string& output) const {
     config::Parsed parsed;
     parsed.job = "score";
-    parsed.config.model.path = (dir_ / "checkpoints").string();
-    parsed.config.data.corpus = {(dir_ / "corpus").string()};
-    parsed.config.score.output = (dir_ / output).string();
+    parsed.config.model.path = (dir / "checkpoints").string();
+    parsed.config.data.corpus = {(dir / "corpus").string()};
+    parsed.config.score.output = (dir / output).string();
     parsed.config.run.precision = config::Precision::kFp32;
     parsed.config.run.threads = 1;
     return parsed;
   }
 
-  const comm::Communicator world_ = comm::Communicator::world();
-  fs::path dir_;
+  const comm::Communicator world = comm::Communicator::world();
+  fs::path dir;
 
  private:
   std::unique_ptr<TempDir> owned_;
@@ -220,15 +220,15 @@ void expect_all_documents(const fs::path& file, const fs::path& checkpoint) {
 
 // Neither packing into batches nor the layout changes a document's scores.
 TEST_F(ScoreTest, EqualsDirectForwardOnAnyLayout) {
-  for (int ep = 1; ep <= world_.size(); ep *= 2) {
+  for (int ep = 1; ep <= world.size(); ep *= 2) {
     config::Parsed parsed = command(fmt::format("ep{}.h5", ep));
     parsed.config.parallel.ep = ep;
-    EXPECT_EQ(score(parsed, world_), 0);
-    if (world_.is_root()) {
+    EXPECT_EQ(score(parsed, world), 0);
+    if (world.is_root()) {
       const fs::path file = parsed.config.score.output;
-      expect_all_documents(file, dir_ / "checkpoints");
+      expect_all_documents(file, dir / "checkpoints");
       EXPECT_EQ(io::verify_scores(file), std::vector<std::string>{});
-      EXPECT_EQ(io::verify_trace(dir_ / fmt::format("ep{}.trace.h5", ep)),
+      EXPECT_EQ(io::verify_trace(dir / fmt::format("ep{}.trace.h5", ep)),
                 std::vector<std::string>{});
       EXPECT_FALSE(fs::exists(file.string() + ".parts"));
     }
@@ -240,58 +240,58 @@ TEST_F(ScoreTest, EqualsDirectForwardOnAnyLayout) {
 TEST_F(ScoreTest, ContinuesAfterStops) {
   config::Parsed hasty = command("folder");
   hasty.config.run.max_wall = 1.0;
-  EXPECT_EQ(score(hasty, world_), static_cast<int>(Exit::kStopped));
-  const fs::path part = dir_ / "folder" / "scores-00000-of-00004.h5";
-  world_.barrier();
+  EXPECT_EQ(score(hasty, world), static_cast<int>(Exit::kStopped));
+  const fs::path part = dir / "folder" / "scores-00000-of-00004.h5";
+  world.barrier();
   const auto written = fs::last_write_time(part);
-  EXPECT_FALSE(fs::exists(dir_ / "folder" / "scores-00003-of-00004.h5"));
-  EXPECT_FALSE(fs::exists(dir_ / "folder" / "scores.json"));
-  EXPECT_EQ(score(command("folder"), world_), 0);
-  EXPECT_EQ(score(command("folder"), world_), 0);
+  EXPECT_FALSE(fs::exists(dir / "folder" / "scores-00003-of-00004.h5"));
+  EXPECT_FALSE(fs::exists(dir / "folder" / "scores.json"));
+  EXPECT_EQ(score(command("folder"), world), 0);
+  EXPECT_EQ(score(command("folder"), world), 0);
   EXPECT_EQ(fs::last_write_time(part), written);
-  if (world_.is_root()) {
-    EXPECT_EQ(io::verify_scores(dir_ / "folder"), std::vector<std::string>{});
-    EXPECT_EQ(io::verify_trace(dir_ / "folder.trace.h5"), std::vector<std::string>{});
+  if (world.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir / "folder"), std::vector<std::string>{});
+    EXPECT_EQ(io::verify_trace(dir / "folder.trace.h5"), std::vector<std::string>{});
     const auto json =
-        nlohmann::json::parse(moesaic::testing::read_file(dir_ / "folder" / "scores.json"));
+        nlohmann::json::parse(moesaic::testing::read_file(dir / "folder" / "scores.json"));
     EXPECT_EQ(json["documents"], 458);
   }
 }
 
 // A part that a kill took away, or left half-written, is made again; the others stay.
 TEST_F(ScoreTest, MakesOnlyWhatIsMissing) {
-  EXPECT_EQ(score(command("folder"), world_), 0);
+  EXPECT_EQ(score(command("folder"), world), 0);
   const auto part = [&](int shard) {
-    return dir_ / "folder" / fmt::format("scores-{:05}-of-00004.h5", shard);
+    return dir / "folder" / fmt::format("scores-{:05}-of-00004.h5", shard);
   };
-  world_.barrier();
+  world.barrier();
   const auto kept = fs::last_write_time(part(1));
-  if (world_.is_root()) {
+  if (world.is_root()) {
     fs::remove(part(0));
     fs::rename(part(3), part(3).string() + ".tmp");
   }
-  world_.barrier();
-  EXPECT_EQ(score(command("folder"), world_), 0);
-  world_.barrier();
+  world.barrier();
+  EXPECT_EQ(score(command("folder"), world), 0);
+  world.barrier();
   EXPECT_EQ(fs::last_write_time(part(1)), kept);
-  if (world_.is_root()) {
-    EXPECT_EQ(io::verify_scores(dir_ / "folder"), std::vector<std::string>{});
+  if (world.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir / "folder"), std::vector<std::string>{});
     EXPECT_FALSE(fs::exists(part(3).string() + ".tmp"));
   }
 }
 
 // Other settings make other scores; the old ones are kept under another name.
 TEST_F(ScoreTest, ChangedSettingsStartAgain) {
-  EXPECT_EQ(score(command("x.h5"), world_), 0);
-  EXPECT_EQ(score(command("x.h5"), world_), 0);
-  world_.barrier();
-  EXPECT_FALSE(fs::exists(dir_ / "x.h5.1"));
+  EXPECT_EQ(score(command("x.h5"), world), 0);
+  EXPECT_EQ(score(command("x.h5"), world), 0);
+  world.barrier();
+  EXPECT_FALSE(fs::exists(dir / "x.h5.1"));
   config::Parsed other = command("x.h5");
   other.config.score.stride = 5;
-  EXPECT_EQ(score(other, world_), 0);
-  world_.barrier();
-  EXPECT_TRUE(fs::exists(dir_ / "x.h5.1"));
-  EXPECT_TRUE(fs::exists(dir_ / "x.h5"));
+  EXPECT_EQ(score(other, world), 0);
+  world.barrier();
+  EXPECT_TRUE(fs::exists(dir / "x.h5.1"));
+  EXPECT_TRUE(fs::exists(dir / "x.h5"));
 }
 
 // The tasks of an array fill one folder; one without a shard has nothing to do.
@@ -299,13 +299,13 @@ TEST_F(ScoreTest, TasksOfAnArray) {
   for (const char* task : {"1/3", "0/3", "2/3"}) {
     config::Parsed parsed = command("array");
     parsed.config.score.shards = task;
-    EXPECT_EQ(score(parsed, world_), 0);
+    EXPECT_EQ(score(parsed, world), 0);
   }
   config::Parsed idle = command("array");
   idle.config.score.shards = "7/8";
-  EXPECT_EQ(score(idle, world_), 0);
-  if (world_.is_root()) {
-    EXPECT_EQ(io::verify_scores(dir_ / "array"), std::vector<std::string>{});
+  EXPECT_EQ(score(idle, world), 0);
+  if (world.is_root()) {
+    EXPECT_EQ(io::verify_scores(dir / "array"), std::vector<std::string>{});
   }
 }
 
@@ -313,10 +313,10 @@ TEST_F(ScoreTest, TasksOfAnArray) {
 TEST_F(ScoreTest, TruncateLeft) {
   config::Parsed parsed = command("left.h5");
   parsed.config.score.truncate = config::Truncate::kLeft;
-  EXPECT_EQ(score(parsed, world_), 0);
-  if (world_.is_root()) {
+  EXPECT_EQ(score(parsed, world), 0);
+  if (world.is_root()) {
     const auto tokens = io::hdf5_run([&] {
-      return io::Hdf5File::open(dir_ / "left.h5").read_all<std::int64_t>("/documents/tokens");
+      return io::Hdf5File::open(dir / "left.h5").read_all<std::int64_t>("/documents/tokens");
     });
     EXPECT_EQ(tokens.at(tokens.size() - 2), kMaxSeq);
     EXPECT_EQ(tokens.back(), 10);
@@ -325,14 +325,14 @@ TEST_F(ScoreTest, TruncateLeft) {
 
 // A corpus of another vocabulary is refused on every rank before any work.
 TEST_F(ScoreTest, RefusesAnotherVocabulary) {
-  if (world_.is_root()) {
-    write_corpus(dir_ / "other", "beef");
+  if (world.is_root()) {
+    write_corpus(dir / "other", "beef");
   }
-  world_.barrier();
+  world.barrier();
   config::Parsed parsed = command("x.h5");
-  parsed.config.data.corpus = {(dir_ / "other").string()};
+  parsed.config.data.corpus = {(dir / "other").string()};
   try {
-    score(parsed, world_);
+    score(parsed, world);
     ADD_FAILURE() << "was not refused";
   } catch (const comm::AgreedError& error) {
     EXPECT_EQ(error.code(), Exit::kBadData);
