@@ -1,1 +1,80 @@
-int main() { return 0; }
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/version.h"
+#include "cli/plan.h"
+#include "cli/score.h"
+#include "cli/score.h"
+#include "cli/tokenize.h"
+#include "cli/train.h"
+#include "cli/verify.h"
+#include "comm/communicator.h"
+#include "comm/guard.h"
+#include "config/help.h"
+#include "config/options.h"
+
+namespace {
+
+using moesaic::Error;
+using moesaic::config::Parsed;
+
+moesaic::log::Level level_of(moesaic::config::LogLevel level) {
+  return static_cast<moesaic::log::Level>(level);
+}
+
+// Jobs for the login node: they never start MPI.
+int run_without_mpi(const Parsed& parsed) {
+  if (parsed.job == "plan") {
+    return moesaic::cli::plan(parsed);
+  }
+  return moesaic::cli::verify(parsed.arguments);
+}
+
+int run_with_mpi(const Parsed& parsed) {
+  const auto world = moesaic::comm::Communicator::world();
+  if (parsed.job == "tokenize") {
+    moesaic::config::Config config;
+    world.together("check the config",
+                   [&] { config = moesaic::config::checked(parsed, world.size()); });
+    return moesaic::cli::tokenize(config, world);
+  }
+  if (parsed.job == "score") {
+    return moesaic::cli::score(parsed, world);
+  }
+  return moesaic::cli::train(parsed, world);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Parsed parsed;
+  try {
+    parsed = moesaic::config::parse(argc, argv);
+    if (parsed.version) {
+      moesaic::log::print(
+          fmt::format("moesaic {} ({})", moesaic::version(), moesaic::git_hash()));
+      return 0;
+    }
+    if (parsed.help) {
+      moesaic::log::print(moesaic::config::help_text(parsed.job));
+      return 0;
+    }
+    if (parsed.job == "plan" || parsed.job == "verify") {
+      return run_without_mpi(parsed);
+    }
+  } catch (const Error& error) {
+    // Every rank reads the same command line; under mpirun the first one speaks.
+    const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    if (rank == nullptr || std::string_view(rank) == "0") {
+      moesaic::log::error(error.what());
+    }
+    return static_cast<int>(error.code());
+  }
+  using Tri = moesaic::config::Tri;
+  if (parsed.config.run.progress != Tri::kAuto) {
+    moesaic::log::set_terminal(parsed.config.run.progress == Tri::kOn);
+  }
+  return moesaic::comm::guarded(argc, argv, level_of(parsed.config.run.log_level),
+                                [&] { return run_with_mpi(parsed); });
+}

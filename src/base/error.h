@@ -18,6 +18,7 @@ enum class Exit : int {
   kStopped = 75,       // stopped early with a good checkpoint
   kMismatch = 76,      // ranks, binary or checkpoint disagree
   kBadNumbers = 77,    // NaN or infinity
+  kTerminated = 143,   // asked to stop, with nothing new saved
 };
 
 /// The caller's place in the source. Not std::source_location: clang-tidy 14 cannot parse it with

@@ -37,13 +37,13 @@ void abort_all(int code) {
   std::_Exit(code);
 }
 
-int guarded(int argc, char** argv, const std::function<int()>& job) {
+int guarded(int argc, char** argv, log::Level level, const std::function<int()>& job) {
   int provided = 0;
   if (MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     return static_cast<int>(Exit::kInternal);
   }
   const Communicator world = Communicator::world();
-  log::set_up(world.rank(), host_name(), log::Level::kInfo);
+  log::set_up(world.rank(), host_name(), level);
   int code = 0;
   try {
     code = job();

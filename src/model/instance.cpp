@@ -27,8 +27,8 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, boo
   parameters.allocate(*backend, compute_, training);
 }
 
-Context Instance::context() {
-  return {.backend = *backend, .ep = *ep, .clock = clock, .compute = compute_, .batch = {}};
+Context Instance::context(PhaseClock& booked_on) {
+  return {.backend = *backend, .ep = *ep, .clock = booked_on, .compute = compute_, .batch = {}};
 }
 
 }  // namespace moesaic::model

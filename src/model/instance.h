@@ -15,7 +15,8 @@ class Instance {
   /// The config must be resolved, vocab_size included. The mesh must outlive it.
   Instance(const config::Config& config, const comm::Mesh& mesh, bool training);
 
-  Context context();
+  Context context() { return context(clock); }
+  Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
   std::unique_ptr<Backend> backend;

@@ -46,7 +46,7 @@ class AgreeOnFailure : public testing::EmptyTestEventListener {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  return moesaic::comm::guarded(argc, argv, [] {
+  return moesaic::comm::guarded(argc, argv, moesaic::log::Level::kWarn, [] {
     const moesaic::comm::Communicator world = moesaic::comm::Communicator::world();
     auto& listeners = testing::UnitTest::GetInstance()->listeners();
     if (world.rank() != 0) {

@@ -100,7 +100,7 @@ TEST_P(GoldenTest, EveryGradient) {
     expected.insert(expected.end(), golden.begin(), golden.end());
   }
   // In bf16 a token may choose another expert: the gradient as a whole is held, not each tensor.
-  EXPECT_LT(relative_distance(all, expected), 5.0 * GetParam().tolerance);
+  EXPECT_LT(relative_distance(all, expected), 10.0 * GetParam().tolerance);
 }
 
 TEST_P(GoldenTest, TenAdamWSteps) {

@@ -1,0 +1,56 @@
+#include "cli/checkpoint_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "config/compare.h"
+
+namespace moesaic::cli {
+
+config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
+  if (parsed.config.model.path.empty()) {
+    return parsed;
+  }
+  const auto checkpoint = io::CheckpointReader::open(parsed.config.model.path);
+  const nlohmann::json& stored = checkpoint.state().at("config");
+  std::vector<std::string> contradictions;
+  config::Flat flat = config::flatten(parsed.config);
+  for (auto& [key, value] : flat) {
+    const bool of_model = key.starts_with("model.") && key != "model.path";
+    const bool of_router = key.starts_with("router.");
+    if ((!of_model && !of_router) || !stored.contains(key)) {
+      continue;
+    }
+    const bool was_set = parsed.places.contains(key);
+    const std::string theirs = stored.at(key);
+    if (of_model && was_set && value != theirs) {
+      contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.places.at(key), key,
+                                           value, checkpoint.path().string(), theirs));
+    }
+    if (of_model || !was_set) {
+      value = theirs;
+    }
+  }
+  if (!contradictions.empty()) {
+    throw Error(Exit::kUsage, join(contradictions, "\n"));
+  }
+  parsed.config = config::unflatten(flat);
+  return parsed;
+}
+
+void check_vocabulary(const io::CheckpointReader& checkpoint, const std::string& vocab_sha256,
+                      const std::string& corpus) {
+  const std::string theirs = checkpoint.state().at("vocab_sha256");
+  if (theirs != vocab_sha256) {
+    throw Error(Exit::kMismatch,
+                fmt::format("{} was trained with the vocabulary of SHA-256 {}, {} has {}: tokenize "
+                            "with the tokenizer file beside the checkpoint",
+                            checkpoint.path().string(), theirs, corpus, vocab_sha256));
+  }
+}
+
+}  // namespace moesaic::cli

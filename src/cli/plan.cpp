@@ -1,0 +1,27 @@
+#include "cli/plan.h"
+
+#include "base/log.h"
+#include "cli/checkpoint_model.h"
+#include "config/validate.h"
+#include "io/corpus.h"
+#include "plan/report.h"
+
+namespace moesaic::cli {
+
+int plan(const config::Parsed& parsed) {
+  const config::Parsed adopted = adopt_checkpoint_model(parsed);
+  const auto ranks = static_cast<int>(adopted.config.plan.ranks);
+  config::Config config = config::checked(adopted, ranks);
+  std::int64_t tokens = 0;
+  for (const std::string& path : config.data.corpus) {
+    const io::Corpus corpus = io::Corpus::open(path);
+    tokens += corpus.info().tokens;
+    if (config.model.vocab_size == 0) {
+      config.model.vocab_size = corpus.info().vocab_size;
+    }
+  }
+  log::print(plan::report(plan::estimate(config, ranks), config, tokens));
+  return 0;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+
+namespace moesaic::cli {
+
+/// OpenMP threads of this rank and where they run.
+struct Threads {
+  int count = 1;
+  std::string place;  // "host n17: 2 ranks, cores 0-7, 4 threads each"
+};
+
+/// run.threads, else OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else the cores of this rank's
+/// affinity mask shared fairly between the ranks of the host with the same mask. Warns where ranks
+/// share cores. Collective over node.
+Threads choose_threads(const config::Run& run, const comm::Communicator& node);
+
+}  // namespace moesaic::cli

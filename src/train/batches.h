@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <future>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "train/corpora.h"
+
+namespace moesaic::train {
+
+/// What this rank computes in one step: as many micro-batches as every other rank, some perhaps
+/// empty.
+struct StepBatches {
+  std::vector<model::MicroBatch> rounds;
+  std::int64_t counted = 0;  // targets of this rank
+};
+
+/// The micro-batches of each step: micro-batch i of the step's global order lies on replica
+/// i mod (dp x ep). The next step is read while this one computes.
+class Batches {
+ public:
+  /// cursor: the first sample of the first step. The corpora must outlive it.
+  Batches(Corpora& corpora, const config::Config& config, const comm::Communicator& replicas,
+          std::int64_t cursor);
+  ~Batches();
+  Batches(const Batches&) = delete;
+  Batches& operator=(const Batches&) = delete;
+
+  StepBatches next();
+  /// The first sample that no step has used yet.
+  std::int64_t cursor() const { return cursor_; }
+
+ private:
+  StepBatches read(std::int64_t cursor);  // on the HDF5 thread
+  void prefetch();
+
+  Corpora& corpora_;
+  SampleOrder order_;
+  std::int64_t batch_, micro_batch_, cursor_;
+  int replica_, replicas_;
+  std::future<StepBatches> ready_;
+};
+
+}  // namespace moesaic::train

@@ -1,0 +1,117 @@
+#include "train/corpora.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+
+namespace moesaic::train {
+
+Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len) {
+  Corpora all;
+  all.seq_len_ = seq_len;
+  for (const std::string& path : paths) {
+    all.corpora_.push_back(io::Corpus::open(path));
+    const io::CorpusInfo& first = all.corpora_.front().info();
+    const io::CorpusInfo& info = all.corpora_.back().info();
+    if (info.vocab_size != first.vocab_size || info.vocab_sha256 != first.vocab_sha256) {
+      throw Error(Exit::kBadData,
+                  fmt::format("corpora {} and {} have different vocabularies ({} tokens {}, {} "
+                              "tokens {}): tokenize both with one tokenizer",
+                              paths.front(), path, first.vocab_size,
+                              first.vocab_sha256.substr(0, 8), info.vocab_size,
+                              info.vocab_sha256.substr(0, 8)));
+    }
+  }
+  return all;
+}
+
+std::vector<std::string> Corpora::names() const {
+  std::vector<std::string> names;
+  for (const io::Corpus& corpus : corpora_) {
+    names.push_back(corpus.info().name);
+  }
+  return names;
+}
+
+std::vector<std::int64_t> Corpora::samples() const {
+  std::vector<std::int64_t> counts;
+  for (const io::Corpus& corpus : corpora_) {
+    counts.push_back(std::max<std::int64_t>(0, corpus.info().tokens - 1) / seq_len_);
+  }
+  return counts;
+}
+
+std::int64_t Corpora::tokens() const {
+  std::int64_t total = 0;
+  for (const io::Corpus& corpus : corpora_) {
+    total += corpus.info().tokens;
+  }
+  return total;
+}
+
+std::int64_t Corpora::vocab_size() const {
+  return corpora_.empty() ? 0 : corpora_.front().info().vocab_size;
+}
+
+std::string Corpora::vocab_sha256() const {
+  return corpora_.empty() ? "" : corpora_.front().info().vocab_sha256;
+}
+
+void Corpora::join_tasks(std::vector<std::string>& names) {
+  task_numbers_.clear();
+  for (const io::Corpus& corpus : corpora_) {
+    std::vector<std::uint8_t> numbers;
+    for (const std::string& name : corpus.info().task_names) {
+      auto found = std::find(names.begin(), names.end(), name);
+      if (found == names.end()) {
+        if (names.size() > std::numeric_limits<std::uint8_t>::max()) {
+          throw Error(Exit::kBadData, "more than 255 task names in all corpora together");
+        }
+        found = names.insert(names.end(), name);
+      }
+      numbers.push_back(static_cast<std::uint8_t>(found - names.begin()));
+    }
+    if (numbers.empty()) {
+      numbers.push_back(0);
+    }
+    task_numbers_.push_back(std::move(numbers));
+  }
+}
+
+Sample Corpora::read(const SamplePlace& place) {
+  const std::int64_t first = place.index * seq_len_;
+  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
+  const std::vector<std::uint8_t>& task_numbers = task_numbers_[place.corpus];
+  Sample sample;
+  sample.corpus = place.corpus;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
+    const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
+    const bool counted = !next_begins && span.given[i + 1] == 0;
+    sample.token.push_back(span.token[i]);
+    sample.target.push_back(counted ? span.token[i + 1] : -1);
+    sample.begin.push_back(static_cast<std::int32_t>(
+        std::max<std::int64_t>(0, span.document_begin[i] - first)));
+    sample.task.push_back(task_numbers[span.task[i]]);
+  }
+  return sample;
+}
+
+model::MicroBatch micro_batch_of(const std::vector<Sample>& samples) {
+  model::MicroBatch batch;
+  for (const Sample& sample : samples) {
+    const auto base = static_cast<std::int32_t>(batch.size());
+    batch.token.insert(batch.token.end(), sample.token.begin(), sample.token.end());
+    batch.target.insert(batch.target.end(), sample.target.begin(), sample.target.end());
+    batch.task.insert(batch.task.end(), sample.task.begin(), sample.task.end());
+    for (std::size_t i = 0; i < sample.token.size(); ++i) {
+      batch.position.push_back(static_cast<std::int32_t>(i) - sample.begin[i]);
+      batch.first_key.push_back(base + sample.begin[i]);
+    }
+  }
+  return batch;
+}
+
+}  // namespace moesaic::train

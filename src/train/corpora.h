@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "io/corpus.h"
+#include "model/micro_batch.h"
+#include "train/sample_order.h"
+
+namespace moesaic::train {
+
+/// One sample: seq_len tokens of a corpus and what they should predict.
+struct Sample {
+  std::vector<std::int32_t> token, target;  // [seq_len]; target -1: not counted
+  std::vector<std::int32_t> begin;          // [seq_len] where in the sample its document begins
+  std::vector<std::uint8_t> task;           // [seq_len] among the joint task names
+  std::size_t corpus = 0;
+};
+
+/// The corpora of a run under joint task names. open() anywhere; read() on the HDF5 thread.
+class Corpora {
+ public:
+  Corpora() = default;
+  /// All must have one vocabulary (kBadData).
+  static Corpora open(const std::vector<std::string>& paths, std::int64_t seq_len);
+
+  std::size_t size() const { return corpora_.size(); }
+  const io::CorpusInfo& info(std::size_t corpus) const { return corpora_[corpus].info(); }
+  std::vector<std::string> names() const;
+  std::vector<std::int64_t> samples() const;  // of each corpus
+  std::int64_t tokens() const;                // of all
+  std::int64_t vocab_size() const;
+  std::string vocab_sha256() const;
+
+  /// Joins the tasks by name: those of `names` keep their numbers, new ones are appended.
+  void join_tasks(std::vector<std::string>& names);
+
+  Sample read(const SamplePlace& place);
+
+ private:
+  std::vector<io::Corpus> corpora_;
+  std::vector<std::vector<std::uint8_t>> task_numbers_;  // of each corpus: its task -> joint task
+  std::int64_t seq_len_ = 1;
+};
+
+/// Samples laid one after the other.
+model::MicroBatch micro_batch_of(const std::vector<Sample>& samples);
+
+}  // namespace moesaic::train

@@ -1,0 +1,126 @@
+#include "train/evaluation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "io/hdf5_thread.h"
+
+namespace moesaic::train {
+namespace {
+
+// Sums of -log p and counts of targets, for each task and corpus.
+class LossSums {
+ public:
+  LossSums(std::size_t tasks, std::size_t corpora)
+      : tasks_(tasks), values_(2 * (tasks + corpora), 0.0) {}
+
+  void add(std::size_t task, std::size_t corpus, double nats) {
+    for (const std::size_t group : {task, tasks_ + corpus}) {
+      values_[2 * group] += nats;
+      values_[2 * group + 1] += 1.0;
+    }
+  }
+  std::span<double> all() { return values_; }
+  double nats(std::size_t group) const { return values_[2 * group]; }
+  double count(std::size_t group) const { return values_[2 * group + 1]; }
+  double mean(std::size_t group) const { return nats(group) / count(group); }  // NaN: nothing
+
+ private:
+  std::size_t tasks_;
+  std::vector<double> values_;
+};
+
+// The samples to evaluate: all, or a share of each corpus in steps as even as can be.
+std::vector<SamplePlace> choose_samples(const Corpora& corpora, const config::Config& config) {
+  const std::vector<std::int64_t> counts = corpora.samples();
+  std::int64_t total = 0;
+  for (const std::int64_t count : counts) {
+    total += count;
+  }
+  const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
+  const bool all = config.eval.tokens == 0 || wanted >= total;
+  std::vector<SamplePlace> places;
+  for (std::size_t c = 0; c < counts.size(); ++c) {
+    const std::int64_t n =
+        all ? counts[c]
+            : std::min(counts[c], std::max<std::int64_t>(1, wanted * counts[c] / total));
+    for (std::int64_t i = 0; i < n; ++i) {
+      places.push_back({c, i * counts[c] / n});
+    }
+  }
+  return places;
+}
+
+std::vector<Sample> read_samples(Corpora& corpora, std::span<const SamplePlace> places) {
+  return io::hdf5_run([&] {
+    std::vector<Sample> samples;
+    for (const SamplePlace& place : places) {
+      samples.push_back(corpora.read(place));
+    }
+    return samples;
+  });
+}
+
+// A text's bits: nats of its tokens, scaled from the targets that were counted to all its bytes.
+double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t tasks) {
+  double bits = 0.0;
+  double bytes = 0.0;
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    const io::CorpusInfo& info = corpora.info(c);
+    const double count = sums.count(tasks + c);
+    if (count > 0.0 && info.source_bytes > 0) {
+      bits += sums.nats(tasks + c) / std::numbers::ln2;
+      bytes += count * static_cast<double>(info.source_bytes) / static_cast<double>(info.tokens);
+    }
+  }
+  return bits / bytes;
+}
+
+}  // namespace
+
+io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
+                     std::size_t tasks, std::int64_t step) {
+  const PhaseScope phase(instance.clock, Phase::kEval);
+  PhaseClock inner_clock;  // what the layers book here is all evaluation
+  model::Context ctx = instance.context(inner_clock);
+  ctx.dropless = !config.router.eval_capacity;
+  LossSums sums(tasks, corpora.size());
+  const std::vector<SamplePlace> places = choose_samples(corpora, config);
+  const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
+  const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
+  const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());
+  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas) {
+    const std::size_t begin = std::min(places.size(), first + replica * micro_batch);
+    const std::size_t end = std::min(places.size(), begin + micro_batch);
+    const auto samples = read_samples(corpora, std::span(places).subspan(begin, end - begin));
+    const model::MicroBatch batch = micro_batch_of(samples);
+    model::set_batch(ctx, batch);
+    const Tensor hidden = instance.transformer.forward(ctx, nullptr);
+    const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
+    for (std::size_t t = 0; t < logprob.size(); ++t) {
+      if (batch.target[t] >= 0) {
+        const Sample& sample = samples[t / static_cast<std::size_t>(config.data.seq_len)];
+        sums.add(batch.task[t], sample.corpus, -static_cast<double>(logprob[t]));
+      }
+    }
+  }
+  instance.mesh.replicas.all_reduce(sums.all(), comm::Reduce::kSum);
+
+  io::EvalRow row{.step = step, .loss_by_task = {}, .loss_by_corpus = {}};
+  double nats = 0.0;
+  double count = 0.0;
+  for (std::size_t task = 0; task < tasks; ++task) {
+    row.loss_by_task.push_back(sums.mean(task));
+    nats += sums.nats(task);
+    count += sums.count(task);
+  }
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    row.loss_by_corpus.push_back(sums.mean(tasks + c));
+  }
+  row.loss = nats / count;
+  row.bits_per_byte = bits_per_byte(corpora, sums, tasks);
+  return row;
+}
+
+}  // namespace moesaic::train

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "config/config.h"
+#include "io/trace.h"
+#include "model/instance.h"
+#include "train/corpora.h"
+
+namespace moesaic::train {
+
+/// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them spread
+/// evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same on every
+/// rank.
+io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
+                     std::size_t tasks, std::int64_t step);
+
+}  // namespace moesaic::train

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "config/config.h"
+#include "model/instance.h"
+#include "train/corpora.h"
+#include "train/resume.h"
+
+namespace moesaic::train {
+
+/// What a run starts from; all set-up is done and agreed.
+struct Start {
+  const config::Config& config;  // resolved
+  model::Instance& instance;
+  Corpora& corpora;
+  Corpora& eval_corpora;  // may be empty
+  Progress progress;      // step 0: a fresh start
+  bool resumed = false;
+};
+
+/// Trains until train.steps or train.tokens, a stop signal or run.max_wall. Collective over the
+/// mesh. Returns kDone, kStopped (a checkpoint was saved) or kTerminated (none was). Throws an
+/// AgreedError kBadNumbers at the first loss or gradient that is not finite.
+Exit run(const Start& start);
+
+}  // namespace moesaic::train

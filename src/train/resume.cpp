@@ -1,0 +1,99 @@
+#include "train/resume.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "base/version.h"
+#include "config/compare.h"
+#include "io/checkpoint.h"
+
+namespace moesaic::train {
+namespace {
+
+bool allowed(const std::vector<std::string>& allow, const std::string& key) {
+  return std::any_of(allow.begin(), allow.end(), [&](const std::string& entry) {
+    return key == entry || key.starts_with(entry + ".");
+  });
+}
+
+}  // namespace
+
+nlohmann::json to_state(const Progress& progress, const config::Config& config,
+                        const std::string& layout, const std::string& vocab_sha256) {
+  nlohmann::json flat;
+  for (const auto& [key, value] : config::flatten(config)) {
+    flat[key] = value;
+  }
+  return {{"step", progress.step},           {"cursor", progress.cursor},
+          {"tokens", progress.tokens},       {"task_names", progress.tasks},
+          {"config", flat},                  {"layout", layout},
+          {"vocab_sha256", vocab_sha256},    {"program_version", version()},
+          {"git_hash", git_hash()}};
+}
+
+Progress from_state(const nlohmann::json& state) {
+  return {.step = state.at("step"),
+          .cursor = state.at("cursor"),
+          .tokens = state.at("tokens"),
+          .tasks = state.at("task_names"),
+          .note = {}};
+}
+
+std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config) {
+  if (config.resume == "none") {
+    return std::nullopt;
+  }
+  if (config.resume != "auto") {
+    return io::CheckpointReader::open(config.resume).path();
+  }
+  if (config.dir.empty()) {
+    return std::nullopt;
+  }
+  const auto complete = io::complete_checkpoints(config.dir);
+  return complete.empty() ? std::nullopt : std::optional(complete.back());
+}
+
+Progress check_resume(const nlohmann::json& state, const config::Config& config,
+                      const std::string& vocab_sha256, const std::filesystem::path& path) {
+  config::Flat flat;
+  for (const auto& [key, value] : state.at("config").items()) {
+    flat.emplace_back(key, value.get<std::string>());
+  }
+  Progress progress = from_state(state);
+  std::vector<std::vector<std::string>> refused = {{"key", "was", "is"}};
+  std::vector<std::string> passed;
+  for (const config::Difference& d : config::differences(config::unflatten(flat), config)) {
+    if (config::may_change_on_resume(d.key)) {
+      continue;
+    }
+    if (allowed(config.checkpoint.allow, d.key)) {
+      passed.push_back(fmt::format("{}: {} -> {}", d.key, d.was, d.is));
+    } else {
+      refused.push_back({d.key, d.was, d.is});
+    }
+  }
+  if (refused.size() > 1) {
+    throw Error(Exit::kMismatch,
+                fmt::format("{} belongs to a run with another config:\n{}Change these back, start "
+                            "anew in another run.dir, or let them pass with checkpoint.allow=KEY",
+                            path.string(), table(refused)));
+  }
+  const std::string stored_vocab = state.at("vocab_sha256");
+  if (stored_vocab != vocab_sha256) {
+    throw Error(Exit::kMismatch,
+                fmt::format("{}: its vocabulary has SHA-256 {}, the corpus's has {}: continue with "
+                            "a corpus of the same tokenizer",
+                            path.string(), stored_vocab, vocab_sha256));
+  }
+  if (allowed(config.checkpoint.allow, "data")) {
+    progress.cursor = 0;
+  }
+  progress.note = join(passed, "; ");
+  return progress;
+}
+
+}  // namespace moesaic::train

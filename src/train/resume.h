@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "train/corpora.h"
+
+namespace moesaic::train {
+
+/// Where a run stands: everything of a checkpoint that is not a tensor.
+struct Progress {
+  std::int64_t step = 0;    // done
+  std::int64_t cursor = 0;  // the first sample not yet used
+  std::int64_t tokens = 0;  // positions trained on
+  std::vector<std::string> tasks = {"none"};
+  std::string note;  // what checkpoint.allow let pass; becomes an event of the trace
+};
+
+/// The "state" of a checkpoint's manifest.
+nlohmann::json to_state(const Progress& progress, const config::Config& config,
+                        const std::string& layout, const std::string& vocab_sha256);
+Progress from_state(const nlohmann::json& state);
+
+/// The checkpoint that checkpoint.resume asks for; nothing: a fresh start. Throws kNoInput if a
+/// named one does not exist.
+std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config);
+
+/// Throws kMismatch with a table of key / was / is if the state belongs to another run than the
+/// config, as far as checkpoint.allow does not permit it. Returns the progress to continue from.
+Progress check_resume(const nlohmann::json& state, const config::Config& config,
+                      const std::string& vocab_sha256, const std::filesystem::path& path);
+
+}  // namespace moesaic::train

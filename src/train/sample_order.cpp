@@ -1,0 +1,78 @@
+#include "train/sample_order.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "base/error.h"
+#include "tensor/rng.h"
+
+namespace moesaic::train {
+
+std::int64_t permuted(std::int64_t i, std::int64_t n, std::uint64_t key) {
+  require(i >= 0 && i < n, "permutation of an index outside");
+  const auto count = static_cast<std::uint64_t>(n);
+  const int half_bits = std::max(1, (static_cast<int>(std::bit_width(count - 1)) + 1) / 2);
+  const std::uint64_t mask = (std::uint64_t{1} << static_cast<unsigned>(half_bits)) - 1;
+  auto value = static_cast<std::uint64_t>(i);
+  do {
+    std::uint64_t left = value >> static_cast<unsigned>(half_bits);
+    std::uint64_t right = value & mask;
+    for (std::uint64_t round = 0; round < 6; ++round) {
+      const std::uint64_t mixed = left ^ (mix64(key + mix64(right * 8 + round)) & mask);
+      left = right;
+      right = mixed;
+    }
+    value = (left << static_cast<unsigned>(half_bits)) | right;
+  } while (value >= count);
+  return static_cast<std::int64_t>(value);
+}
+
+SampleOrder::SampleOrder(std::vector<std::int64_t> samples, const std::vector<double>& weights,
+                         std::int64_t seed)
+    : samples_(std::move(samples)),
+      total_(std::accumulate(samples_.begin(), samples_.end(), std::int64_t{0})),
+      seed_(mix64(static_cast<std::uint64_t>(seed))),
+      seen_(samples_.size(), 0) {
+  require(total_ > 0, "no samples to order");
+  require(weights.empty() || weights.size() == samples_.size(), "one weight for each corpus");
+  double sum = 0.0;
+  for (std::size_t c = 0; c < weights.size(); ++c) {
+    sum += samples_[c] > 0 ? weights[c] : 0.0;
+    cumulative_.push_back(sum);
+  }
+}
+
+std::size_t SampleOrder::draw(std::int64_t n) const {
+  const Rng rng(seed_, hash_name("corpus"));
+  const double u = rng.uniform(static_cast<std::uint64_t>(n)) * cumulative_.back();
+  const auto found = std::upper_bound(cumulative_.begin(), cumulative_.end(), u);
+  return static_cast<std::size_t>(std::min(found, cumulative_.end() - 1) - cumulative_.begin());
+}
+
+SamplePlace SampleOrder::at(std::int64_t n) {
+  const auto key = [&](std::size_t stream, std::int64_t epoch) {
+    return mix64(seed_ ^ mix64(stream) ^ mix64(static_cast<std::uint64_t>(epoch) << 16U));
+  };
+  if (cumulative_.empty()) {
+    std::int64_t index = permuted(n % total_, total_, key(0, n / total_));
+    std::size_t corpus = 0;
+    while (index >= samples_[corpus]) {
+      index -= samples_[corpus++];
+    }
+    return {corpus, index};
+  }
+  if (n < next_) {
+    std::fill(seen_.begin(), seen_.end(), 0);
+    next_ = 0;
+  }
+  for (; next_ < n; ++next_) {
+    ++seen_[draw(next_)];
+  }
+  const std::size_t corpus = draw(n);
+  const std::int64_t of_corpus = seen_[corpus];
+  const std::int64_t count = samples_[corpus];
+  return {corpus, permuted(of_corpus % count, count, key(corpus + 1, of_corpus / count))};
+}
+
+}  // namespace moesaic::train

@@ -1,0 +1,47 @@
+#include "train/save_policy.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+
+namespace moesaic::train {
+
+double wall_seconds(const config::Run& run) {
+  if (run.max_wall >= 0.0) {
+    return run.max_wall;
+  }
+  const char* const end = std::getenv("SLURM_JOB_END_TIME");
+  if (end == nullptr) {
+    return -1.0;
+  }
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::max(0.0, std::strtod(end, nullptr) - now);
+}
+
+SavePolicy::SavePolicy(const config::Config& config, std::int64_t last_step)
+    : config_(config.checkpoint), last_step_(last_step), wall_(wall_seconds(config.run)) {}
+
+bool SavePolicy::due(std::int64_t step) const {
+  if (config_.dir.empty()) {
+    return false;
+  }
+  const bool by_step = config_.every > 0 && step % config_.every == 0;
+  const bool by_time =
+      config_.every_minutes > 0.0 && since_save_.seconds() >= 60.0 * config_.every_minutes;
+  return step >= last_step_ || by_step || by_time;
+}
+
+void SavePolicy::saved(double seconds) {
+  longest_save_ = std::max(longest_save_, seconds);
+  since_save_.restart();
+}
+
+bool SavePolicy::out_of_time() const {
+  const double margin = 2.0 * longest_save_ + longest_step_ + 60.0;
+  return wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
+}
+
+void SavePolicy::step_took(double seconds) { longest_step_ = std::max(longest_step_, seconds); }
+
+}  // namespace moesaic::train
