@@ -5,7 +5,6 @@
 #include "base/version.h"
 #include "cli/plan.h"
 #include "cli/score.h"
-#include "cli/score.h"
 #include "cli/tokenize.h"
 #include "cli/train.h"
 #include "cli/verify.h"
