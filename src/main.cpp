@@ -51,8 +51,7 @@ int main(int argc, char** argv) {
   try {
     parsed = moesaic::config::parse(argc, argv);
     if (parsed.version) {
-      moesaic::log::print(
-          fmt::format("moesaic {} ({})", moesaic::version(), moesaic::git_hash()));
+      moesaic::log::print(fmt::format("moesaic {} ({})", moesaic::version(), moesaic::git_hash()));
       return 0;
     }
     if (parsed.help) {

@@ -28,7 +28,22 @@ struct Outputs {
   std::unique_ptr<io::RunLock> lock;
 };
 
-Outputs claim_outputs(const config::Config& config) {
+// All that checkpoint.keep keeps, and the one being written, must fit.
+void check_space(const config::Config& config, int ranks) {
+  const double needed = static_cast<double>(config.checkpoint.keep + 1) *
+                        plan::estimate(config, ranks).checkpoint_bytes;
+  const auto free = static_cast<double>(std::filesystem::space(config.checkpoint.dir).available);
+  if (needed > free) {
+    throw Error(
+        Exit::kCannotCreate,
+        fmt::format("{}: checkpoint.keep + 1 = {} checkpoints need {:.0f} bytes ({}), {:.0f} "
+                    "({}) are free: free some, keep fewer, or choose another run.dir",
+                    config.checkpoint.dir, config.checkpoint.keep + 1, needed, short_bytes(needed),
+                    free, short_bytes(free)));
+  }
+}
+
+Outputs claim_outputs(const config::Config& config, int ranks) {
   Outputs outputs;
   const std::filesystem::path trace = config.trace.path;
   if (trace.has_parent_path()) {
@@ -36,6 +51,7 @@ Outputs claim_outputs(const config::Config& config) {
   }
   if (!config.checkpoint.dir.empty()) {
     io::make_folder(config.checkpoint.dir);
+    check_space(config, ranks);
   }
   if (!config.run.dir.empty()) {
     io::make_folder(config.run.dir);
@@ -51,11 +67,11 @@ void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
     config.model.vocab_size = corpora.vocab_size();
   }
   if (config.model.vocab_size != corpora.vocab_size()) {
-    throw Error(Exit::kBadData,
-                fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
-                            "tokenize with that vocabulary",
-                            config.model.vocab_size, config.data.corpus.front(),
-                            corpora.vocab_size()));
+    throw Error(
+        Exit::kBadData,
+        fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
+                    "tokenize with that vocabulary",
+                    config.model.vocab_size, config.data.corpus.front(), corpora.vocab_size()));
   }
 }
 
@@ -67,8 +83,7 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
   if (total == 0) {
     throw Error(Exit::kNoInput,
                 fmt::format("{} has {} tokens, fewer than one sample of data.seq_len + 1 = {}",
-                            config.data.corpus.front(), corpora.tokens(),
-                            config.data.seq_len + 1));
+                            config.data.corpus.front(), corpora.tokens(), config.data.seq_len + 1));
   }
 }
 
@@ -125,15 +140,15 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     check_samples(config, corpora);
     resume = train::checkpoint_to_resume(config.checkpoint);
   });
-  comm::Mesh mesh = comm::Mesh::make(static_cast<int>(config.parallel.tp),
-                                     static_cast<int>(config.parallel.pp),
-                                     static_cast<int>(config.parallel.ep));
+  comm::Mesh mesh =
+      comm::Mesh::make(static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.pp),
+                       static_cast<int>(config.parallel.ep));
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   Outputs outputs;
   world.together("create the outputs", [&] {
     if (world.is_root()) {
-      outputs = claim_outputs(config);
+      outputs = claim_outputs(config, world.size());
     }
   });
   show_table(config, mesh, threads, corpora);
@@ -148,8 +163,8 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
   });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
-    log::info(fmt::format("resume from {} (step {} of {})", resume->string(), progress.step,
-                          last_step));
+    log::info(
+        fmt::format("resume from {} (step {} of {})", resume->string(), progress.step, last_step));
   }
   Exit result = Exit::kDone;
   if (progress.step >= last_step) {
@@ -162,10 +177,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
                          .progress = progress,
                          .resumed = resume.has_value()});
   }
-  log::print(fmt::format("trace: {}{}", config.trace.path,
-                         config.checkpoint.dir.empty()
-                             ? ""
-                             : "  checkpoints: " + config.checkpoint.dir));
+  log::print(
+      fmt::format("trace: {}{}", config.trace.path,
+                  config.checkpoint.dir.empty() ? "" : "  checkpoints: " + config.checkpoint.dir));
   mesh.close();
   return static_cast<int>(result);
 }

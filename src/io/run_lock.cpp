@@ -33,9 +33,8 @@ RunLock::RunLock(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "lock";
   descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: {}", std::filesystem::absolute(file).string(),
-                            std::strerror(errno)));
+    throw Error(Exit::kCannotCreate, fmt::format("{}: {}", std::filesystem::absolute(file).string(),
+                                                 std::strerror(errno)));
   }
   if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
@@ -46,8 +45,7 @@ RunLock::RunLock(const std::filesystem::path& folder) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} is in use by another live job ({}): wait for it, or choose another "
                             "run.dir",
-                            std::filesystem::absolute(folder).string(),
-                            trim(read_whole(file))));
+                            std::filesystem::absolute(folder).string(), trim(read_whole(file))));
   }
   const std::string name = own_name();
   const bool written = ftruncate(descriptor_, 0) == 0 &&

@@ -4,8 +4,8 @@
 
 namespace moesaic::train {
 
-Batches::Batches(Corpora& corpora, const config::Config& config,
-                 const comm::Communicator& replicas, std::int64_t cursor)
+Batches::Batches(Corpora& corpora, const config::Config& config, const comm::Communicator& replicas,
+                 std::int64_t cursor)
     : corpora_(corpora),
       order_(corpora.samples(), config.data.corpus_weights, config.data.seed),
       batch_(config.train.batch),

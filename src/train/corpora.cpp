@@ -17,12 +17,12 @@ Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_le
     const io::CorpusInfo& first = all.corpora_.front().info();
     const io::CorpusInfo& info = all.corpora_.back().info();
     if (info.vocab_size != first.vocab_size || info.vocab_sha256 != first.vocab_sha256) {
-      throw Error(Exit::kBadData,
-                  fmt::format("corpora {} and {} have different vocabularies ({} tokens {}, {} "
-                              "tokens {}): tokenize both with one tokenizer",
-                              paths.front(), path, first.vocab_size,
-                              first.vocab_sha256.substr(0, 8), info.vocab_size,
-                              info.vocab_sha256.substr(0, 8)));
+      throw Error(
+          Exit::kBadData,
+          fmt::format("corpora {} and {} have different vocabularies ({} tokens {}, {} "
+                      "tokens {}): tokenize both with one tokenizer",
+                      paths.front(), path, first.vocab_size, first.vocab_sha256.substr(0, 8),
+                      info.vocab_size, info.vocab_sha256.substr(0, 8)));
     }
   }
   return all;
@@ -92,8 +92,8 @@ Sample Corpora::read(const SamplePlace& place) {
     const bool counted = !next_begins && span.given[i + 1] == 0;
     sample.token.push_back(span.token[i]);
     sample.target.push_back(counted ? span.token[i + 1] : -1);
-    sample.begin.push_back(static_cast<std::int32_t>(
-        std::max<std::int64_t>(0, span.document_begin[i] - first)));
+    sample.begin.push_back(
+        static_cast<std::int32_t>(std::max<std::int64_t>(0, span.document_begin[i] - first)));
     sample.task.push_back(task_numbers[span.task[i]]);
   }
   return sample;

@@ -80,7 +80,7 @@ double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t t
 }  // namespace
 
 io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
-                     std::size_t tasks, std::int64_t step) {
+                     std::size_t tasks, std::int64_t step, const std::function<void()>& got_on) {
   const PhaseScope phase(instance.clock, Phase::kEval);
   PhaseClock inner_clock;  // what the layers book here is all evaluation
   model::Context ctx = instance.context(inner_clock);
@@ -104,6 +104,7 @@ io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::
         sums.add(batch.task[t], sample.corpus, -static_cast<double>(logprob[t]));
       }
     }
+    got_on();
   }
   instance.mesh.replicas.all_reduce(sums.all(), comm::Reduce::kSum);
 

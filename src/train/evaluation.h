@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "config/config.h"
 #include "io/trace.h"
 #include "model/instance.h"
@@ -7,10 +9,10 @@
 
 namespace moesaic::train {
 
-/// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them spread
-/// evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same on every
-/// rank.
+/// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them
+/// spread evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same
+/// on every rank.
 io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
-                     std::size_t tasks, std::int64_t step);
+                     std::size_t tasks, std::int64_t step, const std::function<void()>& got_on);
 
 }  // namespace moesaic::train

@@ -23,6 +23,10 @@
 namespace moesaic::train {
 namespace {
 
+// How long one round of evaluation and one save may take before the watchdog ends the job, seconds.
+constexpr double kRoundLimit = 600.0;
+constexpr double kSaveLimit = 3600.0;
+
 class Loop {
  public:
   explicit Loop(const Start& start);
@@ -144,19 +148,16 @@ StepResult Loop::step() {
     const PhaseScope phase(instance_.clock, Phase::kData);
     batches = batches_.next();
   }
-  result.targets =
-      instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
-  const double nats =
-      forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
+  result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
+  const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
   reduce_gradients(instance_);
   result.lr = learning_rate(config_.train, result.step);
   sum_over_ranks(result, nats);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  result.grad_norm =
-      gradient_norm(*instance_.backend, instance_.parameters, instance_.mesh.ep);
+  result.grad_norm = gradient_norm(*instance_.backend, instance_.parameters, instance_.mesh.ep);
   if (std::isfinite(result.grad_norm) && std::isfinite(result.loss)) {
-    optimizer_step(*instance_.backend, instance_.parameters, config_.train, result.lr,
-                   result.step, result.grad_norm);
+    optimizer_step(*instance_.backend, instance_.parameters, config_.train, result.lr, result.step,
+                   result.grad_norm);
     update_biases();
   }
   return result;
@@ -164,19 +165,21 @@ StepResult Loop::step() {
 
 void Loop::evaluate() {
   if (start_.eval_corpora.size() > 0) {
-    recorder_.add(train::evaluate(instance_, start_.eval_corpora, config_,
-                                  progress_.tasks.size(), progress_.step));
+    watchdog_.alive(kRoundLimit);
+    recorder_.add(train::evaluate(instance_, start_.eval_corpora, config_, progress_.tasks.size(),
+                                  progress_.step));
   }
 }
 
 bool Loop::save() {
   const PhaseScope phase(instance_.clock, Phase::kCheckpoint);
+  watchdog_.alive(kSaveLimit);
   const Timer timer;
   recorder_.flush();
   std::vector<std::vector<float>> host;
   const auto blocks = model::blocks_to_save(instance_, host);
-  const nlohmann::json state = to_state(progress_, config_, instance_.mesh.layout.text(),
-                                        start_.corpora.vocab_sha256());
+  const nlohmann::json state =
+      to_state(progress_, config_, instance_.mesh.layout.text(), start_.corpora.vocab_sha256());
   std::vector<std::filesystem::path> copy;
   if (!start_.corpora.info(0).tokenizer.empty()) {
     copy.push_back(start_.corpora.info(0).tokenizer);

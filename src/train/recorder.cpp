@@ -1,62 +1,19 @@
 #include "train/recorder.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/log.h"
 #include "base/text.h"
 #include "model/moe_trace.h"
 
 namespace moesaic::train {
-namespace {
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-// Times of the row: those of the rank that worked longest, and the mean of all. Collective.
-void fill_times(io::TraceRow& row, const PhaseClock::Seconds& phases, double waited,
-                const comm::Communicator& world) {
-  double seconds = 0.0;
-  for (const double phase : phases) {
-    seconds += phase;
-  }
-  const double worked = std::max(0.0, seconds - waited);
-  row.rank_seconds = world.all_gather(std::span<const double>(&worked, 1));
-  const auto slowest = static_cast<int>(
-      std::max_element(row.rank_seconds.begin(), row.rank_seconds.end()) -
-      row.rank_seconds.begin());
-  row.time.assign(phases.begin(), phases.end());
-  row.time_mean = row.time;
-  world.broadcast(std::span(row.time), slowest);
-  world.all_reduce(std::span(row.time_mean), comm::Reduce::kSum);
-  for (double& mean : row.time_mean) {
-    mean /= world.size();
-  }
-  row.seconds = 0.0;
-  for (const double phase : row.time) {
-    row.seconds += phase;
-  }
-}
-
-}  // namespace
-
-std::int64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-}
 
 Recorder::Recorder(const config::Config& config, model::Instance& instance,
                    const Progress& progress, const std::vector<std::string>& corpora, bool resumed,
                    std::int64_t last_step)
-    : config_(config),
-      instance_(instance),
-      first_step_(progress.step),
-      last_step_(last_step) {
+    : config_(config), instance_(instance), first_step_(progress.step), last_step_(last_step) {
   instance.mesh.world.together("open the trace", [&] {
     if (!instance.mesh.world.is_root()) {
       return;
@@ -75,7 +32,7 @@ void Recorder::add(const StepResult& result, model::MoeStats& stats,
   const double in_comm =
       instance_.ep->seconds() + instance_.dp->seconds() + instance_.replicas->seconds();
   io::TraceRow row;
-  fill_times(row, instance_.clock.take(), in_comm - comm_seconds_, world);
+  model::fill_times(row, instance_.clock.take(), in_comm - comm_seconds_, world);
   comm_seconds_ = in_comm;
   row.step = result.step;
   row.loss = result.loss;
@@ -84,8 +41,6 @@ void Recorder::add(const StepResult& result, model::MoeStats& stats,
   row.lr = result.lr;
   row.tokens = result.tokens;
   row.targets = result.targets;
-  row.unix_time = unix_time();
-  row.peak_memory = world.all_reduce(peak_memory(), comm::Reduce::kMax);
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
   model::fill_moe(row, stats, static_cast<double>(result.tokens), config_.model.top_k);
   if (trace_ && result.step % config_.trace.every == 0) {
@@ -110,8 +65,7 @@ void Recorder::show(const StepResult& result) {
                       static_cast<double>(result.tokens) / smooth_speed_;
   const std::string line = fmt::format(
       "step={}/{} loss={:.4f} grad_norm={:.3f} lr={:.2e} tokens_per_s={:.0f} eta={}", result.step,
-      last_step_, result.lm_loss, result.grad_norm, result.lr, smooth_speed_,
-      short_duration(left));
+      last_step_, result.lm_loss, result.grad_norm, result.lr, smooth_speed_, short_duration(left));
   log::progress(line, line);
 }
 

@@ -43,7 +43,4 @@ class Recorder {
   Timer since_line_;
 };
 
-/// The largest resident memory of this process, bytes.
-std::int64_t peak_memory();
-
 }  // namespace moesaic::train

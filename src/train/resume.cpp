@@ -28,10 +28,14 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
   }
-  return {{"step", progress.step},           {"cursor", progress.cursor},
-          {"tokens", progress.tokens},       {"task_names", progress.tasks},
-          {"config", flat},                  {"layout", layout},
-          {"vocab_sha256", vocab_sha256},    {"program_version", version()},
+  return {{"step", progress.step},
+          {"cursor", progress.cursor},
+          {"tokens", progress.tokens},
+          {"task_names", progress.tasks},
+          {"config", flat},
+          {"layout", layout},
+          {"vocab_sha256", vocab_sha256},
+          {"program_version", version()},
           {"git_hash", git_hash()}};
 }
 

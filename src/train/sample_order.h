@@ -35,8 +35,8 @@ class SampleOrder {
   std::int64_t next_ = 0;
 };
 
-/// Element i of a keyed permutation of [0, n): a Feistel network over the next power of four, walked
-/// until it falls inside (Black & Rogaway 2002).
+/// Element i of a keyed permutation of [0, n): a Feistel network over the next power of four,
+/// walked until it falls inside (Black & Rogaway 2002).
 std::int64_t permuted(std::int64_t i, std::int64_t n, std::uint64_t key);
 
 }  // namespace moesaic::train

@@ -32,6 +32,13 @@ void Watchdog::step_done(std::int64_t step) {
     durations_[static_cast<std::size_t>(step) % kKept] = since_.seconds();
   }
   step_ = step;
+  granted_ = 0.0;
+  since_.restart();
+}
+
+void Watchdog::alive(double seconds) {
+  const std::lock_guard lock(mutex_);
+  granted_ = seconds;
   since_.restart();
 }
 
@@ -52,7 +59,7 @@ void Watchdog::watch() {
   std::unique_lock lock(mutex_);
   while (!ending_) {
     const double waited = since_.seconds();
-    const double left = limit() - waited;
+    const double left = std::max(limit(), granted_) - waited;
     if (left <= 0.0) {
       lock.unlock();
       expire(waited);
@@ -63,9 +70,9 @@ void Watchdog::watch() {
 }
 
 void Watchdog::expire(double waited) {
-  log::error(fmt::format("fatal: step {} has taken {:.0f} s, phase {}; run.step_timeout ends the job",
-                         step_ + 1, waited,
-                         kPhaseNames[static_cast<std::size_t>(clock_.phase())]));
+  log::error(
+      fmt::format("fatal: step {} has taken {:.0f} s, phase {}; run.step_timeout ends the job",
+                  step_ + 1, waited, kPhaseNames[static_cast<std::size_t>(clock_.phase())]));
   // The other ranks' watchdogs expire at about the same time and have their say before the end.
   std::this_thread::sleep_for(std::chrono::seconds(2));
   comm::abort_all(static_cast<int>(Exit::kInternal));

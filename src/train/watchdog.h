@@ -24,6 +24,8 @@ class Watchdog {
 
   /// A step is done; the next one starts.
   void step_done(std::int64_t step);
+  /// Something outside the steps got on, and may now take so many seconds (at least a step's).
+  void alive(double seconds);
 
  private:
   void watch();
@@ -36,6 +38,7 @@ class Watchdog {
   std::condition_variable changed_;
   bool ending_ = false;
   std::int64_t step_ = 0;
+  double granted_ = 0.0;  // seconds, until the next step is done
   Timer since_;
   std::vector<double> durations_;
   std::thread thread_;

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Fails if an object compiled for AVX-512 defines a weak symbol outside the namespace of its
+# instruction set: the linker could keep that copy for everybody, and the program would die on a
+# processor without AVX-512. usage: check_kernels.sh [BUILD_FOLDER]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+build=${1:-build/release}
+mapfile -t objects < <(find "$build" -path '*kernels_avx512*' -name '*.o')
+if ((${#objects[@]} == 0)); then
+  echo "check_kernels: no AVX-512 objects in $build; build first" >&2
+  exit 66
+fi
+weak=$(nm --print-file-name "${objects[@]}" | grep -E ' [WVu] ' |
+  grep -v ' _ZN7moesaic3cpu6avx512' | c++filt || true)
+if [[ -n $weak ]]; then
+  printf 'check_kernels: weak symbols compiled for AVX-512:\n%s\n' "$weak" >&2
+  exit 1
+fi
+echo "check_kernels: ${#objects[@]} objects share nothing with other instruction sets"
