@@ -55,7 +55,6 @@ tests_of() {  # PRESET LABELS
 part "set-up" bash jobs/setup.sh --tests
 python=$(find_python)
 part "release build" build release
-part "layers and names" "$python" tests/support/check_layers.py
 [ -f tests/support/check_format.sh ] && part "format" bash tests/support/check_format.sh
 part "unit" tests_of release '^unit$'
 part "mpi" tests_of release '^mpi$'

@@ -167,7 +167,7 @@ void Loop::evaluate() {
   if (start_.eval_corpora.size() > 0) {
     watchdog_.alive(kRoundLimit);
     recorder_.add(train::evaluate(instance_, start_.eval_corpora, config_, progress_.tasks.size(),
-                                  progress_.step));
+                                  progress_.step, [this] { watchdog_.alive(kRoundLimit); }));
   }
 }
 
