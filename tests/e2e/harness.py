@@ -1,0 +1,201 @@
+"""What the end-to-end tests share: a corpus made by script, a tiny model, and ways to run moesaic."""
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+import h5py
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MOESAIC = os.environ.get("MOESAIC", str(ROOT / "build/release/moesaic"))
+WORDS = "expert router token layer gradient cluster mesh loss batch model train shard corpus".split()
+LIMIT = 60  # seconds until a command counts as hanging
+
+CONFIG = """
+model.layers = 2
+model.d_model = 32
+model.heads = 2
+model.experts = 4
+model.shared_experts = 1
+model.max_seq = 32
+data.corpus = corpus/train
+data.seq_len = 32
+train.batch = 8
+train.micro_batch = 2
+train.lr = 0.01
+train.warmup = 2
+train.decay_steps = 20
+train.steps = 20
+parallel.ep = 2
+run.precision = fp32
+run.dir = run
+checkpoint.every = 5
+trace.flush = 0
+"""
+
+
+def environment():
+    fixed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+             "OMPI_MCA_mpi_yield_when_idle": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **fixed}
+
+
+class Result:
+    """Exit code, output and seconds of one command."""
+
+    def __init__(self, code, out, err, seconds):
+        self.code, self.out, self.err, self.seconds = code, out, err, seconds
+        self.text = out + err
+
+
+def command(ranks, arguments):
+    launcher = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks else []
+    return launcher + [MOESAIC] + [str(argument) for argument in arguments]
+
+
+def write_text(path, documents, seed):
+    choose = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(documents):
+            text = " ".join(choose.choices(WORDS, k=choose.randint(5, 60)))
+            row = {"id": f"d{number}", "task": ["code", "prose"][number % 2], "text": text}
+            file.write(json.dumps(row) + "\n")
+
+
+def tensors(folder):
+    """Every tensor of a checkpoint folder, put together from its blocks."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    whole = {}
+    for name, tensor in manifest["tensors"].items():
+        whole[name] = np.full(tensor["shape"], np.nan, np.float32)
+        for block in tensor["blocks"]:
+            box = tuple(slice(o, o + e) for o, e in zip(block["offset"], block["extent"]))
+            with h5py.File(folder / block["part"]) as part:
+                whole[name][box] = part[block["dataset"]][()]
+    return whole
+
+
+def column(trace, name):
+    with h5py.File(trace) as file:
+        return file[name][()]
+
+
+def flip_bit(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def truncate(path):
+    os.truncate(path, os.path.getsize(path) * 2 // 3)
+
+
+def processes_of(folder):
+    """Ids of the moesaic processes that work in a folder."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if (entry.name.isdigit() and os.readlink(entry / "cwd") == str(folder)
+                    and os.path.realpath(entry / "exe") == os.path.realpath(MOESAIC)):
+                found.append(int(entry.name))
+        except OSError:
+            pass  # it ended meanwhile, or belongs to someone else
+    return found
+
+
+class EndToEnd(unittest.TestCase):
+    """Each test has a folder of its own with config.cfg, corpus/train and corpus/heldout."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="moesaic-e2e-")).resolve()
+        write_text(cls.shared / "text.jsonl", 300, seed=1)
+        cls.tokenize(cls.shared)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.shared)
+
+    @staticmethod
+    def tokenize(folder):
+        subprocess.run(command(0, ["tokenize", "--tokenize.input", "text.jsonl", "--tokenize.output",
+                                   "corpus", "--tokenize.holdout", "0.1", "--tokenize.shards", "3"]),
+                       cwd=folder, env=environment(), check=True, capture_output=True, timeout=LIMIT)
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="moesaic-e2e-")).resolve()
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        shutil.copytree(self.shared / "corpus", self.folder / "corpus")
+        (self.folder / "config.cfg").write_text(CONFIG)
+
+    def run_job(self, ranks, *arguments):
+        """Runs one job in the test's folder; ranks = 0 runs it without mpirun."""
+        begin = time.monotonic()
+        child = subprocess.Popen(command(ranks, arguments), cwd=self.folder, env=environment(),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 start_new_session=True)
+        try:
+            out, err = child.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            out, err = child.communicate()
+            self.fail(f"{arguments} hangs:\n{out}\n{err}")
+        return Result(child.returncode, out, err, time.monotonic() - begin)
+
+    def start(self, ranks, *arguments):
+        """Starts a job that goes on while the test does something; it is killed at the end."""
+        child = subprocess.Popen(command(ranks, arguments), cwd=self.folder, env=environment(),
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 start_new_session=True)
+        self.addCleanup(self.end, child)
+        return child
+
+    def end(self, child):
+        for pid in processes_of(self.folder):
+            os.kill(pid, signal.SIGKILL)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate(timeout=LIMIT)
+
+    def train(self, ranks, *arguments):
+        return self.run_job(ranks, "train", "--config", "config.cfg", *arguments)
+
+    def trained(self, ranks, *arguments):
+        result = self.train(ranks, *arguments)
+        self.assertEqual(result.code, 0, result.text)
+        return result
+
+    def wait_for(self, condition, what):
+        end = time.monotonic() + LIMIT
+        while not condition():
+            self.assertLess(time.monotonic(), end, f"waited in vain for {what}")
+            time.sleep(0.02)
+
+    def checkpoint(self, step, run="run"):
+        return self.folder / run / "checkpoints" / f"step-{step:08d}"
+
+    def newest_step(self, run="run"):
+        """Step of the newest complete checkpoint, -1 before the first."""
+        steps = [int(path.parent.name[5:])
+                 for path in (self.folder / run / "checkpoints").glob("step-????????/manifest.json")]
+        return max(steps, default=-1)
+
+    def assert_fault(self, result, code, *words):
+        """The exit code, and a message on stderr with every word."""
+        self.assertEqual(result.code, code, result.text)
+        for word in words:
+            self.assertIn(word.lower(), result.err.lower())
+        self.assertLess(result.seconds, LIMIT)
+
+    def assert_sound(self, *paths):
+        result = self.run_job(0, "verify", *paths)
+        self.assertEqual(result.code, 0, result.text)

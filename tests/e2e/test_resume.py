@@ -1,0 +1,89 @@
+"""A run that was interrupted ends where an uninterrupted one does."""
+import os
+import signal
+
+import numpy as np
+
+import harness
+
+
+class Resume(harness.EndToEnd):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        reference = cls("run_reference")
+        reference.setUp()
+        reference.trained(2)
+        cls.loss = harness.column(reference.folder / "run/trace.h5", "loss")
+        cls.tensors = harness.tensors(reference.checkpoint(20))
+        reference.doCleanups()
+
+    def run_reference(self):
+        """Names the instance that trains the uninterrupted run."""
+
+    def assert_same_run(self, tolerance):
+        """The whole trace and the last checkpoint are those of the uninterrupted run."""
+        trace = self.folder / "run/trace.h5"
+        np.testing.assert_array_equal(harness.column(trace, "step"), np.arange(1, 21))
+        losses, final = harness.column(trace, "loss"), harness.tensors(self.checkpoint(20))
+        self.assertEqual(final.keys(), self.tensors.keys())
+        if tolerance == 0:
+            np.testing.assert_array_equal(losses, self.loss)
+        else:
+            np.testing.assert_allclose(losses, self.loss, rtol=tolerance)
+        for name, value in self.tensors.items():
+            np.testing.assert_allclose(final[name], value, rtol=0, atol=tolerance * 20, err_msg=name)
+        self.assert_sound("run/checkpoints", "run/trace.h5")
+
+    # Protects: moments, schedule, cursor and trace survive a restart bit for bit.
+    def test_same_layout(self):
+        self.trained(2, "--train.steps", 10)
+        self.assertEqual(self.newest_step(), 10)
+        self.trained(2)
+        self.assert_same_run(0)
+
+    # Protects: a checkpoint of two ranks continues on one.
+    def test_one_rank(self):
+        self.trained(2, "--train.steps", 10)
+        self.trained(1, "--parallel.ep", 1)
+        self.assert_same_run(1e-5)
+
+    # Protects: a checkpoint of ep = 2 continues with a second copy of the experts.
+    def test_four_ranks(self):
+        self.trained(2, "--train.steps", 10)
+        self.trained(4)
+        self.assert_same_run(1e-5)
+
+    # Protects: kill -9 of all ranks at any moment costs the steps since the checkpoint, no more.
+    def test_kill(self):
+        child = self.start(2, "train", "--config", "config.cfg", "--checkpoint.every", 1,
+                           "--checkpoint.keep", 30)
+        self.wait_for(lambda: self.newest_step() >= 3, "a checkpoint")
+        for pid in harness.processes_of(self.folder):
+            os.kill(pid, signal.SIGKILL)
+        self.end(child)
+        self.assertNotEqual(child.returncode, 0)
+        self.assertLess(self.newest_step(), 20)
+        self.trained(2)
+        self.assert_same_run(0)
+
+    # Protects: batch systems' signals end a run well, at a step whose checkpoint is the newest.
+    def test_signals(self):
+        for name in ("SIGTERM", "SIGUSR1"):
+            with self.subTest(name):
+                run = ["train", "--config", "config.cfg", "--run.dir", name]
+                # Far more steps than the test needs; decay_steps keeps the schedule of 20.
+                child = self.start(2, *run, "--train.steps", 100000)
+                self.wait_for(lambda: self.newest_step(name) >= 5, "a checkpoint")
+                for pid in harness.processes_of(self.folder):
+                    os.kill(pid, getattr(signal, name))
+                out = child.communicate(timeout=harness.LIMIT)[0]
+                self.assertEqual(child.returncode, 75, out)
+                steps = harness.column(self.folder / name / "trace.h5", "step")
+                self.assertEqual(self.newest_step(name), steps[-1], out)
+                np.testing.assert_array_equal(steps, np.arange(1, len(steps) + 1))
+                self.assert_sound(f"{name}/checkpoints", f"{name}/trace.h5")
+                # Already past these steps: says so, and has nothing to do.
+                again = self.run_job(2, *run, "--train.steps", int(steps[-1]))
+                self.assertEqual(again.code, 0, again.text)
+                self.assertEqual(self.newest_step(name), steps[-1])
