@@ -64,8 +64,8 @@ if [ $quick -eq 0 ]; then
   part "end to end" "$python" -m unittest discover -s tests/e2e -v
   part "quickstart, short" bash jobs/quickstart.sh --short --out "$logs/quickstart"
   [ -f tests/support/check_lint.sh ] && part "lint" bash tests/support/check_lint.sh
-  part "ASan and UBSan build" build dev unit_tests
-  part "unit under ASan and UBSan" tests_of dev '^unit$'
+  part "ASan and UBSan build" build dev sanitized_tests
+  part "unit under ASan and UBSan" tests_of dev '^sanitized$'
 fi
 
 printf '\n'
