@@ -36,7 +36,7 @@ class MpiCollectives final : public Collectives {
       return send;
     }
     const Timer timer;
-    const Tensor recv = backend.empty(
+    Tensor recv = backend.empty(
         send.dtype(),
         {std::accumulate(recv_rows.begin(), recv_rows.end(), std::int64_t{0}), send.dim(1)});
     MPI_Datatype row = MPI_DATATYPE_NULL;  // one row, so that counts stay below int's limit

@@ -25,7 +25,7 @@ struct Context {
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {
-    const Tensor tensor = backend.empty(dtype, shape);
+    Tensor tensor = backend.empty(dtype, shape);
     backend.zero(tensor);
     return tensor;
   }
@@ -34,7 +34,7 @@ struct Context {
     if (x.dtype() == dtype) {
       return x;
     }
-    const Tensor converted = backend.empty(dtype, x.shape());
+    Tensor converted = backend.empty(dtype, x.shape());
     backend.convert(x, converted);
     return converted;
   }

@@ -80,8 +80,9 @@ struct CommonKernels {
 
 /// Floats of scratch that attention and its backward need for one thread.
 constexpr Index attention_scratch(Index tokens, Index head_dim) {
+  constexpr Index kTile = 64;
   const Index padded = (head_dim + 15) / 16 * 16;
-  return 64 * 64 * 2 + 64 * padded * 8 + 64 * 4 + tokens * padded;
+  return kTile * kTile * 2 + kTile * padded * 8 + kTile * 4 + tokens * padded;
 }
 
 namespace avx2 {
