@@ -136,6 +136,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     config = config::checked(adopt_checkpoint_model(parsed), world.size());
     corpora = train::Corpora::open(config.data.corpus, config.data.seq_len);
     eval_corpora = train::Corpora::open(config.data.eval_corpus, config.data.seq_len);
+    corpora.check_vocabulary_of(eval_corpora);
     adopt_vocabulary(config, corpora);
     check_samples(config, corpora);
     resume = train::checkpoint_to_resume(config.checkpoint);

@@ -116,6 +116,9 @@ Verdict judge(const fs::path& path) {
     if (const auto checkpoints = io::complete_checkpoints(path); !checkpoints.empty()) {
       return judge_checkpoints(checkpoints);
     }
+    if (fs::is_empty(path)) {
+      throw Error(Exit::kNoInput, "is empty: no checkpoint or corpus was completed in it");
+    }
   }
   return judge_corpus(path);
 }

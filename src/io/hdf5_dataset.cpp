@@ -149,7 +149,7 @@ void Hdf5File::read(const std::string& dataset, const Extents& offset, const Ext
   const Handle memory = memory_space(values.size());
   check_read(
       H5Dread(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
-      subject, "cannot be read");
+      subject, "cannot be read; copy it again, or make it again");
 }
 
 template <class T>

@@ -8,24 +8,42 @@
 #include "base/error.h"
 
 namespace moesaic::train {
+namespace {
+
+std::string vocabulary_of(const io::CorpusInfo& info) {
+  return fmt::format("{} ({} tokens{})",
+                     (info.manifest.empty() ? info.shards.front().file : info.manifest).string(),
+                     info.vocab_size,
+                     info.vocab_sha256.empty() ? "" : ", " + info.vocab_sha256.substr(0, 8));
+}
+
+// An empty hash is unknown: bare shards have none.
+void check_same_vocabulary(const io::CorpusInfo& a, const io::CorpusInfo& b) {
+  const bool unknown = a.vocab_sha256.empty() || b.vocab_sha256.empty();
+  if (a.vocab_size != b.vocab_size || (!unknown && a.vocab_sha256 != b.vocab_sha256)) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} and {} have different vocabularies: tokenize both with one "
+                            "tokenizer (tokenize.tokenizer = the first one's file)",
+                            vocabulary_of(a), vocabulary_of(b)));
+  }
+}
+
+}  // namespace
 
 Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len) {
   Corpora all;
   all.seq_len_ = seq_len;
   for (const std::string& path : paths) {
     all.corpora_.push_back(io::Corpus::open(path));
-    const io::CorpusInfo& first = all.corpora_.front().info();
-    const io::CorpusInfo& info = all.corpora_.back().info();
-    if (info.vocab_size != first.vocab_size || info.vocab_sha256 != first.vocab_sha256) {
-      throw Error(
-          Exit::kBadData,
-          fmt::format("corpora {} and {} have different vocabularies ({} tokens {}, {} "
-                      "tokens {}): tokenize both with one tokenizer",
-                      paths.front(), path, first.vocab_size, first.vocab_sha256.substr(0, 8),
-                      info.vocab_size, info.vocab_sha256.substr(0, 8)));
-    }
+    check_same_vocabulary(all.corpora_.front().info(), all.corpora_.back().info());
   }
   return all;
+}
+
+void Corpora::check_vocabulary_of(const Corpora& others) const {
+  for (const io::Corpus& other : others.corpora_) {
+    check_same_vocabulary(corpora_.front().info(), other.info());
+  }
 }
 
 std::vector<std::string> Corpora::names() const {

@@ -25,6 +25,9 @@ class Corpora {
   /// All must have one vocabulary (kBadData).
   static Corpora open(const std::vector<std::string>& paths, std::int64_t seq_len);
 
+  /// The others, such as those for evaluation, must have this vocabulary too (kBadData).
+  void check_vocabulary_of(const Corpora& others) const;
+
   std::size_t size() const { return corpora_.size(); }
   const io::CorpusInfo& info(std::size_t corpus) const { return corpora_[corpus].info(); }
   std::vector<std::string> names() const;

@@ -27,6 +27,15 @@ namespace {
 constexpr double kRoundLimit = 600.0;
 constexpr double kSaveLimit = 3600.0;
 
+// What to do about numbers that went bad.
+std::string way_out(const config::Config& config) {
+  const auto good = config.checkpoint.dir.empty() ? std::vector<std::filesystem::path>{}
+                                                  : io::complete_checkpoints(config.checkpoint.dir);
+  return fmt::format("; {}: lower train.lr or train.clip, or raise train.warmup",
+                     good.empty() ? "there is no checkpoint yet"
+                                  : "the last good checkpoint is " + good.back().string());
+}
+
 class Loop {
  public:
   explicit Loop(const Start& start);
@@ -237,7 +246,7 @@ Exit Loop::run() {
                       result.step, result.loss, result.grad_norm);
       recorder_.event(result.step, "bad_numbers", message);
       recorder_.close();
-      throw comm::AgreedError(Exit::kBadNumbers, message + "; the last checkpoint is good");
+      throw comm::AgreedError(Exit::kBadNumbers, message + way_out(config_));
     }
     watchdog_.step_done(progress_.step);
     policy_.step_took(timer.seconds());

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -73,8 +74,11 @@ void Recorder::add(const io::EvalRow& row) {
   if (trace_) {
     trace_->add(row);
   }
-  log::info(fmt::format("step={} eval_loss={:.4f} bits_per_byte={:.4f}", row.step, row.loss,
-                        row.bits_per_byte));
+  // Bare shards do not know their bytes: NaN.
+  const std::string bits = std::isfinite(row.bits_per_byte)
+                               ? fmt::format(" bits_per_byte={:.4f}", row.bits_per_byte)
+                               : "";
+  log::info(fmt::format("step={} eval_loss={:.4f}{}", row.step, row.loss, bits));
 }
 
 void Recorder::event(std::int64_t step, const std::string& kind, const std::string& message) {
