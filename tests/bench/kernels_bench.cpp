@@ -3,6 +3,7 @@
 // kernels_bench --benchmark_filter=matmul --benchmark_repetitions=5
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -17,11 +18,11 @@ namespace moesaic {
 namespace {
 
 Backend& backend() {
-  static const std::unique_ptr<Backend> kBackend = [] {
+  static const std::unique_ptr<Backend> instance = [] {
     const char* const threads = std::getenv("OMP_NUM_THREADS");
     return make_cpu_backend(threads == nullptr ? 1 : std::atoi(threads));
   }();
-  return *kBackend;
+  return *instance;
 }
 
 Tensor normal(const Shape& shape, DType dtype = DType::kF32) {
@@ -32,13 +33,13 @@ Tensor normal(const Shape& shape, DType dtype = DType::kF32) {
   }
   const Tensor full = backend().empty(DType::kF32, shape);
   backend().upload(std::as_bytes(std::span(values)), full);
-  const Tensor tensor = backend().empty(dtype, shape);
+  Tensor tensor = backend().empty(dtype, shape);
   backend().convert(full, tensor);
   return tensor;
 }
 
 // The dtype is the benchmark's last argument: 0 fp32, 1 bf16.
-DType dtype_of_case(benchmark::State& state, int argument) {
+DType dtype_of_case(benchmark::State& state, std::size_t argument) {
   const DType dtype = state.range(argument) == 0 ? DType::kF32 : DType::kBf16;
   state.SetLabel(name_of(dtype) + std::string(" ") + std::string(backend().name()));
   return dtype;
