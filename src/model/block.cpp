@@ -34,9 +34,9 @@ Tensor ffn_backward(Context& ctx, const Block::Ffn& ffn, const Tensor& dy,
 }  // namespace
 
 Block::Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn ffn)
-    : attention_norm_(std::move(attention_norm)),
-      attention_(std::move(attention)),
-      ffn_norm_(std::move(ffn_norm)),
+    : attention_norm_(attention_norm),
+      attention_(attention),
+      ffn_norm_(ffn_norm),
       ffn_(std::move(ffn)) {}
 
 Tensor Block::forward(Context& ctx, const Tensor& x, Saved* saved) const {

@@ -7,7 +7,7 @@ namespace moesaic::model {
 namespace {
 
 Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
-  const Tensor result = ctx.empty(rows.dtype(), rows.shape());
+  Tensor result = ctx.empty(rows.dtype(), rows.shape());
   ctx.backend.gather_rows(rows, index, result);
   return result;
 }

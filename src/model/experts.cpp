@@ -45,7 +45,7 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
   ctx.backend.grouped_matmul(x, offsets, gate_up_.compute, gate_up);
   const Tensor activated = ctx.empty(ctx.compute, {rows, hidden_});
   ctx.backend.swiglu(gate_up, activated);
-  const Tensor y = ctx.empty(ctx.compute, x.shape());
+  Tensor y = ctx.empty(ctx.compute, x.shape());
   ctx.backend.grouped_matmul(activated, offsets, down_.compute, y);
   if (saved != nullptr) {
     *saved = {x, gate_up};
@@ -64,7 +64,7 @@ Tensor Experts::backward(Context& ctx, const Tensor& dy, std::span<const std::in
   const Tensor dgate_up = ctx.empty(ctx.compute, saved.gate_up.shape());
   ctx.backend.swiglu_backward(dactivated, saved.gate_up, dgate_up);
   ctx.backend.grouped_matmul_dw(dgate_up, saved.x, offsets, gate_up_.grad);
-  const Tensor dx = ctx.empty(ctx.compute, saved.x.shape());
+  Tensor dx = ctx.empty(ctx.compute, saved.x.shape());
   ctx.backend.grouped_matmul_dx(dgate_up, offsets, gate_up_.compute, dx);
   return dx;
 }

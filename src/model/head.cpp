@@ -11,7 +11,7 @@ std::int64_t Head::block_rows() const {
 }
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {
-  const Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.value.dim(0)});
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.value.dim(0)});
   ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, logits,
                      Write::kOverwrite);
   return logits;

@@ -22,7 +22,7 @@ Linear::Linear(Parameters& parameters, const std::vector<LinearPart>& parts, std
 
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const DType dtype = full_ == Full::kOutput ? DType::kF32 : ctx.compute;
-  const Tensor y = ctx.empty(dtype, {x.dim(0), weight_.value.dim(0)});
+  Tensor y = ctx.empty(dtype, {x.dim(0), weight_.value.dim(0)});
   ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, y, Write::kOverwrite);
   if (saved != nullptr) {
     saved->x = x;
@@ -34,7 +34,7 @@ Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) cons
   const Tensor d = ctx.as(ctx.compute, dy);
   ctx.backend.matmul(d, Transpose::kYes, saved.x, Transpose::kNo, weight_.grad, Write::kAdd);
   const DType dtype = full_ == Full::kInputGradient ? DType::kF32 : ctx.compute;
-  const Tensor dx = ctx.empty(dtype, saved.x.shape());
+  Tensor dx = ctx.empty(dtype, saved.x.shape());
   ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
   return dx;
 }

@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 Tensor upload_vector(Backend& backend, const std::vector<T>& values, const Shape& shape) {
-  const Tensor tensor = backend.empty(dtype_of<T>(), shape);
+  Tensor tensor = backend.empty(dtype_of<T>(), shape);
   backend.upload(std::as_bytes(std::span(values)), tensor);
   return tensor;
 }

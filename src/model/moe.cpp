@@ -76,7 +76,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     grouped =
         experts_.forward(ctx, grouped, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
   }
-  const Tensor y = ctx.empty(DType::kF32, x.shape());
+  Tensor y = ctx.empty(DType::kF32, x.shape());
   {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
     s.rows = combine(ctx, grouped, s.routes);
@@ -102,7 +102,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
     grouped = experts_.backward(ctx, grouped, saved.routes.offsets, saved.experts);
   }
-  const Tensor dx = ctx.empty(DType::kF32, dy.shape());
+  Tensor dx = ctx.empty(DType::kF32, dy.shape());
   {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
     ctx.backend.combine_rows(combine(ctx, grouped, saved.routes), saved.position, {}, dx);

@@ -10,7 +10,7 @@ RmsNorm::RmsNorm(Parameters& parameters, const std::string& name, std::int64_t d
       eps_(eps) {}
 
 Tensor RmsNorm::forward(Context& ctx, const Tensor& x, Saved* saved) const {
-  const Tensor y = ctx.empty(ctx.compute, x.shape());
+  Tensor y = ctx.empty(ctx.compute, x.shape());
   const Tensor rstd = ctx.empty(DType::kF32, {x.dim(0)});
   ctx.backend.rms_norm(x, weight_.value, eps_, y, rstd);
   if (saved != nullptr) {
@@ -20,7 +20,7 @@ Tensor RmsNorm::forward(Context& ctx, const Tensor& x, Saved* saved) const {
 }
 
 Tensor RmsNorm::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
-  const Tensor dx = ctx.empty(DType::kF32, saved.x.shape());
+  Tensor dx = ctx.empty(DType::kF32, saved.x.shape());
   ctx.backend.rms_norm_backward(dy, saved.x, weight_.value, saved.rstd, dx, weight_.grad);
   return dx;
 }

@@ -87,7 +87,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
                              to_device(ctx.backend, daux, {experts_}), dz, dlogits);
   ctx.backend.matmul(dlogits, Transpose::kYes, ctx.as(DType::kF32, saved.x), Transpose::kNo,
                      gate_.grad, Write::kAdd);
-  const Tensor dx = ctx.empty(DType::kF32, saved.x.shape());
+  Tensor dx = ctx.empty(DType::kF32, saved.x.shape());
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dx, Write::kOverwrite);
   return dx;
 }

@@ -9,6 +9,7 @@ namespace {
 
 std::vector<std::int64_t> extents(const Shape& shape) {
   std::vector<std::int64_t> list;
+  list.reserve(static_cast<std::size_t>(shape.rank()));
   for (int i = 0; i < shape.rank(); ++i) {
     list.push_back(shape[i]);
   }

@@ -43,17 +43,18 @@ std::vector<Block> make_blocks(Parameters& parameters, const config::Model& mode
   for (std::int64_t layer = 0; layer < model.layers; ++layer) {
     const std::string prefix = fmt::format("model.layers.{}.", layer);
     const auto eps = static_cast<float>(model.norm_eps);
-    RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps);
-    Attention attention(parameters, prefix + "self_attn.",
-                        {.d_model = model.d_model,
-                         .heads = model.heads,
-                         .kv_heads = model.kv_heads,
-                         .head_dim = model.head_dim,
-                         .rope_theta = model.rope_theta,
-                         .init_std = init_std(model),
-                         .output_std = output_std(model)});
-    RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps);
-    blocks.emplace_back(std::move(attention_norm), std::move(attention), std::move(ffn_norm),
+    const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps);
+    const Attention attention(parameters, prefix + "self_attn.",
+                              {.d_model = model.d_model,
+                               .heads = model.heads,
+                               .kv_heads = model.kv_heads,
+                               .head_dim = model.head_dim,
+                               .rope_theta = model.rope_theta,
+                               .init_std = init_std(model),
+                               .output_std = output_std(model)});
+    const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model,
+                           eps);
+    blocks.emplace_back(attention_norm, attention, ffn_norm,
                         make_ffn(parameters, model, router, layer, ep_rank, ep_size));
   }
   return blocks;
