@@ -1,0 +1,129 @@
+#include "train/sample_order.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+#include <utility>
+
+namespace moesaic::train {
+namespace {
+
+using Place = std::pair<std::size_t, std::int64_t>;
+
+Place place(SampleOrder& order, std::int64_t n) {
+  const SamplePlace at = order.at(n);
+  return {at.corpus, at.index};
+}
+
+std::vector<Place> places(SampleOrder order, std::int64_t first, std::int64_t count) {
+  std::vector<Place> all;
+  for (std::int64_t n = first; n < first + count; ++n) {
+    all.push_back(place(order, n));
+  }
+  return all;
+}
+
+// Protects: no sample is lost or doubled, for lengths around the powers of the network's width.
+TEST(Permuted, IsAPermutation) {
+  for (const std::int64_t n : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 257, 1000, 4097}) {
+    for (const std::uint64_t key : {0ULL, 1ULL, 0xfedcba9876543210ULL}) {
+      std::set<std::int64_t> seen;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const std::int64_t value = permuted(i, n, key);
+        EXPECT_TRUE(value >= 0 && value < n) << value;
+        seen.insert(value);
+      }
+      EXPECT_EQ(std::ssize(seen), n) << "n = " << n << ", key = " << key;
+    }
+  }
+}
+
+// Protects: the order is mixed; a fixed point is as rare as in a random permutation (one).
+TEST(Permuted, Mixes) {
+  constexpr std::int64_t kCount = 10000;
+  std::int64_t fixed = 0;
+  double correlation = 0.0;
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    const std::int64_t value = permuted(i, kCount, 42);
+    fixed += value == i ? 1 : 0;
+    const double half = 0.5 * static_cast<double>(kCount);
+    correlation += (static_cast<double>(i) - half) * (static_cast<double>(value) - half);
+  }
+  EXPECT_LT(fixed, 10);
+  // Of a random permutation: normal of deviation 1 / sqrt(n).
+  EXPECT_LT(std::abs(correlation / (std::pow(static_cast<double>(kCount), 3.0) / 12.0)), 0.05);
+}
+
+// Protects: every epoch covers every sample of every corpus once, in an order of its own.
+TEST(SampleOrder, EpochsCoverEverySampleOnce) {
+  const SampleOrder order({7, 0, 13}, {}, 5);
+  std::set<std::vector<Place>> orders;
+  for (std::int64_t epoch = 0; epoch < 4; ++epoch) {
+    const std::vector<Place> all = places(order, epoch * 20, 20);
+    const std::set<Place> seen(all.begin(), all.end());
+    EXPECT_EQ(seen.size(), 20U);
+    EXPECT_EQ(*seen.begin(), Place(0, 0));
+    EXPECT_EQ(*seen.rbegin(), Place(2, 12));
+    EXPECT_FALSE(seen.contains(Place(1, 0)));
+    orders.insert(all);
+  }
+  EXPECT_EQ(orders.size(), 4U);
+}
+
+// Protects: data.seed changes the order, with weights and without.
+TEST(SampleOrder, SeedsDiffer) {
+  for (const std::vector<double>& weights : {std::vector<double>{}, std::vector<double>{1, 2}}) {
+    const SampleOrder one({50, 50}, weights, 1);
+    const SampleOrder again({50, 50}, weights, 1);
+    const SampleOrder two({50, 50}, weights, 2);
+    EXPECT_EQ(places(one, 0, 60), places(again, 0, 60));
+    EXPECT_NE(places(one, 0, 60), places(two, 0, 60));
+  }
+}
+
+// Protects: shares follow the weights, not the sizes; a corpus of weight 0 is never drawn.
+TEST(SampleOrder, WeightsAreRespected) {
+  constexpr std::int64_t kCount = 20000;
+  std::vector<double> drawn(4, 0.0);
+  for (const Place& at : places(SampleOrder({10, 1000, 30, 0}, {3, 1, 0, 9}, 3), 0, kCount)) {
+    drawn[at.first] += 1.0;
+  }
+  // Five deviations of a binomial share.
+  EXPECT_NEAR(drawn[0] / kCount, 0.75, 5.0 * std::sqrt(0.75 * 0.25 / kCount));
+  EXPECT_NEAR(drawn[1] / kCount, 0.25, 5.0 * std::sqrt(0.75 * 0.25 / kCount));
+  EXPECT_EQ(drawn[2], 0.0);
+  EXPECT_EQ(drawn[3], 0.0);
+}
+
+// Protects: with weights, each corpus still shows every sample once in each epoch of its own.
+TEST(SampleOrder, WeightedCorporaHaveEpochsOfTheirOwn) {
+  const std::vector<std::int64_t> samples = {7, 31};
+  std::vector<std::vector<std::int64_t>> seen(2);
+  for (const Place& at : places(SampleOrder(samples, {2, 1}, 11), 0, 600)) {
+    seen[at.first].push_back(at.second);
+  }
+  for (std::size_t corpus = 0; corpus < 2; ++corpus) {
+    const std::int64_t count = samples[corpus];
+    ASSERT_GE(std::ssize(seen[corpus]), 3 * count);
+    for (std::int64_t begin = 0; begin + count <= std::ssize(seen[corpus]); begin += count) {
+      const auto first = seen[corpus].begin() + begin;
+      EXPECT_EQ(std::ssize(std::set<std::int64_t>(first, first + count)), count);
+    }
+  }
+}
+
+// Protects: resume; sample n is the same whatever was asked before.
+TEST(SampleOrder, DoesNotDependOnHistory) {
+  for (const std::vector<double>& weights : {std::vector<double>{}, std::vector<double>{1, 3}}) {
+    const SampleOrder fresh({9, 14}, weights, 8);
+    const std::vector<Place> forward = places(fresh, 0, 100);
+    SampleOrder used = fresh;
+    for (const std::int64_t n : {99, 0, 50, 49, 50, 98, 1, 7}) {
+      EXPECT_EQ(place(used, n), forward[static_cast<std::size_t>(n)]) << n;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::train
