@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -90,8 +91,8 @@ void check_router(const Router& router, Lines& lines) {
   }
 }
 
-void check_layout(const Parallel& parallel, int ranks, const std::string& ranks_name,
-                  Lines& lines) {
+void check_layout(const Parallel& parallel, std::int64_t experts, int ranks,
+                  const std::string& ranks_name, Lines& lines) {
   for (const auto& [name, degree] : {std::pair("tp", parallel.tp), std::pair("pp", parallel.pp)}) {
     if (degree > 1) {
       lines.push_back(fmt::format("parallel.{} = {} is not built yet: use 1", name, degree));
@@ -100,7 +101,7 @@ void check_layout(const Parallel& parallel, int ranks, const std::string& ranks_
   if (ranks % parallel.ep != 0) {
     lines.push_back(fmt::format("parallel.ep = {} does not divide {} = {}: use {} ranks, or ep {}",
                                 parallel.ep, ranks_name, ranks, near_multiples(parallel.ep, ranks),
-                                near_divisors(ranks, parallel.ep)));
+                                near_divisors(std::gcd(experts, ranks), parallel.ep)));
   }
 }
 
@@ -208,7 +209,7 @@ void check_model_job(const Config& c, int ranks, const std::string& ranks_name, 
   check_attention(c.model, lines);
   check_experts(c.model, c.parallel.ep, lines);
   check_router(c.router, lines);
-  check_layout(c.parallel, ranks, ranks_name, lines);
+  check_layout(c.parallel, c.model.experts, ranks, ranks_name, lines);
   if (c.run.device == Device::kCuda) {
     lines.emplace_back("run.device = cuda is not in this build: use cpu");
   }
