@@ -1,0 +1,212 @@
+// Every layer's backward against central differences of its forward, in fp32: of a random linear
+// functional of the output, plus the auxiliary losses.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "model/block.h"
+#include "model/transformer.h"
+#include "tensor/rng.h"
+
+namespace moesaic::model {
+namespace {
+
+constexpr std::int64_t kTokens = 11, kWidth = 10, kExperts = 5;
+
+// Three documents of 4, 1 and 6 tokens; each token has a task of its own, so that the counts by
+// task are the experts of each token.
+MicroBatch packed_batch() {
+  MicroBatch batch;
+  for (const int length : {4, 1, 6}) {
+    const auto begin = static_cast<std::int32_t>(batch.size());
+    for (std::int32_t i = 0; i < length; ++i) {
+      batch.task.push_back(static_cast<std::uint8_t>(batch.size()));
+      batch.token.push_back(0);
+      batch.target.push_back(-1);
+      batch.position.push_back(i);
+      batch.first_key.push_back(begin);
+    }
+  }
+  return batch;
+}
+
+std::vector<float> normals(std::int64_t count, std::uint64_t stream) {
+  const Rng rng(3, stream);
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < count; ++i) {
+    values.push_back(static_cast<float>(rng.normal(static_cast<std::uint64_t>(i))));
+  }
+  return values;
+}
+
+class GradientTest : public ::testing::Test {
+ protected:
+  GradientTest() {
+    options_.aux_loss = 0.5;
+    options_.z_loss = 0.1;
+    sizes_.d_model = kWidth;
+    sizes_.experts = kExperts;
+    sizes_.expert_d_ff = 7;
+    sizes_.shared_experts = 0;
+    set_batch(ctx_, batch_);
+    ctx_.stats = &stats_;
+    ctx_.step_tokens = 20;
+  }
+
+  AttentionSpec attention_spec() const {
+    return {.d_model = kWidth,
+            .heads = 3,
+            .kv_heads = 1,
+            .head_dim = 6,
+            .rope_theta = 100.0,
+            .init_std = 1.0,
+            .output_std = 1.0};
+  }
+
+  Moe make_moe() { return {parameters_, "moe.", sizes_, options_, 0, 0, 1, 1.0, 1.0}; }
+
+  Block make_block(Block::Ffn ffn) {
+    RmsNorm first(parameters_, "first", kWidth, 1e-5F);
+    Attention attention(parameters_, "attention.", attention_spec());
+    RmsNorm second(parameters_, "second", kWidth, 1e-5F);
+    return {first, attention, second, std::move(ffn)};
+  }
+
+  Tensor tensor(std::int64_t rows, std::int64_t columns, std::uint64_t stream) {
+    return to_device(*backend_, normals(rows * columns, stream), {rows, columns});
+  }
+
+  template <Layer L>
+  double loss(const L& layer, const Tensor& x, const Tensor& weight) {
+    stats_.clear();
+    const Tensor y = layer.forward(ctx_, x, nullptr);
+    double sum = (options_.aux_loss * stats_.sums(0)[0] + options_.z_loss * stats_.sums(0)[1]) /
+                 static_cast<double>(ctx_.step_tokens);
+    for (std::size_t i = 0; i < y.as<float>().size(); ++i) {
+      sum += static_cast<double>(y.as<float>()[i]) * static_cast<double>(weight.as<float>()[i]);
+    }
+    return sum;
+  }
+
+  // The input's gradient and every parameter's, along random directions.
+  template <Layer L>
+  void check(const L& layer, std::int64_t in = kWidth) {
+    parameters_.allocate(*backend_, DType::kF32, true);
+    std::uint64_t stream = 100;
+    for (const Parameter& p : parameters_.all()) {
+      const std::vector<float> values = normals(p.value.numel(), ++stream);
+      for (std::size_t i = 0; p.spec.trained && i < values.size(); ++i) {
+        p.value.as<float>()[i] = 0.5F * values[i];
+      }
+      backend_->zero(p.grad);
+    }
+    const Tensor x = tensor(kTokens, in, input_stream_);
+    typename L::Saved saved;
+    const Tensor y = layer.forward(ctx_, x, &saved);
+    const Tensor weight = tensor(kTokens, y.dim(1), 2);
+    const Tensor dx = layer.backward(ctx_, weight, saved);
+    const auto value = [&] { return loss(layer, x, weight); };
+    expect_slopes("input", x, dx, value);
+    for (const Parameter& p : parameters_.all()) {
+      if (p.spec.trained) {
+        expect_slopes(p.spec.tensors.front().name, p.value, p.grad, value);
+      }
+    }
+  }
+
+  void expect_slopes(const std::string& name, const Tensor& at, const Tensor& gradient,
+                     const std::function<double()>& value) {
+    constexpr float kStep = 2e-3F;
+    const std::span<float> here = at.as<float>();
+    const std::vector<float> start(here.begin(), here.end());
+    const double norm = std::sqrt(backend_->sum_of_squares(gradient));
+    EXPECT_GT(norm, 0.0) << name;
+    value();
+    const std::vector<double> choices = choices_now();
+    for (std::uint64_t direction = 0; direction < 4; ++direction) {
+      const std::vector<float> along = normals(at.numel(), 1000 + direction);
+      double slope = 0.0;
+      for (std::size_t i = 0; i < along.size(); ++i) {
+        slope += static_cast<double>(along[i]) * static_cast<double>(gradient.as<float>()[i]);
+      }
+      const auto shifted = [&](float step) {
+        for (std::size_t i = 0; i < start.size(); ++i) {
+          here[i] = start[i] + step * along[i];
+        }
+        const double result = value();
+        EXPECT_EQ(choices_now(), choices) << name << ": another choice has no slope";
+        std::copy(start.begin(), start.end(), here.begin());
+        return result;
+      };
+      const double measured = (shifted(kStep) - shifted(-kStep)) / (2.0 * kStep);
+      EXPECT_NEAR(slope, measured, 1e-2 * norm) << name << ", direction " << direction;
+    }
+  }
+
+  std::vector<double> choices_now() {
+    const auto by_token = stats_.by_task(0);
+    std::vector<double> all(by_token.begin(), by_token.end());
+    const auto dropped = stats_.dropped(0);
+    all.insert(all.end(), dropped.begin(), dropped.end());
+    return all;
+  }
+
+  std::uint64_t input_stream_ = 1;
+  config::Model sizes_;
+  config::Router options_;
+  Parameters parameters_;
+  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+  comm::Communicator alone_;
+  std::unique_ptr<comm::Collectives> ep_ = comm::make_mpi_collectives(alone_);
+  PhaseClock clock_;
+  MicroBatch batch_ = packed_batch();
+  MoeStats stats_{1, kExperts, kTokens};
+  Context ctx_{.backend = *backend_, .ep = *ep_, .clock = clock_, .batch = {}};
+};
+
+// Protects, each: backward is the derivative of forward, for odd shapes and packed documents.
+TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters_, "norm", 9, 1e-5F), 9); }
+
+TEST_F(GradientTest, Linear) {
+  check(Linear(parameters_, {{"a", 5}, {"b", 8}}, 7, Linear::Full::kOutput, 1.0), 7);
+}
+
+TEST_F(GradientTest, Attention) { check(Attention(parameters_, "", attention_spec())); }
+
+TEST_F(GradientTest, Swiglu) { check(Swiglu(parameters_, "", kWidth, 13, 1.0, 1.0)); }
+
+TEST_F(GradientTest, SoftmaxMoe) { check(make_moe()); }
+
+TEST_F(GradientTest, SoftmaxMoeAsScored) {
+  options_.normalize = false;
+  sizes_.top_k = 1;
+  input_stream_ = 5;  // no token is near a tie
+  check(make_moe());
+}
+
+TEST_F(GradientTest, SigmoidMoeWithSharedExperts) {
+  options_.score = config::Score::kSigmoid;
+  options_.balance = config::Balance::kBias;
+  options_.scale = 2.5;
+  sizes_.top_k = 3;
+  sizes_.shared_experts = 2;
+  check(make_moe());
+}
+
+TEST_F(GradientTest, MoeThatDrops) {
+  options_.capacity = 3;
+  check(make_moe());
+  const auto dropped = stats_.dropped(0);
+  EXPECT_GT(*std::max_element(dropped.begin(), dropped.end()), 0.0);
+}
+
+TEST_F(GradientTest, DenseBlock) {
+  check(make_block(Swiglu(parameters_, "ffn.", kWidth, 13, 1.0, 1.0)));
+}
+
+TEST_F(GradientTest, MoeBlock) { check(make_block(make_moe())); }
+
+}  // namespace
+}  // namespace moesaic::model
