@@ -45,9 +45,10 @@ void check_space(const fs::path& path, std::uint64_t bytes) {
   std::error_code error;
   const std::uint64_t free = fs::space(path, error).available;
   if (!error && free < bytes + kNewChunks) {
-    throw Error(Exit::kIoError, fmt::format("{}: the trace needs {}, {} are free", path.string(),
-                                            short_bytes(static_cast<double>(bytes + kNewChunks)),
-                                            short_bytes(static_cast<double>(free))));
+    throw Error(Exit::kIoError,
+                fmt::format("{}: the trace needs {}, {} are free: free some, then run it again",
+                            path.string(), short_bytes(static_cast<double>(bytes + kNewChunks)),
+                            short_bytes(static_cast<double>(free))));
   }
 }
 

@@ -87,7 +87,3 @@ class Readme(unittest.TestCase):
                                cwd=folder, env=harness.environment(), capture_output=True, text=True,
                                timeout=harness.LIMIT)
         self.assertEqual(sound.returncode, 0, sound.stdout + sound.stderr)
-
-
-if __name__ == "__main__":
-    unittest.main()

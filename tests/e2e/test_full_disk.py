@@ -1,0 +1,47 @@
+"""A file system that fills up amid a run; needs the right to mount one (root)."""
+import subprocess
+import unittest
+
+import harness
+
+
+class FullDisk(harness.EndToEnd):
+    def setUp(self):
+        super().setUp()
+        self.disk = self.folder / "disk"
+        self.disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(self.disk)]
+        if subprocess.run(mount, capture_output=True).returncode != 0:
+            self.skipTest("may not mount a file system")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(self.disk)], check=True)
+
+    def fill(self):
+        with open(self.disk / "fill", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(65536)):
+                    pass
+            except OSError:
+                pass  # it is full now
+
+    # Protects: the last checkpoint and the trace stay whole, and the run continues afterwards.
+    def test_amid_a_run(self):
+        child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run",
+                           "--train.steps", 100000)
+        self.wait_for(lambda: self.newest_step("disk/run") >= 5, "a checkpoint")
+        self.fill()
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 74, out)
+        self.assertIn("0 B are free", out)
+        self.assertIn("free some", out)
+        self.assert_sound("disk/run/checkpoints", "disk/run/trace.h5")
+        step = self.newest_step("disk/run")
+        (self.disk / "fill").unlink()
+        self.trained(2, "--run.dir", "disk/run", "--train.steps", step + 2)
+        self.assertEqual(harness.column(self.disk / "run/trace.h5", "step")[-1], step + 2)
+        self.assert_sound("disk/run/checkpoints", "disk/run/trace.h5")
+
+    # Protects: what cannot fit is said at the start, with bytes needed and free.
+    def test_at_the_start(self):
+        self.fill()
+        result = self.train(2, "--run.dir", "disk/run")
+        self.assert_fault(result, 73, "need", "free some", "run.dir")
