@@ -27,7 +27,7 @@ struct Outcome {
 class LayoutTest : public ::testing::TestWithParam<Case> {
  protected:
   LayoutTest() {
-    config::Config& config = golden_.config;
+    config::Config& config = golden.config;
     config.train.lr = 3e-4;
     if (GetParam().experts > 0) {
       config.model.experts = GetParam().experts;
@@ -35,21 +35,21 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     if (config.router.capacity > 0) {
       config.router.capacity = 6;  // of a row's 17 tokens x 2 choices / 4 experts: some are dropped
     }
-    const std::size_t given = golden_.rows.size();
+    const std::size_t given = golden.rows.size();
     for (std::size_t row = given; row < GetParam().rows; ++row) {
-      golden_.rows.push_back(golden_.rows[row % given]);
+      golden.rows.push_back(golden.rows[row % given]);
     }
-    golden_.rows.resize(GetParam().rows);
+    golden.rows.resize(GetParam().rows);
   }
 
   void set_values(model::Instance& instance) const {
     if (GetParam().experts == 0) {
-      set_parameters(instance, golden_);
+      set_parameters(instance, golden);
     } else {
       instance.parameters.initialise(*instance.backend, 7);
     }
     if (GetParam().starve) {
-      std::vector<float> bias(static_cast<std::size_t>(golden_.config.model.experts), 0.0F);
+      std::vector<float> bias(static_cast<std::size_t>(golden.config.model.experts), 0.0F);
       bias[0] = -100.0F;
       for (std::int64_t layer = 0; layer < layers(); ++layer) {
         instance.backend->upload(std::as_bytes(std::span(bias)),
@@ -61,7 +61,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   // One step's loss and reduced gradients. Row i is the micro-batch of replica i mod replicas.
   // Collective over the mesh.
   double evaluate(model::Instance& instance, model::MoeStats& stats) const {
-    const model::MicroBatch whole = golden_.batch();
+    const model::MicroBatch whole = golden.batch();
     const auto counted = static_cast<double>(whole.counted());
     const auto tokens = static_cast<double>(whole.size());
     const comm::Communicator& replicas = instance.mesh.replicas;
@@ -72,10 +72,10 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     stats.clear();
     train::zero_gradients(instance);
     double loss = 0.0;
-    for (std::size_t first = 0; first < golden_.rows.size(); first += width) {
+    for (std::size_t first = 0; first < golden.rows.size(); first += width) {
       const std::size_t row = first + static_cast<std::size_t>(replicas.rank());
       const model::MicroBatch batch =
-          row < golden_.rows.size() ? golden_.rows[row] : model::MicroBatch();
+          row < golden.rows.size() ? golden.rows[row] : model::MicroBatch();
       for (const float p : train::forward_backward(instance, ctx, batch, 1.0 / counted)) {
         loss -= static_cast<double>(p) / counted;
       }
@@ -84,8 +84,8 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     replicas.all_reduce(stats.all(), comm::Reduce::kSum);
     loss = replicas.all_reduce(loss, comm::Reduce::kSum);
     for (std::int64_t layer = 0; layer < layers(); ++layer) {
-      loss += (golden_.config.router.aux_loss * stats.sums(layer)[0] +
-               golden_.config.router.z_loss * stats.sums(layer)[1]) /
+      loss += (golden.config.router.aux_loss * stats.sums(layer)[0] +
+               golden.config.router.z_loss * stats.sums(layer)[1]) /
               tokens;
     }
     return loss;
@@ -93,9 +93,9 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
 
   // Collective over the mesh.
   Outcome train(const comm::Mesh& mesh, std::int64_t steps) const {
-    model::Instance instance(golden_.config, mesh, true);
+    model::Instance instance(golden.config, mesh, true);
     set_values(instance);
-    model::MoeStats stats(layers(), golden_.config.model.experts, 1);
+    model::MoeStats stats(layers(), golden.config.model.experts, 1);
     Outcome outcome;
     for (std::int64_t step = 1; step <= steps; ++step) {
       outcome.losses.push_back(evaluate(instance, stats));
@@ -110,15 +110,15 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           }
         }
       }
-      train::optimizer_step(*instance.backend, instance.parameters, golden_.config.train,
-                            golden_.config.train.lr, step, norm);
+      train::optimizer_step(*instance.backend, instance.parameters, golden.config.train,
+                            golden.config.train.lr, step, norm);
     }
     return outcome;
   }
 
-  std::int64_t layers() const { return std::ssize(golden_.aux_loss); }
+  std::int64_t layers() const { return std::ssize(golden.aux_loss); }
 
-  Golden golden_ = Golden::read(GetParam().golden);
+  Golden golden = Golden::read(GetParam().golden);
 };
 
 // Protects: the routes between ranks, both gradient reductions, and their place in the step.
@@ -127,7 +127,7 @@ TEST_P(LayoutTest, AsOneRank) {
   const Outcome serial = train(comm::Mesh::single(), kSteps);
   const int ranks = comm::Communicator::world().size();
   for (int ep = 1; ep <= ranks; ++ep) {
-    if (ranks % ep != 0 || golden_.config.model.experts % ep != 0) {
+    if (ranks % ep != 0 || golden.config.model.experts % ep != 0) {
       continue;
     }
     comm::Mesh mesh = comm::Mesh::make(1, 1, ep);
@@ -148,7 +148,7 @@ TEST_P(LayoutTest, AsOneRank) {
 // Protects: that the cases are what they say; a test of drops without drops would pass as well.
 TEST_P(LayoutTest, CaseIsWhatItSays) {
   const Outcome serial = train(comm::Mesh::single(), 1);
-  const auto experts = static_cast<std::size_t>(golden_.config.model.experts);
+  const auto experts = static_cast<std::size_t>(golden.config.model.experts);
   double dropped = 0.0;
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers()); ++layer) {
     const double* const counts = serial.counts.data() + layer * 3 * experts;
@@ -157,7 +157,7 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
       dropped += counts[experts + e];
     }
   }
-  EXPECT_EQ(dropped > 0.0, golden_.config.router.capacity > 0);
+  EXPECT_EQ(dropped > 0.0, golden.config.router.capacity > 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(

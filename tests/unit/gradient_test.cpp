@@ -44,15 +44,15 @@ std::vector<float> normals(std::int64_t count, std::uint64_t stream) {
 class GradientTest : public ::testing::Test {
  protected:
   GradientTest() {
-    options_.aux_loss = 0.5;
-    options_.z_loss = 0.1;
-    sizes_.d_model = kWidth;
-    sizes_.experts = kExperts;
-    sizes_.expert_d_ff = 7;
-    sizes_.shared_experts = 0;
-    set_batch(ctx_, batch_);
-    ctx_.stats = &stats_;
-    ctx_.step_tokens = 20;
+    options.aux_loss = 0.5;
+    options.z_loss = 0.1;
+    sizes.d_model = kWidth;
+    sizes.experts = kExperts;
+    sizes.expert_d_ff = 7;
+    sizes.shared_experts = 0;
+    set_batch(ctx, batch);
+    ctx.stats = &stats;
+    ctx.step_tokens = 20;
   }
 
   AttentionSpec attention_spec() const {
@@ -65,25 +65,25 @@ class GradientTest : public ::testing::Test {
             .output_std = 1.0};
   }
 
-  Moe make_moe() { return {parameters_, "moe.", sizes_, options_, 0, 0, 1, 1.0, 1.0}; }
+  Moe make_moe() { return {parameters, "moe.", sizes, options, 0, 0, 1, 1.0, 1.0}; }
 
   Block make_block(Block::Ffn ffn) {
-    RmsNorm first(parameters_, "first", kWidth, 1e-5F);
-    Attention attention(parameters_, "attention.", attention_spec());
-    RmsNorm second(parameters_, "second", kWidth, 1e-5F);
+    RmsNorm first(parameters, "first", kWidth, 1e-5F);
+    Attention attention(parameters, "attention.", attention_spec());
+    RmsNorm second(parameters, "second", kWidth, 1e-5F);
     return {first, attention, second, std::move(ffn)};
   }
 
   Tensor tensor(std::int64_t rows, std::int64_t columns, std::uint64_t stream) {
-    return to_device(*backend_, normals(rows * columns, stream), {rows, columns});
+    return to_device(*backend, normals(rows * columns, stream), {rows, columns});
   }
 
   template <Layer L>
   double loss(const L& layer, const Tensor& x, const Tensor& weight) {
-    stats_.clear();
-    const Tensor y = layer.forward(ctx_, x, nullptr);
-    double sum = (options_.aux_loss * stats_.sums(0)[0] + options_.z_loss * stats_.sums(0)[1]) /
-                 static_cast<double>(ctx_.step_tokens);
+    stats.clear();
+    const Tensor y = layer.forward(ctx, x, nullptr);
+    double sum = (options.aux_loss * stats.sums(0)[0] + options.z_loss * stats.sums(0)[1]) /
+                 static_cast<double>(ctx.step_tokens);
     for (std::size_t i = 0; i < y.as<float>().size(); ++i) {
       sum += static_cast<double>(y.as<float>()[i]) * static_cast<double>(weight.as<float>()[i]);
     }
@@ -93,23 +93,23 @@ class GradientTest : public ::testing::Test {
   // The input's gradient and every parameter's, along random directions.
   template <Layer L>
   void check(const L& layer, std::int64_t in = kWidth) {
-    parameters_.allocate(*backend_, DType::kF32, true);
+    parameters.allocate(*backend, DType::kF32, true);
     std::uint64_t stream = 100;
-    for (const Parameter& p : parameters_.all()) {
+    for (const Parameter& p : parameters.all()) {
       const std::vector<float> values = normals(p.value.numel(), ++stream);
       for (std::size_t i = 0; p.spec.trained && i < values.size(); ++i) {
         p.value.as<float>()[i] = 0.5F * values[i];
       }
-      backend_->zero(p.grad);
+      backend->zero(p.grad);
     }
-    const Tensor x = tensor(kTokens, in, input_stream_);
+    const Tensor x = tensor(kTokens, in, input_stream);
     typename L::Saved saved;
-    const Tensor y = layer.forward(ctx_, x, &saved);
+    const Tensor y = layer.forward(ctx, x, &saved);
     const Tensor weight = tensor(kTokens, y.dim(1), 2);
-    const Tensor dx = layer.backward(ctx_, weight, saved);
+    const Tensor dx = layer.backward(ctx, weight, saved);
     const auto value = [&] { return loss(layer, x, weight); };
     expect_slopes("input", x, dx, value);
-    for (const Parameter& p : parameters_.all()) {
+    for (const Parameter& p : parameters.all()) {
       if (p.spec.trained) {
         expect_slopes(p.spec.tensors.front().name, p.value, p.grad, value);
       }
@@ -121,7 +121,7 @@ class GradientTest : public ::testing::Test {
     constexpr float kStep = 2e-3F;
     const std::span<float> here = at.as<float>();
     const std::vector<float> start(here.begin(), here.end());
-    const double norm = std::sqrt(backend_->sum_of_squares(gradient));
+    const double norm = std::sqrt(backend->sum_of_squares(gradient));
     EXPECT_GT(norm, 0.0) << name;
     value();
     const std::vector<double> choices = choices_now();
@@ -141,69 +141,69 @@ class GradientTest : public ::testing::Test {
         return result;
       };
       const double measured = (shifted(kStep) - shifted(-kStep)) / (2.0 * kStep);
-      EXPECT_NEAR(slope, measured, 1e-2 * norm) << name << ", direction " << direction;
+      EXPECT_NEAR(slope, measured, 2e-3 * norm) << name << ", direction " << direction;
     }
   }
 
   std::vector<double> choices_now() {
-    const auto by_token = stats_.by_task(0);
+    const auto by_token = stats.by_task(0);
     std::vector<double> all(by_token.begin(), by_token.end());
-    const auto dropped = stats_.dropped(0);
+    const auto dropped = stats.dropped(0);
     all.insert(all.end(), dropped.begin(), dropped.end());
     return all;
   }
 
-  std::uint64_t input_stream_ = 1;
-  config::Model sizes_;
-  config::Router options_;
-  Parameters parameters_;
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
-  comm::Communicator alone_;
-  std::unique_ptr<comm::Collectives> ep_ = comm::make_mpi_collectives(alone_);
-  PhaseClock clock_;
-  MicroBatch batch_ = packed_batch();
-  MoeStats stats_{1, kExperts, kTokens};
-  Context ctx_{.backend = *backend_, .ep = *ep_, .clock = clock_, .batch = {}};
+  std::uint64_t input_stream = 1;
+  config::Model sizes;
+  config::Router options;
+  Parameters parameters;
+  std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  comm::Communicator alone;
+  std::unique_ptr<comm::Collectives> ep = comm::make_mpi_collectives(alone);
+  PhaseClock clock;
+  MicroBatch batch = packed_batch();
+  MoeStats stats{1, kExperts, kTokens};
+  Context ctx{.backend = *backend, .ep = *ep, .clock = clock, .batch = {}};
 };
 
 // Protects, each: backward is the derivative of forward, for odd shapes and packed documents.
-TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters_, "norm", 9, 1e-5F), 9); }
+TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters, "norm", 9, 1e-5F), 9); }
 
 TEST_F(GradientTest, Linear) {
-  check(Linear(parameters_, {{"a", 5}, {"b", 8}}, 7, Linear::Full::kOutput, 1.0), 7);
+  check(Linear(parameters, {{"a", 5}, {"b", 8}}, 7, Linear::Full::kOutput, 1.0), 7);
 }
 
-TEST_F(GradientTest, Attention) { check(Attention(parameters_, "", attention_spec())); }
+TEST_F(GradientTest, Attention) { check(Attention(parameters, "", attention_spec())); }
 
-TEST_F(GradientTest, Swiglu) { check(Swiglu(parameters_, "", kWidth, 13, 1.0, 1.0)); }
+TEST_F(GradientTest, Swiglu) { check(Swiglu(parameters, "", kWidth, 13, 1.0, 1.0)); }
 
 TEST_F(GradientTest, SoftmaxMoe) { check(make_moe()); }
 
 TEST_F(GradientTest, SoftmaxMoeAsScored) {
-  options_.normalize = false;
-  sizes_.top_k = 1;
-  input_stream_ = 5;  // no token is near a tie
+  options.normalize = false;
+  sizes.top_k = 1;
+  input_stream = 5;  // no token is near a tie
   check(make_moe());
 }
 
 TEST_F(GradientTest, SigmoidMoeWithSharedExperts) {
-  options_.score = config::Score::kSigmoid;
-  options_.balance = config::Balance::kBias;
-  options_.scale = 2.5;
-  sizes_.top_k = 3;
-  sizes_.shared_experts = 2;
+  options.score = config::Score::kSigmoid;
+  options.balance = config::Balance::kBias;
+  options.scale = 2.5;
+  sizes.top_k = 3;
+  sizes.shared_experts = 2;
   check(make_moe());
 }
 
 TEST_F(GradientTest, MoeThatDrops) {
-  options_.capacity = 3;
+  options.capacity = 3;
   check(make_moe());
-  const auto dropped = stats_.dropped(0);
+  const auto dropped = stats.dropped(0);
   EXPECT_GT(*std::max_element(dropped.begin(), dropped.end()), 0.0);
 }
 
 TEST_F(GradientTest, DenseBlock) {
-  check(make_block(Swiglu(parameters_, "ffn.", kWidth, 13, 1.0, 1.0)));
+  check(make_block(Swiglu(parameters, "ffn.", kWidth, 13, 1.0, 1.0)));
 }
 
 TEST_F(GradientTest, MoeBlock) { check(make_block(make_moe())); }
