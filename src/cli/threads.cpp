@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <span>
 #include <vector>
 
+#include "base/host.h"
 #include "base/log.h"
 
 namespace moesaic::cli {
@@ -68,15 +67,14 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
   if (threads.count <= 0) {
     threads.count = std::max(1, available / sharers);
   }
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
-  threads.place = fmt::format("host {}: {} ranks, cores {}, {} threads each", host.data(),
-                              node.size(), mask, threads.count);
+  const std::string host = host_name();
+  threads.place = fmt::format("host {}: {} ranks, cores {}, {} threads each", host, node.size(),
+                              mask, threads.count);
   if (threads.count * sharers > available && node.is_root()) {
     log::warn(fmt::format(
         "{} ranks with {} threads each share cores {} of {}: fewer ranks, run.threads={} or "
         "mpirun --bind-to/--map-by would help",
-        sharers, threads.count, mask, host.data(), std::max(1, available / sharers)));
+        sharers, threads.count, mask, host, std::max(1, available / sharers)));
   }
   return threads;
 }

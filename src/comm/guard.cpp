@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 #include <mpi.h>
-#include <unistd.h>
 
-#include <array>
 #include <cstdlib>
 #include <string>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "comm/communicator.h"
 
@@ -22,12 +21,6 @@ namespace {
   }
   log::error(fmt::format("fatal: {}", what));
   abort_all(static_cast<int>(code));
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 }  // namespace

@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cmath>
-#include <cstdlib>
 
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/stop.h"
+#include "config/wall_time.h"
 #include "infer/score_part.h"
 #include "infer/score_recorder.h"
 #include "io/hdf5_thread.h"
@@ -69,16 +68,6 @@ struct BatchScores {
   std::vector<std::uint8_t> likeliest;
 };
 
-// Seconds from now to the end that run.max_wall or the Slurm job sets; negative: none.
-double wall_seconds(const config::Run& run) {
-  const char* const end = std::getenv("SLURM_JOB_END_TIME");
-  if (run.max_wall >= 0.0 || end == nullptr) {
-    return run.max_wall;
-  }
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  return std::max(0.0, std::strtod(end, nullptr) - std::chrono::duration<double>(now).count());
-}
-
 class Scorer {
  public:
   Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens);
@@ -112,7 +101,7 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
       replicas_(instance_.mesh.replicas),
       rules_{job.config.score.window, job.config.score.stride,
              job.config.score.truncate == config::Truncate::kLeft},
-      wall_(wall_seconds(job.config.run)),
+      wall_(config::wall_seconds(job.config.run)),
       ctx_(instance_.context()),
       stats_(std::ssize(instance_.transformer.moe_layers()), job.config.model.experts,
              std::ssize(job.corpora.tasks())),

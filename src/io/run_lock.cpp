@@ -5,13 +5,13 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "io/files.h"
@@ -20,10 +20,8 @@ namespace moesaic::io {
 namespace {
 
 std::string own_name() {
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
   const char* const job = std::getenv("SLURM_JOB_ID");
-  return fmt::format("host {} process {} job {}\n", host.data(), getpid(),
+  return fmt::format("host {} process {} job {}\n", host_name(), getpid(),
                      job != nullptr ? job : "none");
 }
 

@@ -2,7 +2,6 @@
 
 #include <mpi.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +10,7 @@
 #include <numeric>
 #include <span>
 
+#include "base/host.h"
 #include "base/sha256.h"
 #include "base/version.h"
 #include "config/compare.h"
@@ -65,12 +65,6 @@ std::string mpi_version() {
   MPI_Get_library_version(text.data(), &length);
   const std::string full(text.data(), static_cast<std::size_t>(length));
   return full.substr(0, full.find_first_of(",\n"));
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 std::string environment(const char* name) {

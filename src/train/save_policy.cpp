@@ -1,26 +1,13 @@
 #include "train/save_policy.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
+
+#include "config/wall_time.h"
 
 namespace moesaic::train {
 
-double wall_seconds(const config::Run& run) {
-  if (run.max_wall >= 0.0) {
-    return run.max_wall;
-  }
-  const char* const end = std::getenv("SLURM_JOB_END_TIME");
-  if (end == nullptr) {
-    return -1.0;
-  }
-  const double now =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  return std::max(0.0, std::strtod(end, nullptr) - now);
-}
-
 SavePolicy::SavePolicy(const config::Config& config, std::int64_t last_step)
-    : config_(config.checkpoint), last_step_(last_step), wall_(wall_seconds(config.run)) {}
+    : config_(config.checkpoint), last_step_(last_step), wall_(config::wall_seconds(config.run)) {}
 
 bool SavePolicy::due(std::int64_t step) const {
   if (config_.dir.empty()) {

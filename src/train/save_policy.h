@@ -29,8 +29,4 @@ class SavePolicy {
   double longest_save_ = 0.0, longest_step_ = 0.0;
 };
 
-/// Seconds until run.max_wall's end: its value, or with `auto` until SLURM_JOB_END_TIME; negative:
-/// no limit.
-double wall_seconds(const config::Run& run);
-
 }  // namespace moesaic::train
