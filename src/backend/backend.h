@@ -71,7 +71,7 @@ class Backend {
                                  std::span<const std::int64_t> offsets,
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
-  // table (V, D) fp32, token (T) -> y (T, D) fp32.
+  // table (V, D) fp32, token (T) -> y (T, D) fp32. A token outside [0, V) has a row of zeros.
   virtual void embedding(const Tensor& table, const Tensor& token, const Tensor& y) = 0;
   virtual void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) = 0;
 
@@ -123,13 +123,15 @@ class Backend {
                                      const Tensor& weight, const Tensor& drows,
                                      const Tensor& dweight) = 0;
 
-  /// logprob (R) of target (R) under softmax(logits (R, V) fp32), 0 where the target is -1; best
-  /// (R) = index of the largest logit.
-  virtual void target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
-                                const Tensor& best) = 0;
-  /// Likewise, and dlogits (R, V) compute = scale (softmax - one-hot), 0 where the target is -1.
-  virtual void cross_entropy(const Tensor& logits, const Tensor& target, float scale,
-                             const Tensor& logprob, const Tensor& dlogits) = 0;
+  /// Of each row of logits (R, V) fp32: stats (R, 3) = the largest, the sum of exp(logit - largest),
+  /// and the target's logit (0 if target is outside [0, V)); best (R) = index of the largest. V may
+  /// be a share of a vocabulary.
+  virtual void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
+                             const Tensor& best) = 0;
+  /// dlogits (R, V) compute = scale (softmax - one-hot) with the stats of the whole vocabulary, 0
+  /// where the target is -1. A target of V or more is counted, but lies in another share.
+  virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,
+                                      const Tensor& stats, float scale, const Tensor& dlogits) = 0;
 
   /// value, grad, exp_avg, exp_avg_sq: fp32 of one shape; `copy` (compute) gets the new value
   /// rounded, unless undefined.

@@ -142,9 +142,7 @@ void print_end(const io::ScoreTotals& totals, const std::string& path) {
 infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
                            const comm::Communicator& world) {
   config::Config& config = inputs.config;
-  comm::Mesh mesh =
-      comm::Mesh::make(static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.pp),
-                       static_cast<int>(config.parallel.ep));
+  comm::Mesh mesh = model::make_mesh(config);
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   log::print(table(

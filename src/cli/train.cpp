@@ -142,8 +142,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     resume = train::checkpoint_to_resume(config.checkpoint);
   });
   comm::Mesh mesh =
-      comm::Mesh::make(static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.pp),
-                       static_cast<int>(config.parallel.ep));
+      model::make_mesh(config);
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   Outputs outputs;

@@ -9,6 +9,28 @@
 namespace moesaic::comm {
 namespace {
 
+std::int64_t sum(std::span<const std::int64_t> rows) {
+  return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+}
+
+// One row of a tensor as an MPI type, so that counts stay below int's limit.
+class RowType {
+ public:
+  explicit RowType(const Tensor& rows) {
+    MPI_Type_contiguous(mpi_count(static_cast<std::size_t>(rows.dim(1)) * size_of(rows.dtype())),
+                        MPI_BYTE, &type_);
+    MPI_Type_commit(&type_);
+  }
+  ~RowType() { MPI_Type_free(&type_); }
+  RowType(const RowType&) = delete;
+  RowType& operator=(const RowType&) = delete;
+
+  MPI_Datatype type() const { return type_; }
+
+ private:
+  MPI_Datatype type_ = MPI_DATATYPE_NULL;
+};
+
 // Tensors on the host, over MPI.
 class MpiCollectives final : public Collectives {
  public:
@@ -36,21 +58,132 @@ class MpiCollectives final : public Collectives {
       return send;
     }
     const Timer timer;
-    Tensor recv = backend.empty(
-        send.dtype(),
-        {std::accumulate(recv_rows.begin(), recv_rows.end(), std::int64_t{0}), send.dim(1)});
-    MPI_Datatype row = MPI_DATATYPE_NULL;  // one row, so that counts stay below int's limit
-    MPI_Type_contiguous(mpi_count(static_cast<std::size_t>(send.dim(1)) * size_of(send.dtype())),
-                        MPI_BYTE, &row);
-    MPI_Type_commit(&row);
+    Tensor recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
+    const RowType row(send);
     std::vector<int> send_count, send_begin, recv_count, recv_begin;
     lay_out(send_rows, send_count, send_begin);
     lay_out(recv_rows, recv_count, recv_begin);
-    MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row, recv.data(),
-                  recv_count.data(), recv_begin.data(), row, group_.handle());
-    MPI_Type_free(&row);
+    MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row.type(),
+                  recv.data(), recv_count.data(), recv_begin.data(), row.type(), group_.handle());
     seconds_ += timer.seconds();
     return recv;
+  }
+
+  Tensor all_gather(Backend& backend, const Tensor& mine,
+                    std::span<const std::int64_t> rows) override {
+    if (group_.size() == 1) {
+      return mine;
+    }
+    const Timer timer;
+    Tensor whole = backend.empty(mine.dtype(), {sum(rows), mine.dim(1)});
+    const RowType row(mine);
+    std::vector<int> count, begin;
+    lay_out(rows, count, begin);
+    MPI_Allgatherv(mine.data(), mpi_count(static_cast<std::size_t>(mine.dim(0))), row.type(),
+                   whole.data(), count.data(), begin.data(), row.type(), group_.handle());
+    seconds_ += timer.seconds();
+    return whole;
+  }
+
+  Tensor reduce_scatter(Backend& backend, const Tensor& whole,
+                        std::span<const std::int64_t> rows) override {
+    if (group_.size() == 1) {
+      return whole;
+    }
+    const Timer timer;
+    const std::int64_t width = whole.dim(1);
+    Tensor mine =
+        backend.empty(DType::kF32, {rows[static_cast<std::size_t>(group_.rank())], width});
+    std::vector<int> count;
+    for (const std::int64_t n : rows) {
+      count.push_back(mpi_count(static_cast<std::size_t>(n * width)));
+    }
+    MPI_Reduce_scatter(whole.as<float>().data(), mine.as<float>().data(), count.data(), MPI_FLOAT,
+                       MPI_SUM, group_.handle());
+    seconds_ += timer.seconds();
+    return mine;
+  }
+
+  void start_all_reduce_sum(const Tensor& inout) override {
+    if (group_.size() == 1) {
+      return;
+    }
+    const Timer timer;
+    const std::span<float> values = inout.as<float>();
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Iallreduce(MPI_IN_PLACE, values.data(), mpi_count(values.size()), MPI_FLOAT, MPI_SUM,
+                   group_.handle(), &request);
+    keep(request, {.tensor = inout, .counts = {}, .share = {}, .result = {}});
+    seconds_ += timer.seconds();
+  }
+
+  void start_reduce_scatter(const Tensor& inout, std::span<const std::int64_t> counts) override {
+    if (group_.size() == 1) {
+      return;
+    }
+    const Timer timer;
+    Started started{.tensor = inout, .counts = {}, .share = {}, .result = {}};
+    std::vector<int> begin;
+    lay_out(counts, started.counts, begin);
+    const auto own = static_cast<std::size_t>(group_.rank());
+    started.share = inout.as<float>().subspan(static_cast<std::size_t>(begin[own]),
+                                              static_cast<std::size_t>(started.counts[own]));
+    started.result.resize(started.share.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Ireduce_scatter(inout.as<float>().data(), started.result.data(), started.counts.data(),
+                        MPI_FLOAT, MPI_SUM, group_.handle(), &request);
+    keep(request, std::move(started));
+    seconds_ += timer.seconds();
+  }
+
+  void start_send(const Tensor& tensor, int to, int tag) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Isend(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, to, tag, group_.handle(),
+              &request);
+    keep(request, {.tensor = tensor, .counts = {}, .share = {}, .result = {}});
+    progress();
+  }
+
+  void receive(const Tensor& tensor, int from, int tag) override {
+    const Timer timer;
+    MPI_Recv(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, from, tag, group_.handle(),
+             MPI_STATUS_IGNORE);
+    seconds_ += timer.seconds();
+  }
+
+  void progress() override {
+    const Timer timer;
+    for (std::size_t i = 0; i < requests_.size();) {
+      int done = 0;
+      MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
+      if (done != 0) {
+        complete(i);
+      } else {
+        ++i;
+      }
+    }
+    seconds_ += timer.seconds();
+  }
+
+  void finish() override {
+    const Timer timer;
+    while (!requests_.empty()) {
+      MPI_Wait(&requests_.front(), MPI_STATUS_IGNORE);
+      complete(0);
+    }
+    seconds_ += timer.seconds();
+  }
+
+  void all_gather_shares(const Tensor& inout, std::span<const std::int64_t> counts) override {
+    if (group_.size() == 1) {
+      return;
+    }
+    const Timer timer;
+    std::vector<int> count, begin;
+    lay_out(counts, count, begin);
+    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, inout.as<float>().data(), count.data(),
+                   begin.data(), MPI_FLOAT, group_.handle());
+    seconds_ += timer.seconds();
   }
 
   double seconds() const override { return seconds_; }
@@ -66,7 +199,28 @@ class MpiCollectives final : public Collectives {
     }
   }
 
+  // What a started operation needs until its end.
+  struct Started {
+    Tensor tensor;
+    std::vector<int> counts;
+    std::span<float> share;  // where result goes
+    std::vector<float> result;
+  };
+
+  void keep(MPI_Request request, Started started) {
+    requests_.push_back(request);
+    started_.push_back(std::move(started));
+  }
+
+  void complete(std::size_t i) {
+    std::copy(started_[i].result.begin(), started_[i].result.end(), started_[i].share.begin());
+    requests_.erase(requests_.begin() + static_cast<std::ptrdiff_t>(i));
+    started_.erase(started_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+
   const Communicator& group_;
+  std::vector<MPI_Request> requests_;
+  std::vector<Started> started_;  // one for each request
   double seconds_ = 0.0;
 };
 

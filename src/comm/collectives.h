@@ -26,6 +26,33 @@ class Collectives {
                             std::span<const std::int64_t> send_rows,
                             std::span<const std::int64_t> recv_rows) = 0;
 
+  /// The rows of all ranks in rank order, rows[r] of rank r; `mine` is this rank's part. A group of
+  /// one gets `mine`.
+  virtual Tensor all_gather(Backend& backend, const Tensor& mine,
+                            std::span<const std::int64_t> rows) = 0;
+
+  /// This rank's rows of the sum of `whole` (fp32) over the group: rows[r] of them, in rank order,
+  /// are rank r's. A group of one gets `whole`.
+  virtual Tensor reduce_scatter(Backend& backend, const Tensor& whole,
+                                std::span<const std::int64_t> rows) = 0;
+
+  // Under way while this rank computes; the tensors are kept, and must not be touched, until finish.
+  /// As all_reduce_sum.
+  virtual void start_all_reduce_sum(const Tensor& inout) = 0;
+  /// inout (n) fp32 becomes the sum over the group in this rank's share of it alone: counts[r]
+  /// elements, in rank order, are rank r's.
+  virtual void start_reduce_scatter(const Tensor& inout, std::span<const std::int64_t> counts) = 0;
+  /// Not collective. receive waits for the tensor that `from` has sent with this tag.
+  virtual void start_send(const Tensor& tensor, int to, int tag) = 0;
+  virtual void receive(const Tensor& tensor, int from, int tag) = 0;
+  /// Lets what is under way get on.
+  virtual void progress() = 0;
+  /// Waits for all that was started here.
+  virtual void finish() = 0;
+
+  /// inout (n): every rank gets all shares; counts[r] elements, in rank order, come from rank r.
+  virtual void all_gather_shares(const Tensor& inout, std::span<const std::int64_t> counts) = 0;
+
   /// Seconds that this rank has spent in these calls, to take out of its own work.
   virtual double seconds() const = 0;
 };

@@ -243,6 +243,7 @@ template void Communicator::broadcast(std::span<std::int32_t>, int) const;
 template void Communicator::broadcast(std::span<std::int64_t>, int) const;
 template void Communicator::broadcast(std::span<std::uint64_t>, int) const;
 template std::vector<std::uint8_t> Communicator::all_gather(std::span<const std::uint8_t>) const;
+template std::vector<std::int32_t> Communicator::all_gather(std::span<const std::int32_t>) const;
 template std::vector<float> Communicator::all_gather(std::span<const float>) const;
 template std::vector<double> Communicator::all_gather(std::span<const double>) const;
 template std::vector<std::int64_t> Communicator::all_gather(std::span<const std::int64_t>) const;

@@ -13,17 +13,27 @@ struct Layout {
   std::string text() const;  // "tp=1 pp=1 ep=2 dp=1"
 };
 
+/// The degrees that a user asks for; dp follows from the number of ranks.
+struct Degrees {
+  int tp = 1, pp = 1, ep = 1;
+  int kv_copies = 1;  // consecutive ranks of tp that hold the same key and value heads
+};
+
 /// The world's ranks arranged as rank = ((pp_i * dp + dp_i) * ep + ep_i) * tp + tp_i. All groups
 /// are made at start-up; a group of one is legal everywhere.
 struct Mesh {
   Layout layout;
   Communicator world;
   Communicator tp, pp, ep, dp;
-  Communicator replicas;  // dp x ep: the ranks that hold the same non-expert parameters
+  Communicator ep_tp;     // ep x tp: share out whole experts when these are folded over tp
+  Communicator replicas;  // dp x ep: hold the same part of all other parameters
+  Communicator stage;     // tp x dp x ep: one pipeline stage
+  Communicator kv;        // of tp: hold the same key and value heads
+  Communicator ends;      // first and last stage of pp: both hold a tied embedding
   Communicator node;      // the ranks of this host
 
   /// Collective over the world. Throws kUsage if the world cannot be arranged so, naming what can.
-  static Mesh make(int tp, int pp, int ep);
+  static Mesh make(const Degrees& degrees);
   /// Of one rank, without MPI.
   static Mesh single();
   /// Collective over the world: releases all groups.
@@ -31,6 +41,9 @@ struct Mesh {
 
   /// This rank's number among the dp x ep coordinates that share out the micro-batches.
   int replica() const { return replicas.rank(); }
+  /// The one rank of its replica that counts what all of them know: on the last stage, which has
+  /// the losses.
+  bool speaks() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
 };
 
 }  // namespace moesaic::comm

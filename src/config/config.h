@@ -14,6 +14,7 @@ enum class Score { kSoftmax, kSigmoid };
 enum class Balance { kNone, kAuxLoss, kBias };
 enum class Overflow { kDrop };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
+enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Precision { kFp32, kBf16 };
 enum class Device { kCpu, kCuda };
 enum class OnError { kStop, kSkip };
@@ -63,6 +64,11 @@ struct Eval {
 
 struct Parallel {
   std::int64_t tp = 1, pp = 1, ep = 1;
+  std::int64_t zero = 0;       // 1: optimizer state is split over the ranks that hold the same
+  bool sequence = false;       // split rows over tp outside of products
+  std::int64_t expert_tp = 0;  // 1: experts are whole, spread over ep x tp; 0: tp
+  PipelineSchedule schedule = PipelineSchedule::k1f1b;
+  std::int64_t virtual_stages = 1;  // chunks of layers on each stage
 };
 
 struct Train {
@@ -73,6 +79,7 @@ struct Train {
   std::int64_t decay_steps = 0;  // 0: steps
   Schedule schedule = Schedule::kCosine;
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1.0;
+  bool recompute = false;  // blocks, in backward
   std::int64_t seed = 1;
 };
 

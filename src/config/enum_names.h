@@ -27,6 +27,9 @@ constexpr Names<Schedule, 4> names_of(Schedule) {
            {Schedule::kConstant, "constant"},
            {Schedule::kWsd, "wsd"}}};
 }
+constexpr Names<PipelineSchedule, 2> names_of(PipelineSchedule) {
+  return {{{PipelineSchedule::k1f1b, "1f1b"}, {PipelineSchedule::kInterleaved, "interleaved"}}};
+}
 constexpr Names<Precision, 2> names_of(Precision) {
   return {{{Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}}};
 }

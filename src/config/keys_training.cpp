@@ -17,12 +17,29 @@ std::vector<Key> parallel_keys() {
   const Section s("parallel", &Config::parallel, "train score plan");
   return {
       s.integer("tp", &Parallel::tp, between(1, 1e6), "ranks",
-                "Tensor-parallel ranks (this version: 1)."),
+                "Tensor-parallel ranks: they share out the heads, hidden widths and vocabulary of "
+                "every layer. A divisor of model.heads."),
       s.integer("pp", &Parallel::pp, between(1, 1e6), "ranks",
-                "Pipeline stages (this version: 1)."),
+                "Pipeline stages: they share out the layers."),
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
                 "Ranks that share out the experts, a divisor of model.experts. The other ranks "
                 "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
+      s.integer("expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
+                "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
+                "spread over ep x tp (for many small experts)."),
+      s.boolean("sequence", &Parallel::sequence,
+                "With tp: each rank keeps its share of the rows outside of the layers' products, "
+                "which saves memory for the same traffic."),
+      only(s.integer("zero", &Parallel::zero, between(0, 1), "",
+                     "1: the optimizer's state is split over the ranks that hold the same "
+                     "parameters (ZeRO stage 1). 0: each has all of it."),
+           "train plan"),
+      only(s.choice("schedule", &Parallel::schedule,
+                    "Order of forward and backward in a pipeline; interleaved gives each stage "
+                    "virtual_stages runs of layers, for less waiting."),
+           "train plan"),
+      s.integer("virtual_stages", &Parallel::virtual_stages, between(1, 1e5), "",
+                "Runs of layers on each stage of an interleaved pipeline."),
   };
 }
 
@@ -65,6 +82,9 @@ std::vector<Key> loop_keys() {
       only(s.number("clip", &Train::clip, at_least(0), "",
                     "Largest L2 norm of the whole gradient. 0: never clip."),
            "train"),
+      s.boolean("recompute", &Train::recompute,
+                "Keep the input of each block alone and compute the rest again in backward: less "
+                "memory for a third more work."),
       only(s.integer("seed", &Train::seed, at_least(0), "", "Seed of the initial weights."),
            "train"),
   };

@@ -69,6 +69,7 @@ void resolve(Config& config, const std::string& job) {
   }
   set_if_zero(model.d_ff, 4 * model.d_model);
   set_if_zero(model.expert_d_ff, model.d_model);
+  set_if_zero(config.parallel.expert_tp, config.parallel.tp);
   set_if_zero(config.train.decay_steps, total_steps(config));
   set_if_zero(config.score.window, model.max_seq);
   set_if_zero(config.score.stride, default_stride(config));

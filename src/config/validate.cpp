@@ -55,7 +55,9 @@ void check_attention(const Model& m, Lines& lines) {
   }
 }
 
-void check_experts(const Model& m, std::int64_t ep, Lines& lines) {
+/// Whole experts over ep, or over ep x tp when they are folded.
+void check_experts(const Model& m, const Parallel& parallel, Lines& lines) {
+  const std::int64_t ep = parallel.ep;
   if (m.dense_layers > m.layers) {
     lines.push_back(fmt::format("model.dense_layers = {} is more than model.layers = {}",
                                 m.dense_layers, m.layers));
@@ -80,6 +82,12 @@ void check_experts(const Model& m, std::int64_t ep, Lines& lines) {
   if (m.experts % ep != 0) {
     lines.push_back(fmt::format("parallel.ep = {} does not divide model.experts = {}: use ep {}",
                                 ep, m.experts, near_divisors(m.experts, ep)));
+  } else if (parallel.expert_tp == 1 && m.experts / ep % parallel.tp != 0) {
+    lines.push_back(fmt::format(
+        "parallel.expert_tp = 1 spreads experts over ep x tp = {}, which does not divide "
+        "model.experts = {}: use ep {}, or expert_tp 0",
+        ep * parallel.tp, m.experts,
+        near_divisors(std::max<std::int64_t>(1, m.experts / parallel.tp), ep)));
   }
 }
 
@@ -91,17 +99,78 @@ void check_router(const Router& router, Lines& lines) {
   }
 }
 
-void check_layout(const Parallel& parallel, std::int64_t experts, int ranks,
-                  const std::string& ranks_name, Lines& lines) {
-  for (const auto& [name, degree] : {std::pair("tp", parallel.tp), std::pair("pp", parallel.pp)}) {
-    if (degree > 1) {
-      lines.push_back(fmt::format("parallel.{} = {} is not built yet: use 1", name, degree));
-    }
+/// Heads, key and value heads, and hidden widths over tp.
+void check_tensor_parallel(const Config& c, Lines& lines) {
+  const std::int64_t tp = c.parallel.tp;
+  const Model& m = c.model;
+  if (m.heads % tp != 0) {
+    lines.push_back(fmt::format("parallel.tp = {} does not divide model.heads = {}: use tp {}", tp,
+                                m.heads, near_divisors(m.heads, tp)));
   }
-  if (ranks % parallel.ep != 0) {
-    lines.push_back(fmt::format("parallel.ep = {} does not divide {} = {}: use {} ranks, or ep {}",
-                                parallel.ep, ranks_name, ranks, near_multiples(parallel.ep, ranks),
-                                near_divisors(std::gcd(experts, ranks), parallel.ep)));
+  if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) {
+    lines.push_back(
+        fmt::format("parallel.tp = {} and model.kv_heads = {}: one must divide the other; use tp {}",
+                    tp, m.kv_heads, near_divisors(m.kv_heads, tp)));
+  }
+  const std::int64_t narrowest = std::min(
+      {m.dense_layers > 0 ? m.d_ff : tp, m.dense_layers < m.layers ? m.expert_d_ff : tp});
+  if (narrowest < tp) {
+    lines.push_back(fmt::format("parallel.tp = {} is more than a hidden width of {}: use at most {}",
+                                tp, narrowest, narrowest));
+  }
+  if (c.parallel.expert_tp > 1 && c.parallel.expert_tp != tp) {
+    lines.push_back(
+        fmt::format("parallel.expert_tp = {} is neither 1 nor parallel.tp = {}: use one of them",
+                    c.parallel.expert_tp, tp));
+  }
+}
+
+/// Layers over stages and their runs.
+void check_pipeline(const Config& c, Lines& lines) {
+  const Parallel& p = c.parallel;
+  if (p.schedule == PipelineSchedule::k1f1b && p.virtual_stages > 1) {
+    lines.push_back(fmt::format(
+        "parallel.virtual_stages = {} needs parallel.schedule = interleaved", p.virtual_stages));
+  }
+  if (p.schedule == PipelineSchedule::kInterleaved && (p.pp < 2 || p.virtual_stages < 2)) {
+    lines.push_back(fmt::format(
+        "parallel.schedule = interleaved needs parallel.pp and parallel.virtual_stages of at least "
+        "2, not {} and {}",
+        p.pp, p.virtual_stages));
+  }
+  if (c.model.layers < p.pp * p.virtual_stages) {
+    lines.push_back(fmt::format(
+        "parallel.pp = {} x virtual_stages = {} is more than model.layers = {}: use pp {}", p.pp,
+        p.virtual_stages, c.model.layers,
+        std::max<std::int64_t>(1, c.model.layers / p.virtual_stages)));
+  }
+}
+
+void check_layout(const Config& c, int ranks, const std::string& ranks_name, Lines& lines) {
+  const Parallel& p = c.parallel;
+  const std::int64_t inner = p.tp * p.pp;
+  if (ranks % inner != 0) {
+    lines.push_back(fmt::format("parallel.tp = {} x pp = {} does not divide {} = {}: use {} ranks",
+                                p.tp, p.pp, ranks_name, ranks, near_multiples(inner, ranks)));
+  } else if (ranks % (inner * p.ep) != 0) {
+    const std::int64_t rest = ranks / inner;
+    lines.push_back(fmt::format(
+        "parallel.ep = {} does not divide {} = {}{}: use {} ranks, or ep {}", p.ep, ranks_name,
+        ranks, inner > 1 ? fmt::format(" / (tp x pp = {})", inner) : "",
+        near_multiples(inner * p.ep, ranks), near_divisors(std::gcd(c.model.experts, rest), p.ep)));
+  }
+}
+
+/// An interleaved schedule goes through its runs in rounds of pp micro-batches.
+void check_rounds(const Config& c, int ranks, Lines& lines) {
+  const Parallel& p = c.parallel;
+  const std::int64_t replicas = std::max<std::int64_t>(1, ranks / (p.tp * p.pp));
+  const std::int64_t each = (c.train.batch / c.train.micro_batch + replicas - 1) / replicas;
+  if (p.schedule == PipelineSchedule::kInterleaved && each % p.pp != 0) {
+    lines.push_back(fmt::format(
+        "parallel.schedule = interleaved needs a multiple of pp = {} micro-batches on each of {} "
+        "replicas, not {}: use train.batch {}",
+        p.pp, replicas, each, near_multiples(p.pp * replicas * c.train.micro_batch, c.train.batch)));
   }
 }
 
@@ -207,9 +276,11 @@ void check_tokenize(const Tokenize& t, Lines& lines) {
 
 void check_model_job(const Config& c, int ranks, const std::string& ranks_name, Lines& lines) {
   check_attention(c.model, lines);
-  check_experts(c.model, c.parallel.ep, lines);
+  check_experts(c.model, c.parallel, lines);
   check_router(c.router, lines);
-  check_layout(c.parallel, c.model.experts, ranks, ranks_name, lines);
+  check_layout(c, ranks, ranks_name, lines);
+  check_tensor_parallel(c, lines);
+  check_pipeline(c, lines);
   if (c.run.device == Device::kCuda) {
     lines.emplace_back("run.device = cuda is not in this build: use cpu");
   }
@@ -225,6 +296,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_train_inputs(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
     check_training(config, lines);
+    check_rounds(config, ranks, lines);
   } else if (job == "score") {
     check_score(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
@@ -237,6 +309,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_model_job(config, static_cast<int>(config.plan.ranks), "plan.ranks", lines);
     if (config.plan.job == "train") {
       check_training(config, lines);
+      check_rounds(config, static_cast<int>(config.plan.ranks), lines);
     }
   }
   return lines;

@@ -32,7 +32,7 @@ ScoreRecorder::ScoreRecorder(const config::Config& config, model::Instance& inst
 
 void ScoreRecorder::add(const RoundSums& sums, model::MoeStats& stats, double waited,
                         std::int64_t shard) {
-  const double in_comm = instance_.ep->seconds() - comm_seconds_;
+  const double in_comm = instance_.comm_seconds() - comm_seconds_;
   comm_seconds_ += in_comm;
   io::TraceRow row;
   model::fill_times(row, instance_.clock.take(), in_comm + waited, instance_.mesh.world);

@@ -11,6 +11,7 @@
 #include "infer/score_part.h"
 #include "infer/score_recorder.h"
 #include "io/hdf5_thread.h"
+#include "model/pipeline.h"
 
 namespace moesaic::infer {
 namespace {
@@ -75,9 +76,12 @@ class Scorer {
 
  private:
   Work open(std::int64_t shard);
+  void gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
+              std::optional<ScorePart>& part);
   bool score(const Work& work);  // false: stopped before its end
-  BatchScores forward(const model::MicroBatch& batch);
-  void end_round(const model::MicroBatch& batch, const BatchScores& scores, std::int64_t shard);
+  std::vector<BatchScores> forward(std::span<const model::MicroBatch> batches);
+  void end_round(std::span<const model::MicroBatch> batches, std::span<const BatchScores> scores,
+                 std::int64_t shard);
 
   const ScoreJob& job_;
   model::Instance& instance_;
@@ -120,42 +124,47 @@ Work Scorer::open(std::int64_t shard) {
   return work;
 }
 
-BatchScores Scorer::forward(const model::MicroBatch& batch) {
-  model::set_batch(ctx_, batch);
-  const Tensor hidden = instance_.transformer.forward(ctx_, nullptr);
-  const PhaseScope phase(instance_.clock, Phase::kForward);
-  const model::Head::LogProbs rows = instance_.transformer.head().log_probs(ctx_, hidden);
-  BatchScores scores;
-  for (std::size_t i = 0; i < batch.target.size(); ++i) {
-    if (batch.target[i] >= 0) {
-      scores.logprob.push_back(rows.logprob[i]);
-      scores.likeliest.push_back(rows.best[i] == batch.target[i] ? 1 : 0);
+// Collective over the mesh: the scores of each batch, where the mesh speaks; else none.
+std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batches) {
+  std::vector<BatchScores> scores(batches.size());
+  model::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
+    const PhaseScope phase(instance_.clock, Phase::kForward);
+    const model::Head::LogProbs rows = instance_.transformer.head().log_probs(ctx_, hidden);
+    const std::vector<std::int32_t>& target = batches[j].target;
+    for (std::size_t i = 0; instance_.mesh.speaks() && i < target.size(); ++i) {
+      if (target[i] >= 0) {
+        scores[j].logprob.push_back(rows.logprob[i]);
+        scores[j].likeliest.push_back(rows.best[i] == target[i] ? 1 : 0);
+      }
     }
-  }
+  });
   return scores;
 }
 
 // Collective: sums the round over the ranks, records it, and votes on stopping.
-void Scorer::end_round(const model::MicroBatch& batch, const BatchScores& scores,
-                       std::int64_t shard) {
+void Scorer::end_round(std::span<const model::MicroBatch> batches,
+                       std::span<const BatchScores> scores, std::int64_t shard) {
   RoundSums sums;
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  for (const float p : scores.logprob) {
-    sums.nats -= static_cast<double>(p);
-  }
-  for (const std::uint8_t task : batch.task) {
-    sums.task_tokens[task] += 1.0;
+  for (std::size_t j = 0; instance_.mesh.speaks() && j < batches.size(); ++j) {
+    for (const float p : scores[j].logprob) {
+      sums.nats -= static_cast<double>(p);
+    }
+    for (const std::uint8_t task : batches[j].task) {
+      sums.task_tokens[task] += 1.0;
+    }
+    sums.tokens += static_cast<double>(batches[j].size());
+    sums.targets += static_cast<double>(scores[j].logprob.size());
   }
   const double margin = recorder_.longest_round() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
-  std::vector<double> values = {sums.nats, static_cast<double>(batch.size()),
-                                static_cast<double>(scores.logprob.size()),
+  std::vector<double> values = {sums.nats, sums.tokens, sums.targets,
                                 signal_.requested() || late ? 1.0 : 0.0};
   const Timer timer;
-  replicas_.all_reduce(std::span(values), comm::Reduce::kSum);
+  world_.all_reduce(std::span(values), comm::Reduce::kSum);
   waited_ += timer.seconds();
-  replicas_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
-  replicas_.all_reduce(stats_.all(), comm::Reduce::kSum);
+  world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
+  world_.all_reduce(stats_.all(), comm::Reduce::kSum);
   sums.nats = values[0];
   sums.tokens = values[1];
   sums.targets = values[2];
@@ -173,38 +182,50 @@ void Scorer::end_round(const model::MicroBatch& batch, const BatchScores& scores
   stats_.clear();
 }
 
+// Collective over the replicas: the scores of the batches first, first + 1, ... of all of them, in
+// rank order, which is the order of the batches: the part grows at its end.
+void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
+                    std::optional<ScorePart>& part) {
+  const Timer timer;
+  const auto logprob = replicas_.gather(std::span<const float>(mine.logprob), writer);
+  waited_ += timer.seconds();
+  const auto likeliest = replicas_.gather(std::span<const std::uint8_t>(mine.likeliest), writer);
+  if (part) {
+    WindowBatch windows;
+    for (std::int64_t r = 0; r < replicas_.size(); ++r) {
+      const WindowBatch& theirs = work.batch(first + r);
+      windows.insert(windows.end(), theirs.begin(), theirs.end());
+    }
+    part->add(windows, logprob, likeliest);
+  }
+}
+
+// The batches of a round go through the pipeline together, each rank's in turn.
 bool Scorer::score(const Work& work) {
   const std::int64_t width = replicas_.size();
-  const std::int64_t rounds = (std::ssize(work.batches) + width - 1) / width;
-  const auto writer = static_cast<int>(work.shard % world_.size());
+  const std::int64_t depth = instance_.mesh.pp.size();
+  const std::int64_t rounds = (std::ssize(work.batches) + width * depth - 1) / (width * depth);
+  const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    if (world_.rank() == writer) {
+    if (instance_.mesh.speaks() && replicas_.rank() == writer) {
       part.emplace(job_.output, work.shard, work.documents);
     }
   });
   BatchSource source(job_.corpora, work, replicas_.rank(), width);
   for (std::int64_t round = 0; round < rounds; ++round) {
-    model::MicroBatch batch;
+    std::vector<model::MicroBatch> batches;
     {
       const PhaseScope phase(instance_.clock, Phase::kData);
-      batch = source.next();
-    }
-    const BatchScores mine = forward(batch);
-    // In rank order, which is the order of the batches: the part grows at its end.
-    const Timer timer;
-    const auto logprob = replicas_.gather(std::span<const float>(mine.logprob), writer);
-    waited_ += timer.seconds();
-    const auto likeliest = replicas_.gather(std::span<const std::uint8_t>(mine.likeliest), writer);
-    if (part) {
-      WindowBatch windows;
-      for (std::int64_t r = 0; r < width; ++r) {
-        const WindowBatch& theirs = work.batch(round * width + r);
-        windows.insert(windows.end(), theirs.begin(), theirs.end());
+      while (std::ssize(batches) < depth) {
+        batches.push_back(source.next());
       }
-      part->add(windows, logprob, likeliest);
     }
-    end_round(batch, mine, work.shard);
+    const std::vector<BatchScores> mine = forward(batches);
+    for (std::int64_t j = 0; j < depth; ++j) {
+      gather(work, (round * depth + j) * width, mine[static_cast<std::size_t>(j)], writer, part);
+    }
+    end_round(batches, mine, work.shard);
     if (stopping_ && round + 1 < rounds) {
       return false;
     }

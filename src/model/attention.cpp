@@ -1,21 +1,49 @@
 #include "model/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace moesaic::model {
 
+namespace {
+
+// Rows of whole heads.
+PublicTensor head_rows(const std::string& name, std::int64_t heads, Slice own,
+                       const AttentionSpec& spec) {
+  return split_tensor(name, {heads * spec.head_dim, spec.d_model}, 0,
+                      {own.begin * spec.head_dim, own.count * spec.head_dim});
+}
+
+PublicTensor kv_rows(const std::string& name, const AttentionSpec& spec) {
+  const std::int64_t copies = std::max<std::int64_t>(1, spec.place.tp / spec.kv_heads);
+  const Slice own = share_of(spec.kv_heads, spec.place.tp_rank / copies, spec.place.tp / copies);
+  PublicTensor tensor = head_rows(name, spec.kv_heads, own, spec);
+  tensor.copies = static_cast<int>(copies);
+  tensor.copy = static_cast<int>(spec.place.tp_rank % copies);
+  tensor.partial = copies > 1;
+  return tensor;
+}
+
+AttentionShape own_heads(const AttentionSpec& spec) {
+  return {.heads = spec.heads / spec.place.tp,
+          .kv_heads = std::max<std::int64_t>(1, spec.kv_heads / spec.place.tp),
+          .head_dim = spec.head_dim,
+          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))};
+}
+
+}  // namespace
+
 Attention::Attention(Parameters& parameters, const std::string& prefix, const AttentionSpec& spec)
-    : shape_{.heads = spec.heads,
-             .kv_heads = spec.kv_heads,
-             .head_dim = spec.head_dim,
-             .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))},
+    : shape_(own_heads(spec)),
       rope_theta_(static_cast<float>(spec.rope_theta)),
       qkv_(parameters,
-           {{prefix + "q_proj.weight", spec.heads * spec.head_dim},
-            {prefix + "k_proj.weight", spec.kv_heads * spec.head_dim},
-            {prefix + "v_proj.weight", spec.kv_heads * spec.head_dim}},
-           spec.d_model, Linear::Full::kInputGradient, spec.init_std),
-      output_(parameters, {{prefix + "o_proj.weight", spec.d_model}}, spec.heads * spec.head_dim,
+           {head_rows(prefix + "q_proj.weight", spec.heads, spec.place.of(spec.heads), spec),
+            kv_rows(prefix + "k_proj.weight", spec), kv_rows(prefix + "v_proj.weight", spec)},
+           Linear::Full::kInputGradient, spec.init_std),
+      output_(parameters,
+              {split_tensor(prefix + "o_proj.weight", {spec.d_model, spec.heads * spec.head_dim}, 1,
+                            {shape_.heads * shape_.head_dim * spec.place.tp_rank,
+                             shape_.heads * shape_.head_dim})},
               Linear::Full::kOutput, spec.output_std) {}
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {

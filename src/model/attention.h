@@ -10,10 +10,12 @@ namespace moesaic::model {
 struct AttentionSpec {
   std::int64_t d_model, heads, kv_heads, head_dim;
   double rope_theta, init_std, output_std;
+  Placement place;
 };
 
 /// Causal grouped-query self-attention with rotary positions, within each token's document.
-/// x: (T, D) compute   y: (T, D) fp32   Ainslie et al. 2023, Su et al. 2021
+/// Heads are split over tp; key and value heads are copied where there are fewer of them than ranks.
+/// x: (T, D) compute   y: (T, D) fp32, this rank's term   Ainslie et al. 2023, Su et al. 2021
 class Attention {
  public:
   struct Saved {

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "model/tensor_parallel.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -42,15 +44,18 @@ Block::Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn 
 Tensor Block::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const bool keep = saved != nullptr;
   const Tensor h = attention_norm_.forward(ctx, x, keep ? &saved->attention_norm : nullptr);
-  const Tensor middle = sum(ctx, x, attention_.forward(ctx, h, keep ? &saved->attention : nullptr));
+  const Tensor a =
+      attention_.forward(ctx, all_rows(ctx, h), keep ? &saved->attention : nullptr);
+  const Tensor middle = sum(ctx, x, sum_rows(ctx, a));
   const Tensor g = ffn_norm_.forward(ctx, middle, keep ? &saved->ffn_norm : nullptr);
-  return sum(ctx, middle, ffn_forward(ctx, ffn_, g, saved));
+  return sum(ctx, middle, sum_rows(ctx, ffn_forward(ctx, ffn_, all_rows(ctx, g), saved)));
 }
 
 Tensor Block::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
-  const Tensor dg = ffn_backward(ctx, ffn_, dy, saved);
+  const Tensor dg = sum_rows(ctx, ffn_backward(ctx, ffn_, all_rows(ctx, dy), saved));
   const Tensor dmiddle = sum(ctx, dy, ffn_norm_.backward(ctx, dg, saved.ffn_norm));
-  const Tensor dh = attention_.backward(ctx, dmiddle, saved.attention);
+  const Tensor dh =
+      sum_rows(ctx, attention_.backward(ctx, all_rows(ctx, dmiddle), saved.attention));
   return sum(ctx, dmiddle, attention_norm_.backward(ctx, dh, saved.attention_norm));
 }
 

@@ -11,7 +11,7 @@
 namespace moesaic::model {
 
 /// One pre-norm layer: x += attention(norm(x)); x += ffn(norm(x)), the ffn dense or a mixture.
-/// x, y: (T, D) fp32
+/// x, y: (t, D) fp32, the rows that a rank of tp has outside. Collective over tp and experts.
 class Block {
  public:
   using Ffn = std::variant<Swiglu, Moe>;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <concepts>
+#include <functional>
 #include <utility>
 
 #include "backend/backend.h"
@@ -14,14 +15,25 @@ namespace moesaic::model {
 /// What every layer needs besides its input: where to compute, with whom, and on which micro-batch.
 struct Context {
   Backend& backend;
-  comm::Collectives& ep;  // the ranks that share this micro-batch's experts
+  comm::Collectives& tp;       // the ranks that share each layer of this micro-batch
+  comm::Collectives& experts;  // those that share out whole experts
   PhaseClock& clock;
   DType compute = DType::kF32;  // of matrix products
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
   MoeStats* stats = nullptr;     // where MoE layers count; may be absent
+  bool sequence = false;         // the ranks of tp share the rows outside of the layers' products
+  bool recompute = false;        // keep a block's input alone and compute the rest again in backward
   bool dropless = false;         // ignore the capacity (evaluation, score)
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
+  /// Told in the step's last backward through a part that its gradients are complete; may be empty.
+  std::function<void(int part)> on_part_done;
+
+  void part_is_done(int part) const {
+    if (on_part_done) {
+      on_part_done(part);
+    }
+  }
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {

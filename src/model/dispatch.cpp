@@ -15,7 +15,7 @@ Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
 }  // namespace
 
 Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
-  const comm::Communicator& group = ctx.ep.group();
+  const comm::Communicator& group = ctx.experts.group();
   const auto ranks = static_cast<std::size_t>(group.size());
   const std::size_t local = kept.size() / ranks;
   Routes routes;
@@ -58,13 +58,13 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
 }
 
 Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes) {
-  const Tensor received = ctx.ep.all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
+  const Tensor received = ctx.experts.all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
   return reordered(ctx, received, routes.grouped_from);
 }
 
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes) {
   const Tensor received = reordered(ctx, grouped, routes.received_from);
-  return ctx.ep.all_to_all(ctx.backend, received, routes.recv_rows, routes.send_rows);
+  return ctx.experts.all_to_all(ctx.backend, received, routes.recv_rows, routes.send_rows);
 }
 
 }  // namespace moesaic::model

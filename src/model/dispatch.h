@@ -7,21 +7,21 @@
 
 namespace moesaic::model {
 
-/// How the rows of a dispatch plan travel between the ranks of ep, and how they are grouped where
-/// they arrive: experts are split over ep in equal consecutive blocks.
+/// How the rows of a dispatch plan travel between the ranks that share out the experts, in equal
+/// consecutive blocks, and how they are grouped where they arrive.
 struct Routes {
-  std::vector<std::int64_t> send_rows, recv_rows;  // [ep]
+  std::vector<std::int64_t> send_rows, recv_rows;  // [ranks]
   std::vector<std::int64_t> offsets;               // [local experts + 1] of the grouped rows
   Tensor grouped_from;   // (R') int32: grouped row i is received row grouped_from[i]
   Tensor received_from;  // its inverse
 };
 
-/// Collective over ep: exchanges how many rows of each expert (kept: [E]) go where.
+/// Collective over experts: exchanges how many rows of each expert (kept: [E]) go where.
 Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept);
 
-/// Collective over ep: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
+/// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
 Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes);
-/// Collective over ep: the way back, which is also dispatch's backward (and the other way round).
+/// Collective over experts: the way back, which is also dispatch's backward (and the other way round).
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes);
 
 }  // namespace moesaic::model

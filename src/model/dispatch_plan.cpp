@@ -49,4 +49,28 @@ DispatchPlan plan_dispatch(std::span<const std::int32_t> choice, std::span<const
   return plan;
 }
 
+DispatchPlan part_of(const DispatchPlan& plan, std::int64_t top_k, std::int64_t begin,
+                     std::int64_t count) {
+  DispatchPlan part;
+  part.chosen = plan.chosen;
+  std::vector<std::int32_t> new_row(plan.source.size(), -1);
+  std::size_t row = 0;
+  for (const std::int64_t kept : plan.kept) {
+    const std::int64_t before = std::ssize(part.source);
+    for (const std::size_t end = row + static_cast<std::size_t>(kept); row < end; ++row) {
+      const std::int64_t token = plan.source[row] - begin;
+      if (token >= 0 && token < count) {
+        new_row[row] = static_cast<std::int32_t>(part.source.size());
+        part.source.push_back(static_cast<std::int32_t>(token));
+      }
+    }
+    part.kept.push_back(std::ssize(part.source) - before);
+  }
+  for (std::int64_t i = begin * top_k; i < (begin + count) * top_k; ++i) {
+    const std::int32_t old = plan.position[static_cast<std::size_t>(i)];
+    part.position.push_back(old < 0 ? -1 : new_row[static_cast<std::size_t>(old)]);
+  }
+  return part;
+}
+
 }  // namespace moesaic::model

@@ -21,4 +21,9 @@ struct DispatchPlan {
 DispatchPlan plan_dispatch(std::span<const std::int32_t> choice, std::span<const float> weight,
                            std::int64_t top_k, std::int64_t experts, std::int64_t capacity);
 
+/// The part of a plan that moves the tokens [begin, begin + count): what one rank of tp sends, with
+/// tokens and rows counted from its own first. `chosen` stays that of all tokens.
+DispatchPlan part_of(const DispatchPlan& plan, std::int64_t top_k, std::int64_t begin,
+                     std::int64_t count);
+
 }  // namespace moesaic::model

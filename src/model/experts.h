@@ -8,7 +8,8 @@
 
 namespace moesaic::model {
 
-/// The experts of this rank: SwiGLUs over rows grouped by expert.
+/// The experts of this rank: SwiGLUs over rows grouped by expert. F is split over tp unless the
+/// experts are folded; y is this rank's term then.
 /// x, y: (R, D) compute   gate_up: (E_local, 2F, D)   down: (E_local, D, F)
 class Experts {
  public:
@@ -16,9 +17,10 @@ class Experts {
     Tensor x, gate_up;  // (R, D), (R, 2F)
   };
 
-  /// prefix: "model.layers.N.mlp.experts."; the experts [first, first + count) of all.
-  Experts(Parameters& parameters, const std::string& prefix, std::int64_t first, std::int64_t count,
-          std::int64_t d_model, std::int64_t hidden, double init_std, double output_std);
+  /// prefix: "model.layers.N.mlp.experts."
+  Experts(Parameters& parameters, const std::string& prefix, std::int64_t experts,
+          std::int64_t d_model, std::int64_t hidden, double init_std, double output_std,
+          const Placement& place);
 
   /// offsets: [count + 1] of each expert's rows.
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,

@@ -1,13 +1,77 @@
 #include "model/head.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "model/tensor_parallel.h"
 
 namespace moesaic::model {
+namespace {
 
-// Blocks of logits of about 4 MiB stay in cache between the product and the softmax.
-std::int64_t Head::block_rows() const {
+constexpr std::size_t kStats = 3;  // of a row: largest logit, sum of exp(logit - largest), target's
+
+// What a block of rows says about the whole vocabulary.
+struct BlockStats {
+  std::vector<float> rows;         // [R, 3]
+  std::vector<std::int32_t> best;  // [R]
+};
+
+// Joins the shares of tp's ranks. Of equal logits the lower index wins. Collective over tp.
+BlockStats whole_vocabulary(const Context& ctx, BlockStats own, std::int64_t begin) {
+  const comm::Communicator& group = ctx.tp.group();
+  if (group.size() == 1) {
+    return own;
+  }
+  for (std::int32_t& best : own.best) {
+    best += static_cast<std::int32_t>(begin);
+  }
+  const std::vector<float> all = group.all_gather(std::span<const float>(own.rows));
+  const std::vector<std::int32_t> bests = group.all_gather(std::span<const std::int32_t>(own.best));
+  const std::size_t count = own.best.size();
+  for (std::size_t r = 0; r < count; ++r) {
+    float* const row = &own.rows[kStats * r];
+    row[0] = -INFINITY;
+    for (std::size_t i = r; i < bests.size(); i += count) {
+      if (all[kStats * i] > row[0]) {
+        row[0] = all[kStats * i];
+        own.best[r] = bests[i];
+      }
+    }
+    row[1] = row[2] = 0.0F;
+    for (std::size_t i = r; i < bests.size(); i += count) {
+      row[1] += all[kStats * i + 1] * std::exp(all[kStats * i] - row[0]);
+      row[2] += all[kStats * i + 2];
+    }
+  }
+  return own;
+}
+
+void append_log_probs(const BlockStats& stats, std::span<const std::int32_t> target,
+                      std::vector<float>& logprob) {
+  for (std::size_t r = 0; r < target.size(); ++r) {
+    const float* const row = &stats.rows[kStats * r];
+    logprob.push_back(target[r] < 0 ? 0.0F : row[2] - row[0] - std::log(row[1]));
+  }
+}
+
+BlockStats stats_of(Context& ctx, const Tensor& logits, const Tensor& target, std::int64_t begin) {
+  const std::int64_t rows = logits.dim(0);
+  const Tensor stats = ctx.empty(DType::kF32, {rows, kStats});
+  const Tensor best = ctx.empty(DType::kI32, {rows});
+  ctx.backend.softmax_stats(logits, target, stats, best);
+  return whole_vocabulary(
+      ctx, {to_host_f32(ctx.backend, stats), to_host_i32(ctx.backend, best)}, begin);
+}
+
+}  // namespace
+
+// Blocks of logits of about 4 MiB stay in cache between the product and the softmax. The same on all
+// ranks of tp, also where their shares of the vocabulary differ by one.
+std::int64_t Head::block_rows(const Context& ctx) const {
   constexpr std::int64_t kElements = std::int64_t{1} << 20U;
-  return std::clamp<std::int64_t>(kElements / weight_.value.dim(0), 32, 512);
+  const std::int64_t vocabulary = weight_.spec.tensors.front().shape[0];
+  return std::clamp<std::int64_t>(kElements * ctx.tp.group().size() / vocabulary, 32, 512);
 }
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {
@@ -18,34 +82,54 @@ Tensor Head::logits(Context& ctx, const Tensor& x) const {
 }
 
 Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
-  const std::int64_t tokens = x.dim(0);
-  const Tensor logprob = ctx.empty(DType::kF32, {tokens});
-  const Tensor best = ctx.empty(DType::kI32, {tokens});
-  for (std::int64_t begin = 0; begin < tokens; begin += block_rows()) {
-    const std::int64_t rows = std::min(block_rows(), tokens - begin);
-    ctx.backend.target_log_probs(logits(ctx, x.rows(begin, rows)),
-                                 ctx.batch.target.rows(begin, rows), logprob.rows(begin, rows),
-                                 best.rows(begin, rows));
+  const Tensor all = all_rows(ctx, x);
+  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::int64_t tokens = all.dim(0);
+  const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
+  LogProbs result;
+  const std::int64_t block = block_rows(ctx);
+  for (std::int64_t begin = 0; begin < tokens; begin += block) {
+    const std::int64_t rows = std::min(block, tokens - begin);
+    const BlockStats stats = stats_of(ctx, logits(ctx, all.rows(begin, rows)),
+                                      local.rows(begin, rows), vocabulary_.begin);
+    append_log_probs(stats,
+                     std::span(target).subspan(static_cast<std::size_t>(begin),
+                                               static_cast<std::size_t>(rows)),
+                     result.logprob);
+    result.best.insert(result.best.end(), stats.best.begin(), stats.best.end());
   }
-  return {to_host_f32(ctx.backend, logprob), to_host_i32(ctx.backend, best)};
+  return result;
 }
 
-std::vector<float> Head::loss(Context& ctx, const Tensor& x, float scale, const Tensor& dx) const {
-  const std::int64_t tokens = x.dim(0);
-  const Tensor logprob = ctx.empty(DType::kF32, {tokens});
-  for (std::int64_t begin = 0; begin < tokens; begin += block_rows()) {
-    const std::int64_t rows = std::min(block_rows(), tokens - begin);
-    const Tensor block = x.rows(begin, rows);
-    const Tensor scores = logits(ctx, block);
+Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
+  const Tensor all = all_rows(ctx, x);
+  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::int64_t tokens = all.dim(0);
+  const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
+  const Tensor dx = ctx.empty(DType::kF32, all.shape());
+  Loss result;
+  const std::int64_t block = block_rows(ctx);
+  for (std::int64_t begin = 0; begin < tokens; begin += block) {
+    const std::int64_t rows = std::min(block, tokens - begin);
+    const Tensor x_rows = all.rows(begin, rows);
+    const Tensor scores = logits(ctx, x_rows);
+    const BlockStats stats =
+        stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
+    append_log_probs(stats,
+                     std::span(target).subspan(static_cast<std::size_t>(begin),
+                                               static_cast<std::size_t>(rows)),
+                     result.logprob);
     const Tensor dscores =
         ctx.compute == DType::kF32 ? scores : ctx.empty(ctx.compute, scores.shape());
-    ctx.backend.cross_entropy(scores, ctx.batch.target.rows(begin, rows), scale,
-                              logprob.rows(begin, rows), dscores);
-    ctx.backend.matmul(dscores, Transpose::kYes, block, Transpose::kNo, weight_.grad, Write::kAdd);
+    ctx.backend.cross_entropy_backward(scores, local.rows(begin, rows),
+                                       to_device(ctx.backend, stats.rows, {rows, kStats}), scale,
+                                       dscores);
+    ctx.backend.matmul(dscores, Transpose::kYes, x_rows, Transpose::kNo, weight_.grad, Write::kAdd);
     ctx.backend.matmul(dscores, Transpose::kNo, weight_.compute, Transpose::kNo,
                        dx.rows(begin, rows), Write::kOverwrite);
   }
-  return to_host_f32(ctx.backend, logprob);
+  result.dx = sum_rows(ctx, dx);
+  return result;
 }
 
 }  // namespace moesaic::model

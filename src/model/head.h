@@ -8,28 +8,36 @@
 namespace moesaic::model {
 
 /// logits = weight x, and the cross-entropy of the next token, a block of rows at a time: no
-/// (T, V) buffer exists.   x: (T, D) compute   weight: (V, D), the embedding's if tied
+/// (T, V) buffer exists. The vocabulary is split over tp, whose ranks exchange three numbers for
+/// each row.   x: (t, D) compute   weight: (V_local, D), the embedding's if tied
 class Head {
  public:
-  explicit Head(Parameter& weight) : weight_(weight) {}
+  /// vocabulary: this rank's share.
+  Head(Parameter& weight, Slice vocabulary) : weight_(weight), vocabulary_(vocabulary) {}
 
   struct LogProbs {
-    std::vector<float> logprob;      // [T] nats, of batch.target; 0 where it is -1
+    std::vector<float> logprob;      // [T] nats, of the targets; 0 where there is none
     std::vector<std::int32_t> best;  // [T] the likeliest token
   };
+  /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
-  /// The loss is -scale sum(logprob). Writes dx (T, D) fp32 and adds into the weight's gradient in
-  /// the same pass over the logits; returns logprob [T].
-  std::vector<float> loss(Context& ctx, const Tensor& x, float scale, const Tensor& dx) const;
+  struct Loss {
+    std::vector<float> logprob;  // [T]
+    Tensor dx;                   // (t, D) fp32
+  };
+  /// The loss is -scale sum(logprob). Adds into the weight's gradient in the same pass over the
+  /// logits. Collective over tp.
+  Loss loss(Context& ctx, const Tensor& x, float scale) const;
 
-  /// All logits (T, V) fp32; for tests and small inputs.
+  /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs.
   Tensor logits(Context& ctx, const Tensor& x) const;
 
  private:
-  std::int64_t block_rows() const;
+  std::int64_t block_rows(const Context& ctx) const;
 
   Parameter& weight_;
+  Slice vocabulary_;
 };
 
 }  // namespace moesaic::model

@@ -1,5 +1,8 @@
 #include "model/instance.h"
 
+#include <algorithm>
+#include <map>
+
 namespace moesaic::model {
 namespace {
 
@@ -14,21 +17,85 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
                                              : comm::make_mpi_collectives(group);
 }
 
+Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
+  const bool folded = parallel.expert_tp == 1;
+  const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
+  return {.tp_rank = mesh.tp.rank(),
+          .tp = mesh.tp.size(),
+          .expert_rank = sharing.rank(),
+          .expert_ranks = sharing.size(),
+          .folded = folded,
+          .sequence = parallel.sequence && mesh.tp.size() > 1,
+          .stage = mesh.pp.rank(),
+          .stages = mesh.pp.size(),
+          .chunks = static_cast<int>(parallel.virtual_stages)};
+}
+
 }  // namespace
+
+comm::Mesh make_mesh(const config::Config& config) {
+  const config::Parallel& parallel = config.parallel;
+  const std::int64_t kv_copies = std::max<std::int64_t>(1, parallel.tp / config.model.kv_heads);
+  return comm::Mesh::make({.tp = static_cast<int>(parallel.tp),
+                           .pp = static_cast<int>(parallel.pp),
+                           .ep = static_cast<int>(parallel.ep),
+                           .kv_copies = static_cast<int>(kv_copies)});
+}
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)
     : mesh(the_mesh),
       backend(make_backend(config.run)),
-      ep(make_collectives(config.run, mesh.ep)),
+      tp(make_collectives(config.run, mesh.tp)),
+      experts(make_collectives(config.run,
+                               config.parallel.expert_tp == 1 ? mesh.ep_tp : mesh.ep)),
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
-      transformer(parameters, config.model, config.router, mesh.ep.rank(), mesh.ep.size()),
-      compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32) {
-  parameters.allocate(*backend, compute_, training);
+      stage(make_collectives(config.run, mesh.stage)),
+      kv(make_collectives(config.run, mesh.kv)),
+      ends(make_collectives(config.run, mesh.ends)),
+      pp(make_collectives(config.run, mesh.pp)),
+      transformer(parameters, config.model, config.router, placement(config.parallel, mesh)),
+      compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
+      sequence_(config.parallel.sequence && mesh.tp.size() > 1),
+      recompute_(config.train.recompute) {
+  std::map<SumOver, Owner> owners;
+  for (const SumOver sum : kAllSums) {
+    const comm::Communicator& group = group_of(sum).group();
+    owners[sum] = config.parallel.zero > 0 ? Owner{group.rank(), group.size()} : Owner{};
+  }
+  parameters.allocate(*backend, compute_, training, owners);
+}
+
+comm::Collectives& Instance::group_of(SumOver sum) {
+  switch (sum) {
+    case SumOver::kReplicas:
+      return *replicas;
+    case SumOver::kStage:
+      return *stage;
+    case SumOver::kExpertReplicas:
+      return *dp;
+  }
+  return *dp;
+}
+
+double Instance::comm_seconds() const {
+  double sum = 0.0;
+  for (const auto* group : {&tp, &experts, &dp, &replicas, &stage, &kv, &ends, &pp}) {
+    sum += (*group)->seconds();
+  }
+  return sum;
 }
 
 Context Instance::context(PhaseClock& booked_on) {
-  return {.backend = *backend, .ep = *ep, .clock = booked_on, .compute = compute_, .batch = {}};
+  return {.backend = *backend,
+          .tp = *tp,
+          .experts = *experts,
+          .clock = booked_on,
+          .compute = compute_,
+          .batch = {},
+          .sequence = sequence_,
+          .recompute = recompute_,
+          .on_part_done = {}};
 }
 
 }  // namespace moesaic::model

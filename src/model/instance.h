@@ -9,24 +9,33 @@
 
 namespace moesaic::model {
 
+/// The mesh of parallel.* (resolved). Collective over the world.
+comm::Mesh make_mesh(const config::Config& config);
+
 /// A model on this rank: its device, its share of the parameters, and the groups it talks to.
 class Instance {
  public:
   /// The config must be resolved, vocab_size included. The mesh must outlive it.
   Instance(const config::Config& config, const comm::Mesh& mesh, bool training);
 
+  /// The group that sums a gradient.
+  comm::Collectives& group_of(SumOver sum);
+  /// Seconds that this rank has spent in collectives.
+  double comm_seconds() const;
+
   Context context() { return context(clock); }
   Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<comm::Collectives> ep, dp, replicas;
+  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv, ends, pp;
   PhaseClock clock;
   Parameters parameters;
   Transformer transformer;
 
  private:
   DType compute_;
+  bool sequence_, recompute_;
 };
 
 }  // namespace moesaic::model

@@ -3,22 +3,21 @@
 namespace moesaic::model {
 namespace {
 
-ParameterSpec spec_of(const std::vector<LinearPart>& parts, std::int64_t in, double init_std) {
-  ParameterSpec spec{.shape = {}, .tensors = {}, .init_std = init_std};
+Shape stacked(const std::vector<PublicTensor>& tensors) {
   std::int64_t rows = 0;
-  for (const LinearPart& part : parts) {
-    spec.tensors.push_back({part.name, {part.rows, in}, rows * in});
-    rows += part.rows;
+  for (const PublicTensor& tensor : tensors) {
+    rows += tensor.part_shape()[0];
   }
-  spec.shape = {rows, in};
-  return spec;
+  return {rows, tensors.front().part_shape()[1]};
 }
 
 }  // namespace
 
-Linear::Linear(Parameters& parameters, const std::vector<LinearPart>& parts, std::int64_t in,
-               Full full, double init_std)
-    : weight_(parameters.add(spec_of(parts, in, init_std))), full_(full) {}
+Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
+               double init_std)
+    : weight_(parameters.add(
+          {.shape = stacked(tensors), .tensors = tensors, .init_std = init_std})),
+      full_(full) {}
 
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const DType dtype = full_ == Full::kOutput ? DType::kF32 : ctx.compute;

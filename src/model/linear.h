@@ -8,13 +8,7 @@
 
 namespace moesaic::model {
 
-/// Rows of a linear map that have a public name of their own (q, k and v in one product).
-struct LinearPart {
-  std::string name;
-  std::int64_t rows;
-};
-
-/// y = x weight^T.   x: (T, in) compute   weight: (out, in), the parts stacked
+/// y = x weight^T.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts) stacked
 /// y is fp32 where it joins the residual stream, else compute; dx likewise where x came from it.
 class Linear {
  public:
@@ -23,7 +17,7 @@ class Linear {
     Tensor x;
   };
 
-  Linear(Parameters& parameters, const std::vector<LinearPart>& parts, std::int64_t in, Full full,
+  Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
          double init_std);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;

@@ -27,11 +27,19 @@ std::int64_t MicroBatch::counted() const {
   return std::count_if(target.begin(), target.end(), [](std::int32_t t) { return t >= 0; });
 }
 
+std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share) {
+  std::vector<std::int32_t> local(ids.size());
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const bool here = ids[i] >= share.begin && ids[i] < share.end();
+    local[i] =
+        ids[i] < 0 ? -1 : static_cast<std::int32_t>(here ? ids[i] - share.begin : share.count);
+  }
+  return local;
+}
+
 DeviceBatch upload(Backend& backend, const MicroBatch& batch) {
   const Shape shape{batch.size()};
-  return {.token = to_device(backend, batch.token, shape),
-          .target = to_device(backend, batch.target, shape),
-          .position = to_device(backend, batch.position, shape),
+  return {.position = to_device(backend, batch.position, shape),
           .first_key = to_device(backend, batch.first_key, shape)};
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/placement.h"
 
 namespace moesaic::model {
 
@@ -22,9 +23,13 @@ struct MicroBatch {
 
 /// The parts of a micro-batch that kernels read, on the device.
 struct DeviceBatch {
-  Tensor token, target, position, first_key;  // (T) int32
+  Tensor position, first_key;  // (T) int32
 };
 DeviceBatch upload(Backend& backend, const MicroBatch& batch);
+
+/// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
+/// share becomes `share.count`, which is none of this one's.
+std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share);
 
 /// A host vector as a tensor of the backend.
 Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape);

@@ -3,22 +3,34 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/tensor_parallel.h"
+
 namespace moesaic::model {
 
+namespace {
+
+Tensor own_part(const Context& ctx, const Tensor& rows) {
+  const Slice own = own_rows(ctx);
+  return rows.rows(own.begin, own.count);
+}
+
+}  // namespace
+
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, int ep_rank, int ep_size,
-         double init_std, double output_std)
+         const config::Router& options, std::int64_t moe_layer, double init_std, double output_std,
+         const Placement& place)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
       experts_count_(model.experts),
       capacity_(options.capacity),
       capacity_factor_(options.capacity_factor),
-      router_(parameters, prefix, model, options, moe_layer, init_std),
-      experts_(parameters, prefix + "experts.", ep_rank * (model.experts / ep_size),
-               model.experts / ep_size, model.d_model, model.expert_d_ff, init_std, output_std) {
+      folded_(place.folded),
+      router_(parameters, prefix, model, options, moe_layer, init_std, place),
+      experts_(parameters, prefix + "experts.", model.experts, model.d_model, model.expert_d_ff,
+               init_std, output_std, place) {
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
-                    model.shared_experts * model.expert_d_ff, init_std, output_std);
+                    model.shared_experts * model.expert_d_ff, init_std, output_std, place);
   }
 }
 
@@ -31,9 +43,27 @@ std::int64_t Moe::slots(std::int64_t tokens) const {
   return capacity_;
 }
 
+Slice Moe::sent_rows(const Context& ctx) const {
+  return folded_ ? own_rows(ctx) : Slice{0, ctx.host_batch->size()};
+}
+
+// The rows that this rank sent, added to the term of the shared experts or, without these, to none.
+Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent,
+                          const std::function<Tensor()>& shared) const {
+  const Slice rows = sent_rows(ctx);
+  const std::int64_t all = ctx.host_batch->size();
+  if (!shared_ && rows.count == all) {
+    return sent;
+  }
+  Tensor term = shared_ ? shared() : ctx.zeros(DType::kF32, {all, sent.dim(1)});
+  ctx.backend.add(sent, term.rows(rows.begin, rows.count));
+  return term;
+}
+
+// Of the whole micro-batch, so that one rank of tp counts.
 void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
                 std::int64_t capacity) const {
-  if (ctx.stats == nullptr || choice.empty()) {
+  if (ctx.stats == nullptr || choice.empty() || ctx.tp.group().rank() > 0) {
     return;
   }
   const std::int64_t largest = *std::max_element(plan.kept.begin(), plan.kept.end());
@@ -54,63 +84,72 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
 Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
-  const std::int64_t tokens = x.dim(0);
-  const Router::Choice choice = router_.forward(ctx, x, saved != nullptr ? &s.router : nullptr);
-  const std::int64_t capacity = ctx.dropless ? 0 : slots(tokens);
-  const DispatchPlan plan =
+  const Router::Choice choice =
+      router_.forward(ctx, own_part(ctx, x), saved != nullptr ? &s.router : nullptr);
+  const std::int64_t capacity = ctx.dropless ? 0 : slots(x.dim(0));
+  const DispatchPlan whole =
       plan_dispatch(choice.host_expert, choice.host_weight, top_k_, experts_count_, capacity);
-  count(ctx, plan, choice.host_expert, capacity);
+  count(ctx, whole, choice.host_expert, capacity);
+  const Slice sent = sent_rows(ctx);
+  const DispatchPlan plan = part_of(whole, top_k_, sent.begin, sent.count);
 
+  const Shape choices{sent.count, top_k_};
+  s.position = to_device(ctx.backend, plan.position, choices);
+  s.weight = folded_ ? choice.weight : to_device(ctx.backend, choice.host_weight, choices);
   const std::int64_t rows = std::ssize(plan.source);
-  s.position = to_device(ctx.backend, plan.position, {tokens, top_k_});
   Tensor grouped;
   {
     const PhaseScope phase(ctx.clock, Phase::kDispatch);
-    const Tensor sent = ctx.empty(x.dtype(), {rows, x.dim(1)});
-    ctx.backend.gather_rows(x, to_device(ctx.backend, plan.source, {rows}), sent);
+    const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
+    ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
+                            to_device(ctx.backend, plan.source, {rows}), picked);
     s.routes = plan_routes(ctx, plan.kept);
-    grouped = dispatch(ctx, sent, s.routes);
+    grouped = dispatch(ctx, picked, s.routes);
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
     grouped =
         experts_.forward(ctx, grouped, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
   }
-  Tensor y = ctx.empty(DType::kF32, x.shape());
+  Tensor y = ctx.empty(DType::kF32, {sent.count, x.dim(1)});
   {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
     s.rows = combine(ctx, grouped, s.routes);
-    ctx.backend.combine_rows(s.rows, s.position, choice.weight, y);
+    ctx.backend.combine_rows(s.rows, s.position, s.weight, y);
   }
-  if (shared_) {
-    ctx.backend.add(shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr), y);
-  }
-  return y;
+  return add_to_shared(ctx, y, [&] {
+    return shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr);
+  });
 }
 
 Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
+  const Slice sent = sent_rows(ctx);
   const Tensor drows = ctx.empty(ctx.compute, saved.rows.shape());
-  const Tensor dweight = ctx.empty(DType::kF32, {dy.dim(0), top_k_});
+  const Tensor dweight = ctx.empty(DType::kF32, {sent.count, top_k_});
   Tensor grouped;
   {
     const PhaseScope phase(ctx.clock, Phase::kDispatch);
-    ctx.backend.combine_rows_backward(dy, saved.rows, saved.position, saved.router.choice.weight,
-                                      drows, dweight);
+    ctx.backend.combine_rows_backward(dy.rows(sent.begin, sent.count), saved.rows, saved.position,
+                                      saved.weight, drows, dweight);
     grouped = dispatch(ctx, drows, saved.routes);
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
     grouped = experts_.backward(ctx, grouped, saved.routes.offsets, saved.experts);
   }
-  Tensor dx = ctx.empty(DType::kF32, dy.shape());
+  Tensor drouted = ctx.empty(DType::kF32, {sent.count, dy.dim(1)});
   {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
-    ctx.backend.combine_rows(combine(ctx, grouped, saved.routes), saved.position, {}, dx);
+    ctx.backend.combine_rows(combine(ctx, grouped, saved.routes), saved.position, {}, drouted);
   }
-  ctx.backend.add(router_.backward(ctx, dweight, saved.router), dx);
-  if (shared_) {
-    ctx.backend.add(shared_->backward(ctx, dy, saved.shared), dx);
+  Tensor dx =
+      add_to_shared(ctx, drouted, [&] { return shared_->backward(ctx, dy, saved.shared); });
+  Tensor own_dweight = dweight;
+  if (!folded_) {  // each rank has the product with its term of the experts' answers
+    ctx.tp.all_reduce_sum(dweight);
+    own_dweight = own_part(ctx, dweight);
   }
+  ctx.backend.add(router_.backward(ctx, own_dweight, saved.router), own_part(ctx, dx));
   return dx;
 }
 

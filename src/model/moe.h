@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -14,7 +15,9 @@
 namespace moesaic::model {
 
 /// Mixture of experts: router -> plan -> dispatch -> experts -> combine, plus the shared experts.
-/// x: (T, D) compute   y: (T, D) fp32. forward and backward are collective over ep.
+/// The micro-batch is planned as a whole. Over tp, experts are split as dense layers are and every
+/// rank sends all rows; or, folded, they are whole and each rank sends its own rows.
+/// x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective over tp and experts.
 class Moe {
  public:
   struct Saved {
@@ -22,14 +25,15 @@ class Moe {
     Experts::Saved experts;
     Swiglu::Saved shared;
     Routes routes;
-    Tensor position;  // (T, K) int32
+    Tensor position;  // (S, K) int32 of the S rows that this rank sends
+    Tensor weight;    // (S, K) fp32
     Tensor rows;      // (R, D) what the experts answered, in plan order
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-      const config::Router& options, std::int64_t moe_layer, int ep_rank, int ep_size,
-      double init_std, double output_std);
+      const config::Router& options, std::int64_t moe_layer, double init_std,
+      double output_std, const Placement& place);
 
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
@@ -38,11 +42,15 @@ class Moe {
 
  private:
   std::int64_t slots(std::int64_t tokens) const;  // of each expert; 0: dropless
+  Slice sent_rows(const Context& ctx) const;
+  Tensor add_to_shared(Context& ctx, const Tensor& sent,
+                       const std::function<Tensor()>& shared) const;
   void count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
              std::int64_t capacity) const;
 
   std::int64_t moe_layer_, top_k_, experts_count_, capacity_;
   double capacity_factor_;
+  bool folded_;
   Router router_;
   Experts experts_;
   std::optional<Swiglu> shared_;

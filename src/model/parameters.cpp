@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <span>
+
 #include "model/micro_batch.h"
 #include "tensor/rng.h"
 
@@ -11,55 +14,180 @@ namespace {
 // Parameters begin at multiples of 64 bytes.
 std::int64_t padded(std::int64_t elements) { return (elements + 15) / 16 * 16; }
 
+Shape with_dim(const Shape& shape, int dim, std::int64_t extent) {
+  Shape changed = shape;
+  changed.set(dim, extent);
+  return changed;
+}
+
 }  // namespace
+
+Shape PublicTensor::part_shape() const { return with_dim(shape, dim, part.count); }
+
+std::vector<std::int64_t> PublicTensor::offset() const {
+  std::vector<std::int64_t> offset(static_cast<std::size_t>(shape.rank()), 0);
+  offset[static_cast<std::size_t>(dim)] = part.begin;
+  return offset;
+}
+
+std::vector<std::int64_t> PublicTensor::extent() const {
+  const Shape own = part_shape();
+  std::vector<std::int64_t> extent;
+  for (int i = 0; i < own.rank(); ++i) {
+    extent.push_back(own[i]);
+  }
+  return extent;
+}
+
+std::int64_t PublicTensor::whole_index(std::int64_t i) const {
+  std::int64_t inner = 1;  // elements of one index of the split dim
+  for (int d = dim + 1; d < shape.rank(); ++d) {
+    inner *= shape[d];
+  }
+  const std::int64_t outer = i / (part.count * inner);
+  const std::int64_t within = i % (part.count * inner);
+  return outer * shape[dim] * inner + part.begin * inner + within;
+}
+
+PublicTensor whole_tensor(const std::string& name, const Shape& shape) {
+  return split_tensor(name, shape, 0, {0, shape[0]});
+}
+
+PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice part) {
+  return {.name = name, .shape = shape, .dim = dim, .part = part};
+}
+
+PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place) {
+  PublicTensor tensor = whole_tensor(name, shape);
+  tensor.copies = place.tp;
+  tensor.copy = place.tp_rank;
+  return tensor;
+}
 
 Parameter& Parameters::add(ParameterSpec spec) {
   std::int64_t total = 0;
-  for (const PublicTensor& tensor : spec.tensors) {
-    require(tensor.begin == total, tensor.name + " does not follow its neighbour");
-    total += tensor.shape.numel();
+  for (PublicTensor& tensor : spec.tensors) {
+    tensor.begin = total;
+    total += tensor.part_shape().numel();
   }
   require(total == spec.shape.numel(), "public tensors do not fill " + spec.tensors.front().name);
-  list_.push_back({.spec = std::move(spec),
-                   .value = {},
-                   .grad = {},
-                   .compute = {},
-                   .exp_avg = {},
-                   .exp_avg_sq = {}});
-  return list_.back();
+  Parameter& p = list_.emplace_back();
+  p.spec = std::move(spec);
+  p.part = part_;
+  return p;
 }
 
-void Parameters::carve(Backend& backend, Tensor Parameter::*member) {
-  for (const Sharding sharding : {Sharding::kReplicated, Sharding::kExpert}) {
+std::int64_t Parameter::columns() const {
+  return spec.shape.rank() == 1 ? 1 : spec.shape[spec.shape.rank() - 1];
+}
+
+Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
+  return tensor.reshaped({all_rows().count, columns()}).rows(rows.begin, rows.count);
+}
+
+std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::*member) {
+  std::map<SumOver, Tensor> blocks;
+  for (const SumOver sum : kAllSums) {
     std::int64_t total = 0;
-    for (const Parameter& p : list_) {
-      total += p.spec.sharding == sharding ? padded(p.spec.shape.numel()) : 0;
-    }
-    const Tensor block = backend.empty(DType::kF32, {total});
-    backend.zero(block);
-    std::int64_t begin = 0;
     for (Parameter& p : list_) {
-      if (p.spec.sharding == sharding) {
-        p.*member = block.rows(begin, p.spec.shape.numel()).reshaped(p.spec.shape);
-        begin += padded(p.spec.shape.numel());
+      if (p.spec.sum == sum) {
+        p.begin = total;
+        total += padded(p.spec.shape.numel());
       }
     }
-    if (member == &Parameter::grad) {
-      (sharding == Sharding::kReplicated ? replicated_gradients_ : expert_gradients_) = block;
+    blocks[sum] = backend.empty(DType::kF32, {total});
+    backend.zero(blocks[sum]);
+    for (Parameter& p : list_) {
+      if (p.spec.sum == sum) {
+        p.*member = blocks[sum].rows(p.begin, p.spec.shape.numel()).reshaped(p.spec.shape);
+      }
     }
+  }
+  return blocks;
+}
+
+// Shares of equal size, whose borders lie between rows, so that a checkpoint can hold them as
+// blocks of their tensors.
+void Parameters::share_out(Bucket& bucket, std::span<Parameter* const> members, Owner owner) {
+  const std::int64_t first = members.front()->begin;
+  const std::int64_t size = bucket.grad.numel();
+  const auto border = [&](std::int64_t i) {
+    const std::int64_t target = first + size * i / owner.ranks;
+    for (const Parameter* p : members) {
+      if (target < p->begin + p->spec.shape.numel()) {
+        const std::int64_t inside = std::max<std::int64_t>(0, target - p->begin);
+        return p->begin + inside / p->columns() * p->columns();
+      }
+    }
+    return first + size;
+  };
+  for (int r = 0; r < owner.ranks; ++r) {
+    bucket.counts.push_back(border(r + 1) - border(r));
+  }
+  const std::int64_t own_begin = border(owner.rank);
+  const std::int64_t own_end = border(owner.rank + 1);
+  for (Parameter* p : members) {
+    const auto row_at = [&](std::int64_t element) {
+      return std::clamp<std::int64_t>(element - p->begin, 0, p->spec.shape.numel()) / p->columns();
+    };
+    p->owners = owner.ranks;
+    p->owned = {row_at(own_begin), row_at(own_end) - row_at(own_begin)};
   }
 }
 
-void Parameters::allocate(Backend& backend, DType compute, bool training) {
-  carve(backend, &Parameter::value);
+void Parameters::fill_buckets(const std::map<SumOver, Tensor>& values,
+                              const std::map<SumOver, Tensor>& gradients,
+                              const std::map<SumOver, Owner>& owners) {
+  constexpr std::int64_t kElements = std::int64_t{1} << 22U;  // worth a call
+  for (const SumOver sum : kAllSums) {
+    std::vector<Parameter*> members;
+    const Owner owner = owners.contains(sum) ? owners.at(sum) : Owner{};
+    const auto close = [&] {
+      if (members.empty()) {
+        return;
+      }
+      const std::int64_t begin = members.front()->begin;
+      const std::int64_t size =
+          members.back()->begin + padded(members.back()->spec.shape.numel()) - begin;
+      Bucket bucket{.sum = sum,
+                    .first_part = members.front()->part,
+                    .last_part = members.back()->part,
+                    .value = values.at(sum).rows(begin, size),
+                    .grad = gradients.at(sum).rows(begin, size),
+                    .counts = {}};
+      share_out(bucket, members, owner);
+      buckets_.push_back(bucket);
+      members.clear();
+    };
+    for (Parameter& p : list_) {
+      if (p.spec.sum != sum) {
+        continue;
+      }
+      const bool full = !members.empty() && p.begin - members.front()->begin >= kElements;
+      if (full && p.part != members.back()->part) {
+        close();
+      }
+      members.push_back(&p);
+    }
+    close();
+  }
+}
+
+void Parameters::allocate(Backend& backend, DType compute, bool training,
+                          const std::map<SumOver, Owner>& owners) {
+  const auto values = carve(backend, &Parameter::value);
   if (training) {
-    carve(backend, &Parameter::grad);
-    carve(backend, &Parameter::exp_avg);
-    carve(backend, &Parameter::exp_avg_sq);
+    fill_buckets(values, carve(backend, &Parameter::grad), owners);
   }
   for (Parameter& p : list_) {
     const bool copied = p.spec.in_products && compute != DType::kF32;
     p.compute = copied ? backend.empty(compute, p.spec.shape) : p.value;
+    if (training) {
+      for (Tensor* moment : {&p.exp_avg, &p.exp_avg_sq}) {
+        *moment = backend.empty(DType::kF32, {p.owned.count, p.columns()});
+        backend.zero(*moment);
+      }
+    }
   }
 }
 
@@ -70,9 +198,9 @@ void Parameters::initialise(Backend& backend, std::int64_t seed) {
     if (p.spec.init_std > 0.0) {
       for (const PublicTensor& tensor : p.spec.tensors) {
         const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
-        for (std::int64_t i = 0; i < tensor.shape.numel(); ++i) {
-          values[static_cast<std::size_t>(tensor.begin + i)] =
-              static_cast<float>(p.spec.init_std * rng.normal(static_cast<std::uint64_t>(i)));
+        for (std::int64_t i = 0; i < tensor.part_shape().numel(); ++i) {
+          values[static_cast<std::size_t>(tensor.begin + i)] = static_cast<float>(
+              p.spec.init_std * rng.normal(static_cast<std::uint64_t>(tensor.whole_index(i))));
         }
       }
     }
@@ -87,10 +215,6 @@ void Parameters::refresh_copies(Backend& backend) {
       backend.convert(p.value, p.compute);
     }
   }
-}
-
-const Tensor& Parameters::gradients(Sharding sharding) const {
-  return sharding == Sharding::kReplicated ? replicated_gradients_ : expert_gradients_;
 }
 
 }  // namespace moesaic::model

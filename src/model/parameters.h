@@ -1,47 +1,94 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
+#include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/placement.h"
 
 namespace moesaic::model {
 
-/// Which ranks hold a parameter: all of dp x ep the same one, or each ep rank its own experts.
-enum class Sharding { kReplicated, kExpert };
+/// The ranks over which a gradient is summed: those that hold the same parameters and saw other
+/// tokens. Experts: dp. The others: dp x ep; with tp as well where each rank of tp sees its share
+/// of the rows (the gate; norms when the sequence is split).
+enum class SumOver { kReplicas, kStage, kExpertReplicas };
+inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
+                                         SumOver::kExpertReplicas};
 
-/// A public tensor (Hugging Face name, unsharded shape) that lies at `begin` in a parameter.
+/// A public tensor (Hugging Face name, unsharded shape) and the part of it that this rank holds.
 struct PublicTensor {
   std::string name;
   Shape shape;
-  std::int64_t begin = 0;
+  int dim = 0;               // the dim that is split
+  Slice part;                // of that dim
+  int copies = 1, copy = 0;  // ranks of tp x pp that hold this same part, and which of them this is
+  bool partial = false;      // these copies' gradients are still to be summed over them (mesh.kv)
+  std::int64_t begin = 0;    // where it lies in the parameter; Parameters::add sets it
+
+  Shape part_shape() const;
+  std::vector<std::int64_t> offset() const;  // of the part in the unsharded tensor
+  std::vector<std::int64_t> extent() const;
+  /// The index in the unsharded tensor of element i of the part.
+  std::int64_t whole_index(std::int64_t i) const;
 };
+
+PublicTensor whole_tensor(const std::string& name, const Shape& shape);
+/// The part of one dim.
+PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice part);
+/// The same on all ranks of tp.
+PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place);
 
 struct ParameterSpec {
   Shape shape;
   std::vector<PublicTensor> tensors;  // they fill the parameter in this order
   double init_std = 0.0;              // normal; 0: every element is init_value
   double init_value = 0.0;
-  Sharding sharding = Sharding::kReplicated;
+  SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products: has a copy in the compute dtype
   bool trained = true;
+  bool tied = false;  // held by the first and the last stage of a pipeline
 };
 
 struct Parameter {
   ParameterSpec spec;
-  Tensor value, grad;          // fp32; grad: while training
-  Tensor compute;              // value itself, or its copy in the compute dtype
-  Tensor exp_avg, exp_avg_sq;  // fp32; while training
+  int part = 0;              // of the model, in its order: embedding, each block, norm and head
+  std::int64_t begin = 0;    // where it lies among those of the same sum, elements
+  Tensor value, grad;        // fp32; grad: while training
+  Tensor compute;            // value itself, or its copy in the compute dtype
+  Slice owned;               // the rows whose update this rank computes
+  int owners = 1;            // ranks that share out the update; 1: each computes all of it
+  Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
+
+  /// As a matrix: the last dim is a row; of a vector each element is one.
+  std::int64_t columns() const;
+  Slice all_rows() const { return {0, spec.shape.numel() / columns()}; }
+  Tensor rows_of(const Tensor& tensor, Slice rows) const;
 
   /// Weight decay applies to tensors of two or more dims.
   bool decays() const { return spec.tensors.front().shape.rank() >= 2; }
 };
 
+/// Gradients that are summed in one call: neighbours of one sum.
+struct Bucket {
+  SumOver sum;
+  int first_part = 0, last_part = 0;
+  Tensor value, grad;                // (n) fp32
+  std::vector<std::int64_t> counts;  // elements that each rank of the sum's group owns
+};
+
+/// A rank's number among those that share out the updates of the same parameters.
+struct Owner {
+  int rank = 0, ranks = 1;
+};
+
 /// Every value, gradient, moment, public name and sharding: one list for optimizer, checkpoint and
 /// layout changes. Layers add their parameters, then allocate() gives all of them memory: one
-/// block for each kind and sharding, so that gradients are reduced in one go.
+/// block for each kind and sum, so that gradients are reduced in one go.
 class Parameters {
  public:
   Parameters() = default;
@@ -50,7 +97,12 @@ class Parameters {
 
   /// The reference stays valid.
   Parameter& add(ParameterSpec spec);
-  void allocate(Backend& backend, DType compute, bool training);
+  /// What is added from now on belongs to the next part of the model.
+  void begin_part() { ++part_; }
+  int part() const { return part_; }
+  /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there: all.
+  void allocate(Backend& backend, DType compute, bool training,
+                const std::map<SumOver, Owner>& owners = {});
   /// Each element a function of (seed, public name, element index) alone.
   void initialise(Backend& backend, std::int64_t seed);
   /// Brings the copies in the compute dtype up to date after values changed.
@@ -58,15 +110,20 @@ class Parameters {
 
   std::deque<Parameter>& all() { return list_; }
   const std::deque<Parameter>& all() const { return list_; }
-  /// All gradients of one sharding, (n) fp32.
-  const Tensor& gradients(Sharding sharding) const;
+  /// All gradients, in few large pieces.
+  const std::vector<Bucket>& buckets() const { return buckets_; }
 
  private:
-  /// Gives this tensor of every parameter its place in one block for each sharding.
-  void carve(Backend& backend, Tensor Parameter::*member);
+  /// Gives this tensor of every parameter its place in one block for each sum.
+  std::map<SumOver, Tensor> carve(Backend& backend, Tensor Parameter::*member);
+  void fill_buckets(const std::map<SumOver, Tensor>& values,
+                    const std::map<SumOver, Tensor>& gradients,
+                    const std::map<SumOver, Owner>& owners);
+  void share_out(Bucket& bucket, std::span<Parameter* const> members, Owner owner);
 
   std::deque<Parameter> list_;
-  Tensor replicated_gradients_, expert_gradients_;
+  std::vector<Bucket> buckets_;
+  int part_ = 0;
 };
 
 }  // namespace moesaic::model

@@ -2,10 +2,12 @@
 
 namespace moesaic::model {
 
-RmsNorm::RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps)
+RmsNorm::RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
+                 const Placement& place)
     : weight_(parameters.add({.shape = {dim},
-                              .tensors = {{name, {dim}, 0}},
+                              .tensors = {copied_tensor(name, {dim}, place)},
                               .init_value = 1.0,
+                              .sum = place.sequence ? SumOver::kStage : SumOver::kReplicas,
                               .in_products = false})),
       eps_(eps) {}
 

@@ -14,7 +14,8 @@ class RmsNorm {
     Tensor x, rstd;
   };
 
-  RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps);
+  RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
+          const Placement& place);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dy, dx: fp32
 

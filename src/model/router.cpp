@@ -14,21 +14,24 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
 }  // namespace
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-               const config::Router& options, std::int64_t moe_layer, double init_std)
+               const config::Router& options, std::int64_t moe_layer, double init_std,
+               const Placement& place)
     : options_(route_options(model, options)),
       aux_loss_(options.aux_loss),
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
       experts_(model.experts),
-      gate_(
-          parameters.add({.shape = {model.experts, model.d_model},
-                          .tensors = {{prefix + "gate.weight", {model.experts, model.d_model}, 0}},
-                          .init_std = init_std,
-                          .in_products = false})) {
+      gate_(parameters.add({.shape = {model.experts, model.d_model},
+                            .tensors = {copied_tensor(prefix + "gate.weight",
+                                                      {model.experts, model.d_model}, place)},
+                            .init_std = init_std,
+                            .sum = SumOver::kStage,
+                            .in_products = false})) {
   if (options.balance == config::Balance::kBias) {
     bias_ =
         &parameters.add({.shape = {model.experts},
-                         .tensors = {{prefix + "gate.e_score_correction_bias", {model.experts}, 0}},
+                         .tensors = {copied_tensor(prefix + "gate.e_score_correction_bias",
+                                                   {model.experts}, place)},
                          .in_products = false,
                          .trained = false});
   }
@@ -47,8 +50,10 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) cons
                 .host_expert = {},
                 .host_weight = {}};
   ctx.backend.route(logits, bias, options_, scores, choice.expert, choice.weight, stats);
-  choice.host_expert = to_host_i32(ctx.backend, choice.expert);
-  choice.host_weight = to_host_f32(ctx.backend, choice.weight);
+  const std::vector<std::int32_t> own_expert = to_host_i32(ctx.backend, choice.expert);
+  const std::vector<float> own_weight = to_host_f32(ctx.backend, choice.weight);
+  choice.host_expert = ctx.tp.group().all_gather(std::span(own_expert));
+  choice.host_weight = ctx.tp.group().all_gather(std::span(own_weight));
 
   std::vector<double> counts(static_cast<std::size_t>(experts_), 0.0);
   for (const std::int32_t expert : choice.host_expert) {
@@ -56,13 +61,13 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) cons
   }
   if (ctx.stats != nullptr && tokens > 0) {
     const std::vector<float> sums = to_host_f32(ctx.backend, stats);
-    double aux = 0.0;  // times the tokens of this micro-batch, as all sums over tokens
+    double aux = 0.0;  // times the tokens of this micro-batch, as all sums over tokens; own share
     for (std::size_t e = 0; e < counts.size(); ++e) {
       aux += counts[e] * static_cast<double>(sums[e]);
     }
     const auto layer_sums = ctx.stats->sums(moe_layer_);
     layer_sums[0] +=
-        aux * static_cast<double>(experts_) / static_cast<double>(options_.top_k * tokens);
+        aux * static_cast<double>(experts_) / static_cast<double>(choice.host_expert.size());
     layer_sums[1] += static_cast<double>(sums[counts.size()]);
     layer_sums[2] += static_cast<double>(sums[counts.size() + 1]);
   }
@@ -73,13 +78,12 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) cons
 }
 
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
-  const std::int64_t tokens = saved.x.dim(0);
   // d aux / d P_te = E n_e / (K T), in a mean over the global batch's tokens.
+  const auto choices = static_cast<double>(saved.choice.host_expert.size());
   std::vector<float> daux(saved.counts.size(), 0.0F);
-  for (std::size_t e = 0; e < daux.size() && tokens > 0; ++e) {
-    daux[e] = static_cast<float>(
-        aux_loss_ * static_cast<double>(experts_) * saved.counts[e] /
-        (static_cast<double>(options_.top_k * tokens) * static_cast<double>(ctx.step_tokens)));
+  for (std::size_t e = 0; e < daux.size() && choices > 0.0; ++e) {
+    daux[e] = static_cast<float>(aux_loss_ * static_cast<double>(experts_) * saved.counts[e] /
+                                 (choices * static_cast<double>(ctx.step_tokens)));
   }
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.logits.shape());

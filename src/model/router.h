@@ -9,8 +9,9 @@
 
 namespace moesaic::model {
 
-/// Scores the experts for each token and chooses top_k of them.
-/// x: (T, D) compute; logits, scores, weights: fp32 in every precision.
+/// Scores the experts for each token and chooses top_k of them. Each rank of tp routes its own t of
+/// the micro-batch's T rows; all of them learn all choices.
+/// x: (t, D) compute; logits, scores, weights: fp32 in every precision.
 /// Auxiliary terms, averaged over the global batch's tokens:
 ///   aux = E / (K T) sum_e n_e P_e  (Fedus et al. 2022, eq. 4), P_e from scores normalised to sum 1
 ///   z   = mean(logsumexp(logits)^2)  (Zoph et al. 2022, eq. 5)
@@ -18,10 +19,10 @@ namespace moesaic::model {
 class Router {
  public:
   struct Choice {
-    Tensor expert;  // (T, K) int32, best first
-    Tensor weight;  // (T, K) fp32
-    std::vector<std::int32_t> host_expert;
-    std::vector<float> host_weight;
+    Tensor expert;  // (t, K) int32, best first
+    Tensor weight;  // (t, K) fp32
+    std::vector<std::int32_t> host_expert;  // [T, K], of all rows
+    std::vector<float> host_weight;         // [T, K]
   };
   struct Saved {
     Tensor x, logits, scores;
@@ -31,10 +32,12 @@ class Router {
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, double init_std);
+         const config::Router& options, std::int64_t moe_layer, double init_std,
+         const Placement& place);
 
+  /// Collective over tp.
   Choice forward(Context& ctx, const Tensor& x, Saved* saved) const;
-  /// dweight: (T, K) fp32; returns dx: (T, D) fp32.
+  /// dweight: (t, K) fp32; returns dx: (t, D) fp32.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
   /// (E) fp32, added to the scores for the choice alone; undefined unless balance = bias.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tensor/rng.h"
 
 namespace moesaic::model {
@@ -16,26 +18,72 @@ std::vector<std::int64_t> extents(const Shape& shape) {
   return list;
 }
 
-// The stored kinds of a parameter's tensors: name prefix and which tensor of the parameter.
+// The stored kinds of a parameter's tensors: name prefix, which tensor of the parameter, and the
+// rows of it that this rank has.
 struct Kind {
   const char* prefix;
   Tensor Parameter::*member;
+  Slice rows;
 };
 std::vector<Kind> kinds(const Parameter& p, bool with_moments) {
-  std::vector<Kind> list{{"", &Parameter::value}};
+  std::vector<Kind> list{{"", &Parameter::value, p.all_rows()}};
   if (with_moments && p.spec.trained) {
-    list.push_back({"exp_avg/", &Parameter::exp_avg});
-    list.push_back({"exp_avg_sq/", &Parameter::exp_avg_sq});
+    list.push_back({"exp_avg/", &Parameter::exp_avg, p.owned});
+    list.push_back({"exp_avg_sq/", &Parameter::exp_avg_sq, p.owned});
   }
   return list;
 }
 
-// Which of the ranks that hold a tensor writes it: spread by name.
-bool writes(const Instance& instance, const Parameter& p, const std::string& name) {
+// A block of a public tensor, and the rows of the kind's tensor where it lies.
+struct Region {
+  const PublicTensor& tensor;
+  Slice rows;
+  std::vector<std::int64_t> offset, extent;
+};
+std::vector<Region> regions(const Parameter& p, Slice rows) {
+  std::vector<Region> list;
+  for (const PublicTensor& tensor : p.spec.tensors) {
+    const std::int64_t first = tensor.begin / p.columns();
+    const std::int64_t end = first + tensor.part_shape().numel() / p.columns();
+    const std::int64_t begin = std::max(first, rows.begin);
+    const std::int64_t count = std::min(end, rows.end()) - begin;
+    if (count <= 0) {
+      continue;
+    }
+    Region region{tensor, {begin - rows.begin, count}, tensor.offset(), tensor.extent()};
+    region.offset[0] += begin - first;
+    region.extent[0] = count;
+    list.push_back(std::move(region));
+  }
+  return list;
+}
+
+// Of the ranks that hold the same part of a tensor one writes it: spread by name. Of moments that
+// are shared out, each rank writes its own.
+bool writes(const Instance& instance, const Parameter& p, const Kind& kind,
+            const PublicTensor& tensor) {
+  const bool own = kind.member != &Parameter::value && p.owners > 1;
+  if (own && p.spec.sum == SumOver::kStage) {
+    return true;
+  }
   const comm::Communicator& holders =
-      p.spec.sharding == Sharding::kExpert ? instance.mesh.dp : instance.mesh.replicas;
-  return hash_name(name) % static_cast<std::uint64_t>(holders.size()) ==
-         static_cast<std::uint64_t>(holders.rank());
+      p.spec.sum == SumOver::kExpertReplicas ? instance.mesh.dp : instance.mesh.replicas;
+  const int number = own ? tensor.copy : holders.rank() * tensor.copies + tensor.copy;
+  const int writers = own ? tensor.copies : holders.size() * tensor.copies;
+  return hash_name(tensor.name) % static_cast<std::uint64_t>(writers) ==
+         static_cast<std::uint64_t>(number);
+}
+
+void check_shape(const io::CheckpointReader& checkpoint, const std::string& name,
+                 const Shape& wanted) {
+  const auto stored = checkpoint.shape(name);
+  if (!stored || *stored != extents(wanted)) {
+    throw Error(Exit::kMismatch,
+                fmt::format(
+                    "{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
+                    stored ? fmt::format("has shape ({})", fmt::join(*stored, ", ")) : "is missing",
+                    wanted.text()));
+  }
 }
 
 }  // namespace
@@ -43,22 +91,15 @@ bool writes(const Instance& instance, const Parameter& p, const std::string& nam
 void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what) {
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
-      std::vector<float> values(static_cast<std::size_t>(p.spec.shape.numel()));
       for (const PublicTensor& tensor : p.spec.tensors) {
-        const std::string name = kind.prefix + tensor.name;
-        const auto stored = checkpoint.shape(name);
-        const std::vector<std::int64_t> wanted = extents(tensor.shape);
-        if (!stored || *stored != wanted) {
-          throw Error(
-              Exit::kMismatch,
-              fmt::format(
-                  "{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
-                  stored ? fmt::format("has shape ({})", fmt::join(*stored, ", ")) : "is missing",
-                  tensor.shape.text()));
-        }
-        const std::span<float> part = std::span(values).subspan(
-            static_cast<std::size_t>(tensor.begin), static_cast<std::size_t>(tensor.shape.numel()));
-        checkpoint.read(name, std::vector<std::int64_t>(wanted.size(), 0), wanted, part);
+        check_shape(checkpoint, kind.prefix + tensor.name, tensor.shape);
+      }
+      std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()));
+      for (const Region& region : regions(p, kind.rows)) {
+        checkpoint.read(kind.prefix + region.tensor.name, region.offset, region.extent,
+                        std::span(values).subspan(
+                            static_cast<std::size_t>(region.rows.begin * p.columns()),
+                            static_cast<std::size_t>(region.rows.count * p.columns())));
       }
       instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
     }
@@ -71,19 +112,17 @@ std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
   std::vector<io::BlockToSave> blocks;
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, true)) {
-      for (const PublicTensor& tensor : p.spec.tensors) {
-        const std::string name = kind.prefix + tensor.name;
-        if (!writes(instance, p, name)) {
+      const Tensor rows = (p.*kind.member).reshaped({kind.rows.count, p.columns()});
+      for (const Region& region : regions(p, kind.rows)) {
+        if (!writes(instance, p, kind, region.tensor)) {
           continue;
         }
-        const std::int64_t n = tensor.shape.numel();
-        const Tensor flat = (p.*kind.member).reshaped({p.spec.shape.numel()});
-        host.push_back(to_host_f32(*instance.backend, flat.rows(tensor.begin, n)));
-        const std::vector<std::int64_t> shape = extents(tensor.shape);
-        blocks.push_back({.name = name,
-                          .shape = shape,
-                          .offset = std::vector<std::int64_t>(shape.size(), 0),
-                          .extent = shape,
+        host.push_back(
+            to_host_f32(*instance.backend, rows.rows(region.rows.begin, region.rows.count)));
+        blocks.push_back({.name = kind.prefix + region.tensor.name,
+                          .shape = extents(region.tensor.shape),
+                          .offset = region.offset,
+                          .extent = region.extent,
                           .values = host.back()});
       }
     }

@@ -3,13 +3,15 @@
 namespace moesaic::model {
 
 Swiglu::Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d_model,
-               std::int64_t hidden, double init_std, double output_std)
-    : hidden_(hidden),
+               std::int64_t hidden, double init_std, double output_std, const Placement& place)
+    : hidden_(place.of(hidden).count),
       gate_up_(parameters,
-               {{prefix + "gate_proj.weight", hidden}, {prefix + "up_proj.weight", hidden}},
-               d_model, Linear::Full::kInputGradient, init_std),
-      down_(parameters, {{prefix + "down_proj.weight", d_model}}, hidden, Linear::Full::kOutput,
-            output_std) {}
+               {split_tensor(prefix + "gate_proj.weight", {hidden, d_model}, 0, place.of(hidden)),
+                split_tensor(prefix + "up_proj.weight", {hidden, d_model}, 0, place.of(hidden))},
+               Linear::Full::kInputGradient, init_std),
+      down_(parameters,
+            {split_tensor(prefix + "down_proj.weight", {d_model, hidden}, 1, place.of(hidden))},
+            Linear::Full::kOutput, output_std) {}
 
 Tensor Swiglu::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const Tensor gate_up = gate_up_.forward(ctx, x, saved != nullptr ? &saved->gate_up_in : nullptr);

@@ -8,7 +8,7 @@
 namespace moesaic::model {
 
 /// y = down (silu(gate x) * up x): dense layers and shared experts.
-/// x: (T, D) compute   y: (T, D) fp32   Shazeer 2020
+/// F is split over tp.   x: (T, D) compute   y: (T, D) fp32, this rank's term   Shazeer 2020
 class Swiglu {
  public:
   struct Saved {
@@ -18,12 +18,12 @@ class Swiglu {
 
   /// prefix: "model.layers.N.mlp."
   Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d_model,
-         std::int64_t hidden, double init_std, double output_std);
+         std::int64_t hidden, double init_std, double output_std, const Placement& place);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
  private:
-  std::int64_t hidden_;
+  std::int64_t hidden_;  // of this rank
   Linear gate_up_, down_;
 };
 static_assert(Layer<Swiglu>);

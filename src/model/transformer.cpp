@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "model/tensor_parallel.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -17,88 +19,169 @@ double output_std(const config::Model& model) {
   return init_std(model) / std::sqrt(2.0 * static_cast<double>(model.layers));
 }
 
-Parameter& add_table(Parameters& parameters, const config::Model& model, const std::string& name,
-                     bool in_products) {
-  const Shape shape{model.vocab_size, model.d_model};
-  return parameters.add({.shape = shape,
-                         .tensors = {{name, shape, 0}},
+// (V, D), split over tp by tokens. A tied table is on the first and on the last stage.
+Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& place,
+                     const std::string& name, bool in_products) {
+  const Slice own = place.of(model.vocab_size);
+  PublicTensor table = split_tensor(name, {model.vocab_size, model.d_model}, 0, own);
+  if (model.tie_embeddings && place.stages > 1) {
+    table.copies = 2;
+    table.copy = place.is_first() ? 0 : 1;
+  }
+  return parameters.add({.shape = {own.count, model.d_model},
+                         .tensors = {table},
                          .init_std = kEmbeddingStd,
-                         .in_products = in_products});
+                         .in_products = in_products,
+                         .tied = table.copies > 1});
+}
+
+constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+
+Parameter* add_embedding(Parameters& parameters, const config::Model& model,
+                         const Placement& place) {
+  if (!place.is_first()) {
+    return nullptr;
+  }
+  return &add_table(parameters, model, place, kEmbeddingName,
+                    model.tie_embeddings && place.is_last());
+}
+
+Head make_head(Parameters& parameters, Parameter* embedding, const config::Model& model,
+               const Placement& place) {
+  const Slice own = place.of(model.vocab_size);
+  if (!model.tie_embeddings) {
+    return {add_table(parameters, model, place, "lm_head.weight", true), own};
+  }
+  return {embedding != nullptr ? *embedding
+                               : add_table(parameters, model, place, kEmbeddingName, true),
+          own};
 }
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
-                    const config::Router& router, std::int64_t layer, int ep_rank, int ep_size) {
+                    const config::Router& router, std::int64_t layer, const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (layer < model.dense_layers) {
-    return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model),
-                  output_std(model));
+    return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
+                  place);
   }
-  return Moe(parameters, prefix, model, router, layer - model.dense_layers, ep_rank, ep_size,
-             init_std(model), output_std(model));
+  return Moe(parameters, prefix, model, router, layer - model.dense_layers, init_std(model),
+             output_std(model), place);
 }
 
-std::vector<Block> make_blocks(Parameters& parameters, const config::Model& model,
-                               const config::Router& router, int ep_rank, int ep_size) {
-  std::vector<Block> blocks;
-  for (std::int64_t layer = 0; layer < model.layers; ++layer) {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    const auto eps = static_cast<float>(model.norm_eps);
-    const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps);
-    const Attention attention(parameters, prefix + "self_attn.",
-                              {.d_model = model.d_model,
-                               .heads = model.heads,
-                               .kv_heads = model.kv_heads,
-                               .head_dim = model.head_dim,
-                               .rope_theta = model.rope_theta,
-                               .init_std = init_std(model),
-                               .output_std = output_std(model)});
-    const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model,
-                           eps);
-    blocks.emplace_back(attention_norm, attention, ffn_norm,
-                        make_ffn(parameters, model, router, layer, ep_rank, ep_size));
-  }
-  return blocks;
+Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
+                 std::int64_t layer, const Placement& place) {
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const auto eps = static_cast<float>(model.norm_eps);
+  const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
+                               place);
+  const Attention attention(parameters, prefix + "self_attn.",
+                            {.d_model = model.d_model,
+                             .heads = model.heads,
+                             .kv_heads = model.kv_heads,
+                             .head_dim = model.head_dim,
+                             .rope_theta = model.rope_theta,
+                             .init_std = init_std(model),
+                             .output_std = output_std(model),
+                             .place = place});
+  const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
+                         place);
+  return {attention_norm, attention, ffn_norm, make_ffn(parameters, model, router, layer, place)};
 }
 
 }  // namespace
 
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
-                         const config::Router& router, int ep_rank, int ep_size)
-    : embedding_(add_table(parameters, model, "model.embed_tokens.weight", model.tie_embeddings)),
-      blocks_(make_blocks(parameters, model, router, ep_rank, ep_size)),
-      norm_(parameters, "model.norm.weight", model.d_model, static_cast<float>(model.norm_eps)),
-      head_(model.tie_embeddings ? embedding_
-                                 : add_table(parameters, model, "lm_head.weight", true)) {
+                         const config::Router& router, const Placement& place)
+    : width_(model.d_model),
+      vocabulary_(place.of(model.vocab_size)),
+      embedding_(add_embedding(parameters, model, place)) {
+  const int all_chunks = place.stages * place.chunks;
+  for (int c = place.stage; c < all_chunks; c += place.stages) {
+    Chunk& chunk = chunks_.emplace_back();
+    chunk.layers = layers_of_chunk(model.layers, c, all_chunks);
+    for (std::int64_t layer = chunk.layers.begin; layer < chunk.layers.end(); ++layer) {
+      parameters.begin_part();
+      chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
+      chunk.blocks.push_back(make_block(parameters, model, router, layer, place));
+    }
+  }
+  parameters.begin_part();
+  last_part_ = parameters.part();
+  if (place.is_last()) {
+    norm_.emplace(parameters, "model.norm.weight", model.d_model,
+                  static_cast<float>(model.norm_eps), place);
+    head_.emplace(make_head(parameters, embedding_, model, place));
+  }
   for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
     moe_layers_.push_back(layer);
   }
 }
 
-const Router& Transformer::router(std::int64_t moe_layer) const {
-  const auto layer = static_cast<std::size_t>(moe_layers_[static_cast<std::size_t>(moe_layer)]);
-  return blocks_[layer].moe()->router();
+const Router* Transformer::router(std::int64_t moe_layer) const {
+  const std::int64_t layer = moe_layers_[static_cast<std::size_t>(moe_layer)];
+  for (const Chunk& chunk : chunks_) {
+    if (layer >= chunk.layers.begin && layer < chunk.layers.end()) {
+      return &chunk.blocks[static_cast<std::size_t>(layer - chunk.layers.begin)].moe()->router();
+    }
+  }
+  return nullptr;
 }
 
-Tensor Transformer::forward(Context& ctx, Saved* saved) const {
+Tensor Transformer::local_tokens(Context& ctx) const {
+  return to_device(ctx.backend, local_ids(ctx.host_batch->token, vocabulary_),
+                   {ctx.host_batch->size()});
+}
+
+Tensor Transformer::embed(Context& ctx) const {
+  const Tensor term =
+      ctx.empty(DType::kF32, {ctx.host_batch->size(), width_});
+  ctx.backend.embedding(embedding_->value, local_tokens(ctx), term);
+  return sum_rows(ctx, term);
+}
+
+Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const {
   const PhaseScope phase(ctx.clock, Phase::kForward);
-  if (saved != nullptr) {
-    saved->blocks.resize(blocks_.size());
+  const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
+  const bool keep = saved != nullptr && !ctx.recompute;
+  if (keep) {
+    saved->blocks.resize(blocks.size());
   }
-  Tensor x = ctx.empty(DType::kF32, {ctx.batch.token.dim(0), embedding_.value.dim(1)});
-  ctx.backend.embedding(embedding_.value, ctx.batch.token, x);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    x = blocks_[i].forward(ctx, x, saved != nullptr ? &saved->blocks[i] : nullptr);
+  Tensor h = begins(chunk) ? embed(ctx) : x;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    if (saved != nullptr && ctx.recompute) {
+      saved->inputs.push_back(h);
+    }
+    h = blocks[i].forward(ctx, h, keep ? &saved->blocks[i] : nullptr);
   }
-  return norm_.forward(ctx, x, saved != nullptr ? &saved->norm : nullptr);
+  return ends(chunk) ? norm_->forward(ctx, h, saved != nullptr ? &saved->norm : nullptr) : h;
 }
 
-void Transformer::backward(Context& ctx, const Tensor& dhidden, const Saved& saved) const {
+Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const {
   const PhaseScope phase(ctx.clock, Phase::kBackward);
-  Tensor dx = norm_.backward(ctx, dhidden, saved.norm);
-  for (std::size_t i = blocks_.size(); i > 0; --i) {
-    dx = blocks_[i - 1].backward(ctx, dx, saved.blocks[i - 1]);
+  const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
+  Tensor dx = dy;
+  if (ends(chunk)) {
+    dx = norm_->backward(ctx, dy, saved.norm);
+    ctx.part_is_done(last_part_);
   }
-  ctx.backend.embedding_backward(dx, ctx.batch.token, embedding_.grad);
+  for (std::size_t i = blocks.size(); i > 0; --i) {
+    const Block& block = blocks[i - 1];
+    if (saved.inputs.empty()) {
+      dx = block.backward(ctx, dx, saved.blocks[i - 1]);
+    } else {
+      Context again = ctx;
+      again.stats = nullptr;  // counted the first time
+      Block::Saved recomputed;
+      block.forward(again, saved.inputs[i - 1], &recomputed);
+      dx = block.backward(ctx, dx, recomputed);
+    }
+    ctx.part_is_done(chunks_[static_cast<std::size_t>(chunk)].first_part + static_cast<int>(i) - 1);
+  }
+  if (begins(chunk)) {
+    ctx.backend.embedding_backward(all_rows(ctx, dx), local_tokens(ctx), embedding_->grad);
+    return {};
+  }
+  return dx;
 }
 
 void set_batch(Context& ctx, const MicroBatch& micro_batch) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "config/config.h"
@@ -9,35 +10,57 @@
 
 namespace moesaic::model {
 
-/// A decoder-only language model: embedding, blocks, final norm, head. The config must be resolved
-/// (no zeros that stand for derived values). Forward and backward are collective over ep.
+/// This rank's part of a decoder-only language model: embedding, blocks, final norm, head. A pipeline
+/// stage has one or more chunks of consecutive layers; the first chunk of all begins with the
+/// embedding, the last ends with norm and head. The config must be resolved (no zeros that stand
+/// for derived values). Forward and backward are collective over tp and experts.
 class Transformer {
  public:
+  /// Of one chunk and micro-batch.
   struct Saved {
     std::vector<Block::Saved> blocks;
+    std::vector<Tensor> inputs;  // of the blocks, instead, when they are computed again
     RmsNorm::Saved norm;
   };
 
-  /// ep_rank of ep_size: the share of the experts that this rank holds.
   Transformer(Parameters& parameters, const config::Model& model, const config::Router& router,
-              int ep_rank, int ep_size);
+              const Placement& place);
 
-  /// ctx.batch's tokens -> (T, D) compute, what the head reads.
-  Tensor forward(Context& ctx, Saved* saved) const;
-  /// dhidden: (T, D) fp32. Adds into every gradient.
-  void backward(Context& ctx, const Tensor& dhidden, const Saved& saved) const;
+  /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
+  /// Returns the like for the next chunk; the last of all: (t, D) compute, what the head reads.
+  Tensor forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const;
+  /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
+  Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
-  const Head& head() const { return head_; }
-  /// The layer_index of each MoE layer, and its router.
+  int chunks() const { return static_cast<int>(chunks_.size()); }
+  bool begins(int chunk) const { return embedding_ != nullptr && chunk == 0; }
+  bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }
+
+  std::int64_t width() const { return width_; }  // D
+  /// Of the last stage.
+  const Head& head() const { return *head_; }
+  /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
-  const Router& router(std::int64_t moe_layer) const;
+  /// nullptr: on another stage.
+  const Router* router(std::int64_t moe_layer) const;
 
  private:
-  Parameter& embedding_;
-  std::vector<Block> blocks_;
+  struct Chunk {
+    Slice layers;
+    int first_part = 0;  // of the parameters: that of the first block
+    std::vector<Block> blocks;
+  };
+  Tensor embed(Context& ctx) const;
+  Tensor local_tokens(Context& ctx) const;
+
+  std::int64_t width_;
+  Slice vocabulary_;
+  int last_part_ = 0;     // of the parameters: norm and head
+  Parameter* embedding_;  // nullptr: on another stage
+  std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
-  RmsNorm norm_;
-  Head head_;
+  std::optional<RmsNorm> norm_;
+  std::optional<Head> head_;
 };
 
 /// Makes micro_batch the current one of the context.

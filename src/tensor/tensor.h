@@ -42,6 +42,7 @@ class Shape {
   int rank() const { return rank_; }
   std::int64_t operator[](int i) const { return dims_.at(static_cast<std::size_t>(i)); }
   std::int64_t numel() const;
+  void set(int i, std::int64_t extent) { dims_.at(static_cast<std::size_t>(i)) = extent; }
   bool operator==(const Shape&) const = default;
   std::string text() const;  // (2, 3)
 

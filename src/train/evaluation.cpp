@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "io/hdf5_thread.h"
+#include "model/pipeline.h"
 
 namespace moesaic::train {
 namespace {
@@ -62,6 +63,16 @@ std::vector<Sample> read_samples(Corpora& corpora, std::span<const SamplePlace> 
   });
 }
 
+void add_losses(LossSums& sums, const model::MicroBatch& batch, std::span<const Sample> samples,
+                std::span<const float> logprob) {
+  const std::size_t length = batch.token.size() / std::max<std::size_t>(1, samples.size());
+  for (std::size_t t = 0; t < logprob.size(); ++t) {
+    if (batch.target[t] >= 0) {
+      sums.add(batch.task[t], samples[t / length].corpus, -static_cast<double>(logprob[t]));
+    }
+  }
+}
+
 // A text's bits: nats of its tokens, scaled from the targets that were counted to all its bytes.
 double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t tasks) {
   double bits = 0.0;
@@ -90,23 +101,26 @@ io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
   const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
   const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());
-  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas) {
-    const std::size_t begin = std::min(places.size(), first + replica * micro_batch);
-    const std::size_t end = std::min(places.size(), begin + micro_batch);
-    const auto samples = read_samples(corpora, std::span(places).subspan(begin, end - begin));
-    const model::MicroBatch batch = micro_batch_of(samples);
-    model::set_batch(ctx, batch);
-    const Tensor hidden = instance.transformer.forward(ctx, nullptr);
-    const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
-    for (std::size_t t = 0; t < logprob.size(); ++t) {
-      if (batch.target[t] >= 0) {
-        const Sample& sample = samples[t / static_cast<std::size_t>(config.data.seq_len)];
-        sums.add(batch.task[t], sample.corpus, -static_cast<double>(logprob[t]));
-      }
+  const auto rounds = static_cast<std::size_t>(instance.mesh.pp.size());  // in flight
+  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas * rounds) {
+    std::vector<std::vector<Sample>> samples;
+    std::vector<model::MicroBatch> batches;
+    for (std::size_t round = 0; round < rounds; ++round) {
+      const std::size_t begin =
+          std::min(places.size(), first + (round * replicas + replica) * micro_batch);
+      const std::size_t end = std::min(places.size(), begin + micro_batch);
+      samples.push_back(read_samples(corpora, std::span(places).subspan(begin, end - begin)));
+      batches.push_back(micro_batch_of(samples.back()));
     }
+    model::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
+      const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
+      if (instance.mesh.speaks()) {
+        add_losses(sums, batches[i], samples[i], logprob);
+      }
+    });
     got_on();
   }
-  instance.mesh.replicas.all_reduce(sums.all(), comm::Reduce::kSum);
+  instance.mesh.world.all_reduce(sums.all(), comm::Reduce::kSum);
 
   io::EvalRow row{.step = step, .loss_by_task = {}, .loss_by_corpus = {}};
   double nats = 0.0;

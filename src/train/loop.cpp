@@ -100,25 +100,26 @@ Loop::Loop(const Start& start)
 double Loop::forward_backward_all(StepBatches& batches, std::int64_t targets) {
   zero_gradients(instance_);
   double nats = 0.0;
-  for (const model::MicroBatch& batch : batches.rounds) {
-    for (const float p :
-         forward_backward(instance_, ctx_, batch, 1.0 / static_cast<double>(targets))) {
+  for (const std::vector<float>& logprob :
+       forward_backward(instance_, ctx_, batches.rounds, 1.0 / static_cast<double>(targets))) {
+    for (const float p : logprob) {
       nats -= static_cast<double>(p);
     }
+  }
+  for (const model::MicroBatch& batch : batches.rounds) {
     for (const std::uint8_t task : batch.task) {
       task_tokens_[task] += 1.0;
     }
   }
-  return nats;
+  return instance_.mesh.speaks() ? nats : 0.0;
 }
 
 // The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
 void Loop::sum_over_ranks(StepResult& result, double nats) {
-  const comm::Communicator& replicas = instance_.mesh.replicas;
   result.lm_loss =
-      replicas.all_reduce(nats, comm::Reduce::kSum) / static_cast<double>(result.targets);
-  replicas.all_reduce(stats_.all(), comm::Reduce::kSum);
-  replicas.all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
+      world_.all_reduce(nats, comm::Reduce::kSum) / static_cast<double>(result.targets);
+  world_.all_reduce(stats_.all(), comm::Reduce::kSum);
+  instance_.mesh.replicas.all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
     const auto tokens = static_cast<double>(step_tokens_);
@@ -130,7 +131,8 @@ void Loop::sum_over_ranks(StepResult& result, double nats) {
 // DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
 void Loop::update_biases() {
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    model::Parameter* bias = instance_.transformer.router(layer).bias();
+    const model::Router* router = instance_.transformer.router(layer);
+    model::Parameter* bias = router != nullptr ? router->bias() : nullptr;
     if (bias == nullptr) {
       continue;
     }
@@ -159,14 +161,12 @@ StepResult Loop::step() {
   }
   result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
   const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
-  reduce_gradients(instance_);
   result.lr = learning_rate(config_.train, result.step);
   sum_over_ranks(result, nats);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  result.grad_norm = gradient_norm(*instance_.backend, instance_.parameters, instance_.mesh.ep);
+  result.grad_norm = gradient_norm(instance_);
   if (std::isfinite(result.grad_norm) && std::isfinite(result.loss)) {
-    optimizer_step(*instance_.backend, instance_.parameters, config_.train, result.lr, result.step,
-                   result.grad_norm);
+    optimizer_step(instance_, config_.train, result.lr, result.step, result.grad_norm);
     update_biases();
   }
   return result;

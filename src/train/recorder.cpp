@@ -30,8 +30,7 @@ Recorder::Recorder(const config::Config& config, model::Instance& instance,
 void Recorder::add(const StepResult& result, model::MoeStats& stats,
                    const std::vector<double>& task_tokens) {
   const comm::Communicator& world = instance_.mesh.world;
-  const double in_comm =
-      instance_.ep->seconds() + instance_.dp->seconds() + instance_.replicas->seconds();
+  const double in_comm = instance_.comm_seconds();
   io::TraceRow row;
   model::fill_times(row, instance_.clock.take(), in_comm - comm_seconds_, world);
   comm_seconds_ = in_comm;

@@ -1,33 +1,101 @@
 #include "train/step.h"
 
+#include "model/pipeline.h"
+#include "train/gradient_sum.h"
+
 namespace moesaic::train {
+namespace {
+
+using model::Pass;
+using model::PipelineStep;
+
+// What one chunk of one micro-batch keeps from forward to backward.
+struct InFlight {
+  model::Transformer::Saved saved;
+  Tensor dhidden;  // of the last chunk
+};
+
+class StepRunner {
+ public:
+  StepRunner(model::Instance& instance, model::Context& ctx,
+             std::span<const model::MicroBatch> batches, double target_scale)
+      : instance_(instance),
+        ctx_(ctx),
+        batches_(batches),
+        target_scale_(static_cast<float>(target_scale)),
+        link_(instance),
+        sum_(instance),
+        in_flight_(batches.size() * chunks()),
+        logprob_(batches.size()) {}
+
+  std::vector<std::vector<float>> run() {
+    const comm::Communicator& pp = instance_.mesh.pp;
+    for (const PipelineStep& step :
+         model::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
+                               static_cast<int>(batches_.size()))) {
+      model::set_batch(ctx_, batches_[static_cast<std::size_t>(step.micro_batch)]);
+      step.pass == Pass::kForward ? forward(step) : backward(step);
+    }
+    link_.finish();
+    sum_.finish();
+    return std::move(logprob_);
+  }
+
+ private:
+  std::size_t chunks() const { return static_cast<std::size_t>(instance_.transformer.chunks()); }
+  InFlight& in_flight(const PipelineStep& step) {
+    return in_flight_[static_cast<std::size_t>(step.micro_batch) * chunks() +
+                      static_cast<std::size_t>(step.chunk)];
+  }
+
+  void forward(const PipelineStep& step) {
+    const PhaseScope phase(ctx_.clock, Phase::kForward);
+    const model::Transformer& model = instance_.transformer;
+    InFlight& kept = in_flight(step);
+    const Tensor y = model.forward(ctx_, step.chunk, link_.receive(ctx_, step), &kept.saved);
+    link_.send(step, y);
+    if (model.ends(step.chunk)) {
+      model::Head::Loss loss = model.head().loss(ctx_, y, target_scale_);
+      kept.dhidden = loss.dx;
+      logprob_[static_cast<std::size_t>(step.micro_batch)] = std::move(loss.logprob);
+    }
+  }
+
+  void backward(const PipelineStep& step) {
+    const PhaseScope phase(ctx_.clock, Phase::kBackward);
+    const model::Transformer& model = instance_.transformer;
+    InFlight& kept = in_flight(step);
+    const Tensor dy = model.ends(step.chunk) ? kept.dhidden : link_.receive(ctx_, step);
+    if (static_cast<std::size_t>(step.micro_batch) + 1 == batches_.size()) {
+      ctx_.on_part_done = [this](int part) { sum_.part_done(part); };
+    }
+    link_.send(step, model.backward(ctx_, step.chunk, dy, kept.saved));
+    ctx_.on_part_done = nullptr;
+    kept = {};
+  }
+
+  model::Instance& instance_;
+  model::Context& ctx_;
+  std::span<const model::MicroBatch> batches_;
+  float target_scale_;
+  model::StageLink link_;
+  GradientSum sum_;
+  std::vector<InFlight> in_flight_;
+  std::vector<std::vector<float>> logprob_;
+};
+
+}  // namespace
 
 void zero_gradients(model::Instance& instance) {
-  for (const auto sharding : {model::Sharding::kReplicated, model::Sharding::kExpert}) {
-    instance.backend->zero(instance.parameters.gradients(sharding));
+  for (const model::Bucket& bucket : instance.parameters.buckets()) {
+    instance.backend->zero(bucket.grad);
   }
 }
 
-std::vector<float> forward_backward(model::Instance& instance, model::Context& ctx,
-                                    const model::MicroBatch& batch, double target_scale) {
-  model::set_batch(ctx, batch);
-  model::Transformer::Saved saved;
-  const Tensor hidden = instance.transformer.forward(ctx, &saved);
-  const Tensor dhidden = ctx.empty(DType::kF32, hidden.shape());
-  std::vector<float> logprob;
-  {
-    const PhaseScope phase(ctx.clock, Phase::kForward);
-    logprob =
-        instance.transformer.head().loss(ctx, hidden, static_cast<float>(target_scale), dhidden);
-  }
-  instance.transformer.backward(ctx, dhidden, saved);
-  return logprob;
-}
-
-void reduce_gradients(model::Instance& instance) {
-  const PhaseScope phase(instance.clock, Phase::kGradReduce);
-  instance.dp->all_reduce_sum(instance.parameters.gradients(model::Sharding::kExpert));
-  instance.replicas->all_reduce_sum(instance.parameters.gradients(model::Sharding::kReplicated));
+std::vector<std::vector<float>> forward_backward(model::Instance& instance, model::Context& ctx,
+                                                 std::span<const model::MicroBatch> batches,
+                                                 double target_scale) {
+  return StepRunner(instance, ctx, batches, target_scale).run();
 }
 
 }  // namespace moesaic::train

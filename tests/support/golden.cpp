@@ -124,13 +124,21 @@ model::MicroBatch joined(const std::vector<model::MicroBatch>& parts) {
 
 model::MicroBatch Golden::batch() const { return joined(rows); }
 
+std::vector<float> part_of(const std::vector<float>& whole, const model::PublicTensor& tensor) {
+  std::vector<float> part(static_cast<std::size_t>(tensor.part_shape().numel()));
+  for (std::size_t i = 0; i < part.size(); ++i) {
+    part[i] = whole[static_cast<std::size_t>(tensor.whole_index(static_cast<std::int64_t>(i)))];
+  }
+  return part;
+}
+
 void set_parameters(model::Instance& instance, const Golden& golden) {
   for (model::Parameter& p : instance.parameters.all()) {
     const Tensor flat = p.value.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      const auto& values = golden.parameters.at(tensor.name);
+      const std::vector<float> values = part_of(golden.parameters.at(tensor.name), tensor);
       instance.backend->upload(std::as_bytes(std::span(values)),
-                               flat.rows(tensor.begin, tensor.shape.numel()));
+                               flat.rows(tensor.begin, std::ssize(values)));
     }
   }
   instance.parameters.refresh_copies(*instance.backend);
@@ -142,7 +150,7 @@ std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance
     const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
       all[tensor.name] =
-          model::to_host_f32(*instance.backend, flat.rows(tensor.begin, tensor.shape.numel()));
+          model::to_host_f32(*instance.backend, flat.rows(tensor.begin, tensor.part_shape().numel()));
     }
   }
   return all;

@@ -26,6 +26,8 @@ struct Golden {
   model::MicroBatch batch() const;
 };
 
+/// The part of a public tensor's values that a rank holds.
+std::vector<float> part_of(const std::vector<float>& whole, const model::PublicTensor& tensor);
 /// Puts the golden parameters (those of this rank) into the model.
 void set_parameters(model::Instance& instance, const Golden& golden);
 /// A parameter's gradient as this rank holds it, by public name.

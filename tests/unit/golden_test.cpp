@@ -40,7 +40,8 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
     ctx.step_tokens = batch.size();
     train::zero_gradients(*instance_);
     const auto counted = static_cast<double>(batch.counted());
-    const auto logprob = train::forward_backward(*instance_, ctx, batch, 1.0 / counted);
+    const auto logprob =
+        train::forward_backward(*instance_, ctx, std::span(&batch, 1), 1.0 / counted).front();
     double sum = 0.0;
     for (const float p : logprob) {
       sum += static_cast<double>(p);
@@ -70,7 +71,7 @@ TEST_P(GoldenTest, LogitsLossesAndCounts) {
   model::Context ctx = instance_->context();
   const model::MicroBatch batch = golden_.batch();
   model::set_batch(ctx, batch);
-  const Tensor hidden = instance_->transformer.forward(ctx, nullptr);
+  const Tensor hidden = instance_->transformer.forward(ctx, 0, {}, nullptr);
   const auto logits =
       model::to_host_f32(*instance_->backend, instance_->transformer.head().logits(ctx, hidden));
   EXPECT_LT(relative_distance(logits, golden_.logits), fp32 ? tolerance : 5.0 * tolerance);
@@ -107,13 +108,12 @@ TEST_P(GoldenTest, TenAdamWSteps) {
   for (std::size_t step = 0; step < golden_.adamw_losses.size(); ++step) {
     const auto expected = static_cast<double>(golden_.adamw_losses[step]);
     EXPECT_NEAR(evaluate().loss, expected, GetParam().tolerance * expected) << "step " << step;
-    const double norm = train::gradient_norm(*instance_->backend, instance_->parameters, mesh_.ep);
+    const double norm = train::gradient_norm(*instance_);
     if (GetParam().precision == config::Precision::kFp32) {
       const auto expected_norm = static_cast<double>(golden_.adamw_norms[step]);
       EXPECT_NEAR(norm, expected_norm, 1e-3 * expected_norm) << "step " << step;
     }
-    train::optimizer_step(*instance_->backend, instance_->parameters, golden_.config.train,
-                          golden_.config.train.lr, static_cast<std::int64_t>(step) + 1, norm);
+    train::optimizer_step(*instance_, golden_.config.train, golden_.config.train.lr, static_cast<std::int64_t>(step) + 1, norm);
   }
 }
 

@@ -62,15 +62,16 @@ class GradientTest : public ::testing::Test {
             .head_dim = 6,
             .rope_theta = 100.0,
             .init_std = 1.0,
-            .output_std = 1.0};
+            .output_std = 1.0,
+            .place = {}};
   }
 
-  Moe make_moe() { return {parameters, "moe.", sizes, options, 0, 0, 1, 1.0, 1.0}; }
+  Moe make_moe() { return {parameters, "moe.", sizes, options, 0, 1.0, 1.0, {}}; }
 
   Block make_block(Block::Ffn ffn) {
-    RmsNorm first(parameters, "first", kWidth, 1e-5F);
+    RmsNorm first(parameters, "first", kWidth, 1e-5F, {});
     Attention attention(parameters, "attention.", attention_spec());
-    RmsNorm second(parameters, "second", kWidth, 1e-5F);
+    RmsNorm second(parameters, "second", kWidth, 1e-5F, {});
     return {first, attention, second, std::move(ffn)};
   }
 
@@ -159,23 +160,29 @@ class GradientTest : public ::testing::Test {
   Parameters parameters;
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   comm::Communicator alone;
-  std::unique_ptr<comm::Collectives> ep = comm::make_mpi_collectives(alone);
+  std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
   PhaseClock clock;
   MicroBatch batch = packed_batch();
   MoeStats stats{1, kExperts, kTokens};
-  Context ctx{.backend = *backend, .ep = *ep, .clock = clock, .batch = {}};
+  Context ctx{.backend = *backend,
+              .tp = *group,
+              .experts = *group,
+              .clock = clock,
+              .batch = {},
+              .on_part_done = {}};
 };
 
 // Protects, each: backward is the derivative of forward, for odd shapes and packed documents.
-TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters, "norm", 9, 1e-5F), 9); }
+TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters, "norm", 9, 1e-5F, {}), 9); }
 
 TEST_F(GradientTest, Linear) {
-  check(Linear(parameters, {{"a", 5}, {"b", 8}}, 7, Linear::Full::kOutput, 1.0), 7);
+  check(Linear(parameters, {whole_tensor("a", {5, 7}), whole_tensor("b", {8, 7})},
+               Linear::Full::kOutput, 1.0), 7);
 }
 
 TEST_F(GradientTest, Attention) { check(Attention(parameters, "", attention_spec())); }
 
-TEST_F(GradientTest, Swiglu) { check(Swiglu(parameters, "", kWidth, 13, 1.0, 1.0)); }
+TEST_F(GradientTest, Swiglu) { check(Swiglu(parameters, "", kWidth, 13, 1.0, 1.0, {})); }
 
 TEST_F(GradientTest, SoftmaxMoe) { check(make_moe()); }
 
@@ -203,7 +210,7 @@ TEST_F(GradientTest, MoeThatDrops) {
 }
 
 TEST_F(GradientTest, DenseBlock) {
-  check(make_block(Swiglu(parameters, "ffn.", kWidth, 13, 1.0, 1.0)));
+  check(make_block(Swiglu(parameters, "ffn.", kWidth, 13, 1.0, 1.0, {})));
 }
 
 TEST_F(GradientTest, MoeBlock) { check(make_block(make_moe())); }

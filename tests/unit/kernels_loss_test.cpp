@@ -1,5 +1,8 @@
-// Protects the loss: log-probabilities, the best token, and the gradient of the logits.
+// Protects the loss: log-probabilities, the best token, and the gradient of the logits; also where
+// the vocabulary is split.
 #include <fmt/format.h>
+
+#include <cmath>
 
 #include "reference/loss.h"
 #include "unit/kernel_test.h"
@@ -14,17 +17,21 @@ class LossKernels : public KernelTest {
     constexpr double kScale = 0.125;
     const Tensor logits_there = upload(logits, {rows, vocab});
     const Tensor target_there = upload(target, {rows});
-    const Tensor scored = poisoned({rows});
+    const Tensor stats = poisoned({rows, 3});
     const Tensor best = poisoned({rows}, DType::kI32);
-    const Tensor trained = poisoned({rows});
     const Tensor dlogits = poisoned({rows, vocab}, compute());
-    backend().target_log_probs(logits_there, target_there, scored, best);
-    backend().cross_entropy(logits_there, target_there, to_float(kScale), trained, dlogits);
+    backend().softmax_stats(logits_there, target_there, stats, best);
+    backend().cross_entropy_backward(logits_there, target_there, stats, to_float(kScale), dlogits);
 
     const std::string what = fmt::format("({}, {})", rows, vocab);
-    const Vector expected = reference::target_log_probs(logits, target, vocab);
-    expect_close(download(scored), expected, 2e-5, "scored " + what);
-    expect_close(download(trained), expected, 2e-5, "trained " + what);
+    const Vector row = download(stats);
+    Vector logprob;
+    for (std::size_t r = 0; r < target.size(); ++r) {
+      logprob.push_back(
+          target[r] < 0 ? 0.0 : row[3 * r + 2] - row[3 * r] - std::log(row[3 * r + 1]));
+    }
+    expect_close(logprob, reference::target_log_probs(logits, target, vocab), 2e-5,
+                 "log-probabilities " + what);
     EXPECT_EQ(download_indices(best), reference::best_tokens(logits, vocab)) << what;
     expect_close(download(dlogits),
                  reference::cross_entropy_backward(logits, target, vocab, kScale), tolerance(),
@@ -63,6 +70,34 @@ TEST_P(LossKernels, TheLowerIndexWinsTies) {
   logits[40 + 35] = 1.0;
   logits[80 + 2] = -1.0;
   check(logits, {0, 33, 2}, 40);
+}
+
+// A share of the vocabulary, with the stats of all of it: the target of row 1 lies elsewhere.
+TEST_P(LossKernels, AShareOfTheVocabulary) {
+  const Vector logits = random({3, 40}, "logits");
+  const Indices target{2, 33, -1};
+  const Tensor stats = poisoned({3, 3});
+  const Tensor best = poisoned({3}, DType::kI32);
+  backend().softmax_stats(upload(logits, {3, 40}), upload(target, {3}), stats, best);
+  Vector share;
+  for (std::size_t r = 0; r < 3; ++r) {
+    share.insert(share.end(), logits.begin() + static_cast<std::ptrdiff_t>(40 * r),
+                 logits.begin() + static_cast<std::ptrdiff_t>(40 * r + 17));
+  }
+  const Tensor dshare = poisoned({3, 17}, compute());
+  backend().cross_entropy_backward(upload(share, {3, 17}), upload(Indices{2, 17, -1}, {3}), stats,
+                                   0.5F, dshare);
+  const Vector whole = reference::cross_entropy_backward(logits, target, 40, 0.5);
+  Vector expected;
+  for (std::size_t r = 0; r < 3; ++r) {
+    expected.insert(expected.end(), whole.begin() + static_cast<std::ptrdiff_t>(40 * r),
+                    whole.begin() + static_cast<std::ptrdiff_t>(40 * r + 17));
+  }
+  expect_close(download(dshare), expected, tolerance(), "dlogits");
+
+  const Tensor own = poisoned({3, 3});
+  backend().softmax_stats(upload(share, {3, 17}), upload(Indices{2, 17, -1}, {3}), own, best);
+  EXPECT_EQ(download(own)[5], 0.0);  // the logit of a target that is elsewhere
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, LossKernels, all_cases(), case_name);

@@ -67,10 +67,10 @@ class CpuBackend final : public Backend {
   void combine_rows_backward(const Tensor& dy, const Tensor& rows, const Tensor& position,
                              const Tensor& weight, const Tensor& drows,
                              const Tensor& dweight) override;
-  void target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
-                        const Tensor& best) override;
-  void cross_entropy(const Tensor& logits, const Tensor& target, float scale, const Tensor& logprob,
-                     const Tensor& dlogits) override;
+  void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
+                     const Tensor& best) override;
+  void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
+                              float scale, const Tensor& dlogits) override;
   void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
              const Tensor& exp_avg_sq, const Tensor& copy) override;
 

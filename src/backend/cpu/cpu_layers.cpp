@@ -28,7 +28,19 @@ AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const T
 }  // namespace
 
 void CpuBackend::embedding(const Tensor& table, const Tensor& token, const Tensor& y) {
-  gather_rows(table, token, y);
+  const std::int64_t dim = table.dim(1);
+  const auto tokens = token.as<std::int32_t>();
+  share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::int64_t id = tokens[at(t)];
+      float* row = y.as<float>().data() + t * dim;
+      if (id >= 0 && id < table.dim(0)) {
+        std::memcpy(row, table.as<float>().data() + id * dim, at(dim) * sizeof(float));
+      } else {
+        std::memset(row, 0, at(dim) * sizeof(float));
+      }
+    }
+  });
 }
 
 void CpuBackend::embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) {
@@ -38,7 +50,9 @@ void CpuBackend::embedding_backward(const Tensor& dy, const Tensor& token, const
   share(dim, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
     const float* row = dy.as<float>().data();
     for (const std::int32_t id : tokens) {
-      set_.common->add(row + begin, dtable.as<float>().data() + id * dim + begin, end - begin);
+      if (id >= 0 && id < dtable.dim(0)) {
+        set_.common->add(row + begin, dtable.as<float>().data() + id * dim + begin, end - begin);
+      }
       row += dim;
     }
   });
@@ -174,27 +188,27 @@ void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, const 
   });
 }
 
-void CpuBackend::target_log_probs(const Tensor& logits, const Tensor& target, const Tensor& logprob,
-                                  const Tensor& best) {
+void CpuBackend::softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
+                               const Tensor& best) {
   const std::int64_t vocab = logits.dim(1);
   share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    set_.common->target_log_probs(logits.as<float>().data() + begin * vocab,
-                                  target.as<std::int32_t>().data() + begin,
-                                  logprob.as<float>().data() + begin,
-                                  best.as<std::int32_t>().data() + begin, end - begin, vocab);
+    set_.common->softmax_stats(logits.as<float>().data() + begin * vocab,
+                               target.as<std::int32_t>().data() + begin,
+                               stats.as<float>().data() + 3 * begin,
+                               best.as<std::int32_t>().data() + begin, end - begin, vocab);
   });
 }
 
-void CpuBackend::cross_entropy(const Tensor& logits, const Tensor& target, float scale,
-                               const Tensor& logprob, const Tensor& dlogits) {
+void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& target,
+                                        const Tensor& stats, float scale, const Tensor& dlogits) {
   const std::int64_t vocab = logits.dim(1);
   with_kernels(dlogits.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.cross_entropy(logits.as<float>().data() + begin * vocab,
-                            target.as<std::int32_t>().data() + begin, scale,
-                            logprob.as<float>().data() + begin,
-                            dlogits.as<A>().data() + begin * vocab, end - begin, vocab);
+      kernels.cross_entropy_backward(logits.as<float>().data() + begin * vocab,
+                                     target.as<std::int32_t>().data() + begin,
+                                     stats.as<float>().data() + 3 * begin, scale,
+                                     dlogits.as<A>().data() + begin * vocab, end - begin, vocab);
     });
   });
 }

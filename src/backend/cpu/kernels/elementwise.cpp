@@ -52,7 +52,6 @@ float sum_exp(const float* x, float top, Index n) {
   return sum(total);
 }
 
-float log(float x) { return __builtin_logf(x); }
 
 }  // namespace
 
@@ -131,43 +130,43 @@ void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Ind
 template void swiglu_backward(const float*, const float*, float*, Index, Index);
 template void swiglu_backward(const BFloat16*, const BFloat16*, BFloat16*, Index, Index);
 
+void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
+                   std::int32_t* best, Index rows, Index vocab) {
+  for (Index r = 0; r < rows; ++r, logits += vocab, stats += 3) {
+    const RowMax top = largest(logits, vocab);
+    best[r] = static_cast<std::int32_t>(top.index);
+    stats[0] = top.value;
+    stats[1] = sum_exp(logits, top.value, vocab);
+    stats[2] = target[r] >= 0 && target[r] < vocab ? logits[target[r]] : 0.0F;
+  }
+}
+
 template <class A>
-void cross_entropy(const float* logits, const std::int32_t* target, float scale, float* logprob,
-                   A* dlogits, Index rows, Index vocab) {
-  for (Index r = 0; r < rows; ++r, logits += vocab, dlogits += vocab) {
+void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
+                            float scale, A* dlogits, Index rows, Index vocab) {
+  for (Index r = 0; r < rows; ++r, logits += vocab, dlogits += vocab, stats += 3) {
     if (target[r] < 0) {
-      logprob[r] = 0.0F;
       for (Index i = 0; i < vocab; i += kLanes) {
         store(dlogits + i, F16{}, vocab - i);
       }
       continue;
     }
-    const float top = largest(logits, vocab).value;
-    const float own = logits[target[r]];  // read before dlogits, which may be the same memory
-    const float total = sum_exp(logits, top, vocab);
-    logprob[r] = own - top - log(total);
-    const float factor = scale / total;
+    const bool here = target[r] < vocab;
+    const float own = here ? logits[target[r]] : 0.0F;  // dlogits may be the same memory
+    const float factor = scale / stats[1];
     for (Index i = 0; i < vocab; i += kLanes) {
-      store(dlogits + i, exp(load(logits + i, vocab - i) - top) * factor, vocab - i);
+      store(dlogits + i, exp(load(logits + i, vocab - i) - stats[0]) * factor, vocab - i);
     }
-    const float p = exp(own - top) / total;
-    dlogits[target[r]] = static_cast<A>(scale * (p - 1.0F));
+    if (here) {
+      const float p = exp(own - stats[0]) / stats[1];
+      dlogits[target[r]] = static_cast<A>(scale * (p - 1.0F));
+    }
   }
 }
-template void cross_entropy(const float*, const std::int32_t*, float, float*, float*, Index, Index);
-template void cross_entropy(const float*, const std::int32_t*, float, float*, BFloat16*, Index,
-                            Index);
-
-void target_log_probs(const float* logits, const std::int32_t* target, float* logprob,
-                      std::int32_t* best, Index rows, Index vocab) {
-  for (Index r = 0; r < rows; ++r, logits += vocab) {
-    const RowMax top = largest(logits, vocab);
-    best[r] = static_cast<std::int32_t>(top.index);
-    logprob[r] = target[r] < 0
-                     ? 0.0F
-                     : logits[target[r]] - top.value - log(sum_exp(logits, top.value, vocab));
-  }
-}
+template void cross_entropy_backward(const float*, const std::int32_t*, const float*, float, float*,
+                                     Index, Index);
+template void cross_entropy_backward(const float*, const std::int32_t*, const float*, float,
+                                     BFloat16*, Index, Index);
 
 template <class A>
 void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_avg,

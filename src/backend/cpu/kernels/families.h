@@ -16,11 +16,11 @@ template <class A>
 void swiglu(const A* gate_up, A* y, Index rows, Index hidden);
 template <class A>
 void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden);
+void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
+                   std::int32_t* best, Index rows, Index vocab);
 template <class A>
-void cross_entropy(const float* logits, const std::int32_t* target, float scale, float* logprob,
-                   A* dlogits, Index rows, Index vocab);
-void target_log_probs(const float* logits, const std::int32_t* target, float* logprob,
-                      std::int32_t* best, Index rows, Index vocab);
+void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
+                            float scale, A* dlogits, Index rows, Index vocab);
 template <class A>
 void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
            float* exp_avg_sq, A* copy, Index n);

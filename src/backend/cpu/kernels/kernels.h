@@ -55,8 +55,10 @@ struct Kernels {
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
                            const float* weight, A* drows, float* dweight, Index tokens, Index k,
                            Index dim);
-  void (*cross_entropy)(const float* logits, const std::int32_t* target, float scale,
-                        float* logprob, A* dlogits, Index rows, Index vocab);
+  // stats: (rows, 3) as softmax_stats gives them.
+  void (*cross_entropy_backward)(const float* logits, const std::int32_t* target,
+                                 const float* stats, float scale, A* dlogits, Index rows,
+                                 Index vocab);
   void (*adamw)(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
                 float* exp_avg_sq, A* copy, Index n);
 };
@@ -68,8 +70,8 @@ struct CommonKernels {
   // dweight (dim) is added to.
   void (*rms_norm_backward)(const float* dy, const float* x, const float* weight, const float* rstd,
                             float* dx, float* dweight, Index rows, Index dim);
-  void (*target_log_probs)(const float* logits, const std::int32_t* target, float* logprob,
-                           std::int32_t* best, Index rows, Index vocab);
+  void (*softmax_stats)(const float* logits, const std::int32_t* target, float* stats,
+                        std::int32_t* best, Index rows, Index vocab);
   // stats (experts + 2) is added to, in double.
   void (*route)(const RouteRow& row, const float* logits, const float* bias, float* scores,
                 std::int32_t* choice, float* weight, double* stats, Index tokens);

@@ -15,7 +15,7 @@ constexpr Kernels<A> kKernels = {
     .attention_backward = attention_backward<A>,
     .combine = combine<A>,
     .combine_backward = combine_backward<A>,
-    .cross_entropy = cross_entropy<A>,
+    .cross_entropy_backward = cross_entropy_backward<A>,
     .adamw = adamw<A>,
 };
 
@@ -23,7 +23,7 @@ constexpr CommonKernels kCommon = {
     .add = add,
     .sum_of_squares = sum_of_squares,
     .rms_norm_backward = rms_norm_backward,
-    .target_log_probs = target_log_probs,
+    .softmax_stats = softmax_stats,
     .route = route,
     .route_backward = route_backward,
 };

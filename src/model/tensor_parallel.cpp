@@ -1,0 +1,33 @@
+#include "model/tensor_parallel.h"
+
+namespace moesaic::model {
+namespace {
+
+std::vector<std::int64_t> row_counts(const Context& ctx) {
+  const int ranks = ctx.tp.group().size();
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r < ranks; ++r) {
+    counts.push_back(share_of(ctx.host_batch->size(), r, ranks).count);
+  }
+  return counts;
+}
+
+}  // namespace
+
+Slice own_rows(const Context& ctx) {
+  return share_of(ctx.host_batch->size(), ctx.tp.group().rank(), ctx.tp.group().size());
+}
+
+Tensor all_rows(Context& ctx, const Tensor& outside) {
+  return ctx.sequence ? ctx.tp.all_gather(ctx.backend, outside, row_counts(ctx)) : outside;
+}
+
+Tensor sum_rows(Context& ctx, const Tensor& term) {
+  if (ctx.sequence) {
+    return ctx.tp.reduce_scatter(ctx.backend, term, row_counts(ctx));
+  }
+  ctx.tp.all_reduce_sum(term);
+  return term;
+}
+
+}  // namespace moesaic::model
