@@ -85,6 +85,16 @@ std::vector<config::Config> layouts(const config::Config& base, int ranks) {
   return list;
 }
 
+// Many ranks on few cores are slow: of their layouts only some, spread over all degrees.
+std::vector<config::Config> some_of(const std::vector<config::Config>& all, std::size_t most) {
+  const std::size_t step = (all.size() + most - 1) / most;
+  std::vector<config::Config> some;
+  for (std::size_t i = 0; i < all.size(); i += step) {
+    some.push_back(all[i]);
+  }
+  return some;
+}
+
 struct Outcome {
   std::vector<double> losses, norms;                    // of each step
   std::map<std::string, std::vector<float>> gradients;  // of the first step; of one rank alone
@@ -237,7 +247,7 @@ TEST_P(LayoutTest, AsOneRank) {
   const int ranks = comm::Communicator::world().size();
   const std::vector<config::Config> all = layouts(golden.config, ranks);
   ASSERT_FALSE(all.empty());
-  for (const config::Config& config : all) {
+  for (const config::Config& config : some_of(all, ranks > 4 ? 14 : 1000)) {
     SCOPED_TRACE(text_of(config));
     comm::Mesh mesh = model::make_mesh(config);
     const Outcome parallel = train(config, mesh, kSteps, &serial);
