@@ -141,6 +141,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     check_samples(config, corpora);
     resume = train::checkpoint_to_resume(config.checkpoint);
   });
+  auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
   comm::Mesh mesh =
       comm::Mesh::make(static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.pp),
                        static_cast<int>(config.parallel.ep));
@@ -153,6 +154,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     }
   });
   show_table(config, mesh, threads, corpora);
+  if (!task_index.empty()) {
+    log::info("samples by task: " + task_index.text());
+  }
 
   std::optional<model::Instance> instance;
   train::Progress progress;
@@ -174,6 +178,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     result = train::run({.config = config,
                          .instance = *instance,
                          .corpora = corpora,
+                         .task_index = task_index,
                          .eval_corpora = eval_corpora,
                          .progress = progress,
                          .resumed = resume.has_value()});
