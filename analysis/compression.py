@@ -23,9 +23,11 @@ def read_documents(corpus):
     for shard in shards:
         with h5py.File(shard, "r") as file:
             documents = file["documents"]
-            ids += text_list(documents["id"][:])
+            count = len(documents["offsets"]) - 1
+            ids += (text_list(documents["id"][:]) if "id" in documents else
+                    [f"{shard.name}:{i}" for i in range(count)])
             names = text_list(file.attrs.get("task_names", []))
-            tasks = documents["task"][:] if "task" in documents else [0] * len(documents["id"])
+            tasks = documents["task"][:] if "task" in documents else [0] * count
             kinds += [names[task] if task < len(names) else "none" for task in tasks]
             sizes += [int(size) for size in documents["bytes"][:]]
             vocab = int(file.attrs["vocab_size"])

@@ -52,7 +52,10 @@ def rows_of(file_path):
             fail(65, f"{file_path.resolve()} holds no scores: it has no /documents/logprob")
         documents = file["documents"]
         columns = {name: documents[name][:] for name in ("logprob", "tokens", "greedy", "offsets")}
-        ids = text_list(documents["id"][:])
+        if "id" in documents:
+            ids = text_list(documents["id"][:])
+        else:
+            ids = [f"{file_path.stem}:{i}" for i in range(len(columns["tokens"]))]
         scored = file["tokens/logprob"].shape[0] if "tokens/logprob" in file else None
     count = len(ids)
     lengths = {name: len(values) for name, values in columns.items()}

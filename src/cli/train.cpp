@@ -141,6 +141,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     check_samples(config, corpora);
     resume = train::checkpoint_to_resume(config.checkpoint);
   });
+  auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
   comm::Mesh mesh =
       model::make_mesh(config);
   const Threads threads = choose_threads(config.run, mesh.node);
@@ -152,6 +153,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     }
   });
   show_table(config, mesh, threads, corpora);
+  if (!task_index.empty()) {
+    log::info("samples by task: " + task_index.text());
+  }
 
   std::optional<model::Instance> instance;
   train::Progress progress;
@@ -173,6 +177,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
     result = train::run({.config = config,
                          .instance = *instance,
                          .corpora = corpora,
+                         .task_index = task_index,
                          .eval_corpora = eval_corpora,
                          .progress = progress,
                          .resumed = resume.has_value()});

@@ -1,8 +1,13 @@
 #include "cli/verify.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include "base/error.h"
@@ -123,23 +128,72 @@ Verdict judge(const fs::path& path) {
   return judge_corpus(path);
 }
 
-Exit report(const std::string& path) {
+}  // namespace
+
+int verify_here(const std::string& path) {
   const std::string name = fs::absolute(path).lexically_normal().string();
   try {
     const Verdict verdict = judge(path);
     if (verdict.problems.empty()) {
       log::print(fmt::format("{}: sound ({})", name, verdict.what));
-      return Exit::kDone;
+      return static_cast<int>(Exit::kDone);
     }
     log::print(fmt::format("{}: {} problems ({})", name, verdict.problems.size(), verdict.what));
     for (const std::string& problem : verdict.problems) {
       log::print("  " + problem);
     }
-    return Exit::kBadData;
+    return static_cast<int>(Exit::kBadData);
   } catch (const Error& error) {
     log::print(fmt::format("{}: {}", name, error.what()));
-    return error.code();
+    return static_cast<int>(error.code());
   }
+}
+
+namespace {
+
+std::uintmax_t bytes_of(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    const std::uintmax_t size = fs::file_size(path, error);
+    return error ? 0 : size;
+  }
+  std::uintmax_t sum = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
+    sum += entry.is_regular_file(error) ? entry.file_size(error) : 0;
+  }
+  return sum;
+}
+
+/// Ends this process when it has computed far longer than the path's bytes need.
+void limit_cpu_time(const fs::path& path) {
+  constexpr std::uintmax_t kSeconds = 10, kBytesPerSecond = 200'000;
+  const rlim_t seconds = kSeconds + bytes_of(path) / kBytesPerSecond;
+  const rlimit limit{seconds, seconds + 1};
+  ::setrlimit(RLIMIT_CPU, &limit);
+}
+
+/// HDF5 may crash or loop on a damaged file, so a process of its own judges each path.
+int verify_apart(const std::string& path) {
+  const pid_t child = ::fork();
+  if (child < 0) {
+    throw Error(Exit::kInternal,
+                fmt::format("verify: no new process can be made ({})", std::strerror(errno)));
+  }
+  if (child == 0) {
+    limit_cpu_time(path);
+    ::_exit(verify_here(path));
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status)) {
+    return WEXITSTATUS(status);
+  }
+  log::print(
+      fmt::format("{}: is damaged, the HDF5 library fails on it ({}); copy it again, or "
+                  "make it again",
+                  fs::absolute(path).lexically_normal().string(), ::strsignal(WTERMSIG(status))));
+  return static_cast<int>(Exit::kBadData);
 }
 
 }  // namespace
@@ -147,7 +201,7 @@ Exit report(const std::string& path) {
 int verify(const std::vector<std::string>& paths) {
   int worst = 0;
   for (const std::string& path : paths) {
-    worst = std::max(worst, static_cast<int>(report(path)));
+    worst = std::max(worst, verify_apart(path));
   }
   return worst;
 }

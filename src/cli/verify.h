@@ -9,4 +9,7 @@ namespace moesaic::cli {
 /// is wrong with it. Returns the exit code: 0, 65 (a problem) or 66 (something is missing).
 int verify(const std::vector<std::string>& paths);
 
+/// Likewise of one path, in this process.
+int verify_here(const std::string& path);
+
 }  // namespace moesaic::cli

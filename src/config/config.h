@@ -50,9 +50,13 @@ struct Router {
   std::int64_t tasks = 0;  // 0: the corpus's
 };
 
+/// A name and its share of a whole; shares need not sum to 1.
+using NamedWeight = std::pair<std::string, double>;
+
 struct Data {
   std::vector<std::string> corpus, eval_corpus;
-  std::vector<double> corpus_weights;  // empty: by size
+  std::vector<double> corpus_weights;     // empty: by size
+  std::vector<NamedWeight> task_weights;  // empty: by size; tasks not named are never drawn
   std::int64_t seq_len = 512;
   std::int64_t seed = 1;
 };

@@ -86,8 +86,13 @@ std::vector<Key> data_keys() {
            "train score plan"),
       s.texts("eval_corpus", &Data::eval_corpus, "list of paths",
               "Corpora for evaluation while training."),
-      s.numbers("corpus_weights", &Data::corpus_weights, above(0),
-                "Share of the sampled tokens that each corpus gives. Empty: by size."),
+      s.numbers("corpus_weights", &Data::corpus_weights, at_least(0),
+                "Share of the samples that each corpus gives, one weight for each. Empty: by "
+                "size. Not with task_weights."),
+      s.weights("task_weights", &Data::task_weights,
+                "Share of the samples that each task gives, as code:2,prose:1; a task that is not "
+                "named is never drawn. A sample is of the task that most of its tokens are of. "
+                "Empty: by size."),
       only(s.integer("seq_len", &Data::seq_len, between(1, 1e8), "tokens",
                      "Length of one training sequence, at most model.max_seq."),
            "train plan"),

@@ -99,21 +99,19 @@ class Section {
 
   Key numbers(const std::string& name, std::vector<double> Part::*field, const Range& range,
               const std::string& help) const {
-    Key key = base(name, {"list of numbers", "", range.text(), help});
-    key.list = true;
-    key.get = [part = part_, field](const Config& config) {
-      const std::vector<double>& values = config.*part.*field;
-      std::vector<std::string> items(values.size());
-      std::transform(values.begin(), values.end(), items.begin(), format_number);
-      return items;
+    return list(name, field, {"list of numbers", "", range.text(), help},
+                checked(range, parse_number), format_number);
+  }
+
+  Key weights(const std::string& name, std::vector<NamedWeight> Part::*field,
+              const std::string& help) const {
+    const Range range = at_least(0);
+    const auto parse = [range](const std::string& text) {
+      NamedWeight weight = parse_weight(text);
+      range.check(weight.second, text);
+      return weight;
     };
-    key.set = [part = part_, field, read = checked(range, parse_number)](
-                  Config& config, const std::vector<std::string>& items) {
-      std::vector<double> values(items.size());
-      std::transform(items.begin(), items.end(), values.begin(), read);
-      config.*part.*field = values;
-    };
-    return key;
+    return list(name, field, {"list of NAME:WEIGHT", "", range.text(), help}, parse, format_weight);
   }
 
  private:
@@ -141,6 +139,25 @@ class Section {
     };
     key.set = [part = part_, field, parse](Config& config, const std::vector<std::string>& items) {
       config.*part.*field = parse(items.empty() ? std::string() : items.front());
+    };
+    return key;
+  }
+
+  template <class T, class Parse, class Format>
+  Key list(const std::string& name, std::vector<T> Part::*field, const Facts& facts, Parse parse,
+           Format format) const {
+    Key key = base(name, facts);
+    key.list = true;
+    key.get = [part = part_, field, format](const Config& config) {
+      const std::vector<T>& values = config.*part.*field;
+      std::vector<std::string> items(values.size());
+      std::transform(values.begin(), values.end(), items.begin(), format);
+      return items;
+    };
+    key.set = [part = part_, field, parse](Config& config, const std::vector<std::string>& items) {
+      std::vector<T> values(items.size());
+      std::transform(items.begin(), items.end(), values.begin(), parse);
+      config.*part.*field = values;
     };
     return key;
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -201,7 +202,31 @@ void check_training(const Config& c, Lines& lines) {
   }
 }
 
+void check_shares(const Data& data, Lines& lines) {
+  const std::vector<double>& corpora = data.corpus_weights;
+  if (!corpora.empty() && *std::max_element(corpora.begin(), corpora.end()) <= 0.0) {
+    lines.emplace_back("data.corpus_weights are all 0: nothing would be sampled");
+  }
+  double largest = 0.0;
+  std::set<std::string> names;
+  for (const auto& [name, weight] : data.task_weights) {
+    largest = std::max(largest, weight);
+    if (!names.insert(name).second) {
+      lines.push_back(fmt::format("data.task_weights names {} twice", name));
+    }
+  }
+  if (!names.empty() && largest <= 0.0) {
+    lines.emplace_back("data.task_weights are all 0: nothing would be sampled");
+  }
+  if (!names.empty() && !corpora.empty()) {
+    lines.emplace_back(
+        "data.corpus_weights and data.task_weights are both set, and could contradict each other: "
+        "leave one out");
+  }
+}
+
 void check_train_inputs(const Config& c, Lines& lines) {
+  check_shares(c.data, lines);
   const std::size_t weights = c.data.corpus_weights.size();
   if (c.data.corpus.empty()) {
     lines.emplace_back("data.corpus is required: the corpus to train on");

@@ -140,6 +140,17 @@ bool parse_boolean(std::string_view text) {
   throw bad(text, "one of 0, 1, false, true");
 }
 
+NamedWeight parse_weight(std::string_view text) {
+  const std::size_t colon = text.rfind(':');
+  const std::string_view name = trim(text.substr(0, colon));
+  const auto value =
+      colon == std::string_view::npos ? std::nullopt : finite(trim(text.substr(colon + 1)));
+  if (name.empty() || !value) {
+    throw bad(text, "a name and its weight such as code:2");
+  }
+  return {std::string(name), *value};
+}
+
 std::string format_number(double value) { return fmt::format("{}", value); }
 
 std::string format_duration(double seconds) { return fmt::format("{} s", seconds); }
@@ -150,6 +161,10 @@ std::string format_bytes(double bytes) {
     return fmt::format("{:.0f}GiB", bytes / kGi);
   }
   return fmt::format("{:.0f}", bytes);
+}
+
+std::string format_weight(const NamedWeight& weight) {
+  return fmt::format("{}:{}", weight.first, weight.second);
 }
 
 std::string Range::text() const {

@@ -1,5 +1,7 @@
 #include "infer/score_part.h"
 
+#include <algorithm>
+
 #include "io/hdf5_thread.h"
 
 namespace moesaic::infer {
@@ -7,8 +9,14 @@ namespace moesaic::infer {
 ScorePart::ScorePart(const io::ScoresOutput& output, std::int64_t shard,
                      const io::ShardDocuments& documents)
     : output_(output), tally_(documents) {
-  const bool with_ids = !documents.id.empty() || documents.offsets.size() == 1;
-  io::hdf5_run([&] { writer_ = std::make_unique<io::ScoresWriter>(output.part(shard), with_ids); });
+  std::size_t id_width = 1;
+  for (const std::string& id : documents.id) {
+    id_width = std::max(id_width, id.size());
+  }
+  io::hdf5_run([&] {
+    writer_ =
+        std::make_unique<io::ScoresWriter>(output.part(shard), static_cast<std::int64_t>(id_width));
+  });
 }
 
 ScorePart::~ScorePart() {

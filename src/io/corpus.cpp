@@ -226,6 +226,10 @@ ShardDocuments Corpus::documents(std::int64_t shard) {
   return table;
 }
 
+const ShardDocuments& Corpus::document_table(std::int64_t shard) {
+  return state_->shard(shard).table();
+}
+
 std::vector<std::int32_t> Corpus::shard_tokens(std::int64_t shard, std::int64_t begin,
                                                std::int64_t count) {
   return state_->shard(shard).read(begin, count);

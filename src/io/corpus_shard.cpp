@@ -125,7 +125,11 @@ const ShardDocuments& ShardReader::table() {
 
 std::vector<std::string> ShardReader::ids() const {
   if (!file_.has("/documents/id")) {
-    return {};
+    std::vector<std::string> numbered;
+    for (std::int64_t d = 0; d < documents_; ++d) {
+      numbered.push_back(fmt::format("{}:{}", path().filename().string(), d));
+    }
+    return numbered;
   }
   if (const std::int64_t length = length_of(file_, "/documents/id"); length != documents_) {
     refuse(path(),

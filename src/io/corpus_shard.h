@@ -78,7 +78,7 @@ class ShardReader {
   std::string content_sha256() const;
 
   const ShardDocuments& table();
-  std::vector<std::string> ids() const;  // empty if absent
+  std::vector<std::string> ids() const;  // FILE:NUMBER if absent
   /// Tokens [begin, begin + count), each checked against the vocabulary.
   std::vector<std::int32_t> read(std::int64_t begin, std::int64_t count);
 

@@ -10,6 +10,7 @@ namespace moesaic::io {
 namespace {
 
 constexpr std::int64_t kChunkBytes = 262144;
+constexpr std::int64_t kIdChunk = 4096;  // ids; their padding compresses to nothing
 
 /// Tokens of one chunk: two bytes each while the vocabulary allows it.
 std::int64_t chunk_tokens(std::int64_t vocab_size) {
@@ -85,7 +86,8 @@ void ShardWriter::write_documents() {
   write_column(file_, "/documents/context", unsigned_of(context_), compress_);
   write_column(file_, "/documents/bytes", unsigned_of(bytes_), compress_);
   write_column(file_, "/documents/task", task_, compress_);
-  file_.write_strings("/documents/id", id_);
+  file_.write_strings("/documents/id", id_,
+                      {.chunk = {kIdChunk}, .checksum = true, .compress = true});
 }
 
 void ShardWriter::write_attributes() {

@@ -99,9 +99,11 @@ std::vector<std::string> attribute_strings(hid_t file, const Subject& subject,
                                            const std::string& name) {
   const Handle attribute = open_attribute(file, subject, name);
   const Handle type(H5Aget_type(attribute.id()), H5Tclose);
-  return strings_of(type.id(), attribute_count(attribute.id()),
-                    {subject.file, fmt::format("{}: attribute '{}'", subject.object, name)},
-                    H5Aread, attribute.id());
+  const Subject part{subject.file, fmt::format("{}: attribute '{}'", subject.object, name)};
+  const std::size_t count = attribute_count(attribute.id());
+  check_plausible({static_cast<std::int64_t>(count)}, H5Tget_size(type.id()), part);
+  return strings_of(type.id(), count, part,
+                    [&](hid_t memory, void* out) { return H5Aread(attribute.id(), memory, out); });
 }
 
 template <class T>
@@ -182,7 +184,13 @@ Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
 
 Hdf5File Hdf5File::create(const std::filesystem::path& file) {
   require(on_hdf5_thread(), "HDF5 file created on another thread");
-  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  // The format of HDF5 1.8: its headers carry checksums, and attributes may exceed 64 KiB. That of
+  // 1.10 would be marked as open after a kill, and refused. No times: equal data make equal files.
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18);
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.id(), false);
+  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.id(), access.id());
   check_write(id, {std::filesystem::absolute(file), ""}, "cannot be created");
   return Hdf5File(file, id);
 }
@@ -257,8 +265,9 @@ double Hdf5File::double_attribute(const std::string& object, const std::string& 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              const std::string& value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  const char* text = value.c_str();
-  put_attribute(id_, {path_, object}, name, string_type().id(), space.id(), &text);
+  const std::size_t width = widest({&value, 1});
+  put_attribute(id_, {path_, object}, name, string_type(width).id(), space.id(),
+                packed({&value, 1}, width).data());
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
@@ -283,12 +292,9 @@ void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              const std::vector<std::string>& values) {
   const hsize_t count = values.size();
   const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
-  std::vector<const char*> texts;
-  texts.reserve(values.size());
-  for (const std::string& value : values) {
-    texts.push_back(value.c_str());
-  }
-  put_attribute(id_, {path_, object}, name, string_type().id(), space.id(), texts.data());
+  const std::size_t width = widest(values);
+  put_attribute(id_, {path_, object}, name, string_type(width).id(), space.id(),
+                values.empty() ? nullptr : packed(values, width).data());
 }
 
 }  // namespace moesaic::io

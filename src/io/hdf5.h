@@ -84,11 +84,17 @@ class Hdf5File {
   std::vector<T> read_all(const std::string& dataset) const;
   template <class T>
   void write_all(const std::string& dataset, const Extents& extents, std::span<const T> values);
-  void write_strings(const std::string& dataset, const std::vector<std::string>& values);
-  /// A 1-D dataset of strings that may grow, and a block of one.
-  void create_strings(const std::string& dataset, std::int64_t chunk);
+  // Strings are stored in the width of the longest one (`width`, in bytes, where they come later).
+  // The attribute _Encoding lets xarray decode them.
+  void write_strings(const std::string& dataset, const std::vector<std::string>& values,
+                     const Layout& layout);
+  void write_strings(const std::string& dataset, const std::vector<std::string>& values) {
+    write_strings(dataset, values, Layout{});
+  }
+  void create_strings(const std::string& dataset, std::int64_t width, const Layout& layout);
   void write_strings(const std::string& dataset, std::int64_t offset,
                      const std::vector<std::string>& values);
+  std::int64_t string_width(const std::string& dataset) const;
   std::vector<std::string> read_strings(const std::string& dataset) const;
 
   /// Makes a 1-D dataset a dimension scale and ties it to axis `dim` of another dataset.

@@ -44,6 +44,21 @@ Handle properties(const Hdf5File::Layout& layout, const Extents& extents, bool f
   return list;
 }
 
+/// The groups above an object, without times too.
+void make_groups(hid_t file, const Subject& subject) {
+  const Handle list(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(list.id(), false);
+  for (std::size_t end = subject.object.find('/', 1); end != std::string::npos;
+       end = subject.object.find('/', end + 1)) {
+    const std::string name = subject.object.substr(0, end);
+    if (!link_exists(file, name)) {
+      const Handle group(H5Gcreate(file, name.c_str(), H5P_DEFAULT, list.id(), H5P_DEFAULT),
+                         H5Gclose);
+      check_write(group.id(), {subject.file, name}, "cannot be created");
+    }
+  }
+}
+
 void make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
                   const Extents& extents, const Hdf5File::Layout& layout) {
   require(layout.chunk.empty() || layout.chunk.size() == extents.size(),
@@ -57,12 +72,11 @@ void make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
   const Handle space(
       H5Screate_simple(static_cast<int>(extents.size()), to_hdf5(extents).data(), most.data()),
       H5Sclose);
-  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.id(), 1);
+  make_groups(file, subject);
   const Handle list = properties(layout, extents, floating);
-  const Handle dataset(
-      H5Dcreate(file, subject.object.c_str(), type, space.id(), links.id(), list.id(), H5P_DEFAULT),
-      H5Dclose);
+  const Handle dataset(H5Dcreate(file, subject.object.c_str(), type, space.id(), H5P_DEFAULT,
+                                 list.id(), H5P_DEFAULT),
+                       H5Dclose);
   check_write(dataset.id(), subject, "cannot be created");
 }
 
@@ -81,18 +95,19 @@ void Hdf5File::write_all(const std::string& dataset, const Extents& extents,
   write<T>(dataset, Extents(extents.size(), 0), extents, values);
 }
 
-void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::string>& values) {
-  const Subject subject{path_, dataset};
-  make_dataset(id_, subject, string_type().id(), false, {static_cast<std::int64_t>(values.size())},
-               Layout{});
+void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::string>& values,
+                             const Layout& layout) {
+  make_dataset(id_, {path_, dataset}, string_type(widest(values)).id(), false, {std::ssize(values)},
+               layout);
+  set_attribute(dataset, "_Encoding", std::string("utf-8"));
   write_strings(dataset, 0, values);
 }
 
-void Hdf5File::create_strings(const std::string& dataset, std::int64_t chunk) {
-  Layout layout;
-  layout.chunk = {chunk};
-  layout.unlimited = true;
-  make_dataset(id_, {path_, dataset}, string_type().id(), false, {0}, layout);
+void Hdf5File::create_strings(const std::string& dataset, std::int64_t width,
+                              const Layout& layout) {
+  make_dataset(id_, {path_, dataset}, string_type(static_cast<std::size_t>(width)).id(), false, {0},
+               layout);
+  set_attribute(dataset, "_Encoding", std::string("utf-8"));
 }
 
 void Hdf5File::make_scale(const std::string& scale, const std::string& name) {

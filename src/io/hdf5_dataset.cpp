@@ -35,9 +35,20 @@ Extents extents_of(hid_t dataset, const Subject& subject) {
   return result;
 }
 
-/// The selection of a block, checked against the dataset's extents and the caller's buffer.
-Handle select(hid_t dataset, const Subject& subject, const Extents& offset, const Extents& count,
-              std::size_t values) {
+template <class T>
+void check_number_type(hid_t dataset, const Subject& subject) {
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  const H5T_class_t kind = H5Tget_class(type.id());
+  if (kind != H5T_INTEGER && (kind != H5T_FLOAT || !std::is_floating_point_v<T>)) {
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              std::is_floating_point_v<T> ? "holds no numbers" : "holds no whole numbers", "");
+  }
+}
+
+}  // namespace
+
+Handle select_block(hid_t dataset, const Subject& subject, const Extents& offset,
+                    const Extents& count) {
   const Extents extents = extents_of(dataset, subject);
   bool inside = offset.size() == extents.size() && count.size() == extents.size();
   for (std::size_t i = 0; inside && i < extents.size(); ++i) {
@@ -51,7 +62,6 @@ Handle select(hid_t dataset, const Subject& subject, const Extents& offset, cons
                     fmt::join(count, ", "), fmt::join(extents, ", ")),
         "");
   }
-  require(element_count(count) == values, "buffer and block of a dataset differ in size");
   Handle space(H5Dget_space(dataset), H5Sclose);
   if (!extents.empty()) {
     check_read(H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, to_hdf5(offset).data(), nullptr,
@@ -61,23 +71,11 @@ Handle select(hid_t dataset, const Subject& subject, const Extents& offset, cons
   return space;
 }
 
-Handle memory_space(std::size_t count) {
-  const hsize_t extent = count;
+Handle memory_space(std::int64_t count) {
+  const auto extent = static_cast<hsize_t>(count);
   return {H5Screate_simple(1, &extent, nullptr), H5Sclose};
 }
 
-template <class T>
-void check_number_type(hid_t dataset, const Subject& subject) {
-  const Handle type(H5Dget_type(dataset), H5Tclose);
-  const H5T_class_t kind = H5Tget_class(type.id());
-  if (kind != H5T_INTEGER && (kind != H5T_FLOAT || !std::is_floating_point_v<T>)) {
-    fail_hdf5(Exit::kBadData, subject.file, subject.object,
-              std::is_floating_point_v<T> ? "holds no numbers" : "holds no whole numbers", "");
-  }
-}
-
-/// Before memory is asked for: a damaged header may claim any size. Deflate shrinks at most 1032
-/// times.
 void check_plausible(const Extents& extents, std::size_t element, const Subject& subject) {
   const auto file_bytes = static_cast<double>(std::filesystem::file_size(subject.file));
   double bytes = static_cast<double>(element);
@@ -91,8 +89,6 @@ void check_plausible(const Extents& extents, std::size_t element, const Subject&
               "");
   }
 }
-
-}  // namespace
 
 Extents Hdf5File::extents(const std::string& dataset) const {
   const Subject subject{path_, dataset};
@@ -126,11 +122,12 @@ void Hdf5File::write(const std::string& dataset, const Extents& offset, const Ex
                      std::span<const T> values) {
   const Subject subject{path_, dataset};
   const Handle object = open_dataset(id_, subject);
-  const Handle space = select(object.id(), subject, offset, count, values.size());
+  const Handle space = select_block(object.id(), subject, offset, count);
+  require(element_count(count) == values.size(), "buffer and block of a dataset differ in size");
   if (values.empty()) {
     return;
   }
-  const Handle memory = memory_space(values.size());
+  const Handle memory = memory_space(std::ssize(values));
   check_write(
       H5Dwrite(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
       subject, "cannot be written");
@@ -142,11 +139,12 @@ void Hdf5File::read(const std::string& dataset, const Extents& offset, const Ext
   const Subject subject{path_, dataset};
   const Handle object = open_dataset(id_, subject);
   check_number_type<T>(object.id(), subject);
-  const Handle space = select(object.id(), subject, offset, count, values.size());
+  const Handle space = select_block(object.id(), subject, offset, count);
+  require(element_count(count) == values.size(), "buffer and block of a dataset differ in size");
   if (values.empty()) {
     return;
   }
-  const Handle memory = memory_space(values.size());
+  const Handle memory = memory_space(std::ssize(values));
   check_read(
       H5Dread(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
       subject, "cannot be read; copy it again, or make it again");
@@ -159,38 +157,6 @@ std::vector<T> Hdf5File::read_all(const std::string& dataset) const {
   std::vector<T> values(element_count(all));
   read<T>(dataset, Extents(all.size(), 0), all, values);
   return values;
-}
-
-void Hdf5File::write_strings(const std::string& dataset, std::int64_t offset,
-                             const std::vector<std::string>& values) {
-  if (values.empty()) {
-    return;
-  }
-  const Subject subject{path_, dataset};
-  const Handle object = open_dataset(id_, subject);
-  std::vector<const char*> texts;
-  texts.reserve(values.size());
-  for (const std::string& value : values) {
-    texts.push_back(value.c_str());
-  }
-  const Handle space = select(object.id(), subject, {offset},
-                              {static_cast<std::int64_t>(values.size())}, values.size());
-  const Handle memory = memory_space(values.size());
-  check_write(
-      H5Dwrite(object.id(), string_type().id(), memory.id(), space.id(), H5P_DEFAULT, texts.data()),
-      subject, "cannot be written");
-}
-
-std::vector<std::string> Hdf5File::read_strings(const std::string& dataset) const {
-  const Subject subject{path_, dataset};
-  const Handle object = open_dataset(id_, subject);
-  const Handle type(H5Dget_type(object.id()), H5Tclose);
-  const Extents all = extents_of(object.id(), subject);
-  check_plausible(all, H5Tget_size(type.id()), subject);
-  const auto read = [](hid_t from, hid_t memory, void* out) -> herr_t {
-    return H5Dread(from, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out);
-  };
-  return strings_of(type.id(), element_count(all), subject, read, object.id());
 }
 
 // What the header offers, for every T.

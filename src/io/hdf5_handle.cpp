@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "base/text.h"
 
 namespace moesaic::io {
@@ -51,61 +49,6 @@ void check_write(std::int64_t status, const Subject& subject, std::string_view w
   if (status < 0) {
     fail_hdf5(Exit::kIoError, subject.file, subject.object, what);
   }
-}
-
-Handle string_type() {
-  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type.id(), H5T_VARIABLE);
-  H5Tset_cset(type.id(), H5T_CSET_UTF8);
-  return type;
-}
-
-namespace {
-
-std::vector<std::string> variable_strings(hid_t type, std::size_t count, const Subject& subject,
-                                          herr_t (*transfer)(hid_t, hid_t, void*), hid_t object) {
-  std::vector<char*> raw(count, nullptr);
-  const Handle memory(H5Tcopy(type), H5Tclose);
-  check_read(transfer(object, memory.id(), raw.data()), subject, "cannot read the strings");
-  std::vector<std::string> values;
-  values.reserve(count);
-  for (char* text : raw) {
-    values.emplace_back(text != nullptr ? text : "");
-    H5free_memory(text);
-  }
-  return values;
-}
-
-std::vector<std::string> fixed_strings(hid_t type, std::size_t count, const Subject& subject,
-                                       herr_t (*transfer)(hid_t, hid_t, void*), hid_t object) {
-  const std::size_t size = H5Tget_size(type);
-  constexpr std::size_t kLimit = std::size_t{1} << 34U;
-  if (size == 0 || count > kLimit / size) {
-    fail_hdf5(Exit::kBadData, subject.file, subject.object, "absurd string size", "");
-  }
-  std::vector<char> raw(count * size);
-  check_read(transfer(object, type, raw.data()), subject, "cannot read the strings");
-  std::vector<std::string> values;
-  for (std::size_t i = 0; i < count; ++i) {
-    const char* text = raw.data() + i * size;
-    values.emplace_back(text, strnlen(text, size));
-  }
-  return values;
-}
-
-}  // namespace
-
-std::vector<std::string> strings_of(hid_t type, std::size_t count, const Subject& subject,
-                                    herr_t (*transfer)(hid_t object, hid_t type, void* out),
-                                    hid_t object) {
-  if (H5Tget_class(type) != H5T_STRING) {
-    fail_hdf5(Exit::kBadData, subject.file, subject.object, "holds no strings", "");
-  }
-  if (count == 0) {
-    return {};
-  }
-  return H5Tis_variable_str(type) > 0 ? variable_strings(type, count, subject, transfer, object)
-                                      : fixed_strings(type, count, subject, transfer, object);
 }
 
 bool link_exists(hid_t file, const std::string& object) {

@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -65,13 +67,19 @@ hid_t type_id() {
     return std::array{H5T_STD_U8LE, H5T_STD_U16LE, H5T_STD_U32LE, H5T_STD_U64LE}[kLog2Size];
   }
 }
-/// Variable-length UTF-8.
-Handle string_type();
+/// UTF-8 of `width` bytes, padded with zeros. Nothing is written with a variable length: HDF5 1.10
+/// may crash on a damaged heap of such strings.
+Handle string_type(std::size_t width);
+/// Bytes of the longest one, at least 1.
+std::size_t widest(std::span<const std::string> values);
+/// As string_type(width) lies in memory.
+std::vector<char> packed(std::span<const std::string> values, std::size_t width);
 
-/// Reads or writes every element of a dataset or attribute (through `transfer`) as strings.
+/// `count` strings of a dataset or attribute; `read` moves them to memory. They may be of variable
+/// length, as h5py writes them.
+using Transfer = std::function<herr_t(hid_t type, void* out)>;
 std::vector<std::string> strings_of(hid_t type, std::size_t count, const Subject& subject,
-                                    herr_t (*transfer)(hid_t object, hid_t type, void* out),
-                                    hid_t object);
+                                    const Transfer& read);
 
 /// Whether each link of the path exists; HDF5 itself fails at the first one that is missing.
 bool link_exists(hid_t file, const std::string& object);
@@ -80,6 +88,16 @@ Handle open_object(hid_t file, const Subject& subject);
 
 /// kBadData if it is missing or not a dataset.
 Handle open_dataset(hid_t file, const Subject& subject);
+
+/// The selection of a block, checked against the dataset's extents.
+Handle select_block(hid_t dataset, const Subject& subject, const std::vector<std::int64_t>& offset,
+                    const std::vector<std::int64_t>& count);
+Handle memory_space(std::int64_t count);
+
+/// Before memory is asked for: a damaged header may claim any size. Deflate shrinks at most 1032
+/// times.
+void check_plausible(const std::vector<std::int64_t>& extents, std::size_t element,
+                     const Subject& subject);
 
 inline std::vector<hsize_t> to_hdf5(const std::vector<std::int64_t>& extents) {
   return {extents.begin(), extents.end()};

@@ -1,5 +1,6 @@
 #include "io/scores.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -52,11 +53,8 @@ double ScoreTotals::bits_per_byte() const {
                          : std::numeric_limits<double>::quiet_NaN();
 }
 
-ScoresWriter::ScoresWriter(const fs::path& file, bool with_ids)
-    : final_(file),
-      temporary_(file.string() + ".tmp"),
-      file_(Hdf5File::create(temporary_)),
-      with_ids_(with_ids) {
+ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width)
+    : final_(file), temporary_(file.string() + ".tmp"), file_(Hdf5File::create(temporary_)) {
   create_column<float>(file_, "/tokens/logprob", kTokenChunk, "nat",
                        "log-probability of each predicted token");
   create_column<std::uint64_t>(file_, "/documents/offsets", kDocumentChunk, "1",
@@ -67,9 +65,9 @@ ScoresWriter::ScoresWriter(const fs::path& file, bool with_ids)
                                "scored tokens");
   create_column<std::uint8_t>(file_, "/documents/greedy", kDocumentChunk, "1",
                               "whether each scored token was the likeliest");
-  if (with_ids) {
-    file_.create_strings("/documents/id", kDocumentChunk);
-  }
+  file_.create_strings(
+      "/documents/id", id_width,
+      {.chunk = {kDocumentChunk}, .unlimited = true, .checksum = true, .compress = true});
   append_values<std::int64_t>(file_, "/documents/offsets", 0, std::vector<std::int64_t>{0});
 }
 
@@ -98,11 +96,9 @@ void ScoresWriter::add_documents(const DocumentScores& documents) {
   append_values<double>(file_, "/documents/logprob", documents_, documents.logprob);
   append_values<std::int64_t>(file_, "/documents/tokens", documents_, documents.tokens);
   append_values<std::uint8_t>(file_, "/documents/greedy", documents_, documents.greedy);
-  if (with_ids_) {
-    require(documents.id.size() == documents.tokens.size(), "each document needs its id");
-    file_.extend("/documents/id", {documents_ + std::ssize(documents.id)});
-    file_.write_strings("/documents/id", documents_, documents.id);
-  }
+  require(documents.id.size() == documents.tokens.size(), "each document needs its id");
+  file_.extend("/documents/id", {documents_ + std::ssize(documents.id)});
+  file_.write_strings("/documents/id", documents_, documents.id);
   documents_ += std::ssize(documents.tokens);
 }
 
@@ -152,11 +148,11 @@ std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
 ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path,
                         const ScoresHeader& header) {
   constexpr std::int64_t kBlock = std::int64_t{1} << 20U;
-  bool with_ids = true;
+  std::int64_t id_width = 1;
   for (const fs::path& part : parts) {
-    with_ids = with_ids && Hdf5File::open(part).has("/documents/id");
+    id_width = std::max(id_width, Hdf5File::open(part).string_width("/documents/id"));
   }
-  ScoresWriter joined(path, with_ids);
+  ScoresWriter joined(path, id_width);
   ScoreTotals totals;
   std::int64_t trace_step = 0;
   for (const fs::path& part : parts) {
@@ -173,11 +169,10 @@ ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path
       file.read<float>("/tokens/logprob", {begin}, {count}, block);
       joined.add_tokens(block);
     }
-    joined.add_documents(
-        {file.read_all<double>("/documents/logprob"),
-         file.read_all<std::int64_t>("/documents/tokens"),
-         file.read_all<std::uint8_t>("/documents/greedy"),
-         with_ids ? file.read_strings("/documents/id") : std::vector<std::string>{}});
+    joined.add_documents({file.read_all<double>("/documents/logprob"),
+                          file.read_all<std::int64_t>("/documents/tokens"),
+                          file.read_all<std::uint8_t>("/documents/greedy"),
+                          file.read_strings("/documents/id")});
     totals.add(summary->totals);
     trace_step = std::max(trace_step, summary->trace_step);
   }

@@ -40,14 +40,15 @@ struct DocumentScores {
   std::vector<double> logprob;       // sum over the scored tokens, nats
   std::vector<std::int64_t> tokens;  // scored
   std::vector<std::uint8_t> greedy;  // 1: each scored token was the likeliest; 0 without tokens
-  std::vector<std::string> id;       // empty if the corpus has none
+  std::vector<std::string> id;
 };
 
 /// Writes one file under a temporary name; finish() makes it durable and visible. Holds nothing
 /// but the rows of a call.
 class ScoresWriter {
  public:
-  ScoresWriter(const std::filesystem::path& file, bool with_ids);
+  /// id_width: bytes of the longest id.
+  ScoresWriter(const std::filesystem::path& file, std::int64_t id_width);
   ~ScoresWriter();  // removes what was not finished
   ScoresWriter(const ScoresWriter&) = delete;
   ScoresWriter& operator=(const ScoresWriter&) = delete;
@@ -60,7 +61,7 @@ class ScoresWriter {
  private:
   std::filesystem::path final_, temporary_;
   Hdf5File file_;
-  bool with_ids_, finished_ = false;
+  bool finished_ = false;
   std::int64_t tokens_ = 0, documents_ = 0, offset_ = 0;
 };
 

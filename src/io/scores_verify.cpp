@@ -27,15 +27,14 @@ Table read_table(const Hdf5File& file) {
   return {file.read_all<std::int64_t>("/documents/offsets"),
           file.read_all<std::int64_t>("/documents/tokens"),
           file.read_all<double>("/documents/logprob"),
-          file.read_all<std::uint8_t>("/documents/greedy"),
-          file.has("/documents/id") ? file.read_strings("/documents/id") : Problems{}};
+          file.read_all<std::uint8_t>("/documents/greedy"), file.read_strings("/documents/id")};
 }
 
 // Whether every column has a row for each document and the offsets tile the tokens.
 bool check_rows(const Table& table, std::int64_t scored, Problems& problems) {
   const std::size_t documents = table.tokens.size();
   if (table.offsets.size() != documents + 1 || table.logprob.size() != documents ||
-      table.greedy.size() != documents || (!table.id.empty() && table.id.size() != documents)) {
+      table.greedy.size() != documents || table.id.size() != documents) {
     problems.push_back(
         fmt::format("/documents: the columns differ in length ({} tokens, {} "
                     "offsets, {} logprob, {} greedy, {} id)",

@@ -63,13 +63,26 @@ void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
   }
 }
 
+/// A long text (a table of changed keys, say) is cut between characters; the log has all of it.
+std::string fitting(std::string text, std::int64_t most) {
+  const auto bytes = static_cast<std::size_t>(most);
+  if (text.size() > bytes) {
+    std::size_t end = bytes - 3;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) {
+      --end;
+    }
+    text.replace(end, std::string::npos, "...");
+  }
+  return text;
+}
+
 void write_events(Hdf5File& file, const std::vector<TraceEvent>& events, std::int64_t first) {
   std::vector<std::int64_t> steps;
   std::vector<std::string> kinds, messages;
   for (const TraceEvent& event : events) {
     steps.push_back(event.step);
     kinds.push_back(event.kind);
-    messages.push_back(event.message);
+    messages.push_back(fitting(event.message, kMessageBytes));
   }
   const auto count = static_cast<std::int64_t>(events.size());
   for (const char* name : {"/events/step", "/events/kind", "/events/message"}) {
@@ -149,7 +162,7 @@ void widen_ranks(Hdf5File& file, std::int64_t ranks) {
 }  // namespace
 
 std::uint64_t TracePending::bytes() const {
-  std::uint64_t values = events.size() * 64;
+  std::uint64_t values = events.size() * kMessageBytes / 8;
   for (const TraceRow& row : rows) {
     values +=
         64 + row.task_expert_tokens.size() + 6 * row.expert_tokens.size() + row.rank_seconds.size();

@@ -184,8 +184,10 @@ void create_events(Hdf5File& file) {
   create_column(file, "/events/step", Stored::kI8, {0}, false);
   file.make_scale("/events/step", "step");
   describe(file, "/events/step", "1", "step of the event");
-  for (const char* name : {"/events/kind", "/events/message"}) {
-    file.create_strings(name, 64);
+  const std::pair<const char*, std::int64_t> texts[] = {{"/events/kind", 32},
+                                                        {"/events/message", kMessageBytes}};
+  for (const auto& [name, width] : texts) {
+    file.create_strings(name, width, {.chunk = {64}, .unlimited = true});
     file.attach_scale(name, "/events/step", 0);
   }
   describe(file, "/events/kind", "1", "kind of the event");

@@ -24,6 +24,8 @@ struct TraceColumn {
       member;
 };
 
+constexpr std::int64_t kMessageBytes = 1024;  // of /events/message
+
 const std::vector<TraceColumn<TraceRow>>& trace_columns();  // first axis: /step
 const std::vector<TraceColumn<EvalRow>>& eval_columns();    // first axis: /eval/step
 

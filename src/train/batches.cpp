@@ -4,10 +4,13 @@
 
 namespace moesaic::train {
 
-Batches::Batches(Corpora& corpora, const config::Config& config, const comm::Communicator& replicas,
-                 std::int64_t cursor)
+Batches::Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& config,
+                 const comm::Communicator& replicas, std::int64_t cursor)
     : corpora_(corpora),
-      order_(corpora.samples(), config.data.corpus_weights, config.data.seed),
+      tasks_(tasks),
+      order_(tasks.empty()
+                 ? SampleOrder(corpora.samples(), config.data.corpus_weights, config.data.seed)
+                 : SampleOrder(tasks.samples(), tasks.weights(), config.data.seed)),
       batch_(config.train.batch),
       micro_batch_(config.train.micro_batch),
       cursor_(cursor),
@@ -33,6 +36,11 @@ StepBatches Batches::next() {
   return batches;
 }
 
+SamplePlace Batches::place(std::int64_t sample) {
+  const SampleDraw draw = order_.at(sample);
+  return tasks_.empty() ? SamplePlace{draw.group, draw.index} : tasks_.at(draw.group, draw.index);
+}
+
 StepBatches Batches::read(std::int64_t cursor) {
   const std::int64_t count = batch_ / micro_batch_;
   StepBatches step;
@@ -40,7 +48,7 @@ StepBatches Batches::read(std::int64_t cursor) {
     std::vector<Sample> samples;
     const std::int64_t mine = first + replica_;
     for (std::int64_t i = 0; mine < count && i < micro_batch_; ++i) {
-      samples.push_back(corpora_.read(order_.at(cursor + mine * micro_batch_ + i)));
+      samples.push_back(corpora_.read(place(cursor + mine * micro_batch_ + i)));
     }
     step.rounds.push_back(micro_batch_of(samples));
     step.counted += step.rounds.back().counted();

@@ -7,6 +7,8 @@
 #include "comm/communicator.h"
 #include "config/config.h"
 #include "train/corpora.h"
+#include "train/sample_order.h"
+#include "train/task_index.h"
 
 namespace moesaic::train {
 
@@ -21,9 +23,9 @@ struct StepBatches {
 /// i mod (dp x ep). The next step is read while this one computes.
 class Batches {
  public:
-  /// cursor: the first sample of the first step. The corpora must outlive it.
-  Batches(Corpora& corpora, const config::Config& config, const comm::Communicator& replicas,
-          std::int64_t cursor);
+  /// cursor: the first sample of the first step. Corpora and tasks must outlive it.
+  Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& config,
+          const comm::Communicator& replicas, std::int64_t cursor);
   ~Batches();
   Batches(const Batches&) = delete;
   Batches& operator=(const Batches&) = delete;
@@ -34,9 +36,11 @@ class Batches {
 
  private:
   StepBatches read(std::int64_t cursor);  // on the HDF5 thread
+  SamplePlace place(std::int64_t sample);
   void prefetch();
 
   Corpora& corpora_;
+  TaskIndex& tasks_;
   SampleOrder order_;
   std::int64_t batch_, micro_batch_, cursor_;
   int replica_, replicas_;

@@ -99,6 +99,54 @@ void Corpora::join_tasks(std::vector<std::string>& names) {
   }
 }
 
+std::vector<Corpora::ShardSamples> Corpora::shard_samples() const {
+  std::vector<ShardSamples> all;
+  const std::vector<std::int64_t> counts = samples();
+  for (std::size_t c = 0; c < corpora_.size(); ++c) {
+    const auto next_sample = [&](std::int64_t token) {
+      return std::min((token + seq_len_ - 1) / seq_len_, counts[c]);
+    };
+    std::int64_t begin = 0;
+    std::int64_t shard = 0;
+    for (const io::ShardInfo& info : corpora_[c].info().shards) {
+      const std::int64_t first = next_sample(begin);
+      all.push_back({.corpus = c,
+                     .shard = shard++,
+                     .first = first,
+                     .count = next_sample(begin + info.tokens) - first,
+                     .offset = first * seq_len_ - begin});
+      begin += info.tokens;
+    }
+  }
+  return all;
+}
+
+std::vector<std::uint8_t> Corpora::sample_tasks(const ShardSamples& samples) {
+  std::vector<std::uint8_t> tasks;
+  if (samples.count == 0) {
+    return tasks;
+  }
+  const io::ShardDocuments& table = corpora_[samples.corpus].document_table(samples.shard);
+  std::vector<std::int64_t> tokens(
+      std::max<std::size_t>(1, info(samples.corpus).task_names.size()));
+  std::size_t first = 0;
+  for (std::int64_t i = 0; i < samples.count; ++i) {
+    const std::int64_t begin = samples.offset + i * seq_len_;
+    const std::int64_t end = std::min(begin + seq_len_, table.offsets.back());
+    while (table.offsets[first + 1] <= begin) {
+      ++first;
+    }
+    std::fill(tokens.begin(), tokens.end(), 0);
+    for (std::size_t d = first; d < table.task.size() && table.offsets[d] < end; ++d) {
+      tokens[table.task[d]] +=
+          std::min(end, table.offsets[d + 1]) - std::max(begin, table.offsets[d]);
+    }
+    const auto most = std::max_element(tokens.begin(), tokens.end());
+    tasks.push_back(static_cast<std::uint8_t>(most - tokens.begin()));
+  }
+  return tasks;
+}
+
 Sample Corpora::read(const SamplePlace& place) {
   const std::int64_t first = place.index * seq_len_;
   const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);

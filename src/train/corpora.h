@@ -6,9 +6,14 @@
 
 #include "io/corpus.h"
 #include "model/micro_batch.h"
-#include "train/sample_order.h"
 
 namespace moesaic::train {
+
+/// Where sample i of a corpus is: tokens [i seq_len, (i + 1) seq_len] of its stream.
+struct SamplePlace {
+  std::size_t corpus = 0;
+  std::int64_t index = 0;
+};
 
 /// One sample: seq_len tokens of a corpus and what they should predict.
 struct Sample {
@@ -40,6 +45,18 @@ class Corpora {
   void join_tasks(std::vector<std::string>& names);
 
   Sample read(const SamplePlace& place);
+
+  /// One shard of a corpus and the samples that begin in it.
+  struct ShardSamples {
+    std::size_t corpus = 0;
+    std::int64_t shard = 0;
+    std::int64_t first = 0, count = 0;  // samples of the corpus
+    std::int64_t offset = 0;            // of the first one's first token in the shard
+  };
+  std::vector<ShardSamples> shard_samples() const;  // of every corpus, in order
+  /// The task of each of these samples, in its corpus's numbers: that of most of its tokens (in
+  /// this shard), the lower of equals. On the HDF5 thread.
+  std::vector<std::uint8_t> sample_tasks(const ShardSamples& samples);
 
  private:
   std::vector<io::Corpus> corpora_;

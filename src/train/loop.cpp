@@ -85,7 +85,7 @@ Loop::Loop(const Start& start)
       stats_(std::ssize(instance_.transformer.moe_layers()), config_.model.experts,
              std::ssize(progress_.tasks)),
       task_tokens_(progress_.tasks.size(), 0.0),
-      batches_(start.corpora, config_, instance_.mesh.replicas, progress_.cursor),
+      batches_(start.corpora, start.task_index, config_, instance_.mesh.replicas, progress_.cursor),
       recorder_(config_, instance_, progress_,
                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names(),
                 start.resumed, last_step_),

@@ -7,6 +7,7 @@
 #include "model/instance.h"
 #include "train/corpora.h"
 #include "train/resume.h"
+#include "train/task_index.h"
 
 namespace moesaic::train {
 
@@ -15,6 +16,7 @@ struct Start {
   const config::Config& config;  // resolved
   model::Instance& instance;
   Corpora& corpora;
+  TaskIndex& task_index;  // of the corpora; empty without data.task_weights
   Corpora& eval_corpora;  // may be empty
   Progress progress;      // step 0: a fresh start
   bool resumed = false;

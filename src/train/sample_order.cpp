@@ -35,7 +35,7 @@ SampleOrder::SampleOrder(std::vector<std::int64_t> samples, const std::vector<do
       seed_(mix64(static_cast<std::uint64_t>(seed))),
       seen_(samples_.size(), 0) {
   require(total_ > 0, "no samples to order");
-  require(weights.empty() || weights.size() == samples_.size(), "one weight for each corpus");
+  require(weights.empty() || weights.size() == samples_.size(), "one weight for each group");
   double sum = 0.0;
   for (std::size_t c = 0; c < weights.size(); ++c) {
     sum += samples_[c] > 0 ? weights[c] : 0.0;
@@ -50,17 +50,17 @@ std::size_t SampleOrder::draw(std::int64_t n) const {
   return static_cast<std::size_t>(std::min(found, cumulative_.end() - 1) - cumulative_.begin());
 }
 
-SamplePlace SampleOrder::at(std::int64_t n) {
+SampleDraw SampleOrder::at(std::int64_t n) {
   const auto key = [&](std::size_t stream, std::int64_t epoch) {
     return mix64(seed_ ^ mix64(stream) ^ mix64(static_cast<std::uint64_t>(epoch) << 16U));
   };
   if (cumulative_.empty()) {
     std::int64_t index = permuted(n % total_, total_, key(0, n / total_));
-    std::size_t corpus = 0;
-    while (index >= samples_[corpus]) {
-      index -= samples_[corpus++];
+    std::size_t group = 0;
+    while (index >= samples_[group]) {
+      index -= samples_[group++];
     }
-    return {corpus, index};
+    return {group, index};
   }
   if (n < next_) {
     std::fill(seen_.begin(), seen_.end(), 0);
@@ -69,10 +69,10 @@ SamplePlace SampleOrder::at(std::int64_t n) {
   for (; next_ < n; ++next_) {
     ++seen_[draw(next_)];
   }
-  const std::size_t corpus = draw(n);
-  const std::int64_t of_corpus = seen_[corpus];
-  const std::int64_t count = samples_[corpus];
-  return {corpus, permuted(of_corpus % count, count, key(corpus + 1, of_corpus / count))};
+  const std::size_t group = draw(n);
+  const std::int64_t of_group = seen_[group];
+  const std::int64_t count = samples_[group];
+  return {group, permuted(of_group % count, count, key(group + 1, of_group / count))};
 }
 
 }  // namespace moesaic::train

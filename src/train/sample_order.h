@@ -5,24 +5,24 @@
 
 namespace moesaic::train {
 
-/// Where sample i of corpus c is: tokens [i seq_len, (i + 1) seq_len] of its stream.
-struct SamplePlace {
-  std::size_t corpus = 0;
+/// One sample of a group: group and index count corpora and their samples, or tasks and theirs.
+struct SampleDraw {
+  std::size_t group = 0;
   std::int64_t index = 0;
 };
 
 /// The order in which samples are seen: a function of (seed, number of the sample) alone, never of
 /// the ranks, so that a checkpoint's data cursor is one integer. In each epoch every sample comes
-/// once, permuted by a key of (seed, epoch). With weights, a keyed draw names the corpus of each
-/// sample, and each corpus goes through epochs of its own.
+/// once, permuted by a key of (seed, epoch). With weights, a keyed draw names the group of each
+/// sample (a corpus, or a task), and each group goes through epochs of its own.
 class SampleOrder {
  public:
-  /// samples: of each corpus, at least one in all. weights: empty, or one for each corpus.
+  /// samples: of each group, at least one in all. weights: empty, or one for each group.
   SampleOrder(std::vector<std::int64_t> samples, const std::vector<double>& weights,
               std::int64_t seed);
 
   /// Sample n of the run. With weights: O(n) at first, then cheap while n grows.
-  SamplePlace at(std::int64_t n);
+  SampleDraw at(std::int64_t n);
 
  private:
   std::size_t draw(std::int64_t n) const;
@@ -31,7 +31,7 @@ class SampleOrder {
   std::vector<double> cumulative_;  // of the weights; empty: by size
   std::int64_t total_ = 0;
   std::uint64_t seed_;
-  std::vector<std::int64_t> seen_;  // of each corpus, among the first next_ draws
+  std::vector<std::int64_t> seen_;  // of each group, among the first next_ draws
   std::int64_t next_ = 0;
 };
 

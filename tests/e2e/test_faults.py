@@ -101,6 +101,15 @@ class ConfigFaults(harness.EndToEnd):
         self.assert_refused(["--parallel.tp", 2, "--train.micro_batch", 3], "parallel.tp = 2",
                             "use 1", "train.micro_batch")
 
+    # Protects: a share of nothing, or of a task that no corpus has, never trains on something else.
+    def test_task_weights(self):
+        self.assert_refused(["--data.task_weights", "cod:2,prose:1"], "data.task_weights", "cod,",
+                            "did you mean code?", "none, code, prose")
+        self.assert_refused(["--data.task_weights", "code:0"], "all 0")
+        self.assert_refused(["--data.task_weights", "code:2,code:1"], "code twice")
+        self.assert_refused(["--data.task_weights", "code:1", "--data.corpus_weights", "1"],
+                            "data.corpus_weights", "leave one out")
+
     # Protects: another model or schedule never continues a run's checkpoint in silence.
     def test_changed_config(self):
         self.trained(2, "--train.steps", 5)

@@ -54,6 +54,22 @@ class Resume(harness.EndToEnd):
         self.trained(4)
         self.assert_same_run(1e-5)
 
+    # Protects: sampling by task goes on where it was, on other ranks too, and its key is frozen.
+    def test_task_weights(self):
+        weights = ["--data.task_weights", "code:3,prose:1"]
+        whole = self.trained(2, *weights, "--run.dir", "whole")
+        self.assertIn("75.0 % of what is drawn", whole.text)
+        self.trained(2, *weights, "--train.steps", 10)
+        self.assert_fault(self.train(2), 76, "data.task_weights", "code:3, prose:1")
+        self.trained(1, *weights, "--parallel.ep", 1)
+        traces = [self.folder / run / "trace.h5" for run in ("whole", "run")]
+        tokens, again = (harness.column(trace, "task_tokens") for trace in traces)
+        np.testing.assert_array_equal(again, tokens)
+        np.testing.assert_allclose(harness.column(traces[1], "loss"),
+                                   harness.column(traces[0], "loss"), rtol=1e-5)
+        share = tokens[:, 1].sum() / tokens.sum()  # of all samples, half of the tokens are code
+        self.assertGreater(share, 0.6)
+
     # Protects: kill -9 of all ranks at any moment costs the steps since the checkpoint, no more.
     def test_kill(self):
         child = self.start(2, "train", "--config", "config.cfg", "--checkpoint.every", 1,

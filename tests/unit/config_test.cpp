@@ -160,8 +160,9 @@ TEST(Compare, WrittenConfigReadsBackEqual) {
   const TempDir dir;
   Config config =
       parse_words({"train", "--data.corpus", "'a,b',~/c", "--data.corpus_weights", "0.3,2e-7",
-                   "--run.max_wall", "90 min", "--run.progress", "1", "--plan.memory_per_node",
-                   "16GiB", "--train.tokens", "4e9", "--model.path", "'its # ${x}'"})
+                   "--data.task_weights", "code:2,'a, b:0.1'", "--run.max_wall", "90 min",
+                   "--run.progress", "1", "--plan.memory_per_node", "16GiB", "--train.tokens",
+                   "4e9", "--model.path", "'its # ${x}'"})
           .config;
   config.tokenize.id_field = "quote ' and \" # ~";
   for (const std::string& run_dir : {std::string(), std::string("runs/a")}) {

@@ -48,6 +48,16 @@ TEST(Value, ReadsDurationsSizesAndBooleans) {
   EXPECT_THROW(parse_number("inf"), Error);
 }
 
+// Protects weights by name; the last colon divides, and what is no such value is refused.
+TEST(Value, ReadsWeights) {
+  EXPECT_EQ(parse_weight("code:2"), NamedWeight("code", 2));
+  EXPECT_EQ(parse_weight(" a:b : 1e-3"), NamedWeight("a:b", 1e-3));
+  EXPECT_EQ(parse_weight(format_weight({"x y", 0.1})), NamedWeight("x y", 0.1));
+  for (const char* const bad : {"", "code", "code:", ":2", "code:much"}) {
+    EXPECT_THROW(parse_weight(bad), Error) << bad;
+  }
+}
+
 // Protects lists, quotes and expansion, and that a quoted item is read back as it was.
 TEST(Value, ReadsItems) {
   ::setenv("MOESAIC_TEST_DIR", "/data/x", 1);

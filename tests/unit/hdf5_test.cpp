@@ -116,6 +116,32 @@ TEST(Hdf5, Attributes) {
   EXPECT_TRUE(contains(text, "holds no whole number"));
 }
 
+// An attribute may be longer than the 64 KiB of an old header, and it is replaced in a file that is
+// opened again, among more attributes than a header holds.
+TEST(Hdf5, LongAttributes) {
+  const TempDir dir;
+  const std::string config(200'000, 'x'), longer(300'000, 'y');
+  hdf5_run([&] {
+    Hdf5File file = Hdf5File::create(dir / "a.h5");
+    for (int i = 0; i < 40; ++i) {
+      file.set_attribute("/", "key" + std::to_string(i), std::string("value"));
+    }
+    file.set_attribute("/", "config", config);
+    file.close();
+    Hdf5File again = Hdf5File::open_to_write(dir / "a.h5");
+    EXPECT_EQ(again.string_attribute("/", "config"), config);
+    again.set_attribute("/", "config", longer);
+    again.set_attribute("/", "key7", std::string(1000, 'z'));
+    again.set_attribute("/", "key8", std::string());
+    again.close();
+    const Hdf5File read = Hdf5File::open(dir / "a.h5");
+    EXPECT_EQ(read.string_attribute("/", "config"), longer);
+    EXPECT_EQ(read.string_attribute("/", "key7"), std::string(1000, 'z'));
+    EXPECT_EQ(read.string_attribute("/", "key8"), "");
+    EXPECT_EQ(read.string_attribute("/", "key9"), "value");
+  });
+}
+
 // Strings survive, also appended.
 TEST(Hdf5, Strings) {
   const TempDir dir;
@@ -123,12 +149,16 @@ TEST(Hdf5, Strings) {
     Hdf5File file = Hdf5File::create(dir / "a.h5");
     file.write_strings("/names", {"data", "ünï", ""});
     EXPECT_EQ(file.read_strings("/names"), (std::vector<std::string>{"data", "ünï", ""}));
-    file.create_strings("/log", 4);
+    file.create_strings("/log", 5, {.chunk = {4}, .unlimited = true});
     file.extend("/log", {3});
     file.write_strings("/log", 0, {"one"});
     file.write_strings("/log", 1, {"two", "three"});
     EXPECT_EQ(file.read_strings("/log"), (std::vector<std::string>{"one", "two", "three"}));
     EXPECT_EQ(file.type_of("/log"), "string");
+    EXPECT_EQ(file.string_width("/names"), 5);  // bytes of "ünï"
+    file.write_strings("/none", {});
+    EXPECT_TRUE(file.read_strings("/none").empty());
+    EXPECT_THROW(file.write_strings("/log", 0, {"longer"}), Error);
   });
 }
 

@@ -12,8 +12,8 @@ namespace {
 using Place = std::pair<std::size_t, std::int64_t>;
 
 Place place(SampleOrder& order, std::int64_t n) {
-  const SamplePlace at = order.at(n);
-  return {at.corpus, at.index};
+  const SampleDraw at = order.at(n);
+  return {at.group, at.index};
 }
 
 std::vector<Place> places(SampleOrder order, std::int64_t first, std::int64_t count) {

@@ -28,7 +28,7 @@ void write_part(const fs::path& file, const std::string& fingerprint, float shif
   const double first = -3.5 - static_cast<double>(shift);
   const ScoreTotals totals{3, 5, first - 4.25, 10.0, 7};
   hdf5_run([&] {
-    ScoresWriter writer(file, true);
+    ScoresWriter writer(file, 64);
     writer.add_tokens(std::span(logprob).first(2));
     writer.add_tokens(std::span(logprob).subspan(2));
     writer.add_documents({{first, 0.0, -4.25}, {3, 0, 2}, {1, 0, 0}, {file.string(), "b", "c"}});
@@ -58,7 +58,7 @@ TEST(Scores, WriteAndRead) {
     EXPECT_EQ(file.type_of("/documents/logprob"), "f8");
     EXPECT_EQ(file.type_of("/tokens/logprob"), "f4");
     EXPECT_DOUBLE_EQ(file.double_attribute("/", "perplexity"), std::exp(7.75 / 5.0));
-    const ScoresWriter unfinished(dir / "b.h5", false);
+    const ScoresWriter unfinished(dir / "b.h5", 1);
   });
   EXPECT_FALSE(fs::exists(dir / "b.h5"));
   EXPECT_FALSE(fs::exists(dir / "b.h5.tmp"));
