@@ -12,10 +12,21 @@
 namespace moesaic::testing {
 namespace {
 
+// Relative bounds: of the loss, and of the Euclidean norms of the logits, of the whole gradient and
+// of each parameter's.
+struct Bounds {
+  double loss, logits, gradient, each_gradient, curve;
+};
+constexpr Bounds kFp32 = {1e-4, 1e-4, 1e-4, 1e-4, 1e-4};
+// Of the models *_bf16, which cannot route another way: no score is within 1 % of a choice's limit.
+// Measured: at most 0.04, 0.8, 1.5 and 2.3 %. PyTorch's own bf16 (autocast) is off by up to
+// 0.8, 1.0, 2.0 and 3.7 % on them (make_golden.py prints it).
+constexpr Bounds kBf16 = {0.002, 0.01, 0.02, 0.03, 0.01};
+
 struct Case {
   const char* name;
   config::Precision precision;
-  double tolerance;  // relative
+  Bounds bounds;
 };
 
 class GoldenTest : public ::testing::TestWithParam<Case> {
@@ -61,11 +72,10 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(GoldenTest, LogitsLossesAndCounts) {
-  const double tolerance = GetParam().tolerance;
-  const bool fp32 = GetParam().precision == config::Precision::kFp32;
+  const Bounds& bounds = GetParam().bounds;
   const Result result = evaluate();
-  EXPECT_NEAR(result.lm_loss, golden_.lm_loss, tolerance * golden_.lm_loss);
-  EXPECT_NEAR(result.loss, golden_.loss, tolerance * golden_.loss);
+  EXPECT_NEAR(result.lm_loss, golden_.lm_loss, bounds.loss * golden_.lm_loss);
+  EXPECT_NEAR(result.loss, golden_.loss, bounds.loss * golden_.loss);
 
   model::Context ctx = instance_->context();
   const model::MicroBatch batch = golden_.batch();
@@ -73,14 +83,12 @@ TEST_P(GoldenTest, LogitsLossesAndCounts) {
   const Tensor hidden = instance_->transformer.forward(ctx, nullptr);
   const auto logits =
       model::to_host_f32(*instance_->backend, instance_->transformer.head().logits(ctx, hidden));
-  EXPECT_LT(relative_distance(logits, golden_.logits), fp32 ? tolerance : 5.0 * tolerance);
+  EXPECT_LT(relative_distance(logits, golden_.logits), bounds.logits);
 
-  if (fp32) {
-    for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-      for (std::int64_t e = 0; e < stats_.experts(); ++e) {
-        const auto i = static_cast<std::size_t>(layer * stats_.experts() + e);
-        EXPECT_EQ(stats_.chosen(layer)[static_cast<std::size_t>(e)], golden_.expert_tokens[i]);
-      }
+  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
+    for (std::int64_t e = 0; e < stats_.experts(); ++e) {
+      const auto i = static_cast<std::size_t>(layer * stats_.experts() + e);
+      EXPECT_EQ(stats_.chosen(layer)[static_cast<std::size_t>(e)], golden_.expert_tokens[i]);
     }
   }
 }
@@ -93,20 +101,17 @@ TEST_P(GoldenTest, EveryGradient) {
       continue;  // the selection bias is not trained
     }
     const std::vector<float>& golden = golden_.gradients.at(name);
-    if (GetParam().precision == config::Precision::kFp32) {
-      EXPECT_LT(relative_distance(grad, golden), GetParam().tolerance) << name;
-    }
+    EXPECT_LT(relative_distance(grad, golden), GetParam().bounds.each_gradient) << name;
     all.insert(all.end(), grad.begin(), grad.end());
     expected.insert(expected.end(), golden.begin(), golden.end());
   }
-  // In bf16 a token may choose another expert: the gradient as a whole is held, not each tensor.
-  EXPECT_LT(relative_distance(all, expected), 10.0 * GetParam().tolerance);
+  EXPECT_LT(relative_distance(all, expected), GetParam().bounds.gradient);
 }
 
 TEST_P(GoldenTest, TenAdamWSteps) {
   for (std::size_t step = 0; step < golden_.adamw_losses.size(); ++step) {
     const auto expected = static_cast<double>(golden_.adamw_losses[step]);
-    EXPECT_NEAR(evaluate().loss, expected, GetParam().tolerance * expected) << "step " << step;
+    EXPECT_NEAR(evaluate().loss, expected, GetParam().bounds.curve * expected) << "step " << step;
     const double norm = train::gradient_norm(*instance_->backend, instance_->parameters, mesh_.ep);
     if (GetParam().precision == config::Precision::kFp32) {
       const auto expected_norm = static_cast<double>(golden_.adamw_norms[step]);
@@ -117,17 +122,19 @@ TEST_P(GoldenTest, TenAdamWSteps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenTest,
-                         ::testing::Values(Case{"softmax", config::Precision::kFp32, 1e-4},
-                                           Case{"sigmoid_bias", config::Precision::kFp32, 1e-4},
-                                           Case{"capacity", config::Precision::kFp32, 1e-4},
-                                           Case{"softmax", config::Precision::kBf16, 0.02},
-                                           Case{"sigmoid_bias", config::Precision::kBf16, 0.02}),
-                         [](const auto& test) {
-                           return std::string(test.param.name) +
-                                  (test.param.precision == config::Precision::kFp32 ? "_fp32"
-                                                                                    : "_bf16");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, GoldenTest,
+    ::testing::Values(Case{"softmax", config::Precision::kFp32, kFp32},
+                      Case{"sigmoid_bias", config::Precision::kFp32, kFp32},
+                      Case{"capacity", config::Precision::kFp32, kFp32},
+                      Case{"softmax_bf16", config::Precision::kBf16, kBf16},
+                      Case{"sigmoid_bias_bf16", config::Precision::kBf16, kBf16},
+                      Case{"softmax_bf16", config::Precision::kFp32, kFp32},
+                      Case{"sigmoid_bias_bf16", config::Precision::kFp32, kFp32}),
+    [](const auto& test) {
+      return std::string(test.param.name) +
+             (test.param.precision == config::Precision::kFp32 ? "_in_fp32" : "_in_bf16");
+    });
 
 }  // namespace
 }  // namespace moesaic::testing
