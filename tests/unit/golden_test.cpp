@@ -32,9 +32,9 @@ struct Case {
 class GoldenTest : public ::testing::TestWithParam<Case> {
  protected:
   GoldenTest() {
-    golden_.config.run.precision = GetParam().precision;
-    instance_ = std::make_unique<model::Instance>(golden_.config, mesh_, true);
-    set_parameters(*instance_, golden_);
+    golden.config.run.precision = GetParam().precision;
+    instance = std::make_unique<model::Instance>(golden.config, mesh, true);
+    set_parameters(*instance, golden);
   }
 
   struct Result {
@@ -44,51 +44,51 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
 
   // Loss and gradients of the golden batch at the present parameters.
   Result evaluate() {
-    model::Context ctx = instance_->context();
-    ctx.stats = &stats_;
-    stats_.clear();
-    const model::MicroBatch batch = golden_.batch();
+    model::Context ctx = instance->context();
+    ctx.stats = &stats;
+    stats.clear();
+    const model::MicroBatch batch = golden.batch();
     ctx.step_tokens = batch.size();
-    train::zero_gradients(*instance_);
+    train::zero_gradients(*instance);
     const auto counted = static_cast<double>(batch.counted());
-    const auto logprob = train::forward_backward(*instance_, ctx, batch, 1.0 / counted);
+    const auto logprob = train::forward_backward(*instance, ctx, batch, 1.0 / counted);
     double sum = 0.0;
     for (const float p : logprob) {
       sum += static_cast<double>(p);
     }
     Result result{.loss = -sum / counted, .lm_loss = -sum / counted, .logits = {}};
-    for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
+    for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
       const auto tokens = static_cast<double>(batch.size());
-      result.loss += golden_.config.router.aux_loss * stats_.sums(layer)[0] / tokens +
-                     golden_.config.router.z_loss * stats_.sums(layer)[1] / tokens;
+      result.loss += golden.config.router.aux_loss * stats.sums(layer)[0] / tokens +
+                     golden.config.router.z_loss * stats.sums(layer)[1] / tokens;
     }
     return result;
   }
 
-  Golden golden_ = Golden::read(GetParam().name);
-  comm::Mesh mesh_ = comm::Mesh::single();
-  std::unique_ptr<model::Instance> instance_;
-  model::MoeStats stats_{std::ssize(golden_.aux_loss), golden_.config.model.experts, 1};
+  Golden golden = Golden::read(GetParam().name);
+  comm::Mesh mesh = comm::Mesh::single();
+  std::unique_ptr<model::Instance> instance;
+  model::MoeStats stats{std::ssize(golden.aux_loss), golden.config.model.experts, 1};
 };
 
 TEST_P(GoldenTest, LogitsLossesAndCounts) {
   const Bounds& bounds = GetParam().bounds;
   const Result result = evaluate();
-  EXPECT_NEAR(result.lm_loss, golden_.lm_loss, bounds.loss * golden_.lm_loss);
-  EXPECT_NEAR(result.loss, golden_.loss, bounds.loss * golden_.loss);
+  EXPECT_NEAR(result.lm_loss, golden.lm_loss, bounds.loss * golden.lm_loss);
+  EXPECT_NEAR(result.loss, golden.loss, bounds.loss * golden.loss);
 
-  model::Context ctx = instance_->context();
-  const model::MicroBatch batch = golden_.batch();
+  model::Context ctx = instance->context();
+  const model::MicroBatch batch = golden.batch();
   model::set_batch(ctx, batch);
-  const Tensor hidden = instance_->transformer.forward(ctx, nullptr);
+  const Tensor hidden = instance->transformer.forward(ctx, nullptr);
   const auto logits =
-      model::to_host_f32(*instance_->backend, instance_->transformer.head().logits(ctx, hidden));
-  EXPECT_LT(relative_distance(logits, golden_.logits), bounds.logits);
+      model::to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
+  EXPECT_LT(relative_distance(logits, golden.logits), bounds.logits);
 
-  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    for (std::int64_t e = 0; e < stats_.experts(); ++e) {
-      const auto i = static_cast<std::size_t>(layer * stats_.experts() + e);
-      EXPECT_EQ(stats_.chosen(layer)[static_cast<std::size_t>(e)], golden_.expert_tokens[i]);
+  for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
+    for (std::int64_t e = 0; e < stats.experts(); ++e) {
+      const auto i = static_cast<std::size_t>(layer * stats.experts() + e);
+      EXPECT_EQ(stats.chosen(layer)[static_cast<std::size_t>(e)], golden.expert_tokens[i]);
     }
   }
 }
@@ -96,29 +96,29 @@ TEST_P(GoldenTest, LogitsLossesAndCounts) {
 TEST_P(GoldenTest, EveryGradient) {
   evaluate();
   std::vector<float> all, expected;
-  for (const auto& [name, grad] : gradients_of(*instance_)) {
-    if (!golden_.gradients.contains(name)) {
+  for (const auto& [name, grad] : gradients_of(*instance)) {
+    if (!golden.gradients.contains(name)) {
       continue;  // the selection bias is not trained
     }
-    const std::vector<float>& golden = golden_.gradients.at(name);
-    EXPECT_LT(relative_distance(grad, golden), GetParam().bounds.each_gradient) << name;
+    const std::vector<float>& right = golden.gradients.at(name);
+    EXPECT_LT(relative_distance(grad, right), GetParam().bounds.each_gradient) << name;
     all.insert(all.end(), grad.begin(), grad.end());
-    expected.insert(expected.end(), golden.begin(), golden.end());
+    expected.insert(expected.end(), right.begin(), right.end());
   }
   EXPECT_LT(relative_distance(all, expected), GetParam().bounds.gradient);
 }
 
 TEST_P(GoldenTest, TenAdamWSteps) {
-  for (std::size_t step = 0; step < golden_.adamw_losses.size(); ++step) {
-    const auto expected = static_cast<double>(golden_.adamw_losses[step]);
+  for (std::size_t step = 0; step < golden.adamw_losses.size(); ++step) {
+    const auto expected = static_cast<double>(golden.adamw_losses[step]);
     EXPECT_NEAR(evaluate().loss, expected, GetParam().bounds.curve * expected) << "step " << step;
-    const double norm = train::gradient_norm(*instance_->backend, instance_->parameters, mesh_.ep);
+    const double norm = train::gradient_norm(*instance->backend, instance->parameters, mesh.ep);
     if (GetParam().precision == config::Precision::kFp32) {
-      const auto expected_norm = static_cast<double>(golden_.adamw_norms[step]);
+      const auto expected_norm = static_cast<double>(golden.adamw_norms[step]);
       EXPECT_NEAR(norm, expected_norm, 1e-3 * expected_norm) << "step " << step;
     }
-    train::optimizer_step(*instance_->backend, instance_->parameters, golden_.config.train,
-                          golden_.config.train.lr, static_cast<std::int64_t>(step) + 1, norm);
+    train::optimizer_step(*instance->backend, instance->parameters, golden.config.train,
+                          golden.config.train.lr, static_cast<std::int64_t>(step) + 1, norm);
   }
 }
 
