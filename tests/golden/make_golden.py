@@ -1,6 +1,6 @@
-"""Writes softmax.h5, sigmoid_bias.h5 and capacity.h5: small models whose logits, losses, gradients
-and AdamW curves the engine must reproduce. PyTorch on the CPU in float64, written as float32; the
-parameters are rounded to float32 first, so that both sides compute with the same numbers.
+"""Writes the .h5 files of this folder: small models whose logits, losses, gradients and AdamW curves
+the engine must reproduce. PyTorch on the CPU in float64, written as float32; the parameters are
+rounded to float32 first, so that both sides compute with the same numbers.
 
 Dims: B rows, T positions, N = B T tokens, D model, H heads, E experts, K choices, V vocabulary.
 """
@@ -23,7 +23,10 @@ DEFAULTS = {
     "router.z_loss": 0.0, "router.capacity": 0,
 }
 
-# documents: for each row the lengths of its documents; the last one goes on past the row's end.
+# How the numbers of a case are drawn. weights, gate: deviation of the matrices and of the router's,
+# times sqrt(inputs). margin: as MARGIN, at the first step. documents: for each row the lengths of its
+# documents; the last one goes on past the row's end.
+DRAWN = {"weights": 1.2, "gate": 1.5, "margin": MARGIN, "documents": []}
 CASES = {
     "softmax": {
         "model.layers": 2, "model.d_model": 32, "model.heads": 4, "model.kv_heads": 2,
@@ -49,6 +52,10 @@ CASES = {
         "documents": [[17], [2, 8, 7]],
     },
 }
+# bf16 moves a score by about 1e-3, and large weights multiply what each rounding loses.
+FOR_BF16 = {"weights": 0.8, "gate": 3.0, "margin": 1e-2, "documents": [[7, 5], [12]]}
+CASES["softmax_bf16"] = CASES["softmax"] | FOR_BF16
+CASES["sigmoid_bias_bf16"] = CASES["sigmoid_bias"] | FOR_BF16
 
 
 def shapes(c):
@@ -97,9 +104,9 @@ def make_parameters(c, rng):
         elif name.endswith("embed_tokens.weight"):
             value *= 0.5
         elif name.endswith("mlp.gate.weight"):
-            value *= 1.5 / shape[1] ** 0.5
+            value *= c["gate"] / shape[1] ** 0.5
         else:
-            value *= 1.2 / shape[1] ** 0.5
+            value *= c["weights"] / shape[1] ** 0.5
         rounded = torch.from_numpy(value.astype(np.float32)).double()
         out[name] = rounded.requires_grad_(not name.endswith("bias"))
     return out
@@ -173,7 +180,8 @@ def keep_within_capacity(chosen, weight, experts, capacity):
 def moe(x, p, prefix, c, report):
     """x (N, D); adds this layer's losses, counts and routing margin to the report."""
     tokens, experts, k = x.shape[0], c["model.experts"], c["model.top_k"]
-    logits = x @ p[f"{prefix}.gate.weight"].T
+    with torch.autocast("cpu", enabled=False):  # fp32 in every precision
+        logits = x @ p[f"{prefix}.gate.weight"].T
     if c["router.score"] == "softmax":
         scores = logits.softmax(-1)
         shares = scores
@@ -195,7 +203,7 @@ def moe(x, p, prefix, c, report):
     for expert in range(experts):
         token, choice = ((chosen == expert) & keep).nonzero(as_tuple=True)
         y = swiglu(x[token], p, f"{prefix}.experts.{expert}") * weight[token, choice][:, None]
-        out = out.index_add(0, token, y)
+        out = out.index_add(0, token, y.to(out.dtype))
     if c["model.shared_experts"] > 0:
         out = out + swiglu(x, p, f"{prefix}.shared_experts")
 
@@ -264,15 +272,38 @@ def adamw_curve(parameters, batch, c):
 
 def make_case(c):
     """The first seed whose routing margins are large enough, with all that it gives."""
-    for seed in range(1000):
+    for seed in range(100000):
         rng = np.random.default_rng(seed)
         p, batch = make_parameters(c, rng), make_batch(c, rng)
+        with torch.no_grad():
+            first_margin = forward(p, batch, c)[1]["margin"]
+        if first_margin <= c["margin"]:
+            continue
         losses, norms, margin = adamw_curve(p, batch, c)
         if margin > MARGIN:
             logits, report = forward(p, batch, c)
             report["loss"].backward()
             return seed, p, batch, logits, report, losses, norms, margin
     raise SystemExit("no seed gives the routing margin")
+
+
+def distance(values, expected):
+    """|a - b| / |b| over lists of tensors."""
+    a, b = (torch.cat([v.detach().double().flatten() for v in side]) for side in (values, expected))
+    return ((a - b).norm() / b.norm()).item()
+
+
+def autocast_error(p, batch, c, logits, report):
+    """How far PyTorch's own bf16 (autocast) is from the truth: loss, logits, whole gradient, worst
+    gradient. A yardstick for the engine's bf16."""
+    q = {name: v.detach().float().requires_grad_(v.requires_grad) for name, v in p.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits16, report16 = forward(q, batch, c)
+    report16["loss"].backward()
+    trained = [name for name, v in p.items() if v.requires_grad]
+    each = [distance([q[name].grad], [p[name].grad]) for name in trained]
+    return (distance([report16["loss"]], [report["loss"]]), distance([logits16], [logits]),
+            distance([q[n].grad for n in trained], [p[n].grad for n in trained]), max(each))
 
 
 def write_case(path, c):
@@ -283,7 +314,7 @@ def write_case(path, c):
             file.create_dataset(name, data=value.astype(dtype), track_times=False)
 
         for key, value in sorted(c.items()):
-            if key != "documents":
+            if key not in DRAWN:
                 file.attrs[key] = value
         put("input_ids", ids, np.int32)
         put("document_begin", begin, np.int64)
@@ -305,6 +336,8 @@ def write_case(path, c):
     print(f"{path.name}: {path.stat().st_size} bytes, seed {seed}, margin {margin:.1e}, "
           f"dropped {dropped}, loss {losses[0]:.4f} -> {losses[-1]:.4f}, "
           f"norm {norms[0]:.3f} -> {norms[-1]:.3f}")
+    print("  bf16 autocast: loss {:.2%}, logits {:.2%}, gradient {:.2%}, worst gradient {:.2%}".format(
+        *autocast_error(p, (ids, begin, targets), c, logits, report)))
 
 
 def main():
@@ -313,7 +346,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name, case in CASES.items():
-        write_case(arguments.out / f"{name}.h5", DEFAULTS | case)
+        write_case(arguments.out / f"{name}.h5", DEFAULTS | DRAWN | case)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ struct Golden {
   std::vector<double> expert_tokens;
   double loss = 0, lm_loss = 0;
 
-  /// name: "softmax", "sigmoid_bias", "capacity"
+  /// name: "softmax", "sigmoid_bias", "capacity", or the first two with "_bf16"
   static Golden read(const std::string& name);
   /// All rows as one micro-batch.
   model::MicroBatch batch() const;
