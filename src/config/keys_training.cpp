@@ -34,10 +34,9 @@ std::vector<Key> parallel_keys() {
                      "1: the optimizer's state is split over the ranks that hold the same "
                      "parameters (ZeRO stage 1). 0: each has all of it."),
            "train plan"),
-      only(s.choice("schedule", &Parallel::schedule,
-                    "Order of forward and backward in a pipeline; interleaved gives each stage "
-                    "virtual_stages runs of layers, for less waiting."),
-           "train plan"),
+      s.choice("schedule", &Parallel::schedule,
+               "Order of forward and backward in a pipeline; interleaved gives each stage "
+               "virtual_stages runs of layers, for less waiting."),
       s.integer("virtual_stages", &Parallel::virtual_stages, between(1, 1e5), "",
                 "Runs of layers on each stage of an interleaved pipeline."),
   };
