@@ -52,11 +52,6 @@ std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batche
   return order;
 }
 
-double ideal_bubble(int stages, int chunks, int micro_batches) {
-  return static_cast<double>(stages - 1) /
-         static_cast<double>(chunks * micro_batches + stages - 1);
-}
-
 int StageLink::global_chunk(const PipelineStep& step) const {
   const comm::Communicator& pp = instance_.mesh.pp;
   return step.chunk * pp.size() + pp.rank();

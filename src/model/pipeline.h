@@ -25,10 +25,6 @@ std::vector<PipelineStep> training_order(int stage, int stages, int chunks, int 
 /// Forward alone, in micro-batches of `stages` at a time for each chunk.
 std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batches);
 
-/// Share of a step in which a stage waits if all chunks take the same time:
-/// (p - 1) / (v m + p - 1).
-double ideal_bubble(int stages, int chunks, int micro_batches);
-
 /// What this stage gets from its neighbours and sends to them.
 class StageLink {
  public:
