@@ -37,21 +37,6 @@ struct Inputs {
   std::string model;  // path and step
 };
 
-// kBadData: one of the two is the wrong file.
-void check_vocabulary_of(const io::CheckpointReader& checkpoint, const config::Config& config,
-                         const io::CorpusInfo& corpus) {
-  const std::string theirs = checkpoint.state().value("vocab_sha256", "");
-  const bool same = theirs.empty() || corpus.vocab_sha256.empty() || theirs == corpus.vocab_sha256;
-  if (same && config.model.vocab_size == corpus.vocab_size) {
-    return;
-  }
-  throw Error(Exit::kBadData,
-              fmt::format("{} has a vocabulary of {} tokens ({}), {} was trained with {} ({}): "
-                          "tokenize the text with the tokenizer file beside the checkpoint",
-                          corpus.name, corpus.vocab_size, corpus.vocab_sha256,
-                          checkpoint.path().string(), config.model.vocab_size, theirs));
-}
-
 void choose_shards(Inputs& inputs) {
   const config::ShardRange range = config::parse_shards(inputs.config.score.shards);
   for (std::int64_t shard = range.first; shard < inputs.corpora.shards(); shard += range.every) {
@@ -74,7 +59,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
   inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus);
   const auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
-  check_vocabulary_of(checkpoint, inputs.config, inputs.corpora.first());
+  check_vocabulary(checkpoint, inputs.corpora.first());
   inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),
                              checkpoint.state().value("step", std::int64_t{0}));
   choose_shards(inputs);

@@ -108,15 +108,15 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
-                           const std::string& vocab_sha256) {
+                           const io::CorpusInfo& corpus) {
   train::Progress progress;
   if (resume) {
     auto checkpoint = io::CheckpointReader::open(*resume);
-    progress = train::check_resume(checkpoint.state(), config, vocab_sha256, *resume);
+    progress = train::check_resume(checkpoint.state(), config, corpus.vocab_sha256, *resume);
     model::load_parameters(instance, checkpoint, model::Load::kAll);
   } else if (!config.model.path.empty()) {
     auto checkpoint = io::CheckpointReader::open(config.model.path);
-    check_vocabulary(checkpoint, vocab_sha256, config.data.corpus.front());
+    check_vocabulary(checkpoint, corpus);
     progress.tasks = train::from_state(checkpoint.state()).tasks;
     model::load_parameters(instance, checkpoint, model::Load::kValues);
   } else {
@@ -161,7 +161,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
   train::Progress progress;
   world.together("set up the model", [&] {
     instance.emplace(config, mesh, true);
-    progress = load_start(config, *instance, resume, corpora.vocab_sha256());
+    progress = load_start(config, *instance, resume, corpora.info(0));
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   });
