@@ -189,8 +189,11 @@ void check_training(const Config& c, Lines& lines) {
         near_divisors(t.batch, t.micro_batch)));
   }
   if (c.data.seq_len > c.model.max_seq) {
-    lines.push_back(fmt::format("data.seq_len = {} is more than model.max_seq = {}", c.data.seq_len,
-                                c.model.max_seq));
+    lines.push_back(fmt::format(
+        "data.seq_len = {} is more than model.max_seq = {}: set data.seq_len to at most {}{}",
+        c.data.seq_len, c.model.max_seq, c.model.max_seq,
+        c.model.path.empty() ? fmt::format(", or model.max_seq to at least {}", c.data.seq_len)
+                             : ""));
   }
   if (t.min_lr > t.lr) {
     lines.push_back(fmt::format("train.min_lr = {} is more than train.lr = {}", t.min_lr, t.lr));
@@ -259,8 +262,9 @@ void check_score(const Config& c, Lines& lines) {
     lines.emplace_back("score.output (or run.dir) is required: where to write the scores");
   }
   if (s.window > c.model.max_seq) {
-    lines.push_back(fmt::format("score.window = {} is more than model.max_seq = {}", s.window,
-                                c.model.max_seq));
+    lines.push_back(fmt::format(
+        "score.window = {} is more than model.max_seq = {}: set score.window to at most {}",
+        s.window, c.model.max_seq, c.model.max_seq));
   }
   if (s.stride > s.window) {
     lines.push_back(

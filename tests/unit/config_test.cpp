@@ -283,7 +283,8 @@ TEST(Validate, NamesImpossibleValues) {
         "parallel.ep = 3 does not divide the number of ranks = 4: use 3 or 6 ranks, or ep 2 or 4",
         "run.device = cuda is not in this build", "train.steps or train.tokens is required",
         "train.micro_batch = 4: use batch 4 or 8, or micro_batch 3 or 6",
-        "data.seq_len = 512 is more than model.max_seq = 256",
+        "data.seq_len = 512 is more than model.max_seq = 256: set data.seq_len to at most 256, or "
+        "model.max_seq to at least 512",
         "train.min_lr = 1 is more than train.lr = 0.0003"}) {
     EXPECT_TRUE(contains(text, part)) << part << "\nis not in\n" << text;
   }
