@@ -266,6 +266,7 @@ Exit Loop::run() {
                             saved ? "with a checkpoint" : "without a checkpoint"));
       return saved ? Exit::kStopped : Exit::kTerminated;
     }
+    watchdog_.alive(0.0);  // the time granted for saving and evaluating is over
   }
   recorder_.close();
   return Exit::kDone;
