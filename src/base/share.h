@@ -26,7 +26,8 @@ constexpr Slice layers_of_chunk(std::int64_t layers, std::int64_t c, std::int64_
 
 /// Share of a step in which a stage of a pipeline waits if all its chunks take the same time:
 /// (p - 1) / (v m + p - 1) (Narayanan et al. 2021, section 2.2).
-constexpr double ideal_bubble(std::int64_t stages, std::int64_t chunks, std::int64_t micro_batches) {
+constexpr double ideal_bubble(std::int64_t stages, std::int64_t chunks,
+                              std::int64_t micro_batches) {
   return static_cast<double>(stages - 1) / static_cast<double>(chunks * micro_batches + stages - 1);
 }
 

@@ -129,8 +129,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
   train::Corpora& corpora = inputs.corpora;
   train::Corpora& eval_corpora = inputs.eval_corpora;
   auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
-  comm::Mesh mesh =
-      model::make_mesh(config);
+  comm::Mesh mesh = model::make_mesh(config);
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   Outputs outputs;

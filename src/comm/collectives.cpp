@@ -61,13 +61,15 @@ class MpiCollectives final : public Collectives {
     const Timer timer;
     Tensor recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
     const RowType row(send);
-    const std::int64_t leaving = sum(send_rows) - send_rows[static_cast<std::size_t>(group_.rank())];
-    sent_ += static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
+    const std::int64_t leaving =
+        sum(send_rows) - send_rows[static_cast<std::size_t>(group_.rank())];
+    sent_ +=
+        static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
     std::vector<int> send_count, send_begin, recv_count, recv_begin;
     lay_out(send_rows, send_count, send_begin);
     lay_out(recv_rows, recv_count, recv_begin);
-    MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row.type(),
-                  recv.data(), recv_count.data(), recv_begin.data(), row.type(), group_.handle());
+    MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row.type(), recv.data(),
+                  recv_count.data(), recv_begin.data(), row.type(), group_.handle());
     seconds_ += timer.seconds();
     return recv;
   }

@@ -43,7 +43,8 @@ Mesh Mesh::make(const Degrees& degrees) {
 Mesh Mesh::single() { return {}; }
 
 void Mesh::close() {
-  for (Communicator* group : {&node, &ends, &kv, &stage, &replicas, &ep_tp, &pp, &dp, &ep, &tp, &world}) {
+  for (Communicator* group :
+       {&node, &ends, &kv, &stage, &replicas, &ep_tp, &pp, &dp, &ep, &tp, &world}) {
     group->close();
   }
 }

@@ -24,9 +24,10 @@ std::vector<Key> parallel_keys() {
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
                 "Ranks that share out the experts, a divisor of model.experts. The other ranks "
                 "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
-      s.integer("expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
-                "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
-                "spread over ep x tp (for many small experts)."),
+      s.integer(
+          "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
+          "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
+          "spread over ep x tp (for many small experts)."),
       s.boolean("sequence", &Parallel::sequence,
                 "With tp: each rank keeps its share of the rows outside of the layers' products, "
                 "which saves memory for the same traffic."),

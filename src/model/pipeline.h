@@ -19,8 +19,8 @@ struct PipelineStep {
 };
 
 /// What a stage computes, in order. One chunk for each stage: 1F1B (Narayanan et al. 2019), at most
-/// `stages` micro-batches in flight. Several: interleaved (Narayanan et al. 2021, section 2.2); then
-/// stages must divide micro_batches.
+/// `stages` micro-batches in flight. Several: interleaved (Narayanan et al. 2021, section 2.2);
+/// then stages must divide micro_batches.
 std::vector<PipelineStep> training_order(int stage, int stages, int chunks, int micro_batches);
 /// Forward alone, in micro-batches of `stages` at a time for each chunk.
 std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batches);

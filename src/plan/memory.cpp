@@ -73,9 +73,9 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
 
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  const std::int64_t ahead = layout.chunks == 1 ? layout.pp - stage - 1
-                                                : 2 * (layout.pp - stage - 1) +
-                                                      (layout.chunks - 1) * layout.pp;
+  const std::int64_t ahead = layout.chunks == 1
+                                 ? layout.pp - stage - 1
+                                 : 2 * (layout.pp - stage - 1) + (layout.chunks - 1) * layout.pp;
   return real(std::min(rounds(config.train, layout) * layout.chunks, ahead + 1));
 }
 
@@ -154,8 +154,8 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.
   memory.dispatch = width * rows *
-                    (real(3 * m.d_model) + (training ? 3.0 : 1.0) * real(m.expert_d_ff) /
-                                               real(layout.expert_split()));
+                    (real(3 * m.d_model) +
+                     (training ? 3.0 : 1.0) * real(m.expert_d_ff) / real(layout.expert_split()));
   if (!training) {
     memory.activations = std::max(dense_bytes, moe_bytes);
     return memory;

@@ -36,8 +36,8 @@ void add_model(const Estimate& e, Rows& rows) {
 }
 
 std::string layout_text(const Layout& layout) {
-  std::string text = fmt::format("tp={} pp={} ep={} dp={}", layout.tp, layout.pp, layout.ep,
-                                 layout.dp);
+  std::string text =
+      fmt::format("tp={} pp={} ep={} dp={}", layout.tp, layout.pp, layout.ep, layout.dp);
   text += layout.chunks > 1 ? fmt::format(", {} runs of layers on a stage", layout.chunks) : "";
   text += layout.sequence ? ", sequence split" : "";
   text += layout.folded && layout.tp > 1 ? ", experts whole" : "";
@@ -99,16 +99,16 @@ void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
   }
   if (e.step_seconds > 0.0) {
     const double tokens = static_cast<double>(config.train.batch * config.data.seq_len);
-    rows.push_back({"speed", fmt::format("about {:.3g} s for a step, {} tokens/s, {} for the run",
-                                         e.step_seconds, short_count(tokens / e.step_seconds),
-                                         short_duration(e.step_seconds *
-                                                        static_cast<double>(e.steps)))});
+    rows.push_back(
+        {"speed", fmt::format("about {:.3g} s for a step, {} tokens/s, {} for the run",
+                              e.step_seconds, short_count(tokens / e.step_seconds),
+                              short_duration(e.step_seconds * static_cast<double>(e.steps)))});
   }
   rows.push_back({"checkpoint", short_bytes(e.checkpoint_bytes)});
 }
 
-// Seconds of a step: products at plan.flops on the stage with most layers, waiting for the pipeline,
-// then what is sent at plan.network, as if nothing overlapped.
+// Seconds of a step: products at plan.flops on the stage with most layers, waiting for the
+// pipeline, then what is sent at plan.network, as if nothing overlapped.
 double predicted_seconds(const Estimate& e, const config::Config& config, std::int64_t ranks) {
   if (config.plan.flops <= 0.0) {
     return 0.0;
@@ -124,8 +124,7 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
   const double again = e.layout.recompute ? e.flop.forward : 0.0;
   const double compute = (e.flop.training + again) * tokens / static_cast<double>(ranks) * uneven /
                          config.plan.flops / (1.0 - e.bubble);
-  const double network =
-      config.plan.network > 0.0 ? e.traffic.sum() / config.plan.network : 0.0;
+  const double network = config.plan.network > 0.0 ? e.traffic.sum() / config.plan.network : 0.0;
   return compute + network;
 }
 
@@ -158,9 +157,8 @@ Estimate estimate(const config::Config& config, int ranks) {
 std::string report(const Estimate& e, const config::Config& config, std::int64_t corpus_tokens) {
   Rows rows;
   add_model(e, rows);
-  rows.push_back(
-      {"layout", fmt::format("{} ranks: {}, {}", e.layout.ranks(), layout_text(e.layout),
-                             config::name_of(config.run.precision))});
+  rows.push_back({"layout", fmt::format("{} ranks: {}, {}", e.layout.ranks(), layout_text(e.layout),
+                                        config::name_of(config.run.precision))});
   add_memory(e, config.plan, rows);
   add_data(e, config, corpus_tokens, rows);
   add_cost(e, config, rows);

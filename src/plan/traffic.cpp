@@ -65,7 +65,8 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const double width = config.run.precision == config::Precision::kBf16 ? 2.0 : kFp32;
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
-  // Chunks whose result goes to another stage: all but the model's last; and back, all but its first.
+  // Chunks whose result goes to another stage: all but the model's last; and back, all but its
+  // first.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
   const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
   const std::int64_t copies = std::max<std::int64_t>(1, layout.tp / m.kv_heads);
@@ -80,11 +81,10 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   traffic.replicas = 2.0 * kFp32 * held.others * ring(layout.replicas());
   traffic.stage = 2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
   if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
-    traffic.ends =
-        2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
+    traffic.ends = 2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
   }
-  traffic.kv = 2.0 * kFp32 * real(s.dense + s.moe) * 2.0 * real(m.head_dim * m.d_model) *
-               ring(copies);
+  traffic.kv =
+      2.0 * kFp32 * real(s.dense + s.moe) * 2.0 * real(m.head_dim * m.d_model) * ring(copies);
   return traffic;
 }
 

@@ -15,9 +15,9 @@ namespace {
 
 struct Case {
   const char* name;
-  const char* golden;     // its config and rows
-  std::size_t rows = 3;   // rows 1 and 2 leave ranks without any token
-  bool starve = false;    // the bias keeps every token away from expert 0
+  const char* golden;                         // its config and rows
+  std::size_t rows = 3;                       // rows 1 and 2 leave ranks without any token
+  bool starve = false;                        // the bias keeps every token away from expert 0
   void (*change)(config::Config&) = nullptr;  // other sizes; then random parameters
 };
 
