@@ -92,6 +92,7 @@ def setUpModule():
     global machine
     begin = time.monotonic()
     os.environ.update(harness.environment())
+    os.environ.pop("MOESAIC", None)  # the copy on the shared file system, from here on
     machine = Cluster(HOSTS)
     set_up_shared_folder()
     finish(train("reference"))
