@@ -71,9 +71,9 @@ class MpiCollectives final : public Collectives {
         static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
     lay_out(send_rows, x.send_count, x.send_begin);
     lay_out(recv_rows, x.recv_count, x.recv_begin);
-    MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row.type(),
-                   x.recv.data(), x.recv_count.data(), x.recv_begin.data(), row.type(),
-                   group_.handle(), &x.request);
+    MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row.type(), x.recv.data(),
+                   x.recv_count.data(), x.recv_begin.data(), row.type(), group_.handle(),
+                   &x.request);
     seconds_ += timer.seconds();
     return x;
   }

@@ -27,8 +27,8 @@ TEST(Parameters, PartsHaveTheWholesInitialValues) {
   const auto backend = make_cpu_backend(1);
   const auto values = [&](const PublicTensor& tensor) {
     Parameters parameters;
-    Parameter& p = parameters.add(
-        {.shape = tensor.part_shape(), .tensors = {tensor}, .init_std = 1.0});
+    Parameter& p =
+        parameters.add({.shape = tensor.part_shape(), .tensors = {tensor}, .init_std = 1.0});
     parameters.allocate(*backend, DType::kF32, false);
     parameters.initialise(*backend, 3);
     const auto span = p.value.as<float>();

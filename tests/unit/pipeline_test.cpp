@@ -38,10 +38,9 @@ Simulated simulate(const std::vector<std::vector<PipelineStep>>& orders, int chu
         const int chunk = step.chunk * stages + stage;
         const bool forward = step.pass == Pass::kForward;
         const bool first = forward ? chunk == 0 : false;
-        const Item before = forward ? Item{Pass::kForward, step.micro_batch, chunk - 1}
-                            : chunk == last
-                                ? Item{Pass::kForward, step.micro_batch, chunk}
-                                : Item{Pass::kBackward, step.micro_batch, chunk + 1};
+        const Item before = forward         ? Item{Pass::kForward, step.micro_batch, chunk - 1}
+                            : chunk == last ? Item{Pass::kForward, step.micro_batch, chunk}
+                                            : Item{Pass::kBackward, step.micro_batch, chunk + 1};
         if (!first && !done.contains(before)) {
           break;
         }
@@ -83,8 +82,8 @@ TEST(Pipeline, OneForwardOneBackward) {
       const Simulated run = simulate(all_orders(stages, 1, micro_batches), 1);
       EXPECT_TRUE(run.finished) << stages << " stages, " << micro_batches;
       EXPECT_EQ(run.most_in_flight, std::min(stages, micro_batches));
-      EXPECT_NEAR(1.0 - 2.0 * micro_batches / run.seconds,
-                  ideal_bubble(stages, 1, micro_batches), 1e-12);
+      EXPECT_NEAR(1.0 - 2.0 * micro_batches / run.seconds, ideal_bubble(stages, 1, micro_batches),
+                  1e-12);
     }
   }
 }
