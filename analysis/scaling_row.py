@@ -2,7 +2,9 @@
 """Helpers of jobs/scaling.sh: reads an integer of a config file, and makes one row of scaling.csv.
 
 usage: scaling_row.py head
-       scaling_row.py key FILE.cfg section.key DEFAULT
+       scaling_row.py key FILE.cfg section.key DEFAULT [--text]
+       scaling_row.py corpus FILE.h5 VOCABULARY      random tokens
+       scaling_row.py compare CSV                    a table of layouts, against the first
        scaling_row.py row RUN_DIR --mode M --ranks N --threads N --nodes N --repeat K --host H >> CSV
 """
 import argparse
@@ -10,6 +12,7 @@ import csv
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from traces import fail, read_trace
@@ -76,12 +79,47 @@ def row(options):
             "loss": f"{trace.arrays['lm_loss'][-1]:.6f}", "host": options.host, "git": git}
 
 
+def make_corpus(path, vocabulary):
+    """A bare shard of random tokens in documents of 1000; for speed only."""
+    tokens = np.random.default_rng(1).integers(0, vocabulary, 1_000_000)
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"] = "moesaic-corpus"
+        file.attrs["version"] = 1
+        file.attrs["vocab_size"] = vocabulary
+        file.create_dataset("tokens", data=tokens.astype("u2" if vocabulary <= 65536 else "u4"),
+                            chunks=(65536,), fletcher32=True)
+        file["documents/offsets"] = np.arange(0, len(tokens) + 1, 1000, dtype="u8")
+
+
+def compare(path):
+    """Prints each layout's median speed, and its ratio to the first one's."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    speeds = {}
+    for each in rows:
+        name = "tp={tp} pp={pp} ep={ep} dp={dp}".format(**each)
+        speeds.setdefault((name, each["ranks"], each["threads"]), []).append(
+            (float(each["tokens_per_second"]), int(each["peak_bytes"]) / 2**20))
+    first = None
+    print("| layout | ranks x threads | tokens/s | to the first | peak memory of a rank |")
+    print("|---|---|---|---|---|")
+    for (name, ranks, threads), found in speeds.items():
+        speed, peak = np.median(np.array(found), axis=0)
+        first = first or speed
+        print(f"| {name} | {ranks} x {threads} | {speed:.0f} | {speed / first:.2f} | {peak:.0f} MiB |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     jobs = parser.add_subparsers(dest="job", required=True)
     key = jobs.add_parser("key")
     for name in ("file", "key", "default"):
         key.add_argument(name)
+    key.add_argument("--text", action="store_true")
+    corpus = jobs.add_parser("corpus")
+    corpus.add_argument("file", type=Path)
+    corpus.add_argument("vocabulary", type=int)
+    jobs.add_parser("compare").add_argument("csv", type=Path)
     one = jobs.add_parser("row")
     one.add_argument("run", type=Path)
     for name, kind in (("mode", str), ("ranks", int), ("threads", int), ("nodes", int),
@@ -90,7 +128,12 @@ def main():
     jobs.add_parser("head")
     options = parser.parse_args()
     if options.job == "key":
-        print(whole(read_config(options.file).get(options.key, options.default)))
+        value = read_config(options.file).get(options.key, options.default)
+        print(value if options.text else whole(value))
+    elif options.job == "corpus":
+        make_corpus(options.file, options.vocabulary)
+    elif options.job == "compare":
+        compare(options.csv)
     elif options.job == "head":
         print(",".join(COLUMNS))
     else:
