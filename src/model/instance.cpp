@@ -33,21 +33,21 @@ Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
 
 }  // namespace
 
-comm::Mesh make_mesh(const config::Config& config) {
+comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
   const config::Parallel& parallel = config.parallel;
   const std::int64_t kv_copies = std::max<std::int64_t>(1, parallel.tp / config.model.kv_heads);
   return comm::Mesh::make({.tp = static_cast<int>(parallel.tp),
                            .pp = static_cast<int>(parallel.pp),
                            .ep = static_cast<int>(parallel.ep),
-                           .kv_copies = static_cast<int>(kv_copies)});
+                           .kv_copies = static_cast<int>(kv_copies)},
+                          ledger);
 }
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)
     : mesh(the_mesh),
       backend(make_backend(config.run)),
       tp(make_collectives(config.run, mesh.tp)),
-      experts(make_collectives(config.run,
-                               config.parallel.expert_tp == 1 ? mesh.ep_tp : mesh.ep)),
+      experts(make_collectives(config.run, config.parallel.expert_tp == 1 ? mesh.ep_tp : mesh.ep)),
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
       stage(make_collectives(config.run, mesh.stage)),

@@ -78,9 +78,9 @@ void check_shape(const io::CheckpointReader& checkpoint, const std::string& name
                  const Shape& wanted) {
   const auto stored = checkpoint.shape(name);
   if (!stored || *stored != extents(wanted)) {
-    throw Error(Exit::kMismatch,
-                fmt::format(
-                    "{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
+    throw Error(
+        Exit::kMismatch,
+        fmt::format("{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
                     stored ? fmt::format("has shape ({})", fmt::join(*stored, ", ")) : "is missing",
                     wanted.text()));
   }
@@ -88,7 +88,8 @@ void check_shape(const io::CheckpointReader& checkpoint, const std::string& name
 
 }  // namespace
 
-void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what) {
+void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
+                     const std::function<void()>& got_on) {
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const PublicTensor& tensor : p.spec.tensors) {
@@ -96,12 +97,15 @@ void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load 
       }
       std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()));
       for (const Region& region : regions(p, kind.rows)) {
-        checkpoint.read(kind.prefix + region.tensor.name, region.offset, region.extent,
-                        std::span(values).subspan(
-                            static_cast<std::size_t>(region.rows.begin * p.columns()),
-                            static_cast<std::size_t>(region.rows.count * p.columns())));
+        checkpoint.read(
+            kind.prefix + region.tensor.name, region.offset, region.extent,
+            std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
+                                      static_cast<std::size_t>(region.rows.count * p.columns())));
       }
       instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+    }
+    if (got_on) {
+      got_on();
     }
   }
   instance.parameters.refresh_copies(*instance.backend);
