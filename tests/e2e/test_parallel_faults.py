@@ -85,10 +85,11 @@ class ParallelFaults(harness.EndToEnd):
         self.assert_continues()
 
     def test_stop_amid_evaluation(self):
-        harness.write_text(self.folder / "text.jsonl", 1500, seed=9)
-        self.tokenize(self.folder)
-        code, out = self.stop_at(lambda: self.trace_has(2),
-                                 ["--eval.every", 2, "--data.eval_corpus", "corpus/train"])
+        (self.folder / "large").mkdir()
+        harness.write_text(self.folder / "large/text.jsonl", 1500, seed=9)
+        self.tokenize(self.folder / "large")
+        code, out = self.stop_at(lambda: self.trace_has(2), ["--eval.every", 2, "--data.eval_corpus",
+                                                             "large/corpus/train"])
         self.assertEqual(code, 75, out)
         self.assertEqual(self.newest_step(), 2, out)  # the step of the evaluation
         self.assert_continues()
@@ -112,7 +113,7 @@ class ParallelFaults(harness.EndToEnd):
         self.assert_continues()
 
     def poison(self, folder, name):
-        """Puts a NaN into the second half of a stored tensor, with a checksum that fits."""
+        """Puts a NaN into the second half of a stored tensor, with checksums that fit."""
         manifest = json.loads((folder / "manifest.json").read_text())
         block = manifest["tensors"][name]["blocks"][-1]
         with h5py.File(folder / block["part"], "r+") as part:
@@ -120,6 +121,9 @@ class ParallelFaults(harness.EndToEnd):
             values.flat[-1] = np.nan
             part[block["dataset"]][...] = values
         block["sha256"] = hashlib.sha256(values.tobytes()).hexdigest()
+        del manifest["sha256"]
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
     # Protects: a NaN that one rank alone holds ends all in that step, and reaches no checkpoint.

@@ -17,25 +17,25 @@ class DiagnosisTest : public testing::Test {
       ledger.add(Group::kWorld, {.first = 0, .count = ranks, .stride = 1});
       ledger.add(Group::kTp, {.first = rank / 2 * 2, .count = 2, .stride = 1});
       ledger.add(Group::kPp, {.first = rank % 2, .count = ranks / 2, .stride = 2});
-      standings_[rank] = ledger.standing();
-      fmt::format_to_n(standings_[rank].doing.data(), 95, "phase forward of step 41");
-      hosts_.push_back(fmt::format("n{}", rank));
+      standings[rank] = ledger.standing();
+      fmt::format_to_n(standings[rank].doing.data(), 95, "phase forward of step 41");
+      hosts.push_back(fmt::format("n{}", rank));
     }
   }
   // The rank has begun `number` collectives of the group and waits in the last.
   void wait(int rank, Group group, std::int64_t number) {
-    standings_[rank].parts[static_cast<std::size_t>(group)].begun = number;
-    standings_[rank].wait = {group, Operation::kAllReduce, -1, number};
-    standings_[rank].waits = true;
+    standings[rank].parts[static_cast<std::size_t>(group)].begun = number;
+    standings[rank].wait = {group, Operation::kAllReduce, -1, number};
+    standings[rank].waits = true;
   }
   void wait_for_message(int rank, int from) {
-    standings_[rank].wait = {Group::kPp, Operation::kReceive, from, 7};
-    standings_[rank].waits = true;
+    standings[rank].wait = {Group::kPp, Operation::kReceive, from, 7};
+    standings[rank].waits = true;
   }
-  std::string text() const { return diagnose(standings_, hosts_); }
+  std::string text() const { return diagnose(standings, hosts); }
 
-  std::map<int, Standing> standings_;
-  std::vector<std::string> hosts_;
+  std::map<int, Standing> standings;
+  std::vector<std::string> hosts;
 };
 
 // Protects: the chain of waiting ranks is followed to its root, and that one alone is named.
@@ -52,7 +52,7 @@ TEST_F(DiagnosisTest, FollowsTheChain) {
 // Protects: a silent rank counts as missing where others wait for it.
 TEST_F(DiagnosisTest, SilentRank) {
   make(4);
-  standings_.erase(1);
+  standings.erase(1);
   wait(0, Group::kTp, 9);
   wait_for_message(3, 1);
   wait(2, Group::kTp, 4);
@@ -82,7 +82,7 @@ TEST_F(DiagnosisTest, TenThousandRanks) {
   make(10000);
   for (int rank = 0; rank < 10000; ++rank) {
     if (rank % 100 == 7) {
-      standings_.erase(rank);
+      standings.erase(rank);
     } else {
       wait(rank, Group::kWorld, 3);
     }
