@@ -123,9 +123,9 @@ class Backend {
                                      const Tensor& weight, const Tensor& drows,
                                      const Tensor& dweight) = 0;
 
-  /// Of each row of logits (R, V) fp32: stats (R, 3) = the largest, the sum of exp(logit - largest),
-  /// and the target's logit (0 if target is outside [0, V)); best (R) = index of the largest. V may
-  /// be a share of a vocabulary.
+  /// Of each row of logits (R, V) fp32: stats (R, 3) = the largest, the sum of exp(logit -
+  /// largest), and the target's logit (0 if target is outside [0, V)); best (R) = index of the
+  /// largest. V may be a share of a vocabulary.
   virtual void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
                              const Tensor& best) = 0;
   /// dlogits (R, V) compute = scale (softmax - one-hot) with the stats of the whole vocabulary, 0

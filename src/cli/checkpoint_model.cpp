@@ -42,14 +42,19 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
   return parsed;
 }
 
-void check_vocabulary(const io::CheckpointReader& checkpoint, const std::string& vocab_sha256,
-                      const std::string& corpus) {
-  const std::string theirs = checkpoint.state().at("vocab_sha256");
-  if (theirs != vocab_sha256) {
-    throw Error(Exit::kMismatch,
-                fmt::format("{} was trained with the vocabulary of SHA-256 {}, {} has {}: tokenize "
-                            "with the tokenizer file beside the checkpoint",
-                            checkpoint.path().string(), theirs, corpus, vocab_sha256));
+void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus) {
+  const nlohmann::json& state = checkpoint.state();
+  const std::string hash = state.at("vocab_sha256");
+  const std::string size = state.at("config").at("model.vocab_size");
+  const bool unknown = hash.empty() || corpus.vocab_sha256.empty();
+  const bool same_hash = unknown || hash == corpus.vocab_sha256;
+  if (!same_hash || size != std::to_string(corpus.vocab_size)) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} has a vocabulary of {} tokens ({:.12}), {} was trained with {} "
+                            "({:.12}): tokenize the text with the tokenizer file beside the "
+                            "checkpoint",
+                            corpus.name, corpus.vocab_size, corpus.vocab_sha256,
+                            checkpoint.path().string(), size, hash));
   }
 }
 

@@ -1,9 +1,8 @@
 #pragma once
 
-#include <string>
-
 #include "config/options.h"
 #include "io/checkpoint.h"
+#include "io/corpus.h"
 
 namespace moesaic::cli {
 
@@ -12,8 +11,8 @@ namespace moesaic::cli {
 /// win.
 config::Parsed adopt_checkpoint_model(config::Parsed parsed);
 
-/// Throws kMismatch unless the checkpoint's vocabulary is the corpus's.
-void check_vocabulary(const io::CheckpointReader& checkpoint, const std::string& vocab_sha256,
-                      const std::string& corpus);
+/// Throws kBadData unless the corpus has the vocabulary that the checkpoint was trained with. An
+/// empty hash is unknown: bare shards have none.
+void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus);
 
 }  // namespace moesaic::cli

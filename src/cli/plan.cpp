@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "cli/checkpoint_model.h"
+#include "cli/train_inputs.h"
 #include "config/validate.h"
 #include "io/corpus.h"
 #include "plan/report.h"
@@ -9,9 +10,14 @@
 namespace moesaic::cli {
 
 int plan(const config::Parsed& parsed) {
-  const config::Parsed adopted = adopt_checkpoint_model(parsed);
-  const auto ranks = static_cast<int>(adopted.config.plan.ranks);
-  config::Config config = config::checked(adopted, ranks);
+  const auto ranks = static_cast<int>(parsed.config.plan.ranks);
+  if (parsed.config.plan.job == "train") {
+    const TrainInputs inputs = read_train_inputs(parsed, ranks);
+    const plan::Estimate estimate = plan::estimate(inputs.config, ranks);
+    log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
+    return 0;
+  }
+  config::Config config = config::checked(adopt_checkpoint_model(parsed), ranks);
   std::int64_t tokens = 0;
   for (const std::string& path : config.data.corpus) {
     const io::Corpus corpus = io::Corpus::open(path);

@@ -15,6 +15,7 @@
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
+#include "cli/trace_size.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/validate.h"
@@ -22,6 +23,7 @@
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/run_lock.h"
+#include "io/space.h"
 #include "model/storage.h"
 
 namespace moesaic::cli {
@@ -37,21 +39,6 @@ struct Inputs {
   bool first_task = true;
   std::string model;  // path and step
 };
-
-// kBadData: one of the two is the wrong file.
-void check_vocabulary_of(const io::CheckpointReader& checkpoint, const config::Config& config,
-                         const io::CorpusInfo& corpus) {
-  const std::string theirs = checkpoint.state().value("vocab_sha256", "");
-  const bool same = theirs.empty() || corpus.vocab_sha256.empty() || theirs == corpus.vocab_sha256;
-  if (same && config.model.vocab_size == corpus.vocab_size) {
-    return;
-  }
-  throw Error(Exit::kBadData,
-              fmt::format("{} has a vocabulary of {} tokens ({}), {} was trained with {} ({}): "
-                          "tokenize the text with the tokenizer file beside the checkpoint",
-                          corpus.name, corpus.vocab_size, corpus.vocab_sha256,
-                          checkpoint.path().string(), config.model.vocab_size, theirs));
-}
 
 void choose_shards(Inputs& inputs) {
   const config::ShardRange range = config::parse_shards(inputs.config.score.shards);
@@ -75,7 +62,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
   inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus);
   const auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
-  check_vocabulary_of(checkpoint, inputs.config, inputs.corpora.first());
+  check_vocabulary(checkpoint, inputs.corpora.first());
   inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),
                              checkpoint.state().value("step", std::int64_t{0}));
   choose_shards(inputs);
@@ -115,19 +102,47 @@ std::string fingerprint(const Inputs& inputs) {
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
+/// About the rows of this task's trace: one for each round of batches, which hold 4096 tokens or a
+/// window, of which a stride is new.
+std::int64_t trace_rows(const Inputs& inputs, int ranks) {
+  const config::ScoreJob& keys = inputs.config.score;
+  const std::int64_t batch = std::max<std::int64_t>(keys.window, 4096) * ranks;
+  std::int64_t rows = 0;
+  for (const std::int64_t shard : inputs.shards) {
+    const std::int64_t read = inputs.corpora.info(shard).tokens / keys.stride * keys.window;
+    rows += 1 + 2 * read / batch;  // documents do not fill a batch
+  }
+  return rows / inputs.config.trace.every;
+}
+
 /// About the bytes of this task's parts, twice for one file that is joined from them.
-std::int64_t bytes_needed(const Inputs& inputs) {
+double score_bytes(const Inputs& inputs) {
   constexpr std::int64_t kPerDocument = 96, kPerFile = std::int64_t{1} << 20U;
   std::int64_t bytes = 0;
   for (const std::int64_t shard : inputs.shards) {
     const io::ShardInfo& info = inputs.corpora.info(shard);
     bytes += 4 * info.tokens + kPerDocument * info.documents + kPerFile;
   }
-  return inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes;
+  return static_cast<double>(inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes);
+}
+
+void check_outputs_fit(const Inputs& inputs, const fs::path& folder, int ranks) {
+  const config::Config& config = inputs.config;
+  const std::int64_t rows = trace_rows(inputs, ranks);
+  const double trace =
+      trace_size(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(), rows);
+  const double there = io::bytes_below(folder) +
+                       (folder == config.score.output ? 0.0 : io::bytes_below(config.score.output));
+  io::check_space({{fmt::format("scores of {} shards", inputs.shards.size()), folder,
+                    std::max(0.0, score_bytes(inputs) - there)},
+                   {fmt::format("a trace of {} rows", rows), config.trace.path,
+                    std::max(0.0, trace - io::bytes_below(config.trace.path))}},
+                  "free some, raise trace.every, or choose another score.output");
 }
 
 /// Rank 0 claims the outputs of this task; two tasks of an array share a folder.
-std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output) {
+std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output,
+                                           int ranks) {
   const config::Config& config = inputs.config;
   const fs::path folder = output.part(0).parent_path();
   io::make_folder(folder);
@@ -135,7 +150,8 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
   if (config.score.shards.empty()) {
     lock = std::make_unique<io::RunLock>(folder);
   }
-  output.prepare(inputs.shards, inputs.first_task, bytes_needed(inputs));
+  output.prepare(inputs.shards, inputs.first_task);
+  check_outputs_fit(inputs, folder, ranks);
   if (!config.run.dir.empty()) {
     io::make_folder(config.run.dir);
     io::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
@@ -220,7 +236,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       print_end(output.totals({}), inputs.config.score.output);
       return;
     }
-    lock = claim_outputs(inputs, output);
+    lock = claim_outputs(inputs, output, world.size());
   });
   world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
   if (finished != 0) {

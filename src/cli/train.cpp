@@ -2,21 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
+#include "cli/trace_size.h"
+#include "cli/train_inputs.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/run_lock.h"
+#include "io/space.h"
 #include "model/storage.h"
 #include "plan/report.h"
 #include "train/loop.h"
@@ -29,22 +34,33 @@ struct Outputs {
   std::unique_ptr<io::RunLock> lock;
 };
 
-// All that checkpoint.keep keeps, and the one being written, must fit.
-void check_space(const config::Config& config, int ranks) {
-  const double needed = static_cast<double>(config.checkpoint.keep + 1) *
-                        plan::estimate(config, ranks).checkpoint_bytes;
-  const auto free = static_cast<double>(std::filesystem::space(config.checkpoint.dir).available);
-  if (needed > free) {
-    throw Error(
-        Exit::kCannotCreate,
-        fmt::format("{}: checkpoint.keep + 1 = {} checkpoints need {:.0f} bytes ({}), {:.0f} "
-                    "({}) are free: free some, keep fewer, or choose another run.dir",
-                    config.checkpoint.dir, config.checkpoint.keep + 1, needed, short_bytes(needed),
-                    free, short_bytes(free)));
+std::size_t task_names_of(const train::Corpora& corpora) {
+  std::set<std::string> names;
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    names.insert(corpora.info(c).task_names.begin(), corpora.info(c).task_names.end());
   }
+  return names.size();
 }
 
-Outputs claim_outputs(const config::Config& config, int ranks) {
+// All that checkpoint.keep keeps, the one being written, and the trace must fit.
+void check_outputs_fit(const config::Config& config, int ranks, const train::Corpora& corpora) {
+  std::vector<io::SpaceNeed> needs;
+  if (!config.checkpoint.dir.empty()) {
+    const double each = plan::estimate(config, ranks).checkpoint_bytes;
+    const double kept = static_cast<double>(config.checkpoint.keep) * each;
+    needs.push_back(
+        {fmt::format("checkpoint.keep + 1 = {} checkpoints", config.checkpoint.keep + 1),
+         config.checkpoint.dir,
+         each + std::max(0.0, kept - io::bytes_below(config.checkpoint.dir))});
+  }
+  const std::int64_t rows = config::total_steps(config) / config.trace.every;
+  const double trace = trace_size(config, ranks, task_names_of(corpora), corpora.size(), rows);
+  needs.push_back({fmt::format("a trace of {} rows", rows), config.trace.path,
+                   std::max(0.0, trace - io::bytes_below(config.trace.path))});
+  io::check_space(needs, "free some, keep fewer, raise trace.every, or choose another run.dir");
+}
+
+Outputs claim_outputs(const config::Config& config, int ranks, const train::Corpora& corpora) {
   Outputs outputs;
   const std::filesystem::path trace = config.trace.path;
   if (trace.has_parent_path()) {
@@ -52,8 +68,8 @@ Outputs claim_outputs(const config::Config& config, int ranks) {
   }
   if (!config.checkpoint.dir.empty()) {
     io::make_folder(config.checkpoint.dir);
-    check_space(config, ranks);
   }
+  check_outputs_fit(config, ranks, corpora);
   if (!config.run.dir.empty()) {
     io::make_folder(config.run.dir);
     outputs.lock = std::make_unique<io::RunLock>(config.run.dir);
@@ -61,31 +77,6 @@ Outputs claim_outputs(const config::Config& config, int ranks) {
     log::add_file(std::filesystem::path(config.run.dir) / "log.txt");
   }
   return outputs;
-}
-
-void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
-  if (config.model.vocab_size == 0) {
-    config.model.vocab_size = corpora.vocab_size();
-  }
-  if (config.model.vocab_size != corpora.vocab_size()) {
-    throw Error(
-        Exit::kBadData,
-        fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
-                    "tokenize with that vocabulary",
-                    config.model.vocab_size, config.data.corpus.front(), corpora.vocab_size()));
-  }
-}
-
-void check_samples(const config::Config& config, const train::Corpora& corpora) {
-  std::int64_t total = 0;
-  for (const std::int64_t count : corpora.samples()) {
-    total += count;
-  }
-  if (total == 0) {
-    throw Error(Exit::kNoInput,
-                fmt::format("{} has {} tokens, fewer than one sample of data.seq_len + 1 = {}",
-                            config.data.corpus.front(), corpora.tokens(), config.data.seq_len + 1));
-  }
 }
 
 void show_table(const config::Config& config, const comm::Mesh& mesh, const Threads& threads,
@@ -109,16 +100,16 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
-                           const std::string& vocab_sha256, comm::Watchdog& watchdog) {
+                           const io::CorpusInfo& corpus, comm::Watchdog& watchdog) {
   const auto got_on = [&] { watchdog.doing("loading"); };
   train::Progress progress;
   if (resume) {
     auto checkpoint = io::CheckpointReader::open(*resume);
-    progress = train::check_resume(checkpoint.state(), config, vocab_sha256, *resume);
+    progress = train::check_resume(checkpoint.state(), config, corpus.vocab_sha256, *resume);
     model::load_parameters(instance, checkpoint, model::Load::kAll, got_on);
   } else if (!config.model.path.empty()) {
     auto checkpoint = io::CheckpointReader::open(config.model.path);
-    check_vocabulary(checkpoint, vocab_sha256, config.data.corpus.front());
+    check_vocabulary(checkpoint, corpus);
     progress.tasks = train::from_state(checkpoint.state()).tasks;
     model::load_parameters(instance, checkpoint, model::Load::kValues, got_on);
   } else {
@@ -130,22 +121,15 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
 }  // namespace
 
 int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
-  config::Config config;
-  train::Corpora corpora;
-  train::Corpora eval_corpora;
+  TrainInputs inputs;
   std::optional<std::filesystem::path> resume;
   comm::Facts facts;
   world.together("read the config", [&] {
-    config = config::checked(adopt_checkpoint_model(parsed), world.size());
-    corpora = train::Corpora::open(config.data.corpus, config.data.seq_len);
-    eval_corpora = train::Corpora::open(config.data.eval_corpus, config.data.seq_len);
-    corpora.check_vocabulary_of(eval_corpora);
-    adopt_vocabulary(config, corpora);
-    check_samples(config, corpora);
-    resume = train::checkpoint_to_resume(config.checkpoint);
-    facts = facts_of(config);
+    inputs = read_train_inputs(parsed, world.size());
+    resume = train::checkpoint_to_resume(inputs.config.checkpoint);
+    facts = facts_of(inputs.config);
     facts.push_back(fact_of_checkpoint(resume.value_or("")));
-    for (const train::Corpora* read : {&corpora, &eval_corpora}) {
+    for (const train::Corpora* read : {&inputs.corpora, &inputs.eval_corpora}) {
       for (std::size_t c = 0; c < read->size(); ++c) {
         facts.push_back(fact_of(read->info(c).name, read->info(c).shards));
       }
@@ -153,6 +137,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   });
   comm::check_same(facts, world);
   watchdog.doing("loading");
+  config::Config& config = inputs.config;
+  train::Corpora& corpora = inputs.corpora;
+  train::Corpora& eval_corpora = inputs.eval_corpora;
   auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
@@ -160,7 +147,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   Outputs outputs;
   world.together("create the outputs", [&] {
     if (world.is_root()) {
-      outputs = claim_outputs(config, world.size());
+      outputs = claim_outputs(config, world.size(), corpora);
     }
   });
   show_table(config, mesh, threads, corpora);
@@ -172,7 +159,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   train::Progress progress;
   world.together("set up the model", [&] {
     instance.emplace(config, mesh, true);
-    progress = load_start(config, *instance, resume, corpora.vocab_sha256(), watchdog);
+    progress = load_start(config, *instance, resume, corpora.info(0), watchdog);
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   });

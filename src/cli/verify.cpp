@@ -19,6 +19,7 @@
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/scores.h"
+#include "io/space.h"
 #include "io/trace.h"
 
 namespace moesaic::cli {
@@ -151,23 +152,10 @@ int verify_here(const std::string& path) {
 
 namespace {
 
-std::uintmax_t bytes_of(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_directory(path, error)) {
-    const std::uintmax_t size = fs::file_size(path, error);
-    return error ? 0 : size;
-  }
-  std::uintmax_t sum = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
-    sum += entry.is_regular_file(error) ? entry.file_size(error) : 0;
-  }
-  return sum;
-}
-
 /// Ends this process when it has computed far longer than the path's bytes need.
 void limit_cpu_time(const fs::path& path) {
-  constexpr std::uintmax_t kSeconds = 10, kBytesPerSecond = 200'000;
-  const rlim_t seconds = kSeconds + bytes_of(path) / kBytesPerSecond;
+  constexpr double kSeconds = 5.0, kBytesPerSecond = 200'000.0;
+  const auto seconds = static_cast<rlim_t>(kSeconds + io::bytes_below(path) / kBytesPerSecond);
   const rlimit limit{seconds, seconds + 1};
   ::setrlimit(RLIMIT_CPU, &limit);
 }

@@ -43,6 +43,7 @@ class MpiCollectives final : public Collectives {
       return;
     }
     const Timer timer;
+    sent_ += 2.0 * ring() * bytes(inout);
     constexpr std::size_t kPiece = std::size_t{1} << 24U;  // bounds the library's scratch memory
     const std::span<float> values = inout.as<float>();
     for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
@@ -60,6 +61,10 @@ class MpiCollectives final : public Collectives {
     const Timer timer;
     Tensor recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
     const RowType row(send);
+    const std::int64_t leaving =
+        sum(send_rows) - send_rows[static_cast<std::size_t>(group_.rank())];
+    sent_ +=
+        static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
     std::vector<int> send_count, send_begin, recv_count, recv_begin;
     lay_out(send_rows, send_count, send_begin);
     lay_out(recv_rows, recv_count, recv_begin);
@@ -78,6 +83,7 @@ class MpiCollectives final : public Collectives {
     const Timer timer;
     Tensor whole = backend.empty(mine.dtype(), {sum(rows), mine.dim(1)});
     const RowType row(mine);
+    sent_ += ring() * bytes(whole);
     std::vector<int> count, begin;
     lay_out(rows, count, begin);
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
@@ -94,6 +100,7 @@ class MpiCollectives final : public Collectives {
     }
     const Timer timer;
     const std::int64_t width = whole.dim(1);
+    sent_ += ring() * bytes(whole);
     Tensor mine =
         backend.empty(DType::kF32, {rows[static_cast<std::size_t>(group_.rank())], width});
     std::vector<int> count;
@@ -112,6 +119,7 @@ class MpiCollectives final : public Collectives {
       return;
     }
     const Timer timer;
+    sent_ += 2.0 * ring() * bytes(inout);
     const std::span<float> values = inout.as<float>();
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Iallreduce(MPI_IN_PLACE, values.data(), mpi_count(values.size()), MPI_FLOAT, MPI_SUM,
@@ -125,6 +133,7 @@ class MpiCollectives final : public Collectives {
       return;
     }
     const Timer timer;
+    sent_ += ring() * bytes(inout);
     Started sum = started(inout, Operation::kReduceScatter, group_.start());
     std::vector<int> begin;
     lay_out(counts, sum.counts, begin);
@@ -140,6 +149,7 @@ class MpiCollectives final : public Collectives {
   }
 
   void start_send(const Tensor& tensor, int to, int tag) override {
+    sent_ += bytes(tensor);
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Isend(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, to, tag, group_.handle(),
               &request);
@@ -183,6 +193,7 @@ class MpiCollectives final : public Collectives {
       return;
     }
     const Timer timer;
+    sent_ += ring() * bytes(inout);
     std::vector<int> count, begin;
     lay_out(counts, count, begin);
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
@@ -191,9 +202,15 @@ class MpiCollectives final : public Collectives {
     seconds_ += timer.seconds();
   }
 
+  double bytes_sent() const override { return sent_; }
   double seconds() const override { return seconds_; }
 
  private:
+  static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.bytes()); }
+  double ring() const {
+    return static_cast<double>(group_.size() - 1) / static_cast<double>(group_.size());
+  }
+
   static void lay_out(std::span<const std::int64_t> rows, std::vector<int>& count,
                       std::vector<int>& begin) {
     std::size_t total = 0;
@@ -242,6 +259,7 @@ class MpiCollectives final : public Collectives {
   std::vector<MPI_Request> requests_;
   std::vector<Started> started_;  // one for each request
   double seconds_ = 0.0;
+  double sent_ = 0.0;
 };
 
 }  // namespace

@@ -36,7 +36,8 @@ class Collectives {
   virtual Tensor reduce_scatter(Backend& backend, const Tensor& whole,
                                 std::span<const std::int64_t> rows) = 0;
 
-  // Under way while this rank computes; the tensors are kept, and must not be touched, until finish.
+  // Under way while this rank computes; the tensors are kept, and must not be touched, until
+  // finish.
   /// As all_reduce_sum.
   virtual void start_all_reduce_sum(const Tensor& inout) = 0;
   /// inout (n) fp32 becomes the sum over the group in this rank's share of it alone: counts[r]
@@ -53,6 +54,9 @@ class Collectives {
   /// inout (n): every rank gets all shares; counts[r] elements, in rank order, come from rank r.
   virtual void all_gather_shares(const Tensor& inout, std::span<const std::int64_t> counts) = 0;
 
+  /// Bytes of tensors that this rank has sent, where a sum over n ranks goes around a ring: 2 (n -
+  /// 1) / n of it, (n - 1) / n to gather or to get the sum of a share.
+  virtual double bytes_sent() const = 0;
   /// Seconds that this rank has spent in these calls, to take out of its own work.
   virtual double seconds() const = 0;
 };

@@ -136,7 +136,7 @@ void Watchdog::watch() {
     lock.unlock();
     answer_questions();
     if (late) {
-      expire();
+      expire(waited);
     }
     if (asked_) {
       speak(waited);
@@ -173,8 +173,7 @@ void Watchdog::answer_questions() {
   }
 }
 
-void Watchdog::expire() {
-  const double waited = limit();
+void Watchdog::expire(double waited) {
   if (talk_ == MPI_COMM_NULL) {
     log::error(fmt::format("fatal: no progress for {:.0f} s in {}; run.step_timeout ends the job",
                            waited, standing().doing.data()));

@@ -46,7 +46,7 @@ class Watchdog {
   void stop();
 
   // Of the watching thread alone.
-  [[noreturn]] void expire();
+  [[noreturn]] void expire(double waited);
   void answer_questions();
   void ask(int rank);
   [[noreturn]] void speak(double waited);

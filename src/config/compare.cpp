@@ -85,8 +85,8 @@ std::vector<Difference> differences(const Config& was, const Config& is) {
 }
 
 bool may_change_on_resume(const std::string& key) {
-  constexpr std::array<std::string_view, 7> kFree = {"parallel.", "train.recompute",  "run.",  "trace.",
-                                                     "checkpoint.", "eval.", "plan."};
+  constexpr std::array<std::string_view, 7> kFree = {
+      "parallel.", "train.recompute", "run.", "trace.", "checkpoint.", "eval.", "plan."};
   for (const std::string_view section : kFree) {
     if (key.starts_with(section)) {
       return true;

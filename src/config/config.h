@@ -127,6 +127,8 @@ struct ScoreJob {
 struct Plan {
   std::int64_t ranks = 1, ranks_per_node = 1;
   double memory_per_node = 0.0;  // bytes; 0: do not judge
+  double flops = 0.0;            // FLOP/s that a rank's products reach; 0: do not predict
+  double network = 0.0;          // bytes/s that a rank sends; 0: as if at once
   std::string job = "train";
 };
 

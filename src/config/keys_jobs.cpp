@@ -58,6 +58,11 @@ std::vector<Key> plan_keys() {
                 "Ranks that share the memory of one node."),
       s.bytes("memory_per_node", &Plan::memory_per_node,
               "Memory of one node, to judge whether the job fits. 0: do not judge."),
+      s.number(
+          "flops", &Plan::flops, at_least(0), "FLOP/s",
+          "Rate of a rank's matrix products, to predict the time of a step. 0: no prediction."),
+      s.bytes("network", &Plan::network,
+              "Bytes that a rank sends in a second, for the same. 0: sending takes no time."),
       s.text("job", &Plan::job, "train|score", "The job to plan."),
   };
 }

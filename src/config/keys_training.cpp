@@ -24,9 +24,10 @@ std::vector<Key> parallel_keys() {
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
                 "Ranks that share out the experts, a divisor of model.experts. The other ranks "
                 "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
-      s.integer("expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
-                "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
-                "spread over ep x tp (for many small experts)."),
+      s.integer(
+          "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
+          "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
+          "spread over ep x tp (for many small experts)."),
       s.boolean("sequence", &Parallel::sequence,
                 "With tp: each rank keeps its share of the rows outside of the layers' products, "
                 "which saves memory for the same traffic."),
@@ -34,10 +35,9 @@ std::vector<Key> parallel_keys() {
                      "1: the optimizer's state is split over the ranks that hold the same "
                      "parameters (ZeRO stage 1). 0: each has all of it."),
            "train plan"),
-      only(s.choice("schedule", &Parallel::schedule,
-                    "Order of forward and backward in a pipeline; interleaved gives each stage "
-                    "virtual_stages runs of layers, for less waiting."),
-           "train plan"),
+      s.choice("schedule", &Parallel::schedule,
+               "Order of forward and backward in a pipeline; interleaved gives each stage "
+               "virtual_stages runs of layers, for less waiting."),
       s.integer("virtual_stages", &Parallel::virtual_stages, between(1, 1e5), "",
                 "Runs of layers on each stage of an interleaved pipeline."),
   };

@@ -109,15 +109,16 @@ void check_tensor_parallel(const Config& c, Lines& lines) {
                                 m.heads, near_divisors(m.heads, tp)));
   }
   if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) {
-    lines.push_back(
-        fmt::format("parallel.tp = {} and model.kv_heads = {}: one must divide the other; use tp {}",
-                    tp, m.kv_heads, near_divisors(m.kv_heads, tp)));
+    lines.push_back(fmt::format(
+        "parallel.tp = {} and model.kv_heads = {}: one must divide the other; use tp {}", tp,
+        m.kv_heads, near_divisors(m.kv_heads, tp)));
   }
-  const std::int64_t narrowest = std::min(
-      {m.dense_layers > 0 ? m.d_ff : tp, m.dense_layers < m.layers ? m.expert_d_ff : tp});
+  const std::int64_t narrowest =
+      std::min({m.dense_layers > 0 ? m.d_ff : tp, m.dense_layers < m.layers ? m.expert_d_ff : tp});
   if (narrowest < tp) {
-    lines.push_back(fmt::format("parallel.tp = {} is more than a hidden width of {}: use at most {}",
-                                tp, narrowest, narrowest));
+    lines.push_back(
+        fmt::format("parallel.tp = {} is more than a hidden width of {}: use at most {}", tp,
+                    narrowest, narrowest));
   }
   if (c.parallel.expert_tp > 1 && c.parallel.expert_tp != tp) {
     lines.push_back(
@@ -171,7 +172,8 @@ void check_rounds(const Config& c, int ranks, Lines& lines) {
     lines.push_back(fmt::format(
         "parallel.schedule = interleaved needs a multiple of pp = {} micro-batches on each of {} "
         "replicas, not {}: use train.batch {}",
-        p.pp, replicas, each, near_multiples(p.pp * replicas * c.train.micro_batch, c.train.batch)));
+        p.pp, replicas, each,
+        near_multiples(p.pp * replicas * c.train.micro_batch, c.train.batch)));
   }
 }
 
@@ -189,8 +191,11 @@ void check_training(const Config& c, Lines& lines) {
         near_divisors(t.batch, t.micro_batch)));
   }
   if (c.data.seq_len > c.model.max_seq) {
-    lines.push_back(fmt::format("data.seq_len = {} is more than model.max_seq = {}", c.data.seq_len,
-                                c.model.max_seq));
+    lines.push_back(fmt::format(
+        "data.seq_len = {} is more than model.max_seq = {}: set data.seq_len to at most {}{}",
+        c.data.seq_len, c.model.max_seq, c.model.max_seq,
+        c.model.path.empty() ? fmt::format(", or model.max_seq to at least {}", c.data.seq_len)
+                             : ""));
   }
   if (t.min_lr > t.lr) {
     lines.push_back(fmt::format("train.min_lr = {} is more than train.lr = {}", t.min_lr, t.lr));
@@ -259,8 +264,9 @@ void check_score(const Config& c, Lines& lines) {
     lines.emplace_back("score.output (or run.dir) is required: where to write the scores");
   }
   if (s.window > c.model.max_seq) {
-    lines.push_back(fmt::format("score.window = {} is more than model.max_seq = {}", s.window,
-                                c.model.max_seq));
+    lines.push_back(fmt::format(
+        "score.window = {} is more than model.max_seq = {}: set score.window to at most {}",
+        s.window, c.model.max_seq, c.model.max_seq));
   }
   if (s.stride > s.window) {
     lines.push_back(

@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/text.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
@@ -31,18 +30,10 @@ bool is_part(const fs::path& file) {
          file.extension() == ".h5";
 }
 
-void check_writable(const fs::path& folder, std::int64_t bytes) {
+void check_writable(const fs::path& folder) {
   if (::access(folder.c_str(), W_OK) != 0) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{}: cannot write into this folder", fs::absolute(folder).string()));
-  }
-  std::error_code error;
-  const auto free = fs::space(folder, error).available;
-  if (!error && free < static_cast<std::uintmax_t>(bytes)) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: the scores need {}, {} are free", fs::absolute(folder).string(),
-                            short_bytes(static_cast<double>(bytes)),
-                            short_bytes(static_cast<double>(free))));
   }
 }
 
@@ -75,8 +66,7 @@ void ScoresOutput::drop_stale(const fs::path& file) const {
                         file.string(), other.string()));
 }
 
-void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_task,
-                           std::int64_t bytes) const {
+void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_task) const {
   const fs::path folder = parts_folder();
   if (one_file_ && fs::is_directory(path_)) {
     throw Error(Exit::kCannotCreate,
@@ -84,7 +74,7 @@ void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_t
                             fs::absolute(path_).string()));
   }
   make_folder(folder);
-  check_writable(folder, bytes);
+  check_writable(folder);
   for (const std::int64_t shard : shards) {
     drop_stale(part(shard));
   }

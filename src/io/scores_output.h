@@ -20,9 +20,8 @@ class ScoresOutput {
   const ScoresHeader& header() const { return header_; }
 
   /// Makes the folders; sets aside, with a notice, what other models or settings left. first_task:
-  /// also what is not a part of these shards. Throws kCannotCreate, also if fewer than `bytes` are
-  /// free.
-  void prepare(const std::vector<std::int64_t>& shards, bool first_task, std::int64_t bytes) const;
+  /// also what is not a part of these shards. Throws kCannotCreate.
+  void prepare(const std::vector<std::int64_t>& shards, bool first_task) const;
   /// Whether the one file is there already, of this fingerprint.
   bool is_finished() const;
   /// A flag for each shard: its part is there.

@@ -42,6 +42,9 @@ struct EvalRow {
   std::vector<double> loss_by_task, loss_by_corpus;  // NaN where nothing was counted
 };
 
+/// About the bytes of a file of so many rows.
+double trace_bytes(const TraceAxes& axes, std::int64_t rows);
+
 /// Writes a trace from one rank. Rows are kept in memory and appended at each flush, between which
 /// the file is closed and holds no lock, so that a running trace opens in h5py, pandas and xarray.
 class TraceWriter {

@@ -196,6 +196,21 @@ void create_events(Hdf5File& file) {
 
 }  // namespace
 
+double trace_bytes(const TraceAxes& axes, std::int64_t rows) {
+  constexpr double kSkeleton = 262144.0;  // scales, attributes, events, and the index of chunks
+  double bytes = kSkeleton;
+  for (const TraceColumn<TraceRow>& column : trace_columns()) {
+    const bool wide = column.stored == Stored::kF8 || column.stored == Stored::kI8;
+    double row = column.stored == Stored::kU1 ? 1.0 : wide ? 8.0 : 4.0;
+    for (const std::string& axis : column.axes) {
+      row *= static_cast<double>(extent_of(axes, axis));
+    }
+    constexpr double kFirstChunk = 32768.0;
+    bytes += std::max(row * static_cast<double>(rows), row > 0.0 ? kFirstChunk : 0.0);
+  }
+  return bytes;
+}
+
 void write_trace_attributes(Hdf5File& file, const TraceAxes& axes) {
   for (const auto& [name, value] : axes.attributes) {
     file.set_attribute("/", name, value);

@@ -14,8 +14,9 @@ struct AttentionSpec {
 };
 
 /// Causal grouped-query self-attention with rotary positions, within each token's document.
-/// Heads are split over tp; key and value heads are copied where there are fewer of them than ranks.
-/// x: (T, D) compute   y: (T, D) fp32, this rank's term   Ainslie et al. 2023, Su et al. 2021
+/// Heads are split over tp; key and value heads are copied where there are fewer of them than
+/// ranks. x: (T, D) compute   y: (T, D) fp32, this rank's term   Ainslie et al. 2023, Su et al.
+/// 2021
 class Attention {
  public:
   struct Saved {

@@ -44,8 +44,7 @@ Block::Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn 
 Tensor Block::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const bool keep = saved != nullptr;
   const Tensor h = attention_norm_.forward(ctx, x, keep ? &saved->attention_norm : nullptr);
-  const Tensor a =
-      attention_.forward(ctx, all_rows(ctx, h), keep ? &saved->attention : nullptr);
+  const Tensor a = attention_.forward(ctx, all_rows(ctx, h), keep ? &saved->attention : nullptr);
   const Tensor middle = sum(ctx, x, sum_rows(ctx, a));
   const Tensor g = ffn_norm_.forward(ctx, middle, keep ? &saved->ffn_norm : nullptr);
   return sum(ctx, middle, sum_rows(ctx, ffn_forward(ctx, ffn_, all_rows(ctx, g), saved)));

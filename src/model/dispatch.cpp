@@ -58,7 +58,8 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
 }
 
 Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes) {
-  const Tensor received = ctx.experts.all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
+  const Tensor received =
+      ctx.experts.all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
   return reordered(ctx, received, routes.grouped_from);
 }
 

@@ -21,7 +21,8 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept);
 
 /// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
 Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes);
-/// Collective over experts: the way back, which is also dispatch's backward (and the other way round).
+/// Collective over experts: the way back, which is also dispatch's backward (and the other way
+/// round).
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes);
 
 }  // namespace moesaic::model

@@ -60,14 +60,14 @@ BlockStats stats_of(Context& ctx, const Tensor& logits, const Tensor& target, st
   const Tensor stats = ctx.empty(DType::kF32, {rows, kStats});
   const Tensor best = ctx.empty(DType::kI32, {rows});
   ctx.backend.softmax_stats(logits, target, stats, best);
-  return whole_vocabulary(
-      ctx, {to_host_f32(ctx.backend, stats), to_host_i32(ctx.backend, best)}, begin);
+  return whole_vocabulary(ctx, {to_host_f32(ctx.backend, stats), to_host_i32(ctx.backend, best)},
+                          begin);
 }
 
 }  // namespace
 
-// Blocks of logits of about 4 MiB stay in cache between the product and the softmax. The same on all
-// ranks of tp, also where their shares of the vocabulary differ by one.
+// Blocks of logits of about 4 MiB stay in cache between the product and the softmax. The same on
+// all ranks of tp, also where their shares of the vocabulary differ by one.
 std::int64_t Head::block_rows(const Context& ctx) const {
   constexpr std::int64_t kElements = std::int64_t{1} << 20U;
   const std::int64_t vocabulary = weight_.spec.tensors.front().shape[0];
@@ -92,10 +92,10 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
     const std::int64_t rows = std::min(block, tokens - begin);
     const BlockStats stats = stats_of(ctx, logits(ctx, all.rows(begin, rows)),
                                       local.rows(begin, rows), vocabulary_.begin);
-    append_log_probs(stats,
-                     std::span(target).subspan(static_cast<std::size_t>(begin),
-                                               static_cast<std::size_t>(rows)),
-                     result.logprob);
+    append_log_probs(
+        stats,
+        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows)),
+        result.logprob);
     result.best.insert(result.best.end(), stats.best.begin(), stats.best.end());
   }
   return result;
@@ -113,12 +113,11 @@ Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
     const std::int64_t rows = std::min(block, tokens - begin);
     const Tensor x_rows = all.rows(begin, rows);
     const Tensor scores = logits(ctx, x_rows);
-    const BlockStats stats =
-        stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
-    append_log_probs(stats,
-                     std::span(target).subspan(static_cast<std::size_t>(begin),
-                                               static_cast<std::size_t>(rows)),
-                     result.logprob);
+    const BlockStats stats = stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
+    append_log_probs(
+        stats,
+        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows)),
+        result.logprob);
     const Tensor dscores =
         ctx.compute == DType::kF32 ? scores : ctx.empty(ctx.compute, scores.shape());
     ctx.backend.cross_entropy_backward(scores, local.rows(begin, rows),

@@ -15,8 +15,8 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
 
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
                double init_std)
-    : weight_(parameters.add(
-          {.shape = stacked(tensors), .tensors = tensors, .init_std = init_std})),
+    : weight_(
+          parameters.add({.shape = stacked(tensors), .tensors = tensors, .init_std = init_std})),
       full_(full) {}
 
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {

@@ -8,8 +8,9 @@
 
 namespace moesaic::model {
 
-/// y = x weight^T.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts) stacked
-/// y is fp32 where it joins the residual stream, else compute; dx likewise where x came from it.
+/// y = x weight^T.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)
+/// stacked y is fp32 where it joins the residual stream, else compute; dx likewise where x came
+/// from it.
 class Linear {
  public:
   enum class Full { kOutput, kInputGradient };  // which of the two is fp32

@@ -117,9 +117,8 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     s.rows = combine(ctx, grouped, s.routes);
     ctx.backend.combine_rows(s.rows, s.position, s.weight, y);
   }
-  return add_to_shared(ctx, y, [&] {
-    return shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr);
-  });
+  return add_to_shared(
+      ctx, y, [&] { return shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr); });
 }
 
 Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
@@ -142,8 +141,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
     ctx.backend.combine_rows(combine(ctx, grouped, saved.routes), saved.position, {}, drouted);
   }
-  Tensor dx =
-      add_to_shared(ctx, drouted, [&] { return shared_->backward(ctx, dy, saved.shared); });
+  Tensor dx = add_to_shared(ctx, drouted, [&] { return shared_->backward(ctx, dy, saved.shared); });
   Tensor own_dweight = dweight;
   if (!folded_) {  // each rank has the product with its term of the experts' answers
     ctx.tp.all_reduce_sum(dweight);

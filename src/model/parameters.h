@@ -18,7 +18,7 @@ namespace moesaic::model {
 /// of the rows (the gate; norms when the sequence is split).
 enum class SumOver { kReplicas, kStage, kExpertReplicas };
 inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
-                                         SumOver::kExpertReplicas};
+                                        SumOver::kExpertReplicas};
 
 /// A public tensor (Hugging Face name, unsharded shape) and the part of it that this rank holds.
 struct PublicTensor {
@@ -56,12 +56,12 @@ struct ParameterSpec {
 
 struct Parameter {
   ParameterSpec spec;
-  int part = 0;              // of the model, in its order: embedding, each block, norm and head
-  std::int64_t begin = 0;    // where it lies among those of the same sum, elements
-  Tensor value, grad;        // fp32; grad: while training
-  Tensor compute;            // value itself, or its copy in the compute dtype
-  Slice owned;               // the rows whose update this rank computes
-  int owners = 1;            // ranks that share out the update; 1: each computes all of it
+  int part = 0;                // of the model, in its order: embedding, each block, norm and head
+  std::int64_t begin = 0;      // where it lies among those of the same sum, elements
+  Tensor value, grad;          // fp32; grad: while training
+  Tensor compute;              // value itself, or its copy in the compute dtype
+  Slice owned;                 // the rows whose update this rank computes
+  int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
@@ -100,7 +100,8 @@ class Parameters {
   /// What is added from now on belongs to the next part of the model.
   void begin_part() { ++part_; }
   int part() const { return part_; }
-  /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there: all.
+  /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there:
+  /// all.
   void allocate(Backend& backend, DType compute, bool training,
                 const std::map<SumOver, Owner>& owners = {});
   /// Each element a function of (seed, public name, element index) alone.

@@ -24,8 +24,8 @@ std::vector<PipelineStep> training_order(int stage, int stages, int chunks, int 
   require(chunks == 1 || micro_batches % stages == 0,
           "an interleaved schedule needs a multiple of `stages` micro-batches");
   const int total = micro_batches * chunks;
-  const int ahead = chunks == 1 ? stages - stage - 1
-                                : 2 * (stages - stage - 1) + (chunks - 1) * stages;
+  const int ahead =
+      chunks == 1 ? stages - stage - 1 : 2 * (stages - stage - 1) + (chunks - 1) * stages;
   const int warm_up = std::min(total, ahead);
   const int width = chunks == 1 ? 1 : stages;  // of a group; with one chunk the order is plain
   std::vector<PipelineStep> order;
@@ -50,11 +50,6 @@ std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batche
     }
   }
   return order;
-}
-
-double ideal_bubble(int stages, int chunks, int micro_batches) {
-  return static_cast<double>(stages - 1) /
-         static_cast<double>(chunks * micro_batches + stages - 1);
 }
 
 int StageLink::global_chunk(const PipelineStep& step) const {
@@ -97,8 +92,8 @@ void forward_all(Instance& instance, Context& ctx, std::span<const MicroBatch> b
                  const std::function<void(std::size_t i, const Tensor& hidden)>& done) {
   const Transformer& model = instance.transformer;
   StageLink link(instance);
-  for (const PipelineStep& step : forward_order(instance.mesh.pp.size(), model.chunks(),
-                                                static_cast<int>(batches.size()))) {
+  for (const PipelineStep& step :
+       forward_order(instance.mesh.pp.size(), model.chunks(), static_cast<int>(batches.size()))) {
     const auto i = static_cast<std::size_t>(step.micro_batch);
     set_batch(ctx, batches[i]);
     const Tensor result = model.forward(ctx, step.chunk, link.receive(ctx, step), nullptr);

@@ -19,15 +19,11 @@ struct PipelineStep {
 };
 
 /// What a stage computes, in order. One chunk for each stage: 1F1B (Narayanan et al. 2019), at most
-/// `stages` micro-batches in flight. Several: interleaved (Narayanan et al. 2021, section 2.2); then
-/// stages must divide micro_batches.
+/// `stages` micro-batches in flight. Several: interleaved (Narayanan et al. 2021, section 2.2);
+/// then stages must divide micro_batches.
 std::vector<PipelineStep> training_order(int stage, int stages, int chunks, int micro_batches);
 /// Forward alone, in micro-batches of `stages` at a time for each chunk.
 std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batches);
-
-/// Share of a step in which a stage waits if all chunks take the same time:
-/// (p - 1) / (v m + p - 1).
-double ideal_bubble(int stages, int chunks, int micro_batches);
 
 /// What this stage gets from its neighbours and sends to them.
 class StageLink {

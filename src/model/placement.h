@@ -2,26 +2,9 @@
 
 #include <cstdint>
 
+#include "base/share.h"
+
 namespace moesaic::model {
-
-/// Part [begin, begin + count) of an axis.
-struct Slice {
-  std::int64_t begin = 0, count = 0;
-  std::int64_t end() const { return begin + count; }
-};
-
-/// Part `i` of n things in order, split over `parts` as evenly as can be.
-constexpr Slice share_of(std::int64_t n, std::int64_t i, std::int64_t parts) {
-  const std::int64_t begin = n * i / parts;
-  return {begin, n * (i + 1) / parts - begin};
-}
-
-/// The layers of pipeline chunk c of `chunks`: consecutive, and the first ones have one more where
-/// they do not divide evenly, as the last has the head to compute.
-constexpr Slice layers_of_chunk(std::int64_t layers, std::int64_t c, std::int64_t chunks) {
-  const std::int64_t more = layers % chunks;
-  return {c * (layers / chunks) + (c < more ? c : more), layers / chunks + (c < more ? 1 : 0)};
-}
 
 /// This rank's place among those that hold one replica of the model, and so its share of every
 /// parameter.

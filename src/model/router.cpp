@@ -28,12 +28,11 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
                             .sum = SumOver::kStage,
                             .in_products = false})) {
   if (options.balance == config::Balance::kBias) {
-    bias_ =
-        &parameters.add({.shape = {model.experts},
-                         .tensors = {copied_tensor(prefix + "gate.e_score_correction_bias",
-                                                   {model.experts}, place)},
-                         .in_products = false,
-                         .trained = false});
+    bias_ = &parameters.add({.shape = {model.experts},
+                             .tensors = {copied_tensor(prefix + "gate.e_score_correction_bias",
+                                                       {model.experts}, place)},
+                             .in_products = false,
+                             .trained = false});
   }
 }
 

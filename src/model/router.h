@@ -19,8 +19,8 @@ namespace moesaic::model {
 class Router {
  public:
   struct Choice {
-    Tensor expert;  // (t, K) int32, best first
-    Tensor weight;  // (t, K) fp32
+    Tensor expert;                          // (t, K) int32, best first
+    Tensor weight;                          // (t, K) fp32
     std::vector<std::int32_t> host_expert;  // [T, K], of all rows
     std::vector<float> host_weight;         // [T, K]
   };

@@ -52,9 +52,9 @@ Head make_head(Parameters& parameters, Parameter* embedding, const config::Model
   if (!model.tie_embeddings) {
     return {add_table(parameters, model, place, "lm_head.weight", true), own};
   }
-  return {embedding != nullptr ? *embedding
-                               : add_table(parameters, model, place, kEmbeddingName, true),
-          own};
+  return {
+      embedding != nullptr ? *embedding : add_table(parameters, model, place, kEmbeddingName, true),
+      own};
 }
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
@@ -133,8 +133,7 @@ Tensor Transformer::local_tokens(Context& ctx) const {
 }
 
 Tensor Transformer::embed(Context& ctx) const {
-  const Tensor term =
-      ctx.empty(DType::kF32, {ctx.host_batch->size(), width_});
+  const Tensor term = ctx.empty(DType::kF32, {ctx.host_batch->size(), width_});
   ctx.backend.embedding(embedding_->value, local_tokens(ctx), term);
   return sum_rows(ctx, term);
 }

@@ -10,10 +10,10 @@
 
 namespace moesaic::model {
 
-/// This rank's part of a decoder-only language model: embedding, blocks, final norm, head. A pipeline
-/// stage has one or more chunks of consecutive layers; the first chunk of all begins with the
-/// embedding, the last ends with norm and head. The config must be resolved (no zeros that stand
-/// for derived values). Forward and backward are collective over tp and experts.
+/// This rank's part of a decoder-only language model: embedding, blocks, final norm, head. A
+/// pipeline stage has one or more chunks of consecutive layers; the first chunk of all begins with
+/// the embedding, the last ends with norm and head. The config must be resolved (no zeros that
+/// stand for derived values). Forward and backward are collective over tp and experts.
 class Transformer {
  public:
   /// Of one chunk and micro-batch.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/share.h"
 #include "plan/model_size.h"
 
 namespace moesaic::plan {
@@ -18,74 +19,103 @@ double compute_width(const config::Config& config) {
   return config.run.precision == config::Precision::kBf16 ? kBf16 : kFp32;
 }
 
-/// Weights of the experts (all of a group's ep-th part), and of everything else.
-struct Held {
-  double experts, others;
-};
-Held held_by_rank(const config::Config& config, const Layout& layout) {
-  const ModelSize size = model_size(config);
-  return {real(size.experts.total) / real(layout.ep), real(size.sum().total - size.experts.total)};
-}
-
-/// Parameters that are read in fp32 only: they have no bf16 copy.
-double not_in_products(const config::Config& config) {
-  const ModelSize size = model_size(config);
-  const std::int64_t lookup = config.model.tie_embeddings ? 0 : size.embedding.total;
-  return real(size.norms.total + size.router.total + lookup);
-}
-
-/// Choices that one micro-batch sends to experts: top_k for each token, or what the slots hold.
-double dispatched_rows(const config::Config& config, double tokens) {
-  const config::Model& m = config.model;
-  const double choices = tokens * real(m.top_k);
-  double slots = real(config.router.capacity);
-  if (config.router.capacity_factor > 0.0) {
-    slots = std::ceil(config.router.capacity_factor * choices / real(m.experts));
-  }
-  return slots > 0.0 ? std::min(choices, slots * real(m.experts)) : choices;
-}
-
 /// Numbers that the layers keep for backward, by their type.
 struct Numbers {
   double compute = 0.0, fp32 = 0.0;
   double bytes(double width) const { return width * compute + kFp32 * fp32; }
 };
 
+/// Heads of one rank; key and value heads are copied where there are fewer of them than ranks.
+struct Heads {
+  double query, kv;
+};
+Heads heads_of(const config::Model& m, const Layout& layout) {
+  return {real(m.heads) / real(layout.tp), real(std::max<std::int64_t>(1, m.kv_heads / layout.tp))};
+}
+
+/// Rows that a rank has outside of products.
+double outside(const Layout& layout, double tokens) {
+  return layout.sequence ? tokens / real(layout.tp) : tokens;
+}
+
 /// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum).
-Numbers attention_part(const config::Model& m, double tokens) {
-  return {tokens * real(2 * m.d_model + 2 * (m.heads + m.kv_heads) * m.head_dim),
-          tokens * real(2 * m.d_model + 2 + m.heads)};
+Numbers attention_part(const config::Model& m, const Layout& layout, double tokens) {
+  const Heads heads = heads_of(m, layout);
+  return {tokens * (real(2 * m.d_model) + 2.0 * (heads.query + heads.kv) * real(m.head_dim)),
+          outside(layout, tokens) * real(2 * m.d_model + 2) + tokens * heads.query};
 }
 
 /// One layer with its gated feed-forward part: gate, up and their product.
-Numbers dense_layer(const config::Model& m, double tokens) {
-  Numbers n = attention_part(m, tokens);
-  n.compute += tokens * real(3 * m.d_ff);
+Numbers dense_layer(const config::Model& m, const Layout& layout, double tokens) {
+  Numbers n = attention_part(m, layout, tokens);
+  n.compute += tokens * real(3 * m.d_ff) / real(layout.tp);
   return n;
 }
 
 /// A row's input, gate, up and answer are kept, not the product; of the router the logits, scores,
 /// choices, weights and places.
-Numbers moe_layer(const config::Model& m, double tokens, double rows) {
-  Numbers n = attention_part(m, tokens);
-  n.compute += tokens * real(3 * m.shared_experts * m.expert_d_ff) +
-               rows * real(2 * m.d_model + 2 * m.expert_d_ff);
-  n.fp32 += tokens * real(2 * m.experts + 5 * m.top_k) + 2.0 * rows;
+Numbers moe_layer(const config::Model& m, const Layout& layout, double tokens, double rows) {
+  Numbers n = attention_part(m, layout, tokens);
+  n.compute += tokens * real(3 * m.shared_experts * m.expert_d_ff) / real(layout.tp) +
+               rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
+  n.fp32 += tokens * (real(2 * m.experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
   return n;
 }
 
 /// The logits exist for one block of rows at a time, of about 4 MiB.
-double logits_bytes(const config::Config& config, double tokens, bool training) {
-  const double vocabulary = std::max(1.0, real(config.model.vocab_size));
+double logits_bytes(const config::Config& config, const Layout& layout, double tokens,
+                    bool training) {
+  const double vocabulary = std::max(1.0, real(config.model.vocab_size) / real(layout.tp));
   const double rows = std::min(tokens, std::clamp(std::floor(0x1p20 / vocabulary), 32.0, 512.0));
   const bool second = training && config.run.precision == config::Precision::kBf16;
-  return rows * real(config.model.vocab_size) * (kFp32 + (second ? kBf16 : 0.0));
+  return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }
 
-/// Share of a ring's data that each of its members sends.
-double ring(std::int64_t members) { return real(members - 1) / real(members); }
+/// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
+double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const std::int64_t ahead = layout.chunks == 1
+                                 ? layout.pp - stage - 1
+                                 : 2 * (layout.pp - stage - 1) + (layout.chunks - 1) * layout.pp;
+  return real(std::min(rounds(config.train, layout) * layout.chunks, ahead + 1));
+}
 
 }  // namespace
+
+Held held_by_rank(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const config::Model& m = config.model;
+  const Stage s = stage_of(m, layout, stage);
+  const Heads heads = heads_of(m, layout);
+  const double layers = real(s.dense + s.moe);
+  const double d = real(m.d_model);
+  const double table = real(m.vocab_size) / real(layout.tp) * d;
+  const double norms = (2.0 * layers + (s.head ? 1.0 : 0.0)) * d;
+  const double bias = config.router.balance == config::Balance::kBias ? real(m.experts) : 0.0;
+  const double gates = real(s.moe) * real(m.experts) * d;
+  const bool own_table = s.embedding && !(m.tie_embeddings && s.head);
+
+  Held held;
+  held.experts = real(s.moe * m.experts) / real(layout.expert_ranks()) * 3.0 * d *
+                 real(m.expert_d_ff) / real(layout.expert_split());
+  held.summed_over_stage = gates + (layout.sequence ? norms : 0.0);
+  held.others = layers * d * (2.0 * heads.query + 2.0 * heads.kv) * real(m.head_dim) +
+                (real(s.dense * m.d_ff) + real(s.moe * m.shared_experts * m.expert_d_ff)) * 3.0 *
+                    d / real(layout.tp) +
+                (layout.sequence ? 0.0 : norms) + real(s.moe) * bias + (own_table ? table : 0.0) +
+                (s.head ? table : 0.0);
+  held.not_in_products = norms + gates + real(s.moe) * bias + (own_table ? table : 0.0);
+  return held;
+}
+
+double sent_rows(const config::Config& config, const Layout& layout, double tokens) {
+  const config::Model& m = config.model;
+  const double choices = tokens * real(m.top_k);
+  double slots = real(config.router.capacity);
+  if (config.router.capacity_factor > 0.0) {
+    slots = std::ceil(config.router.capacity_factor * choices / real(m.experts));
+  }
+  const double all = slots > 0.0 ? std::min(choices, slots * real(m.experts)) : choices;
+  return layout.folded ? all / real(layout.tp) : all;
+}
 
 std::array<std::pair<std::string_view, double>, 7> Memory::classes() const {
   return {{{"weights fp32", weights},
@@ -105,53 +135,48 @@ double Memory::sum() const {
   return all;
 }
 
-Memory memory_per_rank(const config::Config& config, const Layout& layout, bool training) {
+Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
+                       bool training) {
   const config::Model& m = config.model;
-  const Held held = held_by_rank(config, layout);
-  const double parameters = held.experts + held.others;
+  const Held held = held_by_rank(config, layout, stage);
+  const Stage s = stage_of(m, layout, stage);
   // Scoring computes one window at a time and keeps nothing of earlier layers.
   const double tokens =
       training ? real(config.train.micro_batch * config.data.seq_len) : real(config.score.window);
-  const std::int64_t moe = moe_layers(m);
-  const std::int64_t dense = m.layers - moe;
-  const double rows = moe > 0 ? dispatched_rows(config, tokens) : 0.0;
+  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
-  const double dense_bytes = dense > 0 ? dense_layer(m, tokens).bytes(width) : 0.0;
-  const double moe_bytes = moe > 0 ? moe_layer(m, tokens, rows).bytes(width) : 0.0;
+  const double dense_bytes = s.dense > 0 ? dense_layer(m, layout, tokens).bytes(width) : 0.0;
+  const double moe_bytes = s.moe > 0 ? moe_layer(m, layout, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;
-  memory.weights = kFp32 * parameters;
-  memory.copies = width == kBf16 ? kBf16 * (parameters - not_in_products(config)) : 0.0;
-  memory.logits = logits_bytes(config, tokens, training);
+  memory.weights = kFp32 * held.sum();
+  memory.copies = width == kBf16 ? kBf16 * (held.sum() - held.not_in_products) : 0.0;
+  memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.
-  memory.dispatch = width * rows * real(3 * m.d_model + (training ? 3 : 1) * m.expert_d_ff);
+  memory.dispatch = width * rows *
+                    (real(3 * m.d_model) +
+                     (training ? 3.0 : 1.0) * real(m.expert_d_ff) / real(layout.expert_split()));
   if (!training) {
     memory.activations = std::max(dense_bytes, moe_bytes);
     return memory;
   }
-  memory.gradients = kFp32 * parameters;
-  memory.moments = 2.0 * kFp32 * parameters;
+  memory.gradients = kFp32 * held.sum();
+  const double shared = layout.zero ? real(layout.replicas()) : 1.0;
+  const double expert_shares = layout.zero ? real(layout.dp) : 1.0;
+  memory.moments = 2.0 * kFp32 *
+                   (held.experts / expert_shares +
+                    held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
+                    held.others / shared);
   // Beside the layers: the last norm, its gradient, and four gradients of the residual stream.
-  const Numbers rest{tokens * real(m.d_model), tokens * real(6 * m.d_model + 1)};
-  memory.activations = real(dense) * dense_bytes + real(moe) * moe_bytes + rest.bytes(width);
+  const Numbers rest{outside(layout, tokens) * real(m.d_model),
+                     outside(layout, tokens) * real(6 * m.d_model + 1)};
+  const double layers = real(s.dense) * dense_bytes + real(s.moe) * moe_bytes;
+  const double inputs = kFp32 * real((s.dense + s.moe) * m.d_model) * outside(layout, tokens);
+  const double kept = layout.recompute ? inputs : layers;
+  memory.activations = in_flight(config, layout, stage) / real(layout.chunks) * kept +
+                       (layout.recompute ? std::max(dense_bytes, moe_bytes) : 0.0) +
+                       rest.bytes(width);
   return memory;
-}
-
-Traffic traffic_per_step(const config::Config& config, const Layout& layout) {
-  const config::Model& m = config.model;
-  const Held held = held_by_rank(config, layout);
-  const double tokens = real(config.train.micro_batch * config.data.seq_len);
-  const double micro_batches =
-      std::ceil(real(config.train.batch) / real(config.train.micro_batch * layout.ranks()));
-  const double rows =
-      moe_layers(m) > 0 ? dispatched_rows(config, tokens) * real(moe_layers(m)) : 0.0;
-  Traffic traffic;
-  // There and back, forward and backward.
-  traffic.ep =
-      4.0 * micro_batches * rows * real(m.d_model) * compute_width(config) * ring(layout.ep);
-  traffic.dp = 2.0 * kFp32 * held.experts * ring(layout.dp);
-  traffic.replicas = 2.0 * kFp32 * held.others * ring(layout.ranks());
-  return traffic;
 }
 
 }  // namespace moesaic::plan

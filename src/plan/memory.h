@@ -6,15 +6,23 @@
 #include <utility>
 
 #include "config/config.h"
+#include "plan/layout.h"
 
 namespace moesaic::plan {
 
-/// How the ranks are arranged: experts are shared out over ep and replicated over dp, everything
-/// else is replicated over both.
-struct Layout {
-  std::int64_t ep = 1, dp = 1;
-  std::int64_t ranks() const { return ep * dp; }
+/// Parameters that one rank of a stage holds.
+struct Held {
+  double experts = 0.0;
+  double summed_over_stage = 0.0;  // gates, and norms if the sequence is split: over tp as well
+  double others = 0.0;
+  double not_in_products = 0.0;  // of these: norms, gates, a table that is only looked up
+  double sum() const { return experts + summed_over_stage + others; }
 };
+Held held_by_rank(const config::Config& config, const Layout& layout, std::int64_t stage);
+
+/// Choices of one micro-batch that a rank sends to experts: top_k for each token, or what the slots
+/// hold; of its own rows alone where the experts are folded.
+double sent_rows(const config::Config& config, const Layout& layout, double tokens);
 
 /// Bytes on one rank, by class; balanced expert loads.
 struct Memory {
@@ -22,7 +30,7 @@ struct Memory {
   double copies = 0.0;       // bf16 copies of what matrix products read
   double gradients = 0.0;    // fp32
   double moments = 0.0;      // AdamW, two fp32
-  double activations = 0.0;  // kept from forward to backward, of one micro-batch
+  double activations = 0.0;  // kept from forward to backward, of all micro-batches in flight
   double dispatch = 0.0;     // rows on their way through the experts of one layer
   double logits = 0.0;       // of one block of rows
 
@@ -30,15 +38,8 @@ struct Memory {
   double sum() const;
 };
 
-/// Of a resolved config. `training` adds gradients, moments and what backward needs.
-Memory memory_per_rank(const config::Config& config, const Layout& layout, bool training);
-
-/// Bytes that one rank sends in one training step.
-struct Traffic {
-  double ep = 0.0;        // all-to-all of tokens, forward and backward
-  double dp = 0.0;        // sums of the experts' gradients
-  double replicas = 0.0;  // sums of all other gradients, over dp x ep
-};
-Traffic traffic_per_step(const config::Config& config, const Layout& layout);
+/// Of a resolved config, for one stage. `training` adds gradients, moments and what backward needs.
+Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
+                       bool training);
 
 }  // namespace moesaic::plan

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
+#include "base/share.h"
 #include "base/text.h"
 #include "config/enum_names.h"
 #include "config/validate.h"
@@ -31,6 +33,17 @@ void add_model(const Estimate& e, Rows& rows) {
                           : fmt::format("{}, {} active", count(part.total), count(part.active))});
     }
   }
+}
+
+std::string layout_text(const Layout& layout) {
+  std::string text =
+      fmt::format("tp={} pp={} ep={} dp={}", layout.tp, layout.pp, layout.ep, layout.dp);
+  text += layout.chunks > 1 ? fmt::format(", {} runs of layers on a stage", layout.chunks) : "";
+  text += layout.sequence ? ", sequence split" : "";
+  text += layout.folded && layout.tp > 1 ? ", experts whole" : "";
+  text += layout.zero ? ", ZeRO-1" : "";
+  text += layout.recompute ? ", recompute" : "";
+  return text;
 }
 
 void add_memory(const Estimate& e, const config::Plan& plan, Rows& rows) {
@@ -66,7 +79,7 @@ void add_data(const Estimate& e, const config::Config& config, std::int64_t corp
   rows.push_back({"run", length});
 }
 
-void add_cost(const Estimate& e, Rows& rows) {
+void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
   if (e.job != "train") {
     rows.push_back({"FLOP", short_count(e.flop.forward) + " for one token"});
     return;
@@ -74,12 +87,45 @@ void add_cost(const Estimate& e, Rows& rows) {
   rows.push_back({"FLOP", fmt::format("{} for one token ({} forward), {} for the run",
                                       short_count(e.flop.training), short_count(e.flop.forward),
                                       short_count(e.flop.training * e.tokens))});
-  rows.push_back(
-      {"traffic", fmt::format("a rank sends in one step: {} tokens (ep), {} expert gradients (dp), "
-                              "{} other gradients (dp x ep)",
-                              short_bytes(e.traffic.ep), short_bytes(e.traffic.dp),
-                              short_bytes(e.traffic.replicas))});
+  rows.push_back({"traffic", short_bytes(e.traffic.sum()) + " that a rank sends in one step"});
+  for (const auto& [name, bytes] : e.traffic.groups()) {
+    if (bytes > 0.0) {
+      rows.push_back({fmt::format("  {}", name), short_bytes(bytes)});
+    }
+  }
+  if (e.bubble > 0.0) {
+    rows.push_back({"bubble", fmt::format("{:.1f} % of a step, while the pipeline fills and drains",
+                                          100.0 * e.bubble)});
+  }
+  if (e.step_seconds > 0.0) {
+    const double tokens = static_cast<double>(config.train.batch * config.data.seq_len);
+    rows.push_back(
+        {"speed", fmt::format("about {:.3g} s for a step, {} tokens/s, {} for the run",
+                              e.step_seconds, short_count(tokens / e.step_seconds),
+                              short_duration(e.step_seconds * static_cast<double>(e.steps)))});
+  }
   rows.push_back({"checkpoint", short_bytes(e.checkpoint_bytes)});
+}
+
+// Seconds of a step: products at plan.flops on the stage with most layers, waiting for the
+// pipeline, then what is sent at plan.network, as if nothing overlapped.
+double predicted_seconds(const Estimate& e, const config::Config& config, std::int64_t ranks) {
+  if (config.plan.flops <= 0.0) {
+    return 0.0;
+  }
+  std::int64_t most = 0;
+  for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
+    const Stage s = stage_of(config.model, e.layout, stage);
+    most = std::max(most, s.dense + s.moe);
+  }
+  const double uneven = static_cast<double>(most * e.layout.pp) /
+                        static_cast<double>(std::max<std::int64_t>(1, config.model.layers));
+  const double tokens = static_cast<double>(config.train.batch * config.data.seq_len);
+  const double again = e.layout.recompute ? e.flop.forward : 0.0;
+  const double compute = (e.flop.training + again) * tokens / static_cast<double>(ranks) * uneven /
+                         config.plan.flops / (1.0 - e.bubble);
+  const double network = config.plan.network > 0.0 ? e.traffic.sum() / config.plan.network : 0.0;
+  return compute + network;
 }
 
 }  // namespace
@@ -89,15 +135,21 @@ Estimate estimate(const config::Config& config, int ranks) {
   Estimate e;
   e.job = config.plan.job;
   e.size = model_size(config);
-  e.layout = {config.parallel.ep, ranks / config.parallel.ep};
-  e.memory = memory_per_rank(config, e.layout, training);
+  e.layout = Layout::of(config, ranks);
   e.flop = flop_per_token(config, training ? config.data.seq_len : config.score.window);
+  for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
+    const Memory memory = memory_per_rank(config, e.layout, stage, training);
+    e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
+    const Traffic traffic = training ? traffic_per_step(config, e.layout, stage) : Traffic{};
+    e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;
+  }
   if (training) {
-    e.traffic = traffic_per_step(config, e.layout);
     e.checkpoint_bytes = 12.0 * static_cast<double>(e.size.sum().total);
     e.steps = config::total_steps(config);
     e.tokens = static_cast<double>(e.steps) *
                static_cast<double>(config.train.batch * config.data.seq_len);
+    e.bubble = ideal_bubble(e.layout.pp, e.layout.chunks, rounds(config.train, e.layout));
+    e.step_seconds = predicted_seconds(e, config, ranks);
   }
   return e;
 }
@@ -105,12 +157,11 @@ Estimate estimate(const config::Config& config, int ranks) {
 std::string report(const Estimate& e, const config::Config& config, std::int64_t corpus_tokens) {
   Rows rows;
   add_model(e, rows);
-  rows.push_back(
-      {"layout", fmt::format("{} ranks: tp=1 pp=1 ep={} dp={}, {}", e.layout.ranks(), e.layout.ep,
-                             e.layout.dp, config::name_of(config.run.precision))});
+  rows.push_back({"layout", fmt::format("{} ranks: {}, {}", e.layout.ranks(), layout_text(e.layout),
+                                        config::name_of(config.run.precision))});
   add_memory(e, config.plan, rows);
   add_data(e, config, corpus_tokens, rows);
-  add_cost(e, rows);
+  add_cost(e, config, rows);
   return table(rows);
 }
 

@@ -6,6 +6,7 @@
 #include "config/config.h"
 #include "plan/memory.h"
 #include "plan/model_size.h"
+#include "plan/traffic.h"
 
 namespace moesaic::plan {
 
@@ -14,12 +15,14 @@ struct Estimate {
   std::string job;  // train or score
   ModelSize size;
   Layout layout;
-  Memory memory;                  // on one rank
-  Traffic traffic;                // of one rank in one training step
+  Memory memory;                  // on one rank, of the stage that needs most
+  Traffic traffic;                // of one rank in one training step, likewise
   Flop flop;                      // for one token
   double checkpoint_bytes = 0.0;  // fp32 weights and both moments, of all ranks together
   std::int64_t steps = 0;         // of the whole run
   double tokens = 0.0;            // of the whole run
+  double bubble = 0.0;            // share of a step that a pipeline stage waits
+  double step_seconds = 0.0;      // from plan.flops and plan.network; 0: not known
 };
 /// Plans config.plan.job on so many ranks; resolve sets plan.job for train and score themselves.
 Estimate estimate(const config::Config& config, int ranks);

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <optional>
 #include <string>
 
-#include "base/timer.h"
-#include "io/trace.h"
-#include "model/instance.h"
+#include "base/pace.h"
+#include "model/job_trace.h"
 #include "train/resume.h"
 
 namespace moesaic::train {
@@ -13,10 +11,10 @@ namespace moesaic::train {
 /// One step as every rank knows it after the reductions.
 struct StepResult {
   std::int64_t step = 0, tokens = 0, targets = 0;
-  double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0, seconds = 0;
+  double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
 };
 
-/// Turns steps into rows of the trace and lines of progress. Rank 0 writes.
+/// Turns steps into rows of the trace and lines of progress.
 class Recorder {
  public:
   Recorder(const config::Config& config, model::Instance& instance, const Progress& progress,
@@ -26,21 +24,19 @@ class Recorder {
   void add(const StepResult& result, model::MoeStats& stats,
            const std::vector<double>& task_tokens);
   void add(const io::EvalRow& row);
-  void event(std::int64_t step, const std::string& kind, const std::string& message);
+  void event(std::int64_t step, const std::string& kind, const std::string& message) {
+    trace_.event(step, kind, message);
+  }
   /// What is kept is on disk: before a checkpoint of this step becomes visible.
-  void flush();
-  void close();
+  void flush() { trace_.flush(); }
+  void close() { trace_.close(); }  // collective over the mesh
 
  private:
-  void show(const StepResult& result);
+  void show(const StepResult& result, double seconds);
 
-  const config::Config& config_;
-  model::Instance& instance_;
-  std::optional<io::TraceWriter> trace_;  // on rank 0
+  model::JobTrace trace_;
   std::int64_t first_step_, last_step_;
-  double comm_seconds_ = 0.0;  // in collectives, up to the last row
-  double smooth_speed_ = 0.0;  // tokens/s
-  Timer since_line_;
+  Pace pace_;
 };
 
 }  // namespace moesaic::train

@@ -149,6 +149,7 @@ class EndToEnd(unittest.TestCase):
         begin = time.monotonic()
         child = subprocess.Popen(command(ranks, arguments, wrapper), cwd=self.folder, env=environment(),
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 errors="replace",  # a damaged name is shown as it is
                                  start_new_session=True)
         try:
             out, err = child.communicate(timeout=LIMIT)

@@ -11,11 +11,11 @@ import harness
 SHARD = "corpus-00001-of-00003.h5"
 
 
-def write_bare(path, offsets, tokens, vocab_size=257):
+def write_bare(path, offsets, tokens, vocab_size=257, vocab_sha256=""):
     """A shard file with the little that is required."""
     with h5py.File(path, "w") as file:
         file.attrs["schema"], file.attrs["version"] = "moesaic-corpus", 1
-        file.attrs["vocab_size"] = vocab_size
+        file.attrs["vocab_size"], file.attrs["vocab_sha256"] = vocab_size, vocab_sha256
         file["tokens"] = np.array(tokens, "u2")
         file["documents/offsets"] = np.array(offsets, "u8")
 
@@ -145,6 +145,19 @@ class RunFaults(harness.EndToEnd):
         for name, value in harness.tensors(self.checkpoint(5)).items():
             self.assertTrue(np.isfinite(value).all(), name)
         self.assert_sound("run/checkpoints", "run/trace.h5")
+
+    # Protects: a corpus of another vocabulary never trains on; it is the wrong file for a model
+    # (65), and another run's for a resume (76).
+    def test_vocabulary_of_checkpoint(self):
+        self.trained(2, "--train.steps", 5)
+        write_bare(self.folder / "other.h5", [0, 2000, 4000], np.arange(4000) % 257,
+                   vocab_sha256="beef")
+        other = ["--data.corpus", "other.h5"]
+        result = self.train(2, *other, "--model.path", "run/checkpoints", "--run.dir", "new")
+        self.assert_fault(result, 65, "other has", "beef", "step-00000005", "tokenize")
+        result = self.train(2, *other, "--checkpoint.allow", "data")
+        self.assert_fault(result, 76, "step-00000005", "beef")
+        self.assertEqual(self.newest_step(), 5)
 
     # Protects: before the first checkpoint, the message promises none.
     def test_bad_numbers_at_once(self):

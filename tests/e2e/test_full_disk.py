@@ -10,7 +10,7 @@ class FullDisk(harness.EndToEnd):
         super().setUp()
         self.disk = self.folder / "disk"
         self.disk.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(self.disk)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(self.disk)]
         if subprocess.run(mount, capture_output=True).returncode != 0:
             self.skipTest("may not mount a file system")
         self.addCleanup(subprocess.run, ["umount", "-l", str(self.disk)], check=True)
@@ -26,7 +26,7 @@ class FullDisk(harness.EndToEnd):
     # Protects: the last checkpoint and the trace stay whole, and the run continues afterwards.
     def test_amid_a_run(self):
         child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run",
-                           "--train.steps", 100000)
+                           "--train.steps", 5000)
         self.wait_for(lambda: self.newest_step("disk/run") >= 5, "a checkpoint")
         self.fill()
         out = child.communicate(timeout=harness.LIMIT)[0]
@@ -44,4 +44,18 @@ class FullDisk(harness.EndToEnd):
     def test_at_the_start(self):
         self.fill()
         result = self.train(2, "--run.dir", "disk/run")
-        self.assert_fault(result, 73, "need", "free some", "run.dir")
+        self.assert_fault(result, 73, "need", "free some", "run.dir", "3 checkpoints", "20 rows")
+
+    # Protects: a long run's trace counts, by its rows, before the first step.
+    def test_long_trace(self):
+        result = self.train(2, "--run.dir", "disk/run", "--train.steps", 1000000)
+        self.assert_fault(result, 73, "a trace of 1000000 rows", "bytes", "trace.every")
+        self.assertFalse((self.disk / "run/trace.h5").exists())
+
+    # Protects: so do scores and their trace.
+    def test_scores(self):
+        self.trained(2)
+        self.fill()
+        result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
+                              "corpus/heldout", "--score.output", "disk/scores.h5")
+        self.assert_fault(result, 73, "scores of 3 shards", "a trace of", "are free")

@@ -126,6 +126,17 @@ class ParallelFaults(harness.EndToEnd):
         manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
+    # Protects: a bit that flipped in a tensor that one rank alone reads is found by all, by its name.
+    def test_flipped_checkpoint(self):
+        self.trained(4, *LAYOUT, "--train.steps", 5)
+        manifest = json.loads((self.checkpoint(5) / "manifest.json").read_text())
+        block = manifest["tensors"]["model.layers.1.self_attn.q_proj.weight"]["blocks"][-1]
+        with h5py.File(self.checkpoint(5) / block["part"]) as part:
+            at = part[block["dataset"]].id.get_offset()
+        harness.flip_bit(self.checkpoint(5) / block["part"], at + 2)
+        result = self.train(4, *LAYOUT)
+        self.assert_fault(result, 65, "step-00000005", block["part"], "q_proj")
+
     # Protects: a NaN that one rank alone holds ends all in that step, and reaches no checkpoint.
     def test_bad_numbers_on_one_rank(self):
         self.trained(4, *LAYOUT, "--train.steps", 5)

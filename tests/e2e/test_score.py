@@ -1,6 +1,9 @@
 """Scores are the same on any number of ranks and after any kill."""
+import csv
 import os
 import signal
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -71,6 +74,24 @@ class Score(harness.EndToEnd):
                               "other.h5", "--score.output", "out.h5")
         self.assert_fault(result, 65, "other", "300", "257")
         self.assertFalse((self.folder / "out.h5").exists())
+
+    # Protects: a shard file with only what is required can be scored, and its documents are numbered.
+    def test_bare_shard(self):
+        with h5py.File(self.folder / "bare.h5", "w") as file:
+            file.attrs["schema"], file.attrs["version"] = "moesaic-corpus", 1
+            file.attrs["vocab_size"] = 257
+            file["tokens"] = np.arange(100, dtype="u2")
+            file["documents/offsets"] = np.array([0, 40, 40, 100], "u8")
+        result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
+                              "bare.h5", "--score.output", "bare-scores.h5")
+        self.assertEqual(result.code, 0, result.text)
+        self.assert_sound("bare-scores.h5")
+        table = subprocess.run([sys.executable, harness.ROOT / "analysis/scores.py", "bare-scores.h5",
+                                "-o", "bare.csv"], cwd=self.folder, capture_output=True, text=True)
+        self.assertEqual(table.returncode, 0, table.stderr)
+        with open(self.folder / "bare.csv", encoding="utf-8") as file:
+            rows = [(row["id"], row["tokens"]) for row in csv.DictReader(file)]
+        self.assertEqual(rows, [("bare.h5:0", "39"), ("bare.h5:1", "0"), ("bare.h5:2", "59")])
 
     # Protects: a model that is not there is named with its absolute path.
     def test_missing_model(self):

@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import time
-import unittest
 
 import numpy as np
 
@@ -84,6 +83,38 @@ class Stalls(harness.EndToEnd):
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 75, out)
         self.assert_continues(4, TP_PP)
+
+    # Protects: a job that the batch system suspends as a whole is not killed for the time it stood.
+    def test_suspended_job(self):
+        child = self.start(2, *LONG, *TIMEOUT)
+        self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
+        ranks = harness.processes_of(self.folder)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in ranks:
+                os.kill(pid, number)
+            if number == signal.SIGSTOP:
+                time.sleep(15)  # longer than the limit
+        after = self.newest_step()
+        self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
+        self.assertIsNone(child.poll())
+
+    # Protects: score is watched in its rounds, and goes on with the parts that it has.
+    def test_score(self):
+        self.trained(2, "--train.steps", 2)
+        (self.folder / "large").mkdir()
+        harness.write_text(self.folder / "large/text.jsonl", 6000, seed=9)
+        self.tokenize(self.folder / "large")
+        job = ["score", "--model.path", "run/checkpoints", "--data.corpus", "large/corpus/train",
+               "--score.output", "out.h5", "--parallel.tp", 2]
+        child = self.start(2, *job, *TIMEOUT)
+        self.wait_for(lambda: list(self.folder.glob("out.h5.parts/*.h5")), "a part")
+        os.kill(self.process_of(1), signal.SIGSTOP)
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 70, out)
+        self.assert_named(out, 1, {"tp", "world", "stage"})
+        again = self.run_job(2, *job)
+        self.assertEqual(again.code, 0, again.text)
+        self.assert_sound("out.h5")
 
     # Protects: loading is watched as steps are, in score too: here rank 0 hangs in opening a file.
     def test_loading(self):

@@ -111,3 +111,9 @@ class Plan(harness.EndToEnd):
         missing = self.run_job(0, "plan", "--config", "config.cfg", "--data.corpus", "nowhere",
                                "--plan.ranks", 2)
         self.assert_fault(missing, 66, "nowhere")
+        heldout = self.run_job(0, "plan", "--config", "config.cfg", "--data.eval_corpus", "nowhere",
+                               "--plan.ranks", 2)
+        self.assert_fault(heldout, 66, str(self.folder / "nowhere"))
+        long = self.run_job(0, "plan", "--config", "config.cfg", "--data.seq_len", 64,
+                            "--plan.ranks", 2)
+        self.assert_fault(long, 64, "set data.seq_len to at most 32, or model.max_seq to at least 64")

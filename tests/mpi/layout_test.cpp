@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "config/validate.h"
+#include "plan/traffic.h"
 #include "support/golden.h"
 #include "train/optimizer.h"
 #include "train/step.h"
@@ -14,9 +15,9 @@ namespace {
 
 struct Case {
   const char* name;
-  const char* golden;     // its config and rows
-  std::size_t rows = 3;   // rows 1 and 2 leave ranks without any token
-  bool starve = false;    // the bias keeps every token away from expert 0
+  const char* golden;                         // its config and rows
+  std::size_t rows = 3;                       // rows 1 and 2 leave ranks without any token
+  bool starve = false;                        // the bias keeps every token away from expert 0
   void (*change)(config::Config&) = nullptr;  // other sizes; then random parameters
 };
 
@@ -259,6 +260,46 @@ TEST_P(LayoutTest, AsOneRank) {
       EXPECT_NEAR(parallel.losses[i], serial.losses[i], 1e-5 * serial.losses[i]) << "step " << i;
       EXPECT_NEAR(parallel.norms[i], serial.norms[i], 1e-5 * serial.norms[i]) << "step " << i;
     }
+    mesh.close();
+  }
+}
+
+// Protects: what `plan` says that a rank sends, in every group, is what it sends. Padding of the
+// parameters' places (64 bytes each) is sent along, and not planned.
+TEST_P(LayoutTest, TrafficIsAsPlanned) {
+  config::Config planned = golden.config;
+  planned.data.seq_len = golden.rows.front().size();
+  planned.train.micro_batch = 1;
+  planned.train.batch = std::ssize(golden.rows);
+  const int ranks = comm::Communicator::world().size();
+  for (config::Config config : some_of(layouts(planned, ranks), ranks > 4 ? 8 : 1000)) {
+    const plan::Layout layout = plan::Layout::of(config, ranks);
+    if (golden.rows.size() % static_cast<std::size_t>(layout.replicas() * layout.pp) != 0) {
+      continue;  // empty micro-batches send nothing
+    }
+    SCOPED_TRACE(text_of(config));
+    comm::Mesh mesh = model::make_mesh(config);
+    model::Instance instance(config, mesh, true);
+    set_values(instance);
+    model::MoeStats stats(layers(), config.model.experts, 1);
+    evaluate(instance, stats);
+    train::optimizer_step(instance, config.train, 1e-3, 1, 1.0);
+    const plan::Traffic traffic = plan::traffic_per_step(config, layout, mesh.pp.rank());
+    const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
+    const auto sent = [](const comm::Collectives& group) { return group.bytes_sent(); };
+    // Shares of rows differ by one where they do not divide evenly.
+    EXPECT_NEAR(sent(*instance.tp), traffic.tp, 1e-9 * traffic.tp);
+    EXPECT_NEAR(mesh.tp.all_reduce(sent(*instance.pp), comm::Reduce::kSum),
+                mesh.tp.all_reduce(traffic.pp, comm::Reduce::kSum), 1e-9 * traffic.pp);
+    EXPECT_NEAR(sent(*instance.dp), traffic.dp, padding);
+    EXPECT_NEAR(mesh.tp.all_reduce(sent(*instance.replicas), comm::Reduce::kSum),
+                mesh.tp.all_reduce(traffic.replicas, comm::Reduce::kSum), padding * mesh.tp.size());
+    EXPECT_NEAR(sent(*instance.stage), traffic.stage, padding);
+    EXPECT_NEAR(mesh.tp.all_reduce(sent(*instance.ends), comm::Reduce::kSum),
+                mesh.tp.all_reduce(traffic.ends, comm::Reduce::kSum), padding);
+    EXPECT_NEAR(sent(*instance.kv), traffic.kv, 1e-9 * traffic.kv);
+    // Not balanced here: what stays on its rank differs, but never more than all rows leave.
+    EXPECT_EQ(sent(*instance.experts) > 0.0, traffic.experts > 0.0);
     mesh.close();
   }
 }

@@ -162,7 +162,7 @@ std::vector<float> direct(model::Instance& instance, const io::DocumentRecord& r
   }
   model::Context ctx = instance.context();
   model::set_batch(ctx, batch);
-  const Tensor hidden = instance.transformer.forward(ctx, nullptr);
+  const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);
   std::vector<float> all = instance.transformer.head().log_probs(ctx, hidden).logprob;
   const std::int64_t given = std::max<std::int64_t>(0, record.context - 1);
   all.erase(all.begin(), all.begin() + std::min<std::int64_t>(given, std::ssize(all)));

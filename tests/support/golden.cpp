@@ -149,8 +149,8 @@ std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance
   for (model::Parameter& p : instance.parameters.all()) {
     const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      all[tensor.name] =
-          model::to_host_f32(*instance.backend, flat.rows(tensor.begin, tensor.part_shape().numel()));
+      all[tensor.name] = model::to_host_f32(*instance.backend,
+                                            flat.rows(tensor.begin, tensor.part_shape().numel()));
     }
   }
   return all;

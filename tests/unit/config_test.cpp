@@ -260,7 +260,7 @@ TEST(Validate, NamesImpossibleValues) {
                                      "20",     "--model.max_seq",
                                      "256",    "--parallel.ep",
                                      "3",      "--parallel.tp",
-                                     "2",      "--router.capacity",
+                                     "4",      "--router.capacity",
                                      "4",      "--router.capacity_factor",
                                      "1.5",    "--train.batch",
                                      "6",      "--train.micro_batch",
@@ -279,11 +279,13 @@ TEST(Validate, NamesImpossibleValues) {
         "model.top_k = 20 is more than model.experts = 16: use 1 to 16",
         "parallel.ep = 3 does not divide model.experts = 16: use ep 2 or 4",
         "router.capacity = 4 and router.capacity_factor = 1.5 are both set",
-        "parallel.tp = 2 is not built yet: use 1",
-        "parallel.ep = 3 does not divide the number of ranks = 4: use 3 or 6 ranks, or ep 2 or 4",
+        "parallel.tp = 4 does not divide model.heads = 6: use tp 3 or 6",
+        "parallel.ep = 3 does not divide the number of ranks = 4 / (tp x pp = 4): use 12 ranks, or "
+        "ep 1",
         "run.device = cuda is not in this build", "train.steps or train.tokens is required",
         "train.micro_batch = 4: use batch 4 or 8, or micro_batch 3 or 6",
-        "data.seq_len = 512 is more than model.max_seq = 256",
+        "data.seq_len = 512 is more than model.max_seq = 256: set data.seq_len to at most 256, or "
+        "model.max_seq to at least 512",
         "train.min_lr = 1 is more than train.lr = 0.0003"}) {
     EXPECT_TRUE(contains(text, part)) << part << "\nis not in\n" << text;
   }

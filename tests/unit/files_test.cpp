@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "io/space.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::io {
@@ -64,6 +65,29 @@ TEST(Files, Sha256) {
   write_whole(dir / "abc", "abc");
   EXPECT_EQ(sha256_of_file(dir / "abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+// Outputs on one filesystem are added up; what they need, what is free and the remedy are told.
+TEST(Files, Space) {
+  const TempDir dir;
+  write_whole(dir / "a.txt", "12345");
+  write_whole(dir / "b.txt", "123");
+  EXPECT_EQ(bytes_below(dir.path()), 8.0);
+  EXPECT_EQ(bytes_below(dir / "b.txt"), 3.0);
+  EXPECT_EQ(bytes_below(dir / "none"), 0.0);
+  const auto free = static_cast<double>(std::filesystem::space(dir.path()).available);
+  check_space({{"a trace", dir / "t.h5", 1000.0}, {"scores", dir.path(), 1000.0}}, "free some");
+  try {
+    check_space({{"a trace", dir / "t.h5", 0.7 * free}, {"scores", dir.path(), 0.7 * free}},
+                "free some");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::kCannotCreate);
+    const std::string text = error.what();
+    for (const char* part : {"the outputs need", "are free: free some", "a trace ", "; scores "}) {
+      EXPECT_NE(text.find(part), std::string::npos) << text;
+    }
+  }
 }
 
 }  // namespace

@@ -177,7 +177,8 @@ TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters, "norm", 9, 1e-5F, {}),
 
 TEST_F(GradientTest, Linear) {
   check(Linear(parameters, {whole_tensor("a", {5, 7}), whole_tensor("b", {8, 7})},
-               Linear::Full::kOutput, 1.0), 7);
+               Linear::Full::kOutput, 1.0),
+        7);
 }
 
 TEST_F(GradientTest, Attention) { check(Attention(parameters, "", attention_spec())); }

@@ -27,8 +27,8 @@ class LossKernels : public KernelTest {
     const Vector row = download(stats);
     Vector logprob;
     for (std::size_t r = 0; r < target.size(); ++r) {
-      logprob.push_back(
-          target[r] < 0 ? 0.0 : row[3 * r + 2] - row[3 * r] - std::log(row[3 * r + 1]));
+      logprob.push_back(target[r] < 0 ? 0.0
+                                      : row[3 * r + 2] - row[3 * r] - std::log(row[3 * r + 1]));
     }
     expect_close(logprob, reference::target_log_probs(logits, target, vocab), 2e-5,
                  "log-probabilities " + what);

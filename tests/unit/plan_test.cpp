@@ -65,10 +65,10 @@ TEST(ModelSize, CountsFlop) {
 // Protects what a rank holds: its part of the experts, and all of the rest.
 TEST(Memory, SharesExpertsOut) {
   config::Config c = small_config();
-  const Memory one = memory_per_rank(c, {1, 1}, true);
+  const Memory one = memory_per_rank(c, {}, 0, true);
   EXPECT_EQ(one.weights, 4.0 * 16944);
   EXPECT_EQ(one.copies, 0.0);
-  const Memory four = memory_per_rank(c, {4, 2}, true);
+  const Memory four = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true);
   EXPECT_EQ(four.weights, 4.0 * (9264 + 1920));
   EXPECT_EQ(four.gradients, four.weights);
   EXPECT_EQ(four.moments, 2.0 * four.weights);
@@ -77,24 +77,26 @@ TEST(Memory, SharesExpertsOut) {
   // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 26, and 54 for a row.
   EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 228 + 28 * 54) + 14 * (7 * 16 + 1)));
   c.run.precision = config::Precision::kBf16;
-  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).copies,
+  EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).copies,
             2.0 * (9264 + 1920 - 112 - 256 - 800));  // no norms, router, embedding
   c.router.capacity = 2;                             // 16 slots in place of 28 choices
-  EXPECT_EQ(memory_per_rank(c, {4, 2}, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
-  const Memory scoring = memory_per_rank(c, {4, 2}, false);
+  EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
+  const Memory scoring = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, false);
   EXPECT_EQ(scoring.gradients + scoring.moments, 0.0);
 }
 
 // Protects what the ranks exchange; a group of one exchanges nothing.
 TEST(Traffic, CountsByGroup) {
   const config::Config c = small_config();
-  const Traffic alone = traffic_per_step(c, {1, 1});
-  EXPECT_EQ(alone.ep + alone.dp + alone.replicas, 0.0);
-  const Traffic both = traffic_per_step(c, {2, 2});
+  const Traffic alone = traffic_per_step(c, {}, 0);
+  EXPECT_EQ(alone.sum(), 0.0);
+  const Traffic both = traffic_per_step(c, {.ep = 2, .dp = 2}, 0);
   // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
-  EXPECT_EQ(both.ep, 4.0 * 28 * 2 * 16 * 4 / 2);
+  EXPECT_EQ(both.experts, 4.0 * 28 * 2 * 16 * 4 / 2);
   EXPECT_EQ(both.dp, 2.0 * 4 * 3840 / 2);
-  EXPECT_EQ(both.replicas, 2.0 * 4 * 9264 * 3 / 4);
+  // Gates 256, of 9264 numbers that are no experts', are summed in their own call.
+  EXPECT_EQ(both.replicas, 2.0 * 4 * (9264 - 256) * 3 / 4);
+  EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
 }
 
 // Protects the table that training begins with.

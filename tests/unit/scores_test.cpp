@@ -103,11 +103,11 @@ TEST(Scores, VerifyFindsDamage) {
 TEST(Scores, OnlyTheSameFingerprintIsReused) {
   const TempDir dir;
   const ScoresOutput output(dir / "scores", 3, header_of("new"));
-  output.prepare({0, 1, 2}, true, 0);
+  output.prepare({0, 1, 2}, true);
   write_part(output.part(0), "new");
   write_part(output.part(1), "old");
   write_part(dir / "scores" / "scores-00000-of-00009.h5", "old");
-  output.prepare({0, 1, 2}, true, 0);
+  output.prepare({0, 1, 2}, true);
   EXPECT_EQ(output.parts_done(), (std::vector<std::uint8_t>{1, 0, 0}));
   EXPECT_TRUE(fs::exists(output.part(1).string() + ".1"));
   EXPECT_TRUE(fs::exists(dir / "scores" / "scores-00000-of-00009.h5.1"));
@@ -118,7 +118,7 @@ TEST(Scores, OnlyTheSameFingerprintIsReused) {
 TEST(Scores, OneFile) {
   const TempDir dir;
   const ScoresOutput output(dir / "x.h5", 2, header_of("f"));
-  output.prepare({0, 1}, true, 0);
+  output.prepare({0, 1}, true);
   write_part(output.part(0), "f");
   write_part(output.part(1), "f", 1.0F);
   EXPECT_FALSE(output.is_finished());
@@ -126,28 +126,27 @@ TEST(Scores, OneFile) {
   EXPECT_TRUE(output.is_finished());
   EXPECT_FALSE(fs::exists(dir / "x.h5.parts"));
   const ScoresOutput other(dir / "x.h5", 2, header_of("g"));
-  other.prepare({0, 1}, true, 0);
+  other.prepare({0, 1}, true);
   EXPECT_FALSE(other.is_finished());
   EXPECT_TRUE(fs::exists(dir / "x.h5.1"));
 }
 
-// An output that does not fit or cannot be made is refused before any work.
+// An output that cannot be made is refused before any work.
 TEST(Scores, RefusedOutputs) {
   const TempDir dir;
   moesaic::testing::write_file(dir / "file", "");
-  const auto code = [&](const fs::path& path, std::int64_t bytes) {
+  const auto code = [&](const fs::path& path) {
     try {
-      ScoresOutput(path, 1, header_of("f")).prepare({0}, true, bytes);
+      ScoresOutput(path, 1, header_of("f")).prepare({0}, true);
     } catch (const Error& error) {
       return error.code();
     }
     return Exit::kDone;
   };
-  EXPECT_EQ(code(dir / "file", 0), Exit::kCannotCreate);
-  EXPECT_EQ(code(dir / "file" / "x.h5", 0), Exit::kCannotCreate);
-  EXPECT_EQ(code(dir / "x.h5", std::int64_t{1} << 60U), Exit::kCannotCreate);
+  EXPECT_EQ(code(dir / "file"), Exit::kCannotCreate);
+  EXPECT_EQ(code(dir / "file" / "x.h5"), Exit::kCannotCreate);
   fs::create_directory(dir / "y.h5");
-  EXPECT_EQ(code(dir / "y.h5", 0), Exit::kCannotCreate);
+  EXPECT_EQ(code(dir / "y.h5"), Exit::kCannotCreate);
 }
 
 // The formula by hand: the first token costs ln(V), a given context leaves the document out.

@@ -52,7 +52,6 @@ float sum_exp(const float* x, float top, Index n) {
   return sum(total);
 }
 
-
 }  // namespace
 
 template <class A>

@@ -1,0 +1,21 @@
+#include "cli/trace_size.h"
+
+#include "base/phase_clock.h"
+#include "io/trace.h"
+#include "plan/model_size.h"
+
+namespace moesaic::cli {
+
+double trace_size(const config::Config& config, int ranks, std::size_t tasks, std::size_t corpora,
+                  std::int64_t rows) {
+  io::TraceAxes axes;
+  axes.moe_layers.resize(static_cast<std::size_t>(plan::moe_layers(config.model)));
+  axes.experts = config.model.experts;
+  axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
+  axes.tasks.resize(tasks);
+  axes.corpora.resize(corpora);
+  axes.ranks = ranks;
+  return io::trace_bytes(axes, rows);
+}
+
+}  // namespace moesaic::cli

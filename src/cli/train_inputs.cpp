@@ -1,0 +1,51 @@
+#include "cli/train_inputs.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "cli/checkpoint_model.h"
+#include "config/validate.h"
+
+namespace moesaic::cli {
+namespace {
+
+void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
+  if (config.model.vocab_size == 0) {
+    config.model.vocab_size = corpora.vocab_size();
+  }
+  if (config.model.vocab_size != corpora.vocab_size()) {
+    throw Error(
+        Exit::kBadData,
+        fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
+                    "tokenize with that vocabulary",
+                    config.model.vocab_size, config.data.corpus.front(), corpora.vocab_size()));
+  }
+}
+
+void check_samples(const config::Config& config, const train::Corpora& corpora) {
+  std::int64_t total = 0;
+  for (const std::int64_t count : corpora.samples()) {
+    total += count;
+  }
+  if (total == 0) {
+    throw Error(Exit::kNoInput,
+                fmt::format("{} has {} tokens, fewer than one sample of data.seq_len + 1 = {}",
+                            config.data.corpus.front(), corpora.tokens(), config.data.seq_len + 1));
+  }
+}
+
+}  // namespace
+
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
+  TrainInputs inputs;
+  inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
+  const config::Data& data = inputs.config.data;
+  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len);
+  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len);
+  inputs.corpora.check_vocabulary_of(inputs.eval_corpora);
+  adopt_vocabulary(inputs.config, inputs.corpora);
+  check_samples(inputs.config, inputs.corpora);
+  return inputs;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "config/options.h"
+#include "train/corpora.h"
+
+namespace moesaic::cli {
+
+/// What a training reads before it begins, checked: the same for the job and for its plan.
+struct TrainInputs {
+  config::Config config;  // model.vocab_size is that of the corpora
+  train::Corpora corpora, eval_corpora;
+};
+
+/// Throws what is wrong with the config, the corpora or the checkpoint of model.path.
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks);
+
+}  // namespace moesaic::cli

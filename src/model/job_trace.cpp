@@ -1,0 +1,61 @@
+#include "model/job_trace.h"
+
+#include "model/moe_trace.h"
+
+namespace moesaic::model {
+
+JobTrace::JobTrace(const config::Config& config, Instance& instance,
+                   const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
+                   std::optional<std::int64_t> last_step)
+    : config_(config), instance_(instance) {
+  instance.mesh.world.together("open the trace", [&] {
+    if (!instance.mesh.world.is_root()) {
+      return;
+    }
+    const config::Trace& trace = config.trace;
+    const io::TraceAxes axes =
+        trace_axes(config, instance.mesh, instance.transformer.moe_layers(), tasks, corpora);
+    writer_ = last_step ? io::TraceWriter::resume(trace.path, axes, trace.flush, *last_step)
+                        : io::TraceWriter::create(trace.path, axes, trace.flush);
+  });
+}
+
+void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
+                   double waited) {
+  const double in_comm = instance_.comm_seconds();
+  fill_times(row, instance_.clock.take(), in_comm - comm_seconds_ + waited, instance_.mesh.world);
+  comm_seconds_ = in_comm;
+  row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
+  fill_moe(row, summed, static_cast<double>(row.tokens), config_.model.top_k);
+  if (writer_ && row.step % config_.trace.every == 0) {
+    writer_->add(row);
+  }
+}
+
+void JobTrace::add(const io::EvalRow& row) {
+  if (writer_) {
+    writer_->add(row);
+  }
+}
+
+void JobTrace::event(std::int64_t step, const std::string& kind, const std::string& message) {
+  if (writer_) {
+    writer_->event(step, kind, message);
+  }
+}
+
+void JobTrace::flush() {
+  if (writer_) {
+    writer_->flush();
+  }
+}
+
+void JobTrace::close() {
+  instance_.mesh.world.together("close the trace", [&] {
+    if (writer_) {
+      writer_->close();
+    }
+  });
+}
+
+}  // namespace moesaic::model

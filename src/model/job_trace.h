@@ -1,0 +1,38 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/trace.h"
+#include "model/instance.h"
+#include "model/moe_stats.h"
+
+namespace moesaic::model {
+
+/// The trace of a job over this mesh; rank 0 writes.
+class JobTrace {
+ public:
+  /// Collective over the mesh. last_step: the trace is cut to this step and continued; without: a
+  /// new one. The config must be resolved.
+  JobTrace(const config::Config& config, Instance& instance, const std::vector<std::string>& tasks,
+           const std::vector<std::string>& corpora, std::optional<std::int64_t> last_step);
+
+  /// Adds times, MoE columns and tokens of each task to a row, and keeps it if trace.every says so.
+  /// summed, task_tokens: of all ranks. waited: seconds that this rank spent waiting outside
+  /// collectives. Collective over the mesh; every rank gets the row.
+  void add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
+           double waited);
+  void add(const io::EvalRow& row);
+  void event(std::int64_t step, const std::string& kind, const std::string& message);
+  void flush();  // what is kept is on disk
+  void close();  // likewise, and the end; collective over the mesh
+
+ private:
+  const config::Config& config_;
+  Instance& instance_;
+  std::optional<io::TraceWriter> writer_;  // on rank 0
+  double comm_seconds_ = 0.0;              // in collectives, up to the last row
+};
+
+}  // namespace moesaic::model

@@ -1,0 +1,35 @@
+#include "plan/layout.h"
+
+#include "base/share.h"
+
+namespace moesaic::plan {
+
+Layout Layout::of(const config::Config& config, std::int64_t ranks) {
+  const config::Parallel& p = config.parallel;
+  return {.tp = p.tp,
+          .pp = p.pp,
+          .ep = p.ep,
+          .dp = ranks / (p.tp * p.pp * p.ep),
+          .chunks = p.virtual_stages,
+          .folded = p.expert_tp == 1,
+          .sequence = p.sequence && p.tp > 1,
+          .zero = p.zero > 0,
+          .recompute = config.train.recompute};
+}
+
+Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t stage) {
+  Stage held{.embedding = stage == 0, .head = stage == layout.pp - 1};
+  for (std::int64_t c = stage; c < layout.pp * layout.chunks; c += layout.pp) {
+    const Slice layers = layers_of_chunk(model.layers, c, layout.pp * layout.chunks);
+    for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {
+      ++(layer < model.dense_layers ? held.dense : held.moe);
+    }
+  }
+  return held;
+}
+
+std::int64_t rounds(const config::Train& train, const Layout& layout) {
+  return (train.batch / train.micro_batch + layout.replicas() - 1) / layout.replicas();
+}
+
+}  // namespace moesaic::plan

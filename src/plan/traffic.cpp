@@ -1,0 +1,91 @@
+#include "plan/traffic.h"
+
+#include <algorithm>
+
+#include "plan/memory.h"
+
+namespace moesaic::plan {
+namespace {
+
+constexpr double kFp32 = 4.0;
+
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+/// Share of a ring's data that each of its members sends.
+double ring(std::int64_t members) { return real(members - 1) / real(members); }
+
+/// Rows of one micro-batch over tp, forward and backward through one stage.
+double rows_over_tp(const config::Config& config, const Layout& layout, const Stage& stage,
+                    double tokens, double width) {
+  const double d = real(config.model.d_model);
+  const double layers = real(stage.dense + stage.moe);
+  // A sum of all terms goes around in fp32; with the sequence split it is a share's sum, and the
+  // rows are gathered before, in the type of products on the way forward.
+  const double sum = (layout.sequence ? 1.0 : 2.0) * kFp32 * tokens * d;
+  const double gather = layout.sequence ? width * tokens * d : 0.0;
+  const double gather_gradient = layout.sequence ? kFp32 * tokens * d : 0.0;
+  const double forward = 2.0 * layers * (sum + gather);
+  const double backward = 2.0 * layers * (sum + gather_gradient);
+  double bytes = forward * (layout.recompute ? 2.0 : 1.0) + backward;
+  bytes += stage.embedding ? sum + gather_gradient : 0.0;
+  bytes += stage.head ? sum + gather : 0.0;
+  if (!layout.folded) {  // gradients of the choices' weights
+    bytes += 2.0 * kFp32 * real(stage.moe) * tokens * real(config.model.top_k);
+  }
+  return bytes * ring(layout.tp);
+}
+
+}  // namespace
+
+std::array<std::pair<std::string_view, double>, 8> Traffic::groups() const {
+  return {{{"rows of layers (tp)", tp},
+           {"rows to experts", experts},
+           {"rows to stages (pp)", pp},
+           {"expert gradients (dp)", dp},
+           {"gradients (dp x ep)", replicas},
+           {"gate gradients (tp x dp x ep)", stage},
+           {"tied table (ends of pp)", ends},
+           {"key and value heads (tp)", kv}}};
+}
+
+double Traffic::sum() const {
+  double all = 0.0;
+  for (const auto& [name, bytes] : groups()) {
+    all += bytes;
+  }
+  return all;
+}
+
+Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const config::Model& m = config.model;
+  const Held held = held_by_rank(config, layout, stage);
+  const Stage s = stage_of(m, layout, stage);
+  const double tokens = real(config.train.micro_batch * config.data.seq_len);
+  const double micro_batches = real(rounds(config.train, layout));
+  const double width = config.run.precision == config::Precision::kBf16 ? 2.0 : kFp32;
+  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
+  const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
+  // Chunks whose result goes to another stage: all but the model's last; and back, all but its
+  // first.
+  const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
+  const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
+  const std::int64_t copies = std::max<std::int64_t>(1, layout.tp / m.kv_heads);
+
+  Traffic traffic;
+  traffic.tp = micro_batches * rows_over_tp(config, layout, s, tokens, width);
+  // There and back, forward and backward; and forward once more where it is computed again.
+  traffic.experts = (layout.recompute ? 6.0 : 4.0) * micro_batches * rows * real(m.d_model) *
+                    width * ring(layout.expert_ranks());
+  traffic.pp = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
+  traffic.dp = 2.0 * kFp32 * held.experts * ring(layout.dp);
+  traffic.replicas = 2.0 * kFp32 * held.others * ring(layout.replicas());
+  traffic.stage = 2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
+  if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
+    traffic.ends = 2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
+  }
+  traffic.kv =
+      2.0 * kFp32 * real(s.dense + s.moe) * 2.0 * real(m.head_dim * m.d_model) * ring(copies);
+  return traffic;
+}
+
+}  // namespace moesaic::plan
