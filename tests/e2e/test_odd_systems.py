@@ -121,7 +121,8 @@ class OddSystems(harness.EndToEnd):
             try:
                 with h5py.File(self.folder / "run/trace.h5") as file:
                     file["step"][()]
-                    time.sleep(0.2)
+                    time.sleep(0.1)
+                time.sleep(0.2)
             except (OSError, KeyError):
                 pass  # it is being written
         out = child.communicate(timeout=harness.LIMIT)[0]
