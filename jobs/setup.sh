@@ -2,7 +2,7 @@
 # Installs what building, running and testing moesaic need (Debian or Ubuntu, through apt).
 #   bash jobs/setup.sh               install what is missing
 #   bash jobs/setup.sh --check       install nothing: list what is missing, exit 69 if anything is
-#   bash jobs/setup.sh --tests       also what only the tests need (formatter, linter, xarray)
+#   bash jobs/setup.sh --tests       also what only the tests need (formatter, linter, xarray, Slurm)
 set -euo pipefail
 
 # package : module or Spack name on clusters where the administrator installs software
@@ -20,7 +20,8 @@ build_packages=(
 )
 text_packages=("bible-kjv:" "perl-doc:" "libpython3-stdlib:python" "bsdextrautils:" "xz-utils:xz")
 test_packages=("clang-format:llvm" "clang-tidy:llvm" "python3-pandas:py-pandas"
-  "python3-xarray:py-xarray" "python3-h5netcdf:py-h5netcdf")
+  "python3-xarray:py-xarray" "python3-h5netcdf:py-h5netcdf"
+  "slurm-wlm:slurm" "munge:munge" "iproute2:iproute2")
 
 check_only=0
 wanted=("${build_packages[@]}" "${text_packages[@]}")

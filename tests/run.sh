@@ -19,13 +19,17 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 # part NAME COMMAND...: runs it, prints its time, and books its tests: those that ctest or unittest
-# count, else the command as one.
+# count, else the command as one. Exit code 77 and a line `skipped: REASON` book none.
 part() {
   local name=$1 start=$SECONDS log=$logs/log good=0 bad=0 code
   shift
   printf '\n== %s\n' "$name"
   "$@" 2>&1 | tee "$log"
   code=${PIPESTATUS[0]}
+  if [ "$code" -eq 77 ]; then
+    summary+=("$(printf '%-32s %s' "$name" "$(grep '^skipped: ' "$log" | tail -1)")")
+    return
+  fi
   if grep -q 'tests passed, .* tests failed out of' "$log"; then
     read -r bad good < <(sed -n 's/.*tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$log" | tail -1)
     good=$((good - bad))
@@ -62,6 +66,7 @@ if [ $quick -eq 0 ]; then
   [ -f tests/support/check_kernels.sh ] && part "kernels' symbols" bash tests/support/check_kernels.sh
   part "analysis" tests_of release '^e2e$'
   part "end to end" "$python" -m unittest discover -s tests/e2e -v
+  part "cluster" bash tests/cluster/run.sh
   part "quickstart, short" bash jobs/quickstart.sh --short --out "$logs/quickstart"
   [ -f tests/support/check_lint.sh ] && part "lint" bash tests/support/check_lint.sh
   part "ASan and UBSan build" build dev sanitized_tests

@@ -174,10 +174,10 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
+  log::print(table(mesh.layout.rows()));
   log::print(table(
       {{"model", inputs.model},
        {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
-       {"mesh", mesh.layout.text()},
        {"placement", threads.place},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;

@@ -2,6 +2,7 @@
 
 #include "base/phase_clock.h"
 #include "io/trace.h"
+#include "model/instance.h"
 #include "plan/model_size.h"
 
 namespace moesaic::cli {
@@ -14,6 +15,7 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
   axes.tasks.resize(tasks);
   axes.corpora.resize(corpora);
+  axes.groups = {model::Instance::kGroupNames.begin(), model::Instance::kGroupNames.end()};
   axes.ranks = ranks;
   return io::trace_bytes(axes, rows);
 }

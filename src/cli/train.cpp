@@ -86,11 +86,11 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  log::print(plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
-             table({{"mesh", mesh.layout.text()},
-                    {"placement", threads.place},
-                    {"checkpoints", outputs},
-                    {"trace", config.trace.path}}));
+  log::print(
+      plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
+      table(mesh.layout.rows()) +
+      table(
+          {{"placement", threads.place}, {"checkpoints", outputs}, {"trace", config.trace.path}}));
   const bool batch_job = std::getenv("SLURM_JOB_ID") != nullptr || config.run.max_wall >= 0.0;
   if (config.checkpoint.dir.empty() && batch_job) {
     log::warn("a batch job without checkpoints loses its work when it is stopped: set run.dir");

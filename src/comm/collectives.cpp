@@ -53,26 +53,38 @@ class MpiCollectives final : public Collectives {
     seconds_ += timer.seconds();
   }
 
-  Tensor all_to_all(Backend& backend, const Tensor& send, std::span<const std::int64_t> send_rows,
-                    std::span<const std::int64_t> recv_rows) override {
+  Exchange start_all_to_all(Backend& backend, const Tensor& send,
+                            std::span<const std::int64_t> send_rows,
+                            std::span<const std::int64_t> recv_rows) override {
+    Exchange x;
+    x.send = send;
     if (group_.size() == 1) {
-      return send;
+      x.recv = send;
+      return x;
     }
     const Timer timer;
-    Tensor recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
-    const RowType row(send);
+    x.recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
+    const RowType row(send);  // MPI keeps it until the exchange is over
     const std::int64_t leaving =
         sum(send_rows) - send_rows[static_cast<std::size_t>(group_.rank())];
     sent_ +=
         static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
-    std::vector<int> send_count, send_begin, recv_count, recv_begin;
-    lay_out(send_rows, send_count, send_begin);
-    lay_out(recv_rows, recv_count, recv_begin);
-    const Ledger::Entry entry = group_.enter(Operation::kAllToAll);
-    MPI_Alltoallv(send.data(), send_count.data(), send_begin.data(), row.type(), recv.data(),
-                  recv_count.data(), recv_begin.data(), row.type(), group_.handle());
+    lay_out(send_rows, x.send_count, x.send_begin);
+    lay_out(recv_rows, x.recv_count, x.recv_begin);
+    x.number = group_.start();
+    MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row.type(), x.recv.data(),
+                   x.recv_count.data(), x.recv_begin.data(), row.type(), group_.handle(),
+                   &x.request);
     seconds_ += timer.seconds();
-    return recv;
+    return x;
+  }
+
+  Tensor finish(Exchange exchange) override {
+    const Timer timer;
+    const Ledger::Entry entry = group_.enter_started(Operation::kAllToAll, exchange.number);
+    MPI_Wait(&exchange.request, MPI_STATUS_IGNORE);
+    seconds_ += timer.seconds();
+    return exchange.recv;
   }
 
   Tensor all_gather(Backend& backend, const Tensor& mine,

@@ -3,11 +3,20 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "backend/backend.h"
 #include "comm/communicator.h"
 
 namespace moesaic::comm {
+
+/// Rows on their way between the ranks of a group: what MPI needs until they have arrived.
+struct Exchange {
+  Tensor send, recv;
+  std::vector<int> send_count, send_begin, recv_count, recv_begin;
+  MPI_Request request = MPI_REQUEST_NULL;
+  std::int64_t number = 0;  // in the ledger
+};
 
 /// The data plane of one group: tensors of one backend, in the order of its stream. Every call is
 /// collective over the group; in a group of one it does nothing (or copies).
@@ -22,9 +31,15 @@ class Collectives {
 
   /// Rows of `send` (rows, D), ordered by destination (send_rows[r] of them go to rank r); returns
   /// those that arrive, ordered by source (recv_rows[r] from rank r). A group of one gets `send`.
-  virtual Tensor all_to_all(Backend& backend, const Tensor& send,
-                            std::span<const std::int64_t> send_rows,
-                            std::span<const std::int64_t> recv_rows) = 0;
+  /// The two halves of it, between which this rank may compute; one at a time.
+  virtual Exchange start_all_to_all(Backend& backend, const Tensor& send,
+                                    std::span<const std::int64_t> send_rows,
+                                    std::span<const std::int64_t> recv_rows) = 0;
+  virtual Tensor finish(Exchange exchange) = 0;
+  Tensor all_to_all(Backend& backend, const Tensor& send, std::span<const std::int64_t> send_rows,
+                    std::span<const std::int64_t> recv_rows) {
+    return finish(start_all_to_all(backend, send, send_rows, recv_rows));
+  }
 
   /// The rows of all ranks in rank order, rows[r] of rank r; `mine` is this rank's part. A group of
   /// one gets `mine`.

@@ -1,12 +1,47 @@
 #include "comm/mesh.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 
 namespace moesaic::comm {
 
+namespace {
+
+std::vector<int> ranks_from(int first, int count) {
+  std::vector<int> ranks(static_cast<std::size_t>(count));
+  std::iota(ranks.begin(), ranks.end(), first);
+  return ranks;
+}
+
+}  // namespace
+
 std::string Layout::text() const { return fmt::format("tp={} pp={} ep={} dp={}", tp, pp, ep, dp); }
+
+std::vector<std::vector<std::string>> Layout::rows() const {
+  constexpr int kLines = 16, kGroups = 8;  // of a large mesh the first ones
+  std::vector<std::vector<std::string>> rows = {{"mesh", text()}};
+  for (int line = 0; line < pp * dp; ++line) {
+    if (line == kLines) {
+      rows.push_back({"", fmt::format("and {} lines more", pp * dp - line)});
+      break;
+    }
+    std::string groups;
+    for (int e = 0; e < std::min(ep, kGroups); ++e) {
+      const int first = (line * ep + e) * tp;
+      groups += tp == 1   ? fmt::format(" [{}]", first)
+                : tp <= 4 ? fmt::format(" [{}]", fmt::join(ranks_from(first, tp), " "))
+                          : fmt::format(" [{}-{}]", first, first + tp - 1);
+    }
+    groups += ep > kGroups ? fmt::format(" and {} groups more", ep - kGroups) : "";
+    rows.push_back({fmt::format("  stage {} dp {}", line / dp, line % dp), "ranks" + groups});
+  }
+  return rows;
+}
 
 void Mesh::record_in(Ledger* ledger) {
   tp.record_in(ledger, Group::kTp);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "comm/communicator.h"
 
@@ -11,6 +12,8 @@ struct Layout {
   int tp = 1, pp = 1, ep = 1, dp = 1;
   int size() const { return tp * pp * ep * dp; }
   std::string text() const;  // "tp=1 pp=1 ep=2 dp=1"
+  /// A picture, one line for each stage and dp: ranks of tp in brackets, along ep.
+  std::vector<std::vector<std::string>> rows() const;
 };
 
 /// The degrees that a user asks for; dp follows from the number of ranks.

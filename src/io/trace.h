@@ -14,6 +14,7 @@ struct TraceAxes {
   std::vector<std::int64_t> moe_layers;  // layer_index of each entry of /layer
   std::int64_t experts = 0;
   std::vector<std::string> phases, tasks, corpora;
+  std::vector<std::string> groups;  // of ranks that exchange tensors
   std::int64_t ranks = 1;
   std::map<std::string, std::string> attributes;  // config, hashes, layout, versions, job id, ...
 };
@@ -34,6 +35,8 @@ struct TraceRow {
   std::vector<std::int64_t> task_tokens;         // [K]
   std::vector<double> time, time_mean;           // [P] seconds: slowest rank, mean over ranks
   std::vector<double> rank_seconds;              // [R] seconds outside waiting
+  std::vector<double> traffic;                   // [G] bytes sent in each group, sum over ranks
+  double bubble = 0;                             // share of the step that ranks wait for stages
 };
 
 struct EvalRow {

@@ -50,6 +50,18 @@ const std::vector<TraceColumn<TraceRow>>& trace_columns() {
       {"/task_tokens", {"task"}, kI8, "token", "routed positions by task", &Row::task_tokens},
       {"/time", p, kF8, "s", "time by phase of the slowest rank", &Row::time},
       {"/time_mean", p, kF8, "s", "time by phase, mean over ranks", &Row::time_mean},
+      {"/traffic",
+       {"group"},
+       kF8,
+       "byte",
+       "tensors sent in a group, sum over ranks",
+       &Row::traffic},
+      {"/bubble",
+       {},
+       kF8,
+       "1",
+       "share of the step that ranks wait for the next or last stage",
+       &Row::bubble},
       {"/rank_seconds", {"rank"}, kF4, "s", "time of a rank outside waiting", &Row::rank_seconds},
   };
   return columns;
@@ -75,9 +87,13 @@ const std::vector<TraceColumn<EvalRow>>& eval_columns() {
 
 std::int64_t extent_of(const TraceAxes& axes, const std::string& axis) {
   const std::map<std::string, std::size_t> extents{
-      {"layer", axes.moe_layers.size()}, {"expert", static_cast<std::size_t>(axes.experts)},
-      {"phase", axes.phases.size()},     {"task", axes.tasks.size()},
-      {"corpus", axes.corpora.size()},   {"rank", static_cast<std::size_t>(axes.ranks)}};
+      {"layer", axes.moe_layers.size()},
+      {"expert", static_cast<std::size_t>(axes.experts)},
+      {"phase", axes.phases.size()},
+      {"task", axes.tasks.size()},
+      {"corpus", axes.corpora.size()},
+      {"group", axes.groups.size()},
+      {"rank", static_cast<std::size_t>(axes.ranks)}};
   return static_cast<std::int64_t>(extents.at(axis));
 }
 
@@ -169,13 +185,15 @@ void write_scales(Hdf5File& file, const TraceAxes& axes) {
   file.write_strings("/phase", axes.phases);
   file.write_strings("/task", axes.tasks);
   file.write_strings("/corpus", axes.corpora);
+  file.write_strings("/group", axes.groups);
   describe(file, "/layer", "1", "index in the model of each MoE layer");
   describe(file, "/expert", "1", "expert: the regular ones, then spares");
   describe(file, "/rank", "1", "MPI rank");
   describe(file, "/phase", "1", "phase of a step");
   describe(file, "/task", "1", "task of a token");
   describe(file, "/corpus", "1", "corpus");
-  for (const char* axis : {"layer", "expert", "rank", "phase", "task", "corpus"}) {
+  describe(file, "/group", "1", "group of ranks");
+  for (const char* axis : {"layer", "expert", "rank", "phase", "task", "corpus", "group"}) {
     file.make_scale("/" + std::string(axis), axis);
   }
 }

@@ -2,6 +2,7 @@
 
 #include <numeric>
 #include <span>
+#include <utility>
 
 namespace moesaic::model {
 namespace {
@@ -57,10 +58,12 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
   return routes;
 }
 
-Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes) {
-  const Tensor received =
-      ctx.experts.all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
-  return reordered(ctx, received, routes.grouped_from);
+comm::Exchange start_dispatch(Context& ctx, const Tensor& rows, const Routes& routes) {
+  return ctx.experts.start_all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
+}
+
+Tensor finish_dispatch(Context& ctx, comm::Exchange exchange, const Routes& routes) {
+  return reordered(ctx, ctx.experts.finish(std::move(exchange)), routes.grouped_from);
 }
 
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes) {

@@ -20,7 +20,9 @@ struct Routes {
 Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept);
 
 /// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
-Tensor dispatch(Context& ctx, const Tensor& rows, const Routes& routes);
+/// In two halves, so that this rank can compute meanwhile.
+comm::Exchange start_dispatch(Context& ctx, const Tensor& rows, const Routes& routes);
+Tensor finish_dispatch(Context& ctx, comm::Exchange exchange, const Routes& routes);
 /// Collective over experts: the way back, which is also dispatch's backward (and the other way
 /// round).
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes);

@@ -78,10 +78,15 @@ comm::Collectives& Instance::group_of(SumOver sum) {
   return *dp;
 }
 
+std::array<const comm::Collectives*, 8> Instance::groups() const {
+  return {tp.get(),       experts.get(), pp.get(),   dp.get(),
+          replicas.get(), stage.get(),   ends.get(), kv.get()};
+}
+
 double Instance::comm_seconds() const {
   double sum = 0.0;
-  for (const auto* group : {&tp, &experts, &dp, &replicas, &stage, &kv, &ends, &pp}) {
-    sum += (*group)->seconds();
+  for (const comm::Collectives* group : groups()) {
+    sum += group->seconds();
   }
   return sum;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "comm/collectives.h"
@@ -21,6 +22,10 @@ class Instance {
 
   /// The group that sums a gradient.
   comm::Collectives& group_of(SumOver sum);
+  /// All groups, in the order of their names.
+  std::array<const comm::Collectives*, 8> groups() const;
+  static constexpr std::array<const char*, 8> kGroupNames = {"tp",       "experts", "pp",   "dp",
+                                                             "replicas", "stage",   "ends", "kv"};
   /// Seconds that this rank has spent in collectives.
   double comm_seconds() const;
 

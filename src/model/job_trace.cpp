@@ -7,7 +7,7 @@ namespace moesaic::model {
 JobTrace::JobTrace(const config::Config& config, Instance& instance,
                    const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
                    std::optional<std::int64_t> last_step)
-    : config_(config), instance_(instance) {
+    : config_(config), instance_(instance), sent_(Instance::kGroupNames.size(), 0.0) {
   instance.mesh.world.together("open the trace", [&] {
     if (!instance.mesh.world.is_root()) {
       return;
@@ -20,11 +20,27 @@ JobTrace::JobTrace(const config::Config& config, Instance& instance,
   });
 }
 
+// Collective over the mesh.
+void JobTrace::fill_traffic(io::TraceRow& row) {
+  const comm::Communicator& world = instance_.mesh.world;
+  for (std::size_t i = 0; i < sent_.size(); ++i) {
+    const double sent = instance_.groups()[i]->bytes_sent();
+    row.traffic.push_back(sent - sent_[i]);
+    sent_[i] = sent;
+  }
+  row.traffic.push_back(instance_.pp->seconds() - stage_seconds_);
+  stage_seconds_ = instance_.pp->seconds();
+  world.all_reduce(std::span(row.traffic), comm::Reduce::kSum);
+  row.bubble = row.seconds > 0.0 ? row.traffic.back() / world.size() / row.seconds : 0.0;
+  row.traffic.pop_back();
+}
+
 void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
                    double waited) {
   const double in_comm = instance_.comm_seconds();
   fill_times(row, instance_.clock.take(), in_comm - comm_seconds_ + waited, instance_.mesh.world);
   comm_seconds_ = in_comm;
+  fill_traffic(row);
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
   fill_moe(row, summed, static_cast<double>(row.tokens), config_.model.top_k);
   if (writer_ && row.step % config_.trace.every == 0) {

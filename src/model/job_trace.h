@@ -29,10 +29,14 @@ class JobTrace {
   void close();  // likewise, and the end; collective over the mesh
 
  private:
+  void fill_traffic(io::TraceRow& row);
+
   const config::Config& config_;
   Instance& instance_;
   std::optional<io::TraceWriter> writer_;  // on rank 0
-  double comm_seconds_ = 0.0;              // in collectives, up to the last row
+  // Up to the last row, of this rank.
+  double comm_seconds_ = 0.0, stage_seconds_ = 0.0;  // in collectives, and for other stages
+  std::vector<double> sent_;                         // bytes in each group
 };
 
 }  // namespace moesaic::model

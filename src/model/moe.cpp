@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "model/tensor_parallel.h"
 
@@ -48,14 +49,13 @@ Slice Moe::sent_rows(const Context& ctx) const {
 }
 
 // The rows that this rank sent, added to the term of the shared experts or, without these, to none.
-Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent,
-                          const std::function<Tensor()>& shared) const {
+Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const {
   const Slice rows = sent_rows(ctx);
   const std::int64_t all = ctx.host_batch->size();
   if (!shared_ && rows.count == all) {
     return sent;
   }
-  Tensor term = shared_ ? shared() : ctx.zeros(DType::kF32, {all, sent.dim(1)});
+  Tensor term = shared_ ? shared : ctx.zeros(DType::kF32, {all, sent.dim(1)});
   ctx.backend.add(sent, term.rows(rows.begin, rows.count));
   return term;
 }
@@ -97,14 +97,22 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   s.position = to_device(ctx.backend, plan.position, choices);
   s.weight = folded_ ? choice.weight : to_device(ctx.backend, choice.host_weight, choices);
   const std::int64_t rows = std::ssize(plan.source);
-  Tensor grouped;
+  comm::Exchange exchange;
   {
     const PhaseScope phase(ctx.clock, Phase::kDispatch);
     const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
     ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
                             to_device(ctx.backend, plan.source, {rows}), picked);
     s.routes = plan_routes(ctx, plan.kept);
-    grouped = dispatch(ctx, picked, s.routes);
+    exchange = start_dispatch(ctx, picked, s.routes);
+  }
+  // While the rows are on their way.
+  const Tensor shared =
+      shared_ ? shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr) : Tensor();
+  Tensor grouped;
+  {
+    const PhaseScope phase(ctx.clock, Phase::kDispatch);
+    grouped = finish_dispatch(ctx, std::move(exchange), s.routes);
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
@@ -117,20 +125,25 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     s.rows = combine(ctx, grouped, s.routes);
     ctx.backend.combine_rows(s.rows, s.position, s.weight, y);
   }
-  return add_to_shared(
-      ctx, y, [&] { return shared_->forward(ctx, x, saved != nullptr ? &s.shared : nullptr); });
+  return add_to_shared(ctx, y, shared);
 }
 
 Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Slice sent = sent_rows(ctx);
   const Tensor drows = ctx.empty(ctx.compute, saved.rows.shape());
   const Tensor dweight = ctx.empty(DType::kF32, {sent.count, top_k_});
-  Tensor grouped;
+  comm::Exchange exchange;
   {
     const PhaseScope phase(ctx.clock, Phase::kDispatch);
     ctx.backend.combine_rows_backward(dy.rows(sent.begin, sent.count), saved.rows, saved.position,
                                       saved.weight, drows, dweight);
-    grouped = dispatch(ctx, drows, saved.routes);
+    exchange = start_dispatch(ctx, drows, saved.routes);
+  }
+  const Tensor dshared = shared_ ? shared_->backward(ctx, dy, saved.shared) : Tensor();
+  Tensor grouped;
+  {
+    const PhaseScope phase(ctx.clock, Phase::kDispatch);
+    grouped = finish_dispatch(ctx, std::move(exchange), saved.routes);
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
@@ -141,7 +154,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
     const PhaseScope phase(ctx.clock, Phase::kCombine);
     ctx.backend.combine_rows(combine(ctx, grouped, saved.routes), saved.position, {}, drouted);
   }
-  Tensor dx = add_to_shared(ctx, drouted, [&] { return shared_->backward(ctx, dy, saved.shared); });
+  Tensor dx = add_to_shared(ctx, drouted, dshared);
   Tensor own_dweight = dweight;
   if (!folded_) {  // each rank has the product with its term of the experts' answers
     ctx.tp.all_reduce_sum(dweight);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -43,8 +42,7 @@ class Moe {
  private:
   std::int64_t slots(std::int64_t tokens) const;  // of each expert; 0: dropless
   Slice sent_rows(const Context& ctx) const;
-  Tensor add_to_shared(Context& ctx, const Tensor& sent,
-                       const std::function<Tensor()>& shared) const;
+  Tensor add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const;
   void count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
              std::int64_t capacity) const;
 

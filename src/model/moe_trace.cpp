@@ -1,5 +1,6 @@
 #include "model/moe_trace.h"
 
+#include <fmt/format.h>
 #include <mpi.h>
 #include <sys/resource.h>
 
@@ -12,9 +13,11 @@
 
 #include "base/host.h"
 #include "base/sha256.h"
+#include "base/share.h"
 #include "base/version.h"
 #include "config/compare.h"
 #include "io/hdf5_version.h"
+#include "model/instance.h"
 
 namespace moesaic::model {
 namespace {
@@ -72,6 +75,14 @@ std::string environment(const char* name) {
   return value != nullptr ? value : "";
 }
 
+// What the formula says for the pipeline of a training step.
+double bubble_of(const config::Config& config, const comm::Mesh& mesh) {
+  const std::int64_t replicas = mesh.replicas.size();
+  const std::int64_t all = config.train.batch / config.train.micro_batch;
+  return ideal_bubble(mesh.pp.size(), config.parallel.virtual_stages,
+                      (all + replicas - 1) / replicas);
+}
+
 std::map<std::string, std::string> attributes(const config::Config& config,
                                               const comm::Mesh& mesh) {
   const std::string text = config::to_cfg(config);
@@ -82,6 +93,7 @@ std::map<std::string, std::string> attributes(const config::Config& config,
       {"program_version", std::string(version())},
       {"git_hash", std::string(git_hash())},
       {"layout", mesh.layout.text()},
+      {"ideal_bubble", fmt::format("{}", bubble_of(config, mesh))},
       {"world_size", std::to_string(mesh.world.size())},
       {"top_k", std::to_string(config.model.top_k)},
       {"every", std::to_string(config.trace.every)},
@@ -134,6 +146,7 @@ io::TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
           .phases = {kPhaseNames.begin(), kPhaseNames.end()},
           .tasks = tasks,
           .corpora = corpora,
+          .groups = {Instance::kGroupNames.begin(), Instance::kGroupNames.end()},
           .ranks = mesh.world.size(),
           .attributes = attributes(config, mesh)};
 }

@@ -72,5 +72,40 @@ TEST(DispatchPlan, AllTokensOnOneExpert) {
   check(Indices(9, 2), {0.1, 0.9, 0.5, 0.5, 0.9, 0.5, 0.1, 0.2, 0.3}, 1, 4, 4);
 }
 
+// Protects what the ranks of tp send when experts are whole: each row of the plan once, in the
+// plan's order, and no choice lost.
+TEST(DispatchPlan, PartsMakeTheWhole) {
+  const std::vector<std::int32_t> choice = {0, 2, 2, 1, 0, 1, 2, 0, 1, 0};
+  const std::vector<float> weight = {0.9F, 0.1F, 0.8F, 0.2F, 0.7F, 0.3F, 0.6F, 0.4F, 0.5F, 0.5F};
+  const DispatchPlan whole = plan_dispatch(choice, weight, 2, 3, 3);
+  std::vector<std::int64_t> kept(3, 0);
+  for (std::int64_t begin = 0; begin < 5; begin += 2) {
+    const std::int64_t count = std::min<std::int64_t>(2, 5 - begin);
+    const DispatchPlan part = part_of(whole, 2, begin, count);
+    EXPECT_EQ(part.chosen, whole.chosen);
+    ASSERT_EQ(std::ssize(part.position), 2 * count);
+    for (std::size_t i = 0; i < part.position.size(); ++i) {
+      const auto there = static_cast<std::size_t>(2 * begin) + i;
+      EXPECT_EQ(part.position[i] < 0, whole.position[there] < 0);
+      if (part.position[i] >= 0) {
+        EXPECT_EQ(part.source[static_cast<std::size_t>(part.position[i])] + begin,
+                  whole.source[static_cast<std::size_t>(whole.position[there])]);
+      }
+    }
+    std::int64_t row = 0;
+    for (std::size_t e = 0; e < 3; ++e) {
+      kept[e] += part.kept[e];
+      for (std::int64_t i = 1; i < part.kept[e]; ++i) {
+        EXPECT_LT(part.source[static_cast<std::size_t>(row + i - 1)],
+                  part.source[static_cast<std::size_t>(row + i)]);
+      }
+      row += part.kept[e];
+    }
+    EXPECT_EQ(row, std::ssize(part.source));
+  }
+  EXPECT_EQ(kept, whole.kept);
+  EXPECT_LT(whole.kept[0], whole.chosen[0]);  // one is dropped
+}
+
 }  // namespace
 }  // namespace moesaic::model

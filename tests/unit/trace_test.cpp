@@ -27,6 +27,7 @@ TraceAxes axes_of(std::int64_t ranks) {
   axes.phases = {"data", "forward"};
   axes.tasks = {"none", "code", "prose"};
   axes.corpora = {"web"};
+  axes.groups = {"tp", "dp"};
   axes.ranks = ranks;
   axes.attributes = {{"top_k", "2"}, {"every", "1"}, {"config", "[model]\nlayers = 4\n"}};
   return axes;
@@ -54,6 +55,7 @@ TraceRow row_of(std::int64_t step, std::int64_t ranks) {
   row.task_tokens = {0, 2, 4};
   row.time = {0.2, 0.3};
   row.time_mean = {0.1, 0.3};
+  row.traffic = {1024.0, 0.0};
   row.rank_seconds = std::vector<double>(static_cast<std::size_t>(ranks), 0.25);
   return row;
 }
@@ -182,6 +184,7 @@ TEST(Trace, Dense) {
   row.task_tokens = {0, 0, 0};
   row.time = row.time_mean = {0, 0};
   row.rank_seconds = {0};
+  row.traffic = {0, 0};
   trace.add(row);
   trace.close();
   EXPECT_EQ(verify_trace(dir / "t.h5"), std::vector<std::string>{});

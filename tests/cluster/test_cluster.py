@@ -1,0 +1,185 @@
+"""Training and scoring with slurm/*.sbatch, on hosts that are signalled, preempted and lost."""
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+import unittest
+
+import h5py
+import numpy as np
+
+from cluster import SHARED, Cluster, run, wait_for
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+import harness  # noqa: E402
+
+HOSTS = 4
+STEPS = 200
+CONFIG = f"""
+model.layers = 2
+model.d_model = 32
+model.heads = 2
+model.experts = 4
+model.shared_experts = 1
+model.max_seq = 64
+data.corpus = corpus/train
+data.seq_len = 64
+train.batch = 16
+train.micro_batch = 2
+train.lr = 0.01
+train.warmup = 2
+train.steps = {STEPS}
+parallel.ep = 2
+run.precision = fp32
+run.step_timeout = 10
+checkpoint.every = 20
+trace.flush = 0
+"""
+BUSY = ("RUNNING", "COMPLETING")
+UNFINISHED = BUSY + ("PENDING", "REQUEUED", "NODE_FAIL", "PREEMPTED", "CONFIGURING")
+
+machine = None  # the cluster of all tests
+
+
+def train(folder):
+    """Starts a training job, one rank on each host; returns its number."""
+    return machine.submit("--cpus-per-task=1", "slurm/train.sbatch", "config.cfg", "--run.dir", folder)
+
+
+def newest_step(folder):
+    """Step of the newest complete checkpoint, -1 before the first."""
+    made = (SHARED / folder / "checkpoints").glob("step-????????/manifest.json")
+    return max((int(path.parent.name[5:]) for path in made), default=-1)
+
+
+def losses(folder):
+    """The loss of every step, which a run has once."""
+    trace = SHARED / folder / "trace.h5"
+    np.testing.assert_array_equal(harness.column(trace, "step"), np.arange(1, STEPS + 1))
+    return harness.column(trace, "loss")
+
+
+def documents(path):
+    with h5py.File(path) as file:
+        return list(file["documents/id"].asstr()[()])
+
+
+def log(job):
+    return "".join(path.read_text() for path in sorted(SHARED.glob(f"slurm-{job}*.out")))
+
+
+def finish(job):
+    """Waits for the end of a job, over all its restarts."""
+    wait_for(lambda: machine.state(job) not in UNFINISHED, f"the end of job {job}", 180,
+             lambda: log(job))
+    if machine.state(job) != "COMPLETED":
+        raise AssertionError(f"{machine.job(job)}\n{log(job)}")
+
+
+def set_up_shared_folder():
+    """What a user has: a clone with its build, a config, a corpus."""
+    (SHARED / "build/release").mkdir(parents=True)
+    harness.MOESAIC = shutil.copy(harness.MOESAIC, SHARED / "build/release/moesaic")
+    shutil.copytree(harness.ROOT / "slurm", SHARED / "slurm")
+    (SHARED / "config.cfg").write_text(CONFIG)
+    harness.write_text(SHARED / "text.jsonl", 600, seed=1)
+    harness.EndToEnd.tokenize(SHARED)
+
+
+def setUpModule():
+    global machine
+    begin = time.monotonic()
+    os.environ.update(harness.environment())
+    os.environ.pop("MOESAIC", None)  # the copy on the shared file system, from here on
+    machine = Cluster(HOSTS)
+    set_up_shared_folder()
+    finish(train("reference"))
+    print(f"{HOSTS} hosts started and trained {STEPS} steps in {time.monotonic() - begin:.0f} s")
+
+
+class OnHosts(unittest.TestCase):
+    def setUp(self):
+        begin = time.monotonic()
+        self.addCleanup(lambda: print(f"{time.monotonic() - begin:.0f} s ", end="", flush=True))
+        self.addCleanup(machine.make_idle)
+
+
+class Train(OnHosts):
+    def started(self, folder):
+        """A job that trains and has made a checkpoint."""
+        job = train(folder)
+        wait_for(lambda: newest_step(folder) >= 20, "a checkpoint", also_say=lambda: log(job))
+        return job
+
+    def assert_continued(self, job, folder):
+        """The job goes on to its end, and the losses do not tell what happened on the way."""
+        finish(job)
+        self.assertGreaterEqual(int(machine.job(job)["Restarts"]), 1, log(job))
+        self.assertIn(f"resume from {folder}/checkpoints", log(job))
+        np.testing.assert_array_equal(losses(folder), losses("reference"))
+
+    # Protects: what --signal sends before the time limit ends in a save and a restart.
+    def test_signalled(self):
+        job = self.started("signalled")
+        run("scancel", "--signal=USR1", job)
+        self.assert_continued(job, "signalled")
+        self.assertIn("exit code 75: back into the queue", log(job))
+
+    # Protects: a more urgent job gets the hosts soon, and this one continues after it.
+    def test_preempted(self):
+        job = self.started("preempted")
+        urgent = machine.submit("--partition=urgent", f"--nodes={HOSTS}", "--wrap", "srun hostname")
+        finish(urgent)
+        self.assert_continued(job, "preempted")
+        self.assertIn("stopped after step", log(job))
+
+    # Protects: a rank that the kernel kills (out of memory) ends the others, and the job restarts.
+    def test_rank_killed(self):
+        job = self.started("killed")
+        ranks = run("pgrep", "-f", "^build/release/moesaic train").split()
+        os.kill(int(ranks[-1]), signal.SIGKILL)
+        self.assert_continued(job, "killed")
+
+    # Protects: ranks that wait for a host out of reach say so, and do not wait for ever.
+    def test_cable_pulled(self):
+        job = self.started("cut")
+        machine.pull_cable("h3")
+        wait_for(lambda: machine.state(job) not in BUSY, "the end of the ranks", 60, lambda: log(job))
+        self.assertIn("run.step_timeout ends the job", log(job))
+        self.assertIn("exit code 70: back into the queue", log(job))
+        machine.plug_in("h3")
+        self.assert_continued(job, "cut")
+
+    # Protects: a lost host takes rank 0 and the batch script along, and Slurm restarts the job.
+    def test_power_lost(self):
+        job = self.started("dark")
+        machine.lose_power("h1")
+        wait_for(lambda: machine.state(job) not in BUSY, "Slurm to miss the host", 60)
+        machine.boot("h1")
+        self.assert_continued(job, "dark")
+
+
+class Score(OnHosts):
+    def score(self):
+        job = machine.submit("--cpus-per-task=1", "--array=0-3", "slurm/score.sbatch", "config.cfg",
+                             "--model.path", "reference/checkpoints", "--score.output", "scores")
+        for task in range(4):
+            finish(f"{job}_{task}")
+        return {path: path.stat().st_mtime_ns for path in sorted((SHARED / "scores").glob("*.h5"))}
+
+    # Protects: the tasks of an array share the shards, a task too many ends well, and a second
+    # array finds nothing to do.
+    def test_array(self):
+        made = self.score()
+        found = [name for path in made if ".trace" not in path.name for name in documents(path)]
+        shards = sorted((SHARED / "corpus/train").glob("*.h5"))
+        self.assertEqual(found, [name for shard in shards for name in documents(shard)])
+        self.assertEqual(len(found), len(set(found)))
+        self.assertGreater(len(found), 500)
+        self.assertEqual(self.score(), made)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
