@@ -86,7 +86,7 @@ class ParallelFaults(harness.EndToEnd):
 
     def test_stop_amid_evaluation(self):
         (self.folder / "large").mkdir()
-        harness.write_text(self.folder / "large/text.jsonl", 1500, seed=9)
+        harness.write_text(self.folder / "large/text.jsonl", 5000, seed=9)
         self.tokenize(self.folder / "large")
         code, out = self.stop_at(lambda: self.trace_has(2), ["--eval.every", 2, "--data.eval_corpus",
                                                              "large/corpus/train"])
