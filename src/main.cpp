@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/facts.h"
 #include "cli/plan.h"
 #include "cli/score.h"
 #include "cli/tokenize.h"
@@ -31,17 +32,20 @@ int run_without_mpi(const Parsed& parsed) {
 }
 
 int run_with_mpi(const Parsed& parsed) {
-  const auto world = moesaic::comm::Communicator::world();
+  moesaic::comm::Ledger ledger;
+  const auto world = moesaic::comm::Communicator::world(&ledger);
+  moesaic::comm::check_same(moesaic::cli::facts_of(parsed), world);
   if (parsed.job == "tokenize") {
     moesaic::config::Config config;
     world.together("check the config",
                    [&] { config = moesaic::config::checked(parsed, world.size()); });
     return moesaic::cli::tokenize(config, world);
   }
-  if (parsed.job == "score") {
-    return moesaic::cli::score(parsed, world);
-  }
-  return moesaic::cli::train(parsed, world);
+  moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
+  const int code = parsed.job == "score" ? moesaic::cli::score(parsed, world, watchdog)
+                                         : moesaic::cli::train(parsed, world, watchdog);
+  watchdog.close();
+  return code;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "cli/checkpoint_model.h"
+#include "cli/facts.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
@@ -66,6 +67,18 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
                              checkpoint.state().value("step", std::int64_t{0}));
   choose_shards(inputs);
   return inputs;
+}
+
+/// What all ranks must see alike.
+comm::Facts facts_of(const Inputs& inputs) {
+  comm::Facts facts = cli::facts_of(inputs.config);
+  facts.push_back(fact_of_checkpoint(io::CheckpointReader::open(inputs.config.model.path).path()));
+  std::vector<io::ShardInfo> shards;
+  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
+    shards.push_back(inputs.corpora.info(shard));
+  }
+  facts.push_back(fact_of("data.corpus", shards));
+  return facts;
 }
 
 /// A hash of all that the scores depend on. It reads bare shards, which have no manifest.
@@ -156,9 +169,9 @@ void print_end(const io::ScoreTotals& totals, const std::string& path) {
 
 /// Collective over the mesh: computes the missing parts.
 infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
-                           const comm::Communicator& world) {
+                           const comm::Communicator& world, comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
-  comm::Mesh mesh = model::make_mesh(config);
+  comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   log::print(table(mesh.layout.rows()));
@@ -171,10 +184,11 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
   world.together("set up the model", [&] {
     instance.emplace(config, mesh, false);
     auto checkpoint = io::CheckpointReader::open(config.model.path);
-    model::load_parameters(*instance, checkpoint, model::Load::kValues);
+    model::load_parameters(*instance, checkpoint, model::Load::kValues,
+                           [&] { watchdog.doing("loading"); });
   });
   const infer::ScoreResult result =
-      infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards});
+      infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog});
   instance.reset();
   mesh.close();
   return result;
@@ -190,14 +204,18 @@ void finish(const Inputs& inputs, const io::ScoresOutput& output) {
 
 }  // namespace
 
-int score(const config::Parsed& parsed, const comm::Communicator& world) {
+int score(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
   Inputs inputs;
   std::string print;
+  comm::Facts facts;
   world.together("read the config", [&] {
     inputs = read_inputs(parsed, world.size());
     print = world.is_root() ? fingerprint(inputs) : "";
+    facts = facts_of(inputs);
   });
+  comm::check_same(facts, world);
   world.broadcast(print, 0);
+  watchdog.doing("loading");
   const io::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
       {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size});
@@ -224,7 +242,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world) {
   if (finished != 0) {
     return 0;
   }
-  const infer::ScoreResult result = compute(inputs, output, world);
+  const infer::ScoreResult result = compute(inputs, output, world, watchdog);
   if (result.stopped) {
     log::info(fmt::format("stopped with {} new shards scored: the same command goes on",
                           result.new_parts));

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
+#include "cli/facts.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "cli/train_inputs.h"
@@ -99,17 +100,18 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
-                           const io::CorpusInfo& corpus) {
+                           const io::CorpusInfo& corpus, comm::Watchdog& watchdog) {
+  const auto got_on = [&] { watchdog.doing("loading"); };
   train::Progress progress;
   if (resume) {
     auto checkpoint = io::CheckpointReader::open(*resume);
     progress = train::check_resume(checkpoint.state(), config, corpus.vocab_sha256, *resume);
-    model::load_parameters(instance, checkpoint, model::Load::kAll);
+    model::load_parameters(instance, checkpoint, model::Load::kAll, got_on);
   } else if (!config.model.path.empty()) {
     auto checkpoint = io::CheckpointReader::open(config.model.path);
     check_vocabulary(checkpoint, corpus);
     progress.tasks = train::from_state(checkpoint.state()).tasks;
-    model::load_parameters(instance, checkpoint, model::Load::kValues);
+    model::load_parameters(instance, checkpoint, model::Load::kValues, got_on);
   } else {
     instance.parameters.initialise(*instance.backend, config.train.seed);
   }
@@ -118,18 +120,28 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
 
 }  // namespace
 
-int train(const config::Parsed& parsed, const comm::Communicator& world) {
+int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
   TrainInputs inputs;
   std::optional<std::filesystem::path> resume;
+  comm::Facts facts;
   world.together("read the config", [&] {
     inputs = read_train_inputs(parsed, world.size());
     resume = train::checkpoint_to_resume(inputs.config.checkpoint);
+    facts = facts_of(inputs.config);
+    facts.push_back(fact_of_checkpoint(resume.value_or("")));
+    for (const train::Corpora* read : {&inputs.corpora, &inputs.eval_corpora}) {
+      for (std::size_t c = 0; c < read->size(); ++c) {
+        facts.push_back(fact_of(read->info(c).name, read->info(c).shards));
+      }
+    }
   });
+  comm::check_same(facts, world);
+  watchdog.doing("loading");
   config::Config& config = inputs.config;
   train::Corpora& corpora = inputs.corpora;
   train::Corpora& eval_corpora = inputs.eval_corpora;
   auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
-  comm::Mesh mesh = model::make_mesh(config);
+  comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   Outputs outputs;
@@ -147,7 +159,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
   train::Progress progress;
   world.together("set up the model", [&] {
     instance.emplace(config, mesh, true);
-    progress = load_start(config, *instance, resume, corpora.info(0));
+    progress = load_start(config, *instance, resume, corpora.info(0), watchdog);
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   });
@@ -166,7 +178,8 @@ int train(const config::Parsed& parsed, const comm::Communicator& world) {
                          .task_index = task_index,
                          .eval_corpora = eval_corpora,
                          .progress = progress,
-                         .resumed = resume.has_value()});
+                         .resumed = resume.has_value(),
+                         .watchdog = watchdog});
   }
   log::print(
       fmt::format("trace: {}{}", config.trace.path,

@@ -1,12 +1,12 @@
 #pragma once
 
-#include "comm/communicator.h"
+#include "comm/watchdog.h"
 #include "config/options.h"
 
 namespace moesaic::cli {
 
 /// The job `train`: corpus (and checkpoint) -> checkpoints and trace. Collective over world.
 /// Returns the exit code.
-int train(const config::Parsed& parsed, const comm::Communicator& world);
+int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog);
 
 }  // namespace moesaic::cli

@@ -71,6 +71,7 @@ class MpiCollectives final : public Collectives {
         static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
     lay_out(send_rows, x.send_count, x.send_begin);
     lay_out(recv_rows, x.recv_count, x.recv_begin);
+    x.number = group_.start();
     MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row.type(), x.recv.data(),
                    x.recv_count.data(), x.recv_begin.data(), row.type(), group_.handle(),
                    &x.request);
@@ -80,6 +81,7 @@ class MpiCollectives final : public Collectives {
 
   Tensor finish(Exchange exchange) override {
     const Timer timer;
+    const Ledger::Entry entry = group_.enter_started(Operation::kAllToAll, exchange.number);
     MPI_Wait(&exchange.request, MPI_STATUS_IGNORE);
     seconds_ += timer.seconds();
     return exchange.recv;
@@ -96,6 +98,7 @@ class MpiCollectives final : public Collectives {
     sent_ += ring() * bytes(whole);
     std::vector<int> count, begin;
     lay_out(rows, count, begin);
+    const Ledger::Entry entry = group_.enter(Operation::kAllGather);
     MPI_Allgatherv(mine.data(), mpi_count(static_cast<std::size_t>(mine.dim(0))), row.type(),
                    whole.data(), count.data(), begin.data(), row.type(), group_.handle());
     seconds_ += timer.seconds();
@@ -116,6 +119,7 @@ class MpiCollectives final : public Collectives {
     for (const std::int64_t n : rows) {
       count.push_back(mpi_count(static_cast<std::size_t>(n * width)));
     }
+    const Ledger::Entry entry = group_.enter(Operation::kReduceScatter);
     MPI_Reduce_scatter(whole.as<float>().data(), mine.as<float>().data(), count.data(), MPI_FLOAT,
                        MPI_SUM, group_.handle());
     seconds_ += timer.seconds();
@@ -132,7 +136,7 @@ class MpiCollectives final : public Collectives {
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Iallreduce(MPI_IN_PLACE, values.data(), mpi_count(values.size()), MPI_FLOAT, MPI_SUM,
                    group_.handle(), &request);
-    keep(request, {.tensor = inout, .counts = {}, .share = {}, .result = {}});
+    keep(request, started(inout, Operation::kAllReduce, group_.start()));
     seconds_ += timer.seconds();
   }
 
@@ -142,17 +146,17 @@ class MpiCollectives final : public Collectives {
     }
     const Timer timer;
     sent_ += ring() * bytes(inout);
-    Started started{.tensor = inout, .counts = {}, .share = {}, .result = {}};
+    Started sum = started(inout, Operation::kReduceScatter, group_.start());
     std::vector<int> begin;
-    lay_out(counts, started.counts, begin);
+    lay_out(counts, sum.counts, begin);
     const auto own = static_cast<std::size_t>(group_.rank());
-    started.share = inout.as<float>().subspan(static_cast<std::size_t>(begin[own]),
-                                              static_cast<std::size_t>(started.counts[own]));
-    started.result.resize(started.share.size());
+    sum.share = inout.as<float>().subspan(static_cast<std::size_t>(begin[own]),
+                                          static_cast<std::size_t>(sum.counts[own]));
+    sum.result.resize(sum.share.size());
     MPI_Request request = MPI_REQUEST_NULL;
-    MPI_Ireduce_scatter(inout.as<float>().data(), started.result.data(), started.counts.data(),
-                        MPI_FLOAT, MPI_SUM, group_.handle(), &request);
-    keep(request, std::move(started));
+    MPI_Ireduce_scatter(inout.as<float>().data(), sum.result.data(), sum.counts.data(), MPI_FLOAT,
+                        MPI_SUM, group_.handle(), &request);
+    keep(request, std::move(sum));
     seconds_ += timer.seconds();
   }
 
@@ -161,12 +165,13 @@ class MpiCollectives final : public Collectives {
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Isend(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, to, tag, group_.handle(),
               &request);
-    keep(request, {.tensor = tensor, .counts = {}, .share = {}, .result = {}});
+    keep(request, started(tensor, Operation::kSend, to));
     progress();
   }
 
   void receive(const Tensor& tensor, int from, int tag) override {
     const Timer timer;
+    const Ledger::Entry entry = group_.enter_message(Operation::kReceive, from);
     MPI_Recv(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, from, tag, group_.handle(),
              MPI_STATUS_IGNORE);
     seconds_ += timer.seconds();
@@ -189,7 +194,7 @@ class MpiCollectives final : public Collectives {
   void finish() override {
     const Timer timer;
     while (!requests_.empty()) {
-      MPI_Wait(&requests_.front(), MPI_STATUS_IGNORE);
+      wait_for_first();
       complete(0);
     }
     seconds_ += timer.seconds();
@@ -203,6 +208,7 @@ class MpiCollectives final : public Collectives {
     sent_ += ring() * bytes(inout);
     std::vector<int> count, begin;
     lay_out(counts, count, begin);
+    const Ledger::Entry entry = group_.enter(Operation::kAllGather);
     MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, inout.as<float>().data(), count.data(),
                    begin.data(), MPI_FLOAT, group_.handle());
     seconds_ += timer.seconds();
@@ -230,10 +236,25 @@ class MpiCollectives final : public Collectives {
   // What a started operation needs until its end.
   struct Started {
     Tensor tensor;
+    Operation operation;
+    std::int64_t number;  // of the collective; of a message, its receiver
     std::vector<int> counts;
     std::span<float> share;  // where result goes
     std::vector<float> result;
   };
+
+  static Started started(const Tensor& tensor, Operation operation, std::int64_t number) {
+    return {tensor, operation, number, {}, {}, {}};
+  }
+
+  void wait_for_first() {
+    const Started& first = started_.front();
+    const Ledger::Entry entry =
+        first.operation == Operation::kSend
+            ? group_.enter_message(first.operation, static_cast<int>(first.number))
+            : group_.enter_started(first.operation, first.number);
+    MPI_Wait(&requests_.front(), MPI_STATUS_IGNORE);
+  }
 
   void keep(MPI_Request request, Started started) {
     requests_.push_back(request);

@@ -15,6 +15,7 @@ struct Exchange {
   Tensor send, recv;
   std::vector<int> send_count, send_begin, recv_count, recv_begin;
   MPI_Request request = MPI_REQUEST_NULL;
+  std::int64_t number = 0;  // in the ledger
 };
 
 /// The data plane of one group: tensors of one backend, in the order of its stream. Every call is

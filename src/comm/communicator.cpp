@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
@@ -60,6 +61,22 @@ std::vector<int> begins(const std::vector<int>& lengths) {
   return begin;
 }
 
+// World ranks of a communicator, which must be evenly spaced.
+Members members_of(MPI_Comm comm, int size) {
+  MPI_Group group = MPI_GROUP_NULL;
+  MPI_Group world = MPI_GROUP_NULL;
+  MPI_Comm_group(comm, &group);
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  const std::array<int, 3> of = {0, size > 1 ? 1 : 0, size - 1};
+  std::array<int, 3> ranks{};
+  MPI_Group_translate_ranks(group, 3, of.data(), world, ranks.data());
+  MPI_Group_free(&group);
+  MPI_Group_free(&world);
+  const int stride = std::max(1, ranks[1] - ranks[0]);
+  require(ranks[2] == ranks[0] + (size - 1) * stride, "a group whose ranks are not evenly spaced");
+  return {ranks[0], size, stride};
+}
+
 }  // namespace
 
 int mpi_count(std::size_t count) {
@@ -73,7 +90,11 @@ Communicator::Communicator(MPI_Comm comm, bool owned) : comm_(comm), owned_(owne
   MPI_Comm_size(comm_, &size_);
 }
 
-Communicator Communicator::world() { return Communicator(MPI_COMM_WORLD, false); }
+Communicator Communicator::world(Ledger* ledger) {
+  Communicator world(MPI_COMM_WORLD, false);
+  world.record_in(ledger, Group::kWorld);
+  return world;
+}
 
 Communicator Communicator::split(int color, int key) const {
   if (comm_ == MPI_COMM_NULL) {
@@ -100,9 +121,38 @@ void Communicator::close() {
   *this = Communicator();
 }
 
+void Communicator::record_in(Ledger* ledger, Group group) {
+  ledger_ = size_ > 1 ? ledger : nullptr;
+  group_ = group;
+  if (ledger_ != nullptr) {
+    ledger_->add(group, members_of(comm_, size_));
+  }
+}
+
+Ledger::Entry Communicator::enter(Operation operation) const {
+  return enter_started(operation, start());
+}
+
+Ledger::Entry Communicator::enter_message(Operation operation, int member) const {
+  if (ledger_ != nullptr) {
+    ledger_->enter({group_, operation, ledger_->rank_of(group_, member), 0});
+  }
+  return Ledger::Entry(ledger_);
+}
+
+std::int64_t Communicator::start() const { return ledger_ != nullptr ? ledger_->begin(group_) : 0; }
+
+Ledger::Entry Communicator::enter_started(Operation operation, std::int64_t number) const {
+  if (ledger_ != nullptr) {
+    ledger_->enter({group_, operation, -1, number});
+  }
+  return Ledger::Entry(ledger_);
+}
+
 template <class T>
 void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
   if (size_ > 1) {
+    const Ledger::Entry entry = enter(Operation::kAllReduce);
     MPI_Allreduce(MPI_IN_PLACE, inout.data(), mpi_count(inout.size()), mpi_type<T>(), mpi_op(op),
                   comm_);
   }
@@ -111,6 +161,7 @@ void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
 template <class T>
 void Communicator::broadcast(std::span<T> inout, int root) const {
   if (size_ > 1) {
+    const Ledger::Entry entry = enter(Operation::kBroadcast);
     MPI_Bcast(inout.data(), mpi_count(inout.size()), mpi_type<T>(), root, comm_);
   }
 }
@@ -127,6 +178,7 @@ std::vector<T> Communicator::all_gather(std::span<const T> values) const {
   if (size_ == 1) {
     return {values.begin(), values.end()};
   }
+  const Ledger::Entry entry = enter(Operation::kAllGather);
   const int mine = mpi_count(values.size());
   std::vector<int> lengths(static_cast<std::size_t>(size_));
   MPI_Allgather(&mine, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_);
@@ -143,6 +195,7 @@ std::vector<T> Communicator::gather(std::span<const T> values, int root) const {
   if (size_ == 1) {
     return {values.begin(), values.end()};
   }
+  const Ledger::Entry entry = enter(Operation::kGather);
   const int mine = mpi_count(values.size());
   std::vector<int> lengths(rank_ == root ? static_cast<std::size_t>(size_) : 0);
   MPI_Gather(&mine, 1, MPI_INT, lengths.data(), 1, MPI_INT, root, comm_);
@@ -185,6 +238,7 @@ std::vector<std::vector<T>> Communicator::all_to_all(
     packed.insert(packed.end(), part.begin(), part.end());
   }
   std::vector<int> lengths(send.size());
+  const Ledger::Entry entry = enter(Operation::kAllToAll);
   MPI_Alltoall(send_lengths.data(), 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_);
   const std::vector<int> send_begin = begins(send_lengths);
   const std::vector<int> begin = begins(lengths);
@@ -202,6 +256,7 @@ std::vector<std::vector<T>> Communicator::all_to_all(
 
 void Communicator::barrier() const {
   if (size_ > 1) {
+    const Ledger::Entry entry = enter(Operation::kBarrier);
     MPI_Barrier(comm_);
   }
 }
@@ -210,6 +265,9 @@ void Communicator::together(std::string_view what, const std::function<void()>& 
   Exit code = Exit::kDone;
   std::string message;
   Where where = Where::here();
+  if (ledger_ != nullptr) {
+    ledger_->set_task(what);
+  }
   try {
     step();
   } catch (const Error& error) {
@@ -221,6 +279,9 @@ void Communicator::together(std::string_view what, const std::function<void()>& 
     message = fmt::format("{}: {}", what, error.what());
   }
   const int failing = all_reduce(code == Exit::kDone ? size_ : rank_, Reduce::kMin);
+  if (ledger_ != nullptr) {
+    ledger_->set_task({});
+  }
   if (failing == size_) {
     return;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/ledger.h"
 
 namespace moesaic::comm {
 
@@ -27,7 +28,7 @@ enum class Reduce { kSum, kMax, kMin };
 class Communicator {
  public:
   Communicator() = default;  // a group of one that needs no MPI
-  static Communicator world();
+  static Communicator world(Ledger* ledger = nullptr);
   Communicator(Communicator&&) noexcept = default;
   Communicator& operator=(Communicator&&) noexcept = default;
   Communicator(const Communicator&) = delete;
@@ -40,6 +41,16 @@ class Communicator {
   Communicator split_by_host() const;
   /// Collective over this group. Destructors never communicate.
   void close();
+
+  /// From now on the ledger, which must outlive this, holds what blocks here. Not collective.
+  void record_in(Ledger* ledger, Group group);
+  Ledger* ledger() const { return ledger_; }  // may be absent
+  /// For calls on handle(), around what blocks: a collective, or a message of another member.
+  [[nodiscard]] Ledger::Entry enter(Operation operation) const;
+  [[nodiscard]] Ledger::Entry enter_message(Operation operation, int member) const;
+  /// The number of a collective that starts now, and around the wait for it.
+  std::int64_t start() const;
+  [[nodiscard]] Ledger::Entry enter_started(Operation operation, std::int64_t number) const;
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -80,6 +91,8 @@ class Communicator {
   bool owned_ = false;
   int rank_ = 0;
   int size_ = 1;
+  Ledger* ledger_ = nullptr;
+  Group group_ = Group::kWorld;
 };
 
 /// The checked conversion of a count to MPI's int.

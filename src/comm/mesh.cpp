@@ -43,10 +43,22 @@ std::vector<std::vector<std::string>> Layout::rows() const {
   return rows;
 }
 
-Mesh Mesh::make(const Degrees& degrees) {
+void Mesh::record_in(Ledger* ledger) {
+  tp.record_in(ledger, Group::kTp);
+  pp.record_in(ledger, Group::kPp);
+  ep.record_in(ledger, Group::kEp);
+  dp.record_in(ledger, Group::kDp);
+  ep_tp.record_in(ledger, Group::kEpTp);
+  replicas.record_in(ledger, Group::kReplicas);
+  stage.record_in(ledger, Group::kStage);
+  kv.record_in(ledger, Group::kKv);
+  ends.record_in(ledger, Group::kEnds);
+}
+
+Mesh Mesh::make(const Degrees& degrees, Ledger* ledger) {
   const auto [tp, pp, ep, kv_copies] = degrees;
   Mesh mesh;
-  mesh.world = Communicator::world();
+  mesh.world = Communicator::world(ledger);
   const int size = mesh.world.size();
   const int rank = mesh.world.rank();
   if (size % (tp * pp * ep) != 0) {
@@ -72,6 +84,7 @@ Mesh Mesh::make(const Degrees& degrees) {
   mesh.kv = mesh.world.split(rank / kv_copies, rank);
   mesh.ends = mesh.world.split(at_end ? in_stage : size + rank, pp_i);
   mesh.node = mesh.world.split_by_host();
+  mesh.record_in(ledger);
   return mesh;
 }
 

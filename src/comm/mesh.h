@@ -36,7 +36,8 @@ struct Mesh {
   Communicator node;      // the ranks of this host
 
   /// Collective over the world. Throws kUsage if the world cannot be arranged so, naming what can.
-  static Mesh make(const Degrees& degrees);
+  /// The ledger, where there is one, records all groups but node.
+  static Mesh make(const Degrees& degrees, Ledger* ledger = nullptr);
   /// Of one rank, without MPI.
   static Mesh single();
   /// Collective over the world: releases all groups.
@@ -47,6 +48,9 @@ struct Mesh {
   /// The one rank of its replica that counts what all of them know: on the last stage, which has
   /// the losses.
   bool speaks() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
+
+ private:
+  void record_in(Ledger* ledger);
 };
 
 }  // namespace moesaic::comm

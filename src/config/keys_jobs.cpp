@@ -87,8 +87,12 @@ std::vector<Key> run_keys() {
                            "Stop well, with a checkpoint, before so much time has passed. auto: "
                            "the end of the Slurm job, else no limit."),
            "train score"),
-      only(s.auto_duration("step_timeout", &Run::step_timeout,
-                           "End the job if one step takes longer than this."),
+      only(s.auto_duration(
+               "step_timeout", &Run::step_timeout,
+               "End the job, and name the rank that the others wait for, if a step, a round of "
+               "evaluation, a save or a piece of loading takes longer. auto: 10 x the "
+               "median step, at least 60 s; 10 min for rounds, loading and the first "
+               "two steps, 1 h for a save."),
            "train score"),
       s.choice("progress", &Run::progress,
                "Overwrite one line of progress. auto: on a terminal only."),

@@ -72,6 +72,9 @@ struct BatchScores {
 class Scorer {
  public:
   Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens);
+  ~Scorer() { job_.watchdog.follow(nullptr); }
+  Scorer(const Scorer&) = delete;
+  Scorer& operator=(const Scorer&) = delete;
   ScoreResult run(const std::vector<std::uint8_t>& done);
 
  private:
@@ -110,6 +113,7 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
       stats_(std::ssize(instance_.transformer.moe_layers()), job.config.model.experts,
              std::ssize(job.corpora.tasks())),
       recorder_(job.config, instance_, job.corpora, last_step, all_tokens) {
+  job_.watchdog.follow(&instance_.clock);
   ctx_.stats = &stats_;
   ctx_.dropless = !job.config.router.eval_capacity;
 }
@@ -215,6 +219,7 @@ bool Scorer::score(const Work& work) {
   BatchSource source(job_.corpora, work, replicas_.rank(), width);
   for (std::int64_t round = 0; round < rounds; ++round) {
     std::vector<model::MicroBatch> batches;
+    job_.watchdog.step(recorder_.step() + 1);
     {
       const PhaseScope phase(instance_.clock, Phase::kData);
       while (std::ssize(batches) < depth) {
@@ -230,6 +235,7 @@ bool Scorer::score(const Work& work) {
       return false;
     }
   }
+  job_.watchdog.doing("the end of a shard");
   recorder_.flush();
   world_.together("finish a part of the scores", [&] {
     if (part) {
@@ -245,6 +251,7 @@ ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
     if (done[static_cast<std::size_t>(shard)] != 0) {
       continue;
     }
+    job_.watchdog.doing("the start of a shard");
     const Work work = open(shard);
     if (stopping_ || !score(work)) {
       result.stopped = true;

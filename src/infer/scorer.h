@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "comm/watchdog.h"
 #include "infer/score_corpora.h"
 #include "io/scores_output.h"
 #include "model/instance.h"
@@ -15,6 +16,7 @@ struct ScoreJob {
   ScoreCorpora& corpora;
   const io::ScoresOutput& output;
   const std::vector<std::int64_t>& shards;  // to score, ascending
+  comm::Watchdog& watchdog;
 };
 struct ScoreResult {
   bool stopped = false;  // before all of these shards had their parts

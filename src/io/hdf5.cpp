@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <functional>
 
 #include "io/hdf5_handle.h"
 #include "io/hdf5_thread.h"
@@ -38,10 +39,32 @@ void check_magic(const std::filesystem::path& file) {
 
 bool says_locked(const std::string& reason) { return reason == std::strerror(EAGAIN); }
 
-hid_t open_checked(const std::filesystem::path& file, unsigned flags) {
+// On a file system that has no locks (errno 524: Linux's NFS), goes on without them.
+hid_t with_locks_if_any(hid_t access, const std::function<hid_t()>& open) {
+  const hid_t id = open();
+  const std::string reason = id < 0 ? hdf5_reason() : "";
+  for (const int error : {ENOLCK, EOPNOTSUPP, 524}) {
+    if (reason == std::strerror(error)) {
+      H5Pset_file_locking(access, false, true);
+      return open();
+    }
+  }
+  return id;
+}
+
+/// A file's id, or why there is none.
+struct Opened {
+  hid_t id = -1;
+  std::string reason;
+};
+
+Opened open_checked(const std::filesystem::path& file, unsigned flags) {
   require(on_hdf5_thread(), "HDF5 file opened on another thread");
   check_magic(file);
-  return H5Fopen(file.c_str(), flags, H5P_DEFAULT);
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  const hid_t id =
+      with_locks_if_any(access.id(), [&] { return H5Fopen(file.c_str(), flags, access.id()); });
+  return {id, id < 0 ? hdf5_reason() : ""};  // before H5Pclose forgets it
 }
 
 [[noreturn]] void fail_open(const std::filesystem::path& file, const std::string& reason) {
@@ -155,23 +178,22 @@ void put_attribute(hid_t file, const Subject& subject, const std::string& name, 
 Hdf5File::Hdf5File(std::filesystem::path file, std::int64_t id) : path_(std::move(file)), id_(id) {}
 
 Hdf5File Hdf5File::open(const std::filesystem::path& file) {
-  const hid_t id = open_checked(file, H5F_ACC_RDONLY);
-  if (id < 0) {
-    fail_open(file, hdf5_reason());
+  const Opened opened = open_checked(file, H5F_ACC_RDONLY);
+  if (opened.id < 0) {
+    fail_open(file, opened.reason);
   }
-  return Hdf5File(file, id);
+  return Hdf5File(file, opened.id);
 }
 
 std::optional<Hdf5File> Hdf5File::open_unless_locked(const std::filesystem::path& file) {
-  const hid_t id = open_checked(file, H5F_ACC_RDWR);
-  if (id >= 0) {
-    return Hdf5File(file, id);
+  const Opened opened = open_checked(file, H5F_ACC_RDWR);
+  if (opened.id >= 0) {
+    return Hdf5File(file, opened.id);
   }
-  const std::string reason = hdf5_reason();
-  if (says_locked(reason)) {
+  if (says_locked(opened.reason)) {
     return std::nullopt;
   }
-  fail_open(file, reason);
+  fail_open(file, opened.reason);
 }
 
 Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
@@ -190,7 +212,9 @@ Hdf5File Hdf5File::create(const std::filesystem::path& file) {
   H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.id(), false);
-  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.id(), access.id());
+  const hid_t id = with_locks_if_any(access.id(), [&] {
+    return H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.id(), access.id());
+  });
   check_write(id, {std::filesystem::absolute(file), ""}, "cannot be created");
   return Hdf5File(file, id);
 }

@@ -33,13 +33,14 @@ Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
 
 }  // namespace
 
-comm::Mesh make_mesh(const config::Config& config) {
+comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
   const config::Parallel& parallel = config.parallel;
   const std::int64_t kv_copies = std::max<std::int64_t>(1, parallel.tp / config.model.kv_heads);
   return comm::Mesh::make({.tp = static_cast<int>(parallel.tp),
                            .pp = static_cast<int>(parallel.pp),
                            .ep = static_cast<int>(parallel.ep),
-                           .kv_copies = static_cast<int>(kv_copies)});
+                           .kv_copies = static_cast<int>(kv_copies)},
+                          ledger);
 }
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)

@@ -10,8 +10,9 @@
 
 namespace moesaic::model {
 
-/// The mesh of parallel.* (resolved). Collective over the world.
-comm::Mesh make_mesh(const config::Config& config);
+/// The mesh of parallel.* (resolved), recorded in the ledger if there is one. Collective over the
+/// world.
+comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger = nullptr);
 
 /// A model on this rank: its device, its share of the parameters, and the groups it talks to.
 class Instance {

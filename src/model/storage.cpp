@@ -88,7 +88,8 @@ void check_shape(const io::CheckpointReader& checkpoint, const std::string& name
 
 }  // namespace
 
-void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what) {
+void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
+                     const std::function<void()>& got_on) {
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const PublicTensor& tensor : p.spec.tensors) {
@@ -102,6 +103,9 @@ void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load 
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }
       instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+    }
+    if (got_on) {
+      got_on();
     }
   }
   instance.parameters.refresh_copies(*instance.backend);

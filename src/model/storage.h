@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "io/checkpoint.h"
@@ -8,9 +9,10 @@
 namespace moesaic::model {
 
 enum class Load { kValues, kAll };  // all: optimizer moments as well
-/// Reads this rank's share of every tensor. kMismatch names a tensor that is missing or of another
-/// shape.
-void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what);
+/// Reads this rank's share of every tensor, and says so after each parameter. kMismatch names a
+/// tensor that is missing or of another shape.
+void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
+                     const std::function<void()>& got_on = {});
 
 /// The blocks that this rank writes: each element once over all ranks. The values live in `host`.
 std::vector<io::BlockToSave> blocks_to_save(Instance& instance,

@@ -18,14 +18,11 @@
 #include "train/save_policy.h"
 #include "train/schedule.h"
 #include "train/step.h"
-#include "train/watchdog.h"
 
 namespace moesaic::train {
 namespace {
 
-// How long one round of evaluation and one save may take before the watchdog ends the job, seconds.
-constexpr double kRoundLimit = 600.0;
-constexpr double kSaveLimit = 3600.0;
+constexpr double kSaveLimit = 3600.0;  // seconds until the watchdog ends the job
 
 // What to do about numbers that went bad.
 std::string way_out(const config::Config& config) {
@@ -39,6 +36,9 @@ std::string way_out(const config::Config& config) {
 class Loop {
  public:
   explicit Loop(const Start& start);
+  ~Loop() { watchdog_.follow(nullptr); }
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
   Exit run();
 
  private:
@@ -68,7 +68,7 @@ class Loop {
   std::vector<double> task_tokens_;
   Batches batches_;
   Recorder recorder_;
-  Watchdog watchdog_;
+  comm::Watchdog& watchdog_;
   int failed_saves_ = 0;
 };
 
@@ -89,12 +89,13 @@ Loop::Loop(const Start& start)
       recorder_(config_, instance_, progress_,
                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names(),
                 start.resumed, last_step_),
-      watchdog_(config_.run.step_timeout, instance_.clock) {
+      watchdog_(start.watchdog) {
   ctx_.stats = &stats_;
   ctx_.step_tokens = step_tokens_;
   if (!progress_.note.empty()) {
     recorder_.event(progress_.step, "config_changed", progress_.note);
   }
+  watchdog_.follow(&instance_.clock);
 }
 
 double Loop::forward_backward_all(StepBatches& batches, std::int64_t targets) {
@@ -174,15 +175,16 @@ StepResult Loop::step() {
 
 void Loop::evaluate() {
   if (start_.eval_corpora.size() > 0) {
-    watchdog_.alive(kRoundLimit);
+    const auto got_on = [this] { watchdog_.doing("evaluation"); };
+    got_on();
     recorder_.add(train::evaluate(instance_, start_.eval_corpora, config_, progress_.tasks.size(),
-                                  progress_.step, [this] { watchdog_.alive(kRoundLimit); }));
+                                  progress_.step, got_on));
   }
 }
 
 bool Loop::save() {
   const PhaseScope phase(instance_.clock, Phase::kCheckpoint);
-  watchdog_.alive(kSaveLimit);
+  watchdog_.doing("a save", kSaveLimit);
   const Timer timer;
   recorder_.flush();
   std::vector<std::vector<float>> host;
@@ -232,6 +234,7 @@ Exit Loop::run() {
   instance_.clock.take();
   while (progress_.step < last_step_) {
     const Timer timer;
+    watchdog_.step(progress_.step + 1);
     const StepResult result = step();
     const bool finite = std::isfinite(result.grad_norm) && std::isfinite(result.loss);
     if (finite) {
@@ -248,7 +251,6 @@ Exit Loop::run() {
       recorder_.close();
       throw comm::AgreedError(Exit::kBadNumbers, message + way_out(config_));
     }
-    watchdog_.step_done(progress_.step);
     policy_.step_took(timer.seconds());
     const bool last = progress_.step == last_step_;
     if (last || (config_.eval.every > 0 && progress_.step % config_.eval.every == 0)) {
@@ -266,8 +268,8 @@ Exit Loop::run() {
                             saved ? "with a checkpoint" : "without a checkpoint"));
       return saved ? Exit::kStopped : Exit::kTerminated;
     }
-    watchdog_.alive(0.0);  // the time granted for saving and evaluating is over
   }
+  watchdog_.doing("the end");
   recorder_.close();
   return Exit::kDone;
 }

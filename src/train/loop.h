@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "comm/watchdog.h"
 #include "config/config.h"
 #include "model/instance.h"
 #include "train/corpora.h"
@@ -20,6 +21,7 @@ struct Start {
   Corpora& eval_corpora;  // may be empty
   Progress progress;      // step 0: a fresh start
   bool resumed = false;
+  comm::Watchdog& watchdog;
 };
 
 /// Trains until train.steps or train.tokens, a stop signal or run.max_wall. Collective over the

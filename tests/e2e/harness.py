@@ -55,9 +55,9 @@ class Result:
         self.text = out + err
 
 
-def command(ranks, arguments):
+def command(ranks, arguments, wrapper=()):
     launcher = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks else []
-    return launcher + [MOESAIC] + [str(argument) for argument in arguments]
+    return launcher + list(wrapper) + [MOESAIC] + [str(argument) for argument in arguments]
 
 
 def write_text(path, documents, seed):
@@ -112,6 +112,12 @@ def processes_of(folder):
     return found
 
 
+def rank_of(pid):
+    """The world rank of a process that mpirun started."""
+    variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(int(v.split(b"=")[1]) for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK="))
+
+
 class EndToEnd(unittest.TestCase):
     """Each test has a folder of its own with config.cfg, corpus/train and corpus/heldout."""
 
@@ -137,10 +143,11 @@ class EndToEnd(unittest.TestCase):
         shutil.copytree(self.shared / "corpus", self.folder / "corpus")
         (self.folder / "config.cfg").write_text(CONFIG)
 
-    def run_job(self, ranks, *arguments):
-        """Runs one job in the test's folder; ranks = 0 runs it without mpirun."""
+    def run_job(self, ranks, *arguments, wrapper=()):
+        """Runs one job in the test's folder; ranks = 0 runs it without mpirun. A wrapper is a command
+        that each rank runs, and that runs moesaic."""
         begin = time.monotonic()
-        child = subprocess.Popen(command(ranks, arguments), cwd=self.folder, env=environment(),
+        child = subprocess.Popen(command(ranks, arguments, wrapper), cwd=self.folder, env=environment(),
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                  errors="replace",  # a damaged name is shown as it is
                                  start_new_session=True)
@@ -166,6 +173,10 @@ class EndToEnd(unittest.TestCase):
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
         child.communicate(timeout=LIMIT)
+
+    def process_of(self, rank):
+        """Id of the process of a rank of the job that runs in the test's folder."""
+        return next(pid for pid in processes_of(self.folder) if rank_of(pid) == rank)
 
     def train(self, ranks, *arguments):
         return self.run_job(ranks, "train", "--config", "config.cfg", *arguments)

@@ -98,8 +98,8 @@ class ConfigFaults(harness.EndToEnd):
     def test_layout(self):
         self.assert_refused(["--parallel.ep", 3], "parallel.ep = 3", "model.experts = 4",
                             "use ep 2 or 4", "number of ranks = 2")
-        self.assert_refused(["--parallel.tp", 2, "--train.micro_batch", 3], "parallel.tp = 2",
-                            "use 1", "train.micro_batch")
+        self.assert_refused(["--parallel.tp", 2, "--train.micro_batch", 3], "parallel.ep = 2",
+                            "use 4 ranks, or ep 1", "train.micro_batch")
 
     # Protects: a share of nothing, or of a task that no corpus has, never trains on something else.
     def test_task_weights(self):

@@ -24,6 +24,13 @@
 namespace moesaic::cli {
 namespace {
 
+int score(const config::Parsed& parsed, const comm::Communicator& world) {
+  comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
+  const int code = cli::score(parsed, world, watchdog);
+  watchdog.close();
+  return code;
+}
+
 using moesaic::testing::TempDir;
 namespace fs = std::filesystem;
 using Documents = std::vector<io::DocumentRecord>;

@@ -1,0 +1,91 @@
+#include "comm/ledger.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace moesaic::comm {
+namespace {
+
+constexpr std::array<std::string_view, kGroupCount> kGroupNames = {
+    "world", "tp", "pp", "ep", "dp", "ep_tp", "replicas", "stage", "kv", "ends"};
+constexpr std::array<std::string_view, 9> kOperationNames = {
+    "all_reduce",     "broadcast", "all_gather", "gather", "all_to_all",
+    "reduce_scatter", "barrier",   "receive",    "send"};
+
+std::size_t index(Group group) { return static_cast<std::size_t>(group); }
+
+}  // namespace
+
+std::string_view name_of(Group group) { return kGroupNames[index(group)]; }
+
+std::string_view name_of(Operation operation) {
+  return kOperationNames[static_cast<std::size_t>(operation)];
+}
+
+std::string Members::text() const {
+  if (count == 1) {
+    return fmt::format("rank {}", first);
+  }
+  if (stride == 1) {
+    return fmt::format("ranks {}-{}", first, rank(count - 1));
+  }
+  std::string text = fmt::format("ranks {}, {}", first, rank(1));
+  constexpr int kListed = 4;
+  if (count > kListed) {
+    return fmt::format("{}, ..., {}", text, rank(count - 1));
+  }
+  for (int i = 2; i < count; ++i) {
+    text += fmt::format(", {}", rank(i));
+  }
+  return text;
+}
+
+Ledger::Entry::~Entry() {
+  if (ledger_ != nullptr) {
+    ledger_->leave();
+  }
+}
+
+void Ledger::add(Group group, const Members& members) {
+  const std::lock_guard lock(mutex_);
+  now_.parts[index(group)].members = members;
+}
+
+std::int64_t Ledger::begin(Group group) {
+  const std::lock_guard lock(mutex_);
+  return ++now_.parts[index(group)].begun;
+}
+
+void Ledger::enter(Wait wait) {
+  const std::lock_guard lock(mutex_);
+  if (wait.peer >= 0) {
+    wait.number = ++now_.parts[index(wait.group)].messages;
+  }
+  now_.wait = wait;
+  now_.waits = true;
+}
+
+void Ledger::leave() {
+  const std::lock_guard lock(mutex_);
+  now_.waits = false;
+}
+
+int Ledger::rank_of(Group group, int member) const {
+  const std::lock_guard lock(mutex_);
+  return now_.parts[index(group)].members.rank(member);
+}
+
+void Ledger::set_task(std::string_view task) {
+  const std::lock_guard lock(mutex_);
+  task_ = task;
+}
+
+Standing Ledger::standing() const {
+  const std::lock_guard lock(mutex_);
+  Standing standing = now_;
+  task_.copy(standing.doing.data(), standing.doing.size() - 1);
+  return standing;
+}
+
+}  // namespace moesaic::comm

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+namespace moesaic::comm {
+
+/// The groups whose operations are recorded. A rank is in at most one of each kind.
+enum class Group : std::uint8_t {
+  kWorld,
+  kTp,
+  kPp,
+  kEp,
+  kDp,
+  kEpTp,
+  kReplicas,
+  kStage,
+  kKv,
+  kEnds
+};
+constexpr std::size_t kGroupCount = 10;
+
+/// What blocks: all of a group for each other, or one rank for another.
+enum class Operation : std::uint8_t {
+  kAllReduce,
+  kBroadcast,
+  kAllGather,
+  kGather,
+  kAllToAll,
+  kReduceScatter,
+  kBarrier,
+  kReceive,
+  kSend,
+};
+
+std::string_view name_of(Group group);
+std::string_view name_of(Operation operation);
+
+/// World ranks first, first + stride, ...: so lie the members of every group of the mesh.
+struct Members {
+  std::int32_t first = 0, count = 0, stride = 1;
+
+  int rank(int i) const { return first + i * stride; }
+  std::string text() const;  // "ranks 2-3", "ranks 0, 2, 4", "ranks 0, 8, ..., 504"
+};
+
+/// One blocking operation. All members of a group begin its collectives in one order and so number
+/// them alike, from 1. The messages that a rank waits for have numbers of its own.
+struct Wait {
+  Group group = Group::kWorld;
+  Operation operation = Operation::kBarrier;
+  std::int32_t peer = -1;  // world rank; -1: collective
+  std::int64_t number = 0;
+};
+
+/// Where a rank stands; plain bytes that ranks may send each other.
+struct Standing {
+  struct Part {
+    Members members;  // count 0: not recorded, or a group of one
+    std::int64_t begun = 0, messages = 0;
+  };
+  std::array<Part, kGroupCount> parts{};
+  bool waits = false;
+  Wait wait;                     // if it waits
+  std::array<char, 96> doing{};  // ends with a zero: "phase data of step 41"
+};
+
+/// This rank's record of the operations that block: which one it is in, and how many of each group
+/// it has begun. Written by the thread that communicates, read by the watchdog's.
+class Ledger {
+ public:
+  /// Leaves the operation at the end of the scope.
+  class Entry {
+   public:
+    explicit Entry(Ledger* ledger) : ledger_(ledger) {}
+    ~Entry();
+    Entry(const Entry&) = delete;
+    Entry& operator=(const Entry&) = delete;
+
+   private:
+    Ledger* ledger_;  // may be absent
+  };
+
+  void add(Group group, const Members& members);
+  /// The number of a collective that begins now, waited for later or not at all.
+  std::int64_t begin(Group group);
+  void enter(Wait wait);
+  void leave();
+  /// World rank of a member.
+  int rank_of(Group group, int member) const;
+  /// What this rank does between its operations; a piece of text that lives on, or empty.
+  void set_task(std::string_view task);
+
+  /// From any thread. `doing` holds the task.
+  Standing standing() const;
+
+ private:
+  mutable std::mutex mutex_;
+  Standing now_;
+  std::string_view task_;
+};
+
+}  // namespace moesaic::comm

@@ -1,0 +1,221 @@
+#include "comm/watchdog.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/host.h"
+#include "base/log.h"
+#include "comm/diagnosis.h"
+#include "comm/guard.h"
+
+namespace moesaic::comm {
+namespace {
+
+constexpr int kQuestion = 1;  // where do you stand?
+constexpr int kAnswer = 2;    // a Standing
+// Seconds. The last rank waits longer than rank 0, which then ends the job before it speaks; all
+// others would speak only if both were silent.
+constexpr double kFirstSpeaks = 4.0, kLastSpeaks = 8.0, kEachSpeaks = 14.0;
+constexpr double kNap = 0.5, kShortNap = 0.02;
+
+void sleep_for(double seconds) {
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+// Whether all threads may call MPI at once.
+bool threads_may_talk() {
+  int provided = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&provided);
+  return provided == MPI_THREAD_MULTIPLE;
+}
+
+}  // namespace
+
+Watchdog::Watchdog(double timeout, const Communicator& world) : timeout_(timeout), world_(world) {
+  if (world.size() > 1 && threads_may_talk()) {
+    MPI_Comm_dup(world.handle(), &talk_);
+    hosts_ = world.gather(host_name(), 0);
+    auto at_last = world.gather(host_name(), world.size() - 1);
+    if (!at_last.empty()) {
+      hosts_ = std::move(at_last);
+    }
+  }
+  thread_ = std::thread([this] { watch(); });
+}
+
+Watchdog::~Watchdog() { stop(); }
+
+void Watchdog::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) {
+    thread_.join();
+  }
+}
+
+void Watchdog::close() {
+  world_.barrier();
+  stop();
+  if (talk_ != MPI_COMM_NULL) {
+    MPI_Comm_free(&talk_);
+  }
+}
+
+void Watchdog::begin(std::string_view what, std::int64_t step, double limit) {
+  const std::lock_guard lock(mutex_);
+  constexpr std::size_t kKept = 101;
+  if (step_ >= 0) {
+    durations_.resize(std::min(kKept, steps_done_ + 1));
+    durations_[steps_done_ % kKept] = since_.seconds();
+    ++steps_done_;
+  }
+  what_ = what;
+  step_ = step;
+  limit_ = limit;
+  waited_ = 0.0;
+  since_.restart();
+}
+
+void Watchdog::step(std::int64_t step) { begin("", step, 0.0); }
+
+void Watchdog::doing(std::string_view what, double limit) { begin(what, -1, limit); }
+
+void Watchdog::follow(const PhaseClock* clock) {
+  const std::lock_guard lock(mutex_);
+  clock_ = clock;
+}
+
+double Watchdog::limit() const {
+  if (timeout_ >= 0.0) {
+    return timeout_;
+  }
+  if (step_ < 0) {
+    return limit_;
+  }
+  if (durations_.size() < 2) {
+    return kLoading;
+  }
+  std::vector<double> sorted = durations_;
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  return std::max(60.0, 10.0 * *middle);
+}
+
+Standing Watchdog::standing() const {
+  Standing standing = world_.ledger() != nullptr ? world_.ledger()->standing() : Standing{};
+  const std::lock_guard lock(mutex_);
+  std::string text = what_;
+  if (step_ >= 0) {
+    text = fmt::format("step {}", step_);
+    if (clock_ != nullptr) {
+      text = fmt::format("phase {} of {}", kPhaseNames[static_cast<std::size_t>(clock_->phase())],
+                         text);
+    }
+  }
+  if (standing.doing.front() != '\0') {
+    text = fmt::format("{} ({})", text, standing.doing.data());
+  }
+  standing.doing = {};
+  text.copy(standing.doing.data(), standing.doing.size() - 1);
+  return standing;
+}
+
+void Watchdog::watch() {
+  std::unique_lock lock(mutex_);
+  while (!ending_) {
+    const Timer nap;
+    changed_.wait_for(lock, std::chrono::duration<double>(kNap));
+    waited_ += std::min(nap.seconds(), 2.0 * kNap);  // a longer one: this process was stopped
+    const double waited = waited_;
+    const bool late = waited > limit();
+    lock.unlock();
+    answer_questions();
+    if (late) {
+      expire(waited);
+    }
+    if (asked_) {
+      speak(waited);
+    }
+    lock.lock();
+  }
+}
+
+// What is sent stays in memory until the end, which is near.
+void Watchdog::ask(int rank) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Isend(nullptr, 0, MPI_BYTE, rank, kQuestion, talk_, &request);
+  MPI_Request_free(&request);
+}
+
+void Watchdog::answer_questions() {
+  int waiting = 0;
+  MPI_Status status;
+  while (talk_ != MPI_COMM_NULL &&
+         MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, talk_, &waiting, &status) == MPI_SUCCESS &&
+         waiting != 0) {
+    const int from = status.MPI_SOURCE;
+    if (status.MPI_TAG == kAnswer) {
+      MPI_Recv(&answers_[from], sizeof(Standing), MPI_BYTE, from, kAnswer, talk_,
+               MPI_STATUS_IGNORE);
+      continue;
+    }
+    MPI_Recv(nullptr, 0, MPI_BYTE, from, kQuestion, talk_, MPI_STATUS_IGNORE);
+    asked_ = is_collector(world_.rank());
+    if (is_collector(from)) {
+      const Standing mine = standing();
+      MPI_Send(&mine, sizeof mine, MPI_BYTE, from, kAnswer, talk_);
+    }
+  }
+}
+
+void Watchdog::expire(double waited) {
+  if (talk_ == MPI_COMM_NULL) {
+    log::error(fmt::format("fatal: no progress for {:.0f} s in {}; run.step_timeout ends the job",
+                           waited, standing().doing.data()));
+    abort_all(static_cast<int>(Exit::kInternal));
+  }
+  for (const int collector : {0, world_.size() - 1}) {
+    if (collector != world_.rank()) {
+      ask(collector);
+    }
+  }
+  if (is_collector(world_.rank())) {
+    speak(waited);
+  }
+  const Timer timer;
+  while (timer.seconds() < kEachSpeaks) {
+    answer_questions();
+    sleep_for(kShortNap);
+  }
+  log::error(
+      fmt::format("fatal: no progress for {:.0f} s in {}, and neither rank 0 nor the last "
+                  "rank says why; run.step_timeout ends the job",
+                  waited, standing().doing.data()));
+  abort_all(static_cast<int>(Exit::kInternal));
+}
+
+void Watchdog::speak(double waited) {
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    if (rank != world_.rank()) {
+      ask(rank);
+    }
+  }
+  answers_[world_.rank()] = standing();
+  const Timer timer;
+  const bool first = world_.is_root();
+  while (timer.seconds() < (first ? kFirstSpeaks : kLastSpeaks) &&
+         !(first && std::ssize(answers_) == world_.size())) {
+    answer_questions();
+    sleep_for(kShortNap);
+  }
+  log::error(fmt::format("fatal: no progress for {:.0f} s; run.step_timeout ends the job\n{}",
+                         waited, diagnose(answers_, hosts_)));
+  abort_all(static_cast<int>(Exit::kInternal));
+}
+
+}  // namespace moesaic::comm

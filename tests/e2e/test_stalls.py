@@ -1,0 +1,130 @@
+"""A rank that stops, dies or disagrees: the job ends soon, says which rank it is, and continues."""
+import os
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+
+import harness
+
+TIMEOUT = ["--run.step_timeout", "10 s"]
+LONG = ["train", "--config", "config.cfg", "--train.steps", 100000]
+TP_PP = ["--parallel.tp", 2, "--parallel.pp", 2, "--parallel.ep", 1]
+HOST = os.uname().nodename
+
+
+class Stalls(harness.EndToEnd):
+    def assert_continues(self, ranks, layout):
+        """The newest checkpoint loads, and the trace goes on without a gap."""
+        before = self.newest_step()
+        self.trained(ranks, *layout, "--train.steps", before + 2)
+        np.testing.assert_array_equal(harness.column(self.folder / "run/trace.h5", "step"),
+                                      np.arange(1, before + 3))
+        self.assert_sound("run/checkpoints", "run/trace.h5")
+
+    def stall(self, ranks, layout, rank):
+        """Stops one rank amid training; returns the output of the job, which must end with 70."""
+        child = self.start(ranks, *LONG, *layout, *TIMEOUT)
+        self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
+        begin = time.monotonic()
+        os.kill(self.process_of(rank), signal.SIGSTOP)
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertLess(time.monotonic() - begin, 30, out)
+        self.assertEqual(child.returncode, 70, out)
+        self.wait_for(lambda: not harness.processes_of(self.folder), "the end of all ranks")
+        return out
+
+    def assert_named(self, out, rank, groups):
+        """One message, which names the rank, its host, and what the others wait for."""
+        missed = re.findall(r"rank (\d+) on (\S+) has not arrived at (?:the )?(\w+) #(\d+) "
+                            r"(?:of|of rank \d in) (\w+) \(ranks [^)]*\): it gives no answer", out)
+        self.assertEqual(len(missed), 1, out)
+        self.assertEqual(missed[0][:2], (str(rank), HOST), out)
+        self.assertIn(missed[0][4], groups, out)
+        self.assertRegex(out, r"rank \d+ on \S+ waits for it there.*, in .*(step|save|evaluation|shard)")
+        self.assertEqual(out.count("run.step_timeout"), 1, out)
+
+    # Protects: in every kind of group, the message names the rank that stopped, and who waits where.
+    def test_layouts(self):
+        cases = {  # ranks, layout, the rank to stop, groups where the others miss it
+            "tp": (2, ["--parallel.tp", 2, "--parallel.ep", 1], 1, {"tp", "stage", "world"}),
+            "pp": (2, ["--parallel.pp", 2, "--parallel.ep", 1], 1, {"pp", "ends", "world"}),
+            "ep": (2, [], 1, {"ep", "ep_tp", "replicas", "stage", "world"}),
+            "dp": (2, ["--parallel.ep", 1], 1, {"dp", "replicas", "stage", "world"}),
+            "tp pp": (4, TP_PP, 2, {"tp", "pp", "stage", "ends", "world"}),
+        }
+        for name, (ranks, layout, rank, groups) in cases.items():
+            with self.subTest(name):
+                shutil.rmtree(self.folder / "run", ignore_errors=True)
+                self.assert_named(self.stall(ranks, layout, rank), rank, groups)
+                self.assert_continues(ranks, layout)
+
+    # Protects: where rank 0 is the one that stopped, the last rank speaks.
+    def test_rank_zero(self):
+        out = self.stall(4, TP_PP, 0)
+        self.assert_named(out, 0, {"tp", "pp", "stage", "ends", "world"})
+        self.assertIn(f"[rank 3 {HOST}]", out)
+        self.assert_continues(4, TP_PP)
+
+    # Protects: a rank that stops for a while, or a job that is suspended, is not killed for it.
+    def test_short_stop(self):
+        child = self.start(4, *LONG, *TP_PP)
+        self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
+        stopped = self.process_of(2)
+        os.kill(stopped, signal.SIGSTOP)
+        time.sleep(20)  # what is tested is that so long does not matter
+        os.kill(stopped, signal.SIGCONT)
+        after = self.newest_step()
+        self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
+        for pid in harness.processes_of(self.folder):
+            os.kill(pid, signal.SIGTERM)
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 75, out)
+        self.assert_continues(4, TP_PP)
+
+    # Protects: a job that the batch system suspends as a whole is not killed for the time it stood.
+    def test_suspended_job(self):
+        child = self.start(2, *LONG, *TIMEOUT)
+        self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
+        ranks = harness.processes_of(self.folder)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in ranks:
+                os.kill(pid, number)
+            if number == signal.SIGSTOP:
+                time.sleep(15)  # longer than the limit
+        after = self.newest_step()
+        self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
+        self.assertIsNone(child.poll())
+
+    # Protects: score is watched in its rounds, and goes on with the parts that it has.
+    def test_score(self):
+        self.trained(2, "--train.steps", 2)
+        (self.folder / "large").mkdir()
+        harness.write_text(self.folder / "large/text.jsonl", 3000, seed=9)
+        self.tokenize(self.folder / "large")
+        job = ["score", "--model.path", "run/checkpoints", "--data.corpus", "large/corpus/train",
+               "--score.output", "out.h5", "--parallel.tp", 2]
+        child = self.start(2, *job, *TIMEOUT)
+        self.wait_for(lambda: list(self.folder.glob("out.h5.parts/*.h5")), "a part")
+        os.kill(self.process_of(1), signal.SIGSTOP)
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 70, out)
+        self.assert_named(out, 1, {"tp", "world", "stage"})
+        again = self.run_job(2, *job)
+        self.assertEqual(again.code, 0, again.text)
+        self.assert_sound("out.h5")
+
+    # Protects: loading is watched as steps are, in score too: here rank 0 hangs in opening a file.
+    def test_loading(self):
+        self.trained(2, "--train.steps", 2)
+        os.remove(self.folder / "run/log.txt")
+        os.mkfifo(self.folder / "run/log.txt")  # nobody reads it
+        for job in (["train"], ["score", "--model.path", "run/checkpoints", "--run.dir", "run"]):
+            with self.subTest(job[0]):
+                result = self.run_job(2, job[0], "--config", "config.cfg", *job[1:], *TIMEOUT)
+                self.assert_fault(result, 70, f"rank 0 on {HOST} has not arrived at all_reduce",
+                                  "of world (ranks 0-1): it is in loading (create the output")
+        os.remove(self.folder / "run/log.txt")
+        self.assert_continues(2, [])
