@@ -1,6 +1,7 @@
 #include "comm/collectives.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <vector>
 
@@ -13,22 +14,31 @@ std::int64_t sum(std::span<const std::int64_t> rows) {
   return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
 }
 
-// One row of a tensor as an MPI type, so that counts stay below int's limit.
-class RowType {
+// Rows of tensors as MPI types, so that counts stay below int's limit. They live as long as the
+// group's collectives: what is under way uses them.
+class RowTypes {
  public:
-  explicit RowType(const Tensor& rows) {
-    MPI_Type_contiguous(mpi_count(static_cast<std::size_t>(rows.dim(1)) * size_of(rows.dtype())),
-                        MPI_BYTE, &type_);
-    MPI_Type_commit(&type_);
+  RowTypes() = default;
+  ~RowTypes() {
+    for (auto& [bytes, type] : types_) {
+      MPI_Type_free(&type);
+    }
   }
-  ~RowType() { MPI_Type_free(&type_); }
-  RowType(const RowType&) = delete;
-  RowType& operator=(const RowType&) = delete;
+  RowTypes(const RowTypes&) = delete;
+  RowTypes& operator=(const RowTypes&) = delete;
 
-  MPI_Datatype type() const { return type_; }
+  MPI_Datatype of(const Tensor& rows) {
+    const std::size_t bytes = static_cast<std::size_t>(rows.dim(1)) * size_of(rows.dtype());
+    const auto [entry, added] = types_.try_emplace(bytes, MPI_DATATYPE_NULL);
+    if (added) {
+      MPI_Type_contiguous(mpi_count(bytes), MPI_BYTE, &entry->second);
+      MPI_Type_commit(&entry->second);
+    }
+    return entry->second;
+  }
 
  private:
-  MPI_Datatype type_ = MPI_DATATYPE_NULL;
+  std::map<std::size_t, MPI_Datatype> types_;  // by bytes of a row
 };
 
 // Tensors on the host, over MPI.
@@ -64,7 +74,7 @@ class MpiCollectives final : public Collectives {
     }
     const Timer timer;
     x.recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
-    const RowType row(send);  // MPI keeps it until the exchange is over
+    MPI_Datatype const row = row_types_.of(send);
     const std::int64_t leaving =
         sum(send_rows) - send_rows[static_cast<std::size_t>(group_.rank())];
     sent_ +=
@@ -72,14 +82,16 @@ class MpiCollectives final : public Collectives {
     lay_out(send_rows, x.send_count, x.send_begin);
     lay_out(recv_rows, x.recv_count, x.recv_begin);
     x.number = group_.start();
-    MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row.type(), x.recv.data(),
-                   x.recv_count.data(), x.recv_begin.data(), row.type(), group_.handle(),
-                   &x.request);
+    MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row, x.recv.data(),
+                   x.recv_count.data(), x.recv_begin.data(), row, group_.handle(), &x.request);
     seconds_ += timer.seconds();
     return x;
   }
 
   Tensor finish(Exchange exchange) override {
+    if (group_.size() == 1) {
+      return exchange.recv;
+    }
     const Timer timer;
     const Ledger::Entry entry = group_.enter_started(Operation::kAllToAll, exchange.number);
     MPI_Wait(&exchange.request, MPI_STATUS_IGNORE);
@@ -94,13 +106,13 @@ class MpiCollectives final : public Collectives {
     }
     const Timer timer;
     Tensor whole = backend.empty(mine.dtype(), {sum(rows), mine.dim(1)});
-    const RowType row(mine);
+    MPI_Datatype const row = row_types_.of(mine);
     sent_ += ring() * bytes(whole);
     std::vector<int> count, begin;
     lay_out(rows, count, begin);
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
-    MPI_Allgatherv(mine.data(), mpi_count(static_cast<std::size_t>(mine.dim(0))), row.type(),
-                   whole.data(), count.data(), begin.data(), row.type(), group_.handle());
+    MPI_Allgatherv(mine.data(), mpi_count(static_cast<std::size_t>(mine.dim(0))), row, whole.data(),
+                   count.data(), begin.data(), row, group_.handle());
     seconds_ += timer.seconds();
     return whole;
   }
@@ -268,6 +280,7 @@ class MpiCollectives final : public Collectives {
   }
 
   const Communicator& group_;
+  RowTypes row_types_;
   std::vector<MPI_Request> requests_;
   std::vector<Started> started_;  // one for each request
   double seconds_ = 0.0;
