@@ -274,3 +274,38 @@ def rank_seconds(trace):
     ax.set_ylim(0, 1.3 * top if top > 0 else None)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
+
+
+GROUPS = {"tp": "rows of layers (tp)", "experts": "rows to experts", "pp": "rows to stages (pp)",
+          "dp": "expert gradients (dp)", "replicas": "gradients (dp x ep)",
+          "stage": "gate gradients (tp x dp x ep)", "ends": "tied table", "kv": "key and value heads"}
+
+
+def traffic(trace):
+    """Bytes that all ranks sent in each group of ranks."""
+    values, groups = trace.get("traffic"), trace.groups
+    if values is None or not groups or not values.any():
+        return None
+    figure, ax = axes("Tensors sent, by group of ranks (sum over ranks)", "MiB per step")
+    for i in np.flatnonzero(values.any(axis=0)):
+        plot_curve(ax, trace.steps, values[:, i] / 2**20, RUN_COLOURS[i % len(RUN_COLOURS)],
+                   GROUPS.get(groups[i], groups[i]))
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def bubble(trace):
+    """Share of each step in which stages wait for each other, beside the formula's."""
+    values = trace.get("bubble")
+    ideal = float(trace.attributes.get("ideal_bubble", 0))
+    if values is None or ideal <= 0:
+        return None
+    figure, ax = axes("Waiting for other pipeline stages (mean over ranks)", "share of the step")
+    plot_curve(ax, trace.steps, values, RUN_COLOURS[0], "measured")
+    ax.axhline(ideal, color="black", linestyle="--", linewidth=1,
+               label=f"(p - 1) / (v m + p - 1) = {ideal:.1%}")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return figure

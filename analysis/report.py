@@ -78,6 +78,7 @@ def overlaid(traces):
 def single(trace):
     """(file name, figure) of one trace."""
     found = [("phases", figures.phases(trace)), ("rank_seconds", figures.rank_seconds(trace)),
+             ("traffic", figures.traffic(trace)), ("bubble", figures.bubble(trace)),
              ("eval_by_task", figures.eval_by(trace, "task", trace.tasks)),
              ("eval_by_corpus", figures.eval_by(trace, "corpus", trace.corpora))]
     if trace.layers:

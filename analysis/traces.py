@@ -19,6 +19,7 @@ class Trace:
     phases: list = field(default_factory=list)
     tasks: list = field(default_factory=list)
     corpora: list = field(default_factory=list)
+    groups: list = field(default_factory=list)    # of ranks that exchange tensors
     events: list = field(default_factory=list)    # (step, kind, message)
 
     def get(self, name):
@@ -84,7 +85,7 @@ def read_arrays(file):
 
 def equal_lengths(arrays):
     """Where locks are off, an append may be seen half done: keep the rows that all arrays have."""
-    axes = {"layer", "expert", "phase", "task", "corpus", "rank"}
+    axes = {"layer", "expert", "phase", "task", "corpus", "rank", "group"}
     for group in ("", "eval/", "events/"):
         names = [name for name in arrays if name not in axes and name.startswith(group)
                  and (group or "/" not in name) and arrays[name].ndim > 0
@@ -117,11 +118,12 @@ def read_trace(path):
             layers = np.atleast_1d(file["layer"].attrs["layer_index"])
     equal_lengths(arrays)
     lists = {name: [str(value) for value in arrays.get(name, [])]
-             for name in ("phase", "task", "corpus")}
+             for name in ("phase", "task", "corpus", "group")}
     events = list(zip(*(arrays.get(f"events/{part}", []) for part in ("step", "kind", "message"))))
     return Trace(path=Path(path), name=default_name(path), attributes=attributes, arrays=arrays,
                  layers=[int(layer) for layer in layers], phases=lists["phase"],
-                 tasks=lists["task"], corpora=lists["corpus"], events=events)
+                 tasks=lists["task"], corpora=lists["corpus"], groups=lists["group"],
+                 events=events)
 
 
 def read_traces(paths):

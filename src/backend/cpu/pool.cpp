@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <map>
 #include <mutex>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -25,7 +26,7 @@ std::size_t size_class(std::size_t bytes) {
 
 struct Pool::State {
   std::mutex mutex;
-  std::unordered_map<std::size_t, std::vector<void*>> free;
+  std::map<std::size_t, std::vector<void*>> free;  // by size; none of the lists is empty
   std::size_t held = 0;
 
   State() = default;
@@ -39,18 +40,23 @@ struct Pool::State {
     }
   }
 
-  void* take(std::size_t size) {
+  // At least `size` bytes; takes a free block that is up to half as large again, as sizes follow
+  // the experts' loads and hardly ever come back.
+  std::pair<void*, std::size_t> take(std::size_t size) {
     const std::lock_guard lock(mutex);
-    auto& blocks = free[size];
-    if (!blocks.empty()) {
-      void* block = blocks.back();
-      blocks.pop_back();
+    if (const auto found = free.lower_bound(size);
+        found != free.end() && found->first <= size + size / 2) {
+      const std::pair<void*, std::size_t> block = {found->second.back(), found->first};
+      found->second.pop_back();
+      if (found->second.empty()) {
+        free.erase(found);
+      }
       return block;
     }
     void* block = std::aligned_alloc(64, size);
     require(block != nullptr, fmt::format("out of memory: {} bytes wanted, {} held", size, held));
     held += size;
-    return block;
+    return {block, size};
   }
 
   void give(void* block, std::size_t size) {
@@ -62,8 +68,8 @@ struct Pool::State {
 Pool::Pool() : state_(std::make_shared<State>()) {}
 
 std::shared_ptr<void> Pool::take(std::size_t bytes) {
-  const std::size_t size = size_class(bytes);
-  return {state_->take(size), [state = state_, size](void* block) { state->give(block, size); }};
+  const auto [taken, size] = state_->take(size_class(bytes));
+  return {taken, [state = state_, size = size](void* block) { state->give(block, size); }};
 }
 
 std::size_t Pool::bytes_held() const {
