@@ -1,5 +1,9 @@
 #include "model/job_trace.h"
 
+#include <fmt/format.h>
+
+#include "base/host.h"
+#include "base/log.h"
 #include "model/moe_trace.h"
 
 namespace moesaic::model {
@@ -7,7 +11,10 @@ namespace moesaic::model {
 JobTrace::JobTrace(const config::Config& config, Instance& instance,
                    const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
                    std::optional<std::int64_t> last_step)
-    : config_(config), instance_(instance), sent_(Instance::kGroupNames.size(), 0.0) {
+    : config_(config),
+      instance_(instance),
+      sent_(Instance::kGroupNames.size(), 0.0),
+      hosts_(instance.mesh.world.gather(host_name(), 0)) {
   instance.mesh.world.together("open the trace", [&] {
     if (!instance.mesh.world.is_root()) {
       return;
@@ -35,12 +42,26 @@ void JobTrace::fill_traffic(io::TraceRow& row) {
   row.traffic.pop_back();
 }
 
+// A rank that the others wait for becomes an event; the job goes on.
+void JobTrace::note_straggler(const io::TraceRow& row) {
+  const auto found = stragglers_.add(row.rank_seconds);
+  if (!found || !writer_) {
+    return;
+  }
+  const std::string message = fmt::format(
+      "rank {} on {} worked {:.3g} s in this step, the median rank {:.3g} s", found->rank,
+      hosts_[static_cast<std::size_t>(found->rank)], found->seconds, found->median);
+  event(row.step, "straggler", message);
+  log::warn(fmt::format("step {}: {}", row.step, message));
+}
+
 void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
                    double waited) {
   const double in_comm = instance_.comm_seconds();
   fill_times(row, instance_.clock.take(), in_comm - comm_seconds_ + waited, instance_.mesh.world);
   comm_seconds_ = in_comm;
   fill_traffic(row);
+  note_straggler(row);
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
   fill_moe(row, summed, static_cast<double>(row.tokens), config_.model.top_k);
   if (writer_ && row.step % config_.trace.every == 0) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/straggler.h"
 #include "io/trace.h"
 #include "model/instance.h"
 #include "model/moe_stats.h"
@@ -30,6 +31,7 @@ class JobTrace {
 
  private:
   void fill_traffic(io::TraceRow& row);
+  void note_straggler(const io::TraceRow& row);
 
   const config::Config& config_;
   Instance& instance_;
@@ -37,6 +39,8 @@ class JobTrace {
   // Up to the last row, of this rank.
   double comm_seconds_ = 0.0, stage_seconds_ = 0.0;  // in collectives, and for other stages
   std::vector<double> sent_;                         // bytes in each group
+  std::vector<std::string> hosts_;                   // of each rank; on rank 0
+  StragglerWatch stragglers_;
 };
 
 }  // namespace moesaic::model

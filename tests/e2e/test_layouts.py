@@ -82,6 +82,18 @@ class Layouts(harness.EndToEnd):
                     np.testing.assert_array_equal(self.trace(run), self.trace(f"again{triple}"))
         self.assert_sound("whole/trace.h5", "run0/checkpoints", "run1/trace.h5")
 
+    # Protects: the layouts of the design that is implemented, on 4 and on 16 ranks.
+    def test_layouts_of_the_design(self):
+        self.run_on(0, "whole", "--train.steps", 4)
+        for ranks, layout in [(4, {"tp": 2, "pp": 2}), (16, {"tp": 4, "pp": 2, "ep": 2})]:
+            with self.subTest(str(layout)):
+                result = self.trained(ranks, *MODEL, *arguments(layout), "--run.dir", str(ranks),
+                                      "--train.steps", 4)
+                self.assertIn("stage 1 dp 0", result.out)
+                for name in ("loss", "grad_norm"):
+                    np.testing.assert_allclose(self.trace(str(ranks), name),
+                                               self.trace("whole", name), rtol=1e-5)
+
     # Protects: evaluation and scores do not depend on the layout.
     def test_scores(self):
         self.run_on(0, "whole", "--data.eval_corpus", "corpus/heldout", "--train.steps", 4)
