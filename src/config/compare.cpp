@@ -21,6 +21,9 @@ bool is_derived(const std::string& key, const Config& config) {
   if (key == "train.decay_steps") {
     return decays_to_the_end(config);
   }
+  if (key == "parallel.expert_tp") {
+    return config.parallel.expert_tp == config.parallel.tp;
+  }
   if (key == "score.window") {
     return config.score.window == config.model.max_seq;
   }
