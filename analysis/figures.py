@@ -278,7 +278,7 @@ def rank_seconds(trace):
 
 GROUPS = {"tp": "rows of layers (tp)", "experts": "rows to experts", "pp": "rows to stages (pp)",
           "dp": "expert gradients (dp)", "replicas": "gradients (dp x ep)",
-          "stage": "gate gradients (tp x dp x ep)", "ends": "tied table", "kv": "key and value heads"}
+          "stage": "gates, split norms (tp x dp x ep)", "ends": "tied table", "kv": "key and value heads"}
 
 
 def traffic(trace):

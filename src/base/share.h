@@ -24,6 +24,15 @@ constexpr Slice layers_of_chunk(std::int64_t layers, std::int64_t c, std::int64_
   return {c * (layers / chunks) + (c < more ? c : more), layers / chunks + (c < more ? 1 : 0)};
 }
 
+/// Ranks of tp that hold the same key and value heads: more than one where there are fewer heads.
+constexpr std::int64_t kv_copies(std::int64_t kv_heads, std::int64_t tp) {
+  return tp > kv_heads ? tp / kv_heads : 1;
+}
+/// Key and value heads of one rank.
+constexpr std::int64_t kv_heads_of_rank(std::int64_t kv_heads, std::int64_t tp) {
+  return tp > kv_heads ? 1 : kv_heads / tp;
+}
+
 /// Share of a step in which a stage of a pipeline waits if all its chunks take the same time:
 /// (p - 1) / (v m + p - 1) (Narayanan et al. 2021, section 2.2).
 constexpr double ideal_bubble(std::int64_t stages, std::int64_t chunks,

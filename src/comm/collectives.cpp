@@ -145,10 +145,14 @@ class MpiCollectives final : public Collectives {
     const Timer timer;
     sent_ += 2.0 * ring() * bytes(inout);
     const std::span<float> values = inout.as<float>();
-    MPI_Request request = MPI_REQUEST_NULL;
-    MPI_Iallreduce(MPI_IN_PLACE, values.data(), mpi_count(values.size()), MPI_FLOAT, MPI_SUM,
-                   group_.handle(), &request);
-    keep(request, started(inout, Operation::kAllReduce, group_.start()));
+    constexpr std::size_t kPiece = std::size_t{1} << 28U;  // below the limit of a count
+    for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
+      const std::span<float> piece = values.subspan(begin, std::min(kPiece, values.size() - begin));
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Iallreduce(MPI_IN_PLACE, piece.data(), mpi_count(piece.size()), MPI_FLOAT, MPI_SUM,
+                     group_.handle(), &request);
+      keep(request, started(inout, Operation::kAllReduce, group_.start()));
+    }
     seconds_ += timer.seconds();
   }
 

@@ -64,11 +64,18 @@ void Ledger::enter(Wait wait) {
   }
   now_.wait = wait;
   now_.waits = true;
+  since_enter_.restart();
 }
 
 void Ledger::leave() {
   const std::lock_guard lock(mutex_);
   now_.waits = false;
+  waited_ += since_enter_.seconds();
+}
+
+double Ledger::waited() const {
+  const std::lock_guard lock(mutex_);
+  return waited_;
 }
 
 int Ledger::rank_of(Group group, int member) const {

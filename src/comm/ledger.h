@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/timer.h"
+
 namespace moesaic::comm {
 
 /// The groups whose operations are recorded. A rank is in at most one of each kind.
@@ -94,12 +96,16 @@ class Ledger {
   /// What this rank does between its operations; a piece of text that lives on, or empty.
   void set_task(std::string_view task);
 
+  /// Seconds spent in the operations that have ended.
+  double waited() const;
   /// From any thread. `doing` holds the task.
   Standing standing() const;
 
  private:
   mutable std::mutex mutex_;
   Standing now_;
+  Timer since_enter_;
+  double waited_ = 0.0;
   std::string_view task_;
 };
 

@@ -43,8 +43,6 @@ struct Mesh {
   /// Collective over the world: releases all groups.
   void close();
 
-  /// This rank's number among the dp x ep coordinates that share out the micro-batches.
-  int replica() const { return replicas.rank(); }
   /// The one rank of its replica that counts what all of them know: on the last stage, which has
   /// the losses.
   bool speaks() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }

@@ -124,6 +124,9 @@ struct ScoreJob {
   Truncate truncate = Truncate::kNone;
 };
 
+/// Tokens of a batch of score, unless one window is longer.
+constexpr std::int64_t kScoreTokens = 4096;
+
 struct Plan {
   std::int64_t ranks = 1, ranks_per_node = 1;
   double memory_per_node = 0.0;  // bytes; 0: do not judge

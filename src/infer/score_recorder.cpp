@@ -20,15 +20,14 @@ ScoreRecorder::ScoreRecorder(const config::Config& config, model::Instance& inst
   instance.clock.take();
 }
 
-void ScoreRecorder::add(const RoundSums& sums, model::MoeStats& stats, double waited,
-                        std::int64_t shard) {
+void ScoreRecorder::add(const RoundSums& sums, model::MoeStats& stats, std::int64_t shard) {
   io::TraceRow row;
   row.step = ++step_;
   row.lm_loss = sums.targets > 0.0 ? sums.nats / sums.targets : 0.0;
   row.loss = row.lm_loss;
   row.tokens = static_cast<std::int64_t>(sums.tokens);
   row.targets = static_cast<std::int64_t>(sums.targets);
-  trace_.add(row, stats, sums.task_tokens, waited);
+  trace_.add(row, stats, sums.task_tokens);
   longest_round_ = std::max(longest_round_, row.seconds);
   show(row.seconds, sums.tokens, shard);
 }

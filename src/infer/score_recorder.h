@@ -23,9 +23,8 @@ class ScoreRecorder {
   ScoreRecorder(const config::Config& config, model::Instance& instance,
                 const ScoreCorpora& corpora, std::int64_t last_step, double all_tokens);
 
-  /// Collective over the mesh. sums, stats: of all ranks; waited: seconds that this rank has spent
-  /// in the round's control messages.
-  void add(const RoundSums& sums, model::MoeStats& stats, double waited, std::int64_t shard);
+  /// Collective over the mesh. sums, stats: of all ranks.
+  void add(const RoundSums& sums, model::MoeStats& stats, std::int64_t shard);
   void event(const std::string& kind, const std::string& message) {
     trace_.event(step_, kind, message);
   }

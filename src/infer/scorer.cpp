@@ -97,7 +97,6 @@ class Scorer {
   model::Context ctx_;
   model::MoeStats stats_;
   ScoreRecorder recorder_;
-  double waited_ = 0.0;  // seconds of this round in the control plane
   bool stopping_ = false;
 };
 
@@ -164,9 +163,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
   std::vector<double> values = {sums.nats, sums.tokens, sums.targets,
                                 signal_.requested() || late ? 1.0 : 0.0};
-  const Timer timer;
   world_.all_reduce(std::span(values), comm::Reduce::kSum);
-  waited_ += timer.seconds();
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
   sums.nats = values[0];
@@ -181,8 +178,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
                     "weights are bad, or run.precision is too low for it",
                     job_.corpora.info(shard).file.string(), recorder_.step() + 1));
   }
-  recorder_.add(sums, stats_, waited_, shard);
-  waited_ = 0.0;
+  recorder_.add(sums, stats_, shard);
   stats_.clear();
 }
 
@@ -190,9 +186,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
 // rank order, which is the order of the batches: the part grows at its end.
 void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
                     std::optional<ScorePart>& part) {
-  const Timer timer;
   const auto logprob = replicas_.gather(std::span<const float>(mine.logprob), writer);
-  waited_ += timer.seconds();
   const auto likeliest = replicas_.gather(std::span<const std::uint8_t>(mine.likeliest), writer);
   if (part) {
     WindowBatch windows;

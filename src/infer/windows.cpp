@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "config/config.h"
+
 namespace moesaic::infer {
 namespace {
-
-constexpr std::int64_t kBatchTokens = 4096;
 
 // Adds the rows of one window; tokens: its size + 1.
 void add_window(const Window& window, std::span<const std::int32_t> tokens, std::uint8_t task,
@@ -43,7 +43,7 @@ std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t
 }
 
 std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules) {
-  const std::int64_t limit = std::max(rules.window, kBatchTokens);
+  const std::int64_t limit = std::max(rules.window, config::kScoreTokens);
   std::vector<WindowBatch> batches;
   std::int64_t room = 0;
   for (std::size_t d = 0; d + 1 < documents.offsets.size(); ++d) {

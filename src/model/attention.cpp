@@ -1,7 +1,8 @@
 #include "model/attention.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "base/share.h"
 
 namespace moesaic::model {
 
@@ -15,7 +16,7 @@ PublicTensor head_rows(const std::string& name, std::int64_t heads, Slice own,
 }
 
 PublicTensor kv_rows(const std::string& name, const AttentionSpec& spec) {
-  const std::int64_t copies = std::max<std::int64_t>(1, spec.place.tp / spec.kv_heads);
+  const std::int64_t copies = kv_copies(spec.kv_heads, spec.place.tp);
   const Slice own = share_of(spec.kv_heads, spec.place.tp_rank / copies, spec.place.tp / copies);
   PublicTensor tensor = head_rows(name, spec.kv_heads, own, spec);
   tensor.copies = static_cast<int>(copies);
@@ -26,7 +27,7 @@ PublicTensor kv_rows(const std::string& name, const AttentionSpec& spec) {
 
 AttentionShape own_heads(const AttentionSpec& spec) {
   return {.heads = spec.heads / spec.place.tp,
-          .kv_heads = std::max<std::int64_t>(1, spec.kv_heads / spec.place.tp),
+          .kv_heads = kv_heads_of_rank(spec.kv_heads, spec.place.tp),
           .head_dim = spec.head_dim,
           .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))};
 }

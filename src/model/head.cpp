@@ -20,9 +20,6 @@ struct BlockStats {
 // Joins the shares of tp's ranks. Of equal logits the lower index wins. Collective over tp.
 BlockStats whole_vocabulary(const Context& ctx, BlockStats own, std::int64_t begin) {
   const comm::Communicator& group = ctx.tp.group();
-  if (group.size() == 1) {
-    return own;
-  }
   for (std::int32_t& best : own.best) {
     best += static_cast<std::int32_t>(begin);
   }

@@ -1,7 +1,8 @@
 #include "model/instance.h"
 
-#include <algorithm>
 #include <map>
+
+#include "base/share.h"
 
 namespace moesaic::model {
 namespace {
@@ -35,12 +36,12 @@ Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
 
 comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
   const config::Parallel& parallel = config.parallel;
-  const std::int64_t kv_copies = std::max<std::int64_t>(1, parallel.tp / config.model.kv_heads);
-  return comm::Mesh::make({.tp = static_cast<int>(parallel.tp),
-                           .pp = static_cast<int>(parallel.pp),
-                           .ep = static_cast<int>(parallel.ep),
-                           .kv_copies = static_cast<int>(kv_copies)},
-                          ledger);
+  return comm::Mesh::make(
+      {.tp = static_cast<int>(parallel.tp),
+       .pp = static_cast<int>(parallel.pp),
+       .ep = static_cast<int>(parallel.ep),
+       .kv_copies = static_cast<int>(kv_copies(config.model.kv_heads, parallel.tp))},
+      ledger);
 }
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)
@@ -81,14 +82,6 @@ comm::Collectives& Instance::group_of(SumOver sum) {
 std::array<const comm::Collectives*, 8> Instance::groups() const {
   return {tp.get(),       experts.get(), pp.get(),   dp.get(),
           replicas.get(), stage.get(),   ends.get(), kv.get()};
-}
-
-double Instance::comm_seconds() const {
-  double sum = 0.0;
-  for (const comm::Collectives* group : groups()) {
-    sum += group->seconds();
-  }
-  return sum;
 }
 
 Context Instance::context(PhaseClock& booked_on) {

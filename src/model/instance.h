@@ -26,9 +26,6 @@ class Instance {
   std::array<const comm::Collectives*, 8> groups() const;
   static constexpr std::array<const char*, 8> kGroupNames = {"tp",       "experts", "pp",   "dp",
                                                              "replicas", "stage",   "ends", "kv"};
-  /// Seconds that this rank has spent in collectives.
-  double comm_seconds() const;
-
   Context context() { return context(clock); }
   Context context(PhaseClock& booked_on);
 

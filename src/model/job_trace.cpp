@@ -45,7 +45,7 @@ void JobTrace::fill_traffic(io::TraceRow& row) {
 // A rank that the others wait for becomes an event; the job goes on.
 void JobTrace::note_straggler(const io::TraceRow& row) {
   const auto found = stragglers_.add(row.rank_seconds);
-  if (!found || !writer_) {
+  if (!found) {
     return;
   }
   const std::string message = fmt::format(
@@ -55,13 +55,15 @@ void JobTrace::note_straggler(const io::TraceRow& row) {
   log::warn(fmt::format("step {}: {}", row.step, message));
 }
 
-void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
-                   double waited) {
-  const double in_comm = instance_.comm_seconds();
-  fill_times(row, instance_.clock.take(), in_comm - comm_seconds_ + waited, instance_.mesh.world);
-  comm_seconds_ = in_comm;
+void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens) {
+  const comm::Ledger* const ledger = instance_.mesh.world.ledger();
+  const double waited = ledger != nullptr ? ledger->waited() : 0.0;
+  fill_times(row, instance_.clock.take(), waited - waited_, instance_.mesh.world);
+  waited_ = waited;
   fill_traffic(row);
-  note_straggler(row);
+  if (writer_) {
+    note_straggler(row);
+  }
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
   fill_moe(row, summed, static_cast<double>(row.tokens), config_.model.top_k);
   if (writer_ && row.step % config_.trace.every == 0) {

@@ -20,10 +20,9 @@ class JobTrace {
            const std::vector<std::string>& corpora, std::optional<std::int64_t> last_step);
 
   /// Adds times, MoE columns and tokens of each task to a row, and keeps it if trace.every says so.
-  /// summed, task_tokens: of all ranks. waited: seconds that this rank spent waiting outside
-  /// collectives. Collective over the mesh; every rank gets the row.
-  void add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens,
-           double waited);
+  /// summed, task_tokens: of all ranks. Collective over the mesh; every rank gets the row, but
+  /// rank_seconds, which rank 0 has.
+  void add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens);
   void add(const io::EvalRow& row);
   void event(std::int64_t step, const std::string& kind, const std::string& message);
   void flush();  // what is kept is on disk
@@ -37,9 +36,9 @@ class JobTrace {
   Instance& instance_;
   std::optional<io::TraceWriter> writer_;  // on rank 0
   // Up to the last row, of this rank.
-  double comm_seconds_ = 0.0, stage_seconds_ = 0.0;  // in collectives, and for other stages
-  std::vector<double> sent_;                         // bytes in each group
-  std::vector<std::string> hosts_;                   // of each rank; on rank 0
+  double waited_ = 0.0, stage_seconds_ = 0.0;  // for other ranks; for other stages
+  std::vector<double> sent_;                   // bytes in each group
+  std::vector<std::string> hosts_;             // of each rank; on rank 0
   StragglerWatch stragglers_;
 };
 

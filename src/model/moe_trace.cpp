@@ -123,11 +123,13 @@ void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t t
 void fill_times(io::TraceRow& row, const PhaseClock::Seconds& phases, double waited,
                 const comm::Communicator& world) {
   const double worked = std::max(0.0, sum(phases) - waited);
-  row.rank_seconds = world.all_gather(std::span<const double>(&worked, 1));
-  const auto slowest = std::max_element(row.rank_seconds.begin(), row.rank_seconds.end());
+  row.rank_seconds = world.gather(std::span<const double>(&worked, 1), 0);
+  const double most = world.all_reduce(worked, comm::Reduce::kMax);
+  const int slowest =
+      world.all_reduce(worked == most ? world.rank() : world.size(), comm::Reduce::kMin);
   row.time.assign(phases.begin(), phases.end());
   row.time_mean = row.time;
-  world.broadcast(std::span(row.time), static_cast<int>(slowest - row.rank_seconds.begin()));
+  world.broadcast(std::span(row.time), slowest);
   world.all_reduce(std::span(row.time_mean), comm::Reduce::kSum);
   for (double& mean : row.time_mean) {
     mean /= world.size();

@@ -32,9 +32,9 @@ std::vector<std::int64_t> PublicTensor::offset() const {
 
 std::vector<std::int64_t> PublicTensor::extent() const {
   const Shape own = part_shape();
-  std::vector<std::int64_t> extent;
+  std::vector<std::int64_t> extent(static_cast<std::size_t>(own.rank()));
   for (int i = 0; i < own.rank(); ++i) {
-    extent.push_back(own[i]);
+    extent[static_cast<std::size_t>(i)] = own[i];
   }
   return extent;
 }
@@ -106,8 +106,8 @@ std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::
   return blocks;
 }
 
-// Shares of equal size, whose borders lie between rows, so that a checkpoint can hold them as
-// blocks of their tensors.
+// Shares as equal as rows allow: their borders lie between rows, so that a checkpoint can hold them
+// as blocks of their tensors.
 void Parameters::share_out(Bucket& bucket, std::span<Parameter* const> members, Owner owner) {
   const std::int64_t first = members.front()->begin;
   const std::int64_t size = bucket.grad.numel();
@@ -139,6 +139,7 @@ void Parameters::fill_buckets(const std::map<SumOver, Tensor>& values,
                               const std::map<SumOver, Tensor>& gradients,
                               const std::map<SumOver, Owner>& owners) {
   constexpr std::int64_t kElements = std::int64_t{1} << 22U;  // worth a call
+  constexpr std::int64_t kMost = std::int64_t{1} << 26U;      // and then one for each parameter
   for (const SumOver sum : kAllSums) {
     std::vector<Parameter*> members;
     const Owner owner = owners.contains(sum) ? owners.at(sum) : Owner{};
@@ -163,11 +164,14 @@ void Parameters::fill_buckets(const std::map<SumOver, Tensor>& values,
       if (p.spec.sum != sum) {
         continue;
       }
-      const bool full = !members.empty() && p.begin - members.front()->begin >= kElements;
-      if (full && p.part != members.back()->part) {
+      const std::int64_t size = members.empty() ? 0 : p.begin - members.front()->begin;
+      if ((size >= kElements && p.part != members.back()->part) || size >= kMost || p.spec.tied) {
         close();
       }
       members.push_back(&p);
+      if (p.spec.tied) {  // alone, so that both ends of a pipeline sum it in the same order
+        close();
+      }
     }
     close();
   }

@@ -5,9 +5,9 @@ namespace {
 
 std::vector<std::int64_t> row_counts(const Context& ctx) {
   const int ranks = ctx.tp.group().size();
-  std::vector<std::int64_t> counts;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks));
   for (int r = 0; r < ranks; ++r) {
-    counts.push_back(share_of(ctx.host_batch->size(), r, ranks).count);
+    counts[static_cast<std::size_t>(r)] = share_of(ctx.host_batch->size(), r, ranks).count;
   }
   return counts;
 }

@@ -30,7 +30,7 @@ struct Heads {
   double query, kv;
 };
 Heads heads_of(const config::Model& m, const Layout& layout) {
-  return {real(m.heads) / real(layout.tp), real(std::max<std::int64_t>(1, m.kv_heads / layout.tp))};
+  return {real(m.heads) / real(layout.tp), real(kv_heads_of_rank(m.kv_heads, layout.tp))};
 }
 
 /// Rows that a rank has outside of products.
@@ -140,9 +140,9 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const config::Model& m = config.model;
   const Held held = held_by_rank(config, layout, stage);
   const Stage s = stage_of(m, layout, stage);
-  // Scoring computes one window at a time and keeps nothing of earlier layers.
-  const double tokens =
-      training ? real(config.train.micro_batch * config.data.seq_len) : real(config.score.window);
+  // Scoring keeps nothing of earlier layers.
+  const double tokens = training ? real(config.train.micro_batch * config.data.seq_len)
+                                 : real(std::max(config.score.window, config::kScoreTokens));
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
   const double dense_bytes = s.dense > 0 ? dense_layer(m, layout, tokens).bytes(width) : 0.0;

@@ -1,7 +1,6 @@
 #include "plan/traffic.h"
 
-#include <algorithm>
-
+#include "base/share.h"
 #include "plan/memory.h"
 
 namespace moesaic::plan {
@@ -43,7 +42,7 @@ std::array<std::pair<std::string_view, double>, 8> Traffic::groups() const {
            {"rows to stages (pp)", pp},
            {"expert gradients (dp)", dp},
            {"gradients (dp x ep)", replicas},
-           {"gate gradients (tp x dp x ep)", stage},
+           {"gates, split norms (tp x dp x ep)", stage},
            {"tied table (ends of pp)", ends},
            {"key and value heads (tp)", kv}}};
 }
@@ -69,7 +68,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   // first.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
   const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
-  const std::int64_t copies = std::max<std::int64_t>(1, layout.tp / m.kv_heads);
+  const std::int64_t copies = kv_copies(m.kv_heads, layout.tp);
 
   Traffic traffic;
   traffic.tp = micro_batches * rows_over_tp(config, layout, s, tokens, width);

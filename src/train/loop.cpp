@@ -117,8 +117,8 @@ double Loop::forward_backward_all(StepBatches& batches, std::int64_t targets) {
 
 // The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
 void Loop::sum_over_ranks(StepResult& result, double nats) {
-  result.lm_loss =
-      world_.all_reduce(nats, comm::Reduce::kSum) / static_cast<double>(result.targets);
+  result.lm_loss = world_.all_reduce(nats, comm::Reduce::kSum) /
+                   static_cast<double>(std::max<std::int64_t>(1, result.targets));
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
   instance_.mesh.replicas.all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;

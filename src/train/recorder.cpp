@@ -27,7 +27,7 @@ void Recorder::add(const StepResult& result, model::MoeStats& stats,
   row.lr = result.lr;
   row.tokens = result.tokens;
   row.targets = result.targets;
-  trace_.add(row, stats, task_tokens, 0.0);
+  trace_.add(row, stats, task_tokens);
   show(result, row.seconds);
 }
 

@@ -165,7 +165,8 @@ class Train(OnHosts):
 class Score(OnHosts):
     def score(self):
         job = machine.submit("--cpus-per-task=1", "--array=0-3", "slurm/score.sbatch", "config.cfg",
-                             "--model.path", "reference/checkpoints", "--score.output", "scores")
+                             "--model.path", "reference/checkpoints", "--score.output", "scores",
+                             "--parallel.tp", "1", "--parallel.pp", "1", "--parallel.ep", "2")
         for task in range(4):
             finish(f"{job}_{task}")
         return {path: path.stat().st_mtime_ns for path in sorted((SHARED / "scores").glob("*.h5"))}
