@@ -102,11 +102,12 @@ std::string fingerprint(const Inputs& inputs) {
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-/// About the rows of this task's trace: one for each round of batches, which hold 4096 tokens or a
-/// window, of which a stride is new.
+/// About the rows of this task's trace: one for each round of batches, which hold kScoreTokens or a
+/// window, of which a stride is new; the ranks of tp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;
-  const std::int64_t batch = std::max<std::int64_t>(keys.window, 4096) * ranks;
+  const std::int64_t batch =
+      std::max(keys.window, config::kScoreTokens) * (ranks / inputs.config.parallel.tp);
   std::int64_t rows = 0;
   for (const std::int64_t shard : inputs.shards) {
     const std::int64_t read = inputs.corpora.info(shard).tokens / keys.stride * keys.window;
