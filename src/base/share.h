@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 // How things in a row are shared out: layers over stages, heads and rows over ranks.
@@ -8,8 +9,15 @@ namespace moesaic {
 /// Part [begin, begin + count) of an axis.
 struct Slice {
   std::int64_t begin = 0, count = 0;
-  std::int64_t end() const { return begin + count; }
+  constexpr std::int64_t end() const { return begin + count; }
 };
+
+/// What two parts of one axis have in common; a count of 0 if that is nothing.
+constexpr Slice overlap(Slice a, Slice b) {
+  const std::int64_t begin = a.begin > b.begin ? a.begin : b.begin;
+  const std::int64_t end = a.end() < b.end() ? a.end() : b.end();
+  return {begin, end > begin ? end - begin : 0};
+}
 
 /// Part `i` of n things in order, split over `parts` as evenly as can be.
 constexpr Slice share_of(std::int64_t n, std::int64_t i, std::int64_t parts) {
@@ -31,6 +39,22 @@ constexpr std::int64_t kv_copies(std::int64_t kv_heads, std::int64_t tp) {
 /// Key and value heads of one rank.
 constexpr std::int64_t kv_heads_of_rank(std::int64_t kv_heads, std::int64_t tp) {
   return tp > kv_heads ? 1 : kv_heads / tp;
+}
+
+/// Slots of each expert for so many choices: a given number, or ceil(factor x choices / experts) if
+/// there is a factor; 0: no limit.
+inline std::int64_t expert_slots(std::int64_t capacity, double factor, std::int64_t choices,
+                                 std::int64_t experts) {
+  return factor > 0.0 ? static_cast<std::int64_t>(std::ceil(factor * static_cast<double>(choices) /
+                                                            static_cast<double>(experts)))
+                      : capacity;
+}
+
+/// Chunks that a stage computes forward before its first backward, beside the one between them
+/// (1F1B, or interleaved with several chunks on each stage).
+constexpr std::int64_t chunks_ahead(std::int64_t stage, std::int64_t stages, std::int64_t chunks) {
+  const std::int64_t later = stages - stage - 1;
+  return chunks == 1 ? later : 2 * later + (chunks - 1) * stages;
 }
 
 /// Share of a step in which a stage of a pipeline waits if all its chunks take the same time:

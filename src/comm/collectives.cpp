@@ -5,8 +5,6 @@
 #include <numeric>
 #include <vector>
 
-#include "base/timer.h"
-
 namespace moesaic::comm {
 namespace {
 
@@ -52,7 +50,6 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    const Timer timer;
     sent_ += 2.0 * ring() * bytes(inout);
     constexpr std::size_t kPiece = std::size_t{1} << 24U;  // bounds the library's scratch memory
     const std::span<float> values = inout.as<float>();
@@ -60,7 +57,6 @@ class MpiCollectives final : public Collectives {
       group_.all_reduce(values.subspan(begin, std::min(kPiece, values.size() - begin)),
                         Reduce::kSum);
     }
-    seconds_ += timer.seconds();
   }
 
   Exchange start_all_to_all(Backend& backend, const Tensor& send,
@@ -72,7 +68,6 @@ class MpiCollectives final : public Collectives {
       x.recv = send;
       return x;
     }
-    const Timer timer;
     x.recv = backend.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
     MPI_Datatype const row = row_types_.of(send);
     const std::int64_t leaving =
@@ -84,7 +79,6 @@ class MpiCollectives final : public Collectives {
     x.number = group_.start();
     MPI_Ialltoallv(send.data(), x.send_count.data(), x.send_begin.data(), row, x.recv.data(),
                    x.recv_count.data(), x.recv_begin.data(), row, group_.handle(), &x.request);
-    seconds_ += timer.seconds();
     return x;
   }
 
@@ -92,10 +86,8 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return exchange.recv;
     }
-    const Timer timer;
     const Ledger::Entry entry = group_.enter_started(Operation::kAllToAll, exchange.number);
     MPI_Wait(&exchange.request, MPI_STATUS_IGNORE);
-    seconds_ += timer.seconds();
     return exchange.recv;
   }
 
@@ -104,7 +96,6 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return mine;
     }
-    const Timer timer;
     Tensor whole = backend.empty(mine.dtype(), {sum(rows), mine.dim(1)});
     MPI_Datatype const row = row_types_.of(mine);
     sent_ += ring() * bytes(whole);
@@ -113,7 +104,6 @@ class MpiCollectives final : public Collectives {
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
     MPI_Allgatherv(mine.data(), mpi_count(static_cast<std::size_t>(mine.dim(0))), row, whole.data(),
                    count.data(), begin.data(), row, group_.handle());
-    seconds_ += timer.seconds();
     return whole;
   }
 
@@ -122,7 +112,6 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return whole;
     }
-    const Timer timer;
     const std::int64_t width = whole.dim(1);
     sent_ += ring() * bytes(whole);
     Tensor mine =
@@ -134,7 +123,6 @@ class MpiCollectives final : public Collectives {
     const Ledger::Entry entry = group_.enter(Operation::kReduceScatter);
     MPI_Reduce_scatter(whole.as<float>().data(), mine.as<float>().data(), count.data(), MPI_FLOAT,
                        MPI_SUM, group_.handle());
-    seconds_ += timer.seconds();
     return mine;
   }
 
@@ -142,7 +130,6 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    const Timer timer;
     sent_ += 2.0 * ring() * bytes(inout);
     const std::span<float> values = inout.as<float>();
     constexpr std::size_t kPiece = std::size_t{1} << 28U;  // below the limit of a count
@@ -153,14 +140,12 @@ class MpiCollectives final : public Collectives {
                      group_.handle(), &request);
       keep(request, started(inout, Operation::kAllReduce, group_.start()));
     }
-    seconds_ += timer.seconds();
   }
 
   void start_reduce_scatter(const Tensor& inout, std::span<const std::int64_t> counts) override {
     if (group_.size() == 1) {
       return;
     }
-    const Timer timer;
     sent_ += ring() * bytes(inout);
     Started sum = started(inout, Operation::kReduceScatter, group_.start());
     std::vector<int> begin;
@@ -173,7 +158,6 @@ class MpiCollectives final : public Collectives {
     MPI_Ireduce_scatter(inout.as<float>().data(), sum.result.data(), sum.counts.data(), MPI_FLOAT,
                         MPI_SUM, group_.handle(), &request);
     keep(request, std::move(sum));
-    seconds_ += timer.seconds();
   }
 
   void start_send(const Tensor& tensor, int to, int tag) override {
@@ -186,15 +170,12 @@ class MpiCollectives final : public Collectives {
   }
 
   void receive(const Tensor& tensor, int from, int tag) override {
-    const Timer timer;
     const Ledger::Entry entry = group_.enter_message(Operation::kReceive, from);
     MPI_Recv(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, from, tag, group_.handle(),
              MPI_STATUS_IGNORE);
-    seconds_ += timer.seconds();
   }
 
   void progress() override {
-    const Timer timer;
     for (std::size_t i = 0; i < requests_.size();) {
       int done = 0;
       MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
@@ -204,34 +185,28 @@ class MpiCollectives final : public Collectives {
         ++i;
       }
     }
-    seconds_ += timer.seconds();
   }
 
   void finish() override {
-    const Timer timer;
     while (!requests_.empty()) {
       wait_for_first();
       complete(0);
     }
-    seconds_ += timer.seconds();
   }
 
   void all_gather_shares(const Tensor& inout, std::span<const std::int64_t> counts) override {
     if (group_.size() == 1) {
       return;
     }
-    const Timer timer;
     sent_ += ring() * bytes(inout);
     std::vector<int> count, begin;
     lay_out(counts, count, begin);
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
     MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, inout.as<float>().data(), count.data(),
                    begin.data(), MPI_FLOAT, group_.handle());
-    seconds_ += timer.seconds();
   }
 
   double bytes_sent() const override { return sent_; }
-  double seconds() const override { return seconds_; }
 
  private:
   static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.bytes()); }
@@ -287,7 +262,6 @@ class MpiCollectives final : public Collectives {
   RowTypes row_types_;
   std::vector<MPI_Request> requests_;
   std::vector<Started> started_;  // one for each request
-  double seconds_ = 0.0;
   double sent_ = 0.0;
 };
 

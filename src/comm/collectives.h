@@ -72,8 +72,6 @@ class Collectives {
   /// Bytes of tensors that this rank has sent, where a sum over n ranks goes around a ring: 2 (n -
   /// 1) / n of it, (n - 1) / n to gather or to get the sum of a share.
   virtual double bytes_sent() const = 0;
-  /// Seconds that this rank has spent in these calls, to take out of its own work.
-  virtual double seconds() const = 0;
 };
 
 /// Tensors on the host, over MPI. The group must outlive it.

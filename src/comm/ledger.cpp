@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace moesaic::comm {
 namespace {
@@ -70,12 +71,17 @@ void Ledger::enter(Wait wait) {
 void Ledger::leave() {
   const std::lock_guard lock(mutex_);
   now_.waits = false;
-  waited_ += since_enter_.seconds();
+  waited_[index(now_.wait.group)] += since_enter_.seconds();
 }
 
 double Ledger::waited() const {
   const std::lock_guard lock(mutex_);
-  return waited_;
+  return std::accumulate(waited_.begin(), waited_.end(), 0.0);
+}
+
+double Ledger::waited(Group group) const {
+  const std::lock_guard lock(mutex_);
+  return waited_[index(group)];
 }
 
 int Ledger::rank_of(Group group, int member) const {

@@ -96,8 +96,9 @@ class Ledger {
   /// What this rank does between its operations; a piece of text that lives on, or empty.
   void set_task(std::string_view task);
 
-  /// Seconds spent in the operations that have ended.
+  /// Seconds spent in the operations that have ended: in all groups, or in one.
   double waited() const;
+  double waited(Group group) const;
   /// From any thread. `doing` holds the task.
   Standing standing() const;
 
@@ -105,7 +106,7 @@ class Ledger {
   mutable std::mutex mutex_;
   Standing now_;
   Timer since_enter_;
-  double waited_ = 0.0;
+  std::array<double, kGroupCount> waited_{};
   std::string_view task_;
 };
 

@@ -46,18 +46,18 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)
     : mesh(the_mesh),
+      place(placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
       tp(make_collectives(config.run, mesh.tp)),
-      experts(make_collectives(config.run, config.parallel.expert_tp == 1 ? mesh.ep_tp : mesh.ep)),
+      experts(make_collectives(config.run, place.folded ? mesh.ep_tp : mesh.ep)),
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
       stage(make_collectives(config.run, mesh.stage)),
       kv(make_collectives(config.run, mesh.kv)),
       ends(make_collectives(config.run, mesh.ends)),
       pp(make_collectives(config.run, mesh.pp)),
-      transformer(parameters, config.model, config.router, placement(config.parallel, mesh)),
+      transformer(parameters, config.model, config.router, place),
       compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
-      sequence_(config.parallel.sequence && mesh.tp.size() > 1),
       recompute_(config.train.recompute) {
   std::map<SumOver, Owner> owners;
   for (const SumOver sum : kAllSums) {
@@ -91,7 +91,7 @@ Context Instance::context(PhaseClock& booked_on) {
           .clock = booked_on,
           .compute = compute_,
           .batch = {},
-          .sequence = sequence_,
+          .sequence = place.sequence,
           .recompute = recompute_,
           .on_part_done = {}};
 }

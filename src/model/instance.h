@@ -30,6 +30,7 @@ class Instance {
   Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
+  const Placement place;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv, ends, pp;
   PhaseClock clock;
@@ -38,7 +39,7 @@ class Instance {
 
  private:
   DType compute_;
-  bool sequence_, recompute_;
+  bool recompute_;
 };
 
 }  // namespace moesaic::model

@@ -35,8 +35,10 @@ void JobTrace::fill_traffic(io::TraceRow& row) {
     row.traffic.push_back(sent - sent_[i]);
     sent_[i] = sent;
   }
-  row.traffic.push_back(instance_.pp->seconds() - stage_seconds_);
-  stage_seconds_ = instance_.pp->seconds();
+  const comm::Ledger* const ledger = world.ledger();
+  const double waited = ledger != nullptr ? ledger->waited(comm::Group::kPp) : 0.0;
+  row.traffic.push_back(waited - waited_for_stages_);
+  waited_for_stages_ = waited;
   world.all_reduce(std::span(row.traffic), comm::Reduce::kSum);
   row.bubble = row.seconds > 0.0 ? row.traffic.back() / world.size() / row.seconds : 0.0;
   row.traffic.pop_back();

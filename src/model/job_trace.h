@@ -36,9 +36,9 @@ class JobTrace {
   Instance& instance_;
   std::optional<io::TraceWriter> writer_;  // on rank 0
   // Up to the last row, of this rank.
-  double waited_ = 0.0, stage_seconds_ = 0.0;  // for other ranks; for other stages
-  std::vector<double> sent_;                   // bytes in each group
-  std::vector<std::string> hosts_;             // of each rank; on rank 0
+  double waited_ = 0.0, waited_for_stages_ = 0.0;  // seconds, for other ranks
+  std::vector<double> sent_;                       // bytes in each group
+  std::vector<std::string> hosts_;                 // of each rank; on rank 0
   StragglerWatch stragglers_;
 };
 

@@ -1,7 +1,6 @@
 #include "model/moe.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "model/tensor_parallel.h"
@@ -36,12 +35,7 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
 }
 
 std::int64_t Moe::slots(std::int64_t tokens) const {
-  if (capacity_factor_ > 0.0) {
-    return static_cast<std::int64_t>(
-        std::ceil(capacity_factor_ * static_cast<double>(tokens * top_k_) /
-                  static_cast<double>(experts_count_)));
-  }
-  return capacity_;
+  return expert_slots(capacity_, capacity_factor_, tokens * top_k_, experts_count_);
 }
 
 Slice Moe::sent_rows(const Context& ctx) const {

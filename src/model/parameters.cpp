@@ -85,6 +85,10 @@ Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
   return tensor.reshaped({all_rows().count, columns()}).rows(rows.begin, rows.count);
 }
 
+Slice Parameter::rows_with(const PublicTensor& tensor) const {
+  return {tensor.begin / columns(), tensor.part_shape().numel() / columns()};
+}
+
 std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::*member) {
   std::map<SumOver, Tensor> blocks;
   for (const SumOver sum : kAllSums) {

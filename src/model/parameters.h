@@ -68,6 +68,8 @@ struct Parameter {
   std::int64_t columns() const;
   Slice all_rows() const { return {0, spec.shape.numel() / columns()}; }
   Tensor rows_of(const Tensor& tensor, Slice rows) const;
+  /// The rows in which a tensor of the spec lies.
+  Slice rows_with(const PublicTensor& tensor) const;
 
   /// Weight decay applies to tensors of two or more dims.
   bool decays() const { return spec.tensors.front().shape.rank() >= 2; }

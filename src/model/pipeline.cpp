@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/share.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -24,9 +25,7 @@ std::vector<PipelineStep> training_order(int stage, int stages, int chunks, int 
   require(chunks == 1 || micro_batches % stages == 0,
           "an interleaved schedule needs a multiple of `stages` micro-batches");
   const int total = micro_batches * chunks;
-  const int ahead =
-      chunks == 1 ? stages - stage - 1 : 2 * (stages - stage - 1) + (chunks - 1) * stages;
-  const int warm_up = std::min(total, ahead);
+  const int warm_up = std::min(total, static_cast<int>(chunks_ahead(stage, stages, chunks)));
   const int width = chunks == 1 ? 1 : stages;  // of a group; with one chunk the order is plain
   std::vector<PipelineStep> order;
   for (int i = 0; i < total + warm_up; ++i) {

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "tensor/rng.h"
 
 namespace moesaic::model {
@@ -43,16 +41,14 @@ struct Region {
 std::vector<Region> regions(const Parameter& p, Slice rows) {
   std::vector<Region> list;
   for (const PublicTensor& tensor : p.spec.tensors) {
-    const std::int64_t first = tensor.begin / p.columns();
-    const std::int64_t end = first + tensor.part_shape().numel() / p.columns();
-    const std::int64_t begin = std::max(first, rows.begin);
-    const std::int64_t count = std::min(end, rows.end()) - begin;
-    if (count <= 0) {
+    const Slice whole = p.rows_with(tensor);
+    const Slice part = overlap(whole, rows);
+    if (part.count == 0) {
       continue;
     }
-    Region region{tensor, {begin - rows.begin, count}, tensor.offset(), tensor.extent()};
-    region.offset[0] += begin - first;
-    region.extent[0] = count;
+    Region region{tensor, {part.begin - rows.begin, part.count}, tensor.offset(), tensor.extent()};
+    region.offset[0] += part.begin - whole.begin;
+    region.extent[0] = part.count;
     list.push_back(std::move(region));
   }
   return list;

@@ -4,20 +4,10 @@
 #include <cmath>
 
 #include "base/share.h"
-#include "plan/model_size.h"
+#include "plan/numbers.h"
 
 namespace moesaic::plan {
 namespace {
-
-constexpr double kFp32 = 4.0;
-constexpr double kBf16 = 2.0;
-
-double real(std::int64_t value) { return static_cast<double>(value); }
-
-/// Bytes of one number in a matrix product.
-double compute_width(const config::Config& config) {
-  return config.run.precision == config::Precision::kBf16 ? kBf16 : kFp32;
-}
 
 /// Numbers that the layers keep for backward, by their type.
 struct Numbers {
@@ -73,10 +63,8 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
 
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  const std::int64_t ahead = layout.chunks == 1
-                                 ? layout.pp - stage - 1
-                                 : 2 * (layout.pp - stage - 1) + (layout.chunks - 1) * layout.pp;
-  return real(std::min(rounds(config.train, layout) * layout.chunks, ahead + 1));
+  return real(std::min(rounds(config.train, layout) * layout.chunks,
+                       chunks_ahead(stage, layout.pp, layout.chunks) + 1));
 }
 
 }  // namespace
@@ -109,11 +97,9 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
 double sent_rows(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const double choices = tokens * real(m.top_k);
-  double slots = real(config.router.capacity);
-  if (config.router.capacity_factor > 0.0) {
-    slots = std::ceil(config.router.capacity_factor * choices / real(m.experts));
-  }
-  const double all = slots > 0.0 ? std::min(choices, slots * real(m.experts)) : choices;
+  const std::int64_t slots = expert_slots(config.router.capacity, config.router.capacity_factor,
+                                          static_cast<std::int64_t>(choices), m.experts);
+  const double all = slots > 0 ? std::min(choices, real(slots * m.experts)) : choices;
   return layout.folded ? all / real(layout.tp) : all;
 }
 

@@ -2,13 +2,10 @@
 
 #include "base/share.h"
 #include "plan/memory.h"
+#include "plan/numbers.h"
 
 namespace moesaic::plan {
 namespace {
-
-constexpr double kFp32 = 4.0;
-
-double real(std::int64_t value) { return static_cast<double>(value); }
 
 /// Share of a ring's data that each of its members sends.
 double ring(std::int64_t members) { return real(members - 1) / real(members); }
@@ -61,7 +58,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const Stage s = stage_of(m, layout, stage);
   const double tokens = real(config.train.micro_batch * config.data.seq_len);
   const double micro_batches = real(rounds(config.train, layout));
-  const double width = config.run.precision == config::Precision::kBf16 ? 2.0 : kFp32;
+  const double width = compute_width(config);
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
   // Chunks whose result goes to another stage: all but the model's last; and back, all but its

@@ -1,10 +1,8 @@
 #include "train/optimizer.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace moesaic::train {
-
 namespace {
 
 // On how many ranks of the world the same element's sum lies.
@@ -17,13 +15,10 @@ int holders(model::Instance& instance, const model::Parameter& p,
 double squares(model::Instance& instance, const model::Parameter& p) {
   double sum = 0.0;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    const std::int64_t first = tensor.begin / p.columns();
-    const std::int64_t end = first + tensor.part_shape().numel() / p.columns();
-    const std::int64_t begin = std::max(first, p.owned.begin);
-    const std::int64_t count = std::min(end, p.owned.end()) - begin;
-    if (count > 0) {
-      sum += instance.backend->sum_of_squares(p.rows_of(p.grad, {begin, count})) /
-             holders(instance, p, tensor);
+    const Slice rows = overlap(p.rows_with(tensor), p.owned);
+    if (rows.count > 0) {
+      sum +=
+          instance.backend->sum_of_squares(p.rows_of(p.grad, rows)) / holders(instance, p, tensor);
     }
   }
   return sum;
