@@ -17,27 +17,10 @@ import harness  # noqa: E402
 
 HOSTS = 4
 STEPS = 200
-CONFIG = f"""
-model.layers = 2
-model.d_model = 32
-model.heads = 2
-model.experts = 4
-model.shared_experts = 1
-model.max_seq = 64
-data.corpus = corpus/train
-data.seq_len = 64
-train.batch = 16
-train.micro_batch = 2
-train.lr = 0.01
-train.warmup = 2
-train.steps = {STEPS}
-parallel.tp = 2
-parallel.pp = 2
-run.precision = fp32
-run.step_timeout = 10
-checkpoint.every = 20
-trace.flush = 0
-"""
+CONFIG = harness.config({
+    "model.max_seq": 64, "data.seq_len": 64, "train.batch": 16, "train.decay_steps": None,
+    "train.steps": STEPS, "parallel.tp": 2, "parallel.pp": 2, "parallel.ep": None, "run.dir": None,
+    "run.step_timeout": 10, "checkpoint.every": 20})
 BUSY = ("RUNNING", "COMPLETING")
 UNFINISHED = BUSY + ("PENDING", "REQUEUED", "NODE_FAIL", "PREEMPTED", "CONFIGURING")
 

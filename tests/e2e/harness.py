@@ -18,27 +18,18 @@ MOESAIC = os.environ.get("MOESAIC", str(ROOT / "build/release/moesaic"))
 WORDS = "expert router token layer gradient cluster mesh loss batch model train shard corpus".split()
 LIMIT = 60  # seconds until a command counts as hanging
 
-CONFIG = """
-model.layers = 2
-model.d_model = 32
-model.heads = 2
-model.experts = 4
-model.shared_experts = 1
-model.max_seq = 32
-data.corpus = corpus/train
-data.seq_len = 32
-train.batch = 8
-train.micro_batch = 2
-train.lr = 0.01
-train.warmup = 2
-train.decay_steps = 20
-train.steps = 20
-parallel.ep = 2
-run.precision = fp32
-run.dir = run
-checkpoint.every = 5
-trace.flush = 0
-"""
+KEYS = {
+    "model.layers": 2, "model.d_model": 32, "model.heads": 2, "model.experts": 4,
+    "model.shared_experts": 1, "model.max_seq": 32, "data.corpus": "corpus/train",
+    "data.seq_len": 32, "train.batch": 8, "train.micro_batch": 2, "train.lr": 0.01,
+    "train.warmup": 2, "train.decay_steps": 20, "train.steps": 20, "parallel.ep": 2,
+    "run.precision": "fp32", "run.dir": "run", "checkpoint.every": 5, "trace.flush": 0}
+
+
+def config(changed):
+    """The text of a config file: the keys of all tests, some of them changed or (None) left out."""
+    return "".join(f"{key} = {value}\n" for key, value in {**KEYS, **changed}.items()
+                   if value is not None)
 
 
 def environment():
@@ -141,7 +132,7 @@ class EndToEnd(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="moesaic-e2e-")).resolve()
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         shutil.copytree(self.shared / "corpus", self.folder / "corpus")
-        (self.folder / "config.cfg").write_text(CONFIG)
+        (self.folder / "config.cfg").write_text(config({}))
 
     def run_job(self, ranks, *arguments, wrapper=()):
         """Runs one job in the test's folder; ranks = 0 runs it without mpirun. A wrapper is a command
