@@ -12,7 +12,7 @@ if ((${#objects[@]} == 0)); then
   exit 66
 fi
 weak=$(nm --print-file-name "${objects[@]}" | grep -E ' [WVu] ' |
-  grep -v ' _ZN7moesaic3cpu6avx512' | c++filt || true)
+  grep -vE ' _ZN7moesaic3cpu(6avx512|10avx512bf16)' | c++filt || true)
 if [[ -n $weak ]]; then
   printf 'check_kernels: weak symbols compiled for AVX-512:\n%s\n' "$weak" >&2
   exit 1

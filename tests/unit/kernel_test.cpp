@@ -98,6 +98,18 @@ void KernelTest::SetUp() {
       }
       backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::avx512_kernels());
       return;
+    case Engine::kAvx512Pairs:
+      if (!cpu::avx512_pairs_are_usable()) {
+        GTEST_SKIP() << "this processor has no AVX512-BF16";
+      }
+      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::avx512_pairs_kernels());
+      return;
+    case Engine::kMatrixUnits:
+      if (!cpu::avx512_is_usable()) {
+        GTEST_SKIP() << "this processor has no AVX-512";
+      }
+      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::matrix_unit_kernels());
+      return;
     case Engine::kCuda:
       if (!cuda_is_built_in()) {
         GTEST_SKIP() << "built without CUDA";
@@ -159,6 +171,12 @@ std::string case_name(const ::testing::TestParamInfo<KernelCase>& info) {
       break;
     case Engine::kAvx512:
       engine = "avx512";
+      break;
+    case Engine::kAvx512Pairs:
+      engine = "avx512_pairs";
+      break;
+    case Engine::kMatrixUnits:
+      engine = "matrix_units";
       break;
     case Engine::kCuda:
       engine = "cuda";

@@ -19,7 +19,7 @@ namespace moesaic::testing {
 using reference::Indices;
 using reference::Vector;
 
-enum class Engine { kAvx2, kAvx512, kCuda };
+enum class Engine { kAvx2, kAvx512, kAvx512Pairs, kMatrixUnits, kCuda };
 using KernelCase = std::tuple<Engine, DType>;  // the dtype is the compute dtype
 
 /// Row counts that exercise none, one, less than a vector, and more than a tile.
@@ -58,14 +58,12 @@ class KernelTest : public ::testing::TestWithParam<KernelCase> {
 };
 
 std::string case_name(const ::testing::TestParamInfo<KernelCase>& info);
+inline const auto kEngines = ::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kAvx512Pairs,
+                                               Engine::kMatrixUnits, Engine::kCuda);
 /// Every engine with both compute dtypes, or with fp32 alone.
 inline auto all_cases() {
-  return ::testing::Combine(::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kCuda),
-                            ::testing::Values(DType::kF32, DType::kBf16));
+  return ::testing::Combine(kEngines, ::testing::Values(DType::kF32, DType::kBf16));
 }
-inline auto fp32_cases() {
-  return ::testing::Combine(::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kCuda),
-                            ::testing::Values(DType::kF32));
-}
+inline auto fp32_cases() { return ::testing::Combine(kEngines, ::testing::Values(DType::kF32)); }
 
 }  // namespace moesaic::testing

@@ -32,14 +32,17 @@ class MatmulKernels : public KernelTest {
   }
 };
 
-constexpr std::array<std::array<std::int64_t, 3>, 8> kProblems = {{{1, 1, 1},
-                                                                   {3, 17, 5},
-                                                                   {65, 33, 70},
-                                                                   {130, 48, 19},
-                                                                   {17, 1, 130},
-                                                                   {0, 5, 7},
-                                                                   {7, 5, 0},
-                                                                   {5, 0, 7}}};
+constexpr std::array<std::array<std::int64_t, 3>, 11> kProblems = {{{1, 1, 1},
+                                                                    {3, 17, 5},
+                                                                    {65, 33, 70},
+                                                                    {130, 48, 19},
+                                                                    {29, 31, 1043},
+                                                                    {15, 600, 3},
+                                                                    {130, 70, 513},
+                                                                    {17, 1, 130},
+                                                                    {0, 5, 7},
+                                                                    {7, 5, 0},
+                                                                    {5, 0, 7}}};
 
 TEST_P(MatmulKernels, MatchesForEveryTransposeAndSize) {
   for (const auto& problem : kProblems) {

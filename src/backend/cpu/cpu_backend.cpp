@@ -15,30 +15,26 @@ std::unique_ptr<Backend> make_cpu_backend(int threads) {
 namespace cpu {
 namespace {
 
-// Tensor w (G, N, M) of one group as (N, M).
-Tensor group_of(const Tensor& w, std::int64_t group) {
-  return w.rows(group, 1).reshaped({w.dim(1), w.dim(2)});
-}
-
-void check_offsets(std::span<const std::int64_t> offsets, const Tensor& w, const Tensor& x) {
+// make(part of w (G, N, M) as (N, M), the choice of the group's rows) of every group.
+template <class Make>
+std::vector<Matmul::Group> groups_of(std::span<const std::int64_t> offsets, const Tensor& w,
+                                     const Tensor& x, const Make& make) {
   require(std::ssize(offsets) == w.dim(0) + 1 && offsets.back() == x.dim(0),
           fmt::format("{} group offsets for {} groups", offsets.size(), w.dim(0)));
-}
-
-// Rows of a group in pieces of at most kPiece, so that only that many shapes of product exist.
-constexpr std::int64_t kPiece = 256;
-template <class Work>
-void for_pieces(std::span<const std::int64_t> offsets, const Work& work) {
-  for (std::size_t group = 0; group + 1 < offsets.size(); ++group) {
-    for (std::int64_t begin = offsets[group]; begin < offsets[group + 1]; begin += kPiece) {
-      work(static_cast<std::int64_t>(group), begin, std::min(kPiece, offsets[group + 1] - begin));
-    }
+  std::vector<Matmul::Group> groups;
+  for (std::int64_t g = 0; g < w.dim(0); ++g) {
+    const std::int64_t begin = offsets[static_cast<std::size_t>(g)];
+    const std::int64_t count = offsets[static_cast<std::size_t>(g) + 1] - begin;
+    groups.push_back(make(w.rows(g, 1).reshaped({w.dim(1), w.dim(2)}),
+                          [=](const Tensor& all) { return all.rows(begin, count); }));
   }
+  return groups;
 }
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads, InstructionSet set) : threads_(threads), set_(set) {
+CpuBackend::CpuBackend(int threads, InstructionSet set)
+    : threads_(threads), set_(set), matmul_(threads, set) {
   require(threads >= 1, "a backend needs a thread");
   omp_set_num_threads(threads);
 }
@@ -107,29 +103,29 @@ void CpuBackend::matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpos
 
 void CpuBackend::grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
                                 const Tensor& w, const Tensor& y) {
-  check_offsets(offsets, w, x);
-  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
-    matmul_.run(x.rows(begin, rows), Transpose::kNo, group_of(w, group), Transpose::kYes,
-                y.rows(begin, rows), Write::kOverwrite);
-  });
+  matmul_.run(groups_of(offsets, w, x,
+                        [&](const Tensor& of_w, const auto& rows) {
+                          return Matmul::Group{rows(x), of_w, rows(y)};
+                        }),
+              Transpose::kNo, Transpose::kYes, Write::kOverwrite);
 }
 
 void CpuBackend::grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets,
                                    const Tensor& w, const Tensor& dx) {
-  check_offsets(offsets, w, dy);
-  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
-    matmul_.run(dy.rows(begin, rows), Transpose::kNo, group_of(w, group), Transpose::kNo,
-                dx.rows(begin, rows), Write::kOverwrite);
-  });
+  matmul_.run(groups_of(offsets, w, dy,
+                        [&](const Tensor& of_w, const auto& rows) {
+                          return Matmul::Group{rows(dy), of_w, rows(dx)};
+                        }),
+              Transpose::kNo, Transpose::kNo, Write::kOverwrite);
 }
 
 void CpuBackend::grouped_matmul_dw(const Tensor& dy, const Tensor& x,
                                    std::span<const std::int64_t> offsets, const Tensor& dw) {
-  check_offsets(offsets, dw, dy);
-  for_pieces(offsets, [&](std::int64_t group, std::int64_t begin, std::int64_t rows) {
-    matmul_.run(dy.rows(begin, rows), Transpose::kYes, x.rows(begin, rows), Transpose::kNo,
-                group_of(dw, group), Write::kAdd);
-  });
+  matmul_.run(groups_of(offsets, dw, dy,
+                        [&](const Tensor& of_dw, const auto& rows) {
+                          return Matmul::Group{rows(dy), rows(x), of_dw};
+                        }),
+              Transpose::kYes, Transpose::kNo, Write::kAdd);
 }
 
 }  // namespace cpu

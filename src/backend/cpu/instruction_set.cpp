@@ -7,14 +7,46 @@ bool avx512_is_usable() {
          __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
 }
 
+bool avx512_pairs_are_usable() {
+  return avx512_is_usable() && __builtin_cpu_supports("avx512bf16") != 0;
+}
+
 InstructionSet avx2_kernels() {
-  return {"avx2", &avx2::kernels_f32(), &avx2::kernels_bf16(), &avx2::kernels_common()};
+  const Kernels<BFloat16>& bf16 = avx2::kernels_bf16();
+  return {"avx2",    &avx2::kernels_f32(), &bf16, &avx2::kernels_common(),
+          bf16.gemm, bf16.gemm_to_f32};
 }
 
 InstructionSet avx512_kernels() {
-  return {"avx512", &avx512::kernels_f32(), &avx512::kernels_bf16(), &avx512::kernels_common()};
+  const Kernels<BFloat16>& bf16 = avx512::kernels_bf16();
+  return {"avx512",  &avx512::kernels_f32(), &bf16, &avx512::kernels_common(),
+          bf16.gemm, bf16.gemm_to_f32};
 }
 
-InstructionSet best_kernels() { return avx512_is_usable() ? avx512_kernels() : avx2_kernels(); }
+InstructionSet avx512_pairs_kernels() {
+  InstructionSet set = avx512_kernels();
+  set.name = "avx512 with bf16 in pairs";
+  set.gemm_bf16 = avx512bf16::gemm;
+  set.gemm_bf16_to_f32 = avx512bf16::gemm;
+  return set;
+}
+
+InstructionSet matrix_unit_kernels() {
+  InstructionSet set = avx512_kernels();
+  set.name = "avx512 with matrix units";
+  set.matrix_units = true;
+  return set;
+}
+
+InstructionSet best_kernels() {
+  if (!avx512_is_usable()) {
+    return avx2_kernels();
+  }
+  if (__builtin_cpu_supports("amx-bf16") != 0) {
+    return matrix_unit_kernels();
+  }
+  const bool pairs_are_fast = avx512_pairs_are_usable() && __builtin_cpu_is("amd") != 0;
+  return pairs_are_fast ? avx512_pairs_kernels() : avx512_kernels();
+}
 
 }  // namespace moesaic::cpu

@@ -12,11 +12,19 @@ struct InstructionSet {
   const Kernels<float>* f32;
   const Kernels<BFloat16>* bf16;
   const CommonKernels* common;
+  void (*gemm_bf16)(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
+  void (*gemm_bf16_to_f32)(const Gemm<BFloat16, float>& gemm, void* scratch);
+  bool matrix_units = false;  // AMX for bf16, through oneDNN
 };
 
-bool avx512_is_usable();          // on this processor
-InstructionSet avx2_kernels();    // any processor that this program starts on
-InstructionSet avx512_kernels();  // call only where usable
+bool avx512_is_usable();                // on this processor
+bool avx512_pairs_are_usable();         // AVX512-BF16
+InstructionSet avx2_kernels();          // any processor that this program starts on
+InstructionSet avx512_kernels();        // call only where usable
+InstructionSet avx512_pairs_kernels();  // likewise
+InstructionSet matrix_unit_kernels();   // likewise; falls back to vectors where there are no units
+/// The fastest ones here. Pairs only on AMD's processors: those of Intel multiply a pair of bf16 at
+/// half the rate of two fp32 numbers.
 InstructionSet best_kernels();
 
 }  // namespace moesaic::cpu

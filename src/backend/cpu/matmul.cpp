@@ -3,100 +3,185 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <oneapi/dnnl/dnnl.hpp>
-#include <tuple>
+#include <cstdlib>
+#include <limits>
+#include <memory>
 
 namespace moesaic::cpu {
 namespace {
 
-using Data = dnnl::memory::data_type;
-using Tag = dnnl::memory::format_tag;
+constexpr std::int64_t kPanel = 32;  // columns that a thread's share is a multiple of
 
-struct Problem {
-  std::int64_t m, n, k;
-  Transpose ta, tb;
-  DType out;
-  Write write;
-  auto key() const { return std::tuple(m, n, k, ta, tb, out, write); }
-  bool operator<(const Problem& other) const { return key() < other.key(); }
-};
-
-struct Made {
-  dnnl::matmul primitive;
-  dnnl::memory::desc a, b, c;
-};
-
-Data dnnl_type(DType dtype) { return dtype == DType::kF32 ? Data::f32 : Data::bf16; }
-
-Made make(const Problem& p, const dnnl::engine& engine) {
-  Made made;
-  made.a = {{p.m, p.k}, Data::bf16, p.ta == Transpose::kNo ? Tag::ab : Tag::ba};
-  made.b = {{p.k, p.n}, Data::bf16, p.tb == Transpose::kNo ? Tag::ab : Tag::ba};
-  made.c = {{p.m, p.n}, dnnl_type(p.out), Tag::ab};
-  dnnl::primitive_attr attributes;
-  if (p.write == Write::kAdd) {
-    dnnl::post_ops sum;
-    sum.append_sum(1.0F);
-    attributes.set_post_ops(sum);
+// Packing buffers of this thread; they grow and stay.
+void* scratch(std::int64_t k) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<void, Free> buffer;
+  thread_local std::int64_t held = 0;
+  const std::int64_t bytes = gemm_scratch(k);
+  if (bytes > held) {
+    buffer.reset(std::aligned_alloc(64, static_cast<std::size_t>(bytes)));
+    require(buffer != nullptr, fmt::format("out of memory: {} bytes for a product", bytes));
+    held = bytes;
   }
-  const dnnl::matmul::desc description(made.a, made.b, made.c);
-  made.primitive = dnnl::matmul({description, attributes, engine});
-  return made;
+  return buffer.get();
 }
 
-}  // namespace
-
-struct Matmul::State {
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream{engine};
-  std::map<Problem, Made> made;
+// Rows [m0, m1) and columns [n0, n1) of c.
+struct Block {
+  std::int64_t m0, m1, n0, n1;
 };
 
-Matmul::Matmul() : state_(std::make_unique<State>()) {}
-Matmul::~Matmul() = default;
+struct Sizes {
+  std::int64_t m, n, k;
+};
 
-void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
-                 Write write) {
+Sizes sizes_of(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c) {
   const bool a_flat = ta == Transpose::kNo;
   const bool b_flat = tb == Transpose::kNo;
-  const Problem p{.m = a.dim(a_flat ? 0 : 1),
-                  .n = b.dim(b_flat ? 1 : 0),
-                  .k = a.dim(a_flat ? 1 : 0),
-                  .ta = ta,
-                  .tb = tb,
-                  .out = c.dtype(),
-                  .write = write};
-  require(b.dim(b_flat ? 0 : 1) == p.k && c.dim(0) == p.m && c.dim(1) == p.n,
+  const Sizes s{.m = a.dim(a_flat ? 0 : 1), .n = b.dim(b_flat ? 1 : 0), .k = a.dim(a_flat ? 1 : 0)};
+  require(b.dim(b_flat ? 0 : 1) == s.k && c.dim(0) == s.m && c.dim(1) == s.n,
           fmt::format("matmul of {} and {} into {}", a.shape().text(), b.shape().text(),
                       c.shape().text()));
   require(a.dtype() == b.dtype() && (c.dtype() == DType::kF32 || c.dtype() == a.dtype()),
           "matmul of mixed dtypes");
-  if (p.m == 0 || p.n == 0) {
+  return s;
+}
+
+template <class A, class C>
+Gemm<A, C> block_of(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
+                    Write write, const Block& block) {
+  const bool across_a = ta == Transpose::kYes;
+  const bool across_b = tb == Transpose::kYes;
+  const std::int64_t lda = a.dim(1);
+  const std::int64_t ldb = b.dim(1);
+  return {.a = a.as<A>().data() + block.m0 * (across_a ? 1 : lda),
+          .lda = lda,
+          .ta = across_a,
+          .b = b.as<A>().data() + block.n0 * (across_b ? ldb : 1),
+          .ldb = ldb,
+          .tb = across_b,
+          .c = c.as<C>().data() + block.m0 * c.dim(1) + block.n0,
+          .ldc = c.dim(1),
+          .m = block.m1 - block.m0,
+          .n = block.n1 - block.n0,
+          .k = a.dim(across_a ? 0 : 1),
+          .add = write == Write::kAdd};
+}
+
+void multiply(const InstructionSet& set, const Tensor& a, Transpose ta, const Tensor& b,
+              Transpose tb, const Tensor& c, Write write, const Block& block) {
+  if (block.m0 == block.m1 || block.n0 == block.n1) {
     return;
   }
-  if (p.k == 0) {
-    if (write == Write::kOverwrite) {
-      std::fill_n(c.data(), c.bytes(), std::byte{0});
-    }
-    return;
-  }
+  const auto args = [&](auto run, auto in, auto out) {
+    const auto g = block_of<decltype(in), decltype(out)>(a, ta, b, tb, c, write, block);
+    run(g, scratch(g.k));
+  };
   if (a.dtype() == DType::kF32) {
-    const auto status = dnnl_sgemm(a_flat ? 'N' : 'T', b_flat ? 'N' : 'T', p.m, p.n, p.k, 1.0F,
-                                   a.as<float>().data(), a.dim(1), b.as<float>().data(), b.dim(1),
-                                   write == Write::kAdd ? 1.0F : 0.0F, c.as<float>().data(), p.n);
-    require(status == dnnl_success, "oneDNN's sgemm failed");
+    args(set.f32->gemm, float{}, float{});
+  } else if (c.dtype() == DType::kF32) {
+    args(set.gemm_bf16_to_f32, BFloat16{}, float{});
+  } else {
+    args(set.gemm_bf16, BFloat16{}, BFloat16{});
+  }
+}
+
+std::int64_t parts_of(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit; }
+
+// Over how many ranges of columns the threads are spread, the rest over rows: so that the largest
+// block, with the packing of its rows and columns, is smallest.
+std::int64_t column_ranges(const Sizes& s, std::int64_t threads) {
+  constexpr std::int64_t kPacking = 12;  // as long as so many products of each element
+  std::int64_t best = 1;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t ranges = 1; ranges <= threads; ++ranges) {
+    if (threads % ranges == 0) {
+      const std::int64_t rows = parts_of(s.m, threads / ranges);
+      const std::int64_t columns = parts_of(parts_of(s.n, kPanel), ranges) * kPanel;
+      const std::int64_t cost = rows * columns + kPacking * (rows + columns);
+      if (cost < least) {
+        least = cost;
+        best = ranges;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
+                 Write write) {
+  const Sizes s = sizes_of(a, ta, b, tb, c);
+  if (onednn_ && a.dtype() == DType::kBf16 && s.m * s.n * s.k > 0) {
+    onednn_->run(a, ta, b, tb, c, write);
     return;
   }
-  auto found = state_->made.find(p);
-  if (found == state_->made.end()) {
-    found = state_->made.emplace(p, make(p, state_->engine)).first;
+  const std::int64_t across = column_ranges(s, threads_);
+  const std::int64_t down = threads_ / across;
+  const std::int64_t panels = parts_of(s.n, kPanel);
+#pragma omp parallel for num_threads(threads_) schedule(static, 1) if (threads_ > 1)
+  for (std::int64_t t = 0; t < threads_; ++t) {
+    const std::int64_t i = t % down;
+    const std::int64_t j = t / down;
+    multiply(set_, a, ta, b, tb, c, write,
+             {.m0 = s.m * i / down,
+              .m1 = s.m * (i + 1) / down,
+              .n0 = panels * j / across * kPanel,
+              .n1 = std::min(s.n, panels * (j + 1) / across * kPanel)});
   }
-  const Made& made = found->second;
-  made.primitive.execute(state_->stream, {{DNNL_ARG_SRC, {made.a, state_->engine, a.data()}},
-                                          {DNNL_ARG_WEIGHTS, {made.b, state_->engine, b.data()}},
-                                          {DNNL_ARG_DST, {made.c, state_->engine, c.data()}}});
-  state_->stream.wait();
+}
+
+// The panels of all groups in a row, each as long as its product: threads take equal lengths of it,
+// so that one busy group is shared out as well as many.
+void Matmul::run(std::span<const Group> groups, Transpose ta, Transpose tb, Write write) {
+  if (onednn_ && !groups.empty() && groups.front().a.dtype() == DType::kBf16) {
+    run_in_pieces(groups, ta, tb, write);
+    return;
+  }
+  std::vector<std::int64_t> starts = {0};
+  std::vector<std::int64_t> work;  // of one panel
+  for (const Group& g : groups) {
+    const Sizes s = sizes_of(g.a, ta, g.b, tb, g.c);
+    work.push_back(s.m * std::max<std::int64_t>(s.k, 1));
+    starts.push_back(starts.back() + work.back() * parts_of(s.n, kPanel));
+  }
+#pragma omp parallel for num_threads(threads_) schedule(static, 1) if (threads_ > 1)
+  for (std::int64_t t = 0; t < threads_; ++t) {
+    const std::int64_t begin = starts.back() / threads_ * t;
+    const std::int64_t end = t + 1 == threads_ ? starts.back() : starts.back() / threads_ * (t + 1);
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      const Group& g = groups[i];
+      if (work[i] == 0) {
+        continue;
+      }
+      const auto panel_at = [&](std::int64_t place) {
+        return std::clamp<std::int64_t>(parts_of(place - starts[i], work[i]), 0,
+                                        parts_of(g.c.dim(1), kPanel));
+      };
+      multiply(set_, g.a, ta, g.b, tb, g.c, write,
+               {.m0 = 0,
+                .m1 = g.c.dim(0),
+                .n0 = std::min(panel_at(begin) * kPanel, g.c.dim(1)),
+                .n1 = std::min(panel_at(end) * kPanel, g.c.dim(1))});
+    }
+  }
+}
+
+// Through oneDNN, with the rows that a group has in pieces, so that few shapes of product exist.
+void Matmul::run_in_pieces(std::span<const Group> groups, Transpose ta, Transpose tb, Write write) {
+  constexpr std::int64_t kPiece = 256;
+  const bool over_sum = ta == Transpose::kYes;
+  for (const Group& g : groups) {
+    const std::int64_t all = g.a.dim(0);
+    for (std::int64_t begin = 0; begin < all; begin += kPiece) {
+      const std::int64_t rows = std::min(kPiece, all - begin);
+      run(g.a.rows(begin, rows), ta, over_sum ? g.b.rows(begin, rows) : g.b, tb,
+          over_sum ? g.c : g.c.rows(begin, rows), write);
+    }
+  }
 }
 
 }  // namespace moesaic::cpu

@@ -1,27 +1,41 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/onednn.h"
 
 namespace moesaic::cpu {
 
-/// Dense matrix products through oneDNN; primitives are made once for each shape and kept.
+/// Products of matrices, shared out over threads. Every element of a result is one sum in a fixed
+/// order, so the number of threads does not change it.
 class Matmul {
  public:
-  Matmul();
-  ~Matmul();
-  Matmul(const Matmul&) = delete;
-  Matmul& operator=(const Matmul&) = delete;
+  Matmul(int threads, const InstructionSet& set) : threads_(threads), set_(set) {
+    if (set.matrix_units) {
+      onednn_.emplace();
+    }
+  }
 
   /// See Backend::matmul. Tensors of two dims.
   void run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
            Write write);
+  /// One product for each group: c (m, n) = op(a) op(b). Some may be empty.
+  struct Group {
+    Tensor a, b, c;
+  };
+  void run(std::span<const Group> groups, Transpose ta, Transpose tb, Write write);
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  void run_in_pieces(std::span<const Group> groups, Transpose ta, Transpose tb, Write write);
+
+  int threads_;
+  InstructionSet set_;
+  std::optional<OneDnn> onednn_;  // for bf16
 };
 
 }  // namespace moesaic::cpu

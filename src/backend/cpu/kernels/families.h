@@ -6,6 +6,9 @@
 // signatures are documented in kernels.h.
 namespace moesaic::cpu::MOESAIC_ISA {
 
+template <class A, class C>
+void gemm(const Gemm<A, C>& gemm, void* scratch);
+
 template <class A>
 void from_float(const float* x, A* y, Index n);
 template <class A>

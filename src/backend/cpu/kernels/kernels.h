@@ -32,8 +32,27 @@ struct AdamWStep {
   float lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale;
 };
 
+/// c (m, n) = op(a) op(b), or added to c. a is (m, k) with rows of lda, or (k, m) if ta; b is (k, n)
+/// or, if tb, (n, k).
+template <class A, class C>
+struct Gemm {
+  const A* a;
+  Index lda;
+  bool ta;
+  const A* b;
+  Index ldb;
+  bool tb;
+  C* c;
+  Index ldc;
+  Index m, n, k;
+  bool add;
+};
+
 template <class A>
 struct Kernels {
+  // scratch: gemm_scratch bytes on a border of 64.
+  void (*gemm)(const Gemm<A, A>& gemm, void* scratch);
+  void (*gemm_to_f32)(const Gemm<A, float>& gemm, void* scratch);
   void (*from_float)(const float* x, A* y, Index n);
   void (*to_float)(const A* x, float* y, Index n);
   void (*rms_norm)(const float* x, const float* weight, float eps, A* y, float* rstd, Index rows,
@@ -87,6 +106,19 @@ constexpr Index attention_scratch(Index tokens, Index head_dim) {
   return kTile * kTile * 2 + kTile * padded * 8 + kTile * 4 + tokens * padded;
 }
 
+/// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row
+/// of tiles. So many panels at most are packed at once.
+constexpr Index kGemmPanelWords = Index{1} << 18;
+constexpr Index kGemmRowWords = Index{1} << 16;
+constexpr Index kGemmTileWords = Index{1} << 13;
+constexpr Index kGemmPanels = 16;
+/// Bytes of scratch for sums of k terms.
+constexpr Index gemm_scratch(Index k) {
+  constexpr Index kWidestPanel = 32;
+  const Index panel = k * kWidestPanel;
+  return 4 * (kGemmTileWords + kGemmRowWords + (panel < kGemmPanelWords ? kGemmPanelWords : panel));
+}
+
 namespace avx2 {
 const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
@@ -97,5 +129,9 @@ const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
 }  // namespace avx512
+namespace avx512bf16 {
+void gemm(const Gemm<BFloat16, float>& gemm, void* scratch);
+void gemm(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
+}  // namespace avx512bf16
 
 }  // namespace moesaic::cpu

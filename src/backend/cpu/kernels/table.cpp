@@ -5,6 +5,8 @@ namespace {
 
 template <class A>
 constexpr Kernels<A> kKernels = {
+    .gemm = gemm<A, A>,
+    .gemm_to_f32 = gemm<A, float>,
     .from_float = from_float<A>,
     .to_float = to_float<A>,
     .rms_norm = rms_norm<A>,

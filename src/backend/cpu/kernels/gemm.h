@@ -1,0 +1,310 @@
+#pragma once
+
+// c = op(a) op(b) by packed tiles (Goto & van de Geijn 2008). A tile of c, kTileRows x
+// kTileColumns, stays in registers while the inner product runs over words: a word is one fp32
+// number, or a pair of bf16 ones where the processor multiplies pairs. b is packed in panels of
+// kTileColumns columns, as many as the second-level cache holds; a tile's rows of a are packed into
+// the first-level cache right before they meet all panels. Each element of c is one sum in the
+// order of k, so neither threads nor the place of a row among others change a result.
+#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/simd.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+using Word = std::uint32_t;
+
+constexpr int kTileRows = MOESAIC_TILE_ROWS;
+constexpr int kVectors = MOESAIC_TILE_VECTORS;
+constexpr Index kTileColumns = kVectors * kLanes;
+constexpr Index kAhead = 8;        // rows of memory that are on their way while one is packed
+constexpr Index kDepth = 512;      // words of a tile's rows that are packed at once
+constexpr Index kColumnTiles = 8;  // tiles of rows that are packed at once from columns
+constexpr Index kPackedTile = kTileRows * kDepth + kLanes;
+static_assert(kColumnTiles * kPackedTile <= kGemmRowWords);
+static_assert(kTileRows * kGemmPanels * kTileColumns <= kGemmTileWords);
+
+inline U16 load_words(const Word* p) {
+  U16 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
+
+/// Words of one fp32 number each; bf16 is widened, which changes no product.
+struct Fma {
+  static constexpr Index kElements = 1;  // of a word
+
+  static F16 step(F16 sum, U16 a, U16 b) {
+    return sum + reinterpret_cast<F16>(a) * reinterpret_cast<F16>(b);
+  }
+  /// Sixteen words along k, of at most n elements.
+  template <class A>
+  static U16 along(const A* p, Index n) {
+    return reinterpret_cast<U16>(load(p, n));
+  }
+  /// One word of each of sixteen neighbours, of which n exist; k goes in steps of ld.
+  template <class A>
+  static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
+    return reinterpret_cast<U16>(load(p, n));
+  }
+};
+
+/// v[i][j] becomes v[j][i]: exchanges of blocks of 8, 4, 2 and 1.
+inline void transpose(U16 (&v)[16]) {
+  for (int i = 0; i < 8; ++i) {
+    const U16 a = v[i], b = v[i + 8];
+    v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    v[i + 8] =
+        __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+  for (int h = 0; h < 16; h += 8) {
+    for (int i = h; i < h + 4; ++i) {
+      const U16 a = v[i], b = v[i + 4];
+      v[i] =
+          __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      v[i + 4] =
+          __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+  }
+  for (int h = 0; h < 16; h += 4) {
+    for (int i = h; i < h + 2; ++i) {
+      const U16 a = v[i], b = v[i + 2];
+      v[i] =
+          __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      v[i + 2] =
+          __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+  }
+  for (int i = 0; i < 16; i += 2) {
+    const U16 a = v[i], b = v[i + 1];
+    v[i] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    v[i + 1] =
+        __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  }
+}
+
+/// kTileColumns columns of op(b), of which n exist: out [words][kTileColumns].
+template <class Step, class A>
+void pack_panel(const A* b, Index ldb, bool transposed, Index depth, Index n, Word* out) {
+  const Index words = (depth + Step::kElements - 1) / Step::kElements;
+  for (int v = 0; v < kVectors; ++v, out += kLanes) {
+    const Index columns = smaller(larger(n - v * kLanes, 0), kLanes);
+    if (!transposed) {
+      const A* from = b + v * kLanes;
+      for (Index k = 0; k < words; ++k, from += Step::kElements * ldb) {
+        __builtin_prefetch(from + kAhead * ldb);
+        store_words(
+            out + k * kTileColumns,
+            columns > 0 ? Step::across(from, ldb, columns, depth - k * Step::kElements) : U16{});
+      }
+      continue;
+    }
+    for (Index k = 0; k < words; k += kLanes) {
+      U16 block[kLanes];
+      for (Index j = 0; j < kLanes; ++j) {
+        __builtin_prefetch(b + (v * kLanes + j + kLanes) * ldb + k * Step::kElements);
+        block[j] = j < columns ? Step::along(b + (v * kLanes + j) * ldb + k * Step::kElements,
+                                             depth - k * Step::kElements)
+                               : U16{};
+      }
+      transpose(block);
+      for (Index i = 0; i < smaller(kLanes, words - k); ++i) {
+        store_words(out + (k + i) * kTileColumns, block[i]);
+      }
+    }
+  }
+}
+
+/// A tile's rows of a, stored along k: out, for each 16 words, [M][16].
+template <class Step, int M, class A>
+void pack_rows(const A* a, Index lda, Index rows, Index depth, Word* out) {
+  for (Index k = 0; k < depth; k += kLanes * Step::kElements) {
+    for (Index i = 0; i < M; ++i, out += kLanes) {
+      store_words(out, i < rows ? Step::along(a + i * lda + k, depth - k) : U16{});
+    }
+  }
+}
+
+/// The height of the tile that holds the last `rows` of c.
+constexpr Index height_of(Index rows) { return smaller(kTileRows, (rows + 1) / 2 * 2); }
+
+/// The same for the tiles of `rows` rows where a is stored across k (transposed): for each tile
+/// [words][height], and up to 16 words behind it. `exist`: elements to the end of a row of memory.
+template <class Step, class A>
+void pack_columns(const A* a, Index lda, Index exist, Index rows, Index depth, Word* out) {
+  for (Index k = 0, word = 0; k < depth; k += Step::kElements, ++word, a += Step::kElements * lda) {
+    Word* to = out;
+    for (Index row = 0; row < rows; row += kTileRows, to += kPackedTile) {
+      __builtin_prefetch(a + kAhead * lda + row);
+      store_words(to + word * height_of(rows - row),
+                  Step::across(a + row, lda, exist - row, depth - k));
+    }
+  }
+}
+
+/// c [M][kTileColumns] = or += a b, with a as packed by rows (16, 1) or by columns (1, M).
+template <class Step, int M, Index kRow, Index kColumn>
+void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add) {
+  F16 sums[M][kVectors];
+  for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < kVectors; ++j) {
+      sums[i][j] = add ? load(c + i * kTileColumns + j * kLanes) : F16{};
+    }
+  }
+  for (Index chunk = 0; chunk < words; chunk += kLanes, a += kLanes * M) {
+    const Index end = smaller(kLanes, words - chunk);
+    for (Index k = 0; k < end; ++k, b += kTileColumns) {
+      U16 columns[kVectors];
+      for (int j = 0; j < kVectors; ++j) {
+        columns[j] = load_words(b + j * kLanes);
+      }
+      for (int i = 0; i < M; ++i) {
+        const U16 row = a[i * kRow + k * kColumn] - U16{};
+        for (int j = 0; j < kVectors; ++j) {
+          sums[i][j] = Step::step(sums[i][j], row, columns[j]);
+        }
+      }
+    }
+  }
+  for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < kVectors; ++j) {
+      store(c + i * kTileColumns + j * kLanes, sums[i][j]);
+    }
+  }
+}
+
+template <class C>
+void write_row(const float* from, C* to, Index n, bool add) {
+  for (Index j = 0; j < n; j += kLanes) {
+    F16 v = load(from + j);
+    if (add) {
+      v += load(to + j, n - j);
+    }
+    store(to + j, v, n - j);
+  }
+}
+
+/// Buffers of one thread, parts of `scratch`.
+struct Packed {
+  Word* b;       // panels
+  Word* a;       // rows of kColumnTiles tiles
+  float* tiles;  // results of one row of tiles
+};
+
+/// What a row of tiles takes part in: columns [column, column + columns) of c and terms
+/// [k, k + depth) of its sums.
+struct Part {
+  Index column, columns, k, depth;
+  bool add;
+};
+
+/// Multiplies the packed rows of one tile with all panels, from word `begin` on; where the sums
+/// end, they are written to c, which is on its way from memory meanwhile.
+template <class Step, int M, Index kRow, Index kColumn, class C>
+void multiply_row(const Word* a, const Packed& packed, const Part& part, Index begin, Index words,
+                  C* c, Index ldc, Index rows) {
+  const Index all_words = (part.depth + Step::kElements - 1) / Step::kElements;
+  const bool last = begin + words == all_words;
+  const Word* b = packed.b + begin * kTileColumns;
+  float* tile = packed.tiles;
+  for (Index j = 0; j < part.columns; j += kTileColumns) {
+    for (Index i = 0; last && i < rows; ++i) {
+      __builtin_prefetch(c + i * ldc + j, 1);
+      __builtin_prefetch(c + i * ldc + j + kLanes, 1);
+    }
+    multiply_tile<Step, M, kRow, kColumn>(a, b, words, tile, begin > 0);
+    for (Index i = 0; last && i < rows; ++i) {
+      write_row(tile + i * kTileColumns, c + i * ldc + j, smaller(kTileColumns, part.columns - j),
+                part.add);
+    }
+    b += all_words * kTileColumns;
+    tile += M * kTileColumns;
+  }
+}
+
+/// One row of tiles, of height M; `row`: its first row of c. packed_a: its rows, if packed.
+template <class Step, int M, class A, class C>
+void tile_row(const Gemm<A, C>& g, Index row, const Part& part, const Packed& packed,
+              const Word* packed_a) {
+  const Index rows = smaller(M, g.m - row);
+  C* c = g.c + row * g.ldc + part.column;
+  if (packed_a != nullptr) {
+    multiply_row<Step, M, 1, M>(packed_a, packed, part, 0,
+                                (part.depth + Step::kElements - 1) / Step::kElements, c, g.ldc,
+                                rows);
+    return;
+  }
+  for (Index k = 0; k == 0 || k < part.depth; k += kDepth * Step::kElements) {
+    const Index depth = smaller(kDepth * Step::kElements, part.depth - k);
+    const Index words = (depth + Step::kElements - 1) / Step::kElements;
+    const Index begin = k / Step::kElements;
+    if (g.ta) {
+      pack_columns<Step>(g.a + (part.k + k) * g.lda + row, g.lda, g.m - row, rows, depth, packed.a);
+      multiply_row<Step, M, 1, M>(packed.a, packed, part, begin, words, c, g.ldc, rows);
+    } else {
+      pack_rows<Step, M>(g.a + row * g.lda + part.k + k, g.lda, rows, depth, packed.a);
+      multiply_row<Step, M, kLanes, 1>(packed.a, packed, part, begin, words, c, g.ldc, rows);
+    }
+  }
+}
+
+/// With the lowest tile that holds the rest of the rows.
+template <class Step, int M, class A, class C>
+void lowest_tile_row(const Gemm<A, C>& g, Index row, const Part& part, const Packed& packed,
+                     const Word* packed_a) {
+  if constexpr (M > 2) {
+    if (g.m - row <= M - 2) {
+      lowest_tile_row<Step, M - 2>(g, row, part, packed, packed_a);
+      return;
+    }
+  }
+  tile_row<Step, M>(g, row, part, packed, packed_a);
+}
+
+/// All rows of c. Where a lies across k, several tiles are packed at once, as their elements are
+/// neighbours in memory.
+template <class Step, class A, class C>
+void all_rows(const Gemm<A, C>& g, const Part& part, const Packed& packed) {
+  const bool together = g.ta && part.depth <= kDepth * Step::kElements;
+  const Index block = together ? kColumnTiles * kTileRows : g.m;
+  for (Index first = 0; first < g.m; first += block) {
+    const Index end = smaller(first + block, g.m);
+    if (together) {
+      pack_columns<Step>(g.a + part.k * g.lda + first, g.lda, g.m - first, end - first, part.depth,
+                         packed.a);
+    }
+    const Word* a = packed.a;
+    for (Index row = first; row < end; row += kTileRows, a += kPackedTile) {
+      lowest_tile_row<Step, kTileRows>(g, row, part, packed, together ? a : nullptr);
+    }
+  }
+}
+
+template <class Step, class A, class C>
+void multiply(const Gemm<A, C>& g, void* scratch) {
+  // A long sum is cut, unless c is narrower than the sum.
+  const Index all = larger(g.k, 1);
+  const Index longest = sizeof(C) == sizeof(float) ? smaller(all, kDepth * Step::kElements) : all;
+  const Index panels = larger(kGemmPanelWords / kTileColumns * Step::kElements / longest, 1);
+  const Index block = smaller(panels, kGemmPanels) * kTileColumns;
+  auto* const words = static_cast<Word*>(scratch);
+  const Packed packed{words + kGemmTileWords + kGemmRowWords, words + kGemmTileWords,
+                      reinterpret_cast<float*>(words)};
+  for (Index k = 0; k == 0 || k < g.k; k += longest) {
+    const Index depth = smaller(longest, g.k - k);
+    const Index panel_words = (depth + Step::kElements - 1) / Step::kElements * kTileColumns;
+    for (Index column = 0; column < g.n; column += block) {
+      const Index columns = smaller(block, g.n - column);
+      for (Index j = 0; j < columns; j += kTileColumns) {
+        const A* b = g.tb ? g.b + (column + j) * g.ldb + k : g.b + k * g.ldb + column + j;
+        pack_panel<Step>(b, g.ldb, g.tb, depth, columns - j,
+                         packed.b + j / kTileColumns * panel_words);
+      }
+      all_rows<Step>(g, {column, columns, k, depth, g.add || k > 0}, packed);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::cpu::MOESAIC_ISA
