@@ -56,6 +56,9 @@ inline void multiply_rows(const float* a, Index a_row, Index a_col, const float*
 void multiply(const float* a, Index a_row, Index a_col, const float* b, Index ldb, float* c,
               Index ldc, Index rows, Index columns, Index depth) {
   Index i = 0;
+  for (; i + 6 <= rows; i += 6) {
+    multiply_rows<6>(a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, columns, depth);
+  }
   for (; i + 4 <= rows; i += 4) {
     multiply_rows<4>(a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, columns, depth);
   }
@@ -66,22 +69,31 @@ void multiply(const float* a, Index a_row, Index a_col, const float* b, Index ld
 
 void clear(float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); }
 
-// Rows of a head as floats, padded with zeros to `padded` columns.
+// Rows of a head as floats times a factor, padded with zeros to `padded` columns.
 template <class A>
-void load_rows(const A* from, Index stride, float* to, Index rows, Index dim, Index padded) {
+void load_rows(const A* from, Index stride, float factor, float* to, Index rows, Index dim,
+               Index padded) {
   for (Index t = 0; t < rows; ++t) {
     for (Index i = 0; i < padded; i += kLanes) {
-      store(to + t * padded + i, i < dim ? load(from + t * stride + i, dim - i) : F16{});
+      store(to + t * padded + i, load(from + t * stride + i, dim - i) * factor);
     }
   }
 }
 
-// Likewise transposed, (dim, kTile), with zeros for the missing rows.
+// Likewise transposed, (padded, kTile), with zeros for the missing rows.
 template <class A>
 void load_columns(const A* from, Index stride, float* to, Index rows, Index dim) {
-  for (Index i = 0; i < dim; ++i) {
-    for (Index t = 0; t < kTile; ++t) {
-      to[i * kTile + t] = t < rows ? static_cast<float>(from[t * stride + i]) : 0.0F;
+  for (Index i = 0; i < dim; i += kLanes) {
+    for (Index t = 0; t < kTile; t += kLanes) {
+      U16 block[kLanes];
+      for (Index j = 0; j < kLanes; ++j) {
+        block[j] = t + j < rows ? reinterpret_cast<U16>(load(from + (t + j) * stride + i, dim - i))
+                                : U16{};
+      }
+      transpose(block);
+      for (Index j = 0; j < kLanes; ++j) {
+        store(to + (i + j) * kTile + t, reinterpret_cast<F16>(block[j]));
+      }
     }
   }
 }
@@ -101,17 +113,15 @@ void mask(float* scores, const std::int32_t* first_key, Index query, Index queri
 }
 
 // One row of the online softmax: scores become P; returns the factor for what was summed before.
-float update_softmax(float* scores, float scale, float& top, float& total) {
+float update_softmax(float* scores, float& top, float& total) {
   F16 best = splat(top);
   for (Index j = 0; j < kTile; j += kLanes) {
-    const F16 s = load(scores + j);
-    best = max(best, s > kMasked ? s * scale : s);
+    best = max(best, load(scores + j));
   }
   const float new_top = max(best);
   F16 row_sum{};
   for (Index j = 0; j < kTile; j += kLanes) {
-    const F16 s = load(scores + j);
-    const F16 p = exp((s > kMasked ? s * scale : s) - new_top);
+    const F16 p = exp(load(scores + j) - new_top);
     store(scores + j, p);
     row_sum += p;
   }
@@ -137,7 +147,7 @@ void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Ind
   float total[kTile];
   for (Index query = begin; query < end; query += kTile) {
     const Index queries = smaller(kTile, end - query);
-    load_rows(head.q + query * head.stride, head.stride, q, queries, dim, padded);
+    load_rows(head.q + query * head.stride, head.stride, head.scale, q, queries, dim, padded);
     clear(sums, queries * padded);
     for (Index i = 0; i < queries; ++i) {
       top[i] = kMasked;
@@ -147,12 +157,12 @@ void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Ind
     for (Index key = first; key < query + queries; key += kTile) {
       const Index keys = smaller(kTile, head.tokens - key);
       load_columns(head.k + key * head.stride, head.stride, k, keys, dim);
-      load_rows(head.v + key * head.stride, head.stride, v, keys, dim, padded);
+      load_rows(head.v + key * head.stride, head.stride, 1.0F, v, keys, dim, padded);
       clear(scores, queries * kTile);
       multiply(q, padded, 1, k, kTile, scores, kTile, queries, kTile, dim);
       mask(scores, head.first_key, query, queries, key);
       for (Index i = 0; i < queries; ++i) {
-        const float factor = update_softmax(scores + i * kTile, head.scale, top[i], total[i]);
+        const float factor = update_softmax(scores + i * kTile, top[i], total[i]);
         for (Index c = 0; c < padded; c += kLanes) {
           store(sums + i * padded + c, load(sums + i * padded + c) * factor);
         }
@@ -194,19 +204,18 @@ BackwardTiles cut(float* scratch, Index padded, Index tokens) {
   return t;
 }
 
-// P and dS of one tile from the scores in p and dO V^T in ds.
-void softmax_backward(const BackwardTiles& t, float scale, const float* lse, Index lse_stride,
-                      Index query, Index queries) {
+// P and dS of one tile from the scores in p and dO V^T in ds; the scale of dS is in Q and K.
+void softmax_backward(const BackwardTiles& t, const float* lse, Index lse_stride, Index query,
+                      Index queries) {
   for (Index i = 0; i < queries; ++i) {
     const float row_lse = lse[(query + i) * lse_stride];
     const float delta = t.delta[query + i];
     for (Index j = 0; j < kTile; j += kLanes) {
       float* p = t.p + i * kTile + j;
       float* ds = t.ds + i * kTile + j;
-      const F16 s = load(p);
-      const F16 probability = exp((s > kMasked ? s * scale : s) - row_lse);
+      const F16 probability = exp(load(p) - row_lse);
       store(p, probability);
-      store(ds, probability * (load(ds) - delta) * scale);
+      store(ds, probability * (load(ds) - delta));
     }
   }
 }
@@ -231,19 +240,19 @@ void attention_backward(const AttentionHead<A>& head, const A* dout, const A* ou
   }
   for (Index key = 0; key < tokens; key += kTile) {
     const Index keys = smaller(kTile, tokens - key);
-    load_rows(head.k + key * head.stride, head.stride, t.k, keys, dim, padded);
+    load_rows(head.k + key * head.stride, head.stride, head.scale, t.k, keys, dim, padded);
     load_columns(head.k + key * head.stride, head.stride, t.k_columns, keys, dim);
     load_columns(head.v + key * head.stride, head.stride, t.v_columns, keys, dim);
     for (Index query = key; query < tokens && head.first_key[query] < key + keys; query += kTile) {
       const Index queries = smaller(kTile, tokens - query);
-      load_rows(head.q + query * head.stride, head.stride, t.q, queries, dim, padded);
-      load_rows(dout + query * out_stride, out_stride, t.dout, queries, dim, padded);
+      load_rows(head.q + query * head.stride, head.stride, head.scale, t.q, queries, dim, padded);
+      load_rows(dout + query * out_stride, out_stride, 1.0F, t.dout, queries, dim, padded);
       clear(t.p, queries * kTile);
       clear(t.ds, queries * kTile);
       multiply(t.q, padded, 1, t.k_columns, kTile, t.p, kTile, queries, kTile, dim);
       multiply(t.dout, padded, 1, t.v_columns, kTile, t.ds, kTile, queries, kTile, dim);
       mask(t.p, head.first_key, query, queries, key);
-      softmax_backward(t, head.scale, lse, lse_stride, query, queries);
+      softmax_backward(t, lse, lse_stride, query, queries);
       multiply(t.p, 1, kTile, t.dout, padded, dv + key * padded, padded, keys, padded, queries);
       multiply(t.ds, 1, kTile, t.q, padded, dk + key * padded, padded, keys, padded, queries);
       multiply(t.ds, kTile, 1, t.k, padded, t.dq + query * padded, padded, queries, padded, keys);

@@ -32,8 +32,8 @@ struct AdamWStep {
   float lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale;
 };
 
-/// c (m, n) = op(a) op(b), or added to c. a is (m, k) with rows of lda, or (k, m) if ta; b is (k, n)
-/// or, if tb, (n, k).
+/// c (m, n) = op(a) op(b), or added to c. a is (m, k) with rows of lda, or (k, m) if ta; b is (k,
+/// n) or, if tb, (n, k).
 template <class A, class C>
 struct Gemm {
   const A* a;
