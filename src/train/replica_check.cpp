@@ -162,13 +162,14 @@ ReplicaDifference describe(const comm::Communicator& world, const Part* held, st
 }  // namespace
 
 void BitHash::add(std::span<const std::byte> bytes) {
-  constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15ULL;
+  constexpr std::uint64_t kOfWord = 0x9e3779b97f4a7c15ULL, kOfLane = 0xd6e8feb86659fd93ULL;
   std::array<std::uint64_t, 4> lanes = lanes_;  // in registers
   const auto take = [&](const std::byte* from, std::size_t count) {
     std::array<std::uint64_t, 4> words{};
     std::memcpy(words.data(), from, count);
     for (std::size_t i = 0; i < words.size(); ++i) {
-      lanes[i] = std::rotl((lanes[i] ^ words[i]) * kOdd, 29);  // one to one in lane and word
+      // One to one in the lane as in the word: factors are odd.
+      lanes[i] = std::rotl(lanes[i] + words[i] * kOfWord, 31) * kOfLane;
     }
   };
   constexpr std::size_t kBytes = sizeof(lanes);
