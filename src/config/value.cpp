@@ -154,7 +154,7 @@ NamedWeight parse_weight(std::string_view text) {
 SampleRange parse_samples(std::string_view text) {
   const std::size_t colon = text.find(':');
   if (colon == std::string_view::npos) {
-    throw bad(text, "a range of samples such as 4000:4512");
+    throw bad(text, "a range FIRST:END such as 4000:4512");
   }
   const SampleRange range{parse_integer(trim(text.substr(0, colon))),
                           parse_integer(trim(text.substr(colon + 1)))};
