@@ -118,6 +118,16 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
   return progress;
 }
 
+// Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
+void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
+  const std::string message =
+      fmt::format("{}; went back to {} and left out the samples {}:{}", rollback.reason,
+                  rollback.checkpoint.string(), progress.cursor, rollback.cursor);
+  progress.cursor = rollback.cursor;
+  progress.notes = {{"rollback", message}};
+  log::warn(message);
+}
+
 }  // namespace
 
 int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
@@ -157,35 +167,53 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
 
   std::optional<model::Instance> instance;
   train::Progress progress;
-  world.together("set up the model", [&] {
-    instance.emplace(config, mesh, true);
+  const auto load = [&] {
     progress = load_start(config, *instance, resume, corpora.info(0), watchdog);
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
+  };
+  world.together("set up the model", [&] {
+    instance.emplace(config, mesh, true);
+    load();
   });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
     log::info(
         fmt::format("resume from {} (step {} of {})", resume->string(), progress.step, last_step));
   }
-  Exit result = Exit::kDone;
+  train::Outcome outcome;
   if (progress.step >= last_step) {
     log::info(fmt::format("already at step {} of {}: nothing to do", progress.step, last_step));
   } else {
-    result = train::run({.config = config,
+    train::SavePolicy policy(config, last_step);
+    const comm::StopSignal signal;
+    const auto run = [&](std::int64_t rollbacks) {
+      return train::run({.config = config,
                          .instance = *instance,
                          .corpora = corpora,
                          .task_index = task_index,
                          .eval_corpora = eval_corpora,
                          .progress = progress,
-                         .resumed = resume.has_value(),
+                         .checkpoint = resume,
+                         .rollbacks = rollbacks,
+                         .policy = policy,
+                         .signal = signal,
                          .watchdog = watchdog});
+    };
+    std::int64_t rollbacks = config.train.rollbacks;
+    outcome = run(rollbacks);
+    while (outcome.rollback) {
+      resume = outcome.rollback->checkpoint;
+      world.together("go back to a checkpoint", load);
+      continue_behind(*outcome.rollback, progress);
+      outcome = run(--rollbacks);
+    }
   }
   log::print(
       fmt::format("trace: {}{}", config.trace.path,
                   config.checkpoint.dir.empty() ? "" : "  checkpoints: " + config.checkpoint.dir));
   mesh.close();
-  return static_cast<int>(result);
+  return static_cast<int>(outcome.exit);
 }
 
 }  // namespace moesaic::cli

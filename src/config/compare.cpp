@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/text.h"
@@ -97,7 +98,10 @@ bool may_change_on_resume(const std::string& key) {
   }
   const Key* const known = find_key(key);
   const bool of_training = known != nullptr && known->read_by("train");
-  return !of_training || key == "train.steps" || key == "train.tokens" || key == "data.eval_corpus";
+  constexpr std::array<std::string_view, 6> kFreeKeys = {"train.steps",      "train.tokens",
+                                                         "train.spike",      "train.rollbacks",
+                                                         "data.eval_corpus", "data.skip_samples"};
+  return !of_training || std::find(kFreeKeys.begin(), kFreeKeys.end(), key) != kFreeKeys.end();
 }
 
 }  // namespace moesaic::config

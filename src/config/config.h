@@ -53,12 +53,19 @@ struct Router {
 /// A name and its share of a whole; shares need not sum to 1.
 using NamedWeight = std::pair<std::string, double>;
 
+/// Numbers of samples in the order in which a run draws them; end is not among them.
+struct SampleRange {
+  std::int64_t first = 0, end = 0;
+  bool operator==(const SampleRange&) const = default;
+};
+
 struct Data {
   std::vector<std::string> corpus, eval_corpus;
   std::vector<double> corpus_weights;     // empty: by size
   std::vector<NamedWeight> task_weights;  // empty: by size; tasks not named are never drawn
   std::int64_t seq_len = 512;
   std::int64_t seed = 1;
+  std::vector<SampleRange> skip_samples;  // ascending; never drawn
 };
 
 struct Eval {
@@ -84,6 +91,8 @@ struct Train {
   Schedule schedule = Schedule::kCosine;
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1.0;
   bool recompute = false;  // blocks, in backward
+  double spike = 1.5;      // of the median loss; 0: not watched
+  std::int64_t rollbacks = 0;
   std::int64_t seed = 1;
 };
 
@@ -141,8 +150,9 @@ struct Run {
   Precision precision = Precision::kBf16;
   std::int64_t threads = 0;  // 0: this rank's share of its cores
   LogLevel log_level = LogLevel::kInfo;
-  double max_wall = -1.0;      // seconds; negative: auto
-  double step_timeout = -1.0;  // seconds; negative: auto
+  double max_wall = -1.0;               // seconds; negative: auto
+  double step_timeout = -1.0;           // seconds; negative: auto
+  std::int64_t compare_replicas = 100;  // steps; 0: never
   Tri progress = Tri::kAuto;
 };
 

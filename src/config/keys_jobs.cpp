@@ -94,6 +94,10 @@ std::vector<Key> run_keys() {
                "median step, at least 60 s; 10 min for rounds, loading and the first "
                "two steps, 1 h for a save."),
            "train score"),
+      only(s.integer("compare_replicas", &Run::compare_replicas, at_least(0), "steps",
+                     "Every so many steps, ranks that hold the same parameters compare them bit "
+                     "by bit, to find damaged memory. 0: never."),
+           "train"),
       s.choice("progress", &Run::progress,
                "Overwrite one line of progress. auto: on a terminal only."),
   };

@@ -97,6 +97,10 @@ std::vector<Key> data_keys() {
                      "Length of one training sequence, at most model.max_seq."),
            "train plan"),
       s.integer("seed", &Data::seed, at_least(0), "", "Seed of the order of the samples."),
+      s.samples("skip_samples", &Data::skip_samples,
+                "Samples that are never drawn, by their numbers in the run's order, END not among "
+                "them: those that made the loss jump, as the event loss_spike names them. May "
+                "change on resume."),
   };
 }
 

@@ -86,6 +86,14 @@ std::vector<Key> loop_keys() {
       s.boolean("recompute", &Train::recompute,
                 "Keep the input of each block alone and compute the rest again in backward: less "
                 "memory for a third more work."),
+      only(s.number("spike", &Train::spike, at_least(0), "",
+                    "A loss above so many times the median of the last 32 steps is a spike: an "
+                    "event names its samples. 0: not watched."),
+           "train"),
+      only(s.integer("rollbacks", &Train::rollbacks, between(0, 1000), "",
+                     "How often a job by itself goes back to the newest checkpoint after a spike, "
+                     "or after numbers that went bad, and leaves out the samples since then."),
+           "train"),
       only(s.integer("seed", &Train::seed, at_least(0), "", "Seed of the initial weights."),
            "train"),
   };

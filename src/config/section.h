@@ -114,6 +114,11 @@ class Section {
     return list(name, field, {"list of NAME:WEIGHT", "", range.text(), help}, parse, format_weight);
   }
 
+  Key samples(const std::string& name, std::vector<SampleRange> Part::*field,
+              const std::string& help) const {
+    return list(name, field, {"list of FIRST:END", "", "", help}, parse_samples, format_samples);
+  }
+
  private:
   struct Facts {
     std::string type, unit, range, help;

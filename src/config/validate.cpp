@@ -200,6 +200,10 @@ void check_training(const Config& c, Lines& lines) {
   if (t.min_lr > t.lr) {
     lines.push_back(fmt::format("train.min_lr = {} is more than train.lr = {}", t.min_lr, t.lr));
   }
+  if (t.spike > 0.0 && t.spike <= 1.0) {
+    lines.push_back(fmt::format(
+        "train.spike = {} would call every other step a spike: use more than 1, or 0", t.spike));
+  }
   // A run shorter than its warm-up is legal (a trial run); a decay that ends before it is not.
   if (t.decay_steps != steps && t.decay_steps < t.warmup) {
     lines.push_back(fmt::format("train.decay_steps = {} is less than train.warmup = {}",
@@ -230,8 +234,19 @@ void check_shares(const Data& data, Lines& lines) {
   }
 }
 
+void check_skipped(const std::vector<SampleRange>& ranges, Lines& lines) {
+  for (std::size_t i = 1; i < ranges.size(); ++i) {
+    if (ranges[i].first < ranges[i - 1].end) {
+      lines.push_back(fmt::format(
+          "data.skip_samples: {}:{} begins before {}:{} ends: order the ranges, without overlaps",
+          ranges[i].first, ranges[i].end, ranges[i - 1].first, ranges[i - 1].end));
+    }
+  }
+}
+
 void check_train_inputs(const Config& c, Lines& lines) {
   check_shares(c.data, lines);
+  check_skipped(c.data.skip_samples, lines);
   const std::size_t weights = c.data.corpus_weights.size();
   if (c.data.corpus.empty()) {
     lines.emplace_back("data.corpus is required: the corpus to train on");

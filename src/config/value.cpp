@@ -151,6 +151,22 @@ NamedWeight parse_weight(std::string_view text) {
   return {std::string(name), *value};
 }
 
+SampleRange parse_samples(std::string_view text) {
+  const std::size_t colon = text.find(':');
+  if (colon == std::string_view::npos) {
+    throw bad(text, "a range FIRST:END such as 4000:4512");
+  }
+  const SampleRange range{parse_integer(trim(text.substr(0, colon))),
+                          parse_integer(trim(text.substr(colon + 1)))};
+  if (range.first < 0 || range.end <= range.first) {
+    throw Error(Exit::kUsage,
+                fmt::format("\"{}\" is an empty range: write FIRST:END with 0 <= FIRST < END; END "
+                            "itself is drawn",
+                            text));
+  }
+  return range;
+}
+
 std::string format_number(double value) { return fmt::format("{}", value); }
 
 std::string format_duration(double seconds) { return fmt::format("{} s", seconds); }
@@ -165,6 +181,10 @@ std::string format_bytes(double bytes) {
 
 std::string format_weight(const NamedWeight& weight) {
   return fmt::format("{}:{}", weight.first, weight.second);
+}
+
+std::string format_samples(const SampleRange& range) {
+  return fmt::format("{}:{}", range.first, range.end);
 }
 
 std::string Range::text() const {

@@ -14,15 +14,17 @@ namespace moesaic::config {
 
 std::int64_t parse_integer(std::string_view text);  // 5000, 4e9, 64Ki
 double parse_number(std::string_view text);
-double parse_duration(std::string_view text);     // seconds, from 90, 90 s, 20 min, 3:55:00
-double parse_bytes(std::string_view text);        // 16GiB, 500 MB, 1e9
-bool parse_boolean(std::string_view text);        // 0, 1, false, true
-NamedWeight parse_weight(std::string_view text);  // code:2, the last colon divides
+double parse_duration(std::string_view text);      // seconds, from 90, 90 s, 20 min, 3:55:00
+double parse_bytes(std::string_view text);         // 16GiB, 500 MB, 1e9
+bool parse_boolean(std::string_view text);         // 0, 1, false, true
+NamedWeight parse_weight(std::string_view text);   // code:2, the last colon divides
+SampleRange parse_samples(std::string_view text);  // 4000:4512, not empty
 
 std::string format_number(double value);
 std::string format_duration(double seconds);
 std::string format_bytes(double bytes);
 std::string format_weight(const NamedWeight& weight);
+std::string format_samples(const SampleRange& range);
 
 /// The items of a value: separated by commas, without their quotes, `${NAME}` and a leading `~`
 /// expanded. Nothing is expanded inside '...'; "..." may hold \" \\ and \$.

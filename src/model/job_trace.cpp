@@ -11,10 +11,14 @@ namespace moesaic::model {
 JobTrace::JobTrace(const config::Config& config, Instance& instance,
                    const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
                    std::optional<std::int64_t> last_step)
-    : config_(config),
-      instance_(instance),
-      sent_(Instance::kGroupNames.size(), 0.0),
-      hosts_(instance.mesh.world.gather(host_name(), 0)) {
+    : config_(config), instance_(instance), hosts_(instance.mesh.world.gather(host_name(), 0)) {
+  for (const comm::Collectives* group : instance.groups()) {
+    sent_.push_back(group->bytes_sent());
+  }
+  if (const comm::Ledger* const ledger = instance.mesh.world.ledger()) {
+    waited_ = ledger->waited();
+    waited_for_stages_ = ledger->waited(comm::Group::kPp);
+  }
   instance.mesh.world.together("open the trace", [&] {
     if (!instance.mesh.world.is_root()) {
       return;

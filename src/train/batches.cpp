@@ -11,6 +11,7 @@ Batches::Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& confi
       order_(tasks.empty()
                  ? SampleOrder(corpora.samples(), config.data.corpus_weights, config.data.seed)
                  : SampleOrder(tasks.samples(), tasks.weights(), config.data.seed)),
+      skipped_(config.data.skip_samples),
       batch_(config.train.batch),
       micro_batch_(config.train.micro_batch),
       cursor_(cursor),
@@ -26,12 +27,13 @@ Batches::~Batches() {
 }
 
 void Batches::prefetch() {
-  ready_ = io::hdf5_async([this, cursor = cursor_] { return read(cursor); });
+  ready_ = io::hdf5_async(
+      [this, samples = next_samples(cursor_, batch_, skipped_)] { return read(samples); });
 }
 
 StepBatches Batches::next() {
   StepBatches batches = ready_.get();
-  cursor_ += batch_;
+  cursor_ = batches.samples.back().end;
   prefetch();
   return batches;
 }
@@ -41,14 +43,22 @@ SamplePlace Batches::place(std::int64_t sample) {
   return tasks_.empty() ? SamplePlace{draw.group, draw.index} : tasks_.at(draw.group, draw.index);
 }
 
-StepBatches Batches::read(std::int64_t cursor) {
+StepBatches Batches::read(const SampleRanges& ranges) {
+  std::vector<std::int64_t> numbers;  // [batch]
+  for (const config::SampleRange& range : ranges) {
+    for (std::int64_t n = range.first; n < range.end; ++n) {
+      numbers.push_back(n);
+    }
+  }
   const std::int64_t count = batch_ / micro_batch_;
   StepBatches step;
+  step.samples = ranges;
   for (std::int64_t first = 0; first < count; first += replicas_) {
     std::vector<Sample> samples;
     const std::int64_t mine = first + replica_;
     for (std::int64_t i = 0; mine < count && i < micro_batch_; ++i) {
-      samples.push_back(corpora_.read(place(cursor + mine * micro_batch_ + i)));
+      const auto at = static_cast<std::size_t>(mine * micro_batch_ + i);
+      samples.push_back(corpora_.read(place(numbers[at])));
     }
     step.rounds.push_back(micro_batch_of(samples));
     step.counted += step.rounds.back().counted();

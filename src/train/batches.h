@@ -17,10 +17,12 @@ namespace moesaic::train {
 struct StepBatches {
   std::vector<model::MicroBatch> rounds;
   std::int64_t counted = 0;  // targets of this rank
+  SampleRanges samples;      // of all ranks
 };
 
 /// The micro-batches of each step: micro-batch i of the step's global order lies on replica
-/// i mod (dp x ep). The next step is read while this one computes.
+/// i mod (dp x ep). A step takes the next train.batch samples that are not skipped. The next step
+/// is read while this one computes.
 class Batches {
  public:
   /// cursor: the first sample of the first step. Corpora and tasks must outlive it.
@@ -35,13 +37,14 @@ class Batches {
   std::int64_t cursor() const { return cursor_; }
 
  private:
-  StepBatches read(std::int64_t cursor);  // on the HDF5 thread
+  StepBatches read(const SampleRanges& samples);  // on the HDF5 thread
   SamplePlace place(std::int64_t sample);
   void prefetch();
 
   Corpora& corpora_;
   TaskIndex& tasks_;
   SampleOrder order_;
+  const SampleRanges skipped_;
   std::int64_t batch_, micro_batch_, cursor_;
   int replica_, replicas_;
   std::future<StepBatches> ready_;

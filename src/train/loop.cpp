@@ -2,35 +2,31 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
 #include "base/text.h"
-#include "comm/stop.h"
 #include "config/validate.h"
+#include "config/value.h"
 #include "io/checkpoint.h"
 #include "model/storage.h"
-#include "train/batches.h"
 #include "train/evaluation.h"
-#include "train/optimizer.h"
 #include "train/recorder.h"
-#include "train/save_policy.h"
-#include "train/schedule.h"
-#include "train/step.h"
+#include "train/replica_check.h"
+#include "train/spike_watch.h"
+#include "train/stepper.h"
 
 namespace moesaic::train {
 namespace {
 
 constexpr double kSaveLimit = 3600.0;  // seconds until the watchdog ends the job
 
-// What to do about numbers that went bad.
-std::string way_out(const config::Config& config) {
-  const auto good = config.checkpoint.dir.empty() ? std::vector<std::filesystem::path>{}
-                                                  : io::complete_checkpoints(config.checkpoint.dir);
-  return fmt::format("; {}: lower train.lr or train.clip, or raise train.warmup",
-                     good.empty() ? "there is no checkpoint yet"
-                                  : "the last good checkpoint is " + good.back().string());
+// "40:48, 56:64"
+std::string text_of(const SampleRanges& ranges, const char* separator) {
+  std::vector<std::string> texts(ranges.size());
+  std::transform(ranges.begin(), ranges.end(), texts.begin(), config::format_samples);
+  return join(texts, separator);
 }
 
 class Loop {
@@ -39,13 +35,15 @@ class Loop {
   ~Loop() { watchdog_.follow(nullptr); }
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
-  Exit run();
+  Outcome run();
 
  private:
-  StepResult step();
-  double forward_backward_all(StepBatches& batches, std::int64_t targets);
-  void sum_over_ranks(StepResult& result, double nats);
-  void update_biases();
+  StepBatches next_batches();
+  StepResult step(const StepBatches& batches);
+  StepResult once_more(const StepBatches& batches, const StepResult& first);
+  std::optional<Rollback> judge(const StepResult& result, const StepBatches& batches);
+  std::string way_out() const;
+  void check_replicas();
   void evaluate();
   bool save();
   /// Whether any rank was asked to stop, and whether rank 0's clock wants a save. Collective.
@@ -53,22 +51,22 @@ class Loop {
     bool stop = false, save = false;
   };
   Votes vote();
+  Exit stop(bool saved);
 
   const Start& start_;
   const config::Config& config_;
   model::Instance& instance_;
   const comm::Communicator& world_;
   Progress progress_;
+  std::filesystem::path newest_;  // checkpoint; empty: none yet
   const std::int64_t last_step_;
-  const std::int64_t step_tokens_;
-  comm::StopSignal signal_;
-  SavePolicy policy_;
-  model::Context ctx_;
-  model::MoeStats stats_;
-  std::vector<double> task_tokens_;
+  SavePolicy& policy_;
+  Stepper stepper_;
   Batches batches_;
   Recorder recorder_;
+  SpikeWatch spikes_;
   comm::Watchdog& watchdog_;
+  std::int64_t compared_;  // the last step after which replicas were found alike
   int failed_saves_ = 0;
 };
 
@@ -78,99 +76,111 @@ Loop::Loop(const Start& start)
       instance_(start.instance),
       world_(instance_.mesh.world),
       progress_(start.progress),
+      newest_(start.checkpoint.value_or("")),
       last_step_(config::total_steps(config_)),
-      step_tokens_(config_.train.batch * config_.data.seq_len),
-      policy_(config_, last_step_),
-      ctx_(instance_.context()),
-      stats_(std::ssize(instance_.transformer.moe_layers()), config_.model.experts,
-             std::ssize(progress_.tasks)),
-      task_tokens_(progress_.tasks.size(), 0.0),
+      policy_(start.policy),
+      stepper_(config_, instance_, progress_.tasks.size()),
       batches_(start.corpora, start.task_index, config_, instance_.mesh.replicas, progress_.cursor),
       recorder_(config_, instance_, progress_,
                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names(),
-                start.resumed, last_step_),
-      watchdog_(start.watchdog) {
-  ctx_.stats = &stats_;
-  ctx_.step_tokens = step_tokens_;
-  if (!progress_.note.empty()) {
-    recorder_.event(progress_.step, "config_changed", progress_.note);
+                start.checkpoint.has_value(), last_step_),
+      spikes_(config_.train.spike),
+      watchdog_(start.watchdog),
+      compared_(progress_.step) {
+  for (const Note& note : progress_.notes) {
+    recorder_.event(progress_.step, note.kind, note.message);
   }
   watchdog_.follow(&instance_.clock);
 }
 
-double Loop::forward_backward_all(StepBatches& batches, std::int64_t targets) {
-  zero_gradients(instance_);
-  double nats = 0.0;
-  for (const std::vector<float>& logprob :
-       forward_backward(instance_, ctx_, batches.rounds, 1.0 / static_cast<double>(targets))) {
-    for (const float p : logprob) {
-      nats -= static_cast<double>(p);
-    }
-  }
-  for (const model::MicroBatch& batch : batches.rounds) {
-    for (const std::uint8_t task : batch.task) {
-      task_tokens_[task] += 1.0;
-    }
-  }
-  return instance_.mesh.speaks() ? nats : 0.0;
+StepBatches Loop::next_batches() {
+  const PhaseScope phase(instance_.clock, Phase::kData);
+  return batches_.next();
 }
 
-// The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
-void Loop::sum_over_ranks(StepResult& result, double nats) {
-  result.lm_loss = world_.all_reduce(nats, comm::Reduce::kSum) /
-                   static_cast<double>(std::max<std::int64_t>(1, result.targets));
-  world_.all_reduce(stats_.all(), comm::Reduce::kSum);
-  instance_.mesh.replicas.all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
-  result.loss = result.lm_loss;
-  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    const auto tokens = static_cast<double>(step_tokens_);
-    result.loss += config_.router.aux_loss * stats_.sums(layer)[0] / tokens +
-                   config_.router.z_loss * stats_.sums(layer)[1] / tokens;
+// The same samples and parameters again: a slip of the hardware is gone then.
+StepResult Loop::once_more(const StepBatches& batches, const StepResult& first) {
+  const StepResult second = stepper_.compute(batches, first.step);
+  if (second.finite()) {
+    const std::string message = fmt::format(
+        "loss {} with gradient norm {}; the same samples gave {:.6g} and {:.6g} when they were "
+        "computed again: a processor or memory is suspect",
+        first.loss, first.grad_norm, second.loss, second.grad_norm);
+    recorder_.event(first.step, "transient_numbers", message);
+    log::warn(fmt::format("step {}: {}", first.step, message));
   }
+  return second;
 }
 
-// DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
-void Loop::update_biases() {
-  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    const model::Router* router = instance_.transformer.router(layer);
-    model::Parameter* bias = router != nullptr ? router->bias() : nullptr;
-    if (bias == nullptr) {
-      continue;
-    }
-    std::vector<float> values = model::to_host_f32(*instance_.backend, bias->value);
-    const auto chosen = stats_.chosen(layer);
-    double mean = 0.0;
-    for (const double n : chosen) {
-      mean += n / static_cast<double>(chosen.size());
-    }
-    for (std::size_t e = 0; e < values.size(); ++e) {
-      const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
-      values[e] += static_cast<float>(config_.router.bias_rate * sign);
-    }
-    instance_.backend->upload(std::as_bytes(std::span(values)), bias->value);
+// Numbers that are not finite twice leave the parameters as they are.
+StepResult Loop::step(const StepBatches& batches) {
+  StepResult result = stepper_.compute(batches, progress_.step + 1);
+  if (!result.finite()) {
+    result = once_more(batches, result);
   }
-}
-
-StepResult Loop::step() {
-  StepResult result{.step = progress_.step + 1, .tokens = step_tokens_};
-  stats_.clear();
-  std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
-  StepBatches batches;
-  {
-    const PhaseScope phase(instance_.clock, Phase::kData);
-    batches = batches_.next();
+  if (result.finite()) {
+    stepper_.update(result);
+    progress_.step = result.step;
+    progress_.cursor = batches_.cursor();
+    progress_.tokens += result.tokens;
   }
-  result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
-  const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
-  result.lr = learning_rate(config_.train, result.step);
-  sum_over_ranks(result, nats);
-  const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  result.grad_norm = gradient_norm(instance_);
-  if (std::isfinite(result.grad_norm) && std::isfinite(result.loss)) {
-    optimizer_step(instance_, config_.train, result.lr, result.step, result.grad_norm);
-    update_biases();
-  }
+  recorder_.add(result, stepper_.stats(), stepper_.task_tokens());
   return result;
+}
+
+std::string Loop::way_out() const {
+  return fmt::format("; {}: lower train.lr or train.clip, raise train.warmup, or skip the samples",
+                     newest_.empty() ? "there is no checkpoint yet"
+                                     : "the last good checkpoint is " + newest_.string());
+}
+
+// What is wrong with a step becomes an event, and then a rollback or the end of the run.
+std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches& batches) {
+  std::string reason;
+  if (!result.finite()) {
+    reason = fmt::format(
+        "step {}: loss {} with gradient norm {}, twice, so data or parameters are the reason "
+        "(samples {}); the parameters were not changed",
+        result.step, result.loss, result.grad_norm, text_of(batches.samples, ", "));
+    recorder_.event(result.step, "bad_numbers", reason);
+  } else if (const auto median = spikes_.add(result.lm_loss)) {
+    reason = fmt::format(
+        "step {}: the loss {:.6g} is {:.3g} times {:.6g}, the median of the {} steps before",
+        result.step, result.lm_loss, result.lm_loss / *median, *median, SpikeWatch::kWindow);
+    const std::string message = fmt::format(
+        "{}; to leave its samples out, resume from an earlier checkpoint{} with "
+        "data.skip_samples={}",
+        reason, newest_.empty() ? "" : fmt::format(" ({})", newest_.string()),
+        text_of(batches.samples, ","));
+    recorder_.event(result.step, "loss_spike", message);
+    log::warn(message);
+  }
+  if (!reason.empty() && start_.rollbacks > 0 && !newest_.empty()) {
+    return Rollback{.checkpoint = newest_, .cursor = batches_.cursor(), .reason = reason};
+  }
+  if (!result.finite()) {
+    recorder_.close();
+    throw comm::AgreedError(Exit::kBadNumbers, reason + way_out());
+  }
+  return std::nullopt;
+}
+
+void Loop::check_replicas() {
+  const std::int64_t every = config_.run.compare_replicas;
+  if (every == 0 || progress_.step % every != 0) {
+    return;
+  }
+  if (const auto found = compare_replicas(instance_)) {
+    const std::string message = fmt::format(
+        "step {}: {}; memory or a processor is suspect. Copies were last alike after step {}: "
+        "resume from a checkpoint that was not saved later (checkpoint.resume=PATH), on other "
+        "hosts; nothing was saved",
+        progress_.step, found->message, compared_);
+    recorder_.event(progress_.step, "replicas_differ", message);
+    recorder_.close();
+    throw comm::AgreedError(Exit::kBadNumbers, message);
+  }
+  compared_ = progress_.step;
 }
 
 void Loop::evaluate() {
@@ -199,6 +209,7 @@ bool Loop::save() {
     const auto path = io::save_checkpoint(
         {.dir = config_.checkpoint.dir, .step = progress_.step, .state = state, .copy = copy},
         blocks, world_);
+    newest_ = path;
     if (world_.is_root()) {
       io::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,
                             config_.checkpoint.keep_every);
@@ -224,58 +235,53 @@ bool Loop::save() {
 
 Loop::Votes Loop::vote() {
   const bool by_clock = world_.is_root() && policy_.out_of_time();
-  std::vector<std::int32_t> flags = {signal_.requested() || by_clock ? 1 : 0,
+  std::vector<std::int32_t> flags = {start_.signal.requested() || by_clock ? 1 : 0,
                                      world_.is_root() && policy_.due(progress_.step) ? 1 : 0};
   world_.all_reduce(std::span(flags), comm::Reduce::kMax);
   return {.stop = flags[0] != 0, .save = flags[1] != 0};
 }
 
-Exit Loop::run() {
+Exit Loop::stop(bool saved) {
+  recorder_.event(progress_.step, "stopped",
+                  saved ? "asked to stop; a checkpoint was saved" : "asked to stop");
+  recorder_.close();
+  log::info(fmt::format("stopped after step {} {}", progress_.step,
+                        saved ? "with a checkpoint" : "without a checkpoint"));
+  return saved ? Exit::kStopped : Exit::kTerminated;
+}
+
+Outcome Loop::run() {
   instance_.clock.take();
   while (progress_.step < last_step_) {
     const Timer timer;
     watchdog_.step(progress_.step + 1);
-    const StepResult result = step();
-    const bool finite = std::isfinite(result.grad_norm) && std::isfinite(result.loss);
-    if (finite) {
-      progress_.step = result.step;
-      progress_.cursor = batches_.cursor();
-      progress_.tokens += result.tokens;
-    }
-    recorder_.add(result, stats_, task_tokens_);
-    if (!finite) {
-      const std::string message =
-          fmt::format("step {}: loss {} with gradient norm {}; the parameters were not changed",
-                      result.step, result.loss, result.grad_norm);
-      recorder_.event(result.step, "bad_numbers", message);
+    const StepBatches batches = next_batches();
+    const StepResult result = step(batches);
+    if (auto rollback = judge(result, batches)) {
       recorder_.close();
-      throw comm::AgreedError(Exit::kBadNumbers, message + way_out(config_));
+      return {.exit = Exit::kBadNumbers, .rollback = std::move(rollback)};
     }
+    check_replicas();
     policy_.step_took(timer.seconds());
     const bool last = progress_.step == last_step_;
     if (last || (config_.eval.every > 0 && progress_.step % config_.eval.every == 0)) {
       evaluate();
     }
     const Votes votes = vote();
-    const bool stop = votes.stop && !last;
-    const bool wanted = votes.save || stop;
+    const bool asked = votes.stop && !last;
+    const bool wanted = votes.save || asked;
     const bool saved = wanted && !config_.checkpoint.dir.empty() && save();
-    if (stop) {
-      recorder_.event(progress_.step, "stopped",
-                      saved ? "asked to stop; a checkpoint was saved" : "asked to stop");
-      recorder_.close();
-      log::info(fmt::format("stopped after step {} {}", progress_.step,
-                            saved ? "with a checkpoint" : "without a checkpoint"));
-      return saved ? Exit::kStopped : Exit::kTerminated;
+    if (asked) {
+      return {.exit = stop(saved), .rollback = {}};
     }
   }
   watchdog_.doing("the end");
   recorder_.close();
-  return Exit::kDone;
+  return {};
 }
 
 }  // namespace
 
-Exit run(const Start& start) { return Loop(start).run(); }
+Outcome run(const Start& start) { return Loop(start).run(); }
 
 }  // namespace moesaic::train

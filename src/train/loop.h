@@ -2,12 +2,15 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 
+#include "comm/stop.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
 #include "model/instance.h"
 #include "train/corpora.h"
 #include "train/resume.h"
+#include "train/save_policy.h"
 #include "train/task_index.h"
 
 namespace moesaic::train {
@@ -20,13 +23,30 @@ struct Start {
   TaskIndex& task_index;  // of the corpora; empty without data.task_weights
   Corpora& eval_corpora;  // may be empty
   Progress progress;      // step 0: a fresh start
-  bool resumed = false;
+  std::optional<std::filesystem::path> checkpoint;  // that the progress is from
+  std::int64_t rollbacks = 0;                       // that are still allowed
+  // They outlive a rollback.
+  SavePolicy& policy;
+  const comm::StopSignal& signal;
   comm::Watchdog& watchdog;
 };
 
+/// Where a run wants to start again, as it was spoiled.
+struct Rollback {
+  std::filesystem::path checkpoint;  // the newest
+  std::int64_t cursor = 0;           // behind the samples of the bad step
+  std::string reason;
+};
+
+struct Outcome {
+  Exit exit = Exit::kDone;
+  std::optional<Rollback> rollback;  // instead of an end
+};
+
 /// Trains until train.steps or train.tokens, a stop signal or run.max_wall. Collective over the
-/// mesh. Returns kDone, kStopped (a checkpoint was saved) or kTerminated (none was). Throws an
-/// AgreedError kBadNumbers at the first loss or gradient that is not finite.
-Exit run(const Start& start);
+/// mesh; every rank gets the same outcome: kDone, kStopped (a checkpoint was saved), kTerminated
+/// (none was) or a rollback. Throws an AgreedError kBadNumbers if a loss or gradient is not finite
+/// twice, or if ranks differ that should hold the same parameters.
+Outcome run(const Start& start);
 
 }  // namespace moesaic::train

@@ -5,14 +5,9 @@
 #include "base/pace.h"
 #include "model/job_trace.h"
 #include "train/resume.h"
+#include "train/stepper.h"
 
 namespace moesaic::train {
-
-/// One step as every rank knows it after the reductions.
-struct StepResult {
-  std::int64_t step = 0, tokens = 0, targets = 0;
-  double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
-};
 
 /// Turns steps into rows of the trace and lines of progress.
 class Recorder {

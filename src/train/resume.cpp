@@ -44,7 +44,7 @@ Progress from_state(const nlohmann::json& state) {
           .cursor = state.at("cursor"),
           .tokens = state.at("tokens"),
           .tasks = state.at("task_names"),
-          .note = {}};
+          .notes = {}};
 }
 
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config) {
@@ -96,7 +96,9 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
   if (allowed(config.checkpoint.allow, "data")) {
     progress.cursor = 0;
   }
-  progress.note = join(passed, "; ");
+  if (!passed.empty()) {
+    progress.notes.push_back({"config_changed", join(passed, "; ")});
+  }
   return progress;
 }
 

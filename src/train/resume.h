@@ -12,13 +12,18 @@
 
 namespace moesaic::train {
 
+/// Becomes an event of the trace when a run starts.
+struct Note {
+  std::string kind, message;
+};
+
 /// Where a run stands: everything of a checkpoint that is not a tensor.
 struct Progress {
   std::int64_t step = 0;    // done
   std::int64_t cursor = 0;  // the first sample not yet used
   std::int64_t tokens = 0;  // positions trained on
   std::vector<std::string> tasks = {"none"};
-  std::string note;  // what checkpoint.allow let pass; becomes an event of the trace
+  std::vector<Note> notes;
 };
 
 /// The "state" of a checkpoint's manifest.

@@ -28,6 +28,27 @@ std::int64_t permuted(std::int64_t i, std::int64_t n, std::uint64_t key) {
   return static_cast<std::int64_t>(value);
 }
 
+SampleRanges next_samples(std::int64_t cursor, std::int64_t count, const SampleRanges& skipped) {
+  SampleRanges drawn;
+  const auto draw_before = [&](std::int64_t limit) {
+    const std::int64_t taken = std::min(count, limit - cursor);
+    if (taken > 0) {
+      drawn.push_back({cursor, cursor + taken});
+      cursor += taken;
+      count -= taken;
+    }
+  };
+  for (const config::SampleRange& skip : skipped) {
+    draw_before(skip.first);
+    if (count == 0) {
+      return drawn;
+    }
+    cursor = std::max(cursor, skip.end);
+  }
+  draw_before(cursor + count);
+  return drawn;
+}
+
 SampleOrder::SampleOrder(std::vector<std::int64_t> samples, const std::vector<double>& weights,
                          std::int64_t seed)
     : samples_(std::move(samples)),

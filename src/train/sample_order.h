@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "config/config.h"
+
 namespace moesaic::train {
 
 /// One sample of a group: group and index count corpora and their samples, or tasks and theirs.
@@ -34,6 +36,12 @@ class SampleOrder {
   std::vector<std::int64_t> seen_;  // of each group, among the first next_ draws
   std::int64_t next_ = 0;
 };
+
+using SampleRanges = std::vector<config::SampleRange>;
+
+/// The next `count` sample numbers from `cursor` on that lie in no skipped range (ascending,
+/// without overlaps).
+SampleRanges next_samples(std::int64_t cursor, std::int64_t count, const SampleRanges& skipped);
 
 /// Element i of a keyed permutation of [0, n): a Feistel network over the next power of four,
 /// walked until it falls inside (Black & Rogaway 2002).

@@ -162,7 +162,7 @@ TEST(Compare, WrittenConfigReadsBackEqual) {
       parse_words({"train", "--data.corpus", "'a,b',~/c", "--data.corpus_weights", "0.3,2e-7",
                    "--data.task_weights", "code:2,'a, b:0.1'", "--run.max_wall", "90 min",
                    "--run.progress", "1", "--plan.memory_per_node", "16GiB", "--train.tokens",
-                   "4e9", "--model.path", "'its # ${x}'"})
+                   "4e9", "--model.path", "'its # ${x}'", "--data.skip_samples", "3:5,5:900"})
           .config;
   config.tokenize.id_field = "quote ' and \" # ~";
   for (const std::string& run_dir : {std::string(), std::string("runs/a")}) {
@@ -219,8 +219,10 @@ TEST(Compare, NamesWhatMayNotChange) {
                                   "router.capacity", "data.corpus"}) {
     EXPECT_FALSE(may_change_on_resume(fixed)) << fixed;
   }
-  for (const char* const free : {"train.tokens", "run.precision", "eval.every", "checkpoint.keep",
-                                 "trace.every", "score.window", "tokenize.shards"}) {
+  for (const char* const free :
+       {"train.tokens", "run.precision", "eval.every", "checkpoint.keep", "trace.every",
+        "score.window", "tokenize.shards", "data.skip_samples", "train.spike", "train.rollbacks",
+        "run.compare_replicas"}) {
     EXPECT_TRUE(may_change_on_resume(free)) << free;
   }
 }

@@ -58,6 +58,16 @@ TEST(Value, ReadsWeights) {
   }
 }
 
+// Protects ranges of samples: an empty one would skip nothing in silence.
+TEST(Value, ReadsSampleRanges) {
+  EXPECT_EQ(parse_samples("40:48"), (SampleRange{40, 48}));
+  EXPECT_EQ(parse_samples(" 0 : 4e3 "), (SampleRange{0, 4000}));
+  EXPECT_EQ(format_samples({40, 48}), "40:48");
+  for (const char* const bad : {"", "40", "40:", ":48", "48:40", "40:40", "-4:8", "a:b", "1:2:3"}) {
+    EXPECT_THROW(parse_samples(bad), Error) << bad;
+  }
+}
+
 // Protects lists, quotes and expansion, and that a quoted item is read back as it was.
 TEST(Value, ReadsItems) {
   ::setenv("MOESAIC_TEST_DIR", "/data/x", 1);

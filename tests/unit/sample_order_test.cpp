@@ -24,6 +24,30 @@ std::vector<Place> places(SampleOrder order, std::int64_t first, std::int64_t co
   return all;
 }
 
+// Protects: skipped samples are never drawn, all others once, wherever a step or a resume begins.
+TEST(NextSamples, JumpOverSkipped) {
+  const SampleRanges skipped = {{0, 2}, {5, 6}, {6, 9}, {20, 23}};
+  using R = SampleRanges;
+  EXPECT_EQ(next_samples(0, 4, {}), (R{{0, 4}}));
+  EXPECT_EQ(next_samples(0, 4, skipped), (R{{2, 5}, {9, 10}}));
+  EXPECT_EQ(next_samples(7, 2, skipped), (R{{9, 11}}));
+  EXPECT_EQ(next_samples(15, 5, skipped), (R{{15, 20}}));
+  EXPECT_EQ(next_samples(20, 2, skipped), (R{{23, 25}}));
+  EXPECT_EQ(next_samples(90, 3, skipped), (R{{90, 93}}));
+  for (std::int64_t count = 1; count < 12; ++count) {
+    std::vector<std::int64_t> drawn;
+    for (std::int64_t cursor = 0; std::ssize(drawn) < 12;) {
+      for (const config::SampleRange& range : next_samples(cursor, count, skipped)) {
+        for (cursor = range.first; cursor < range.end; ++cursor) {
+          drawn.push_back(cursor);
+        }
+      }
+    }
+    drawn.resize(12);
+    EXPECT_EQ(drawn, (std::vector<std::int64_t>{2, 3, 4, 9, 10, 11, 12, 13, 14, 15, 16, 17}));
+  }
+}
+
 // Protects: no sample is lost or doubled, for lengths around the powers of the network's width.
 TEST(Permuted, IsAPermutation) {
   for (const std::int64_t n : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 257, 1000, 4097}) {

@@ -15,7 +15,7 @@ namespace moesaic::cpu {
 
 /// The kernels on the host: oneDNN for matrix products, our own loops for the rest, OpenMP threads
 /// over contiguous ranges of rows (so that a result depends on the number of threads alone).
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   CpuBackend(int threads, InstructionSet set);
 

@@ -1,0 +1,99 @@
+#include "train/stepper.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/storage.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+#include "train/step.h"
+
+namespace moesaic::train {
+
+bool StepResult::finite() const { return std::isfinite(grad_norm) && std::isfinite(loss); }
+
+Stepper::Stepper(const config::Config& config, model::Instance& instance, std::size_t tasks)
+    : config_(config),
+      instance_(instance),
+      step_tokens_(config.train.batch * config.data.seq_len),
+      ctx_(instance.context()),
+      stats_(std::ssize(instance.transformer.moe_layers()), config.model.experts,
+             static_cast<std::int64_t>(tasks)),
+      task_tokens_(tasks, 0.0) {
+  ctx_.stats = &stats_;
+  ctx_.step_tokens = step_tokens_;
+}
+
+double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t targets) {
+  zero_gradients(instance_);
+  double nats = 0.0;
+  for (const std::vector<float>& logprob :
+       forward_backward(instance_, ctx_, batches.rounds, 1.0 / static_cast<double>(targets))) {
+    for (const float p : logprob) {
+      nats -= static_cast<double>(p);
+    }
+  }
+  for (const model::MicroBatch& batch : batches.rounds) {
+    for (const std::uint8_t task : batch.task) {
+      task_tokens_[task] += 1.0;
+    }
+  }
+  return instance_.mesh.speaks() ? nats : 0.0;
+}
+
+// The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
+void Stepper::sum_over_ranks(StepResult& result, double nats) {
+  result.lm_loss = instance_.mesh.world.all_reduce(nats, comm::Reduce::kSum) /
+                   static_cast<double>(std::max<std::int64_t>(1, result.targets));
+  instance_.mesh.world.all_reduce(stats_.all(), comm::Reduce::kSum);
+  instance_.mesh.replicas.all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
+  result.loss = result.lm_loss;
+  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
+    const auto tokens = static_cast<double>(step_tokens_);
+    result.loss += config_.router.aux_loss * stats_.sums(layer)[0] / tokens +
+                   config_.router.z_loss * stats_.sums(layer)[1] / tokens;
+  }
+}
+
+// DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
+void Stepper::update_biases() {
+  for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
+    const model::Router* router = instance_.transformer.router(layer);
+    model::Parameter* bias = router != nullptr ? router->bias() : nullptr;
+    if (bias == nullptr) {
+      continue;
+    }
+    std::vector<float> values = model::to_host_f32(*instance_.backend, bias->value);
+    const auto chosen = stats_.chosen(layer);
+    double mean = 0.0;
+    for (const double n : chosen) {
+      mean += n / static_cast<double>(chosen.size());
+    }
+    for (std::size_t e = 0; e < values.size(); ++e) {
+      const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
+      values[e] += static_cast<float>(config_.router.bias_rate * sign);
+    }
+    instance_.backend->upload(std::as_bytes(std::span(values)), bias->value);
+  }
+}
+
+StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
+  StepResult result{.step = step, .tokens = step_tokens_};
+  stats_.clear();
+  std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
+  result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
+  const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
+  result.lr = learning_rate(config_.train, step);
+  sum_over_ranks(result, nats);
+  const PhaseScope phase(instance_.clock, Phase::kOptimizer);
+  result.grad_norm = gradient_norm(instance_);
+  return result;
+}
+
+void Stepper::update(const StepResult& result) {
+  const PhaseScope phase(instance_.clock, Phase::kOptimizer);
+  optimizer_step(instance_, config_.train, result.lr, result.step, result.grad_norm);
+  update_biases();
+}
+
+}  // namespace moesaic::train

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <vector>
+
+#include "model/instance.h"
+#include "model/moe_stats.h"
+#include "train/batches.h"
+
+namespace moesaic::train {
+
+/// One step as every rank knows it after the reductions.
+struct StepResult {
+  std::int64_t step = 0, tokens = 0, targets = 0;
+  double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
+  bool finite() const;  // the same answer on every rank
+};
+
+/// The two halves of a step: what the batches say, and the update. Both are collective over the
+/// mesh.
+class Stepper {
+ public:
+  /// Config and instance must outlive it. tasks: names of them in the trace.
+  Stepper(const config::Config& config, model::Instance& instance, std::size_t tasks);
+  Stepper(const Stepper&) = delete;
+  Stepper& operator=(const Stepper&) = delete;
+
+  /// Losses, counts and gradients; changes no parameter, so that it may be repeated.
+  StepResult compute(const StepBatches& batches, std::int64_t step);
+  /// Moves the parameters by the gradients that the last compute left.
+  void update(const StepResult& result);
+
+  // Of the last compute, over all ranks.
+  model::MoeStats& stats() { return stats_; }
+  const std::vector<double>& task_tokens() const { return task_tokens_; }
+
+ private:
+  double forward_backward_all(const StepBatches& batches, std::int64_t targets);
+  void sum_over_ranks(StepResult& result, double nats);
+  void update_biases();
+
+  const config::Config& config_;
+  model::Instance& instance_;
+  const std::int64_t step_tokens_;
+  model::Context ctx_;
+  model::MoeStats stats_;
+  std::vector<double> task_tokens_;
+};
+
+}  // namespace moesaic::train

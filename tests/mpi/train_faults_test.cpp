@@ -1,0 +1,194 @@
+// A whole run whose hardware slips once, against one whose does not.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/cpu_backend.h"
+#include "base/error.h"
+#include "config/validate.h"
+#include "config/value.h"
+#include "io/corpus_manifest.h"
+#include "io/corpus_shard.h"
+#include "io/hdf5.h"
+#include "io/hdf5_thread.h"
+#include "support/temp_dir.h"
+#include "train/loop.h"
+
+namespace moesaic::train {
+namespace {
+
+using moesaic::testing::TempDir;
+
+constexpr std::int64_t kVocab = 64;
+constexpr int kSteps = 6;
+constexpr int kNever = -1;
+
+// A backend whose gradients at the head are bad in its calls [first, end).
+class SlippingBackend : public cpu::CpuBackend {
+ public:
+  SlippingBackend(int first, int end)
+      : CpuBackend(1, cpu::best_kernels()), first_(first), end_(end) {}
+
+  void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
+                              float scale, const Tensor& dlogits) override {
+    CpuBackend::cross_entropy_backward(logits, target, stats, scale, dlogits);
+    if (first_ <= calls_ && calls_ < end_) {
+      dlogits.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    }
+    ++calls_;
+  }
+
+ private:
+  int first_, end_;
+  int calls_ = 0;
+};
+
+void write_corpus(const std::filesystem::path& folder) {
+  std::filesystem::create_directories(folder);
+  io::CorpusInfo info;
+  info.name = folder.filename();
+  info.manifest = folder / (info.name + ".json");
+  info.vocab_size = kVocab;
+  info.task_names = {"none"};
+  io::ShardHeader header;
+  header.vocab_size = kVocab;
+  header.shard_count = 1;
+  header.task_names = info.task_names;
+  io::ShardWriter writer(folder / io::shard_file_name(info.name, 0, 1), header, false);
+  io::DocumentRecord record;
+  for (std::int32_t i = 0; i < 2000; ++i) {
+    record.tokens.push_back(i * i % kVocab);
+  }
+  writer.add(record);
+  info.shards.push_back(writer.finish());
+  info.tokens = info.shards.back().tokens;
+  info.documents = info.shards.back().documents;
+  io::write_corpus_manifest(info);
+}
+
+struct Ran {
+  std::vector<double> loss;
+  std::vector<float> values;  // of all parameters on this rank
+  std::vector<std::string> events;
+  std::string error;
+};
+
+class TrainFaults : public ::testing::Test {
+ protected:
+  TrainFaults() {
+    io::hdf5_run([&] { write_corpus(dir / "text"); });
+    config.model.layers = 2;
+    config.model.d_model = 16;
+    config.model.heads = 2;
+    config.model.experts = 4;
+    config.model.vocab_size = kVocab;
+    config.model.max_seq = 16;
+    config.router.balance = config::Balance::kBias;
+    config.data.corpus = {dir / "text"};
+    config.data.seq_len = 16;
+    config.train.batch = 2 * world.size();
+    config.train.micro_batch = 2;
+    config.train.steps = kSteps;
+    config.train.warmup = 1;
+    config.run.threads = 1;
+    config.run.precision = config::Precision::kFp32;
+    config.trace.path = dir / "trace.h5";
+    config::resolve(config, "train");
+  }
+
+  // Collective over the world. Rank 0 slips in the given calls of its head, one for each step and
+  // one for each that is run again.
+  Ran run(int first, int end) {
+    std::filesystem::remove(config.trace.path);
+    comm::Mesh mesh = model::make_mesh(config);
+    model::Instance instance(config, mesh, true);
+    const auto former = std::exchange(
+        instance.backend, world.is_root() ? std::make_unique<SlippingBackend>(first, end)
+                                          : std::make_unique<SlippingBackend>(kNever, kNever));
+    instance.parameters.initialise(*instance.backend, config.train.seed);
+    Corpora corpora = Corpora::open(config.data.corpus, config.data.seq_len);
+    Progress progress;
+    corpora.join_tasks(progress.tasks);
+    Corpora none;
+    TaskIndex tasks;
+    SavePolicy policy(config, kSteps);
+    const comm::StopSignal signal;
+    comm::Watchdog watchdog(-1.0, mesh.world);
+    Ran ran;
+    try {
+      train::run({.config = config,
+                  .instance = instance,
+                  .corpora = corpora,
+                  .task_index = tasks,
+                  .eval_corpora = none,
+                  .progress = progress,
+                  .checkpoint = {},
+                  .policy = policy,
+                  .signal = signal,
+                  .watchdog = watchdog});
+    } catch (const comm::AgreedError& error) {
+      EXPECT_EQ(error.code(), Exit::kBadNumbers);
+      ran.error = error.what();
+    }
+    watchdog.close();
+    for (const model::Parameter& p : instance.parameters.all()) {
+      const auto values = p.value.as<float>();
+      ran.values.insert(ran.values.end(), values.begin(), values.end());
+    }
+    if (world.is_root()) {
+      io::hdf5_run([&] {
+        const io::Hdf5File trace = io::Hdf5File::open(config.trace.path);
+        ran.loss = trace.read_all<double>("/loss");
+        ran.events = trace.read_strings("/events/kind");
+        for (const std::string& message : trace.read_strings("/events/message")) {
+          ran.events.push_back(message);
+        }
+      });
+    }
+    mesh.close();
+    return ran;
+  }
+
+  comm::Communicator world = comm::Communicator::world();
+  TempDir dir;
+  config::Config config;
+};
+
+// Protects: numbers that are bad once cost nothing but time: the run ends as an undisturbed one,
+// bit for bit, and says in which step it happened.
+TEST_F(TrainFaults, BadOnceIsRunAgain) {
+  const Ran sound = run(kNever, kNever);
+  const Ran slipped = run(2, 3);
+  EXPECT_EQ(slipped.error, "");
+  EXPECT_EQ(slipped.values, sound.values);
+  EXPECT_EQ(slipped.loss, sound.loss);
+  if (world.is_root()) {
+    EXPECT_EQ(sound.events.size(), 0U);
+    EXPECT_EQ(slipped.loss.size(), static_cast<std::size_t>(kSteps));
+    ASSERT_EQ(slipped.events.size(), 2U);
+    EXPECT_EQ(slipped.events[0], "transient_numbers");
+    EXPECT_NE(slipped.events[1].find("gradient norm nan"), std::string::npos) << slipped.events[1];
+  }
+}
+
+// Protects: numbers that are bad twice end the run before they reach a parameter, with the samples.
+TEST_F(TrainFaults, BadTwiceEnds) {
+  const Ran slipped = run(2, 4);
+  EXPECT_NE(slipped.error.find("step 3: "), std::string::npos) << slipped.error;
+  EXPECT_NE(slipped.error.find("twice"), std::string::npos) << slipped.error;
+  const std::int64_t first = 2 * config.train.batch;
+  const std::string samples =
+      "samples " + config::format_samples({first, first + config.train.batch});
+  EXPECT_NE(slipped.error.find(samples), std::string::npos) << slipped.error;
+  for (const float value : slipped.values) {
+    ASSERT_TRUE(std::isfinite(value));
+  }
+  if (world.is_root()) {
+    ASSERT_EQ(slipped.events.size(), 2U);
+    EXPECT_EQ(slipped.events[0], "bad_numbers");
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::train
