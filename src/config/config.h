@@ -12,6 +12,7 @@ namespace moesaic::config {
 
 enum class Score { kSoftmax, kSigmoid };
 enum class Balance { kNone, kAuxLoss, kBias };
+enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
@@ -47,7 +48,8 @@ struct Router {
   Balance balance = Balance::kAuxLoss;
   double aux_loss = 0.01, z_loss = 0.0, bias_rate = 0.001;
   bool eval_capacity = false;
-  std::int64_t tasks = 0;  // 0: the corpus's
+  Force force = Force::kNone;  // for measurements
+  std::int64_t tasks = 0;      // 0: the corpus's
 };
 
 /// A name and its share of a whole; shares need not sum to 1.

@@ -20,6 +20,12 @@ constexpr Names<Score, 2> names_of(Score) {
 constexpr Names<Balance, 3> names_of(Balance) {
   return {{{Balance::kNone, "none"}, {Balance::kAuxLoss, "aux_loss"}, {Balance::kBias, "bias"}}};
 }
+constexpr Names<Force, 4> names_of(Force) {
+  return {{{Force::kNone, "none"},
+           {Force::kBalanced, "balanced"},
+           {Force::kHot, "hot"},
+           {Force::kRotating, "rotating"}}};
+}
 constexpr Names<Overflow, 1> names_of(Overflow) { return {{{Overflow::kDrop, "drop"}}}; }
 constexpr Names<Schedule, 4> names_of(Schedule) {
   return {{{Schedule::kCosine, "cosine"},

@@ -68,6 +68,9 @@ std::vector<Key> router_keys() {
       only(s.number("bias_rate", &Router::bias_rate, at_least(0), "",
                     "With balance = bias: how far a bias moves at each step."),
            "train"),
+      s.choice("force", &Router::force,
+               "For measurements: ignore the router's choice and send the tokens to all experts in "
+               "turn, or half of them to one hot expert (rotating: another one in each step)."),
       only(s.boolean("eval_capacity", &Router::eval_capacity,
                      "Keep the capacity in evaluation and score. 0: they route without a limit, so "
                      "that a result never depends on its batch."),

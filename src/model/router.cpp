@@ -1,5 +1,8 @@
 #include "model/router.h"
 
+#include "model/forced_routing.h"
+#include "model/tensor_parallel.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -17,6 +20,7 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
                const config::Router& options, std::int64_t moe_layer, double init_std,
                const Placement& place)
     : options_(route_options(model, options)),
+      force_(options.force),
       aux_loss_(options.aux_loss),
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
@@ -36,6 +40,20 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
   }
 }
 
+void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
+  const std::int64_t tokens = scores.dim(0);
+  const ForcedRouting routing{
+      .force = force_,
+      .experts = experts_,
+      .top_k = options_.top_k,
+      .hot = force_ == config::Force::kRotating ? (ctx.step + moe_layer_) % experts_ : 0};
+  const std::vector<std::int32_t> choices = forced_choices(routing, own_rows(ctx).begin, tokens);
+  const std::vector<float> weights = weights_of(choices, to_host_f32(ctx.backend, scores), routing,
+                                                options_.normalize, options_.scale);
+  choice.expert = to_device(ctx.backend, choices, choice.expert.shape());
+  choice.weight = to_device(ctx.backend, weights, choice.weight.shape());
+}
+
 Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const std::int64_t tokens = x.dim(0);
   const Tensor logits = ctx.empty(DType::kF32, {tokens, experts_});
@@ -49,6 +67,9 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) cons
                 .host_expert = {},
                 .host_weight = {}};
   ctx.backend.route(logits, bias, options_, scores, choice.expert, choice.weight, stats);
+  if (force_ != config::Force::kNone) {
+    force(ctx, scores, choice);
+  }
   const std::vector<std::int32_t> own_expert = to_host_i32(ctx.backend, choice.expert);
   const std::vector<float> own_weight = to_host_f32(ctx.backend, choice.weight);
   choice.host_expert = ctx.tp.group().all_gather(std::span(own_expert));

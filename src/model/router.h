@@ -44,7 +44,10 @@ class Router {
   Parameter* bias() const { return bias_; }
 
  private:
+  void force(Context& ctx, const Tensor& scores, Choice& choice) const;
+
   RouteOptions options_;
+  config::Force force_;
   double aux_loss_, z_loss_;
   std::int64_t moe_layer_, experts_;
   Parameter& gate_;

@@ -79,6 +79,7 @@ void Stepper::update_biases() {
 
 StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
   StepResult result{.step = step, .tokens = step_tokens_};
+  ctx_.step = step;
   stats_.clear();
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
   result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);

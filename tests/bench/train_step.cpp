@@ -1,29 +1,33 @@
-// Speed of whole training steps on this machine, next to the rate that oneDNN reaches for large
-// products in the same process:
-//   train_step --config configs/model/bench.cfg --train.batch 4 --train.micro_batch 4
+// Speed of whole steps on this machine, next to the rate that oneDNN reaches for large products in
+// the same process:
+//   train_step [forward] --config configs/model/bench.cfg --train.batch 4 --train.micro_batch 4
 //     --train.steps 7 --run.precision bf16 --run.threads 2
-// Every key of `train` is allowed. The tokens are random; only the FLOP of the model count
-// (recomputation does not), and the first step is left out of the median.
+// Every key of `train` is allowed; "forward" stops at the tokens' log-probabilities, as `score`
+// does. The tokens are random; only the FLOP of the model count (recomputation does not). The first
+// step is left out. The last line is the same as JSON.
 #include <fmt/format.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <map>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "cli/threads.h"
 #include "comm/guard.h"
+#include "config/enum_names.h"
 #include "config/options.h"
 #include "config/validate.h"
 #include "model/instance.h"
+#include "model/pipeline.h"
 #include "plan/model_size.h"
 #include "tensor/rng.h"
-#include "train/optimizer.h"
-#include "train/schedule.h"
-#include "train/step.h"
+#include "train/stepper.h"
 
 namespace moesaic {
 namespace {
@@ -69,19 +73,18 @@ double onednn_rate(bool bf16) {
 }
 
 // The same random tokens in every step; each row is one document.
-std::vector<model::MicroBatch> random_batches(const config::Config& config, int replica,
-                                              int replicas) {
+train::StepBatches random_batches(const config::Config& config, int replica, int replicas) {
   const Rng rng(config.train.seed, hash_name("bench tokens"));
   const auto length = static_cast<std::size_t>(config.data.seq_len);
-  std::vector<model::MicroBatch> batches;
+  train::StepBatches batches;
   std::uint64_t drawn = 0;
   for (std::int64_t i = 0; i < config.train.batch / config.train.micro_batch; ++i) {
     model::MicroBatch batch;
     for (std::int64_t row = 0; row < config.train.micro_batch; ++row) {
       const auto first = static_cast<std::int32_t>(batch.token.size());
       for (std::size_t t = 0; t <= length; ++t) {
-        const auto id = static_cast<std::int32_t>(
-            rng.uniform(drawn++) * static_cast<double>(config.model.vocab_size));
+        const auto id = static_cast<std::int32_t>(rng.uniform(drawn++) *
+                                                  static_cast<double>(config.model.vocab_size));
         if (t < length) {
           batch.token.push_back(id);
           batch.position.push_back(static_cast<std::int32_t>(t));
@@ -94,96 +97,143 @@ std::vector<model::MicroBatch> random_batches(const config::Config& config, int 
     }
     batch.task.resize(batch.token.size());
     if (i % replicas == replica) {
-      batches.push_back(std::move(batch));
+      batches.counted += batch.counted();
+      batches.rounds.push_back(std::move(batch));
     }
   }
   return batches;
 }
 
 struct Outcome {
-  std::vector<double> seconds;  // of each step
+  std::vector<double> seconds;   // of each step
   PhaseClock::Seconds phases{};  // of all steps but the first
   double first_loss = 0.0, last_loss = 0.0;
 };
 
-Outcome run_steps(model::Instance& instance, const config::Config& config) {
-  const comm::Communicator& replicas = instance.mesh.replicas;
-  const auto batches = random_batches(config, replicas.rank(), replicas.size());
-  const std::int64_t tokens = config.train.batch * config.data.seq_len;
-  model::MoeStats stats(std::ssize(instance.transformer.moe_layers()), config.model.experts, 1);
-  model::Context ctx = instance.context();
-  ctx.stats = &stats;
-  ctx.step_tokens = tokens;
+// What one step does; returns its loss.
+using Step = std::function<double(std::int64_t step)>;
+
+Step training_step(train::Stepper& stepper, const train::StepBatches& batches) {
+  return [&](std::int64_t step) {
+    const train::StepResult result = stepper.compute(batches, step);
+    stepper.update(result);
+    return result.lm_loss;
+  };
+}
+
+Step forward_step(model::Instance& instance, const train::StepBatches& batches) {
+  return [&](std::int64_t step) {
+    model::Context ctx = instance.context();
+    ctx.step = step;
+    ctx.dropless = true;
+    double nats = 0.0;
+    model::forward_all(instance, ctx, batches.rounds, [&](std::size_t, const Tensor& hidden) {
+      const PhaseScope phase(ctx.clock, Phase::kForward);
+      for (const float p : instance.transformer.head().log_probs(ctx, hidden).logprob) {
+        nats -= static_cast<double>(p);
+      }
+    });
+    const auto targets = static_cast<double>(batches.counted);
+    return instance.mesh.speaks() ? nats / targets : 0.0;
+  };
+}
+
+Outcome run_steps(model::Instance& instance, const Step& step, std::int64_t steps) {
   Outcome outcome;
-  for (std::int64_t step = 1; step <= config::total_steps(config); ++step) {
-    if (step <= 2) {
+  for (std::int64_t i = 1; i <= steps; ++i) {
+    if (i <= 2) {
       instance.clock.take();
     }
     const auto begin = Clock::now();
-    stats.clear();
-    train::zero_gradients(instance);
-    double nats = 0.0;
-    for (const auto& logprob : train::forward_backward(instance, ctx, batches,
-                                                       1.0 / static_cast<double>(tokens))) {
-      nats -= instance.mesh.speaks() ? std::reduce(logprob.begin(), logprob.end(), 0.0) : 0.0;
-    }
-    const PhaseScope phase(instance.clock, Phase::kOptimizer);
-    const double norm = train::gradient_norm(instance);
-    train::optimizer_step(instance, config.train, train::learning_rate(config.train, step), step,
-                          norm);
+    outcome.last_loss = step(i);
     outcome.seconds.push_back(seconds_since(begin));
-    outcome.last_loss =
-        instance.mesh.world.all_reduce(nats, comm::Reduce::kSum) / static_cast<double>(tokens);
-    outcome.first_loss = step == 1 ? outcome.last_loss : outcome.first_loss;
+    outcome.first_loss = i == 1 ? outcome.last_loss : outcome.first_loss;
   }
   outcome.phases = instance.clock.take();
   return outcome;
 }
 
-void show(const Outcome& outcome, const config::Config& config, int ranks) {
+std::string routing_of(const config::Config& config) {
+  for (const auto& [force, name] : config::names_of(config::Force{})) {
+    if (force == config.router.force) {
+      return std::string(force == config::Force::kNone ? "natural" : name);
+    }
+  }
+  return "";
+}
+
+void show(const Outcome& outcome, const config::Config& config, bool forward, int ranks) {
   const std::vector<double> timed(outcome.seconds.begin() + 1, outcome.seconds.end());
   const double seconds = median(timed);
   const double total = std::reduce(timed.begin(), timed.end(), 0.0);
   const auto tokens = static_cast<double>(config.train.batch * config.data.seq_len);
-  const double rate =
-      tokens / seconds * plan::flop_per_token(config, config.data.seq_len).training;
-  const double limit =
-      onednn_rate(config.run.precision == config::Precision::kBf16) * static_cast<double>(ranks);
+  const plan::Flop flop = plan::flop_per_token(config, config.data.seq_len);
+  const double rate = tokens / seconds * (forward ? flop.forward : flop.training);
+  const bool bf16 = config.run.precision == config::Precision::kBf16;
+  const double limit = onednn_rate(bf16) * ranks;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  log::print(fmt::format(
-      "{}  {:.1f} ms/step  {:.0f} tokens/s  {:.0f} GFLOP/s = {:.0f} % of oneDNN's {:.0f}  loss {:.3f} "
-      "(ln V {:.3f}) -> {:.3f}  peak {:.0f} MiB",
-      config.run.precision == config::Precision::kBf16 ? "bf16" : "fp32", 1e3 * seconds,
-      tokens / seconds, rate / 1e9, 100.0 * rate / limit, limit / 1e9, outcome.first_loss,
-      std::log(static_cast<double>(config.model.vocab_size)), outcome.last_loss,
-      static_cast<double>(usage.ru_maxrss) / 1024.0));
-  std::string line = "phases:";
+  nlohmann::ordered_json row = {{"job", forward ? "forward" : "train"},
+                                {"precision", bf16 ? "bf16" : "fp32"},
+                                {"threads", config.run.threads},
+                                {"ranks", ranks},
+                                {"routing", routing_of(config)},
+                                {"tokens", tokens},
+                                {"seconds", seconds},
+                                {"tokens_per_second", tokens / seconds},
+                                {"flop_per_second", rate},
+                                {"onednn_flop_per_second", limit},
+                                {"of_onednn", rate / limit},
+                                {"first_loss", outcome.first_loss},
+                                {"last_loss", outcome.last_loss},
+                                {"peak_mib", static_cast<double>(usage.ru_maxrss) / 1024.0}};
+  std::string phases;
   for (std::size_t i = 0; i < kPhaseCount; ++i) {
+    row["phases"][kPhaseNames[i]] = outcome.phases[i] / total;
     if (outcome.phases[i] > 0.0) {
-      line += fmt::format("  {} {:.1f} %", kPhaseNames[i], 100.0 * outcome.phases[i] / total);
+      phases += fmt::format("  {} {:.1f} %", kPhaseNames[i], 100.0 * outcome.phases[i] / total);
     }
   }
-  log::print(line);
+  log::print(fmt::format(
+      "{} {}  {:.1f} ms/step  {:.0f} tokens/s  {:.0f} GFLOP/s = {:.0f} % of oneDNN's {:.0f}  loss "
+      "{:.3f} (ln V {:.3f}) -> {:.3f}  peak {:.0f} MiB\nphases:{}\n{}",
+      row["job"].get<std::string>(), row["precision"].get<std::string>(), 1e3 * seconds,
+      tokens / seconds, rate / 1e9, 100.0 * rate / limit, limit / 1e9, outcome.first_loss,
+      std::log(static_cast<double>(config.model.vocab_size)), outcome.last_loss,
+      static_cast<double>(usage.ru_maxrss) / 1024.0, phases, row.dump()));
 }
 
-int bench(const config::Parsed& parsed) {
-  const comm::Communicator world = comm::Communicator::world();
+config::Config checked(const config::Parsed& parsed, const comm::Communicator& world) {
   config::Config config = parsed.config;
   config.data.corpus = {"random tokens"};
   config.run.dir = "nowhere";
   config::resolve(config, "train");
   const std::vector<std::string> problems = config::problems(config, "train", world.size());
   world.together("check the config", [&] {
-    require(problems.empty(), fmt::format("{}", fmt::join(problems, "\n")));
+    require(problems.empty(), join(problems, "\n"));
     require(config::total_steps(config) >= 2, "train.steps must be at least 2");
   });
+  return config;
+}
+
+int bench(const config::Parsed& parsed, bool forward) {
+  const comm::Communicator world = comm::Communicator::world();
+  config::Config config = checked(parsed, world);
   comm::Mesh mesh = model::make_mesh(config);
   config.run.threads = cli::choose_threads(config.run, mesh.node).count;
   {
-    model::Instance instance(config, mesh, true);
+    model::Instance instance(config, mesh, !forward);
     instance.parameters.initialise(*instance.backend, config.train.seed);
-    show(run_steps(instance, config), config, world.size());
+    const train::StepBatches batches =
+        random_batches(config, mesh.replicas.rank(), mesh.replicas.size());
+    const std::int64_t steps = config::total_steps(config);
+    if (forward) {
+      show(run_steps(instance, forward_step(instance, batches), steps), config, true, world.size());
+    } else {
+      train::Stepper stepper(config, instance, 1);
+      show(run_steps(instance, training_step(stepper, batches), steps), config, false,
+           world.size());
+    }
   }
   mesh.close();
   return 0;
@@ -194,6 +244,10 @@ int bench(const config::Parsed& parsed) {
 
 int main(int argc, char** argv) {
   std::vector<const char*> arguments(argv, argv + argc);
+  const bool forward = argc > 1 && std::string_view(argv[1]) == "forward";
+  if (forward) {
+    arguments.erase(arguments.begin() + 1);
+  }
   arguments.insert(arguments.begin() + 1, "train");
   moesaic::config::Parsed parsed;
   try {
@@ -203,5 +257,5 @@ int main(int argc, char** argv) {
     return static_cast<int>(error.code());
   }
   return moesaic::comm::guarded(argc, argv, moesaic::log::Level::kWarn,
-                                [&] { return moesaic::bench(parsed); });
+                                [&] { return moesaic::bench(parsed, forward); });
 }
