@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Measures the speed on this machine, next to PyTorch where it is installed, and writes
+# DIR/bench.md (one table), DIR/steps.jsonl (every run) and DIR/kernels.json:
+#   bash jobs/bench.sh [options] -o DIR
+#   --threads N   threads of each run (default: all cores)
+#   --rounds N    runs of each, ours and PyTorch's in turn (default 3)
+#   --steps N     steps of each run, the first of which is left out (default 4)
+#   --growth      also the cost of a token over sequence length, experts, batch and depth
+#                 (DIR/growth.png)
+#   --no-kernels  leave out the kernels one by one
+# TORCH_PYTHON= names a python that has torch (default: the first that has). Compared are ratios in
+# one call: other work on the machine changes the figures, and by turns it meets both.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+threads='' rounds=3 steps=4 growth=0 kernels=1 out=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --threads) need_value "$1" "${2:-}"; threads=$2; shift 2 ;;
+    --rounds) need_value "$1" "${2:-}"; rounds=$2; shift 2 ;;
+    --steps) need_value "$1" "${2:-}"; steps=$2; shift 2 ;;
+    --growth) growth=1; shift ;;
+    --no-kernels) kernels=0; shift ;;
+    -o) need_value "$1" "${2:-}"; out=$2; shift 2 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) fail 64 "unknown option $1 (see --help)" ;;
+  esac
+done
+[ -n "$out" ] || fail 64 "-o DIR is missing"
+[ "$steps" -gt 1 ] || fail 64 "--steps $steps: the first is left out, so at least 2 are needed"
+threads=${threads:-$(usable_cores)}
+bench=${MOESAIC_BENCH:-$root/build/release/tests/bench}
+[ -x "$bench/train_step" ] || fail 66 "no program $bench/train_step: build it (cmake --preset release" \
+  "-DMOESAIC_BENCH=ON; cmake --build --preset release)"
+python=$(find_python)
+mkdir -p "$out"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_PROC_BIND=true
+
+torch_python() {
+  local candidate
+  for candidate in "${TORCH_PYTHON:-python3}" /usr/bin/python3; do
+    if "$candidate" -c 'import torch' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+torch=$(torch_python)
+[ -n "$torch" ] || echo "bench.sh: no python has torch: PyTorch is left out" >&2
+
+# Appends the run's JSON, with what names it, to steps.jsonl and shows its first line.
+measure() {  # NAME [forward] KEYS...
+  local name=$1 text
+  shift
+  text=$("$bench/train_step" "$@" --run.threads "$threads" --train.steps "$steps")
+  printf '%-24s %s\n' "$name" "$(head -n 1 <<<"$text")"
+  tail -n 1 <<<"$text" | sed "s/^{/{\"name\":\"$name\",/" >>"$out/steps.jsonl"
+}
+
+: >"$out/steps.jsonl"
+declare -A variants=([fp32]=fp32,fp32-grouped
+  [bf16]=bf16,bf16-grouped,bf16-compiled,bf16-grouped-compiled)
+model=(--config "$root/configs/model/bench.cfg")
+batch=(--train.batch 4 --train.micro_batch 4)
+wide=(--train.batch 8 --train.micro_batch 8)
+for ((round = 1; round <= rounds; ++round)); do
+  echo "round $round of $rounds, $threads threads"
+  for precision in fp32 bf16; do
+    measure "train" "${model[@]}" "${batch[@]}" --run.precision $precision
+    measure "score" forward "${model[@]}" "${wide[@]}" --run.precision $precision
+    [ -z "$torch" ] || OMP_PROC_BIND=false "$torch" "$root/tests/bench/pytorch_step.py" \
+      --threads "$threads" --steps "$steps" --variants "${variants[$precision]}" |
+      tee -a "$out/steps.jsonl"
+  done
+  for routing in balanced hot rotating; do
+    measure "routing" "${model[@]}" "${batch[@]}" --run.precision bf16 --router.force $routing
+  done
+done
+measure "score, vocabulary 131072" forward "${model[@]}" "${wide[@]}" --run.precision bf16 \
+  --model.vocab_size 131072
+
+if [ $growth -eq 1 ]; then
+  small=(--config "$root/configs/model/bench.cfg" --model.layers 4 --model.d_model 256 --model.heads 4
+    --model.expert_d_ff 256 --run.precision bf16 --train.micro_batch 4 --train.batch 4)
+  for length in 512 1024 2048 4096 8192 16384; do
+    measure "growth length $length" "${small[@]}" --data.seq_len $length --model.max_seq 16384 \
+      --train.batch 1 --train.micro_batch 1
+  done
+  for experts in 8 16 32 64 128; do
+    measure "growth experts $experts" "${small[@]}" --model.experts $experts
+  done
+  for sequences in 1 2 4 8 16; do
+    measure "growth batch $sequences" "${small[@]}" --train.batch $sequences \
+      --train.micro_batch $sequences
+  done
+  for layers in 2 4 8 16; do
+    measure "growth depth $layers" "${small[@]}" --model.layers $layers
+  done
+  "$python" "$root/analysis/growth.py" "$out/steps.jsonl" -o "$out/growth.png"
+fi
+if [ $kernels -eq 1 ]; then
+  OMP_NUM_THREADS=$threads "$bench/kernels_bench" --benchmark_out="$out/kernels.json" \
+    --benchmark_out_format=json --benchmark_min_time=0.2 >/dev/null
+fi
+"$python" "$root/analysis/bench_table.py" "$out" | tee "$out/bench.md"

@@ -1,0 +1,68 @@
+"""The benchmark of whole steps: its numbers make sense, and what jobs/bench.sh draws of them."""
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import harness
+
+PROGRAM = os.environ.get("MOESAIC_TRAIN_STEP",
+                         str(pathlib.Path(harness.MOESAIC).parent / "tests/bench/train_step"))
+MODEL = ["--model.layers", "2", "--model.d_model", "64", "--model.heads", "2", "--model.experts",
+         "8", "--model.shared_experts", "1", "--model.vocab_size", "512", "--data.seq_len", "64",
+         "--model.max_seq", "64", "--train.batch", "4", "--train.micro_batch", "2",
+         "--train.steps", "4", "--run.threads", "1"]
+
+
+def script(name, *arguments):
+    return subprocess.run([sys.executable, str(harness.ROOT / "analysis" / name), *arguments],
+                          capture_output=True, text=True, check=False, timeout=harness.LIMIT)
+
+
+@unittest.skipUnless(os.access(PROGRAM, os.X_OK), "built without the benchmarks")
+class BenchTest(unittest.TestCase):
+    def step(self, *arguments):
+        done = subprocess.run([PROGRAM, *arguments, *MODEL], capture_output=True, text=True,
+                              check=False, env=harness.environment(), timeout=harness.LIMIT)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    # Protects: what is timed is a real step, in every routing and precision.
+    def test_a_step_is_a_whole_step(self):
+        for precision in ("fp32", "bf16"):
+            for routing in ("none", "balanced", "hot", "rotating"):
+                row = self.step("--run.precision", precision, "--router.force", routing)
+                with self.subTest(precision=precision, routing=routing):
+                    self.assertAlmostEqual(row["first_loss"], math.log(512), delta=0.3)
+                    self.assertLess(row["last_loss"], row["first_loss"])
+                    self.assertAlmostEqual(sum(row["phases"].values()), 1.0, delta=0.03)
+                    self.assertAlmostEqual(row["tokens_per_second"] * row["seconds"], 256, delta=1)
+
+    def test_forward_changes_nothing(self):
+        row = self.step("forward")
+        self.assertEqual(row["first_loss"], row["last_loss"])
+        self.assertAlmostEqual(row["first_loss"], math.log(512), delta=0.3)
+
+    # Protects: medians and ratios of the table, and that the figure is drawn.
+    def test_table_and_figure(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        row = {**self.step(), "name": "train", "tokens_per_second": 300.0}
+        rows = [row, {**row, "tokens_per_second": 100.0}, {**row, "tokens_per_second": 200.0},
+                {"job": "pytorch", "variant": "fp32-grouped", "precision": row["precision"],
+                 "version": "2.0", "tokens_per_second": 80.0, "peak_mib": 1.0}]
+        rows += [{**row, "name": f"growth experts {n}"} for n in (8, 16)]
+        (folder / "steps.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        table = script("bench_table.py", str(folder))
+        self.assertEqual(table.returncode, 0, table.stderr)
+        self.assertRegex(table.stdout, r"\| train \| \w+ \| 200 \|.*\| 2\.50 \|")
+        figure = script("growth.py", str(folder / "steps.jsonl"), "-o", str(folder / "growth.png"))
+        self.assertEqual(figure.returncode, 0, figure.stderr)
+        self.assertTrue((folder / "growth.png").read_bytes().startswith(b"\x89PNG"))
+
+
+if __name__ == "__main__":
+    unittest.main()
