@@ -179,7 +179,8 @@ std::uint64_t mixed(std::uint64_t lane, std::uint64_t word) {
 
 void BitHash::add(std::span<const std::byte> bytes) {
   constexpr std::size_t kBytes = 32;
-  auto [a, b, c, d] = lanes_;  // by name: a loop over them becomes slow vector products
+  // By name: a loop over them becomes slow vector products.
+  std::uint64_t a = lanes_[0], b = lanes_[1], c = lanes_[2], d = lanes_[3];
   const auto take = [&](const std::byte* from) {
     a = mixed(a, word_at(from));
     b = mixed(b, word_at(from + 8));
