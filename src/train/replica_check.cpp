@@ -161,26 +161,42 @@ ReplicaDifference describe(const comm::Communicator& world, const Part* held, st
 
 }  // namespace
 
-void BitHash::add(std::span<const std::byte> bytes) {
+namespace {
+
+std::uint64_t word_at(const std::byte* bytes) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+// One to one in the lane as in the word: factors are odd.
+std::uint64_t mixed(std::uint64_t lane, std::uint64_t word) {
   constexpr std::uint64_t kOfWord = 0x9e3779b97f4a7c15ULL, kOfLane = 0xd6e8feb86659fd93ULL;
-  std::array<std::uint64_t, 4> lanes = lanes_;  // in registers
-  const auto take = [&](const std::byte* from, std::size_t count) {
-    std::array<std::uint64_t, 4> words{};
-    std::memcpy(words.data(), from, count);
-    for (std::size_t i = 0; i < words.size(); ++i) {
-      // One to one in the lane as in the word: factors are odd.
-      lanes[i] = std::rotl(lanes[i] + words[i] * kOfWord, 31) * kOfLane;
-    }
+  return std::rotl(lane + word * kOfWord, 31) * kOfLane;
+}
+
+}  // namespace
+
+void BitHash::add(std::span<const std::byte> bytes) {
+  constexpr std::size_t kBytes = 32;
+  // By name: a loop over them becomes slow vector products.
+  std::uint64_t a = lanes_[0], b = lanes_[1], c = lanes_[2], d = lanes_[3];
+  const auto take = [&](const std::byte* from) {
+    a = mixed(a, word_at(from));
+    b = mixed(b, word_at(from + 8));
+    c = mixed(c, word_at(from + 16));
+    d = mixed(d, word_at(from + 24));
   };
-  constexpr std::size_t kBytes = sizeof(lanes);
   const std::size_t whole = bytes.size() / kBytes * kBytes;
   for (std::size_t begin = 0; begin < whole; begin += kBytes) {
-    take(bytes.data() + begin, kBytes);
+    take(bytes.data() + begin);
   }
   if (whole < bytes.size()) {
-    take(bytes.data() + whole, bytes.size() - whole);
+    std::array<std::byte, kBytes> rest{};
+    std::memcpy(rest.data(), bytes.data() + whole, bytes.size() - whole);
+    take(rest.data());
   }
-  lanes_ = lanes;
+  lanes_ = {a, b, c, d};
   bytes_ += bytes.size();
 }
 

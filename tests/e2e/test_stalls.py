@@ -116,6 +116,44 @@ class Stalls(harness.EndToEnd):
         self.assertEqual(again.code, 0, again.text)
         self.assert_sound("out.h5")
 
+    def stall_when(self, ready, *arguments):
+        """Stops rank 1 once ready() holds; returns the output of the job, which must end with 70."""
+        child = self.start(2, *LONG, *TIMEOUT, *arguments)
+        self.wait_for(ready, "the moment to stop")
+        os.kill(self.process_of(1), signal.SIGSTOP)
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 70, out)
+        self.assert_named(out, 1, {"ep", "ep_tp", "replicas", "stage", "world"})
+        return out
+
+    # Protects: a stall amid a save is one of the save, and leaves the old checkpoint or the new one.
+    def test_save(self):
+        large = ["--model.d_model", 256, "--model.layers", 4]  # so that a save takes a while
+        folder = self.folder / "run/checkpoints"
+        out = self.stall_when(lambda: self.newest_step() >= 1 and list(folder.glob("*.tmp")),
+                              *large, "--checkpoint.every", 1)
+        self.assertRegex(out, r"waits for it there.*, in a save")
+        self.assert_continues(2, large)
+
+    # Protects: likewise for an evaluation, whose steps are saved by the one before it.
+    def test_evaluation(self):
+        (self.folder / "large").mkdir()
+        harness.write_text(self.folder / "large/text.jsonl", 5000, seed=9)
+        self.tokenize(self.folder / "large")
+        trace = self.folder / "run/trace.h5"
+
+        def evaluates():
+            try:
+                return 7 in harness.column(trace, "step")
+            except (OSError, KeyError):
+                return False  # not there yet, or being written
+
+        out = self.stall_when(evaluates, "--eval.every", 7, "--data.eval_corpus",
+                              "large/corpus/train")
+        self.assertRegex(out, r"waits for it there.*, in evaluation")
+        self.assertEqual(self.newest_step(), 5)
+        self.assert_continues(2, [])
+
     # Protects: loading is watched as steps are, in score too: here rank 0 hangs in opening a file.
     def test_loading(self):
         self.trained(2, "--train.steps", 2)

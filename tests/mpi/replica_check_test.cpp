@@ -108,12 +108,12 @@ class ReplicaCheck : public ::testing::Test {
   testing::Golden golden = testing::Golden::read("softmax");
 };
 
-const std::string kNorm = "model.layers.0.input_layernorm.weight";
-const std::string kQuery = "model.layers.0.self_attn.q_proj.weight";
-const std::string kKey = "model.layers.0.self_attn.k_proj.weight";
-const std::string kGate = "model.layers.1.mlp.gate.weight";
-const std::string kExpert = "model.layers.1.mlp.experts.0.down_proj.weight";
-const std::string kTable = "model.embed_tokens.weight";
+constexpr const char* kNorm = "model.layers.0.input_layernorm.weight";
+constexpr const char* kQuery = "model.layers.0.self_attn.q_proj.weight";
+constexpr const char* kKey = "model.layers.0.self_attn.k_proj.weight";
+constexpr const char* kGate = "model.layers.1.mlp.gate.weight";
+constexpr const char* kExpert = "model.layers.1.mlp.experts.0.down_proj.weight";
+constexpr const char* kTable = "model.embed_tokens.weight";
 
 // Protects: no sound run is ended, in any layout, with the moments shared out or not.
 TEST_F(ReplicaCheck, SoundRanksAreAlike) {

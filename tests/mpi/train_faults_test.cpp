@@ -20,7 +20,7 @@ namespace {
 
 using moesaic::testing::TempDir;
 
-constexpr std::int64_t kVocab = 64;
+constexpr std::int32_t kVocab = 64;
 constexpr int kSteps = 6;
 constexpr int kNever = -1;
 
@@ -87,7 +87,7 @@ class TrainFaults : public ::testing::Test {
     config.router.balance = config::Balance::kBias;
     config.data.corpus = {dir / "text"};
     config.data.seq_len = 16;
-    config.train.batch = 2 * world.size();
+    config.train.batch = std::int64_t{2} * world.size();
     config.train.micro_batch = 2;
     config.train.steps = kSteps;
     config.train.warmup = 1;
