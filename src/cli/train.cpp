@@ -182,7 +182,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
         fmt::format("resume from {} (step {} of {})", resume->string(), progress.step, last_step));
   }
   train::Outcome outcome;
-  if (progress.step >= last_step) {
+  if (progress.step >= last_step && !progress.evaluation_due) {
     log::info(fmt::format("already at step {} of {}: nothing to do", progress.step, last_step));
   } else {
     train::SavePolicy policy(config, last_step);

@@ -90,8 +90,9 @@ double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t t
 
 }  // namespace
 
-io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
-                     std::size_t tasks, std::int64_t step, const std::function<void()>& got_on) {
+std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
+                                    const config::Config& config, std::size_t tasks,
+                                    std::int64_t step, const std::function<bool()>& go_on) {
   const PhaseScope phase(instance.clock, Phase::kEval);
   PhaseClock inner_clock;  // what the layers book here is all evaluation
   model::Context ctx = instance.context(inner_clock);
@@ -118,7 +119,9 @@ io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::
         add_losses(sums, batches[i], samples[i], logprob);
       }
     });
-    got_on();
+    if (!go_on()) {
+      return std::nullopt;
+    }
   }
   instance.mesh.world.all_reduce(sums.all(), comm::Reduce::kSum);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "config/config.h"
 #include "io/trace.h"
@@ -11,8 +12,10 @@ namespace moesaic::train {
 
 /// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them
 /// spread evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same
-/// on every rank.
-io::EvalRow evaluate(model::Instance& instance, Corpora& corpora, const config::Config& config,
-                     std::size_t tasks, std::int64_t step, const std::function<void()>& got_on);
+/// on every rank. go_on: asked on every rank after each round; where it says no, on all ranks
+/// alike, evaluation ends with nothing.
+std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
+                                    const config::Config& config, std::size_t tasks,
+                                    std::int64_t step, const std::function<bool()>& go_on);
 
 }  // namespace moesaic::train

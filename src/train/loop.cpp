@@ -184,11 +184,18 @@ void Loop::check_replicas() {
 }
 
 void Loop::evaluate() {
+  progress_.evaluation_due = false;
   if (start_.eval_corpora.size() > 0) {
-    const auto got_on = [this] { watchdog_.doing("evaluation"); };
-    got_on();
-    recorder_.add(train::evaluate(instance_, start_.eval_corpora, config_, progress_.tasks.size(),
-                                  progress_.step, got_on));
+    watchdog_.doing("evaluation");
+    const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
+                                     progress_.tasks.size(), progress_.step, [this] {
+                                       watchdog_.doing("evaluation");
+                                       return !vote().stop;
+                                     });
+    progress_.evaluation_due = !row.has_value();
+    if (row) {
+      recorder_.add(*row);
+    }
   }
 }
 
@@ -252,6 +259,13 @@ Exit Loop::stop(bool saved) {
 
 Outcome Loop::run() {
   instance_.clock.take();
+  if (progress_.evaluation_due) {
+    evaluate();
+    if (progress_.evaluation_due) {
+      return {.exit = stop(true), .rollback = {}};
+    }
+    save();  // so that it is not due again
+  }
   while (progress_.step < last_step_) {
     const Timer timer;
     watchdog_.step(progress_.step + 1);
@@ -268,7 +282,7 @@ Outcome Loop::run() {
       evaluate();
     }
     const Votes votes = vote();
-    const bool asked = votes.stop && !last;
+    const bool asked = votes.stop && (!last || progress_.evaluation_due);
     const bool wanted = votes.save || asked;
     const bool saved = wanted && !config_.checkpoint.dir.empty() && save();
     if (asked) {

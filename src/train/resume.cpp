@@ -31,6 +31,7 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
   return {{"step", progress.step},
           {"cursor", progress.cursor},
           {"tokens", progress.tokens},
+          {"evaluation_due", progress.evaluation_due},
           {"task_names", progress.tasks},
           {"config", flat},
           {"layout", layout},
@@ -43,6 +44,7 @@ Progress from_state(const nlohmann::json& state) {
   return {.step = state.at("step"),
           .cursor = state.at("cursor"),
           .tokens = state.at("tokens"),
+          .evaluation_due = state.value("evaluation_due", false),
           .tasks = state.at("task_names"),
           .notes = {}};
 }

@@ -19,9 +19,10 @@ struct Note {
 
 /// Where a run stands: everything of a checkpoint that is not a tensor.
 struct Progress {
-  std::int64_t step = 0;    // done
-  std::int64_t cursor = 0;  // the first sample not yet used
-  std::int64_t tokens = 0;  // positions trained on
+  std::int64_t step = 0;        // done
+  std::int64_t cursor = 0;      // the first sample not yet used
+  std::int64_t tokens = 0;      // positions trained on
+  bool evaluation_due = false;  // that of this step was cut short by a stop
   std::vector<std::string> tasks = {"none"};
   std::vector<Note> notes;
 };

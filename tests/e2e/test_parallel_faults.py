@@ -92,6 +92,11 @@ class ParallelFaults(harness.EndToEnd):
                                                              "large/corpus/train"])
         self.assertEqual(code, 75, out)
         self.assertEqual(self.newest_step(), 2, out)  # the step of the evaluation
+        trace = self.folder / "run/trace.h5"
+        self.assertEqual(list(harness.column(trace, "eval/step")), [])  # so that the stop is quick
+        self.trained(4, *LAYOUT, "--train.steps", 4, "--eval.every", 2, "--eval.tokens", 512,
+                     "--data.eval_corpus", "large/corpus/train")
+        self.assertEqual(list(harness.column(trace, "eval/step")), [2, 4])
         self.assert_continues()
 
     def test_stop_amid_a_save(self):
