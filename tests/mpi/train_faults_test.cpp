@@ -24,24 +24,37 @@ constexpr std::int32_t kVocab = 64;
 constexpr int kSteps = 6;
 constexpr int kNever = -1;
 
-// A backend whose gradients at the head are bad in its calls [first, end).
+// What goes wrong on rank 0.
+struct Slips {
+  int first_bad = kNever, end_bad = kNever;  // calls of its head that give a NaN
+  int drift = kNever;                        // the update that leaves a bit wrong in a weight
+};
+
 class SlippingBackend : public cpu::CpuBackend {
  public:
-  SlippingBackend(int first, int end)
-      : CpuBackend(1, cpu::best_kernels()), first_(first), end_(end) {}
+  explicit SlippingBackend(const Slips& slips)
+      : CpuBackend(1, cpu::best_kernels()), slips_(slips) {}
 
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
                               float scale, const Tensor& dlogits) override {
     CpuBackend::cross_entropy_backward(logits, target, stats, scale, dlogits);
-    if (first_ <= calls_ && calls_ < end_) {
+    if (slips_.first_bad <= calls_ && calls_ < slips_.end_bad) {
       dlogits.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     }
     ++calls_;
   }
 
+  void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
+             const Tensor& exp_avg_sq, const Tensor& copy) override {
+    CpuBackend::adamw(step, grad, value, exp_avg, exp_avg_sq, copy);
+    if (updates_++ == slips_.drift) {
+      value.as<float>()[0] = std::nextafter(value.as<float>()[0], 2.0F);
+    }
+  }
+
  private:
-  int first_, end_;
-  int calls_ = 0;
+  Slips slips_;
+  int calls_ = 0, updates_ = 0;
 };
 
 void write_corpus(const std::filesystem::path& folder) {
@@ -97,15 +110,13 @@ class TrainFaults : public ::testing::Test {
     config::resolve(config, "train");
   }
 
-  // Collective over the world. Rank 0 slips in the given calls of its head, one for each step and
-  // one for each that is run again.
-  Ran run(int first, int end) {
+  // Collective over the world. The head is called once in each step and in each that is run again.
+  Ran run(const Slips& slips) {
     std::filesystem::remove(config.trace.path);
     comm::Mesh mesh = model::make_mesh(config);
     model::Instance instance(config, mesh, true);
     const auto former = std::exchange(
-        instance.backend, world.is_root() ? std::make_unique<SlippingBackend>(first, end)
-                                          : std::make_unique<SlippingBackend>(kNever, kNever));
+        instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
     instance.parameters.initialise(*instance.backend, config.train.seed);
     Corpora corpora = Corpora::open(config.data.corpus, config.data.seq_len);
     Progress progress;
@@ -158,8 +169,8 @@ class TrainFaults : public ::testing::Test {
 // Protects: numbers that are bad once cost nothing but time: the run ends as an undisturbed one,
 // bit for bit, and says in which step it happened.
 TEST_F(TrainFaults, BadOnceIsRunAgain) {
-  const Ran sound = run(kNever, kNever);
-  const Ran slipped = run(2, 3);
+  const Ran sound = run({});
+  const Ran slipped = run({.first_bad = 2, .end_bad = 3});
   EXPECT_EQ(slipped.error, "");
   EXPECT_EQ(slipped.values, sound.values);
   EXPECT_EQ(slipped.loss, sound.loss);
@@ -174,7 +185,7 @@ TEST_F(TrainFaults, BadOnceIsRunAgain) {
 
 // Protects: numbers that are bad twice end the run before they reach a parameter, with the samples.
 TEST_F(TrainFaults, BadTwiceEnds) {
-  const Ran slipped = run(2, 4);
+  const Ran slipped = run({.first_bad = 2, .end_bad = 4});
   EXPECT_NE(slipped.error.find("step 3: "), std::string::npos) << slipped.error;
   EXPECT_NE(slipped.error.find("twice"), std::string::npos) << slipped.error;
   const std::int64_t first = 2 * config.train.batch;
@@ -187,6 +198,23 @@ TEST_F(TrainFaults, BadTwiceEnds) {
   if (world.is_root()) {
     ASSERT_EQ(slipped.events.size(), 2U);
     EXPECT_EQ(slipped.events[0], "bad_numbers");
+  }
+}
+
+// Protects: a wrong bit in one replica ends the run at the next comparison, with step and tensor.
+TEST_F(TrainFaults, ReplicasThatDifferEnd) {
+  if (world.size() == 1) {
+    GTEST_SKIP() << "one rank has nobody to compare with";
+  }
+  config.parallel.zero = 0;  // else the owner's value goes to all
+  config.run.compare_replicas = 2;
+  const Ran drifted = run({.drift = 0});
+  EXPECT_NE(drifted.error.find("step 2: "), std::string::npos) << drifted.error;
+  EXPECT_NE(drifted.error.find("model.embed_tokens.weight"), std::string::npos) << drifted.error;
+  EXPECT_NE(drifted.error.find("last alike after step 0"), std::string::npos) << drifted.error;
+  if (world.is_root()) {
+    EXPECT_EQ(drifted.loss.size(), 2U);
+    EXPECT_EQ(drifted.events.at(0), "replicas_differ");
   }
 }
 
