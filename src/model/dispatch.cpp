@@ -8,6 +8,9 @@ namespace moesaic::model {
 namespace {
 
 Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
+  if (!index.defined()) {
+    return rows;
+  }
   Tensor result = ctx.empty(rows.dtype(), rows.shape());
   ctx.backend.gather_rows(rows, index, result);
   return result;
@@ -52,6 +55,9 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
       }
     }
     routes.offsets.push_back(std::ssize(grouped_from));
+  }
+  if (ranks == 1 || local == 1) {
+    return routes;  // rows arrive in groups
   }
   routes.grouped_from = to_device(ctx.backend, grouped_from, {total});
   routes.received_from = to_device(ctx.backend, received_from, {total});

@@ -12,7 +12,9 @@ namespace moesaic::model {
 struct Routes {
   std::vector<std::int64_t> send_rows, recv_rows;  // [ranks]
   std::vector<std::int64_t> offsets;               // [local experts + 1] of the grouped rows
-  Tensor grouped_from;   // (R') int32: grouped row i is received row grouped_from[i]
+  // (R') int32: grouped row i is received row grouped_from[i]. Undefined where rows arrive in
+  // groups.
+  Tensor grouped_from;
   Tensor received_from;  // its inverse
 };
 

@@ -74,7 +74,7 @@ double onednn_rate(bool bf16) {
 
 // The same random tokens in every step; each row is one document.
 train::StepBatches random_batches(const config::Config& config, int replica, int replicas) {
-  const Rng rng(config.train.seed, hash_name("bench tokens"));
+  const Rng rng(static_cast<std::uint64_t>(config.train.seed), hash_name("bench tokens"));
   const auto length = static_cast<std::size_t>(config.data.seq_len);
   train::StepBatches batches;
   std::uint64_t drawn = 0;

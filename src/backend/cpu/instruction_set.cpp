@@ -1,5 +1,7 @@
 #include "backend/cpu/instruction_set.h"
 
+#include "backend/cpu/onednn.h"
+
 namespace moesaic::cpu {
 
 bool avx512_is_usable() {
@@ -42,7 +44,7 @@ InstructionSet best_kernels() {
   if (!avx512_is_usable()) {
     return avx2_kernels();
   }
-  if (__builtin_cpu_supports("amx-bf16") != 0) {
+  if (matrix_units_are_usable()) {
     return matrix_unit_kernels();
   }
   const bool pairs_are_fast = avx512_pairs_are_usable() && __builtin_cpu_is("amd") != 0;

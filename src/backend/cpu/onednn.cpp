@@ -44,6 +44,10 @@ Made make(const Problem& p, const dnnl::engine& engine) {
 
 }  // namespace
 
+bool matrix_units_are_usable() {
+  return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
+}
+
 struct OneDnn::State {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};

@@ -6,6 +6,9 @@
 
 namespace moesaic::cpu {
 
+/// Whether this processor has matrix units for bf16 and the system lets programs use them.
+bool matrix_units_are_usable();
+
 /// Products of bf16 matrices through oneDNN, which knows the matrix units (AMX) of processors that
 /// have them. Primitives are made once for each shape and kept.
 class OneDnn {
