@@ -13,7 +13,6 @@ namespace moesaic::testing {
 namespace {
 
 using Bytes = std::vector<std::byte>;
-using Offsets = std::vector<std::int64_t>;
 
 struct Sizes {
   std::int64_t m, n, k;
@@ -24,7 +23,7 @@ constexpr std::array<int, 3> kThreadCounts = {2, 3, 5};
 constexpr std::array kBoth = {Transpose::kNo, Transpose::kYes};
 
 // Groups of none, one, few and many rows.
-const Offsets kOffsets = {0, 37, 37, 38, 171, 174};
+constexpr std::array<std::int64_t, 6> kOffsets = {0, 37, 37, 38, 171, 174};
 constexpr std::int64_t kN = 131, kM = 67;
 
 cpu::InstructionSet set_of(Engine engine) {
@@ -166,7 +165,7 @@ TEST_P(ProductBits, OfARowWhereverItLies) {
 TEST_P(ProductBits, OfAGroupWhereverItLies) {
   cpu::CpuBackend on = backend(2);
   const std::int64_t rows = kOffsets.back();
-  Offsets from_end;
+  std::vector<std::int64_t> from_end;
   for (auto i = kOffsets.rbegin(); i != kOffsets.rend(); ++i) {
     from_end.push_back(rows - *i);
   }
