@@ -19,6 +19,9 @@ class CpuBackend : public Backend {
  public:
   CpuBackend(int threads, InstructionSet set);
 
+  /// By tensors, and in reserve for the next ones.
+  std::size_t bytes_held() const { return pool_.bytes_held(); }
+
   std::string_view name() const override { return set_.name; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;

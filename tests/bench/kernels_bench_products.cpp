@@ -1,0 +1,142 @@
+// Matrix products, whole and by expert, and attention: bound by multiply-adds.
+#include "kernels_bench.h"
+
+namespace moesaic::bench {
+namespace {
+
+double flop_of(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return 2.0 * static_cast<double>(m * n * k);
+}
+
+// One layer y (T, N) = x (T, D) w^T and its backward: N, dtype. 16: the gate, 1536: query, key and
+// value, 8192: the head.
+struct Layer {
+  Layer(std::int64_t width, DType dtype)
+      : x(normal({kTokens, kDim}, dtype)),
+        w(normal({width, kDim}, dtype)),
+        y(normal({kTokens, width}, dtype)) {}
+
+  double flop() const { return flop_of(kTokens, w.dim(0), kDim); }
+
+  Tensor x, w, y;
+};
+
+void matmul(benchmark::State& state) {
+  const Layer layer(state.range(0), dtype_of_case(state, 1));
+  for (auto _ : state) {
+    backend().matmul(layer.x, Transpose::kNo, layer.w, Transpose::kYes, layer.y, Write::kOverwrite);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(matmul)->ArgsProduct({{16, 512, 1536, 8192}, {0, 1}})->UseRealTime();
+
+void matmul_dx(benchmark::State& state) {
+  const Layer layer(state.range(0), dtype_of_case(state, 1));
+  for (auto _ : state) {
+    backend().matmul(layer.y, Transpose::kNo, layer.w, Transpose::kNo, layer.x, Write::kOverwrite);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(matmul_dx)->ArgsProduct({{16, 512, 1536, 8192}, {0, 1}})->UseRealTime();
+
+void matmul_dw(benchmark::State& state) {
+  const Layer layer(state.range(0), dtype_of_case(state, 1));
+  const Tensor dw = zeros(layer.w.shape());
+  for (auto _ : state) {
+    backend().matmul(layer.y, Transpose::kYes, layer.x, Transpose::kNo, dw, Write::kAdd);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(matmul_dw)->ArgsProduct({{16, 512, 1536, 8192}, {0, 1}})->UseRealTime();
+
+// Gate and up of all experts, with as many rows as i + 1 for expert i: N, dtype
+struct ExpertLayer {
+  ExpertLayer(std::int64_t width, DType dtype)
+      : x(normal({kRows, kDim}, dtype)),
+        w(normal({kExperts, width, kDim}, dtype)),
+        y(normal({kRows, width}, dtype)) {
+    for (std::int64_t i = 0; i <= kExperts; ++i) {
+      offsets.push_back(kRows * i * (i + 1) / (kExperts * (kExperts + 1)));
+    }
+  }
+
+  double flop() const { return flop_of(kRows, w.dim(1), kDim); }
+
+  Tensor x, w, y;
+  std::vector<std::int64_t> offsets;
+};
+
+void grouped_matmul(benchmark::State& state) {
+  const ExpertLayer layer(state.range(0), dtype_of_case(state, 1));
+  for (auto _ : state) {
+    backend().grouped_matmul(layer.x, layer.offsets, layer.w, layer.y);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(grouped_matmul)->ArgsProduct({{kHidden, 2 * kHidden}, {0, 1}})->UseRealTime();
+
+void grouped_matmul_dx(benchmark::State& state) {
+  const ExpertLayer layer(state.range(0), dtype_of_case(state, 1));
+  for (auto _ : state) {
+    backend().grouped_matmul_dx(layer.y, layer.offsets, layer.w, layer.x);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(grouped_matmul_dx)->ArgsProduct({{kHidden, 2 * kHidden}, {0, 1}})->UseRealTime();
+
+void grouped_matmul_dw(benchmark::State& state) {
+  const ExpertLayer layer(state.range(0), dtype_of_case(state, 1));
+  const Tensor dw = zeros(layer.w.shape());
+  for (auto _ : state) {
+    backend().grouped_matmul_dw(layer.y, layer.x, layer.offsets, dw);
+  }
+  count_flop(state, layer.flop());
+}
+BENCHMARK(grouped_matmul_dw)->ArgsProduct({{kHidden, 2 * kHidden}, {0, 1}})->UseRealTime();
+
+// All tokens in documents of one length: that length, query heads per key/value head, dtype
+struct AttentionCase {
+  AttentionCase(std::int64_t length, std::int64_t group, DType dtype)
+      : shape{.heads = kHeads, .kv_heads = kHeads / group, .head_dim = kHeadDim, .scale = 0.125F},
+        qkv(normal({kTokens, shape.heads + 2 * shape.kv_heads, kHeadDim}, dtype)),
+        out(zeros({kTokens, kHeads, kHeadDim}, dtype)),
+        lse(zeros({kTokens, kHeads})) {
+    std::vector<std::int32_t> first;
+    for (std::int64_t t = 0; t < kTokens; ++t) {
+      first.push_back(static_cast<std::int32_t>(t / length * length));
+    }
+    first_key = indices(first, {kTokens});
+    backend().attention(qkv, shape, first_key, out, lse);
+    // Two products for each pair of a query and a key that it sees.
+    const std::int64_t pairs = kTokens / length * (length * (length + 1) / 2);
+    flop = 2.0 * flop_of(pairs, kHeads, kHeadDim);
+  }
+
+  AttentionShape shape;
+  Tensor qkv, out, lse, first_key;
+  double flop;
+};
+
+void attention(benchmark::State& state) {
+  const AttentionCase c(state.range(0), state.range(1), dtype_of_case(state, 2));
+  for (auto _ : state) {
+    backend().attention(c.qkv, c.shape, c.first_key, c.out, c.lse);
+  }
+  count_flop(state, c.flop);
+}
+BENCHMARK(attention)->ArgsProduct({{512, 2048}, {1, 4}, {0, 1}})->UseRealTime();
+
+void attention_backward(benchmark::State& state) {
+  const DType dtype = dtype_of_case(state, 2);
+  const AttentionCase c(state.range(0), state.range(1), dtype);
+  const Tensor dout = normal(c.out.shape(), dtype);
+  const Tensor dqkv = zeros(c.qkv.shape(), dtype);
+  for (auto _ : state) {
+    backend().attention_backward(dout, c.qkv, c.out, c.lse, c.shape, c.first_key, dqkv);
+  }
+  count_flop(state, 2.5 * c.flop);  // five products instead of two
+}
+BENCHMARK(attention_backward)->ArgsProduct({{512, 2048}, {1, 4}, {0, 1}})->UseRealTime();
+
+}  // namespace
+}  // namespace moesaic::bench
