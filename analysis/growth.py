@@ -28,7 +28,7 @@ def draw_one(cost, memory, axis, points):
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.minorticks_off()
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
         ax.set_xlabel(AXES[axis])
 
 

@@ -34,7 +34,7 @@ bench=${MOESAIC_BENCH:-$root/build/release/tests/bench}
   "-DMOESAIC_BENCH=ON; cmake --build --preset release)"
 python=$(find_python)
 mkdir -p "$out"
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_PROC_BIND=true
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 torch_python() {
   local candidate
@@ -68,7 +68,7 @@ for ((round = 1; round <= rounds; ++round)); do
   for precision in fp32 bf16; do
     measure "train" "${model[@]}" "${batch[@]}" --run.precision $precision
     measure "score" forward "${model[@]}" "${wide[@]}" --run.precision $precision
-    [ -z "$torch" ] || OMP_PROC_BIND=false "$torch" "$root/tests/bench/pytorch_step.py" \
+    [ -z "$torch" ] || "$torch" "$root/tests/bench/pytorch_step.py" \
       --threads "$threads" --steps "$steps" --variants "${variants[$precision]}" |
       tee -a "$out/steps.jsonl"
   done
