@@ -25,7 +25,7 @@ struct Context {
   bool sequence = false;      // the ranks of tp share the rows outside of the layers' products
   bool recompute = false;     // keep a block's input alone and compute the rest again in backward
   bool dropless = false;      // ignore the capacity (evaluation, score)
-  std::int64_t step = 1;
+  std::int64_t step = 1;      // of training; moves a forced hot expert on
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
   /// Told in the step's last backward through a part that its gradients are complete; may be empty.
   std::function<void(int part)> on_part_done;

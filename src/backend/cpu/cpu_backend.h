@@ -13,8 +13,8 @@
 
 namespace moesaic::cpu {
 
-/// The kernels on the host: oneDNN for matrix products, our own loops for the rest, OpenMP threads
-/// over contiguous ranges of rows (so that a result depends on the number of threads alone).
+/// The kernels on the host. OpenMP threads work on contiguous ranges, so that a result depends on
+/// the number of threads alone, and that of a product not even on it.
 class CpuBackend : public Backend {
  public:
   CpuBackend(int threads, InstructionSet set);

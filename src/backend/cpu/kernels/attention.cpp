@@ -2,7 +2,7 @@
 // Forward, for a tile of keys:  S = scale Q K^T,  m' = max(m, rowmax S),  P = exp(S - m'),
 //   l = l exp(m - m') + rowsum P,  O = O exp(m - m') + P V;  at the end O / l and lse = m + log l.
 // Backward:  P = exp(S - lse),  dV += P^T dO,  dS = scale P (dO V^T - rowsum(dO O)),
-//   dQ += dS K,  dK += dS^T Q.
+//   dQ += dS K,  dK += dS^T Q.  The scale is in the tiles of Q and K, not in S and dS.
 #include "backend/cpu/kernels/families.h"
 #include "backend/cpu/kernels/simd.h"
 
