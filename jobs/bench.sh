@@ -36,16 +36,7 @@ python=$(find_python)
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-torch_python() {
-  local candidate
-  for candidate in "${TORCH_PYTHON:-python3}" /usr/bin/python3; do
-    if "$candidate" -c 'import torch' 2>/dev/null; then
-      echo "$candidate"
-      return
-    fi
-  done
-}
-torch=$(torch_python)
+torch=$(python_with torch "${TORCH_PYTHON:-python3}") || true
 [ -n "$torch" ] || echo "bench.sh: no python has torch: PyTorch is left out" >&2
 
 # Appends the run's JSON, with what names it, to steps.jsonl and shows its first line.

@@ -15,15 +15,20 @@ need_value() {  # OPTION VALUE: an option that ends the command line has none
   [ -n "${2:-}" ] || fail 64 "$1 needs a value"
 }
 
-# A python that can read HDF5 and draw: the first of python3 and the system's.
-find_python() {
+python_with() {  # MODULES CANDIDATE: the candidate or the system's python, whichever has them
   local candidate
-  for candidate in "${PYTHON:-python3}" /usr/bin/python3; do
-    if "$candidate" -c 'import h5py, numpy, matplotlib' 2>/dev/null; then
+  for candidate in "$2" /usr/bin/python3; do
+    if "$candidate" -c "import $1" 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
+  return 1
+}
+
+# A python that can read HDF5 and draw.
+find_python() {
+  python_with 'h5py, numpy, matplotlib' "${PYTHON:-python3}" && return
   fail 69 "no python3 with h5py, numpy and matplotlib (Debian: python3-h5py python3-matplotlib;" \
     "Spack: py-h5py py-matplotlib). Load them or set PYTHON=/path/to/python3"
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -55,6 +56,14 @@ inline std::int64_t expert_slots(std::int64_t capacity, double factor, std::int6
 constexpr std::int64_t chunks_ahead(std::int64_t stage, std::int64_t stages, std::int64_t chunks) {
   const std::int64_t later = stages - stage - 1;
   return chunks == 1 ? later : 2 * later + (chunks - 1) * stages;
+}
+
+/// Rows of logits that exist at a time, about 16 MiB on each rank of tp: enough that reading the
+/// head's weights and writing their gradient for each block costs little beside the products.
+constexpr std::int64_t logit_rows(std::int64_t vocabulary, std::int64_t tp) {
+  constexpr std::int64_t kElements = std::int64_t{1} << 22U;
+  return std::clamp<std::int64_t>(kElements * tp / std::max<std::int64_t>(vocabulary, 1), 256,
+                                  1024);
 }
 
 /// Share of a step in which a stage of a pipeline waits if all its chunks take the same time:

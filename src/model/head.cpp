@@ -4,6 +4,7 @@
 #include <cmath>
 #include <span>
 
+#include "base/share.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -63,13 +64,9 @@ BlockStats stats_of(Context& ctx, const Tensor& logits, const Tensor& target, st
 
 }  // namespace
 
-// Blocks of logits of about 16 MiB: enough rows that reading the weights and writing their gradient
-// for each block costs little beside the products. The same on all ranks of tp, also where their
-// shares of the vocabulary differ by one.
+// The same on all ranks of tp, also where their shares of the vocabulary differ by one.
 std::int64_t Head::block_rows(const Context& ctx) const {
-  constexpr std::int64_t kElements = std::int64_t{1} << 22U;
-  const std::int64_t vocabulary = weight_.spec.tensors.front().shape[0];
-  return std::clamp<std::int64_t>(kElements * ctx.tp.group().size() / vocabulary, 256, 1024);
+  return logit_rows(weight_.spec.tensors.front().shape[0], ctx.tp.group().size());
 }
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {

@@ -52,11 +52,10 @@ Numbers moe_layer(const config::Model& m, const Layout& layout, double tokens, d
   return n;
 }
 
-/// The logits exist for one block of rows at a time, of about 16 MiB.
 double logits_bytes(const config::Config& config, const Layout& layout, double tokens,
                     bool training) {
   const double vocabulary = std::max(1.0, real(config.model.vocab_size) / real(layout.tp));
-  const double rows = std::min(tokens, std::clamp(std::floor(0x1p22 / vocabulary), 256.0, 1024.0));
+  const double rows = std::min(tokens, real(logit_rows(config.model.vocab_size, layout.tp)));
   const bool second = training && config.run.precision == config::Precision::kBf16;
   return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }

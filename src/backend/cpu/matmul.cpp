@@ -10,7 +10,7 @@
 namespace moesaic::cpu {
 namespace {
 
-constexpr std::int64_t kPanel = 32;  // columns that a thread's share is a multiple of
+constexpr std::int64_t kPanel = kGemmColumns;  // a thread's share is a multiple of these
 
 // Packing buffers of this thread; they grow and stay.
 void* scratch(std::int64_t k) {

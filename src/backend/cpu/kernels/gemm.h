@@ -21,6 +21,7 @@ constexpr Index kAhead = 8;        // rows of memory that are on their way while
 constexpr Index kDepth = 512;      // words of a tile's rows that are packed at once
 constexpr Index kColumnTiles = 8;  // tiles of rows that are packed at once from columns
 constexpr Index kPackedTile = kTileRows * kDepth + kLanes;
+static_assert(kTileColumns <= kGemmColumns);
 static_assert(kColumnTiles * kPackedTile <= kGemmRowWords);
 static_assert(kTileRows * kGemmPanels * kTileColumns <= kGemmTileWords);
 
@@ -50,10 +51,16 @@ struct Fma {
   }
 };
 
+/// Words that hold so many terms of a sum.
+template <class Step>
+constexpr Index words_of(Index depth) {
+  return (depth + Step::kElements - 1) / Step::kElements;
+}
+
 /// kTileColumns columns of op(b), of which n exist: out [words][kTileColumns].
 template <class Step, class A>
 void pack_panel(const A* b, Index ldb, bool transposed, Index depth, Index n, Word* out) {
-  const Index words = (depth + Step::kElements - 1) / Step::kElements;
+  const Index words = words_of<Step>(depth);
   for (int v = 0; v < kVectors; ++v, out += kLanes) {
     const Index columns = smaller(larger(n - v * kLanes, 0), kLanes);
     if (!transposed) {
@@ -170,7 +177,7 @@ struct Part {
 template <class Step, int M, Index kRow, Index kColumn, class C>
 void multiply_row(const Word* a, const Packed& packed, const Part& part, Index begin, Index words,
                   C* c, Index ldc, Index rows) {
-  const Index all_words = (part.depth + Step::kElements - 1) / Step::kElements;
+  const Index all_words = words_of<Step>(part.depth);
   const bool last = begin + words == all_words;
   const Word* b = packed.b + begin * kTileColumns;
   float* tile = packed.tiles;
@@ -196,14 +203,13 @@ void tile_row(const Gemm<A, C>& g, Index row, const Part& part, const Packed& pa
   const Index rows = smaller(M, g.m - row);
   C* c = g.c + row * g.ldc + part.column;
   if (packed_a != nullptr) {
-    multiply_row<Step, M, 1, M>(packed_a, packed, part, 0,
-                                (part.depth + Step::kElements - 1) / Step::kElements, c, g.ldc,
+    multiply_row<Step, M, 1, M>(packed_a, packed, part, 0, words_of<Step>(part.depth), c, g.ldc,
                                 rows);
     return;
   }
   for (Index k = 0; k == 0 || k < part.depth; k += kDepth * Step::kElements) {
     const Index depth = smaller(kDepth * Step::kElements, part.depth - k);
-    const Index words = (depth + Step::kElements - 1) / Step::kElements;
+    const Index words = words_of<Step>(depth);
     const Index begin = k / Step::kElements;
     if (g.ta) {
       pack_columns<Step>(g.a + (part.k + k) * g.lda + row, g.lda, g.m - row, rows, depth, packed.a);
@@ -259,7 +265,7 @@ void multiply(const Gemm<A, C>& g, void* scratch) {
                       reinterpret_cast<float*>(words)};
   for (Index k = 0; k == 0 || k < g.k; k += longest) {
     const Index depth = smaller(longest, g.k - k);
-    const Index panel_words = (depth + Step::kElements - 1) / Step::kElements * kTileColumns;
+    const Index panel_words = words_of<Step>(depth) * kTileColumns;
     for (Index column = 0; column < g.n; column += block) {
       const Index columns = smaller(block, g.n - column);
       for (Index j = 0; j < columns; j += kTileColumns) {

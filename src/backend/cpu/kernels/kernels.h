@@ -112,10 +112,11 @@ constexpr Index kGemmPanelWords = Index{1} << 18;
 constexpr Index kGemmRowWords = Index{1} << 16;
 constexpr Index kGemmTileWords = Index{1} << 13;
 constexpr Index kGemmPanels = 16;
+/// Columns of the widest panel.
+constexpr Index kGemmColumns = 32;
 /// Bytes of scratch for sums of k terms.
 constexpr Index gemm_scratch(Index k) {
-  constexpr Index kWidestPanel = 32;
-  const Index panel = k * kWidestPanel;
+  const Index panel = k * kGemmColumns;
   return 4 * (kGemmTileWords + kGemmRowWords + (panel < kGemmPanelWords ? kGemmPanelWords : panel));
 }
 
