@@ -45,7 +45,7 @@ class Loop {
   std::string way_out() const;
   void check_replicas();
   void evaluate();
-  bool save();
+  bool save();  // false: failed, or there is nowhere to save to
   /// Whether any rank was asked to stop, and whether rank 0's clock wants a save. Collective.
   struct Votes {
     bool stop = false, save = false;
@@ -200,6 +200,9 @@ void Loop::evaluate() {
 }
 
 bool Loop::save() {
+  if (config_.checkpoint.dir.empty()) {
+    return false;
+  }
   const PhaseScope phase(instance_.clock, Phase::kCheckpoint);
   watchdog_.doing("a save", kSaveLimit);
   const Timer timer;
@@ -283,8 +286,7 @@ Outcome Loop::run() {
     }
     const Votes votes = vote();
     const bool asked = votes.stop && (!last || progress_.evaluation_due);
-    const bool wanted = votes.save || asked;
-    const bool saved = wanted && !config_.checkpoint.dir.empty() && save();
+    const bool saved = (votes.save || asked) && save();
     if (asked) {
       return {.exit = stop(saved), .rollback = {}};
     }

@@ -94,8 +94,14 @@ class ParallelFaults(harness.EndToEnd):
         self.assertEqual(self.newest_step(), 2, out)  # the step of the evaluation
         trace = self.folder / "run/trace.h5"
         self.assertEqual(list(harness.column(trace, "eval/step")), [])  # so that the stop is quick
-        self.trained(4, *LAYOUT, "--train.steps", 4, "--eval.every", 2, "--eval.tokens", 512,
-                     "--data.eval_corpus", "large/corpus/train")
+        short = ["--train.steps", 4, "--eval.every", 2, "--eval.tokens", 512,
+                 "--data.eval_corpus", "large/corpus/train"]
+        # A run that saves nothing begins with the evaluation that is due, too.
+        self.trained(4, *LAYOUT, *short, "--run.dir", "", "--trace.path", "apart.h5",
+                     "--checkpoint.resume", "run/checkpoints/step-00000002")
+        self.assertEqual(list(harness.column(self.folder / "apart.h5", "eval/step")), [2, 4])
+        self.assertEqual(list(harness.column(self.folder / "apart.h5", "events/kind")), [])
+        self.trained(4, *LAYOUT, *short)
         self.assertEqual(list(harness.column(trace, "eval/step")), [2, 4])
         self.assert_continues()
 
