@@ -251,6 +251,9 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     return result;
   }
 
+  // What every group sends in one step of every layout. Collective over the world.
+  void compare_traffic(const config::Config& base);
+
   std::int64_t layers() const {
     return golden.config.model.layers - golden.config.model.dense_layers;
   }
@@ -285,15 +288,12 @@ TEST_P(LayoutTest, AsOneRank) {
 
 // Protects: what `plan` says that a rank sends, in every group, is what it sends. Padding of the
 // parameters' places (64 bytes each) is sent along, and not planned.
-TEST_P(LayoutTest, TrafficIsAsPlanned) {
-  if (GetParam().short_rows) {
-    GTEST_SKIP() << "plan knows rows of one length";
-  }
+void LayoutTest::compare_traffic(const config::Config& base) {
   constexpr std::size_t kRows = 16;  // so that no replica has an empty micro-batch
   for (std::size_t row = 0; golden.rows.size() < kRows; ++row) {
     golden.rows.push_back(golden.rows[row]);
   }
-  config::Config planned = golden.config;
+  config::Config planned = base;
   planned.data.seq_len = golden.rows.front().size();
   planned.train.micro_batch = 1;
   planned.train.batch = kRows;
@@ -326,7 +326,12 @@ TEST_P(LayoutTest, TrafficIsAsPlanned) {
     expect(*instance.stage, traffic.stage, padding);
     expect(*instance.ends, traffic.ends, padding);
     expect(*instance.kv, traffic.kv, 1e-9 * traffic.kv);
-    // Loads are not balanced here: over all ranks, every choice may leave its rank.
+    if (planned.router.force == config::Force::kBalanced) {
+      const double shares = mesh.world.all_reduce(traffic.experts, comm::Reduce::kSum);
+      const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
+      EXPECT_NEAR(sent, shares, 1e-9 * shares);
+    }
+    // Where loads are not balanced, every choice may leave its rank.
     const auto sharing = static_cast<double>(layout.expert_ranks());
     const double all_leave = traffic.experts * sharing / std::max(1.0, sharing - 1.0);
     const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
@@ -345,6 +350,27 @@ TEST_P(LayoutTest, TrafficIsAsPlanned) {
       EXPECT_GT(seen, 0.0) << "a group that never sent anything was not checked";
     }
   }
+}
+
+TEST_P(LayoutTest, TrafficIsAsPlanned) {
+  if (GetParam().short_rows) {
+    GTEST_SKIP() << "plan knows rows of one length";
+  }
+  compare_traffic(golden.config);
+}
+
+// Protects: the same of rows to experts, to the byte, where all experts get as many from each rank.
+TEST_P(LayoutTest, BalancedTrafficIsAsPlanned) {
+  constexpr std::size_t kTokens = 16;
+  if (GetParam().change != wide || GetParam().bf16 || GetParam().short_rows) {
+    GTEST_SKIP() << "its choices are not a multiple of experts and ranks";
+  }
+  for (model::MicroBatch& row : golden.rows) {
+    cut(row, kTokens);
+  }
+  config::Config balanced = golden.config;
+  balanced.router.force = config::Force::kBalanced;
+  compare_traffic(balanced);
 }
 
 // Protects: that the cases are what they say; a test of drops without drops would pass as well.
