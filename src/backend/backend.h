@@ -18,12 +18,37 @@ enum class Direction { kForward, kInverse };
 
 enum class RouterScore { kSoftmax, kSigmoid };
 
-/// How scores become choices and weights.
+/// What an expert is to the router. The numbers are those of the trace.
+enum class ExpertState : std::int32_t { kAbsent, kRegular, kSpare, kRetired };
+
+/// How logits become scores, choices and weights.
 struct RouteOptions {
   RouterScore score = RouterScore::kSoftmax;
   std::int64_t top_k = 1;
+  std::int64_t candidates = 0;              // experts that a first choice leaves over; 0: all
+  std::int64_t groups = 1, top_groups = 1;  // of equal size, and how many of them are chosen from
+  float threshold = 0.0F;                   // enough of a token's probability; 0: always top_k
+  float temperature = 1.0F;
   bool normalize = true;
   float scale = 1.0F;
+};
+
+/// What a router's call reads and writes. All experts that ever were have a number in [0, E).
+struct RouteTensors {
+  Tensor state;    // (E) int32, ExpertState
+  Tensor bias;     // (E) fp32, added to the scores for the choice alone
+  Tensor added;    // (T, E) fp32, to the logits of the candidates; undefined: nothing
+  Tensor segment;  // (T) int32, whose shares a token counts to; undefined: 0
+  // In: of the gate. Out: (logits + added) / temperature, -inf where there is no candidate.
+  Tensor logits;     // (T, E) fp32
+  Tensor scores;     // (T, E) fp32 out; 0 where the logit is -inf
+  Tensor selection;  // (T, E) fp32 out: how willingly a token would go where it does not go; a
+                     // spare's is its logit; -inf: never, or it goes there
+  Tensor choice;     // (T, K) int32 out, best first; -1: none
+  Tensor weight;     // (T, K) fp32 out
+  Tensor shares;     // (S, E) fp32 out: sums over a segment's tokens of the regular experts' scores
+                     // normalised to sum 1
+  Tensor sums;       // (2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
 };
 
 /// Heads of one fused query/key/value tensor.
@@ -57,6 +82,7 @@ class Backend {
   virtual void zero(const Tensor& x) = 0;
   virtual void convert(const Tensor& from, const Tensor& to) = 0;  // fp32 <-> bf16, or a copy
   virtual void add(const Tensor& x, const Tensor& inout) = 0;      // inout += x; fp32
+  virtual void scale(const Tensor& inout, float factor) = 0;       // fp32
   virtual double sum_of_squares(const Tensor& x) = 0;              // fp32, summed in double
 
   /// c (M, N) = op(a) op(b). a and b are of one dtype; c is fp32, or theirs when overwritten.
@@ -100,16 +126,20 @@ class Backend {
   virtual void swiglu(const Tensor& gate_up, const Tensor& y) = 0;
   virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) = 0;
 
-  /// logits (T, E) fp32 -> scores (T, E); choice (T, K) int32, best first by score + bias (E), the
-  /// lower index winning ties; weight (T, K) from the scores without bias. stats (E + 2) fp32 =
-  /// sums over tokens of the scores normalised to sum 1, of logsumexp^2, of the entropy in nats.
-  virtual void route(const Tensor& logits, const Tensor& bias, const RouteOptions& options,
-                     const Tensor& scores, const Tensor& choice, const Tensor& weight,
-                     const Tensor& stats) = 0;
-  /// dlogits (T, E) from dweight (T, K), from the gradient daux (E) of each token's normalised
-  /// scores, and from dz = the factor of logsumexp^2 in the loss.
-  virtual void route_backward(const Tensor& dweight, const Tensor& logits, const Tensor& scores,
-                              const Tensor& choice, const RouteOptions& options, const Tensor& daux,
+  /// Scores: softmax over the regular candidates, or sigmoid; of a spare: sigmoid(logit - logsumexp
+  /// of the regular candidates), the probability that it would have if it alone joined them, or
+  /// sigmoid. The choice is by score + bias among the regular candidates of the top groups (by the
+  /// sum of their two best; DeepSeek-V3, section 2.1.2), the lower index winning ties; with a
+  /// threshold a token takes no more once its experts' shares reach it.
+  virtual void route(const RouteOptions& options, const RouteTensors& tensors) = 0;
+  /// weight (T, K) = scale x scores (T, E) of the choice (T, K), if normalised divided by their sum
+  /// over the token; 0 where the choice is -1.
+  virtual void route_weights(const RouteOptions& options, const Tensor& scores,
+                             const Tensor& choice, const Tensor& weight) = 0;
+  /// dlogits (T, E), of the gate's, with the choice (T, K) that was weighed held constant. daux
+  /// (S, E): the gradient of each token's normalised scores; dz: the factor of logsumexp^2.
+  virtual void route_backward(const RouteOptions& options, const RouteTensors& tensors,
+                              const Tensor& choice, const Tensor& dweight, const Tensor& daux,
                               float dz, const Tensor& dlogits) = 0;
 
   /// y[r] = x[index[r]]; x (T, D), index (R), y (R, D), one dtype.

@@ -42,6 +42,14 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
   return parsed;
 }
 
+void adopt_pool(const io::CheckpointReader& checkpoint, config::Config& config) {
+  config.model.pool = checkpoint.state().value("pool", std::vector<std::string>{});
+}
+
+std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint) {
+  return checkpoint.state().at("task_names");
+}
+
 void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus) {
   const nlohmann::json& state = checkpoint.state();
   const std::string hash = state.at("vocab_sha256");

@@ -15,4 +15,9 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed);
 /// empty hash is unknown: bare shards have none.
 void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus);
 
+/// What the gate's parameters follow: the pool of experts that a checkpoint has, and the names of
+/// the tasks that it knows, [0] = "none".
+void adopt_pool(const io::CheckpointReader& checkpoint, config::Config& config);
+std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint);
+
 }  // namespace moesaic::cli

@@ -60,8 +60,11 @@ void choose_shards(Inputs& inputs) {
 Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   Inputs inputs;
   inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
-  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus);
   const auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
+  adopt_pool(checkpoint, inputs.config);
+  const std::vector<std::string> tasks = tasks_of(checkpoint);
+  inputs.config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks);
   check_vocabulary(checkpoint, inputs.corpora.first());
   inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),
                              checkpoint.state().value("step", std::int64_t{0}));

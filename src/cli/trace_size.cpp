@@ -1,6 +1,7 @@
 #include "cli/trace_size.h"
 
 #include "base/phase_clock.h"
+#include "config/pool.h"
 #include "io/trace.h"
 #include "model/instance.h"
 #include "plan/model_size.h"
@@ -11,7 +12,8 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
                   std::int64_t rows) {
   io::TraceAxes axes;
   axes.moe_layers.resize(static_cast<std::size_t>(plan::moe_layers(config.model)));
-  axes.experts = config.model.experts;
+  axes.experts = config::expert_numbers(config.model, config.router);
+  axes.choices = config.model.top_k;
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
   axes.tasks.resize(tasks);
   axes.corpora.resize(corpora);

@@ -118,6 +118,21 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
   return progress;
 }
 
+// What is known of the model before its parameters are: experts and tasks, those of the checkpoint
+// first.
+void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>& resume) {
+  std::vector<std::string> tasks = train::Progress{}.tasks;
+  const std::string source = resume ? resume->string() : inputs.config.model.path;
+  if (!source.empty()) {
+    const auto checkpoint = io::CheckpointReader::open(source);
+    adopt_pool(checkpoint, inputs.config);
+    tasks = tasks_of(checkpoint);
+  }
+  inputs.corpora.join_tasks(tasks);
+  inputs.eval_corpora.join_tasks(tasks);
+  inputs.config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+}
+
 // Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
 void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
   const std::string message =
@@ -137,6 +152,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   world.together("read the config", [&] {
     inputs = read_train_inputs(parsed, world.size());
     resume = train::checkpoint_to_resume(inputs.config.checkpoint);
+    adopt_state(inputs, resume);
     facts = facts_of(inputs.config);
     facts.push_back(fact_of_checkpoint(resume.value_or("")));
     for (const train::Corpora* read : {&inputs.corpora, &inputs.eval_corpora}) {

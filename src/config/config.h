@@ -13,7 +13,8 @@ namespace moesaic::config {
 enum class Score { kSoftmax, kSigmoid };
 enum class Balance { kNone, kAuxLoss, kBias };
 enum class Force { kNone, kBalanced, kHot, kRotating };
-enum class Overflow { kDrop };
+enum class Overflow { kDrop, kNext, kSpare };
+enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Precision { kFp32, kBf16 };
@@ -36,20 +37,32 @@ struct Model {
   std::int64_t dense_layers = 0;
   std::int64_t experts = 16, shared_experts = 2, top_k = 2;
   std::int64_t expert_d_ff = 0;  // 0: d_model
+  /// No key: the experts of each MoE layer by number, r regular, s spare, x retired, as a
+  /// checkpoint has them. Empty: as the keys say.
+  std::vector<std::string> pool = {};
 };
 
 struct Router {
   Score score = Score::kSoftmax;
+  bool task_gate = false;
+  std::int64_t candidates = 0;  // experts that the first layer of the gate leaves over; 0: all
   bool normalize = true;
   double scale = 1.0;
+  std::int64_t groups = 1, top_groups = 1;
+  double temperature = 1.0;
+  double threshold = 0.0;        // of a token's probability; 0: always top_k experts
   std::int64_t capacity = 0;     // slots per expert and micro-batch; 0: dropless
   double capacity_factor = 0.0;  // or slots = ceil(factor tokens top_k / experts)
   Overflow overflow = Overflow::kDrop;
+  std::int64_t spare_experts = 0;
   Balance balance = Balance::kAuxLoss;
   double aux_loss = 0.01, z_loss = 0.0, bias_rate = 0.001;
+  AuxScope aux_scope = AuxScope::kMicroBatch;
   bool eval_capacity = false;
   Force force = Force::kNone;  // for measurements
   std::int64_t tasks = 0;      // 0: the corpus's
+  /// No key: the tasks that the gate has weights for, in their order.
+  std::vector<std::string> task_names = {};
 };
 
 /// A name and its share of a whole; shares need not sum to 1.

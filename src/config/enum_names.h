@@ -26,7 +26,14 @@ constexpr Names<Force, 4> names_of(Force) {
            {Force::kHot, "hot"},
            {Force::kRotating, "rotating"}}};
 }
-constexpr Names<Overflow, 1> names_of(Overflow) { return {{{Overflow::kDrop, "drop"}}}; }
+constexpr Names<Overflow, 3> names_of(Overflow) {
+  return {{{Overflow::kDrop, "drop"}, {Overflow::kNext, "next"}, {Overflow::kSpare, "spare"}}};
+}
+constexpr Names<AuxScope, 3> names_of(AuxScope) {
+  return {{{AuxScope::kSequence, "sequence"},
+           {AuxScope::kMicroBatch, "micro_batch"},
+           {AuxScope::kBatch, "batch"}}};
+}
 constexpr Names<Schedule, 4> names_of(Schedule) {
   return {{{Schedule::kCosine, "cosine"},
            {Schedule::kLinear, "linear"},

@@ -46,21 +46,45 @@ std::vector<Key> router_keys() {
   const Section s("router", &Config::router, "train score plan");
   return {
       s.choice("score", &Router::score, "How router logits become scores."),
+      s.boolean("task_gate", &Router::task_gate,
+                "Gate of two layers: attention of a query of the token over one key for each "
+                "expert chooses candidates, then weights of the token's task are added."),
+      s.integer("candidates", &Router::candidates, between(0, 1e5), "experts",
+                "With task_gate: how many experts its first layer leaves over. 0: all."),
       s.boolean("normalize", &Router::normalize,
                 "Divide the weights of the chosen experts by their sum."),
       s.number("scale", &Router::scale, above(0), "",
                "Factor on the weights of the routed experts."),
+      s.integer("groups", &Router::groups, between(1, 1024), "",
+                "Groups of equally many experts, next to each other."),
+      s.integer("top_groups", &Router::top_groups, between(1, 1024), "",
+                "Groups that a token chooses from: those of the largest sum of two best scores."),
+      s.number("temperature", &Router::temperature, above(0), "",
+               "Divides the router logits: below 1 sharper, above 1 flatter."),
+      s.number(
+          "threshold", &Router::threshold, between(0, 1), "",
+          "A token takes the fewest experts, best first and at most top_k, whose shares of the "
+          "scores add up to this. 0: always top_k."),
       s.integer("capacity", &Router::capacity, at_least(0), "slots",
                 "Slots of each expert for each micro-batch. 0: no limit, no token is dropped."),
       s.number(
           "capacity_factor", &Router::capacity_factor, at_least(0), "",
           "Instead of capacity: slots = ceil(factor x tokens x top_k / experts). 0: no limit."),
-      s.choice("overflow", &Router::overflow, "What becomes of a choice that finds no free slot."),
+      s.choice("overflow", &Router::overflow,
+               "What becomes of a choice that finds no free slot: dropped; the token's next best "
+               "expert with a free slot; or the spare that fits the token best, then the next "
+               "best expert."),
+      s.integer("spare_experts", &Router::spare_experts, between(0, 1e5), "",
+                "Experts that take overflow alone, with overflow = spare."),
       only(s.choice("balance", &Router::balance,
                     "How loads are evened out: by the auxiliary loss, or by a bias on the choice."),
            "train plan"),
       only(s.number("aux_loss", &Router::aux_loss, at_least(0), "",
                     "Weight of the load-balancing loss, which is 1 when balanced."),
+           "train"),
+      only(s.choice("aux_scope", &Router::aux_scope,
+                    "Over which tokens the load-balancing loss counts choices: each sequence, each "
+                    "micro-batch, or the whole batch of the step before."),
            "train"),
       only(s.number("z_loss", &Router::z_loss, at_least(0), "",
                     "Weight of mean(logsumexp(router logits)^2), which keeps the logits small."),

@@ -22,7 +22,7 @@ std::vector<Key> parallel_keys() {
       s.integer("pp", &Parallel::pp, between(1, 1e6), "ranks",
                 "Pipeline stages: they share out the layers."),
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
-                "Ranks that share out the experts, a divisor of model.experts. The other ranks "
+                "Ranks that share out the experts, at most model.experts. The other ranks "
                 "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
       s.integer(
           "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",

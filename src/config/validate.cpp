@@ -80,23 +80,68 @@ void check_experts(const Model& m, const Parallel& parallel, Lines& lines) {
     lines.push_back(fmt::format("model.top_k = {} is more than model.experts = {}: use 1 to {}",
                                 m.top_k, m.experts, m.experts));
   }
-  if (m.experts % ep != 0) {
-    lines.push_back(fmt::format("parallel.ep = {} does not divide model.experts = {}: use ep {}",
-                                ep, m.experts, near_divisors(m.experts, ep)));
-  } else if (parallel.expert_tp == 1 && m.experts / ep % parallel.tp != 0) {
-    lines.push_back(fmt::format(
-        "parallel.expert_tp = 1 spreads experts over ep x tp = {}, which does not divide "
-        "model.experts = {}: use ep {}, or expert_tp 0",
-        ep * parallel.tp, m.experts,
-        near_divisors(std::max<std::int64_t>(1, m.experts / parallel.tp), ep)));
+  if (m.experts < ep) {
+    lines.push_back(fmt::format("parallel.ep = {} is more than model.experts = {}: use ep {}", ep,
+                                m.experts, near_divisors(m.experts, ep)));
+  } else if (parallel.expert_tp == 1 && m.experts < ep * parallel.tp) {
+    lines.push_back(
+        fmt::format("parallel.expert_tp = 1 spreads experts over ep x tp = {}, more than "
+                    "model.experts = {}: use ep {}, or expert_tp 0",
+                    ep * parallel.tp, m.experts,
+                    near_divisors(std::max<std::int64_t>(1, m.experts / parallel.tp), ep)));
   }
 }
 
-void check_router(const Router& router, Lines& lines) {
+void check_groups(const Model& m, const Router& router, Lines& lines) {
+  if (m.experts % router.groups != 0) {
+    lines.push_back(fmt::format("router.groups = {} does not divide model.experts = {}: use {}",
+                                router.groups, m.experts, near_divisors(m.experts, router.groups)));
+  } else if (router.top_groups > router.groups) {
+    lines.push_back(fmt::format("router.top_groups = {} is more than router.groups = {}",
+                                router.top_groups, router.groups));
+  } else if (m.top_k > m.experts / router.groups * router.top_groups) {
+    lines.push_back(
+        fmt::format("model.top_k = {} is more than the {} experts of router.top_groups = {}",
+                    m.top_k, m.experts / router.groups * router.top_groups, router.top_groups));
+  }
+  if (router.groups > 1 && router.spare_experts > 0) {
+    lines.push_back(fmt::format(
+        "router.spare_experts = {} belong to no group: set it to 0, or router.groups to 1",
+        router.spare_experts));
+  }
+}
+
+void check_gate(const Model& m, const Router& router, Lines& lines) {
+  if (router.candidates > 0 && !router.task_gate) {
+    lines.push_back(
+        fmt::format("router.candidates = {} needs router.task_gate = 1", router.candidates));
+  } else if (router.candidates > 0 && router.candidates < m.top_k) {
+    lines.push_back(fmt::format("router.candidates = {} is less than model.top_k = {}",
+                                router.candidates, m.top_k));
+  }
+}
+
+void check_overflow(const Router& router, Lines& lines) {
   if (router.capacity > 0 && router.capacity_factor > 0.0) {
     lines.push_back(fmt::format(
         "router.capacity = {} and router.capacity_factor = {} are both set: set one of them to 0",
         router.capacity, router.capacity_factor));
+  }
+  if (router.spare_experts > 0 && router.overflow != Overflow::kSpare) {
+    lines.push_back(
+        fmt::format("router.spare_experts = {} would never be used: set router.overflow = spare",
+                    router.spare_experts));
+  } else if (router.overflow == Overflow::kSpare && router.spare_experts == 0) {
+    lines.emplace_back(
+        "router.overflow = spare needs router.spare_experts: set it, or overflow = next");
+  }
+}
+
+void check_router(const Model& m, const Router& router, Lines& lines) {
+  check_overflow(router, lines);
+  if (m.dense_layers < m.layers && m.top_k <= m.experts) {
+    check_groups(m, router, lines);
+    check_gate(m, router, lines);
   }
 }
 
@@ -323,7 +368,7 @@ void check_tokenize(const Tokenize& t, Lines& lines) {
 void check_model_job(const Config& c, int ranks, const std::string& ranks_name, Lines& lines) {
   check_attention(c.model, lines);
   check_experts(c.model, c.parallel, lines);
-  check_router(c.router, lines);
+  check_router(c.model, c.router, lines);
   check_layout(c, ranks, ranks_name, lines);
   check_tensor_parallel(c, lines);
   check_pipeline(c, lines);

@@ -8,8 +8,10 @@
 
 namespace moesaic::infer {
 
-ScoreCorpora ScoreCorpora::open(const std::vector<std::string>& paths) {
+ScoreCorpora ScoreCorpora::open(const std::vector<std::string>& paths,
+                                const std::vector<std::string>& tasks) {
   ScoreCorpora all;
+  all.tasks_ = tasks;
   for (const std::string& path : paths) {
     all.add(io::Corpus::open(path));
   }

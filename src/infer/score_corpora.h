@@ -12,8 +12,10 @@ namespace moesaic::infer {
 /// The corpora of a scoring job as one list of shards, their tasks joined by name.
 class ScoreCorpora {
  public:
-  /// kBadData unless all have one vocabulary.
-  static ScoreCorpora open(const std::vector<std::string>& paths);
+  /// tasks: those that the model knows, [0] = "none"; new ones are appended. kBadData unless all
+  /// have one vocabulary.
+  static ScoreCorpora open(const std::vector<std::string>& paths,
+                           const std::vector<std::string>& tasks);
 
   std::int64_t shards() const { return std::ssize(shards_); }
   const io::ShardInfo& info(std::int64_t shard) const;
@@ -36,7 +38,7 @@ class ScoreCorpora {
 
   std::vector<io::Corpus> corpora_;
   std::vector<Place> shards_;
-  std::vector<std::string> tasks_ = {"none"};
+  std::vector<std::string> tasks_;
   std::vector<std::vector<std::uint8_t>> joined_task_;  // [corpus][its own index]
 };
 

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/stop.h"
+#include "config/pool.h"
 #include "config/wall_time.h"
 #include "infer/score_part.h"
 #include "infer/score_recorder.h"
@@ -109,8 +110,9 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
              job.config.score.truncate == config::Truncate::kLeft},
       wall_(config::wall_seconds(job.config.run)),
       ctx_(instance_.context()),
-      stats_(std::ssize(instance_.transformer.moe_layers()), job.config.model.experts,
-             std::ssize(job.corpora.tasks())),
+      stats_(std::ssize(instance_.transformer.moe_layers()),
+             config::expert_numbers(job.config.model, job.config.router),
+             std::ssize(job.corpora.tasks()), job.config.model.top_k),
       recorder_(job.config, instance_, job.corpora, last_step, all_tokens) {
   job_.watchdog.follow(&instance_.clock);
   ctx_.stats = &stats_;

@@ -13,6 +13,7 @@ namespace moesaic::io {
 struct TraceAxes {
   std::vector<std::int64_t> moe_layers;  // layer_index of each entry of /layer
   std::int64_t experts = 0;
+  std::int64_t choices = 0;  // of a token at most
   std::vector<std::string> phases, tasks, corpora;
   std::vector<std::string> groups;  // of ranks that exchange tensors
   std::int64_t ranks = 1;
@@ -20,7 +21,7 @@ struct TraceAxes {
 };
 
 /// One row: what a step (or a batch of score) did. L MoE layers, E experts, P phases, K tasks,
-/// R ranks; arrays are row-major.
+/// C choices, R ranks; arrays are row-major.
 struct TraceRow {
   std::int64_t step = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
@@ -32,6 +33,7 @@ struct TraceRow {
   std::vector<std::int64_t> expert_processed, expert_slots;                             // [L,E]
   std::vector<std::int64_t> expert_state;        // [L,E]: 0 absent 1 regular 2 spare 3 retired
   std::vector<std::int64_t> task_expert_tokens;  // [L,K,E]
+  std::vector<std::int64_t> task_choice_tokens;  // [L,K,C] tokens that chose 1 .. C experts
   std::vector<std::int64_t> task_tokens;         // [K]
   std::vector<double> time, time_mean;           // [P] seconds: slowest rank, mean over ranks
   std::vector<double> rank_seconds;              // [R] seconds outside waiting

@@ -47,6 +47,12 @@ const std::vector<TraceColumn<TraceRow>>& trace_columns() {
        "token",
        "choices of the router by task",
        &Row::task_expert_tokens},
+      {"/task_choice_tokens",
+       {"layer", "task", "choice"},
+       kI4,
+       "token",
+       "tokens by task that chose so many experts",
+       &Row::task_choice_tokens},
       {"/task_tokens", {"task"}, kI8, "token", "routed positions by task", &Row::task_tokens},
       {"/time", p, kF8, "s", "time by phase of the slowest rank", &Row::time},
       {"/time_mean", p, kF8, "s", "time by phase, mean over ranks", &Row::time_mean},
@@ -89,6 +95,7 @@ std::int64_t extent_of(const TraceAxes& axes, const std::string& axis) {
   const std::map<std::string, std::size_t> extents{
       {"layer", axes.moe_layers.size()},
       {"expert", static_cast<std::size_t>(axes.experts)},
+      {"choice", static_cast<std::size_t>(axes.choices)},
       {"phase", axes.phases.size()},
       {"task", axes.tasks.size()},
       {"corpus", axes.corpora.size()},
@@ -182,18 +189,23 @@ void write_scales(Hdf5File& file, const TraceAxes& axes) {
   file.set_attribute("/layer", "layer_index", axes.moe_layers);
   write_indices(file, "/expert", axes.experts);
   write_indices(file, "/rank", axes.ranks);
+  std::vector<std::int64_t> choices(static_cast<std::size_t>(axes.choices));
+  std::iota(choices.begin(), choices.end(), 1);
+  file.write_all<std::int64_t>("/choice", {axes.choices}, choices);
   file.write_strings("/phase", axes.phases);
   file.write_strings("/task", axes.tasks);
   file.write_strings("/corpus", axes.corpora);
   file.write_strings("/group", axes.groups);
   describe(file, "/layer", "1", "index in the model of each MoE layer");
   describe(file, "/expert", "1", "expert: the regular ones, then spares");
+  describe(file, "/choice", "1", "experts that a token chose");
   describe(file, "/rank", "1", "MPI rank");
   describe(file, "/phase", "1", "phase of a step");
   describe(file, "/task", "1", "task of a token");
   describe(file, "/corpus", "1", "corpus");
   describe(file, "/group", "1", "group of ranks");
-  for (const char* axis : {"layer", "expert", "rank", "phase", "task", "corpus", "group"}) {
+  for (const char* axis :
+       {"layer", "expert", "choice", "rank", "phase", "task", "corpus", "group"}) {
     file.make_scale("/" + std::string(axis), axis);
   }
 }

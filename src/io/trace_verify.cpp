@@ -133,6 +133,12 @@ void check_experts(const Checked& trace, Problems& problems) {
     for (std::size_t cell = 0; cell < trace.cells(); ++cell) {
       due.push_back(tokens[cell / static_cast<std::size_t>(trace.layers)] * top_k);
     }
+    // A token may stop early where a threshold says when it has enough.
+    const bool fewer = trace.file.has_attribute("/", "router.threshold") &&
+                       std::atof(trace.file.string_attribute("/", "router.threshold").c_str()) > 0;
+    for (std::size_t cell = 0; fewer && cell < trace.cells(); ++cell) {
+      due[cell] = std::clamp(chosen[cell], due[cell] / top_k, due[cell]);
+    }
     check_equal(trace, chosen, due, "sum(expert_tokens) = tokens x top_k", problems);
   }
   const auto utilisation = trace.values("/utilisation");

@@ -18,16 +18,17 @@ Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
 
 }  // namespace
 
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
+Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows, const ExpertPool& pool) {
   const comm::Communicator& group = ctx.experts.group();
   const auto ranks = static_cast<std::size_t>(group.size());
-  const std::size_t local = kept.size() / ranks;
+  const std::size_t local = pool.of_rank[static_cast<std::size_t>(group.rank())].size();
   Routes routes;
   std::vector<std::vector<std::int64_t>> send(ranks);
   for (std::size_t r = 0; r < ranks; ++r) {
-    const auto block = std::span(kept).subspan(r * local, local);
-    send[r].assign(block.begin(), block.end());
-    routes.send_rows.push_back(std::accumulate(block.begin(), block.end(), std::int64_t{0}));
+    for (const std::int32_t expert : pool.of_rank[r]) {
+      send[r].push_back(rows[static_cast<std::size_t>(expert)]);
+    }
+    routes.send_rows.push_back(std::accumulate(send[r].begin(), send[r].end(), std::int64_t{0}));
   }
   const auto received = group.all_to_all(send);  // [source][local expert]
 
@@ -36,9 +37,9 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept) {
   std::int32_t total = 0;
   for (std::size_t r = 0; r < ranks; ++r) {
     const std::int32_t first = total;
-    for (const std::int64_t rows : received[r]) {
+    for (const std::int64_t count : received[r]) {
       begin[r].push_back(total);
-      total += static_cast<std::int32_t>(rows);
+      total += static_cast<std::int32_t>(count);
     }
     routes.recv_rows.push_back(total - first);
   }

@@ -4,11 +4,12 @@
 #include <vector>
 
 #include "model/context.h"
+#include "model/expert_pool.h"
 
 namespace moesaic::model {
 
-/// How the rows of a dispatch plan travel between the ranks that share out the experts, in equal
-/// consecutive blocks, and how they are grouped where they arrive.
+/// How the rows of a dispatch plan travel between the ranks that share out the experts, and how
+/// they are grouped where they arrive.
 struct Routes {
   std::vector<std::int64_t> send_rows, recv_rows;  // [ranks]
   std::vector<std::int64_t> offsets;               // [local experts + 1] of the grouped rows
@@ -18,8 +19,8 @@ struct Routes {
   Tensor received_from;  // its inverse
 };
 
-/// Collective over experts: exchanges how many rows of each expert (kept: [E]) go where.
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& kept);
+/// Collective over experts: exchanges how many rows of each expert (rows: [E]) go where.
+Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows, const ExpertPool& pool);
 
 /// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
 /// In two halves, so that this rank can compute meanwhile.

@@ -6,11 +6,12 @@ namespace moesaic::model {
 namespace {
 
 // One tensor of each name for every expert, in order; `dim` is the one of length `hidden`.
-std::vector<PublicTensor> expert_tensors(const std::string& prefix, Slice experts,
+std::vector<PublicTensor> expert_tensors(const std::string& prefix,
+                                         std::span<const std::int32_t> numbers,
                                          const std::vector<std::string>& names, const Shape& shape,
                                          int dim, Slice hidden) {
   std::vector<PublicTensor> tensors;
-  for (std::int64_t e = experts.begin; e < experts.end(); ++e) {
+  for (const std::int32_t e : numbers) {
     for (const std::string& name : names) {
       tensors.push_back(
           split_tensor(fmt::format("{}{}.{}.weight", prefix, e, name), shape, dim, hidden));
@@ -19,30 +20,26 @@ std::vector<PublicTensor> expert_tensors(const std::string& prefix, Slice expert
   return tensors;
 }
 
-Slice own_experts(std::int64_t experts, const Placement& place) {
-  return share_of(experts, place.expert_rank, place.expert_ranks);
-}
-
 Slice own_hidden(std::int64_t hidden, const Placement& place) {
   return place.folded ? Slice{0, hidden} : place.of(hidden);
 }
 
 }  // namespace
 
-Experts::Experts(Parameters& parameters, const std::string& prefix, std::int64_t experts,
-                 std::int64_t d_model, std::int64_t hidden, double init_std, double output_std,
-                 const Placement& place)
+Experts::Experts(Parameters& parameters, const std::string& prefix,
+                 std::span<const std::int32_t> numbers, std::int64_t d_model, std::int64_t hidden,
+                 double init_std, double output_std, const Placement& place)
     : hidden_(own_hidden(hidden, place).count),
       gate_up_(parameters.add(
-          {.shape = {own_experts(experts, place).count, 2 * hidden_, d_model},
-           .tensors = expert_tensors(prefix, own_experts(experts, place), {"gate_proj", "up_proj"},
-                                     {hidden, d_model}, 0, own_hidden(hidden, place)),
+          {.shape = {std::ssize(numbers), 2 * hidden_, d_model},
+           .tensors = expert_tensors(prefix, numbers, {"gate_proj", "up_proj"}, {hidden, d_model},
+                                     0, own_hidden(hidden, place)),
            .init_std = init_std,
            .sum = SumOver::kExpertReplicas})),
       down_(parameters.add(
-          {.shape = {own_experts(experts, place).count, d_model, hidden_},
-           .tensors = expert_tensors(prefix, own_experts(experts, place), {"down_proj"},
-                                     {d_model, hidden}, 1, own_hidden(hidden, place)),
+          {.shape = {std::ssize(numbers), d_model, hidden_},
+           .tensors = expert_tensors(prefix, numbers, {"down_proj"}, {d_model, hidden}, 1,
+                                     own_hidden(hidden, place)),
            .init_std = output_std,
            .sum = SumOver::kExpertReplicas})) {}
 

@@ -8,9 +8,9 @@
 
 namespace moesaic::model {
 
-/// The experts of this rank: SwiGLUs over rows grouped by expert. F is split over tp unless the
-/// experts are folded; y is this rank's term then.
-/// x, y: (R, D) compute   gate_up: (E_local, 2F, D)   down: (E_local, D, F)
+/// The experts of this rank, by their numbers: SwiGLUs over rows grouped by expert. F is split over
+/// tp unless the experts are folded; y is this rank's term then. x, y: (R, D) compute   gate_up:
+/// (E_local, 2F, D)   down: (E_local, D, F)
 class Experts {
  public:
   struct Saved {
@@ -18,7 +18,7 @@ class Experts {
   };
 
   /// prefix: "model.layers.N.mlp.experts."
-  Experts(Parameters& parameters, const std::string& prefix, std::int64_t experts,
+  Experts(Parameters& parameters, const std::string& prefix, std::span<const std::int32_t> numbers,
           std::int64_t d_model, std::int64_t hidden, double init_std, double output_std,
           const Placement& place);
 

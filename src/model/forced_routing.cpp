@@ -20,22 +20,4 @@ std::vector<std::int32_t> forced_choices(const ForcedRouting& routing, std::int6
   return choices;
 }
 
-std::vector<float> weights_of(std::span<const std::int32_t> choice, std::span<const float> scores,
-                              const ForcedRouting& routing, bool normalize, float scale) {
-  const auto top_k = static_cast<std::size_t>(routing.top_k);
-  const auto experts = static_cast<std::size_t>(routing.experts);
-  std::vector<float> weights(choice.size());
-  for (std::size_t begin = 0; begin < choice.size(); begin += top_k) {
-    float total = 0.0F;
-    for (std::size_t i = begin; i < begin + top_k; ++i) {
-      weights[i] = scores[begin / top_k * experts + static_cast<std::size_t>(choice[i])];
-      total += weights[i];
-    }
-    for (std::size_t i = begin; i < begin + top_k; ++i) {
-      weights[i] *= normalize ? scale / total : scale;
-    }
-  }
-  return weights;
-}
-
 }  // namespace moesaic::model

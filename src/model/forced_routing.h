@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "config/config.h"
@@ -11,8 +10,8 @@ namespace moesaic::model {
 /// What a forced choice depends on besides the token's place.
 struct ForcedRouting {
   config::Force force;
-  std::int64_t experts, top_k;
-  std::int64_t hot;  // the expert that half of the tokens go to, unless balanced
+  std::int64_t experts, top_k;  // regular ones, numbered from 0
+  std::int64_t hot;             // the expert that half of the tokens go to, unless balanced
 };
 
 /// Choices (tokens, K) of tokens [first, first + tokens) of a micro-batch, for measurements alone.
@@ -20,9 +19,5 @@ struct ForcedRouting {
 /// other choices go over the other experts in turn.
 std::vector<std::int32_t> forced_choices(const ForcedRouting& routing, std::int64_t first,
                                          std::int64_t tokens);
-
-/// Weights (tokens, K) of these choices from the scores (tokens, E), as the router makes them.
-std::vector<float> weights_of(std::span<const std::int32_t> choice, std::span<const float> scores,
-                              const ForcedRouting& routing, bool normalize, float scale);
 
 }  // namespace moesaic::model

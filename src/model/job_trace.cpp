@@ -71,7 +71,7 @@ void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double
     note_straggler(row);
   }
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
-  fill_moe(row, summed, static_cast<double>(row.tokens), config_.model.top_k);
+  fill_moe(row, summed, static_cast<double>(row.tokens), instance_.transformer.pools());
   if (writer_ && row.step % config_.trace.every == 0) {
     writer_->add(row);
   }

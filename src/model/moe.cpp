@@ -17,25 +17,32 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
 }  // namespace
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, double init_std, double output_std,
-         const Placement& place)
+         const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+         double init_std, double output_std, const Placement& place)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
-      experts_count_(model.experts),
       capacity_(options.capacity),
       capacity_factor_(options.capacity_factor),
+      overflow_(options.overflow),
       folded_(place.folded),
-      router_(parameters, prefix, model, options, moe_layer, init_std, place),
-      experts_(parameters, prefix + "experts.", model.experts, model.d_model, model.expert_d_ff,
-               init_std, output_std, place) {
+      pool_(pool),
+      router_(parameters, prefix, model, options, moe_layer, pool, init_std, place),
+      experts_(parameters, prefix + "experts.",
+               pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model.d_model,
+               model.expert_d_ff, init_std, output_std, place) {
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
                     model.shared_experts * model.expert_d_ff, init_std, output_std, place);
   }
 }
 
-std::int64_t Moe::slots(std::int64_t tokens) const {
-  return expert_slots(capacity_, capacity_factor_, tokens * top_k_, experts_count_);
+SlotRule Moe::rule(const Context& ctx) const {
+  if (ctx.dropless) {
+    return {};
+  }
+  return {expert_slots(capacity_, capacity_factor_, ctx.host_batch->size() * top_k_,
+                       pool_.count(ExpertState::kRegular)),
+          overflow_};
 }
 
 Slice Moe::sent_rows(const Context& ctx) const {
@@ -56,36 +63,50 @@ Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared
 
 // Of the whole micro-batch, so that one rank of tp counts.
 void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
-                std::int64_t capacity) const {
+                std::int64_t slots) const {
   if (ctx.stats == nullptr || choice.empty() || ctx.tp.group().rank() > 0) {
     return;
   }
-  const std::int64_t largest = *std::max_element(plan.kept.begin(), plan.kept.end());
-  const auto slots = static_cast<double>(capacity > 0 ? capacity : largest);
-  for (std::size_t e = 0; e < plan.kept.size(); ++e) {
+  const std::int64_t largest = *std::max_element(plan.rows.begin(), plan.rows.end());
+  for (std::size_t e = 0; e < plan.rows.size(); ++e) {
+    const bool open = pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
     ctx.stats->chosen(moe_layer_)[e] += static_cast<double>(plan.chosen[e]);
-    ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.chosen[e] - plan.kept[e]);
-    ctx.stats->processed(moe_layer_)[e] += static_cast<double>(plan.kept[e]);
-    ctx.stats->slots(moe_layer_)[e] += slots;
+    ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.dropped[e]);
+    ctx.stats->moved(moe_layer_)[e] += static_cast<double>(plan.moved[e]);
+    ctx.stats->processed(moe_layer_)[e] += static_cast<double>(plan.rows[e]);
+    ctx.stats->slots(moe_layer_)[e] +=
+        open ? static_cast<double>(slots > 0 ? slots : largest) : 0.0;
   }
   const auto by_task = ctx.stats->by_task(moe_layer_);
-  for (std::size_t i = 0; i < choice.size(); ++i) {
-    const std::size_t task = ctx.host_batch->task[i / static_cast<std::size_t>(top_k_)];
-    by_task[task * plan.kept.size() + static_cast<std::size_t>(choice[i])] += 1.0;
+  const auto choices_by_task = ctx.stats->choices_by_task(moe_layer_);
+  const auto k = static_cast<std::size_t>(top_k_);
+  for (std::size_t begin = 0; begin < choice.size(); begin += k) {
+    const std::size_t task = ctx.host_batch->task[begin / k];
+    std::size_t made = 0;
+    for (const std::int32_t expert : choice.subspan(begin, k)) {
+      if (expert >= 0) {
+        by_task[task * plan.rows.size() + static_cast<std::size_t>(expert)] += 1.0;
+        ++made;
+      }
+    }
+    choices_by_task[task * static_cast<std::size_t>(ctx.stats->top_k()) + made - 1] += 1.0;
   }
 }
 
 Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
-  const Router::Choice choice =
-      router_.forward(ctx, own_part(ctx, x), saved != nullptr ? &s.router : nullptr);
-  const std::int64_t capacity = ctx.dropless ? 0 : slots(x.dim(0));
-  const DispatchPlan whole =
-      plan_dispatch(choice.host_expert, choice.host_weight, top_k_, experts_count_, capacity);
-  count(ctx, whole, choice.host_expert, capacity);
+  const SlotRule rule = this->rule(ctx);
+  const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
+  Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
+  const DispatchPlan whole = plan_dispatch(
+      {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
+  count(ctx, whole, choice.host_expert, rule.slots);
+  if (whole.has_moved()) {
+    router_.move(ctx, whole, choice, s.router);
+  }
   const Slice sent = sent_rows(ctx);
-  const DispatchPlan plan = part_of(whole, top_k_, sent.begin, sent.count);
+  const DispatchPlan plan = part_of(whole, sent.begin, sent.count);
 
   const Shape choices{sent.count, top_k_};
   s.position = to_device(ctx.backend, plan.position, choices);
@@ -97,7 +118,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
     ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
                             to_device(ctx.backend, plan.source, {rows}), picked);
-    s.routes = plan_routes(ctx, plan.kept);
+    s.routes = plan_routes(ctx, plan.rows, pool_);
     exchange = start_dispatch(ctx, picked, s.routes);
   }
   // While the rows are on their way.

@@ -31,24 +31,27 @@ class Moe {
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-      const config::Router& options, std::int64_t moe_layer, double init_std, double output_std,
-      const Placement& place);
+      const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+      double init_std, double output_std, const Placement& place);
 
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
   const Router& router() const { return router_; }
+  const ExpertPool& pool() const { return pool_; }
 
  private:
-  std::int64_t slots(std::int64_t tokens) const;  // of each expert; 0: dropless
+  SlotRule rule(const Context& ctx) const;
   Slice sent_rows(const Context& ctx) const;
   Tensor add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const;
   void count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
-             std::int64_t capacity) const;
+             std::int64_t slots) const;
 
-  std::int64_t moe_layer_, top_k_, experts_count_, capacity_;
+  std::int64_t moe_layer_, top_k_, capacity_;
   double capacity_factor_;
+  config::Overflow overflow_;
   bool folded_;
+  ExpertPool pool_;
   Router router_;
   Experts experts_;
   std::optional<Swiglu> shared_;

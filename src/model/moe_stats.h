@@ -6,22 +6,27 @@
 
 namespace moesaic::model {
 
-/// What the MoE layers count over the micro-batches of a step, for L MoE layers, E experts and
-/// N tasks (task 0 = none). Sums, so that ranks and micro-batches add up; exact in double.
+/// What the MoE layers count over the micro-batches of a step, for L MoE layers, E experts, N tasks
+/// (task 0 = none) and K choices at most. Sums, so that ranks and micro-batches add up; exact in
+/// double.
 class MoeStats {
  public:
-  MoeStats(std::int64_t layers, std::int64_t experts, std::int64_t tasks);
+  MoeStats(std::int64_t layers, std::int64_t experts, std::int64_t tasks, std::int64_t top_k);
 
   std::int64_t layers() const { return layers_; }
   std::int64_t experts() const { return experts_; }
   std::int64_t tasks() const { return tasks_; }
+  std::int64_t top_k() const { return top_k_; }
 
   // One row for each layer.
   std::span<double> chosen(std::int64_t layer) { return part(0, layer); }     // [E] by the router
   std::span<double> dropped(std::int64_t layer) { return part(1, layer); }    // [E]
   std::span<double> processed(std::int64_t layer) { return part(2, layer); }  // [E]
   std::span<double> slots(std::int64_t layer) { return part(3, layer); }      // [E]
+  std::span<double> moved(std::int64_t layer) { return part(4, layer); }      // [E] where chosen
   std::span<double> by_task(std::int64_t layer);                              // [N, E] chosen
+  /// Tokens that chose 1 .. K experts.
+  std::span<double> choices_by_task(std::int64_t layer);  // [N, K]
   /// Sums over tokens: auxiliary loss, z-loss, entropy (nats) of the gate.
   std::span<double> sums(std::int64_t layer);  // [3]
 
@@ -30,10 +35,11 @@ class MoeStats {
   void clear();
 
  private:
+  std::int64_t width() const;  // of a layer
   std::span<double> part(std::int64_t which, std::int64_t layer);
 
-  std::int64_t layers_, experts_, tasks_;
-  std::vector<double> values_;  // per layer: 4 E counts, N E by task, 3 sums
+  std::int64_t layers_, experts_, tasks_, top_k_;
+  std::vector<double> values_;  // per layer: 5 E counts, N E and N K by task, 3 sums
 };
 
 }  // namespace moesaic::model

@@ -16,6 +16,7 @@
 #include "base/share.h"
 #include "base/version.h"
 #include "config/compare.h"
+#include "config/pool.h"
 #include "io/hdf5_version.h"
 #include "model/instance.h"
 
@@ -35,20 +36,25 @@ double sum(std::span<const double> values) {
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
 
 void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double tokens,
-                std::int64_t top_k) {
-  const auto experts = static_cast<double>(summed.experts());
+                const ExpertPool& pool) {
+  const auto regular = static_cast<double>(pool.count(ExpertState::kRegular));
   const auto chosen = summed.chosen(layer);
   const double largest = *std::max_element(chosen.begin(), chosen.end());
   row.aux_loss.push_back(ratio(summed.sums(layer)[0], tokens));
   row.z_loss.push_back(ratio(summed.sums(layer)[1], tokens));
   row.gate_entropy.push_back(ratio(summed.sums(layer)[2], tokens));
-  row.load_max_over_mean.push_back(ratio(largest * experts, tokens * static_cast<double>(top_k)));
+  row.load_max_over_mean.push_back(ratio(largest * regular, sum(chosen)));
   row.utilisation.push_back(ratio(sum(summed.processed(layer)), sum(summed.slots(layer))));
   append_counts(row.expert_tokens, chosen);
   append_counts(row.expert_dropped, summed.dropped(layer));
+  append_counts(row.expert_rerouted, summed.moved(layer));
   append_counts(row.expert_processed, summed.processed(layer));
   append_counts(row.expert_slots, summed.slots(layer));
   append_counts(row.task_expert_tokens, summed.by_task(layer));
+  append_counts(row.task_choice_tokens, summed.choices_by_task(layer));
+  for (const std::int32_t state : pool.state_numbers()) {
+    row.expert_state.push_back(state);
+  }
 }
 
 // The largest resident memory of this process, bytes.
@@ -111,13 +117,11 @@ std::map<std::string, std::string> attributes(const config::Config& config,
 
 }  // namespace
 
-void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t top_k) {
+void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens,
+              const std::vector<ExpertPool>& pools) {
   for (std::int64_t layer = 0; layer < summed.layers(); ++layer) {
-    fill_layer(row, summed, layer, tokens, top_k);
+    fill_layer(row, summed, layer, tokens, pools[static_cast<std::size_t>(layer)]);
   }
-  const auto entries = static_cast<std::size_t>(summed.layers() * summed.experts());
-  row.expert_rerouted.assign(entries, 0);
-  row.expert_state.assign(entries, 1);
 }
 
 void fill_times(io::TraceRow& row, const PhaseClock::Seconds& phases, double waited,
@@ -144,7 +148,8 @@ io::TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
                          const std::vector<std::string>& tasks,
                          const std::vector<std::string>& corpora) {
   return {.moe_layers = moe_layers,
-          .experts = config.model.experts,
+          .experts = config::expert_numbers(config.model, config.router),
+          .choices = config.model.top_k,
           .phases = {kPhaseNames.begin(), kPhaseNames.end()},
           .tasks = tasks,
           .corpora = corpora,

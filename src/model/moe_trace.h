@@ -8,13 +8,15 @@
 #include "comm/mesh.h"
 #include "config/config.h"
 #include "io/trace.h"
+#include "model/expert_pool.h"
 #include "model/moe_stats.h"
 
 namespace moesaic::model {
 
 /// The MoE columns of a row. summed: over all micro-batches of the step and all ranks; tokens:
-/// routed positions of the step.
-void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens, std::int64_t top_k);
+/// routed positions of the step; pools: of each MoE layer.
+void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens,
+              const std::vector<ExpertPool>& pools);
 
 /// The times of a row, its end and its peak memory: those of the rank that worked longest, and the
 /// mean of all. waited: seconds of this rank's phases that it spent on waiting for others.

@@ -27,8 +27,9 @@ struct PublicTensor {
   int dim = 0;               // the dim that is split
   Slice part;                // of that dim
   int copies = 1, copy = 0;  // ranks of tp x pp that hold this same part, and which of them this is
-  bool partial = false;      // these copies' gradients are still to be summed over them (mesh.kv)
-  std::int64_t begin = 0;    // where it lies in the parameter; Parameters::add sets it
+  bool may_be_missing = false;  // from a checkpoint that is older than it: then the initial value
+  bool partial = false;    // these copies' gradients are still to be summed over them (mesh.kv)
+  std::int64_t begin = 0;  // where it lies in the parameter; Parameters::add sets it
 
   Shape part_shape() const;
   std::vector<std::int64_t> offset() const;  // of the part in the unsharded tensor

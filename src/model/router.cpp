@@ -1,5 +1,8 @@
 #include "model/router.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "model/forced_routing.h"
 #include "model/tensor_parallel.h"
 
@@ -10,109 +13,281 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
   return {.score = router.score == config::Score::kSigmoid ? RouterScore::kSigmoid
                                                            : RouterScore::kSoftmax,
           .top_k = model.top_k,
+          .candidates = router.candidates,
+          .groups = router.groups,
+          .top_groups = router.top_groups,
+          .threshold = static_cast<float>(router.threshold),
+          .temperature = static_cast<float>(router.temperature),
           .normalize = router.normalize,
           .scale = static_cast<float>(router.scale)};
+}
+
+// A tensor that every rank of tp has, and that sees its own rows alone there.
+ParameterSpec gate_spec(const std::string& name, const Shape& shape, double init_std,
+                        const Placement& place) {
+  return {.shape = shape,
+          .tensors = {copied_tensor(name, shape, place)},
+          .init_std = init_std,
+          .sum = SumOver::kStage,
+          .in_products = false};
+}
+
+ParameterSpec state_spec(const std::string& name, std::int64_t experts, double value,
+                         const Placement& place) {
+  return {.shape = {experts},
+          .tensors = {copied_tensor(name, {experts}, place)},
+          .init_value = value,
+          .in_products = false,
+          .trained = false};
+}
+
+// One vector over the experts for each task, zeros at the start.
+ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string>& tasks,
+                        std::int64_t experts, const Placement& place) {
+  ParameterSpec spec{.shape = {std::ssize(tasks) * experts},
+                     .tensors = {},
+                     .sum = SumOver::kStage,
+                     .in_products = false};
+  for (const std::string& task : tasks) {
+    spec.tensors.push_back(copied_tensor(prefix + "gate.task_weight." + task, {experts}, place));
+    spec.tensors.back().may_be_missing = true;
+  }
+  return spec;
 }
 
 }  // namespace
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-               const config::Router& options, std::int64_t moe_layer, double init_std,
-               const Placement& place)
+               const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+               double init_std, const Placement& place)
     : options_(route_options(model, options)),
       force_(options.force),
+      aux_scope_(options.aux_scope),
       aux_loss_(options.aux_loss),
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
-      experts_(model.experts),
-      gate_(parameters.add({.shape = {model.experts, model.d_model},
-                            .tensors = {copied_tensor(prefix + "gate.weight",
-                                                      {model.experts, model.d_model}, place)},
-                            .init_std = init_std,
-                            .sum = SumOver::kStage,
-                            .in_products = false})) {
-  if (options.balance == config::Balance::kBias) {
-    bias_ = &parameters.add({.shape = {model.experts},
-                             .tensors = {copied_tensor(prefix + "gate.e_score_correction_bias",
-                                                       {model.experts}, place)},
-                             .in_products = false,
-                             .trained = false});
+      tasks_(std::ssize(options.task_names)),
+      pool_(pool),
+      gate_(parameters.add(gate_spec(
+          prefix + "gate.weight", {pool.size(), options.task_gate ? model.head_dim : model.d_model},
+          init_std, place))) {
+  if (options.task_gate) {
+    query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
+                                       {model.head_dim, model.d_model}, init_std, place));
   }
+  if (options.task_gate && tasks_ > 0) {
+    task_weights_ = &parameters.add(task_spec(prefix, options.task_names, pool.size(), place));
+  }
+  if (options.balance == config::Balance::kBias) {
+    bias_ = &parameters.add(
+        state_spec(prefix + "gate.e_score_correction_bias", pool.size(), 0.0, place));
+  }
+  if (options.aux_scope == config::AuxScope::kBatch && options.aux_loss > 0.0) {
+    previous_load_ = &parameters.add(state_spec(prefix + "gate.previous_load", pool.size(),
+                                                1.0 / static_cast<double>(pool.size()), place));
+    previous_load_->spec.tensors.front().may_be_missing = true;
+  }
+}
+
+// Of the gate alone. (t, E)
+Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
+  saved.x = x;
+  Tensor gate_in = ctx.as(DType::kF32, x);
+  if (query_ != nullptr) {
+    saved.query = ctx.empty(DType::kF32, {x.dim(0), gate_.value.dim(1)});
+    ctx.backend.matmul(gate_in, Transpose::kNo, query_->value, Transpose::kYes, saved.query,
+                       Write::kOverwrite);
+    ctx.backend.scale(saved.query, query_scale());
+    gate_in = saved.query;
+  }
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), pool_.size()});
+  ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
+                     Write::kOverwrite);
+  return logits;
+}
+
+// 1 / sqrt(d), as in attention.
+float Router::query_scale() const {
+  return 1.0F / std::sqrt(static_cast<float>(gate_.value.dim(1)));
+}
+
+// The row of the task weights of each own token; outside of them: none. (t) int32
+Tensor Router::own_tasks(Context& ctx) const {
+  const Slice own = own_rows(ctx);
+  std::vector<std::int32_t> rows;
+  for (std::int64_t i = own.begin; i < own.end(); ++i) {
+    rows.push_back(ctx.host_batch->task[static_cast<std::size_t>(i)] - 1);
+  }
+  return to_device(ctx.backend, rows, {own.count});
+}
+
+// [T] which sum of choices and shares a token belongs to.
+std::vector<std::int32_t> Router::segments(const Context& ctx) const {
+  return aux_scope_ == config::AuxScope::kSequence ? ctx.host_batch->sample
+                                                   : std::vector<std::int32_t>();
+}
+
+// How strongly the auxiliary loss wants to leave each expert, by segment.
+std::vector<double> Router::pull(Context& ctx, const Choice& choice, std::int64_t segments) const {
+  const auto experts = static_cast<std::size_t>(pool_.size());
+  const auto regular = static_cast<double>(pool_.count(ExpertState::kRegular));
+  std::vector<double> pull(static_cast<std::size_t>(segments) * experts, 0.0);
+  if (previous_load_ != nullptr) {
+    for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
+      pull[e++] = regular * static_cast<double>(share);
+    }
+    return pull;
+  }
+  const std::vector<std::int32_t> segment = this->segments(ctx);
+  std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
+  for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
+    const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
+    const auto s = segment.empty() ? std::size_t{0} : static_cast<std::size_t>(segment[token]);
+    if (choice.host_expert[i] >= 0) {
+      pull[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
+      choices[s] += 1.0;
+    }
+  }
+  for (std::size_t i = 0; i < pull.size(); ++i) {
+    pull[i] *= pull[i] > 0.0 ? regular / choices[i / experts] : 0.0;
+  }
+  return pull;
 }
 
 void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
-  const std::int64_t tokens = scores.dim(0);
+  std::vector<std::int32_t> regular;
+  for (std::int32_t e = 0; e < pool_.size(); ++e) {
+    if (pool_.is(e, ExpertState::kRegular)) {
+      regular.push_back(e);
+    }
+  }
+  const std::int64_t experts = std::ssize(regular);
   const ForcedRouting routing{
       .force = force_,
-      .experts = experts_,
+      .experts = experts,
       .top_k = options_.top_k,
-      .hot = force_ == config::Force::kRotating ? (ctx.step + moe_layer_) % experts_ : 0};
-  const std::vector<std::int32_t> choices = forced_choices(routing, own_rows(ctx).begin, tokens);
-  const std::vector<float> weights = weights_of(choices, to_host_f32(ctx.backend, scores), routing,
-                                                options_.normalize, options_.scale);
+      .hot = force_ == config::Force::kRotating ? (ctx.step + moe_layer_) % experts : 0};
+  std::vector<std::int32_t> choices = forced_choices(routing, own_rows(ctx).begin, scores.dim(0));
+  for (std::int32_t& c : choices) {
+    c = regular[static_cast<std::size_t>(c)];
+  }
   choice.expert = to_device(ctx.backend, choices, choice.expert.shape());
-  choice.weight = to_device(ctx.backend, weights, choice.weight.shape());
+  ctx.backend.route_weights(options_, scores, choice.expert, choice.weight);
 }
 
-Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved* saved) const {
-  const std::int64_t tokens = x.dim(0);
-  const Tensor logits = ctx.empty(DType::kF32, {tokens, experts_});
-  ctx.backend.matmul(ctx.as(DType::kF32, x), Transpose::kNo, gate_.value, Transpose::kYes, logits,
-                     Write::kOverwrite);
-  const Tensor bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts_});
-  const Tensor scores = ctx.empty(DType::kF32, logits.shape());
-  const Tensor stats = ctx.empty(DType::kF32, {experts_ + 2});
-  Choice choice{.expert = ctx.empty(DType::kI32, {tokens, options_.top_k}),
-                .weight = ctx.empty(DType::kF32, {tokens, options_.top_k}),
-                .host_expert = {},
-                .host_weight = {}};
-  ctx.backend.route(logits, bias, options_, scores, choice.expert, choice.weight, stats);
-  if (force_ != config::Force::kNone) {
-    force(ctx, scores, choice);
-  }
-  const std::vector<std::int32_t> own_expert = to_host_i32(ctx.backend, choice.expert);
-  const std::vector<float> own_weight = to_host_f32(ctx.backend, choice.weight);
-  choice.host_expert = ctx.tp.group().all_gather(std::span(own_expert));
-  choice.host_weight = ctx.tp.group().all_gather(std::span(own_weight));
+// Tells all ranks of tp what each chose.
+void Router::gather(Context& ctx, Choice& choice) const {
+  const std::vector<std::int32_t> expert = to_host_i32(ctx.backend, choice.expert);
+  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
+  choice.host_expert = ctx.tp.group().all_gather(std::span(expert));
+  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
+}
 
-  std::vector<double> counts(static_cast<std::size_t>(experts_), 0.0);
-  for (const std::int32_t expert : choice.host_expert) {
-    counts[static_cast<std::size_t>(expert)] += 1.0;
+// Sums over the own tokens.
+void Router::count(Context& ctx, const RouteTensors& routed,
+                   const std::vector<double>& pull) const {
+  if (ctx.stats == nullptr || routed.logits.dim(0) == 0) {
+    return;
   }
-  if (ctx.stats != nullptr && tokens > 0) {
-    const std::vector<float> sums = to_host_f32(ctx.backend, stats);
-    double aux = 0.0;  // times the tokens of this micro-batch, as all sums over tokens; own share
-    for (std::size_t e = 0; e < counts.size(); ++e) {
-      aux += counts[e] * static_cast<double>(sums[e]);
-    }
-    const auto layer_sums = ctx.stats->sums(moe_layer_);
-    layer_sums[0] +=
-        aux * static_cast<double>(experts_) / static_cast<double>(choice.host_expert.size());
-    layer_sums[1] += static_cast<double>(sums[counts.size()]);
-    layer_sums[2] += static_cast<double>(sums[counts.size() + 1]);
+  const std::vector<float> shares = to_host_f32(ctx.backend, routed.shares);
+  const std::vector<float> sums = to_host_f32(ctx.backend, routed.sums);
+  const auto layer_sums = ctx.stats->sums(moe_layer_);
+  for (std::size_t i = 0; i < pull.size(); ++i) {
+    layer_sums[0] += pull[i] * static_cast<double>(shares[i]);
   }
-  if (saved != nullptr) {
-    *saved = {x, logits, scores, choice, counts};
+  layer_sums[1] += static_cast<double>(sums[0]);
+  layer_sums[2] += static_cast<double>(sums[1]);
+}
+
+Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
+  const std::int64_t tokens = x.dim(0);
+  const std::int64_t experts = pool_.size();
+  const std::vector<std::int32_t> segment = segments(ctx);
+  const std::int64_t segments = segment.empty() ? 1 : segment.back() + 1;
+  s.routed = {.state = to_device(ctx.backend, pool_.state_numbers(), {experts}),
+              .bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts}),
+              .added = {},
+              .segment = {},
+              .logits = logits(ctx, x, s),
+              .scores = ctx.empty(DType::kF32, {tokens, experts}),
+              .selection = ctx.empty(DType::kF32, {tokens, experts}),
+              .choice = ctx.empty(DType::kI32, {tokens, options_.top_k}),
+              .weight = ctx.empty(DType::kF32, {tokens, options_.top_k}),
+              .shares = ctx.empty(DType::kF32, {segments, experts}),
+              .sums = ctx.empty(DType::kF32, {2})};
+  if (task_weights_ != nullptr) {
+    s.routed.added = ctx.empty(DType::kF32, {tokens, experts});
+    ctx.backend.embedding(task_weights_->value.reshaped({tasks_, experts}), own_tasks(ctx),
+                          s.routed.added);
   }
+  if (!segment.empty()) {
+    const auto begin = segment.begin() + own_rows(ctx).begin;
+    s.routed.segment =
+        to_device(ctx.backend, std::vector<std::int32_t>(begin, begin + tokens), {tokens});
+  }
+  ctx.backend.route(options_, s.routed);
+  Choice choice{.expert = s.routed.choice,
+                .weight = s.routed.weight,
+                .host_expert = {},
+                .host_weight = {},
+                .host_selection = {}};
+  if (force_ != config::Force::kNone) {
+    force(ctx, s.routed.scores, choice);
+  }
+  gather(ctx, choice);
+  if (with_selection) {
+    const std::vector<float> own = to_host_f32(ctx.backend, s.routed.selection);
+    choice.host_selection = ctx.tp.group().all_gather(std::span(own));
+  }
+  s.choice = choice.expert;
+  s.pull = pull(ctx, choice, segments);
+  count(ctx, s.routed, s.pull);
+  s.routed.added = s.routed.selection = s.routed.bias = {};
   return choice;
 }
 
+void Router::move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved& saved) const {
+  const Slice own = own_rows(ctx);
+  std::vector<std::int32_t> experts;
+  for (std::int64_t i = own.begin * options_.top_k; i < own.end() * options_.top_k; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    experts.push_back(plan.target[at] >= 0 ? plan.target[at] : choice.host_expert[at]);
+  }
+  choice.expert = to_device(ctx.backend, experts, choice.expert.shape());
+  ctx.backend.route_weights(options_, saved.routed.scores, choice.expert, choice.weight);
+  saved.choice = choice.expert;
+  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
+  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
+}
+
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
-  // d aux / d P_te = E n_e / (K T), in a mean over the global batch's tokens.
-  const auto choices = static_cast<double>(saved.choice.host_expert.size());
-  std::vector<float> daux(saved.counts.size(), 0.0F);
-  for (std::size_t e = 0; e < daux.size() && choices > 0.0; ++e) {
-    daux[e] = static_cast<float>(aux_loss_ * static_cast<double>(experts_) * saved.counts[e] /
-                                 (choices * static_cast<double>(ctx.step_tokens)));
+  std::vector<float> daux;
+  for (const double pull : saved.pull) {
+    daux.push_back(static_cast<float>(aux_loss_ * pull / static_cast<double>(ctx.step_tokens)));
   }
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
-  const Tensor dlogits = ctx.empty(DType::kF32, saved.logits.shape());
-  ctx.backend.route_backward(dweight, saved.logits, saved.scores, saved.choice.expert, options_,
-                             to_device(ctx.backend, daux, {experts_}), dz, dlogits);
-  ctx.backend.matmul(dlogits, Transpose::kYes, ctx.as(DType::kF32, saved.x), Transpose::kNo,
-                     gate_.grad, Write::kAdd);
-  Tensor dx = ctx.empty(DType::kF32, saved.x.shape());
-  ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dx, Write::kOverwrite);
+  const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
+  ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
+                             to_device(ctx.backend, daux, saved.routed.shares.shape()), dz,
+                             dlogits);
+  if (task_weights_ != nullptr) {
+    ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
+                                   task_weights_->grad.reshaped({tasks_, pool_.size()}));
+  }
+  const Tensor x = ctx.as(DType::kF32, saved.x);
+  const Tensor gate_in = query_ != nullptr ? saved.query : x;
+  ctx.backend.matmul(dlogits, Transpose::kYes, gate_in, Transpose::kNo, gate_.grad, Write::kAdd);
+  const Tensor dgate_in = ctx.empty(DType::kF32, gate_in.shape());
+  ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
+                     Write::kOverwrite);
+  if (query_ == nullptr) {
+    return dgate_in;
+  }
+  ctx.backend.scale(dgate_in, query_scale());
+  ctx.backend.matmul(dgate_in, Transpose::kYes, x, Transpose::kNo, query_->grad, Write::kAdd);
+  Tensor dx = ctx.empty(DType::kF32, x.shape());
+  ctx.backend.matmul(dgate_in, Transpose::kNo, query_->value, Transpose::kNo, dx,
+                     Write::kOverwrite);
   return dx;
 }
 

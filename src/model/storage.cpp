@@ -70,6 +70,11 @@ bool writes(const Instance& instance, const Parameter& p, const Kind& kind,
          static_cast<std::uint64_t>(number);
 }
 
+// Not in the checkpoint, and need not be.
+bool is_new(const io::CheckpointReader& checkpoint, const PublicTensor& tensor) {
+  return tensor.may_be_missing && !checkpoint.shape(tensor.name);
+}
+
 void check_shape(const io::CheckpointReader& checkpoint, const std::string& name,
                  const Shape& wanted) {
   const auto stored = checkpoint.shape(name);
@@ -89,10 +94,17 @@ void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load 
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const PublicTensor& tensor : p.spec.tensors) {
-        check_shape(checkpoint, kind.prefix + tensor.name, tensor.shape);
+        if (!is_new(checkpoint, tensor)) {
+          check_shape(checkpoint, kind.prefix + tensor.name, tensor.shape);
+        }
       }
-      std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()));
+      const bool is_value = kind.member == &Parameter::value;
+      std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()),
+                                static_cast<float>(is_value ? p.spec.init_value : 0.0));
       for (const Region& region : regions(p, kind.rows)) {
+        if (is_new(checkpoint, region.tensor)) {
+          continue;
+        }
         checkpoint.read(
             kind.prefix + region.tensor.name, region.offset, region.extent,
             std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "config/pool.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -58,18 +59,20 @@ Head make_head(Parameters& parameters, Parameter* embedding, const config::Model
 }
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
-                    const config::Router& router, std::int64_t layer, const Placement& place) {
+                    const config::Router& router, std::int64_t layer,
+                    const std::vector<ExpertPool>& pools, const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (layer < model.dense_layers) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
                   place);
   }
-  return Moe(parameters, prefix, model, router, layer - model.dense_layers, init_std(model),
-             output_std(model), place);
+  const std::int64_t moe_layer = layer - model.dense_layers;
+  return Moe(parameters, prefix, model, router, moe_layer,
+             pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model), place);
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
-                 std::int64_t layer, const Placement& place) {
+                 std::int64_t layer, const std::vector<ExpertPool>& pools, const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
   const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
@@ -85,7 +88,8 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
                              .place = place});
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
                          place);
-  return {attention_norm, attention, ffn_norm, make_ffn(parameters, model, router, layer, place)};
+  return {attention_norm, attention, ffn_norm,
+          make_ffn(parameters, model, router, layer, pools, place)};
 }
 
 }  // namespace
@@ -95,6 +99,11 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
     : width_(model.d_model),
       vocabulary_(place.of(model.vocab_size)),
       embedding_(add_embedding(parameters, model, place)) {
+  for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
+    const std::int64_t moe_layer = std::ssize(moe_layers_);
+    moe_layers_.push_back(layer);
+    pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks));
+  }
   const int all_chunks = place.stages * place.chunks;
   for (int c = place.stage; c < all_chunks; c += place.stages) {
     Chunk& chunk = chunks_.emplace_back();
@@ -102,7 +111,7 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
     for (std::int64_t layer = chunk.layers.begin; layer < chunk.layers.end(); ++layer) {
       parameters.begin_part();
       chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
-      chunk.blocks.push_back(make_block(parameters, model, router, layer, place));
+      chunk.blocks.push_back(make_block(parameters, model, router, layer, pools_, place));
     }
   }
   parameters.begin_part();
@@ -111,9 +120,6 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
     norm_.emplace(parameters, "model.norm.weight", model.d_model,
                   static_cast<float>(model.norm_eps), place);
     head_.emplace(make_head(parameters, embedding_, model, place));
-  }
-  for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
-    moe_layers_.push_back(layer);
   }
 }
 

@@ -41,6 +41,8 @@ class Transformer {
   const Head& head() const { return *head_; }
   /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
+  /// Of each MoE layer of the whole model.
+  const std::vector<ExpertPool>& pools() const { return pools_; }
   /// nullptr: on another stage.
   const Router* router(std::int64_t moe_layer) const;
 
@@ -59,6 +61,7 @@ class Transformer {
   Parameter* embedding_;  // nullptr: on another stage
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
+  std::vector<ExpertPool> pools_;
   std::optional<RmsNorm> norm_;
   std::optional<Head> head_;
 };

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "base/share.h"
+#include "config/pool.h"
+#include "plan/model_size.h"
 #include "plan/numbers.h"
 
 namespace moesaic::plan {
@@ -42,13 +44,15 @@ Numbers dense_layer(const config::Model& m, const Layout& layout, double tokens)
   return n;
 }
 
-/// A row's input, gate, up and answer are kept, not the product; of the router the logits, scores,
-/// choices, weights and places.
-Numbers moe_layer(const config::Model& m, const Layout& layout, double tokens, double rows) {
+/// A row's input, gate, up and answer are kept, not the product; of the router logits, scores and
+/// who else would do, choices, weights and places.
+Numbers moe_layer(const config::Config& config, const Layout& layout, double tokens, double rows) {
+  const config::Model& m = config.model;
+  const std::int64_t experts = config::expert_numbers(m, config.router);
   Numbers n = attention_part(m, layout, tokens);
   n.compute += tokens * real(3 * m.shared_experts * m.expert_d_ff) / real(layout.tp) +
                rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
-  n.fp32 += tokens * (real(2 * m.experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
+  n.fp32 += tokens * (real(3 * experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
   return n;
 }
 
@@ -76,20 +80,27 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
   const double d = real(m.d_model);
   const double table = real(m.vocab_size) / real(layout.tp) * d;
   const double norms = (2.0 * layers + (s.head ? 1.0 : 0.0)) * d;
-  const double bias = config.router.balance == config::Balance::kBias ? real(m.experts) : 0.0;
-  const double gates = real(s.moe) * real(m.experts) * d;
+  const GateSize gate = gate_size(config);
+  const double state = real(gate.state);
+  const double gates = real(s.moe * (gate.products + gate.tasks));
   const bool own_table = s.embedding && !(m.tie_embeddings && s.head);
 
+  // Of the rank that holds most.
+  const std::string pool = config::pool_of(m, config.router, 0);
+  const double fullest =
+      std::ceil(real(config::count_of(pool, 'r')) / real(layout.expert_ranks())) +
+      std::ceil(real(config::count_of(pool, 's')) / real(layout.expert_ranks()));
+
   Held held;
-  held.experts = real(s.moe * m.experts) / real(layout.expert_ranks()) * 3.0 * d *
-                 real(m.expert_d_ff) / real(layout.expert_split());
+  held.experts =
+      real(s.moe) * fullest * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split());
   held.summed_over_stage = gates + (layout.sequence ? norms : 0.0);
   held.others = layers * d * (2.0 * heads.query + 2.0 * heads.kv) * real(m.head_dim) +
                 (real(s.dense * m.d_ff) + real(s.moe * m.shared_experts * m.expert_d_ff)) * 3.0 *
                     d / real(layout.tp) +
-                (layout.sequence ? 0.0 : norms) + real(s.moe) * bias + (own_table ? table : 0.0) +
+                (layout.sequence ? 0.0 : norms) + real(s.moe) * state + (own_table ? table : 0.0) +
                 (s.head ? table : 0.0);
-  held.not_in_products = norms + gates + real(s.moe) * bias + (own_table ? table : 0.0);
+  held.not_in_products = norms + gates + real(s.moe) * state + (own_table ? table : 0.0);
   return held;
 }
 
@@ -131,7 +142,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
   const double dense_bytes = s.dense > 0 ? dense_layer(m, layout, tokens).bytes(width) : 0.0;
-  const double moe_bytes = s.moe > 0 ? moe_layer(m, layout, tokens, rows).bytes(width) : 0.0;
+  const double moe_bytes = s.moe > 0 ? moe_layer(config, layout, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;
   memory.weights = kFp32 * held.sum();

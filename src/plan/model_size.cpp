@@ -1,6 +1,9 @@
 #include "plan/model_size.h"
 
 #include <algorithm>
+#include <string>
+
+#include "config/pool.h"
 
 namespace moesaic::plan {
 namespace {
@@ -36,20 +39,35 @@ std::int64_t moe_layers(const config::Model& model) {
   return std::max<std::int64_t>(0, model.layers - model.dense_layers);
 }
 
+GateSize gate_size(const config::Config& config) {
+  const config::Model& m = config.model;
+  const config::Router& router = config.router;
+  const std::int64_t experts = config::expert_numbers(m, router);
+  const bool previous_load = router.aux_scope == config::AuxScope::kBatch && router.aux_loss > 0.0;
+  GateSize size;
+  size.products = router.task_gate ? m.head_dim * (experts + m.d_model) : experts * m.d_model;
+  size.tasks = router.task_gate ? std::ssize(router.task_names) * experts : 0;
+  size.state =
+      ((router.balance == config::Balance::kBias ? 1 : 0) + (previous_load ? 1 : 0)) * experts;
+  return size;
+}
+
 ModelSize model_size(const config::Config& config) {
   const config::Model& m = config.model;
   const std::int64_t moe = moe_layers(m);
   const std::int64_t query_width = m.heads * m.head_dim;
   const std::int64_t key_width = m.kv_heads * m.head_dim;
-  const std::int64_t bias = config.router.balance == config::Balance::kBias ? m.experts : 0;
+  const GateSize gate = gate_size(config);
+  const std::string pool = config::pool_of(m, config.router, 0);
+  const std::int64_t experts = config::count_of(pool, 'r') + config::count_of(pool, 's');
   const std::int64_t expert = gated_ff(m.d_model, m.expert_d_ff);
 
   ModelSize size;
   size.embedding = always(m.vocab_size * m.d_model);
   size.attention = always(m.layers * m.d_model * (2 * query_width + 2 * key_width));
   size.dense_ff = always((m.layers - moe) * gated_ff(m.d_model, m.d_ff));
-  size.router = always(moe * (m.experts * m.d_model + bias));
-  size.experts = {moe * m.experts * expert, moe * m.top_k * expert};
+  size.router = always(moe * (gate.products + gate.tasks + gate.state));
+  size.experts = {moe * experts * expert, moe * m.top_k * expert};
   size.shared_experts = always(moe * m.shared_experts * expert);
   size.norms = always((2 * m.layers + 1) * m.d_model);
   size.head = always(m.tie_embeddings ? 0 : m.vocab_size * m.d_model);
@@ -60,7 +78,7 @@ Flop flop_per_token(const config::Config& config, std::int64_t length) {
   const config::Model& m = config.model;
   const ModelSize size = model_size(config);
   const std::int64_t weights = size.attention.active + size.dense_ff.active +
-                               moe_layers(m) * m.experts * m.d_model + size.experts.active +
+                               moe_layers(m) * gate_size(config).products + size.experts.active +
                                size.shared_experts.active + m.vocab_size * m.d_model;
   // A token sees (length + 1) / 2 keys on average; a key costs a product of heads x head_dim for
   // its score and one for its value.

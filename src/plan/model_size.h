@@ -16,10 +16,10 @@ struct Count {
 
 /// Parameters by class. The embedding's are all counted as active.
 struct ModelSize {
-  Count embedding;       // (V, D)
-  Count attention;       // q, k, v and o projections
-  Count dense_ff;        // gate, up and down of the dense layers
-  Count router;          // (E, D); with balance = bias also the (E) biases, which are not trained
+  Count embedding;  // (V, D)
+  Count attention;  // q, k, v and o projections
+  Count dense_ff;   // gate, up and down of the dense layers
+  Count router;
   Count experts;         // gate, up and down of the routed experts
   Count shared_experts;  // the same of those that every token passes
   Count norms;
@@ -28,6 +28,14 @@ struct ModelSize {
   std::array<std::pair<std::string_view, Count>, 8> classes() const;
   Count sum() const;
 };
+
+/// Parameters of the gate of one MoE layer.
+struct GateSize {
+  std::int64_t products = 0;  // (E, D), or keys (E, d) and query (d, D)
+  std::int64_t tasks = 0;     // (tasks, E)
+  std::int64_t state = 0;     // vectors (E) that no gradient trains: bias, load of the step before
+};
+GateSize gate_size(const config::Config& config);
 
 /// Of a resolved config.
 ModelSize model_size(const config::Config& config);

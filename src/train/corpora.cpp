@@ -169,6 +169,8 @@ model::MicroBatch micro_batch_of(const std::vector<Sample>& samples) {
   model::MicroBatch batch;
   for (const Sample& sample : samples) {
     const auto base = static_cast<std::int32_t>(batch.size());
+    const std::int32_t number = batch.sample.empty() ? 0 : batch.sample.back() + 1;
+    batch.sample.insert(batch.sample.end(), sample.token.size(), number);
     batch.token.insert(batch.token.end(), sample.token.begin(), sample.token.end());
     batch.target.insert(batch.target.end(), sample.target.begin(), sample.target.end());
     batch.task.insert(batch.task.end(), sample.task.begin(), sample.task.end());

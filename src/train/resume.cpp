@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "config/compare.h"
+#include "config/pool.h"
 #include "io/checkpoint.h"
 
 namespace moesaic::train {
@@ -28,11 +29,16 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
   }
+  std::vector<std::string> pool;
+  for (std::int64_t layer = config.model.dense_layers; layer < config.model.layers; ++layer) {
+    pool.push_back(config::pool_of(config.model, config.router, layer - config.model.dense_layers));
+  }
   return {{"step", progress.step},
           {"cursor", progress.cursor},
           {"tokens", progress.tokens},
           {"evaluation_due", progress.evaluation_due},
           {"task_names", progress.tasks},
+          {"pool", pool},
           {"config", flat},
           {"layout", layout},
           {"vocab_sha256", vocab_sha256},

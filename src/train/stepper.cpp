@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "config/pool.h"
 #include "model/storage.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -17,8 +19,9 @@ Stepper::Stepper(const config::Config& config, model::Instance& instance, std::s
       instance_(instance),
       step_tokens_(config.train.batch * config.data.seq_len),
       ctx_(instance.context()),
-      stats_(std::ssize(instance.transformer.moe_layers()), config.model.experts,
-             static_cast<std::int64_t>(tasks)),
+      stats_(std::ssize(instance.transformer.moe_layers()),
+             config::expert_numbers(config.model, config.router), static_cast<std::int64_t>(tasks),
+             config.model.top_k),
       task_tokens_(tasks, 0.0) {
   ctx_.stats = &stats_;
   ctx_.step_tokens = step_tokens_;
@@ -55,25 +58,44 @@ void Stepper::sum_over_ranks(StepResult& result, double nats) {
   }
 }
 
+namespace {
+
 // DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
-void Stepper::update_biases() {
+void move_biases(std::vector<float>& bias, std::span<const double> chosen,
+                 const model::ExpertPool& pool, double rate) {
+  const double mean = std::accumulate(chosen.begin(), chosen.end(), 0.0) /
+                      static_cast<double>(pool.count(ExpertState::kRegular));
+  for (std::size_t e = 0; e < bias.size(); ++e) {
+    const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
+    bias[e] += pool.state[e] == ExpertState::kRegular ? static_cast<float>(rate * sign) : 0.0F;
+  }
+}
+
+}  // namespace
+
+// What the routers keep of a step's choices.
+void Stepper::update_routers() {
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
     const model::Router* router = instance_.transformer.router(layer);
-    model::Parameter* bias = router != nullptr ? router->bias() : nullptr;
-    if (bias == nullptr) {
+    if (router == nullptr) {
       continue;
     }
-    std::vector<float> values = model::to_host_f32(*instance_.backend, bias->value);
+    Backend& backend = *instance_.backend;
     const auto chosen = stats_.chosen(layer);
-    double mean = 0.0;
-    for (const double n : chosen) {
-      mean += n / static_cast<double>(chosen.size());
+    if (const model::Parameter* const bias = router->bias()) {
+      std::vector<float> values = model::to_host_f32(backend, bias->value);
+      move_biases(values, chosen, instance_.transformer.pools()[static_cast<std::size_t>(layer)],
+                  config_.router.bias_rate);
+      backend.upload(std::as_bytes(std::span(values)), bias->value);
     }
-    for (std::size_t e = 0; e < values.size(); ++e) {
-      const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
-      values[e] += static_cast<float>(config_.router.bias_rate * sign);
+    if (const model::Parameter* const load = router->previous_load()) {
+      const double all = std::accumulate(chosen.begin(), chosen.end(), 0.0);
+      std::vector<float> shares;
+      for (const double n : chosen) {
+        shares.push_back(static_cast<float>(n / all));
+      }
+      backend.upload(std::as_bytes(std::span(shares)), load->value);
     }
-    instance_.backend->upload(std::as_bytes(std::span(values)), bias->value);
   }
 }
 
@@ -94,7 +116,7 @@ StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
 void Stepper::update(const StepResult& result) {
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
   optimizer_step(instance_, config_.train, result.lr, result.step, result.grad_norm);
-  update_biases();
+  update_routers();
 }
 
 }  // namespace moesaic::train

@@ -36,7 +36,7 @@ class Stepper {
  private:
   double forward_backward_all(const StepBatches& batches, std::int64_t targets);
   void sum_over_ranks(StepResult& result, double nats);
-  void update_biases();
+  void update_routers();
 
   const config::Config& config_;
   model::Instance& instance_;

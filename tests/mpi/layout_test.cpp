@@ -199,7 +199,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
                 const Outcome* serial) const {
     model::Instance instance(config, mesh, true);
     set_values(instance);
-    model::MoeStats stats(layers(), config.model.experts, 1);
+    model::MoeStats stats(layers(), config.model.experts, 1, config.model.top_k);
     Outcome outcome;
     for (std::int64_t step = 1; step <= steps; ++step) {
       outcome.losses.push_back(evaluate(instance, stats));
@@ -308,7 +308,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     comm::Mesh mesh = model::make_mesh(config);
     model::Instance instance(config, mesh, true);
     set_values(instance);
-    model::MoeStats stats(layers(), config.model.experts, 1);
+    model::MoeStats stats(layers(), config.model.experts, 1, config.model.top_k);
     evaluate(instance, stats);
     train::optimizer_step(instance, config.train, 1e-3, 1, 1.0);
     const plan::Traffic traffic = plan::traffic_per_step(config, layout, mesh.pp.rank());
@@ -321,12 +321,15 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     };
     expect(*instance.tp, traffic.tp, 1e-9 * traffic.tp);
     expect(*instance.pp, traffic.pp, 1e-9 * traffic.pp);
-    expect(*instance.dp, traffic.dp, padding);
+    const bool even = config.model.experts % layout.expert_ranks() == 0;  // else: of the fullest
+    if (even) {
+      expect(*instance.dp, traffic.dp, padding);
+    }
     expect(*instance.replicas, traffic.replicas, padding);
     expect(*instance.stage, traffic.stage, padding);
     expect(*instance.ends, traffic.ends, padding);
     expect(*instance.kv, traffic.kv, 1e-9 * traffic.kv);
-    if (planned.router.force == config::Force::kBalanced) {
+    if (even && planned.router.force == config::Force::kBalanced) {
       const double shares = mesh.world.all_reduce(traffic.experts, comm::Reduce::kSum);
       const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
       EXPECT_NEAR(sent, shares, 1e-9 * shares);

@@ -279,7 +279,6 @@ TEST(Validate, NamesImpossibleValues) {
         "command line: model.d_model = 250 is not a multiple of model.heads = 6: use d_model 246",
         "model.kv_heads = 4 does not divide model.heads = 6: use 3 or 6",
         "model.top_k = 20 is more than model.experts = 16: use 1 to 16",
-        "parallel.ep = 3 does not divide model.experts = 16: use ep 2 or 4",
         "router.capacity = 4 and router.capacity_factor = 1.5 are both set",
         "parallel.tp = 4 does not divide model.heads = 6: use tp 3 or 6",
         "parallel.ep = 3 does not divide the number of ranks = 4 / (tp x pp = 4): use 12 ranks, or "
@@ -291,7 +290,34 @@ TEST(Validate, NamesImpossibleValues) {
         "train.min_lr = 1 is more than train.lr = 0.0003"}) {
     EXPECT_TRUE(contains(text, part)) << part << "\nis not in\n" << text;
   }
-  EXPECT_EQ(lines.size(), 16U) << text;
+  EXPECT_EQ(lines.size(), 15U) << text;
+}
+
+// Protects the router's rules: what would never be used or could not be chosen is refused.
+TEST(Validate, JudgesTheRouter) {
+  const auto refused = [](auto&& change) {
+    Config config;
+    config.data.corpus = {"corpus"};
+    config.train.steps = 10;
+    change(config.router);
+    resolve(config, "train");
+    return join(problems(config, "train", 1), "; ");
+  };
+  const auto none = [](Router&) {};
+  EXPECT_EQ(refused(none), "");
+  EXPECT_TRUE(contains(refused([](Router& r) { r.groups = 5; }),
+                       "router.groups = 5 does not divide model.experts = 16: use 4 or 8"));
+  EXPECT_TRUE(contains(refused([](Router& r) { r.groups = 16; }),
+                       "model.top_k = 2 is more than the 1 experts of router.top_groups = 1"));
+  EXPECT_TRUE(contains(refused([](Router& r) { r.candidates = 3; }), "needs router.task_gate = 1"));
+  EXPECT_TRUE(contains(refused([](Router& r) {
+                         r.task_gate = true;
+                         r.candidates = 1;
+                       }),
+                       "router.candidates = 1 is less than model.top_k = 2"));
+  EXPECT_TRUE(contains(refused([](Router& r) { r.spare_experts = 2; }), "would never be used"));
+  EXPECT_TRUE(contains(refused([](Router& r) { r.overflow = Overflow::kSpare; }),
+                       "needs router.spare_experts"));
 }
 
 // Protects the checks of the other jobs, and that sound configs have no problem.

@@ -78,15 +78,5 @@ TEST(ForcedRouting, AShareOfTheTokensIsAPartOfTheWhole) {
   EXPECT_TRUE(forced_choices({config::Force::kHot, 7, 3, 2}, 4, 0).empty());
 }
 
-TEST(ForcedRouting, WeightsAreTheScoresOfTheChoices) {
-  const ForcedRouting routing = {config::Force::kBalanced, 4, 2, 0};
-  const std::vector<std::int32_t> choice = {3, 1, 0, 2};
-  const std::vector<float> scores = {0.125F, 0.25F, 0.5F, 0.75F, 0.375F, 9.0F, 0.125F, 9.0F};
-  EXPECT_EQ(model::weights_of(choice, scores, routing, true, 2.0F),
-            (std::vector{1.5F, 0.5F, 1.5F, 0.5F}));
-  EXPECT_EQ(model::weights_of(choice, scores, routing, false, 2.0F),
-            (std::vector{1.5F, 0.5F, 0.75F, 0.25F}));
-}
-
 }  // namespace
 }  // namespace moesaic::testing

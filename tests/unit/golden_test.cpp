@@ -69,7 +69,8 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
   Golden golden = Golden::read(GetParam().name);
   comm::Mesh mesh = comm::Mesh::single();
   std::unique_ptr<model::Instance> instance;
-  model::MoeStats stats{std::ssize(golden.aux_loss), golden.config.model.experts, 1};
+  model::MoeStats stats{std::ssize(golden.aux_loss), golden.config.model.experts, 1,
+                        golden.config.model.top_k};
 };
 
 TEST_P(GoldenTest, LogitsLossesAndCounts) {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
+#include "config/pool.h"
 #include "model/block.h"
 #include "model/transformer.h"
 #include "tensor/rng.h"
@@ -13,13 +15,14 @@
 namespace moesaic::model {
 namespace {
 
-constexpr std::int64_t kTokens = 11, kWidth = 10, kExperts = 5;
+constexpr std::int64_t kTokens = 11, kWidth = 10, kExperts = 5, kSpares = 2;
 
 // Three documents of 4, 1 and 6 tokens; each token has a task of its own, so that the counts by
 // task are the experts of each token.
 MicroBatch packed_batch() {
   MicroBatch batch;
   for (const int length : {4, 1, 6}) {
+    const std::int32_t sample = batch.sample.empty() ? 0 : batch.sample.back() + 1;
     const auto begin = static_cast<std::int32_t>(batch.size());
     for (std::int32_t i = 0; i < length; ++i) {
       batch.task.push_back(static_cast<std::uint8_t>(batch.size()));
@@ -27,6 +30,7 @@ MicroBatch packed_batch() {
       batch.target.push_back(-1);
       batch.position.push_back(i);
       batch.first_key.push_back(begin);
+      batch.sample.push_back(sample);
     }
   }
   return batch;
@@ -50,6 +54,7 @@ class GradientTest : public ::testing::Test {
     sizes.experts = kExperts;
     sizes.expert_d_ff = 7;
     sizes.shared_experts = 0;
+    sizes.head_dim = 6;
     set_batch(ctx, batch);
     ctx.stats = &stats;
     ctx.step_tokens = 20;
@@ -66,7 +71,10 @@ class GradientTest : public ::testing::Test {
             .place = {}};
   }
 
-  Moe make_moe() { return {parameters, "moe.", sizes, options, 0, 1.0, 1.0, {}}; }
+  Moe make_moe() {
+    return {parameters, "moe.", sizes, options, 0, make_pool(config::pool_of(sizes, options, 0), 1),
+            1.0,        1.0,    {}};
+  }
 
   Block make_block(Block::Ffn ffn) {
     RmsNorm first(parameters, "first", kWidth, 1e-5F, {});
@@ -98,7 +106,8 @@ class GradientTest : public ::testing::Test {
     std::uint64_t stream = 100;
     for (const Parameter& p : parameters.all()) {
       const std::vector<float> values = normals(p.value.numel(), ++stream);
-      for (std::size_t i = 0; p.spec.trained && i < values.size(); ++i) {
+      const bool of_loads = p.spec.tensors.front().name.ends_with("previous_load");
+      for (std::size_t i = 0; (p.spec.trained || of_loads) && i < values.size(); ++i) {
         p.value.as<float>()[i] = 0.5F * values[i];
       }
       backend->zero(p.grad);
@@ -149,8 +158,9 @@ class GradientTest : public ::testing::Test {
   std::vector<double> choices_now() {
     const auto by_token = stats.by_task(0);
     std::vector<double> all(by_token.begin(), by_token.end());
-    const auto dropped = stats.dropped(0);
-    all.insert(all.end(), dropped.begin(), dropped.end());
+    for (const auto& counts : {stats.dropped(0), stats.moved(0), stats.processed(0)}) {
+      all.insert(all.end(), counts.begin(), counts.end());
+    }
     return all;
   }
 
@@ -163,7 +173,7 @@ class GradientTest : public ::testing::Test {
   std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
   PhaseClock clock;
   MicroBatch batch = packed_batch();
-  MoeStats stats{1, kExperts, kTokens};
+  MoeStats stats{1, kExperts + kSpares, kTokens, 4};
   Context ctx{.backend = *backend,
               .tp = *group,
               .experts = *group,
@@ -208,6 +218,57 @@ TEST_F(GradientTest, MoeThatDrops) {
   check(make_moe());
   const auto dropped = stats.dropped(0);
   EXPECT_GT(*std::max_element(dropped.begin(), dropped.end()), 0.0);
+}
+
+TEST_F(GradientTest, MoeThatMovesToTheNextBest) {
+  options.capacity = 3;
+  options.overflow = config::Overflow::kNext;
+  check(make_moe());
+  EXPECT_GT(std::accumulate(stats.moved(0).begin(), stats.moved(0).end(), 0.0), 0.0);
+}
+
+TEST_F(GradientTest, MoeWithSpares) {
+  for (const config::Score score : {config::Score::kSoftmax, config::Score::kSigmoid}) {
+    parameters.all().clear();
+    options.score = score;
+    options.capacity = 3;
+    options.overflow = config::Overflow::kSpare;
+    options.spare_experts = kSpares;
+    check(make_moe());
+    EXPECT_GT(stats.processed(0)[kExperts] + stats.processed(0)[kExperts + 1], 0.0);
+    EXPECT_EQ(stats.chosen(0)[kExperts] + stats.chosen(0)[kExperts + 1], 0.0);
+  }
+}
+
+TEST_F(GradientTest, GateOfTwoLayers) {
+  options.task_gate = true;
+  options.candidates = 3;
+  options.temperature = 0.7;
+  options.task_names = {"code", "prose", "mathematics"};
+  check(make_moe());
+}
+
+TEST_F(GradientTest, GroupsAndThreshold) {
+  sizes.experts = 6;
+  sizes.top_k = 3;
+  options.score = config::Score::kSigmoid;
+  options.groups = 3;
+  options.top_groups = 2;
+  options.threshold = 0.6;
+  check(make_moe());
+  const auto choices = stats.choices_by_task(0);
+  const double all = std::accumulate(choices.begin(), choices.end(), 0.0);
+  EXPECT_EQ(all, kTokens);
+  EXPECT_LT(std::accumulate(stats.chosen(0).begin(), stats.chosen(0).end(), 0.0), 3.0 * kTokens);
+}
+
+TEST_F(GradientTest, AuxiliaryLossOfSequencesAndOfTheBatchBefore) {
+  for (const config::AuxScope scope : {config::AuxScope::kSequence, config::AuxScope::kBatch}) {
+    parameters.all().clear();
+    options.aux_scope = scope;
+    options.aux_loss = 3.0;
+    check(make_moe());
+  }
 }
 
 TEST_F(GradientTest, DenseBlock) {

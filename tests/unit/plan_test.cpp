@@ -74,8 +74,8 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(four.moments, 2.0 * four.weights);
   EXPECT_EQ(four.logits, 4.0 * 14 * 50);                   // fewer tokens than a block has
   EXPECT_EQ(four.dispatch, 4.0 * 28 * (3 * 16 + 3 * 10));  // 14 tokens x top-2
-  // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 26, and 54 for a row.
-  EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 228 + 28 * 54) + 14 * (7 * 16 + 1)));
+  // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 34, and 54 for a row.
+  EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 236 + 28 * 54) + 14 * (7 * 16 + 1)));
   c.run.precision = config::Precision::kBf16;
   EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).copies,
             2.0 * (9264 + 1920 - 112 - 256 - 800));  // no norms, router, embedding

@@ -24,6 +24,7 @@ TraceAxes axes_of(std::int64_t ranks) {
   TraceAxes axes;
   axes.moe_layers = {1, 3};
   axes.experts = 4;
+  axes.choices = 2;
   axes.phases = {"data", "forward"};
   axes.tasks = {"none", "code", "prose"};
   axes.corpora = {"web"};
@@ -51,6 +52,7 @@ TraceRow row_of(std::int64_t step, std::int64_t ranks) {
   row.expert_rerouted = {0, 0, 0, 0, 2, 0, 0, 0};
   row.expert_slots = std::vector<std::int64_t>(8, 8);
   row.expert_state = std::vector<std::int64_t>(8, 1);
+  row.task_choice_tokens = {0, 0, 0, 2, 0, 4, 0, 0, 0, 2, 0, 4};
   row.task_expert_tokens = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0};
   row.task_tokens = {0, 2, 4};
   row.time = {0.2, 0.3};

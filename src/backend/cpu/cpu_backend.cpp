@@ -87,6 +87,15 @@ void CpuBackend::add(const Tensor& x, const Tensor& inout) {
   });
 }
 
+void CpuBackend::scale(const Tensor& inout, float factor) {
+  float* const values = inout.as<float>().data();
+  share(inout.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      values[i] *= factor;
+    }
+  });
+}
+
 double CpuBackend::sum_of_squares(const Tensor& x) {
   std::vector<double> sums(static_cast<std::size_t>(threads_), 0.0);
   share(x.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {

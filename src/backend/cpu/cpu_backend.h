@@ -31,6 +31,7 @@ class CpuBackend : public Backend {
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;
   void add(const Tensor& x, const Tensor& inout) override;
+  void scale(const Tensor& inout, float factor) override;
   double sum_of_squares(const Tensor& x) override;
 
   void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
@@ -58,12 +59,12 @@ class CpuBackend : public Backend {
   void swiglu(const Tensor& gate_up, const Tensor& y) override;
   void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) override;
 
-  void route(const Tensor& logits, const Tensor& bias, const RouteOptions& options,
-             const Tensor& scores, const Tensor& choice, const Tensor& weight,
-             const Tensor& stats) override;
-  void route_backward(const Tensor& dweight, const Tensor& logits, const Tensor& scores,
-                      const Tensor& choice, const RouteOptions& options, const Tensor& daux,
-                      float dz, const Tensor& dlogits) override;
+  void route(const RouteOptions& options, const RouteTensors& tensors) override;
+  void route_weights(const RouteOptions& options, const Tensor& scores, const Tensor& choice,
+                     const Tensor& weight) override;
+  void route_backward(const RouteOptions& options, const RouteTensors& tensors,
+                      const Tensor& choice, const Tensor& dweight, const Tensor& daux, float dz,
+                      const Tensor& dlogits) override;
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) override;
   void combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
                     const Tensor& y) override;

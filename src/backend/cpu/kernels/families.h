@@ -52,10 +52,11 @@ template <class A>
 void combine_backward(const float* dy, const A* rows, const std::int32_t* position,
                       const float* weight, A* drows, float* dweight, Index tokens, Index k,
                       Index dim);
-void route(const RouteRow& row, const float* logits, const float* bias, float* scores,
-           std::int32_t* choice, float* weight, double* stats, Index tokens);
-void route_backward(const RouteRow& row, const float* dweight, const float* logits,
-                    const float* scores, const std::int32_t* choice, const float* daux, float dz,
-                    float* dlogits, Index tokens);
+void route(const RouteRow& row, const RouteRows& rows, Index tokens);
+void route_weights(const RouteRow& row, const float* scores, const std::int32_t* choice,
+                   float* weight, Index tokens);
+void route_backward(const RouteRow& row, const RouteRows& rows, const std::int32_t* choice,
+                    const float* dweight, const float* daux, float dz, float* dlogits,
+                    Index tokens);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA

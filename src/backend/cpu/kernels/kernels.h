@@ -23,9 +23,23 @@ struct AttentionHead {
 };
 
 struct RouteRow {
-  Index experts, top_k;
+  Index experts, top_k, candidates, groups, top_groups;
+  float threshold, temperature;
   bool sigmoid, normalize;
   float scale;
+};
+
+/// The tensors of a router's call (RouteTensors) from some row on. `added` and `segment` may be
+/// null; shares and sums are added to.
+struct RouteRows {
+  const std::int32_t* state;
+  const float* bias;
+  const float* added;
+  const std::int32_t* segment;
+  float *logits, *scores, *selection;
+  std::int32_t* choice;
+  float* weight;
+  double *shares, *sums;
 };
 
 struct AdamWStep {
@@ -91,12 +105,12 @@ struct CommonKernels {
                             float* dx, float* dweight, Index rows, Index dim);
   void (*softmax_stats)(const float* logits, const std::int32_t* target, float* stats,
                         std::int32_t* best, Index rows, Index vocab);
-  // stats (experts + 2) is added to, in double.
-  void (*route)(const RouteRow& row, const float* logits, const float* bias, float* scores,
-                std::int32_t* choice, float* weight, double* stats, Index tokens);
-  void (*route_backward)(const RouteRow& row, const float* dweight, const float* logits,
-                         const float* scores, const std::int32_t* choice, const float* daux,
-                         float dz, float* dlogits, Index tokens);
+  void (*route)(const RouteRow& row, const RouteRows& rows, Index tokens);
+  void (*route_weights)(const RouteRow& row, const float* scores, const std::int32_t* choice,
+                        float* weight, Index tokens);
+  void (*route_backward)(const RouteRow& row, const RouteRows& rows, const std::int32_t* choice,
+                         const float* dweight, const float* daux, float dz, float* dlogits,
+                         Index tokens);
 };
 
 /// Floats of scratch that attention and its backward need for one thread.

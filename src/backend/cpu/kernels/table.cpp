@@ -27,6 +27,7 @@ constexpr CommonKernels kCommon = {
     .rms_norm_backward = rms_norm_backward,
     .softmax_stats = softmax_stats,
     .route = route,
+    .route_weights = route_weights,
     .route_backward = route_backward,
 };
 
