@@ -55,6 +55,7 @@ struct Router {
   double capacity_factor = 0.0;  // or slots = ceil(factor tokens top_k / experts)
   Overflow overflow = Overflow::kDrop;
   std::int64_t spare_experts = 0;
+  std::int64_t gradient_buffer = 0;  // tokens that an expert processes for each update; 0: off
   Balance balance = Balance::kAuxLoss;
   double aux_loss = 0.01, z_loss = 0.0, bias_rate = 0.001;
   AuxScope aux_scope = AuxScope::kMicroBatch;

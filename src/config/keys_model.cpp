@@ -76,6 +76,10 @@ std::vector<Key> router_keys() {
                "best expert."),
       s.integer("spare_experts", &Router::spare_experts, between(0, 1e5), "",
                 "Experts that take overflow alone, with overflow = spare."),
+      only(s.integer("gradient_buffer", &Router::gradient_buffer, at_least(0), "tokens",
+                     "Updates an expert only once it has processed so many tokens since its last "
+                     "update, with the mean gradient of the steps since then. 0: in every step."),
+           "train plan"),
       only(s.choice("balance", &Router::balance,
                     "How loads are evened out: by the auxiliary loss, or by a bias on the choice."),
            "train plan"),

@@ -28,20 +28,22 @@ Slice own_hidden(std::int64_t hidden, const Placement& place) {
 
 Experts::Experts(Parameters& parameters, const std::string& prefix,
                  std::span<const std::int32_t> numbers, std::int64_t d_model, std::int64_t hidden,
-                 double init_std, double output_std, const Placement& place)
+                 double init_std, double output_std, bool buffered, const Placement& place)
     : hidden_(own_hidden(hidden, place).count),
       gate_up_(parameters.add(
           {.shape = {std::ssize(numbers), 2 * hidden_, d_model},
            .tensors = expert_tensors(prefix, numbers, {"gate_proj", "up_proj"}, {hidden, d_model},
                                      0, own_hidden(hidden, place)),
            .init_std = init_std,
-           .sum = SumOver::kExpertReplicas})),
+           .sum = SumOver::kExpertReplicas,
+           .buffered = buffered})),
       down_(parameters.add(
           {.shape = {std::ssize(numbers), d_model, hidden_},
            .tensors = expert_tensors(prefix, numbers, {"down_proj"}, {d_model, hidden}, 1,
                                      own_hidden(hidden, place)),
            .init_std = output_std,
-           .sum = SumOver::kExpertReplicas})) {}
+           .sum = SumOver::kExpertReplicas,
+           .buffered = buffered})) {}
 
 Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
                         Saved* saved) const {

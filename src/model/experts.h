@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 
@@ -20,13 +21,16 @@ class Experts {
   /// prefix: "model.layers.N.mlp.experts."
   Experts(Parameters& parameters, const std::string& prefix, std::span<const std::int32_t> numbers,
           std::int64_t d_model, std::int64_t hidden, double init_std, double output_std,
-          const Placement& place);
+          bool buffered, const Placement& place);
 
   /// offsets: [count + 1] of each expert's rows.
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
                  Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
                   const Saved& saved) const;  // dx: compute
+
+  /// Each with the experts of this rank as its first dim.
+  std::array<Parameter*, 2> parameters() const { return {&gate_up_, &down_}; }
 
  private:
   std::int64_t hidden_;

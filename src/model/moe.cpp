@@ -14,6 +14,14 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
   return rows.rows(own.begin, own.count);
 }
 
+ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const Placement& place) {
+  ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
+  for (const char* const name : {"steps", "tokens", "updates"}) {
+    spec.tensors.push_back(copied_tensor(prefix + "experts_buffer." + name, {experts}, place));
+  }
+  return spec;
+}
+
 }  // namespace
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
@@ -29,12 +37,18 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
       router_(parameters, prefix, model, options, moe_layer, pool, init_std, place),
       experts_(parameters, prefix + "experts.",
                pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model.d_model,
-               model.expert_d_ff, init_std, output_std, place) {
+               model.expert_d_ff, init_std, output_std, options.gradient_buffer > 0, place),
+      expert_rank_(static_cast<std::size_t>(place.expert_rank)) {
+  if (options.gradient_buffer > 0) {
+    buffer_state_ = &parameters.add(buffer_spec(prefix, pool.size(), place));
+  }
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
                     model.shared_experts * model.expert_d_ff, init_std, output_std, place);
   }
 }
+
+std::span<const std::int32_t> Moe::numbers() const { return pool_.of_rank[expert_rank_]; }
 
 SlotRule Moe::rule(const Context& ctx) const {
   if (ctx.dropless) {

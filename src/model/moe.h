@@ -38,7 +38,13 @@ class Moe {
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
   const Router& router() const { return router_; }
+  const Experts& experts() const { return experts_; }
   const ExpertPool& pool() const { return pool_; }
+  /// The experts of this rank.
+  std::span<const std::int32_t> numbers() const;
+  /// (3, E) fp32: steps whose gradients are held back, tokens processed in them, and updates so
+  /// far; undefined without a gradient buffer.
+  Parameter* buffer_state() const { return buffer_state_; }
 
  private:
   SlotRule rule(const Context& ctx) const;
@@ -55,6 +61,8 @@ class Moe {
   Router router_;
   Experts experts_;
   std::optional<Swiglu> shared_;
+  std::size_t expert_rank_;
+  Parameter* buffer_state_ = nullptr;
 };
 static_assert(Layer<Moe>);
 

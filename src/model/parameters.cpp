@@ -191,9 +191,13 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
     const bool copied = p.spec.in_products && compute != DType::kF32;
     p.compute = copied ? backend.empty(compute, p.spec.shape) : p.value;
     if (training) {
-      for (Tensor* moment : {&p.exp_avg, &p.exp_avg_sq}) {
-        *moment = backend.empty(DType::kF32, {p.owned.count, p.columns()});
-        backend.zero(*moment);
+      std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
+      if (p.spec.buffered) {
+        of_owned.push_back(&p.held);
+      }
+      for (Tensor* tensor : of_owned) {
+        *tensor = backend.empty(DType::kF32, {p.owned.count, p.columns()});
+        backend.zero(*tensor);
       }
     }
   }

@@ -52,7 +52,8 @@ struct ParameterSpec {
   SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products: has a copy in the compute dtype
   bool trained = true;
-  bool tied = false;  // held by the first and the last stage of a pipeline
+  bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
+  bool tied = false;      // held by the first and the last stage of a pipeline
 };
 
 struct Parameter {
@@ -64,6 +65,7 @@ struct Parameter {
   Slice owned;                 // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
+  Tensor held;                 // likewise, if buffered: the sum of the gradients held back
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
   std::int64_t columns() const;

@@ -29,6 +29,9 @@ std::vector<Kind> kinds(const Parameter& p, bool with_moments) {
     list.push_back({"exp_avg/", &Parameter::exp_avg, p.owned});
     list.push_back({"exp_avg_sq/", &Parameter::exp_avg_sq, p.owned});
   }
+  if (with_moments && p.spec.buffered) {
+    list.push_back({"held/", &Parameter::held, p.owned});
+  }
   return list;
 }
 

@@ -123,11 +123,11 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
   }
 }
 
-const Router* Transformer::router(std::int64_t moe_layer) const {
+const Moe* Transformer::moe(std::int64_t moe_layer) const {
   const std::int64_t layer = moe_layers_[static_cast<std::size_t>(moe_layer)];
   for (const Chunk& chunk : chunks_) {
     if (layer >= chunk.layers.begin && layer < chunk.layers.end()) {
-      return &chunk.blocks[static_cast<std::size_t>(layer - chunk.layers.begin)].moe()->router();
+      return chunk.blocks[static_cast<std::size_t>(layer - chunk.layers.begin)].moe();
     }
   }
   return nullptr;

@@ -44,7 +44,7 @@ class Transformer {
   /// Of each MoE layer of the whole model.
   const std::vector<ExpertPool>& pools() const { return pools_; }
   /// nullptr: on another stage.
-  const Router* router(std::int64_t moe_layer) const;
+  const Moe* moe(std::int64_t moe_layer) const;
 
  private:
   struct Chunk {

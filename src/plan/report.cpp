@@ -144,7 +144,9 @@ Estimate estimate(const config::Config& config, int ranks) {
     e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;
   }
   if (training) {
-    e.checkpoint_bytes = 12.0 * static_cast<double>(e.size.sum().total);
+    e.checkpoint_bytes =
+        12.0 * static_cast<double>(e.size.sum().total) +
+        (config.router.gradient_buffer > 0 ? 4.0 : 0.0) * static_cast<double>(e.size.experts.total);
     e.steps = config::total_steps(config);
     e.tokens = static_cast<double>(e.steps) *
                static_cast<double>(config.train.batch * config.data.seq_len);

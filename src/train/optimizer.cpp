@@ -1,5 +1,6 @@
 #include "train/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace moesaic::train {
@@ -12,49 +13,67 @@ int holders(model::Instance& instance, const model::Parameter& p,
   return p.spec.sum == model::SumOver::kStage ? group : group * tensor.copies;
 }
 
-double squares(model::Instance& instance, const model::Parameter& p) {
+double squares(model::Instance& instance, const GradientBuffer& buffer, const model::Parameter& p) {
+  const std::vector<UpdateRows> updates = buffer.updates(p, 1);
   double sum = 0.0;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
     const Slice rows = overlap(p.rows_with(tensor), p.owned);
-    if (rows.count > 0) {
-      sum +=
-          instance.backend->sum_of_squares(p.rows_of(p.grad, rows)) / holders(instance, p, tensor);
+    if (rows.count == 0) {
+      continue;
     }
+    const double all =
+        instance.backend->sum_of_squares(p.rows_of(p.grad, rows)) / holders(instance, p, tensor);
+    const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
+      return overlap(u.rows, rows).count > 0;
+    });
+    sum += applied || !std::isfinite(all) ? all : 0.0;
   }
   return sum;
 }
 
+// Of the update with this number.
+void set_corrections(AdamW& update, const config::Train& config, std::int64_t step) {
+  const auto n = static_cast<double>(step);
+  update.correction1 = static_cast<float>(1.0 - std::pow(config.beta1, n));
+  update.correction2 = static_cast<float>(1.0 - std::pow(config.beta2, n));
+}
+
 }  // namespace
 
-double gradient_norm(model::Instance& instance) {
+double gradient_norm(model::Instance& instance, const GradientBuffer& buffer) {
   double sum = 0.0;
   for (const model::Parameter& p : instance.parameters.all()) {
-    sum += squares(instance, p);
+    sum += squares(instance, buffer, p);
   }
   return std::sqrt(instance.mesh.world.all_reduce(sum, comm::Reduce::kSum));
 }
 
-void optimizer_step(model::Instance& instance, const config::Train& config, double lr,
-                    std::int64_t step, double gradient_norm) {
+void optimizer_step(model::Instance& instance, const GradientBuffer& buffer,
+                    const config::Train& config, double lr, std::int64_t step,
+                    double gradient_norm) {
   const bool clipped = config.clip > 0.0 && gradient_norm > config.clip;
-  AdamW update{
-      .lr = static_cast<float>(lr),
-      .beta1 = static_cast<float>(config.beta1),
-      .beta2 = static_cast<float>(config.beta2),
-      .eps = static_cast<float>(config.eps),
-      .weight_decay = 0.0F,
-      .correction1 = static_cast<float>(1.0 - std::pow(config.beta1, static_cast<double>(step))),
-      .correction2 = static_cast<float>(1.0 - std::pow(config.beta2, static_cast<double>(step))),
-      .grad_scale = clipped ? static_cast<float>(config.clip / gradient_norm) : 1.0F};
+  AdamW update{.lr = static_cast<float>(lr),
+               .beta1 = static_cast<float>(config.beta1),
+               .beta2 = static_cast<float>(config.beta2),
+               .eps = static_cast<float>(config.eps),
+               .weight_decay = 0.0F,
+               .correction1 = 1.0F,
+               .correction2 = 1.0F,
+               .grad_scale = clipped ? static_cast<float>(config.clip / gradient_norm) : 1.0F};
   for (const model::Parameter& p : instance.parameters.all()) {
     if (!p.spec.trained || p.owned.count == 0) {
       continue;
     }
     update.weight_decay = p.decays() ? static_cast<float>(config.weight_decay) : 0.0F;
     const bool copied = p.compute.dtype() != DType::kF32;
-    instance.backend->adamw(update, p.rows_of(p.grad, p.owned), p.rows_of(p.value, p.owned),
-                            p.exp_avg, p.exp_avg_sq,
-                            copied ? p.rows_of(p.compute, p.owned) : Tensor());
+    for (const auto& [rows, number] : buffer.updates(p, step)) {
+      set_corrections(update, config, number);
+      const std::int64_t first = rows.begin - p.owned.begin;
+      instance.backend->adamw(update, p.rows_of(p.grad, rows), p.rows_of(p.value, rows),
+                              p.exp_avg.rows(first, rows.count),
+                              p.exp_avg_sq.rows(first, rows.count),
+                              copied ? p.rows_of(p.compute, rows) : Tensor());
+    }
   }
   bool shared_out = false;
   for (const model::Bucket& bucket : instance.parameters.buckets()) {

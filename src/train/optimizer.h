@@ -2,16 +2,18 @@
 
 #include "config/config.h"
 #include "model/instance.h"
+#include "train/gradient_buffer.h"
 
 namespace moesaic::train {
 
-/// L2 norm of the summed gradients over every distinct parameter element once. Collective over the
-/// mesh; the same bits on every rank.
-double gradient_norm(model::Instance& instance);
+/// L2 norm of the summed gradients that this step applies, over every distinct parameter element
+/// once; not finite if any gradient is not. Collective over the mesh; the same bits on every rank.
+double gradient_norm(model::Instance& instance, const GradientBuffer& buffer);
 
-/// One AdamW update of every trained parameter with gradients clipped to config.clip (0: not).
-/// step counts from 1. Collective where updates are shared out.
-void optimizer_step(model::Instance& instance, const config::Train& config, double lr,
-                    std::int64_t step, double gradient_norm);
+/// One AdamW update of every trained parameter that the buffer does not hold back, with gradients
+/// clipped to config.clip (0: not). step counts from 1. Collective where updates are shared out.
+void optimizer_step(model::Instance& instance, const GradientBuffer& buffer,
+                    const config::Train& config, double lr, std::int64_t step,
+                    double gradient_norm);
 
 }  // namespace moesaic::train

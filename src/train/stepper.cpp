@@ -22,7 +22,8 @@ Stepper::Stepper(const config::Config& config, model::Instance& instance, std::s
       stats_(std::ssize(instance.transformer.moe_layers()),
              config::expert_numbers(config.model, config.router), static_cast<std::int64_t>(tasks),
              config.model.top_k),
-      task_tokens_(tasks, 0.0) {
+      task_tokens_(tasks, 0.0),
+      buffer_(instance, config.router.gradient_buffer) {
   ctx_.stats = &stats_;
   ctx_.step_tokens = step_tokens_;
 }
@@ -76,19 +77,19 @@ void move_biases(std::vector<float>& bias, std::span<const double> chosen,
 // What the routers keep of a step's choices.
 void Stepper::update_routers() {
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    const model::Router* router = instance_.transformer.router(layer);
-    if (router == nullptr) {
+    const model::Moe* const moe = instance_.transformer.moe(layer);
+    if (moe == nullptr) {
       continue;
     }
+    const model::Router& router = moe->router();
     Backend& backend = *instance_.backend;
     const auto chosen = stats_.chosen(layer);
-    if (const model::Parameter* const bias = router->bias()) {
+    if (const model::Parameter* const bias = router.bias()) {
       std::vector<float> values = model::to_host_f32(backend, bias->value);
-      move_biases(values, chosen, instance_.transformer.pools()[static_cast<std::size_t>(layer)],
-                  config_.router.bias_rate);
+      move_biases(values, chosen, moe->pool(), config_.router.bias_rate);
       backend.upload(std::as_bytes(std::span(values)), bias->value);
     }
-    if (const model::Parameter* const load = router->previous_load()) {
+    if (const model::Parameter* const load = router.previous_load()) {
       const double all = std::accumulate(chosen.begin(), chosen.end(), 0.0);
       std::vector<float> shares;
       for (const double n : chosen) {
@@ -109,13 +110,15 @@ StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
   result.lr = learning_rate(config_.train, step);
   sum_over_ranks(result, nats);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  result.grad_norm = gradient_norm(instance_);
+  buffer_.add_held(stats_);
+  result.grad_norm = gradient_norm(instance_, buffer_);
   return result;
 }
 
 void Stepper::update(const StepResult& result) {
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  optimizer_step(instance_, config_.train, result.lr, result.step, result.grad_norm);
+  optimizer_step(instance_, buffer_, config_.train, result.lr, result.step, result.grad_norm);
+  buffer_.hold(stats_);
   update_routers();
 }
 

@@ -5,6 +5,7 @@
 #include "model/instance.h"
 #include "model/moe_stats.h"
 #include "train/batches.h"
+#include "train/gradient_buffer.h"
 
 namespace moesaic::train {
 
@@ -44,6 +45,7 @@ class Stepper {
   model::Context ctx_;
   model::MoeStats stats_;
   std::vector<double> task_tokens_;
+  GradientBuffer buffer_;
 };
 
 }  // namespace moesaic::train

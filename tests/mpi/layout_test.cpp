@@ -4,7 +4,8 @@
 
 #include <cmath>
 
-#include "config/validate.h"
+#include "config/pool.h"
+#include "mpi/layouts.h"
 #include "plan/traffic.h"
 #include "support/golden.h"
 #include "train/optimizer.h"
@@ -25,81 +26,6 @@ struct Case {
   double gradient_bound() const { return bf16 ? 2e-2 : 1e-5; }
   double loss_bound() const { return bf16 ? 5e-3 : 1e-5; }
 };
-
-// Five layers, the first two without experts, so that a stage of four has no MoE layer; a
-// vocabulary and widths that no number of ranks divides.
-void wide(config::Config& c) {
-  c.model.layers = 5;
-  c.model.dense_layers = 2;
-  c.model.heads = 4;
-  c.model.kv_heads = 2;
-  c.model.experts = 8;
-  c.model.shared_experts = 1;
-  c.model.expert_d_ff = 11;
-  c.model.d_ff = 37;
-}
-void wide_tied(config::Config& c) {
-  wide(c);
-  c.model.tie_embeddings = true;
-  c.model.shared_experts = 0;
-  c.router.score = config::Score::kSigmoid;
-  c.router.balance = config::Balance::kBias;
-  c.router.capacity = 5;
-}
-
-// Everything about a layout but dp, which follows from the number of ranks.
-std::string text_of(const config::Config& c) {
-  const config::Parallel& p = c.parallel;
-  return fmt::format("tp={} pp={} ep={} expert_tp={} sequence={} zero={} virtual={} recompute={}",
-                     p.tp, p.pp, p.ep, p.expert_tp, p.sequence, p.zero, p.virtual_stages,
-                     c.train.recompute);
-}
-
-config::Config layout(const config::Config& base, int tp, int pp, int ep, int expert_tp,
-                      std::size_t number) {
-  config::Config c = base;
-  const bool interleaved = pp > 1 && c.model.layers >= 2 * pp && number % 2 == 0;
-  c.parallel = {.tp = tp,
-                .pp = pp,
-                .ep = ep,
-                .zero = number / 2 % 2 == 0 ? 1 : 0,
-                .sequence = tp > 1 && number / 4 % 2 == 0,
-                .expert_tp = expert_tp,
-                .schedule = interleaved ? config::PipelineSchedule::kInterleaved
-                                        : config::PipelineSchedule::k1f1b,
-                .virtual_stages = interleaved ? 2 : 1};
-  c.train.recompute = number % 3 == 0;
-  return c;
-}
-
-// All degrees that the ranks and the model allow; the number of a layout picks its other options,
-// so that these meet each other in many ways.
-std::vector<config::Config> layouts(const config::Config& base, int ranks) {
-  std::vector<config::Config> list;
-  for (int tp = 1; tp <= ranks; tp *= 2) {
-    for (int pp = 1; tp * pp <= ranks; ++pp) {
-      for (int ep = 1; tp * pp * ep <= ranks; ++ep) {
-        for (const int expert_tp : tp > 1 ? std::vector<int>{tp, 1} : std::vector<int>{1}) {
-          const config::Config c = layout(base, tp, pp, ep, expert_tp, list.size());
-          if (config::problems(c, "score", ranks).empty()) {
-            list.push_back(c);
-          }
-        }
-      }
-    }
-  }
-  return list;
-}
-
-// Many ranks on few cores are slow: of their layouts only some, spread over all degrees.
-std::vector<config::Config> some_of(const std::vector<config::Config>& all, std::size_t most) {
-  const std::size_t step = (all.size() + most - 1) / most;
-  std::vector<config::Config> some;
-  for (std::size_t i = 0; i < all.size(); i += step) {
-    some.push_back(all[i]);
-  }
-  return some;
-}
 
 struct Outcome {
   std::vector<double> losses, norms;                    // of each step
@@ -124,6 +50,10 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
       golden.rows.push_back(golden.rows[row % given]);
     }
     golden.rows.resize(GetParam().rows);
+    for (std::size_t row = 0; row < golden.rows.size(); ++row) {
+      std::fill(golden.rows[row].task.begin(), golden.rows[row].task.end(),
+                static_cast<std::uint8_t>(row % kTasks));
+    }
     for (std::size_t row = 0; GetParam().short_rows && row < golden.rows.size(); ++row) {
       cut(golden.rows[row], 1 + row % 3);
     }
@@ -151,10 +81,15 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     std::vector<float> bias(static_cast<std::size_t>(golden.config.model.experts), 0.0F);
     bias[0] = -100.0F;
     for (std::int64_t layer = 0; layer < layers(); ++layer) {
-      if (const model::Router* router = instance.transformer.router(layer)) {
-        instance.backend->upload(std::as_bytes(std::span(bias)), router->bias()->value);
+      if (const model::Moe* moe = instance.transformer.moe(layer)) {
+        instance.backend->upload(std::as_bytes(std::span(bias)), moe->router().bias()->value);
       }
     }
+  }
+
+  model::MoeStats stats_of(const config::Config& config) const {
+    return {layers(), config::expert_numbers(config.model, config.router), kTasks,
+            config.model.top_k};
   }
 
   // One step's loss and summed gradients. Row i is the micro-batch of replica i mod replicas.
@@ -199,11 +134,13 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
                 const Outcome* serial) const {
     model::Instance instance(config, mesh, true);
     set_values(instance);
-    model::MoeStats stats(layers(), config.model.experts, 1, config.model.top_k);
+    model::MoeStats stats = stats_of(config);
+    train::GradientBuffer buffer(instance, config.router.gradient_buffer);
     Outcome outcome;
     for (std::int64_t step = 1; step <= steps; ++step) {
       outcome.losses.push_back(evaluate(instance, stats));
-      const double norm = train::gradient_norm(instance);
+      buffer.add_held(stats);
+      const double norm = train::gradient_norm(instance, buffer);
       outcome.norms.push_back(norm);
       if (step == 1) {
         if (serial != nullptr) {
@@ -212,13 +149,14 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           outcome.gradients = gradients_of(instance);
         }
         for (std::int64_t layer = 0; layer < layers(); ++layer) {
-          for (const auto& part :
-               {stats.chosen(layer), stats.dropped(layer), stats.processed(layer)}) {
+          for (const auto& part : {stats.chosen(layer), stats.dropped(layer), stats.moved(layer),
+                                   stats.processed(layer)}) {
             outcome.counts.insert(outcome.counts.end(), part.begin(), part.end());
           }
         }
       }
-      train::optimizer_step(instance, config.train, config.train.lr, step, norm);
+      train::optimizer_step(instance, buffer, config.train, config.train.lr, step, norm);
+      buffer.hold(stats);
     }
     return outcome;
   }
@@ -308,9 +246,9 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     comm::Mesh mesh = model::make_mesh(config);
     model::Instance instance(config, mesh, true);
     set_values(instance);
-    model::MoeStats stats(layers(), config.model.experts, 1, config.model.top_k);
+    model::MoeStats stats = stats_of(config);
     evaluate(instance, stats);
-    train::optimizer_step(instance, config.train, 1e-3, 1, 1.0);
+    train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
     const plan::Traffic traffic = plan::traffic_per_step(config, layout, mesh.pp.rank());
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
@@ -379,16 +317,25 @@ TEST_P(LayoutTest, BalancedTrafficIsAsPlanned) {
 // Protects: that the cases are what they say; a test of drops without drops would pass as well.
 TEST_P(LayoutTest, CaseIsWhatItSays) {
   const Outcome serial = train(golden.config, comm::Mesh::single(), 1, nullptr);
-  const auto experts = static_cast<std::size_t>(golden.config.model.experts);
+  const config::Router& router = golden.config.router;
+  const auto regular = static_cast<std::size_t>(golden.config.model.experts);
+  const std::size_t experts = regular + static_cast<std::size_t>(router.spare_experts);
   double dropped = 0.0;
+  double moved = 0.0;
+  double spare = 0.0;
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers()); ++layer) {
-    const double* const counts = serial.counts.data() + layer * 3 * experts;
+    const double* const counts = serial.counts.data() + layer * 4 * experts;
     EXPECT_TRUE(!GetParam().starve || counts[0] == 0.0) << counts[0];
     for (std::size_t e = 0; e < experts; ++e) {
       dropped += counts[experts + e];
+      moved += counts[2 * experts + e];
+      spare += e >= regular ? counts[3 * experts + e] : 0.0;
     }
   }
-  EXPECT_EQ(dropped > 0.0, golden.config.router.capacity > 0);
+  const bool may_move = router.overflow != config::Overflow::kDrop;
+  EXPECT_TRUE(may_move || (dropped > 0.0) == (router.capacity > 0));
+  EXPECT_EQ(moved > 0.0, may_move);
+  EXPECT_EQ(spare > 0.0, router.overflow == config::Overflow::kSpare);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -409,6 +356,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{.name = "wide", .golden = "softmax", .rows = 5, .change = wide},
                       Case{
                           .name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
+                      Case{.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
+                      Case{.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
                       Case{.name = "short_rows",
                            .golden = "softmax",
                            .rows = 5,

@@ -58,7 +58,8 @@ class ReplicaCheck : public ::testing::Test {
     for (int step = 1; step <= steps; ++step) {
       zero_gradients(instance);
       forward_backward(instance, ctx, batches, 1e-2);
-      optimizer_step(instance, config.train, 1e-3, step, gradient_norm(instance));
+      const GradientBuffer none(instance, 0);
+      optimizer_step(instance, none, config.train, 1e-3, step, gradient_norm(instance, none));
     }
   }
 

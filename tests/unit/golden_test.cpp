@@ -114,12 +114,12 @@ TEST_P(GoldenTest, TenAdamWSteps) {
   for (std::size_t step = 0; step < golden.adamw_losses.size(); ++step) {
     const auto expected = static_cast<double>(golden.adamw_losses[step]);
     EXPECT_NEAR(evaluate().loss, expected, GetParam().bounds.curve * expected) << "step " << step;
-    const double norm = train::gradient_norm(*instance);
+    const double norm = train::gradient_norm(*instance, {*instance, 0});
     if (GetParam().precision == config::Precision::kFp32) {
       const auto expected_norm = static_cast<double>(golden.adamw_norms[step]);
       EXPECT_NEAR(norm, expected_norm, 1e-3 * expected_norm) << "step " << step;
     }
-    train::optimizer_step(*instance, golden.config.train, golden.config.train.lr,
+    train::optimizer_step(*instance, {*instance, 0}, golden.config.train, golden.config.train.lr,
                           static_cast<std::int64_t>(step) + 1, norm);
   }
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -130,6 +131,92 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   }
   EXPECT_GT(held[0], before);
   EXPECT_EQ(std::vector(held.begin() + 2, held.end()), std::vector(held.size() - 2, held[1]));
+}
+
+// Protects the gradient buffer: while an expert's gradient is held, nothing of it moves; then the
+// mean of the held gradients is applied once, with the expert's own count of updates.
+TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
+  config::Config config = small_config(GetParam());
+  config.train.lr = config.train.min_lr = 1e-3;
+  config.train.schedule = config::Schedule::kConstant;
+  config.train.warmup = 0;
+  config.train.clip = 0.0;
+  config.train.weight_decay = 0.0;
+  config.router.gradient_buffer = 400;  // of 444 choices in a step, for five experts
+  const comm::Mesh mesh = comm::Mesh::single();
+  model::Instance instance(config, mesh, true);
+  instance.parameters.initialise(*instance.backend, config.train.seed);
+  train::Stepper stepper(config, instance, 1);
+  const model::Moe& moe = *instance.transformer.moe(0);
+  const model::Parameter& p = *moe.experts().parameters()[1];
+  const std::int64_t each = p.spec.shape.numel() / 5;
+  const auto part = [&](const Tensor& tensor, std::int64_t expert) {
+    return model::to_host_f32(*instance.backend,
+                              tensor.reshaped({p.spec.shape.numel()}).rows(expert * each, each));
+  };
+  std::vector<double> tokens(5, 0.0);
+  std::vector<int> steps(5, 0);
+  std::vector<int> updates(5, 0);
+  for (std::int64_t step = 1; step <= 12; ++step) {
+    std::vector<std::vector<float>> values, averages;
+    for (std::int64_t e = 0; e < 5; ++e) {
+      values.push_back(part(p.value, e));
+      averages.push_back(part(p.exp_avg, e));
+    }
+    const train::StepResult result = stepper.compute(random_batches(config, step), step);
+    EXPECT_EQ(stepper.compute(random_batches(config, step), step).grad_norm, result.grad_norm);
+    std::vector<std::vector<float>> gradients;
+    for (std::int64_t e = 0; e < 5; ++e) {
+      gradients.push_back(part(p.grad, e));
+    }
+    stepper.update(result);
+    for (std::size_t e = 0; e < 5; ++e) {
+      const auto expert = static_cast<std::int64_t>(e);
+      tokens[e] += stepper.stats().processed(0)[e];
+      ++steps[e];
+      if (tokens[e] < 400.0) {
+        EXPECT_EQ(part(p.value, expert), values[e]) << "step " << step << " expert " << e;
+        EXPECT_EQ(part(p.exp_avg, expert), averages[e]);
+        EXPECT_EQ(part(p.held, expert), gradients[e]);
+        continue;
+      }
+      ++updates[e];
+      const std::vector<float> average = part(p.exp_avg, expert);
+      for (std::size_t i = 0; i < average.size(); ++i) {
+        const double expected = config.train.beta1 * static_cast<double>(averages[e][i]) +
+                                (1.0 - config.train.beta1) * static_cast<double>(gradients[e][i]);
+        EXPECT_NEAR(average[i], expected, 1e-6 + 1e-5 * std::abs(expected));
+      }
+      if (updates[e] == 1) {  // then the corrected moments are the gradient and its square
+        const std::vector<float> after = part(p.value, expert);
+        for (std::size_t i = 0; i < after.size(); ++i) {
+          const double g = gradients[e][i];
+          EXPECT_NEAR(after[i] - values[e][i], -1e-3 * g / (std::abs(g) + config.train.eps), 2e-5);
+        }
+      }
+      EXPECT_EQ(part(p.held, expert), std::vector<float>(gradients[e].size(), 0.0F));
+      tokens[e] = 0.0;
+      steps[e] = 0;
+    }
+  }
+  EXPECT_GE(*std::max_element(updates.begin(), updates.end()), 2);
+  EXPECT_LT(*std::min_element(updates.begin(), updates.end()), 4);
+  const std::vector<float> state = model::to_host_f32(*instance.backend, moe.buffer_state()->value);
+  for (std::size_t e = 0; e < 5; ++e) {
+    EXPECT_EQ(state[e], static_cast<float>(steps[e]));
+    EXPECT_EQ(state[5 + e], static_cast<float>(tokens[e]));
+    EXPECT_EQ(state[10 + e], static_cast<float>(updates[e]));
+  }
+}
+
+// Protects: with a buffer that every step fills, training is as without one.
+TEST_P(StepperTest, AFullBufferChangesNothing) {
+  config::Config config = small_config(GetParam());
+  const Trained without = train(config);
+  config.router.gradient_buffer = 1;
+  const Trained with = train(config);
+  EXPECT_EQ(with.losses, without.losses);
+  EXPECT_EQ(with.norms, without.norms);
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, StepperTest,

@@ -1,0 +1,115 @@
+#include "train/gradient_buffer.h"
+
+#include <functional>
+
+namespace moesaic::train {
+namespace {
+
+using model::Moe;
+using model::Parameter;
+
+// The owned rows of one of this rank's experts.
+Slice owned_rows_of(const Parameter& p, std::size_t expert) {
+  const std::int64_t each = p.all_rows().count / p.spec.shape[0];
+  return overlap({static_cast<std::int64_t>(expert) * each, each}, p.owned);
+}
+
+Tensor held_rows(const Parameter& p, Slice rows) {
+  return p.held.rows(rows.begin - p.owned.begin, rows.count);
+}
+
+void for_each_moe(const model::Instance& instance, std::int64_t layers,
+                  const std::function<void(const Moe&, std::int64_t)>& visit) {
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    if (const Moe* const moe = instance.transformer.moe(layer)) {
+      visit(*moe, layer);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std::int64_t layer,
+                                                            model::MoeStats& stats) const {
+  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const std::vector<float> state =
+      model::to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
+  std::vector<Expert> list;
+  for (const std::int32_t number : moe.numbers()) {
+    const auto e = static_cast<std::size_t>(number);
+    const float tokens = state[all + e] + static_cast<float>(stats.processed(layer)[e]);
+    list.push_back({.index = list.size(),
+                    .steps = state[e],
+                    .updates = state[2 * all + e],
+                    .due = tokens >= static_cast<float>(tokens_)});
+  }
+  return list;
+}
+
+void GradientBuffer::add_held(model::MoeStats& stats) {
+  due_.clear();
+  if (tokens_ == 0) {
+    return;
+  }
+  for_each_moe(instance_, stats.layers(), [&](const Moe& moe, std::int64_t layer) {
+    for (const Expert& expert : experts(moe, layer, stats)) {
+      for (const Parameter* const p : moe.experts().parameters()) {
+        std::vector<UpdateRows>& due = due_[p];
+        const Slice rows = owned_rows_of(*p, expert.index);
+        if (rows.count == 0) {
+          continue;
+        }
+        const Tensor gradient = p->rows_of(p->grad, rows);
+        if (expert.steps > 0) {
+          instance_.backend->add(held_rows(*p, rows), gradient);
+        }
+        if (expert.due) {
+          instance_.backend->scale(gradient, 1.0F / (expert.steps + 1.0F));
+          due.push_back({rows, static_cast<std::int64_t>(expert.updates) + 1});
+        }
+      }
+    }
+  });
+}
+
+void GradientBuffer::hold(model::MoeStats& stats) {
+  if (tokens_ == 0) {
+    return;
+  }
+  for_each_moe(instance_, stats.layers(), [&](const Moe& moe, std::int64_t layer) {
+    for (const Expert& expert : experts(moe, layer, stats)) {
+      for (const Parameter* const p : moe.experts().parameters()) {
+        const Slice rows = owned_rows_of(*p, expert.index);
+        if (rows.count > 0 && !expert.due) {
+          instance_.backend->convert(p->rows_of(p->grad, rows), held_rows(*p, rows));
+        } else if (rows.count > 0) {
+          instance_.backend->zero(held_rows(*p, rows));
+        }
+      }
+    }
+    count(moe, layer, stats);
+  });
+}
+
+// Every rank of the stage knows all experts' counts.
+void GradientBuffer::count(const Moe& moe, std::int64_t layer, model::MoeStats& stats) {
+  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const Tensor& tensor = moe.buffer_state()->value;
+  std::vector<float> state = model::to_host_f32(*instance_.backend, tensor);
+  for (std::size_t e = 0; e < all; ++e) {
+    state[e] += 1.0F;
+    state[all + e] += static_cast<float>(stats.processed(layer)[e]);
+    if (state[all + e] >= static_cast<float>(tokens_)) {
+      state[e] = state[all + e] = 0.0F;
+      state[2 * all + e] += 1.0F;
+    }
+  }
+  instance_.backend->upload(std::as_bytes(std::span(state)), tensor);
+}
+
+std::vector<UpdateRows> GradientBuffer::updates(const Parameter& p, std::int64_t step) const {
+  const auto found = due_.find(&p);
+  return found != due_.end() ? found->second : std::vector<UpdateRows>{{p.owned, step}};
+}
+
+}  // namespace moesaic::train

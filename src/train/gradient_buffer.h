@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "model/instance.h"
+#include "model/moe_stats.h"
+
+namespace moesaic::train {
+
+/// Rows of a parameter whose update counts its steps by itself.
+struct UpdateRows {
+  Slice rows;             // of the parameter's owned rows, numbered in the whole parameter
+  std::int64_t step = 0;  // number of this update, from 1
+};
+
+/// router.gradient_buffer: an expert's summed gradient is held back until the expert has processed
+/// so many tokens of the global batches since its last update. Then g = sum / steps held, one AdamW
+/// update with the expert's own step count, and it begins anew; while held, neither moments nor
+/// values change. So an expert that is rarely used is not moved by a handful of tokens.
+class GradientBuffer {
+ public:
+  /// tokens: 0: no gradient is held back. The instance must outlive it.
+  GradientBuffer(model::Instance& instance, std::int64_t tokens)
+      : instance_(instance), tokens_(tokens) {}
+
+  /// After the gradients of a step are summed: adds what is held, and makes the mean of it for
+  /// those experts whose update is due. Changes nothing but gradients. stats: of the step, over all
+  /// ranks.
+  void add_held(model::MoeStats& stats);
+  /// After the update: keeps the gradients of experts that were not due, and counts.
+  void hold(model::MoeStats& stats);
+  /// What this step updates of a parameter.
+  std::vector<UpdateRows> updates(const model::Parameter& p, std::int64_t step) const;
+
+ private:
+  struct Expert {
+    std::size_t index = 0;  // among those of this rank
+    float steps = 0, updates = 0;
+    bool due = false;
+  };
+  std::vector<Expert> experts(const model::Moe& moe, std::int64_t layer,
+                              model::MoeStats& stats) const;
+  void count(const model::Moe& moe, std::int64_t layer, model::MoeStats& stats);
+
+  model::Instance& instance_;
+  const std::int64_t tokens_;
+  std::map<const model::Parameter*, std::vector<UpdateRows>> due_;  // of the buffered ones
+};
+
+}  // namespace moesaic::train

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+
+// The layouts that tests of parallel training go through, and models that can be split in each way.
+namespace moesaic::testing {
+
+constexpr std::int64_t kTasks = 3;  // "none" and two more
+
+/// Five layers, the first two without experts, so that a stage of four has no MoE layer; a
+/// vocabulary and widths that no number of ranks divides.
+void wide(config::Config& c);
+void wide_tied(config::Config& c);
+/// Overflow goes to spares; experts are only updated after 30 tokens, each in its own steps.
+void spares(config::Config& c);
+/// A gate of two layers; overflow goes to the next best expert.
+void moves(config::Config& c);
+
+/// Everything about a layout but dp, which follows from the number of ranks.
+std::string text_of(const config::Config& c);
+
+/// All degrees that the ranks and the model allow; the number of a layout picks its other options,
+/// so that these meet each other in many ways.
+std::vector<config::Config> layouts(const config::Config& base, int ranks);
+
+/// Many ranks on few cores are slow: of their layouts only some, spread over all degrees.
+std::vector<config::Config> some_of(const std::vector<config::Config>& all, std::size_t most);
+
+}  // namespace moesaic::testing
