@@ -12,7 +12,7 @@ plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "fig
                      "axes.spines.top": False, "axes.spines.right": False,
                      "savefig.bbox": "tight", "legend.frameon": False})
 RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333"]
-PHASE_COLOURS = {"data": "#999999", "forward": "#56b4e9", "dispatch": "#e69f00",
+PHASE_COLOURS = {"data": "#999999", "forward": "#56b4e9", "router": "#8c510a", "dispatch": "#e69f00",
                  "experts": "#0072b2", "combine": "#f0c060", "backward": "#009e73",
                  "grad_reduce": "#d55e00", "optimizer": "#cc79a7", "checkpoint": "#6a3d9a",
                  "eval": "#b2df8a", "other": "#dddddd"}

@@ -8,10 +8,12 @@
 namespace moesaic {
 
 /// What a step spends its time on; exclusive, so that the phases sum to the step's seconds.
-/// dispatch, experts and combine hold both directions of the pass.
+/// router (with the plan and the counts), dispatch, experts and combine hold both directions of the
+/// pass.
 enum class Phase : std::size_t {
   kData,
   kForward,
+  kRouter,
   kDispatch,
   kExperts,
   kCombine,
@@ -22,10 +24,10 @@ enum class Phase : std::size_t {
   kEval,
   kOther,
 };
-constexpr std::size_t kPhaseCount = 11;
+constexpr std::size_t kPhaseCount = 12;
 constexpr std::array<const char*, kPhaseCount> kPhaseNames = {
-    "data",        "forward",   "dispatch",   "experts", "combine", "backward",
-    "grad_reduce", "optimizer", "checkpoint", "eval",    "other"};
+    "data",     "forward",     "router",    "dispatch",   "experts", "combine",
+    "backward", "grad_reduce", "optimizer", "checkpoint", "eval",    "other"};
 
 /// Books the time since the last change on the phase that was current. The phase may be read from
 /// another thread.

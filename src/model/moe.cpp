@@ -111,20 +111,23 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
   const SlotRule rule = this->rule(ctx);
-  const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
-  Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
-  const DispatchPlan whole = plan_dispatch(
-      {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
-  count(ctx, whole, choice.host_expert, rule.slots);
-  if (whole.has_moved()) {
-    router_.move(ctx, whole, choice, s.router);
-  }
   const Slice sent = sent_rows(ctx);
-  const DispatchPlan plan = part_of(whole, sent.begin, sent.count);
-
-  const Shape choices{sent.count, top_k_};
-  s.position = to_device(ctx.backend, plan.position, choices);
-  s.weight = folded_ ? choice.weight : to_device(ctx.backend, choice.host_weight, choices);
+  DispatchPlan plan;
+  {
+    const PhaseScope phase(ctx.clock, Phase::kRouter);
+    const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
+    Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
+    const DispatchPlan whole = plan_dispatch(
+        {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
+    count(ctx, whole, choice.host_expert, rule.slots);
+    if (whole.has_moved()) {
+      router_.move(ctx, whole, choice, s.router);
+    }
+    plan = part_of(whole, sent.begin, sent.count);
+    const Shape choices{sent.count, top_k_};
+    s.position = to_device(ctx.backend, plan.position, choices);
+    s.weight = folded_ ? choice.weight : to_device(ctx.backend, choice.host_weight, choices);
+  }
   const std::int64_t rows = std::ssize(plan.source);
   comm::Exchange exchange;
   {
@@ -189,6 +192,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
     ctx.tp.all_reduce_sum(dweight);
     own_dweight = own_part(ctx, dweight);
   }
+  const PhaseScope phase(ctx.clock, Phase::kRouter);
   ctx.backend.add(router_.backward(ctx, own_dweight, saved.router), own_part(ctx, dx));
   return dx;
 }

@@ -9,7 +9,7 @@ import argparse
 import h5py
 import numpy as np
 
-PHASES = ["data", "forward", "dispatch", "experts", "combine", "backward", "grad_reduce",
+PHASES = ["data", "forward", "router", "dispatch", "experts", "combine", "backward", "grad_reduce",
           "optimizer", "checkpoint", "eval", "other"]
 SHARE = np.array([0.01, 0.20, 0.05, 0.16, 0.04, 0.40, 0.05, 0.06, 0.0, 0.0, 0.03])
 UNITS = {"loss": "nat", "lm_loss": "nat", "gate_entropy": "nat", "aux_loss": "1", "z_loss": "1",
