@@ -25,6 +25,20 @@ AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const T
           .scale = shape.scale};
 }
 
+// Tiles of queries that share keys and values once converted.
+constexpr std::int64_t kTilesAtOnce = 16;
+
+// The most keys that so many tiles of queries see, from the first tile of them on.
+std::int64_t most_keys(std::span<const std::int32_t> first_key) {
+  const auto tokens = std::ssize(first_key);
+  std::int64_t most = 0;
+  for (std::int64_t query = 0; query < tokens; query += kAttentionTile) {
+    const std::int64_t end = std::min(query + kTilesAtOnce * kAttentionTile, tokens);
+    most = std::max(most, end - first_key[at(query)] / kAttentionTile * kAttentionTile);
+  }
+  return most;
+}
+
 }  // namespace
 
 void CpuBackend::embedding(const Tensor& table, const Tensor& token, const Tensor& y) {
@@ -109,19 +123,19 @@ void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& positio
 
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                            const Tensor& out, const Tensor& lse) {
-  constexpr std::int64_t kQueries = 64;
   const std::int64_t tokens = qkv.dim(0);
-  const std::int64_t tiles = (tokens + kQueries - 1) / kQueries;
-  const std::int64_t scratch_size = attention_scratch(0, shape.head_dim);
+  const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
+  const std::int64_t scratch_size =
+      attention_scratch(most_keys(first_key.as<std::int32_t>()), shape.head_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t i = begin, next = 0; i < end; i = next) {
         const std::int64_t head = i / tiles;
-        const std::int64_t query = i % tiles * kQueries;
-        kernels.attention(head_of<A>(qkv, shape, first_key, head), query,
-                          std::min(query + kQueries, tokens),
+        next = std::min({end, (head + 1) * tiles, i + kTilesAtOnce});
+        kernels.attention(head_of<A>(qkv, shape, first_key, head), i % tiles * kAttentionTile,
+                          std::min((next - head * tiles) * kAttentionTile, tokens),
                           out.as<A>().data() + head * shape.head_dim, shape.heads * shape.head_dim,
                           lse.as<float>().data() + head, shape.heads,
                           scratch.as<float>().data() + thread * scratch_size);
@@ -135,10 +149,10 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
                                     const Tensor& first_key, const Tensor& dqkv) {
   const std::int64_t tokens = qkv.dim(0);
   const std::int64_t hd = shape.head_dim;
-  const std::int64_t padded = (hd + 15) / 16 * 16;
+  const std::int64_t padded = padded_head(hd);
   const std::int64_t stride = (shape.heads + 2 * shape.kv_heads) * hd;
   const std::int64_t group = shape.heads / shape.kv_heads;
-  const std::int64_t scratch_size = attention_scratch(tokens, hd) + tokens;
+  const std::int64_t scratch_size = attention_backward_scratch(tokens, hd);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size + 2 * tokens * padded});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);

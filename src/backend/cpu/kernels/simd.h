@@ -16,8 +16,12 @@ using F16 = float __attribute__((vector_size(64)));
 using I16 = std::int32_t __attribute__((vector_size(64)));
 using U16 = std::uint32_t __attribute__((vector_size(64)));
 using H16 = std::uint16_t __attribute__((vector_size(32)));
+using H32 = std::uint16_t __attribute__((vector_size(64)));
 
 constexpr Index kLanes = 16;
+
+// The compiler moves lanes of 16 bits well within one register, and badly between two.
+constexpr bool kOneRegister = MOESAIC_TILE_VECTORS > 1;
 
 constexpr Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
 constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
@@ -33,6 +37,12 @@ inline F16 load(const float* p) {
 inline F16 load(const BFloat16* p) {
   H16 half;
   std::memcpy(&half, p, sizeof half);
+  if constexpr (kOneRegister) {
+    const auto twice =
+        __builtin_shufflevector(half, half, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9,
+                                9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+    return reinterpret_cast<F16>(reinterpret_cast<U16>(twice) & 0xffff0000U);
+  }
   return reinterpret_cast<F16>(__builtin_convertvector(half, U16) << 16);
 }
 inline void store(float* p, F16 v) { std::memcpy(p, &v, sizeof v); }
@@ -43,7 +53,15 @@ inline U16 rounded(F16 v) {
   return v != v ? word | 0x400000U : nearest;
 }
 inline void store(BFloat16* p, F16 v) {
-  const H16 half = __builtin_convertvector(rounded(v) >> 16, H16);
+  const U16 word = rounded(v);
+  H16 half;
+  if constexpr (kOneRegister) {
+    const auto both = reinterpret_cast<H32>(word);
+    half = __builtin_shufflevector(both, both, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27,
+                                   29, 31);
+  } else {
+    half = __builtin_convertvector(word >> 16, H16);
+  }
   std::memcpy(static_cast<void*>(p), &half, sizeof half);
 }
 
