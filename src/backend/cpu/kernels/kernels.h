@@ -22,6 +22,25 @@ struct AttentionHead {
   float scale;
 };
 
+struct Range {
+  Index begin, end;
+};
+
+/// What the backward pass of a head reads and writes for some of the keys and queries, whose ranges
+/// begin at tiles. Of dq, or of dk and dv, the pointers may be null: they are not computed then.
+template <class A>
+struct AttentionGradient {
+  const A* dout;
+  const A* out;
+  Index out_stride;
+  const float* lse;
+  Index lse_stride;
+  Range keys, queries;
+  A* dq;      // as head.q: written
+  float* dk;  // (keys, padded head_dim): added to
+  float* dv;  // likewise
+};
+
 struct RouteRow {
   Index experts, top_k;
   bool sigmoid, normalize;
@@ -66,11 +85,9 @@ struct Kernels {
   // queries see, from the first tile of them on.
   void (*attention)(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                     float* lse, Index lse_stride, float* scratch);
-  // Adds this query head's part to dk and dv (fp32, (tokens, padded head_dim)), writes dq. scratch:
-  // attention_backward_scratch floats.
-  void (*attention_backward)(const AttentionHead<A>& head, const A* dout, const A* out,
-                             Index out_stride, const float* lse, Index lse_stride, A* dq, float* dk,
-                             float* dv, float* scratch);
+  // scratch: attention_backward_scratch floats.
+  void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
+                             float* scratch);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
