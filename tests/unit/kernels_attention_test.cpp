@@ -78,6 +78,11 @@ TEST_P(AttentionKernels, LengthsAndDocuments) {
   }
 }
 
+// More queries than share their keys once converted, in documents that begin before them.
+TEST_P(AttentionKernels, LongDocuments) {
+  check(heads_of(2, 1, 6), packed(1300, {700, 90, 510}), 1.0, tolerance());
+}
+
 // Scores far apart: the running maximum has to move, and no exponential may overflow.
 TEST_P(AttentionKernels, LargeScores) {
   check(heads_of(2, 1, 16), packed(130, {130}), 8.0, 10.0 * tolerance());

@@ -2,7 +2,9 @@
 // the vocabulary is split.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "reference/loss.h"
 #include "unit/kernel_test.h"
@@ -50,7 +52,7 @@ Indices targets(std::int64_t rows, std::int64_t vocab) {
 
 TEST_P(LossKernels, MatchesForEverySize) {
   for (const std::int64_t rows : kRowCounts) {
-    for (const std::int64_t vocab : {1, 2, 16, 53, 259, 1000}) {
+    for (const std::int64_t vocab : {1, 2, 16, 53, 259, 512, 1000, 2053}) {
       check(random({rows, vocab}, "logits"), targets(rows, vocab), vocab);
     }
   }
@@ -62,6 +64,37 @@ TEST_P(LossKernels, LargeLogitsNeitherOverflowNorVanish) {
     logit = to_float(logit * 3000.0);
   }
   check(logits, targets(17, 53), 53);
+}
+
+// Blocks of nothing but -inf before, between and behind the others; and all but one.
+TEST_P(LossKernels, ExcludedLogits) {
+  constexpr std::int64_t kVocab = 2053;
+  constexpr double kNever = -std::numeric_limits<double>::infinity();
+  Vector logits = random({2, kVocab}, "logits");
+  std::fill_n(logits.begin(), 600, kNever);
+  std::fill_n(logits.begin() + 1000, 1053, kNever);
+  std::fill_n(logits.begin() + kVocab, kVocab - 1, kNever);
+  check(logits, {700, kVocab - 1}, kVocab);
+}
+
+// Nothing that is not a number is lost, wherever it lies.
+TEST_P(LossKernels, NotANumberReachesTheSum) {
+  constexpr std::int64_t kVocab = 1100;
+  const double nan = std::nan("");
+  Vector logits = random({4, kVocab}, "logits");
+  logits[0] = nan;
+  logits[2 * kVocab - 1] = nan;
+  std::fill_n(logits.begin() + 2 * kVocab, 600, nan);
+  logits[3 * kVocab + 40] = std::numeric_limits<double>::infinity();
+  const Tensor stats = poisoned({4, 3});
+  const Tensor best = poisoned({4}, DType::kI32);
+  backend().zero(stats);
+  backend().softmax_stats(upload(logits, {4, kVocab}), upload(Indices{1, 1, 700, 1}, {4}), stats,
+                          best);
+  const Vector row = download(stats);
+  for (std::size_t r = 0; r < 4; ++r) {
+    EXPECT_FALSE(std::isfinite(row[3 * r + 1])) << "row " << r;
+  }
 }
 
 TEST_P(LossKernels, TheLowerIndexWinsTies) {

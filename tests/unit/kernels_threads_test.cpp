@@ -1,5 +1,6 @@
-// Protects: a product has the same bits on any number of threads, and wherever its rows lie, so
-// that micro-batches of other sizes and places compute the same for a token.
+// Protects: products and attention have the same bits on any number of threads, and products also
+// wherever their rows lie, so that micro-batches of other sizes and places compute the same for a
+// token.
 #include <fmt/format.h>
 
 #include <array>
@@ -88,6 +89,30 @@ class ProductBits : public KernelTest {
     return bits(on, c);
   }
 
+  /// out, lse and dqkv of four query heads and `kv_heads` of keys, in documents of several lengths.
+  std::array<Bytes, 3> attention(int threads, std::int64_t kv_heads) const {
+    constexpr std::int64_t kTokens = 333, kHeads = 4, kHeadDim = 10;
+    cpu::CpuBackend on = backend(threads);
+    std::vector<std::int32_t> first;
+    for (const std::int32_t begin : {0, 200, 201, 270}) {
+      first.resize(static_cast<std::size_t>(begin), first.empty() ? 0 : first.back());
+      first.push_back(begin);
+    }
+    first.resize(kTokens, first.back());
+    const Tensor first_key = on.empty(DType::kI32, {kTokens});
+    on.upload(std::as_bytes(std::span(first)), first_key);
+    const Tensor qkv = draw(on, "qkv", {kTokens, kHeads + 2 * kv_heads, kHeadDim});
+    const Tensor dout = draw(on, "dout", {kTokens, kHeads, kHeadDim});
+    const Tensor out = on.empty(compute(), dout.shape());
+    const Tensor lse = on.empty(DType::kF32, {kTokens, kHeads});
+    const Tensor dqkv = on.empty(compute(), qkv.shape());
+    const AttentionShape shape{
+        .heads = kHeads, .kv_heads = kv_heads, .head_dim = kHeadDim, .scale = 0.3F};
+    on.attention(qkv, shape, first_key, out, lse);
+    on.attention_backward(dout, qkv, out, lse, shape, first_key, dqkv);
+    return {bits(on, out), bits(on, lse), bits(on, dqkv)};
+  }
+
   struct Grouped {
     Bytes y, dx, dw;
     bool operator==(const Grouped&) const = default;
@@ -135,6 +160,17 @@ TEST_P(ProductBits, GroupedOnAnyNumberOfThreads) {
     EXPECT_TRUE(here.y == expected.y) << "y on " << threads << " threads";
     EXPECT_TRUE(here.dx == expected.dx) << "dx on " << threads << " threads";
     EXPECT_TRUE(here.dw == expected.dw) << "dw on " << threads << " threads";
+  }
+}
+
+// Threads take whole heads of keys where there are enough of them, and else tiles.
+TEST_P(ProductBits, AttentionOnAnyNumberOfThreads) {
+  for (const std::int64_t kv_heads : {1, 2, 4}) {
+    const auto expected = attention(1, kv_heads);
+    for (const int threads : kThreadCounts) {
+      EXPECT_TRUE(attention(threads, kv_heads) == expected)
+          << kv_heads << " heads of keys on " << threads << " threads";
+    }
   }
 }
 

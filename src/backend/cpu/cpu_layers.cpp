@@ -25,6 +25,34 @@ AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const T
           .scale = shape.scale};
 }
 
+// Tiles of queries that share keys and values once converted.
+constexpr std::int64_t kTilesAtOnce = 16;
+
+// The most keys that so many tiles of queries see, from the first tile of them on.
+std::int64_t most_keys(std::span<const std::int32_t> first_key) {
+  const auto tokens = std::ssize(first_key);
+  std::int64_t most = 0;
+  for (std::int64_t query = 0; query < tokens; query += kAttentionTile) {
+    const std::int64_t end = std::min(query + kTilesAtOnce * kAttentionTile, tokens);
+    most = std::max(most, end - first_key[at(query)] / kAttentionTile * kAttentionTile);
+  }
+  return most;
+}
+
+// Whether threads take whole heads of keys in the backward pass of attention. Otherwise they share
+// tiles, first of keys and then of queries: the same sums in the same order, so the same bits, but
+// seven products instead of five, as scores and their gradients are computed for both.
+bool whole_heads(std::int64_t kv_heads, std::int64_t threads) {
+  const std::int64_t rounds = (kv_heads + threads - 1) / threads;
+  return 5 * rounds * threads <= 7 * kv_heads;
+}
+
+// The first, the last, the second, ...: causality makes work grow or shrink with the place, and so
+// any neighbours in this order have about as much of it.
+std::int64_t from_both_ends(std::int64_t i, std::int64_t n) {
+  return i % 2 == 0 ? i / 2 : n - 1 - i / 2;
+}
+
 }  // namespace
 
 void CpuBackend::embedding(const Tensor& table, const Tensor& token, const Tensor& y) {
@@ -109,19 +137,19 @@ void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& positio
 
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                            const Tensor& out, const Tensor& lse) {
-  constexpr std::int64_t kQueries = 64;
   const std::int64_t tokens = qkv.dim(0);
-  const std::int64_t tiles = (tokens + kQueries - 1) / kQueries;
-  const std::int64_t scratch_size = attention_scratch(0, shape.head_dim);
+  const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
+  const std::int64_t scratch_size =
+      attention_scratch(most_keys(first_key.as<std::int32_t>()), shape.head_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t i = begin, next = 0; i < end; i = next) {
         const std::int64_t head = i / tiles;
-        const std::int64_t query = i % tiles * kQueries;
-        kernels.attention(head_of<A>(qkv, shape, first_key, head), query,
-                          std::min(query + kQueries, tokens),
+        next = std::min({end, (head + 1) * tiles, i + kTilesAtOnce});
+        kernels.attention(head_of<A>(qkv, shape, first_key, head), i % tiles * kAttentionTile,
+                          std::min((next - head * tiles) * kAttentionTile, tokens),
                           out.as<A>().data() + head * shape.head_dim, shape.heads * shape.head_dim,
                           lse.as<float>().data() + head, shape.heads,
                           scratch.as<float>().data() + thread * scratch_size);
@@ -134,32 +162,69 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
                                     const Tensor& lse, const AttentionShape& shape,
                                     const Tensor& first_key, const Tensor& dqkv) {
   const std::int64_t tokens = qkv.dim(0);
+  const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
   const std::int64_t hd = shape.head_dim;
-  const std::int64_t padded = (hd + 15) / 16 * 16;
+  const std::int64_t padded = padded_head(hd);
   const std::int64_t stride = (shape.heads + 2 * shape.kv_heads) * hd;
   const std::int64_t group = shape.heads / shape.kv_heads;
-  const std::int64_t scratch_size = attention_scratch(tokens, hd) + tokens;
+  const std::int64_t scratch_size = attention_backward_scratch(tokens, hd);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size + 2 * tokens * padded});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
-    share(shape.kv_heads, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      float* own = scratch.as<float>().data() + thread * scratch.dim(1);
-      float* dk = own + scratch_size;
-      float* dv = dk + tokens * padded;
-      for (std::int64_t kv = begin; kv < end; ++kv) {
-        std::memset(dk, 0, at(2 * tokens * padded) * sizeof(float));
-        for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-          kernels.attention_backward(
-              head_of<A>(qkv, shape, first_key, head), dout.as<A>().data() + head * hd,
-              out.as<A>().data() + head * hd, shape.heads * hd, lse.as<float>().data() + head,
-              shape.heads, dqkv.as<A>().data() + head * hd, dk, dv, own);
+    // One query head; dq, dk and dv where they are not null.
+    const auto run = [&](std::int64_t head, Range keys, Range queries, A* dq, float* dk, float* dv,
+                         std::int64_t thread) {
+      const AttentionGradient<A> gradient{.dout = dout.as<A>().data() + head * hd,
+                                          .out = out.as<A>().data() + head * hd,
+                                          .out_stride = shape.heads * hd,
+                                          .lse = lse.as<float>().data() + head,
+                                          .lse_stride = shape.heads,
+                                          .keys = keys,
+                                          .queries = queries,
+                                          .dq = dq,
+                                          .dk = dk,
+                                          .dv = dv};
+      kernels.attention_backward(head_of<A>(qkv, shape, first_key, head), gradient,
+                                 scratch.as<float>().data() + thread * scratch.dim(1));
+    };
+    const auto dq_of = [&](std::int64_t head) { return dqkv.as<A>().data() + head * hd; };
+    // dk and dv of some keys, from all query heads that share them.
+    const auto run_keys = [&](std::int64_t kv, Range keys, bool with_dq, std::int64_t thread) {
+      const std::int64_t count = keys.end - keys.begin;
+      float* dk = scratch.as<float>().data() + thread * scratch.dim(1) + scratch_size;
+      float* dv = dk + count * padded;
+      std::memset(dk, 0, at(2 * count * padded) * sizeof(float));
+      for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
+        run(head, keys, {0, tokens}, with_dq ? dq_of(head) : nullptr, dk, dv, thread);
+      }
+      A* dk_out = dqkv.as<A>().data() + keys.begin * stride + (shape.heads + kv) * hd;
+      A* dv_out = dk_out + shape.kv_heads * hd;
+      for (std::int64_t t = 0; t < count; ++t) {
+        kernels.from_float(dk + t * padded, dk_out + t * stride, hd);
+        kernels.from_float(dv + t * padded, dv_out + t * stride, hd);
+      }
+    };
+    if (whole_heads(shape.kv_heads, threads_)) {
+      share(shape.kv_heads, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+        for (std::int64_t kv = begin; kv < end; ++kv) {
+          run_keys(kv, {0, tokens}, true, thread);
         }
-        A* dk_out = dqkv.as<A>().data() + (shape.heads + kv) * hd;
-        A* dv_out = dk_out + shape.kv_heads * hd;
-        for (std::int64_t t = 0; t < tokens; ++t) {
-          kernels.from_float(dk + t * padded, dk_out + t * stride, hd);
-          kernels.from_float(dv + t * padded, dv_out + t * stride, hd);
-        }
+      });
+      return;
+    }
+    const auto tile = [&](std::int64_t i) {
+      const std::int64_t begin = from_both_ends(i % tiles, tiles) * kAttentionTile;
+      return Range{begin, std::min(begin + kAttentionTile, tokens)};
+    };
+    share(shape.kv_heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        run_keys(i / tiles, tile(i), false, thread);
+      }
+    });
+    share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const Range queries = tile(i);
+        run(i / tiles, {0, queries.end}, queries, dq_of(i / tiles), nullptr, nullptr, thread);
       }
     });
   });

@@ -18,38 +18,77 @@ F16 sqrt(F16 x) {
   return x;
 }
 
-struct RowMax {
-  float value;
-  Index index;
+struct RowStats {
+  float top, total;  // the largest, and the sum of exp(x - top)
+  Index best;
 };
 
-RowMax largest(const float* x, Index n) {
-  F16 best = splat(-__builtin_inff());
-  Index i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    best = max(best, load(x + i));
+// The first n lanes, the others -inf.
+F16 load_or_least(const float* x, Index n) {
+  if (n >= kLanes) {
+    return load(x);
   }
-  float value = max(best);
-  for (; i < n; ++i) {
-    value = x[i] > value ? x[i] : value;
+  F16 v = splat(-__builtin_inff());
+  for (Index i = 0; i < n; ++i) {
+    v[i] = x[i];
   }
-  Index index = 0;
-  while (index + 1 < n && x[index] != value) {
-    ++index;
-  }
-  return {value, index};
+  return v;
 }
 
+constexpr Index kSoftmaxBlock = 32 * kLanes;
+
+// Of at most kSoftmaxBlock numbers.
+float largest(const float* x, Index n) {
+  F16 best[2] = {splat(-__builtin_inff()), splat(-__builtin_inff())};
+  Index i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    best[0] = max(load(x + i), best[0]);
+    best[1] = max(load(x + i + kLanes), best[1]);
+  }
+  for (; i < n; i += kLanes) {
+    best[0] = max(load_or_least(x + i, n - i), best[0]);
+  }
+  return max(max(best[0], best[1]));
+}
+
+// The same; the next block is on its way from memory meanwhile.
 float sum_exp(const float* x, float top, Index n) {
   F16 total{};
   for (Index i = 0; i < n; i += kLanes) {
-    F16 e = exp(load(x + i, n - i) - top);
-    for (Index j = n - i; j < kLanes; ++j) {
-      e[j] = 0.0F;
-    }
-    total += e;
+    __builtin_prefetch(x + i + kSoftmaxBlock);
+    total += exp(load_or_least(x + i, n - i) - top);
   }
   return sum(total);
+}
+
+// The online softmax of Milakov & Gimelshein 2018, by blocks. The least place of the largest is
+// looked for in the block alone that holds it.
+RowStats stats_of(const float* x, Index n) {
+  RowStats row{-__builtin_inff(), 0.0F, 0};
+  for (Index begin = 0; begin < n; begin += kSoftmaxBlock) {
+    const Index count = smaller(kSoftmaxBlock, n - begin);
+    const float top = largest(x + begin, count);
+    if (top > row.top) {
+      row = {top, row.total * exp(row.top - top), begin};
+    }
+    const bool least = row.top == -__builtin_inff();  // each is -inf or NaN so far
+    row.total += sum_exp(x + begin, least ? 0.0F : row.top, count);
+  }
+  while (row.best + 1 < n && x[row.best] != row.top) {
+    ++row.best;
+  }
+  return row;
+}
+
+F16 gated(F16 gate, F16 up) { return gate * logistic(gate) * up; }
+
+struct GateUp {
+  F16 gate, up;
+};
+
+GateUp gated_backward(F16 d, F16 gate, F16 up) {
+  const F16 s = logistic(gate);
+  return {d * up * s * (1.0F + gate * (1.0F - s)), d * gate * s};
 }
 
 }  // namespace
@@ -102,10 +141,15 @@ double sum_of_squares(const float* x, Index n) {
 template <class A>
 void swiglu(const A* gate_up, A* y, Index rows, Index hidden) {
   for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, y += hidden) {
-    for (Index i = 0; i < hidden; i += kLanes) {
-      const Index n = hidden - i;
-      const F16 gate = load(gate_up + i, n);
-      store(y + i, gate * logistic(gate) * load(gate_up + hidden + i, n), n);
+    const A* const up = gate_up + hidden;
+    Index i = 0;
+    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
+      const Pair g = load_pair(gate_up + i);
+      const Pair u = load_pair(up + i);
+      store_pair(y + i, {gated(g.first, u.first), gated(g.second, u.second)});
+    }
+    for (; i < hidden; i += kLanes) {
+      store(y + i, gated(load(gate_up + i, hidden - i), load(up + i, hidden - i)), hidden - i);
     }
   }
 }
@@ -115,14 +159,23 @@ template void swiglu(const BFloat16*, BFloat16*, Index, Index);
 template <class A>
 void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden) {
   for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, dgate_up += 2 * hidden, dy += hidden) {
-    for (Index i = 0; i < hidden; i += kLanes) {
+    const A* const up = gate_up + hidden;
+    A* const dup = dgate_up + hidden;
+    Index i = 0;
+    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
+      const Pair d = load_pair(dy + i);
+      const Pair g = load_pair(gate_up + i);
+      const Pair u = load_pair(up + i);
+      const GateUp first = gated_backward(d.first, g.first, u.first);
+      const GateUp second = gated_backward(d.second, g.second, u.second);
+      store_pair(dgate_up + i, {first.gate, second.gate});
+      store_pair(dup + i, {first.up, second.up});
+    }
+    for (; i < hidden; i += kLanes) {
       const Index n = hidden - i;
-      const F16 gate = load(gate_up + i, n);
-      const F16 up = load(gate_up + hidden + i, n);
-      const F16 d = load(dy + i, n);
-      const F16 s = logistic(gate);
-      store(dgate_up + i, d * up * s * (1.0F + gate * (1.0F - s)), n);
-      store(dgate_up + hidden + i, d * gate * s, n);
+      const GateUp v = gated_backward(load(dy + i, n), load(gate_up + i, n), load(up + i, n));
+      store(dgate_up + i, v.gate, n);
+      store(dup + i, v.up, n);
     }
   }
 }
@@ -132,10 +185,10 @@ template void swiglu_backward(const BFloat16*, const BFloat16*, BFloat16*, Index
 void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
                    std::int32_t* best, Index rows, Index vocab) {
   for (Index r = 0; r < rows; ++r, logits += vocab, stats += 3) {
-    const RowMax top = largest(logits, vocab);
-    best[r] = static_cast<std::int32_t>(top.index);
-    stats[0] = top.value;
-    stats[1] = sum_exp(logits, top.value, vocab);
+    const RowStats row = stats_of(logits, vocab);
+    best[r] = static_cast<std::int32_t>(row.best);
+    stats[0] = row.top;
+    stats[1] = row.total;
     stats[2] = target[r] >= 0 && target[r] < vocab ? logits[target[r]] : 0.0F;
   }
 }

@@ -41,8 +41,7 @@ template <class A>
 void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                float* lse, Index lse_stride, float* scratch);
 template <class A>
-void attention_backward(const AttentionHead<A>& head, const A* dout, const A* out, Index out_stride,
-                        const float* lse, Index lse_stride, A* dq, float* dk, float* dv,
+void attention_backward(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                         float* scratch);
 
 template <class A>

@@ -22,6 +22,25 @@ struct AttentionHead {
   float scale;
 };
 
+struct Range {
+  Index begin, end;
+};
+
+/// What the backward pass of a head reads and writes for some of the keys and queries, whose ranges
+/// begin at tiles. Of dq, or of dk and dv, the pointers may be null: they are not computed then.
+template <class A>
+struct AttentionGradient {
+  const A* dout;
+  const A* out;
+  Index out_stride;
+  const float* lse;
+  Index lse_stride;
+  Range keys, queries;
+  A* dq;      // as head.q: written
+  float* dk;  // (keys, padded head_dim): added to
+  float* dv;  // likewise
+};
+
 struct RouteRow {
   Index experts, top_k, candidates, groups, top_groups;
   float threshold, temperature;
@@ -75,14 +94,14 @@ struct Kernels {
                const float* frequency, float sign, Index rows);
   void (*swiglu)(const A* gate_up, A* y, Index rows, Index hidden);
   void (*swiglu_backward)(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden);
-  // Queries [begin, end); out and lse point at this head, strides out_stride and lse_stride.
-  // scratch: attention_scratch floats.
+  // Queries [begin, end), begin a multiple of kAttentionTile; out and lse point at this head,
+  // strides out_stride and lse_stride. scratch: attention_scratch floats for the keys that these
+  // queries see, from the first tile of them on.
   void (*attention)(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                     float* lse, Index lse_stride, float* scratch);
-  // Adds this query head's part to dk and dv (fp32, (tokens, padded head_dim)), writes dq.
-  void (*attention_backward)(const AttentionHead<A>& head, const A* dout, const A* out,
-                             Index out_stride, const float* lse, Index lse_stride, A* dq, float* dk,
-                             float* dv, float* scratch);
+  // scratch: attention_backward_scratch floats.
+  void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
+                             float* scratch);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
@@ -113,11 +132,16 @@ struct CommonKernels {
                          Index tokens);
 };
 
-/// Floats of scratch that attention and its backward need for one thread.
-constexpr Index attention_scratch(Index tokens, Index head_dim) {
-  constexpr Index kTile = 64;
-  const Index padded = (head_dim + 15) / 16 * 16;
-  return kTile * kTile * 2 + kTile * padded * 8 + kTile * 4 + tokens * padded;
+/// Queries of a tile of attention.
+constexpr Index kAttentionTile = 64;
+constexpr Index padded_head(Index head_dim) { return (head_dim + 15) / 16 * 16; }
+/// Floats of scratch that attention needs for so many keys, and its backward for so many tokens.
+constexpr Index attention_scratch(Index keys, Index head_dim) {
+  return kAttentionTile * kAttentionTile + 2 * (kAttentionTile + keys) * padded_head(head_dim);
+}
+constexpr Index attention_backward_scratch(Index tokens, Index head_dim) {
+  return 2 * kAttentionTile * kAttentionTile +
+         3 * (kAttentionTile + tokens) * padded_head(head_dim) + (tokens + 15) / 16 * 16;
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row

@@ -16,8 +16,12 @@ using F16 = float __attribute__((vector_size(64)));
 using I16 = std::int32_t __attribute__((vector_size(64)));
 using U16 = std::uint32_t __attribute__((vector_size(64)));
 using H16 = std::uint16_t __attribute__((vector_size(32)));
+using H32 = std::uint16_t __attribute__((vector_size(64)));
 
 constexpr Index kLanes = 16;
+
+// The compiler moves lanes of 16 bits well within one register, and badly between two.
+constexpr bool kOneRegister = MOESAIC_TILE_VECTORS > 1;
 
 constexpr Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
 constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
@@ -33,16 +37,52 @@ inline F16 load(const float* p) {
 inline F16 load(const BFloat16* p) {
   H16 half;
   std::memcpy(&half, p, sizeof half);
+  if constexpr (kOneRegister) {
+    const auto twice =
+        __builtin_shufflevector(half, half, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9,
+                                9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+    return reinterpret_cast<F16>(reinterpret_cast<U16>(twice) & 0xffff0000U);
+  }
   return reinterpret_cast<F16>(__builtin_convertvector(half, U16) << 16);
 }
 inline void store(float* p, F16 v) { std::memcpy(p, &v, sizeof v); }
-inline void store(BFloat16* p, F16 v) {
+// A bf16 number in the upper half of each lane.
+inline U16 rounded(F16 v) {
   const U16 word = reinterpret_cast<U16>(v);
-  const U16 rounded = word + 0x7fffU + ((word >> 16) & 1U);
-  const I16 nan = v != v;
-  const U16 kept = nan ? word | 0x400000U : rounded;
-  const H16 half = __builtin_convertvector(kept >> 16, H16);
+  const U16 nearest = word + 0x7fffU + ((word >> 16) & 1U);
+  return v != v ? word | 0x400000U : nearest;
+}
+inline void store(BFloat16* p, F16 v) {
+  const U16 word = rounded(v);
+  H16 half;
+  if constexpr (kOneRegister) {
+    const auto both = reinterpret_cast<H32>(word);
+    half = __builtin_shufflevector(both, both, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27,
+                                   29, 31);
+  } else {
+    half = __builtin_convertvector(word >> 16, H16);
+  }
   std::memcpy(static_cast<void*>(p), &half, sizeof half);
+}
+
+// Thirty-two neighbours, for loops in which the order of lanes does not matter: of bf16 those at
+// even and at odd places, since these are taken apart and joined with the fewest instructions.
+struct Pair {
+  F16 first, second;
+};
+inline Pair load_pair(const float* p) { return {load(p), load(p + kLanes)}; }
+inline Pair load_pair(const BFloat16* p) {
+  U16 both;
+  std::memcpy(&both, p, sizeof both);
+  return {reinterpret_cast<F16>(both << 16), reinterpret_cast<F16>(both & 0xffff0000U)};
+}
+inline void store_pair(float* p, Pair v) {
+  store(p, v.first);
+  store(p + kLanes, v.second);
+}
+inline void store_pair(BFloat16* p, Pair v) {
+  const U16 both = (rounded(v.first) >> 16) | (rounded(v.second) & 0xffff0000U);
+  std::memcpy(static_cast<void*>(p), &both, sizeof both);
 }
 
 // The first n lanes (n <= 16); the other lanes of a load are zero.
@@ -107,37 +147,33 @@ inline float sum(F16 v) {
   v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1);
   return v[0] + v[1];
 }
-inline float max(F16 v) {
-  float best = v[0];
-  for (Index i = 1; i < kLanes; ++i) {
-    best = v[i] > best ? v[i] : best;
-  }
-  return best;
-}
+// NaN if b is NaN, as the processor has it.
 inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
+inline float max(F16 v) {
+  v = max(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = max(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));
+  return v[0] > v[1] ? v[0] : v[1];
+}
 
-// exp by 2^n times a polynomial of the fraction, relative error below 2e-7; 0 below -87, as
-// exp(-87) is the smallest normal float.
+// exp by 2^n times a polynomial of the rest, relative error below 4e-7; 0 below -87, as exp(-87) is
+// the smallest normal float; exp(88) above 88; NaN of NaN.
 inline F16 exp(F16 x) {
-  const F16 low = splat(-87.0F);
   const F16 high = splat(88.0F);
-  const I16 under = x < low;
-  x = x < high ? x : high;
-  x = under ? low : x;
-  const F16 magic = splat(12582912.0F);  // 1.5 * 2^23 rounds to an integer
-  const F16 n = (x * 1.44269504089F + magic) - magic;
-  // x - n ln 2, with ln 2 in two parts.
-  const F16 r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
-  F16 p = splat(1.9875691500e-4F);  // the coefficients of Cephes' expf (Moshier 1992)
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  p = p * r * r + r + 1.0F;
-  const I16 exponent = (__builtin_convertvector(n, I16) + 127) << 23;
-  const F16 result = p * reinterpret_cast<F16>(exponent);
-  return under ? F16{} : result;
+  const I16 under = x < splat(-87.0F);
+  x = high < x ? high : x;
+  const F16 magic = splat(12582912.0F);  // 1.5 * 2^23: a sum with it ends in the bits of an integer
+  const F16 shifted = x * 1.44269504089F + magic;
+  const F16 r = x - (shifted - magic) * 0.69314718056F;
+  F16 p = splat(1.3814536e-3F);  // of least relative error for |r| <= ln 2 / 2: below 4e-9
+  p = p * r + 8.368745e-3F;
+  p = p * r + 4.166839e-2F;
+  p = p * r + 1.6666521e-1F;
+  p = p * r + 4.9999994e-1F;
+  p = p * r + 1.0F;
+  p = p * r + 1.0F;
+  const U16 result = reinterpret_cast<U16>(p) + (reinterpret_cast<U16>(shifted) << 23);
+  return under ? F16{} : reinterpret_cast<F16>(result);
 }
 
 inline float exp(float x) { return exp(splat(x))[0]; }
