@@ -42,6 +42,10 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 torch=$(python_with torch "${TORCH_PYTHON:-python3}") || true
 [ -n "$torch" ] || echo "bench.sh: no python has torch: PyTorch is left out" >&2
+# Not the user's own: a run that is given up may leave half a file there.
+TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)
+export TORCHINDUCTOR_CACHE_DIR
+trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT
 
 # The output of a run; nothing if it takes too long.
 limited() {  # NAME COMMAND...
@@ -81,7 +85,7 @@ measure_pytorch() {  # VARIANT; one without a result is not tried again
   local text
   [ -n "$torch" ] && [ -z "${skipped[$1]:-}" ] || return 0
   text=$(limited "PyTorch $1" "$torch" "$root/tests/bench/pytorch_step.py" --threads "$threads" \
-    --steps "$steps" --variants "$1")
+    --steps "$steps" --variants "$1" 2> >(tail -n 1 >&2))
   if [ -n "$text" ]; then
     tee -a "$out/steps.jsonl" <<<"$text"
   else

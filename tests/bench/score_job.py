@@ -51,6 +51,7 @@ def make_model(options, folder):
         "--data.seq_len", str(LENGTH), "--train.steps", "1", "--train.batch", "1",
         "--train.micro_batch", "1", "--model.vocab_size", str(options.vocabulary), "--run.dir",
         str(folder / "model"))
+    os.sync()  # nothing is still being written while the job is timed
     return folder / "model" / "checkpoints"
 
 
