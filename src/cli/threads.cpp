@@ -1,6 +1,7 @@
 #include "cli/threads.h"
 
 #include <fmt/format.h>
+#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -14,7 +15,23 @@
 namespace moesaic::cli {
 namespace {
 
+// With OMP_PROC_BIND the OpenMP library bound this thread to its first place long ago, so that the
+// affinity mask says nothing about the process.
+std::vector<int> cores_of_places() {
+  std::vector<int> cores;
+  for (int place = 0; place < omp_get_num_places(); ++place) {
+    std::vector<int> own(static_cast<std::size_t>(omp_get_place_num_procs(place)));
+    omp_get_place_proc_ids(place, own.data());
+    cores.insert(cores.end(), own.begin(), own.end());
+  }
+  std::sort(cores.begin(), cores.end());
+  return cores;
+}
+
 std::vector<int> own_cores() {
+  if (omp_get_proc_bind() != omp_proc_bind_false) {
+    return cores_of_places();
+  }
   cpu_set_t mask;
   CPU_ZERO(&mask);
   std::vector<int> cores;
@@ -68,8 +85,9 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
     threads.count = std::max(1, available / sharers);
   }
   const std::string host = host_name();
-  threads.place = fmt::format("host {}: {} ranks, cores {}, {} threads each", host, node.size(),
-                              mask, threads.count);
+  threads.place =
+      fmt::format("host {}: {} ranks, cores {}, {} threads each{}", host, node.size(), mask,
+                  threads.count, omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
   if (threads.count * sharers > available && node.is_root()) {
     log::warn(fmt::format(
         "{} ranks with {} threads each share cores {} of {}: fewer ranks, run.threads={} or "

@@ -47,6 +47,27 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(row["first_loss"], row["last_loss"])
         self.assertAlmostEqual(row["first_loss"], math.log(512), delta=0.3)
 
+    # Protects: the job score needs no more memory for more tokens, and its speed is the trace's.
+    def test_score_job(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "tiny.cfg").write_text("model.layers = 1\nmodel.d_model = 32\nmodel.heads = 2\n"
+                                         "model.experts = 4\nmodel.max_seq = 512\n")
+        (folder / "forward.jsonl").write_text(json.dumps(
+            {"tokens_per_second": 2.0, "flop_per_second": 6.0, "onednn_flop_per_second": 12.0}))
+        done = subprocess.run(
+            [sys.executable, str(harness.ROOT / "tests/bench/score_job.py"), "--moesaic",
+             harness.MOESAIC, "--config", str(folder / "tiny.cfg"), "--threads", "1",
+             "--vocabulary", "300", "--tokens", "16384,131072", "--forward",
+             str(folder / "forward.jsonl")],
+            capture_output=True, text=True, check=False, env=harness.environment(),
+            timeout=harness.LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        few, many = (json.loads(line) for line in done.stdout.splitlines())
+        self.assertEqual((few["tokens"], many["tokens"]), (16384, 131072))
+        self.assertLess(many["peak_mib"], few["peak_mib"] + 4)
+        self.assertGreater(many["tokens_per_second"], 0)
+        self.assertAlmostEqual(many["of_onednn"] / many["tokens_per_second"], 3 / 12, delta=1e-9)
+
     # Protects: medians and ratios of the table, and that the figure is drawn.
     def test_table_and_figure(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

@@ -112,6 +112,16 @@ class OddSystems(harness.EndToEnd):
         self.assertTrue(((seconds > 0) & (seconds < harness.LIMIT)).all(), seconds)
         self.assertGreater(np.ptp(harness.column(trace, "unix_time")), 1800)  # it did jump
 
+    # Protects: threads that OMP_PROC_BIND pins use every core of the process, not the first one alone.
+    def test_pinned_threads(self):
+        result = self.run_job(0, "train", "--config", "config.cfg", "--parallel.ep", 1,
+                              "--train.steps", 1,
+                              wrapper=["env", "-u", "OMP_NUM_THREADS", "OMP_PROC_BIND=true"])
+        self.assertEqual(result.code, 0, result.text)
+        cores = len(os.sched_getaffinity(0))
+        self.assertRegex(result.text, rf"1 ranks, cores [-\d,]+, {cores} threads each, pinned")
+        self.assertNotIn("share cores", result.text)
+
     # Protects: a reader that holds the trace open never stops the run, nor costs it rows.
     def test_reader_of_the_trace(self):
         child = self.start(2, "train", "--config", "config.cfg", "--train.steps", 40,
