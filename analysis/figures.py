@@ -218,15 +218,39 @@ def layer_curves(trace, name, title, ylabel, values=None):
     return figure
 
 
-def dropped(trace):
-    """Share of the choices that no slot was left for."""
-    lost, chosen = trace.get("expert_dropped"), trace.get("expert_tokens")
+def share_of_choices(trace, name, title):
+    """Share of the choices that no slot was left for: dropped, or moved to another expert."""
+    lost, chosen = trace.get(f"expert_{name}"), trace.get("expert_tokens")
     if lost is None or chosen is None or not lost.any():
         return None
     share = lost.sum(axis=-1) / np.maximum(chosen.sum(axis=-1), 1)
-    figure = layer_curves(trace, "", "Dropped choices", "share of choices", share)
+    figure = layer_curves(trace, "", title, "share of choices", share)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def experts_per_token(trace):
+    """How many experts the tokens of each task take, over the second half of the steps."""
+    counts = trace.get("task_choice_tokens")
+    if counts is None:
+        return None
+    counts = counts[len(counts) // 2:].sum(axis=(0, 1)).astype(float)  # task, choices
+    used = [i for i in range(len(counts)) if counts[i].sum() > 0]
+    if not used or counts[:, :-1].sum() == 0:
+        return None  # all tokens take as many
+    figure, ax = axes("Experts that a token takes (mean of layers)", "share of tokens")
+    width = 0.8 / len(used)
+    for place, task in enumerate(used):
+        share = counts[task] / counts[task].sum()
+        taken = np.arange(1, len(share) + 1)
+        mean = (share * taken).sum()
+        ax.bar(taken + (place - (len(used) - 1) / 2) * width, share, width,
+               color=RUN_COLOURS[place % 7], label=f"{trace.tasks[task]} (mean {mean:.2f})")
+    ax.set_xlabel("experts")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -88,7 +88,10 @@ def single(trace):
                 trace, "load_max_over_mean", "Busiest expert", "max load / mean load")),
             ("utilisation", figures.layer_curves(
                 trace, "utilisation", "Slot utilisation", "filled slots / slots")),
-            ("dropped", figures.dropped(trace)),
+            ("dropped", figures.share_of_choices(trace, "dropped", "Dropped choices")),
+            ("rerouted", figures.share_of_choices(
+                trace, "rerouted", "Choices that moved to another expert")),
+            ("experts_per_token", figures.experts_per_token(trace)),
             ("tasks_and_experts", figures.tasks_and_experts(trace)),
             ("gate_entropy", figures.layer_curves(
                 trace, "gate_entropy", "Router entropy", "entropy (nat, mean over tokens)"))]

@@ -61,6 +61,13 @@ class Analysis(unittest.TestCase):
                               ("wide", ["--steps", 5, "--ranks", 12, "--layers", 1])):
             self.assertIn("data:image/png", self.report(self.trace(f"{name}.h5", *options)))
 
+    def test_report_of_experts_per_token(self):
+        """Only where a threshold lets tokens stop early the page shows how many experts they take."""
+        self.report(self.trace("all.h5", "--steps", 4))
+        self.assertFalse((self.dir / "report/experts_per_token.png").exists())
+        self.report(self.trace("fewer.h5", "--steps", 4, "--threshold"))
+        self.assertTrue((self.dir / "report/experts_per_token.png").is_file())
+
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""
         path = self.trace("busy.h5", "--steps", 4)
@@ -97,7 +104,7 @@ class Analysis(unittest.TestCase):
         values = next(csv.DictReader(table.read_text().splitlines()))
         self.assertEqual((values["steps"], values["ep"], values["dp"]), ("5", "2", "1"))
         with h5py.File(path) as file:
-            spent = file["time"][3:].sum() - file["time"][3:, 8:10].sum()
+            spent = file["time"][3:].sum() - file["time"][3:, 9:11].sum()
             self.assertAlmostEqual(float(values["tokens_per_second"]), 5 * 4096 / spent, places=1)
         done = run("analysis/scaling.py", table, "-o", self.dir / "figure.pdf")
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -2,7 +2,7 @@
 """Writes a made-up trace with the schema of trace.h5, to try the scripts of analysis/ on.
 
 usage: make_trace.py FILE [--steps N] [--layers N] [--experts N] [--tasks a,b] [--ranks N]
-                          [--no-eval] [--score] [--dropping] [--seed N]
+                          [--no-eval] [--score] [--dropping] [--threshold] [--seed N]
 """
 import argparse
 
@@ -11,12 +11,12 @@ import numpy as np
 
 PHASES = ["data", "forward", "router", "dispatch", "experts", "combine", "backward", "grad_reduce",
           "optimizer", "checkpoint", "eval", "other"]
-SHARE = np.array([0.01, 0.20, 0.05, 0.16, 0.04, 0.40, 0.05, 0.06, 0.0, 0.0, 0.03])
+SHARE = np.array([0.01, 0.20, 0.02, 0.05, 0.16, 0.04, 0.40, 0.05, 0.06, 0.0, 0.0, 0.03])
 UNITS = {"loss": "nat", "lm_loss": "nat", "gate_entropy": "nat", "aux_loss": "1", "z_loss": "1",
          "grad_norm": "1", "lr": "1", "tokens": "token", "targets": "token", "seconds": "s",
          "unix_time": "s", "peak_memory": "byte", "load_max_over_mean": "1", "utilisation": "1",
          "time": "s", "time_mean": "s", "rank_seconds": "s", "expert_state": "1",
-         "step": "1", "layer": "1", "expert": "1", "rank": "1"}
+         "step": "1", "layer": "1", "expert": "1", "rank": "1", "choice": "1"}
 
 
 def losses(options, rng):
@@ -55,7 +55,10 @@ def routing(options, rng, tokens, tasks):
     mean = np.maximum(chosen.mean(axis=-1), 1e-9)
     full = np.full_like(chosen, slots) if options.dropping \
         else np.repeat(chosen.max(axis=-1, keepdims=True), experts, axis=-1)
-    return {"task_tokens": task_tokens, "task_expert_tokens": counts, "expert_tokens": chosen,
+    # Tokens that chose one expert, and two; a threshold lets some stop at one.
+    made = counts.sum(axis=-1)
+    choices = np.stack([made % 3 if options.threshold else 0 * made, made // 2], axis=-1)
+    return {"task_tokens": task_tokens, "task_expert_tokens": counts, "task_choice_tokens": choices, "expert_tokens": chosen,
             "expert_dropped": dropped, "expert_rerouted": np.zeros_like(chosen),
             "expert_processed": processed, "expert_slots": full,
             "expert_state": np.ones_like(chosen),
@@ -90,6 +93,7 @@ def write(options, arrays, tasks):
             "world_size": options.ranks})
         lists = {"layer": np.arange(options.layers, dtype="i4"),
                  "expert": np.arange(options.experts, dtype="i4"),
+                 "choice": np.arange(1, 3, dtype="i4"),
                  "rank": np.arange(options.ranks, dtype="i4")}
         for name, values in lists.items():
             file.create_dataset(name, data=values)
@@ -119,11 +123,12 @@ def write_eval(options, file, arrays, tasks):
 
 
 def add_scales(file):
-    axes = {"task_expert_tokens": "step layer task expert", "task_tokens": "step task",
+    axes = {"task_expert_tokens": "step layer task expert",
+            "task_choice_tokens": "step layer task choice", "task_tokens": "step task",
             "time": "step phase", "time_mean": "step phase", "rank_seconds": "step rank",
             "eval/loss_by_task": "eval/step task", "eval/loss_by_corpus": "eval/step corpus",
             "eval/loss": "eval/step", "eval/bits_per_byte": "eval/step"}
-    for name in ("step", "layer", "expert", "phase", "task", "corpus", "rank", "eval/step"):
+    for name in ("step", "layer", "expert", "choice", "phase", "task", "corpus", "rank", "eval/step"):
         file[name].make_scale(name.replace("/", "_"))
     for name, item in list(file.items()) + [(f"eval/{n}", d) for n, d in file["eval"].items()]:
         if not isinstance(item, h5py.Dataset) or h5py.h5ds.is_scale(item.id):
@@ -141,7 +146,7 @@ def main():
     for name, value in (("steps", 200), ("layers", 3), ("experts", 16), ("ranks", 4), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--tasks", default="none,prose,code,docs")
-    for flag in ("no-eval", "score", "dropping"):
+    for flag in ("no-eval", "score", "dropping", "threshold"):
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)

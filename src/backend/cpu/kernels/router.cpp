@@ -25,8 +25,7 @@ I16 in_state(const std::int32_t* state, Index i, Index n, std::int32_t wanted) {
   return v == wanted;
 }
 
-F16 exp_or_nan(F16 x) { return x != x ? x : exp(x); }
-F16 sigmoid(F16 x) { return 1.0F / (1.0F + exp_or_nan(-x)); }
+F16 sigmoid(F16 x) { return 1.0F / (1.0F + exp(-x)); }
 
 // Takes the largest of x out (the lowest index of equals): -1 if nothing is left, or not
 // comparable.
@@ -120,7 +119,7 @@ float log_sum_exp(const float* logits, const std::int32_t* state, Index n) {
   const float top = max(best);
   F16 total{};
   for (Index i = 0; i < n; i += kLanes) {
-    const F16 part = exp_or_nan(load(logits + i, n - i) - top);
+    const F16 part = exp(load(logits + i, n - i) - top);
     total += in_state(state, i, n, kRegular) ? part : F16{};
   }
   return top + __builtin_logf(sum(total));
@@ -141,7 +140,7 @@ void score(const RouteRow& row, const RouteRows& r, float lse) {
     const F16 l = load(r.logits + i, n - i);
     const I16 regular = in_state(r.state, i, n, kRegular);
     const I16 spare = in_state(r.state, i, n, kSpare);
-    const F16 of_regular = row.sigmoid ? sigmoid(l) : exp_or_nan(l - lse);
+    const F16 of_regular = row.sigmoid ? sigmoid(l) : exp(l - lse);
     const F16 of_spare = row.sigmoid ? sigmoid(l) : sigmoid(l - lse);
     F16 s = regular ? of_regular : F16{};
     s = spare ? of_spare : s;
@@ -241,7 +240,7 @@ void through_scores(const RouteRow& row, const RouteRows& r, float dz, float* dl
     const I16 regular = in_state(r.state, i, n, kRegular);
     const F16 own = d * s * (1.0F - s);
     F16 dl = row.sigmoid ? own : s * (d - inner);
-    dl += pull * exp_or_nan(load(r.logits + i, n - i) - lse);
+    dl += pull * exp(load(r.logits + i, n - i) - lse);
     store(dlogits + i, (regular ? dl : own) / row.temperature, n - i);
   }
 }

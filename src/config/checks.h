@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+
+// What the checks of a config share. Each appends a line for every problem: the numbers and what
+// would do.
+namespace moesaic::config {
+
+using Lines = std::vector<std::string>;
+
+/// The divisors of n next to `value`, as "2 or 4".
+std::string near_divisors(std::int64_t n, std::int64_t value);
+/// The positive multiples of `step` next to `value`.
+std::string near_multiples(std::int64_t step, std::int64_t value);
+
+/// Attention, experts and router.
+void check_model(const Config& config, Lines& lines);
+
+}  // namespace moesaic::config
