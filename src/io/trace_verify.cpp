@@ -170,6 +170,33 @@ void check_tasks(const Checked& trace, Problems& problems) {
   }
 }
 
+/// Each token chose some number of experts, and these numbers add up to its task's choices.
+void check_choices(const Checked& trace, Problems& problems) {
+  const auto tasks = static_cast<std::size_t>(trace.tasks);
+  const auto tokens = trace.counts("/task_tokens");
+  const auto by_task =
+      sums(trace.counts("/task_expert_tokens"), static_cast<std::size_t>(trace.experts));
+  const auto taken = trace.counts("/task_choice_tokens");
+  const std::size_t most = taken.size() / std::max<std::size_t>(1, by_task.size());
+  for (std::size_t i = 0; i < by_task.size(); ++i) {
+    std::int64_t all = 0;
+    std::int64_t choices = 0;
+    for (std::size_t c = 0; c < most; ++c) {
+      all += taken[i * most + c];
+      choices += taken[i * most + c] * static_cast<std::int64_t>(c + 1);
+    }
+    const std::size_t cell = i / tasks;
+    const std::int64_t due =
+        tokens[cell / static_cast<std::size_t>(trace.layers) * tasks + i % tasks];
+    if (all != due || choices != by_task[i]) {
+      problems.push_back(fmt::format(
+          "{} task {}: task_choice_tokens has {} tokens with {} choices, not {} with {}",
+          trace.at(cell), i % tasks, all, choices, due, by_task[i]));
+      return;
+    }
+  }
+}
+
 void check_phases(const Checked& trace, Problems& problems) {
   constexpr double kTolerance = 0.03;
   const auto phases = trace.values("/time");
@@ -206,7 +233,11 @@ Problems problems_of(const Hdf5File& file) {
   if (trace.layers > 0 && trace.experts > 0) {
     check_experts(trace, problems);
     if (trace.tasks > 0) {
+      const std::size_t before = problems.size();
       check_tasks(trace, problems);
+      if (problems.size() == before) {
+        check_choices(trace, problems);
+      }
     }
   }
   check_phases(trace, problems);

@@ -203,6 +203,7 @@ TEST(Trace, VerifyFinds) {
       {"utilisation", [](TraceRow& row) { row.utilisation[1] = 1.5; }},
       {"utilisation", [](TraceRow& row) { row.utilisation[1] = NAN; }},
       {"task_expert_tokens", [](TraceRow& row) { row.task_expert_tokens[0] = 1; }},
+      {"task_choice_tokens", [](TraceRow& row) { row.task_choice_tokens[3] = 1; }},
       {"phases", [](TraceRow& row) { row.seconds = 0.6; }},
   };
   for (const auto& [word, spoil] : cases) {
