@@ -1,5 +1,7 @@
 """The whole design of the router in jobs: gate of tasks, spares, held gradients, on any layout."""
+import csv
 import json
+import subprocess
 
 import h5py
 import numpy as np
@@ -94,6 +96,25 @@ class Router(harness.EndToEnd):
                 scores[task] = file["documents/logprob"][0]
         for one, other in (("code", "prose"), ("code", "unknown"), ("prose", "unknown")):
             self.assertNotAlmostEqual(scores[one], scores[other], places=5)
+
+    # Protects: the study makes its runs once, and its table has a row for each.
+    def test_study(self):
+        study = ["bash", harness.ROOT / "jobs/utilisation_study.sh", "--short", "--corpus", "corpus",
+                 "-o", "study"]
+        for made in (2, 0):
+            done = subprocess.run(study, cwd=self.folder, capture_output=True, text=True,
+                                  timeout=harness.LIMIT,
+                                  env={**harness.environment(), "MOESAIC": harness.MOESAIC})
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            names = {"drop-factor1.0-t1", "aux_loss-dropless-gate1"}
+            self.assertEqual(len(names & set(done.stdout.splitlines())), made, done.stdout)
+        with open(self.folder / "study/utilisation.csv", encoding="utf-8") as file:
+            rows = {row["policy"]: row for row in csv.DictReader(file)}
+        self.assertEqual(set(rows), {"drop", "aux_loss"})
+        self.assertEqual(float(rows["aux_loss"]["dropped"]), 0)
+        self.assertAlmostEqual(float(rows["drop"]["utilisation"]) + float(rows["drop"]["dropped"]), 1,
+                               places=6)  # as many slots as choices
+        self.assertTrue((self.folder / "study/utilisation.png").is_file())
 
     # Protects: fewer experts where a threshold is reached, in the counts of each task.
     def test_threshold(self):
