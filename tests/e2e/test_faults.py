@@ -96,8 +96,8 @@ class ConfigFaults(harness.EndToEnd):
 
     # Protects: impossible layouts name the values that are possible, all problems at once.
     def test_layout(self):
-        self.assert_refused(["--parallel.ep", 3], "parallel.ep = 3", "model.experts = 4",
-                            "use ep 2 or 4", "number of ranks = 2")
+        self.assert_refused(["--parallel.ep", 5], "parallel.ep = 5", "model.experts = 4",
+                            "use ep 4", "number of ranks = 2")
         self.assert_refused(["--parallel.tp", 2, "--train.micro_batch", 3], "parallel.ep = 2",
                             "use 4 ranks, or ep 1", "train.micro_batch")
 
