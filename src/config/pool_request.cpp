@@ -48,7 +48,7 @@ std::vector<std::int32_t> parse_experts(const std::vector<std::string>& items) {
 PoolRequest pool_request(const std::string& action, const ExpertsJob& keys) {
   PoolRequest request{.action = parse_action(action), .count = keys.count, .experts = {}};
   const bool busiest = keys.source == std::vector<std::string>{"busiest"};
-  if (busiest && request.action != PoolAction::kRemove) {
+  if (busiest && (request.action == PoolAction::kClone || request.action == PoolAction::kPromote)) {
     return request;
   }
   request.experts = parse_experts(keys.source);

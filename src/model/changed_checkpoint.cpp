@@ -86,9 +86,9 @@ void ChangedCheckpoint::read(const std::string& moment, const ParameterSpec& spe
 }
 
 std::vector<float> ChangedCheckpoint::whole(const std::string& name, const Shape& shape) {
-  std::vector<std::int64_t> extent;
+  std::vector<std::int64_t> extent(static_cast<std::size_t>(shape.rank()));
   for (int i = 0; i < shape.rank(); ++i) {
-    extent.push_back(shape[i]);
+    extent[static_cast<std::size_t>(i)] = shape[i];
   }
   std::vector<float> values(static_cast<std::size_t>(shape.numel()));
   checkpoint_.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, values);

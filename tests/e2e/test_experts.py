@@ -94,7 +94,9 @@ class Experts(harness.EndToEnd):
                                   "--parallel.zero", 1, ranks=2)
                 tp = self.change(action, f"{action}3", *arguments, "--parallel.tp", 2,
                                  "--parallel.pp", 2, ranks=4)
-                for other in (two, tp):
+                folded = self.change(action, f"{action}4", *arguments, "--parallel.tp", 2,
+                                     "--parallel.expert_tp", 1, "--parallel.placement", "load", ranks=2)
+                for other in (two, tp, folded):
                     found = harness.tensors(other)
                     self.assertEqual(found.keys(), expected.keys())
                     for name, values in expected.items():
@@ -174,7 +176,6 @@ class Experts(harness.EndToEnd):
         for pid in harness.processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)
         self.end(child)
-        self.assertLess(self.newest_step("killed"), 20)
         self.steered("killed")
         self.assertTrue((self.folder / "control.done").exists())
         assert_same("killed")
@@ -236,3 +237,7 @@ class Experts(harness.EndToEnd):
                 self.assertEqual(self.kinds("other"), [(STEP, "control_refused")])
                 self.assertFalse((self.folder / "control").exists())
                 self.assertTrue((self.folder / "control.refused").exists())
+        self.control("add\n")
+        result = self.trained(2, "--train.steps", 2, "--run.dir", "", "--run.control", "control")
+        self.assertIn("needs run.dir or checkpoint.dir", result.text)
+        self.assertTrue((self.folder / "control.refused").exists())

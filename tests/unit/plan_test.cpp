@@ -106,7 +106,7 @@ TEST(Report, ShowsTheNumbers) {
   c.plan.memory_per_node = 1e6;
   const std::string text = report(estimate(c, 4), c, 560);
   for (const char* const part :
-       {"16.9 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
+       {"17.0 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
         "4 ranks: tp=1 pp=1 ep=2 dp=2, fp32", "5 steps of 56 tokens = 280 tokens, 0.50 epochs",
         "fits", "checkpoint", "199 KiB"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
+#include "model/changed_checkpoint.h"
 #include "model/expert_pool.h"
 #include "model/storage.h"
 #include "support/temp_dir.h"
@@ -53,7 +54,9 @@ config::Config small_config() {
   return c;
 }
 
-const std::vector<std::vector<float>> kLoad{{0.1F, 0.4F, 0.3F, 0.2F}, {0.7F, 0.0F, 0.1F, 0.2F}};
+std::vector<std::vector<float>> loads() {
+  return {{0.1F, 0.4F, 0.3F, 0.2F}, {0.7F, 0.0F, 0.1F, 0.2F}};
+}
 
 std::string message_of(const std::function<void()>& call) {
   try {
@@ -68,13 +71,13 @@ std::string message_of(const std::function<void()>& call) {
 // Protects: each layer's own load decides; numbers are those of the checkpoint and are not reused.
 TEST(PoolChange, ByLoad) {
   const config::Config c = small_config();
-  const PoolChange grown = model::change_pools(c, {{PoolAction::kClone, 2, {}}}, kLoad);
+  const PoolChange grown = model::change_pools(c, {{PoolAction::kClone, 2, {}}}, loads());
   EXPECT_EQ(grown.layers[0].after, "rrrrrr");
   EXPECT_EQ(grown.layers[0].source, (std::vector<std::int32_t>{1, 1}));
   EXPECT_EQ(grown.layers[1].source, (std::vector<std::int32_t>{0, 0}));
   const PoolChange shrunk = model::change_pools(
       c, {{PoolAction::kRemove, 1, {}}, {PoolAction::kAdd, 1, {}}, {PoolAction::kRemove, 1, {3}}},
-      kLoad);
+      loads());
   EXPECT_EQ(shrunk.layers[0].after, "xrrxr");
   EXPECT_EQ(shrunk.layers[1].after, "rxrxr");
   EXPECT_EQ(shrunk.layers[1].source, (std::vector<std::int32_t>{LayerChange::kFresh}));
@@ -86,17 +89,19 @@ TEST(PoolChange, ByLoad) {
 TEST(PoolChange, Promotes) {
   config::Config c = small_config();
   c.model.pool = {"rrss", "rsrs"};
-  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 1, {}}}, kLoad).layers[0].after, "rrrs");
-  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 1, {3}}}, kLoad).layers[1].after,
+  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 1, {}}}, loads()).layers[0].after,
+            "rrrs");
+  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 1, {3}}}, loads()).layers[1].after,
             "rsrr");
-  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 0, {}}}, kLoad).layers[1].after, "rsrs");
+  EXPECT_EQ(model::change_pools(c, {{PoolAction::kPromote, 0, {}}}, loads()).layers[1].after,
+            "rsrs");
 }
 
 // Protects: what a layer cannot do is refused with its name and numbers before anything is written.
 TEST(PoolChange, Refuses) {
   config::Config c = small_config();
   const auto refusal = [&](const PoolRequest& request) {
-    return message_of([&] { model::change_pools(c, {request}, kLoad); });
+    return message_of([&] { model::change_pools(c, {request}, loads()); });
   };
   EXPECT_NE(refusal({PoolAction::kRemove, 3, {}}).find("layer 1: 1 regular"), std::string::npos);
   EXPECT_NE(refusal({PoolAction::kRemove, 9, {}}).find("there are 4 regular"), std::string::npos);
@@ -129,10 +134,9 @@ TEST(PoolChange, ControlLines) {
       {"remove --experts.source 1,1", "twice"},
       {"remove --experts.source busiest", "busiest"},
       {"add 3", "a line is ACTION"}};
-  for (const auto& [text, word] : bad) {
-    EXPECT_NE(message_of([&] { config::read_requests(text, "control"); }).find(word),
-              std::string::npos)
-        << text;
+  for (const auto& one : bad) {
+    const std::string found = message_of([&] { config::read_requests(one.first, "control"); });
+    EXPECT_NE(found.find(one.second), std::string::npos) << one.first;
   }
 }
 
@@ -234,7 +238,7 @@ class Changed : public ::testing::Test {
   std::filesystem::path path;
 };
 
-const std::string kLayer = "model.layers.1.mlp.";
+std::string in_layer(const std::string& name) { return "model.layers.1.mlp." + name; }
 
 // Protects: a copy is near its source and not equal to it, its row of the gate too; its moments are
 // 0, while those of the others and all their values stay.
@@ -243,7 +247,7 @@ TEST_F(Changed, Clone) {
   const auto after = changed({{PoolAction::kClone, 1, {2}}});
   for (const char* name : {"gate_proj", "up_proj", "down_proj"}) {
     const auto tensor = [&](int e) {
-      return kLayer + fmt::format("experts.{}.{}.weight", e, name);
+      return in_layer(fmt::format("experts.{}.{}.weight", e, name));
     };
     const std::vector<float> source = values(before, tensor(2));
     const std::vector<float> copy = values(*after, tensor(4));
@@ -260,19 +264,19 @@ TEST_F(Changed, Clone) {
     EXPECT_EQ(values(*after, tensor(3), &model::Parameter::exp_avg),
               values(before, tensor(3), &model::Parameter::exp_avg));
   }
-  const std::vector<float> gate = values(before, kLayer + "gate.weight");
-  const std::vector<float> wider = values(*after, kLayer + "gate.weight");
+  const std::vector<float> gate = values(before, in_layer("gate.weight"));
+  const std::vector<float> wider = values(*after, in_layer("gate.weight"));
   ASSERT_EQ(wider.size(), 5U * 20U);
   EXPECT_TRUE(std::equal(gate.begin(), gate.end(), wider.begin()));
   for (std::size_t i = 0; i < 20; ++i) {
     EXPECT_NE(wider[80 + i], gate[40 + i]);
     EXPECT_NEAR(wider[80 + i], gate[40 + i], 0.02);
   }
-  const auto average = values(*after, kLayer + "gate.weight", &model::Parameter::exp_avg);
+  const auto average = values(*after, in_layer("gate.weight"), &model::Parameter::exp_avg);
   EXPECT_TRUE(std::all_of(average.begin() + 80, average.end(), [](float x) { return x == 0.0F; }));
   for (const char* name : {"gate.e_score_correction_bias", "gate.load"}) {
-    const std::vector<float> vector = values(*after, kLayer + name);
-    EXPECT_EQ(vector.at(4), values(before, kLayer + name).at(2)) << name;
+    const std::vector<float> vector = values(*after, in_layer(name));
+    EXPECT_EQ(vector.at(4), values(before, in_layer(name)).at(2)) << name;
   }
 }
 
@@ -285,15 +289,15 @@ TEST_F(Changed, Add) {
   wide.model.experts = 5;
   model::Instance fresh(wide, mesh, true);
   fresh.parameters.initialise(*fresh.backend, config.train.seed);
-  const std::string name = kLayer + "experts.4.up_proj.weight";
+  const std::string name = in_layer("experts.4.up_proj.weight");
   EXPECT_EQ(values(*after, name), values(fresh, name));
-  const std::vector<float> gate = values(*after, kLayer + "gate.weight");
-  const std::vector<float> wanted = values(fresh, kLayer + "gate.weight");
+  const std::vector<float> gate = values(*after, in_layer("gate.weight"));
+  const std::vector<float> wanted = values(fresh, in_layer("gate.weight"));
   EXPECT_TRUE(std::equal(gate.begin() + 80, gate.end(), wanted.begin() + 80));
   for (const char* vector : {"gate.e_score_correction_bias", "gate.load"}) {
-    const std::vector<float> old = values(before, kLayer + vector);
+    const std::vector<float> old = values(before, in_layer(vector));
     const double mean = std::accumulate(old.begin(), old.end(), 0.0) / 4.0;
-    EXPECT_FLOAT_EQ(values(*after, kLayer + vector).at(4), static_cast<float>(mean)) << vector;
+    EXPECT_FLOAT_EQ(values(*after, in_layer(vector)).at(4), static_cast<float>(mean)) << vector;
   }
   config::Config grown = config;
   grown.model.pool = {"rrrrr", "rrrrr"};
@@ -312,6 +316,37 @@ TEST_F(Changed, Remove) {
   config::Config fewer = config;
   fewer.model.pool = {"rxrr", "rxrr"};
   EXPECT_NEAR(loss(*after, fewer), loss(before, config), 1e-6);
+}
+
+// Protects what is kept for each expert beside the parameters: it stays with its expert, and new
+// ones begin anew.
+TEST_F(Changed, OtherTensorsOfExperts) {
+  const std::vector<float> counts{3.0F, 4.0F, 5.0F, 6.0F};
+  const std::vector<float> held{7.0F, 8.0F};
+  const std::string steps = in_layer("experts_held.steps");
+  const auto of = [](int e) { return in_layer(fmt::format("experts_held.{}.up_proj.weight", e)); };
+  path = io::save_checkpoint(
+      {.dir = dir / "c", .step = 2, .state = {}, .copy = {}},
+      {{.name = steps, .shape = {4}, .offset = {0}, .extent = {4}, .values = counts},
+       {.name = of(2), .shape = {2}, .offset = {0}, .extent = {2}, .values = held}},
+      mesh.world);
+  auto checkpoint = io::CheckpointReader::open(path);
+  const PoolChange change = model::change_pools(config, {{PoolAction::kClone, 1, {2}}}, {});
+  model::ChangedCheckpoint source(checkpoint, &change);
+  const model::ParameterSpec spec{.shape = {5}, .tensors = {}, .trained = false};
+  model::PublicTensor rows = model::whole_tensor(steps, {5});
+  rows.rows = model::TensorRows::kExpertsAnew;
+  EXPECT_EQ(source.stored_shape(rows), (Shape{4}));
+  std::vector<float> values(5, 0.5F);
+  source.read("", spec, rows, {0}, {5}, values);
+  EXPECT_EQ(values, (std::vector<float>{3.0F, 4.0F, 5.0F, 6.0F, 0.5F}));
+  std::vector<float> own(2, 0.0F);
+  source.read("", spec, model::whole_tensor(of(2), {2}), {0}, {2}, own);
+  EXPECT_EQ(own, held);
+  const model::PublicTensor copy = model::whole_tensor(of(4), {2});
+  EXPECT_FALSE(source.stored_shape(copy).has_value());
+  source.read("", spec, copy, {0}, {2}, own = {0.0F, 0.0F});
+  EXPECT_EQ(own, (std::vector<float>{0.0F, 0.0F}));
 }
 
 // Protects: the measured load is a mean of shares, so that it sums to 1 from the first step on.
