@@ -182,14 +182,17 @@ def colour_bar(figure, image, panels, label):
 
 
 def expert_load(trace):
-    """Heat map per layer: tokens that chose an expert over the mean of all experts."""
+    """Heat map per layer: tokens that chose an expert over the mean of the regular experts. Where an
+    expert is absent, spare or retired it stays white."""
     tokens = trace.get("expert_tokens")
     if tokens is None:
         return None
     steps, tokens = bins(trace.steps, tokens)
-    mean = tokens.mean(axis=-1, keepdims=True)
-    load = tokens / np.where(mean > 0, mean, 1)
-    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=max(2.0, float(np.percentile(load, 99.5))))
+    state = trace.get("expert_state")
+    regular = np.ones_like(tokens) if state is None else bins(trace.steps, state == 1)[1]
+    mean = tokens.sum(axis=-1, keepdims=True) / np.maximum(regular.sum(axis=-1, keepdims=True), 1)
+    load = np.where(regular > 0, tokens / np.where(mean > 0, mean, 1), np.nan)
+    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=max(2.0, float(np.nanpercentile(load, 99.5))))
     figure, panels = grid_of_layers(trace, 3.6, 2.5)
     for i, ax in enumerate(panels):
         image = ax.imshow(load[:, i].T, aspect="auto", origin="lower", norm=norm,
@@ -264,7 +267,9 @@ def tasks_and_experts(trace):
     if not used:
         return None
     share = counts[:, used] / np.maximum(counts[:, used].sum(axis=-1, keepdims=True), 1)
-    top = max(np.percentile(share, 99), 2 / share.shape[-1])
+    state = trace.get("expert_state")
+    regular = share.shape[-1] if state is None else int((state[-1] == 1).sum(axis=-1).max())
+    top = max(np.percentile(share, 99), 2 / regular)
     figure, panels = grid_of_layers(trace, 4.2, 0.8 + 0.32 * len(used))
     for i, ax in enumerate(panels):
         image = ax.imshow(share[i], aspect="auto", cmap="viridis", vmin=0, vmax=top,
@@ -272,7 +277,7 @@ def tasks_and_experts(trace):
         ax.set_yticks(range(len(used)), [trace.tasks[j] for j in used])
         ax.set_xlabel("expert")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bar = colour_bar(figure, image, panels, f"share (even: {1 / share.shape[-1]:.1%})")
+    bar = colour_bar(figure, image, panels, f"share (even: {1 / regular:.1%})")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle("Experts used by each task", fontweight="bold")
     return figure

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/experts.h"
 #include "cli/facts.h"
 #include "cli/plan.h"
 #include "cli/score.h"
@@ -42,8 +43,10 @@ int run_with_mpi(const Parsed& parsed) {
     return moesaic::cli::tokenize(config, world);
   }
   moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
-  const int code = parsed.job == "score" ? moesaic::cli::score(parsed, world, watchdog)
-                                         : moesaic::cli::train(parsed, world, watchdog);
+  const auto& job = parsed.job == "score"     ? moesaic::cli::score
+                    : parsed.job == "experts" ? moesaic::cli::experts
+                                              : moesaic::cli::train;
+  const int code = job(parsed, world, watchdog);
   watchdog.close();
   return code;
 }

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/compare.h"
+#include "config/pool.h"
 
 namespace moesaic::cli {
 
@@ -42,8 +43,63 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
   return parsed;
 }
 
-void adopt_pool(const io::CheckpointReader& checkpoint, config::Config& config) {
+namespace {
+
+// The measured loads of each MoE layer; empty: the checkpoint is older than they are.
+std::vector<std::vector<float>> loads_of(io::CheckpointReader& checkpoint,
+                                         const config::Model& model) {
+  std::vector<std::vector<float>> loads;
+  for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
+    const std::string name = fmt::format("model.layers.{}.mlp.gate.load", layer);
+    const auto shape = checkpoint.shape(name);
+    if (!shape) {
+      return {};
+    }
+    loads.emplace_back(static_cast<std::size_t>(shape->front()));
+    checkpoint.read(name, {0}, *shape, loads.back());
+  }
+  return loads;
+}
+
+void check_enough(const io::CheckpointReader& checkpoint, const config::Config& config) {
+  const std::int64_t ranks = config::expert_ranks(config.parallel);
+  for (const std::string& pool : config.model.pool) {
+    const std::int64_t regular = config::count_of(pool, 'r');
+    if (regular < ranks) {
+      throw Error(Exit::kUsage,
+                  fmt::format("{}: a layer has {} regular experts, fewer than the {} ranks that "
+                              "share them out: use a smaller parallel.ep",
+                              checkpoint.path().string(), regular, ranks));
+    }
+  }
+}
+
+}  // namespace
+
+void adopt_pool(io::CheckpointReader& checkpoint, config::Config& config) {
   config.model.pool = checkpoint.state().value("pool", std::vector<std::string>{});
+  config.model.load.clear();
+  if (config.parallel.placement == config::Placing::kLoad) {
+    config.model.load = loads_of(checkpoint, config.model);
+  }
+  check_enough(checkpoint, config);
+}
+
+model::PoolChange adopt_change(io::CheckpointReader& checkpoint,
+                               const std::vector<config::PoolRequest>& requests,
+                               config::Config& config) {
+  const std::vector<std::vector<float>> loads = loads_of(checkpoint, config.model);
+  for (const config::PoolRequest& request : requests) {
+    const bool by_load = request.action != config::PoolAction::kAdd && request.experts.empty();
+    if (loads.empty() && by_load) {
+      throw Error(Exit::kUsage,
+                  fmt::format("{} has no measured loads: name the experts in experts.source",
+                              checkpoint.path().string()));
+    }
+  }
+  model::PoolChange change = model::change_pools(config, requests, loads);
+  model::adopt(change, config);
+  return change;
 }
 
 std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint) {

@@ -60,7 +60,7 @@ void choose_shards(Inputs& inputs) {
 Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   Inputs inputs;
   inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
-  const auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
+  auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
   adopt_pool(checkpoint, inputs.config);
   const std::vector<std::string> tasks = tasks_of(checkpoint);
   inputs.config.router.task_names.assign(tasks.begin() + 1, tasks.end());

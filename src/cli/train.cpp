@@ -100,13 +100,14 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
-                           const io::CorpusInfo& corpus, comm::Watchdog& watchdog) {
+                           const io::CorpusInfo& corpus, comm::Watchdog& watchdog,
+                           const model::PoolChange* change) {
   const auto got_on = [&] { watchdog.doing("loading"); };
   train::Progress progress;
   if (resume) {
     auto checkpoint = io::CheckpointReader::open(*resume);
     progress = train::check_resume(checkpoint.state(), config, corpus.vocab_sha256, *resume);
-    model::load_parameters(instance, checkpoint, model::Load::kAll, got_on);
+    model::load_parameters(instance, checkpoint, model::Load::kAll, got_on, change);
   } else if (!config.model.path.empty()) {
     auto checkpoint = io::CheckpointReader::open(config.model.path);
     check_vocabulary(checkpoint, corpus);
@@ -124,7 +125,7 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   std::vector<std::string> tasks = train::Progress{}.tasks;
   const std::string source = resume ? resume->string() : inputs.config.model.path;
   if (!source.empty()) {
-    const auto checkpoint = io::CheckpointReader::open(source);
+    auto checkpoint = io::CheckpointReader::open(source);
     adopt_pool(checkpoint, inputs.config);
     tasks = tasks_of(checkpoint);
   }
@@ -141,6 +142,19 @@ void continue_behind(const train::Rollback& rollback, train::Progress& progress)
   progress.cursor = rollback.cursor;
   progress.notes = {{"rollback", message}};
   log::warn(message);
+}
+
+// The checkpoint has all but the new experts, and what was done becomes an event.
+void continue_changed(const train::ExpertChange& wanted, const model::PoolChange& change,
+                      train::Progress& progress) {
+  std::vector<std::string> requests;
+  for (const config::PoolRequest& request : wanted.requests) {
+    requests.push_back(config::text_of(request));
+  }
+  const std::string message = fmt::format("{}: {}", join(requests, "; "), change.text());
+  progress.control = wanted.control;
+  progress.notes.push_back({"experts", message});
+  log::info(fmt::format("step {}: {}", progress.step, message));
 }
 
 }  // namespace
@@ -183,15 +197,13 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
 
   std::optional<model::Instance> instance;
   train::Progress progress;
-  const auto load = [&] {
-    progress = load_start(config, *instance, resume, corpora.info(0), watchdog);
+  const auto load = [&](const model::PoolChange* change) {
+    instance.emplace(config, mesh, true);
+    progress = load_start(config, *instance, resume, corpora.info(0), watchdog, change);
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   };
-  world.together("set up the model", [&] {
-    instance.emplace(config, mesh, true);
-    load();
-  });
+  world.together("set up the model", [&] { load(nullptr); });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
     log::info(
@@ -218,11 +230,25 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     };
     std::int64_t rollbacks = config.train.rollbacks;
     outcome = run(rollbacks);
-    while (outcome.rollback) {
-      resume = outcome.rollback->checkpoint;
-      world.together("go back to a checkpoint", load);
-      continue_behind(*outcome.rollback, progress);
-      outcome = run(--rollbacks);
+    while (outcome.rollback || outcome.experts) {
+      resume = outcome.rollback ? outcome.rollback->checkpoint : outcome.experts->checkpoint;
+      world.together("start again from a checkpoint", [&] {
+        instance.reset();  // the experts may be others
+        auto checkpoint = io::CheckpointReader::open(*resume);
+        adopt_pool(checkpoint, config);
+        std::optional<model::PoolChange> change;
+        if (outcome.experts) {
+          change = adopt_change(checkpoint, outcome.experts->requests, config);
+        }
+        load(change ? &*change : nullptr);
+        if (change) {
+          continue_changed(*outcome.experts, *change, progress);
+        } else {
+          continue_behind(*outcome.rollback, progress);
+        }
+      });
+      rollbacks -= outcome.rollback ? 1 : 0;
+      outcome = run(rollbacks);
     }
   }
   log::print(

@@ -19,5 +19,9 @@ std::string near_multiples(std::int64_t step, std::int64_t value);
 
 /// Attention, experts and router.
 void check_model(const Config& config, Lines& lines);
+// What a job is given to read and to write.
+void check_train_inputs(const Config& config, Lines& lines);
+void check_score(const Config& config, Lines& lines);
+void check_tokenize(const Tokenize& tokenize, Lines& lines);
 
 }  // namespace moesaic::config

@@ -15,6 +15,8 @@ enum class Balance { kNone, kAuxLoss, kBias };
 enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
+enum class Placing { kBlocks, kLoad };
+enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Precision { kFp32, kBf16 };
@@ -40,6 +42,8 @@ struct Model {
   /// No key: the experts of each MoE layer by number, r regular, s spare, x retired, as a
   /// checkpoint has them. Empty: as the keys say.
   std::vector<std::string> pool = {};
+  /// No key: their measured loads, where parallel.placement asks for them. [MoE layer][E]
+  std::vector<std::vector<float>> load = {};
 };
 
 struct Router {
@@ -96,6 +100,7 @@ struct Parallel {
   std::int64_t expert_tp = 0;  // 1: experts are whole, spread over ep x tp; 0: tp
   PipelineSchedule schedule = PipelineSchedule::k1f1b;
   std::int64_t virtual_stages = 1;  // chunks of layers on each stage
+  Placing placement = Placing::kBlocks;
 };
 
 struct Train {
@@ -149,6 +154,11 @@ struct ScoreJob {
   Truncate truncate = Truncate::kNone;
 };
 
+struct ExpertsJob {
+  std::int64_t count = 1;
+  std::vector<std::string> source;  // numbers, or "busiest"; empty: by load
+};
+
 /// Tokens of a batch of score, unless one window is longer.
 constexpr std::int64_t kScoreTokens = 4096;
 
@@ -162,6 +172,7 @@ struct Plan {
 
 struct Run {
   std::string dir;
+  std::string control;  // empty: none
   Device device = Device::kCpu;
   Precision precision = Precision::kBf16;
   std::int64_t threads = 0;  // 0: this rank's share of its cores
@@ -183,6 +194,7 @@ struct Config {
   Trace trace;
   Tokenize tokenize;
   ScoreJob score;
+  ExpertsJob experts;
   Plan plan;
   Run run;
 };

@@ -40,6 +40,15 @@ constexpr Names<Schedule, 4> names_of(Schedule) {
            {Schedule::kConstant, "constant"},
            {Schedule::kWsd, "wsd"}}};
 }
+constexpr Names<Placing, 2> names_of(Placing) {
+  return {{{Placing::kBlocks, "blocks"}, {Placing::kLoad, "load"}}};
+}
+constexpr Names<PoolAction, 4> names_of(PoolAction) {
+  return {{{PoolAction::kAdd, "add"},
+           {PoolAction::kRemove, "remove"},
+           {PoolAction::kClone, "clone"},
+           {PoolAction::kPromote, "promote"}}};
+}
 constexpr Names<PipelineSchedule, 2> names_of(PipelineSchedule) {
   return {{{PipelineSchedule::k1f1b, "1f1b"}, {PipelineSchedule::kInterleaved, "interleaved"}}};
 }

@@ -100,6 +100,12 @@ const std::vector<Job>& jobs() {
        "what a token costs and what the ranks exchange; checks the config exactly as the job "
        "would.",
        "moesaic plan --config configs/train.cfg --plan.ranks 8"},
+      {"experts", "moesaic experts add|remove|clone|promote PATH OUT", true,
+       "Changes the experts of a checkpoint and writes it to the folder OUT: add makes fresh ones, "
+       "clone copies one with a little noise, remove retires, promote makes spares regular. "
+       "Numbers "
+       "of experts are not used again. Training continues from it, and score reads it.",
+       "moesaic experts clone runs/first/checkpoints grown --experts.count 2"},
       {"verify", "moesaic verify PATH...", true,
        "Checks corpora, checkpoints, traces and scores, and says what is wrong with them.",
        "moesaic verify corpus/train runs/first/checkpoints"},

@@ -50,6 +50,17 @@ std::vector<Key> score_keys() {
   };
 }
 
+std::vector<Key> experts_keys() {
+  const Section s("experts", &Config::experts, "experts");
+  return {
+      s.integer("count", &ExpertsJob::count, between(0, 1e5), "experts",
+                "Experts to add, remove, clone or promote in each MoE layer."),
+      s.texts("source", &ExpertsJob::source, "list of numbers, or busiest",
+              "The expert to clone, or those to remove or promote (then count is not read). Empty: "
+              "in each layer the busiest to clone or promote, the least loaded to remove."),
+  };
+}
+
 std::vector<Key> plan_keys() {
   const Section s("plan", &Config::plan, "plan");
   return {
@@ -68,12 +79,17 @@ std::vector<Key> plan_keys() {
 }
 
 std::vector<Key> run_keys() {
-  const Section s("run", &Config::run, "tokenize train score");
+  const Section s("run", &Config::run, "tokenize train score experts");
   return {
       only(s.text("dir", &Run::dir, "path",
                   "Folder of the run: sets trace.path, checkpoint.dir and score.output, and gets "
                   "config.cfg and log.txt."),
            "train score"),
+      only(s.text("control", &Run::control, "path",
+                  "File that changes the experts of a running job, looked for between steps: lines "
+                  "such as clone --experts.count 2. It is renamed to .done, or to .refused. Empty: "
+                  "none."),
+           "train"),
       only(s.choice("device", &Run::device, "Where the model is computed."), "train score plan"),
       only(s.choice("precision", &Run::precision,
                     "Type of activations and matrix products; weights, sums and the router stay "
@@ -93,7 +109,7 @@ std::vector<Key> run_keys() {
                "evaluation, a save or a piece of loading takes longer. auto: 10 x the "
                "median step, at least 60 s; 10 min for rounds, loading and the first "
                "two steps, 1 h for a save."),
-           "train score"),
+           "train score experts"),
       only(s.integer("compare_replicas", &Run::compare_replicas, at_least(0), "steps",
                      "Every so many steps, ranks that hold the same parameters compare them bit "
                      "by bit, to find damaged memory. 0: never."),
@@ -107,7 +123,7 @@ std::vector<Key> run_keys() {
 
 std::vector<Key> job_keys() {
   std::vector<Key> all = tokenize_keys();
-  for (const auto& part : {score_keys(), plan_keys(), run_keys()}) {
+  for (const auto& part : {score_keys(), experts_keys(), plan_keys(), run_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -14,7 +14,7 @@ std::vector<Key> eval_keys() {
 }
 
 std::vector<Key> parallel_keys() {
-  const Section s("parallel", &Config::parallel, "train score plan");
+  const Section s("parallel", &Config::parallel, "train score plan experts");
   return {
       s.integer("tp", &Parallel::tp, between(1, 1e6), "ranks",
                 "Tensor-parallel ranks: they share out the heads, hidden widths and vocabulary of "
@@ -34,12 +34,16 @@ std::vector<Key> parallel_keys() {
       only(s.integer("zero", &Parallel::zero, between(0, 1), "",
                      "1: the optimizer's state is split over the ranks that hold the same "
                      "parameters (ZeRO stage 1). 0: each has all of it."),
-           "train plan"),
+           "train plan experts"),
       s.choice("schedule", &Parallel::schedule,
                "Order of forward and backward in a pipeline; interleaved gives each stage "
                "virtual_stages runs of layers, for less waiting."),
       s.integer("virtual_stages", &Parallel::virtual_stages, between(1, 1e5), "",
                 "Runs of layers on each stage of an interleaved pipeline."),
+      only(s.choice("placement", &Parallel::placement,
+                    "Which experts a rank gets. blocks: neighbours by number; load: by the load "
+                    "that the checkpoint has measured, so that ranks have equal work."),
+           "train score experts"),
   };
 }
 

@@ -16,6 +16,10 @@ std::int64_t expert_numbers(const Model& model, const Router& router) {
   return model.pool.empty() ? model.experts + router.spare_experts : std::ssize(model.pool.front());
 }
 
+std::int64_t expert_ranks(const Parallel& parallel) {
+  return parallel.ep * (parallel.expert_tp == 1 ? parallel.tp : 1);
+}
+
 std::int64_t count_of(const std::string& pool, char kind) {
   return std::count(pool.begin(), pool.end(), kind);
 }

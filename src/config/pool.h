@@ -13,6 +13,8 @@ namespace moesaic::config {
 std::string pool_of(const Model& model, const Router& router, std::int64_t moe_layer);
 /// All numbers that experts have or had; the same in every layer.
 std::int64_t expert_numbers(const Model& model, const Router& router);
+/// Ranks that share out the whole experts of a layer.
+std::int64_t expert_ranks(const Parallel& parallel);
 /// Experts of one kind in a layer's pool.
 std::int64_t count_of(const std::string& pool, char kind);
 

@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <numeric>
-#include <set>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "config/checks.h"
-#include "config/keys.h"
 
 namespace moesaic::config {
 namespace {
@@ -125,115 +123,6 @@ void check_training(const Config& c, Lines& lines) {
   }
 }
 
-void check_shares(const Data& data, Lines& lines) {
-  const std::vector<double>& corpora = data.corpus_weights;
-  if (!corpora.empty() && *std::max_element(corpora.begin(), corpora.end()) <= 0.0) {
-    lines.emplace_back("data.corpus_weights are all 0: nothing would be sampled");
-  }
-  double largest = 0.0;
-  std::set<std::string> names;
-  for (const auto& [name, weight] : data.task_weights) {
-    largest = std::max(largest, weight);
-    if (!names.insert(name).second) {
-      lines.push_back(fmt::format("data.task_weights names {} twice", name));
-    }
-  }
-  if (!names.empty() && largest <= 0.0) {
-    lines.emplace_back("data.task_weights are all 0: nothing would be sampled");
-  }
-  if (!names.empty() && !corpora.empty()) {
-    lines.emplace_back(
-        "data.corpus_weights and data.task_weights are both set, and could contradict each other: "
-        "leave one out");
-  }
-}
-
-void check_skipped(const std::vector<SampleRange>& ranges, Lines& lines) {
-  for (std::size_t i = 1; i < ranges.size(); ++i) {
-    if (ranges[i].first < ranges[i - 1].end) {
-      lines.push_back(fmt::format(
-          "data.skip_samples: {}:{} begins before {}:{} ends: order the ranges, without overlaps",
-          ranges[i].first, ranges[i].end, ranges[i - 1].first, ranges[i - 1].end));
-    }
-  }
-}
-
-void check_train_inputs(const Config& c, Lines& lines) {
-  check_shares(c.data, lines);
-  check_skipped(c.data.skip_samples, lines);
-  const std::size_t weights = c.data.corpus_weights.size();
-  if (c.data.corpus.empty()) {
-    lines.emplace_back("data.corpus is required: the corpus to train on");
-  } else if (weights > 0 && weights != c.data.corpus.size()) {
-    lines.push_back(fmt::format("data.corpus_weights has {} values for {} of data.corpus", weights,
-                                c.data.corpus.size()));
-  }
-  if (c.eval.every > 0 && c.data.eval_corpus.empty()) {
-    lines.push_back(fmt::format("eval.every = {} needs data.eval_corpus", c.eval.every));
-  }
-  for (const std::string& allowed : c.checkpoint.allow) {
-    const Lines known = sections();
-    const bool is_section = std::find(known.begin(), known.end(), allowed) != known.end();
-    if (!is_section && find_key(allowed) == nullptr) {
-      lines.push_back(fmt::format("checkpoint.allow = {} is neither a key nor a section{}", allowed,
-                                  suggestion(allowed)));
-    }
-  }
-}
-
-void check_score(const Config& c, Lines& lines) {
-  const ScoreJob& s = c.score;
-  if (c.model.path.empty()) {
-    lines.emplace_back("model.path is required: the checkpoint to score with");
-  }
-  if (c.data.corpus.empty()) {
-    lines.emplace_back("data.corpus is required: the corpus to score");
-  }
-  if (s.output.empty()) {
-    lines.emplace_back("score.output (or run.dir) is required: where to write the scores");
-  }
-  if (s.window > c.model.max_seq) {
-    lines.push_back(fmt::format(
-        "score.window = {} is more than model.max_seq = {}: set score.window to at most {}",
-        s.window, c.model.max_seq, c.model.max_seq));
-  }
-  if (s.stride > s.window) {
-    lines.push_back(
-        fmt::format("score.stride = {} is more than score.window = {}", s.stride, s.window));
-  }
-  try {
-    parse_shards(s.shards);
-  } catch (const Error& error) {
-    lines.push_back(fmt::format("score.shards: {}", error.what()));
-  }
-  if (!s.shards.empty() && s.output.ends_with(".h5")) {
-    lines.push_back(fmt::format(
-        "score.shards = {} needs a folder, but score.output = {} is one file: leave out .h5",
-        s.shards, s.output));
-  }
-}
-
-void check_tokenize(const Tokenize& t, Lines& lines) {
-  if (t.input.empty()) {
-    lines.emplace_back("tokenize.input is required: text files, JSONL files or folders");
-  }
-  if (t.output.empty()) {
-    lines.emplace_back("tokenize.output is required: the folder for the corpus");
-  }
-  if (t.task.size() > 1 && t.task.size() != t.input.size()) {
-    lines.push_back(fmt::format(
-        "tokenize.task has {} names for {} of tokenize.input: give one, or one for each",
-        t.task.size(), t.input.size()));
-  }
-  // A trained vocabulary holds the 256 bytes, so that no text is lost.
-  constexpr std::int64_t kLeastVocabulary = 320;
-  if (t.tokenizer == "train" && t.vocab_size < kLeastVocabulary) {
-    lines.push_back(fmt::format(
-        "tokenize.vocab_size = {} is too small to train a vocabulary: the nearest is {}",
-        t.vocab_size, kLeastVocabulary));
-  }
-}
-
 void check_model_job(const Config& c, int ranks, const std::string& ranks_name, Lines& lines) {
   check_model(c, lines);
   check_layout(c, ranks, ranks_name, lines);
@@ -257,6 +146,8 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_rounds(config, ranks, lines);
   } else if (job == "score") {
     check_score(config, lines);
+    check_model_job(config, ranks, "the number of ranks", lines);
+  } else if (job == "experts") {
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "plan") {
     const bool known = config.plan.job == "train" || config.plan.job == "score";

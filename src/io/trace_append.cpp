@@ -12,21 +12,27 @@
 namespace moesaic::io {
 namespace {
 
-/// The values of one column in all rows, each padded with NaN (or 0) or cut to `width`.
+/// The values of one column in all rows. Where the last axis may grow, and other runs of the trace
+/// had more of it, each is padded with NaN (or 0) up to `width` for each of `lines`.
 template <class T, class Row, class Member>
-std::vector<T> gather(const std::vector<Row>& rows, Member member, std::size_t width,
-                      const std::string& name) {
+std::vector<T> gather(const std::vector<Row>& rows, Member member, std::size_t lines,
+                      std::size_t width, const TraceColumn<Row>& column) {
   std::vector<T> values;
-  values.reserve(rows.size() * width);
+  values.reserve(rows.size() * lines * width);
   for (const Row& row : rows) {
     if constexpr (std::is_same_v<Member, T Row::*>) {
       values.push_back(row.*member);
     } else {
       const std::vector<T>& part = row.*member;
-      const bool fits = name == "/rank_seconds" ? part.size() <= width : part.size() == width;
-      require(fits, fmt::format("trace row: {} has {} values, not {}", name, part.size(), width));
-      values.insert(values.end(), part.begin(), part.end());
-      values.resize(values.size() + width - part.size(), std::numeric_limits<T>::quiet_NaN());
+      const std::size_t own = part.size() / lines;
+      const bool fits =
+          own * lines == part.size() && (own == width || (column.grows() && own < width));
+      require(fits, fmt::format("trace row: {} has {} values, not {}", column.name, part.size(),
+                                lines * width));
+      for (auto line = part.begin(); line != part.end(); line += static_cast<std::ptrdiff_t>(own)) {
+        values.insert(values.end(), line, line + static_cast<std::ptrdiff_t>(own));
+        values.resize(values.size() + width - own, std::numeric_limits<T>::quiet_NaN());
+      }
     }
   }
   return values;
@@ -42,10 +48,11 @@ void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
       continue;
     }
     Extents extents = file.extents(column.name);
-    std::size_t width = 1;
-    for (std::size_t i = 1; i < extents.size(); ++i) {
-      width *= static_cast<std::size_t>(extents[i]);
+    std::size_t lines = 1;
+    for (std::size_t i = 1; i + 1 < extents.size(); ++i) {
+      lines *= static_cast<std::size_t>(extents[i]);
     }
+    const auto width = extents.size() > 1 ? static_cast<std::size_t>(extents.back()) : 1;
     extents[0] = first + count;
     file.extend(column.name, extents);
     Extents offset(extents.size(), 0);
@@ -56,7 +63,7 @@ void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
           constexpr bool kFloating = std::is_same_v<decltype(member), double Row::*> ||
                                      std::is_same_v<decltype(member), std::vector<double> Row::*>;
           using T = std::conditional_t<kFloating, double, std::int64_t>;
-          const auto values = gather<T>(rows, member, width, column.name);
+          const auto values = gather<T>(rows, member, lines, width, column);
           file.write<T>(column.name, offset, extents, values);
         },
         column.member);
@@ -137,25 +144,30 @@ void check_axes(const Hdf5File& file, const TraceAxes& axes) {
   check_axis(file, "layer",
              fmt::format("{}", fmt::join(file.ints_attribute("/layer", "layer_index"), ",")),
              fmt::format("{}", fmt::join(axes.moe_layers, ",")));
-  check_axis(file, "expert", std::to_string(file.extents("/expert").at(0)),
-             std::to_string(axes.experts));
+  check_axis(file, "expert", file.extents("/expert").at(0) > 0 ? "some" : "none",
+             axes.experts > 0 ? "some" : "none");
   check_axis(file, "phase", join(file.read_strings("/phase"), ","), join(axes.phases, ","));
   check_axis(file, "task", join(file.read_strings("/task"), ","), join(axes.tasks, ","));
   check_axis(file, "corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
 }
 
-/// Room for the ranks of this run; the columns of those that came later are NaN before.
-void widen_ranks(Hdf5File& file, std::int64_t ranks) {
-  const std::int64_t before = file.extents("/rank").at(0);
-  if (ranks <= before) {
+/// Room for the ranks or experts of this run: an axis and every column that ends with it. Earlier
+/// rows have NaN (or 0) there.
+void widen(Hdf5File& file, const std::string& axis, std::int64_t extent) {
+  const std::int64_t before = file.extents("/" + axis).at(0);
+  if (extent <= before) {
     return;
   }
-  Extents extents = file.extents("/rank_seconds");
-  extents.at(1) = ranks;
-  file.extend("/rank_seconds", extents);
-  file.extend("/rank", {ranks});
-  for (std::int64_t rank = before; rank < ranks; ++rank) {
-    file.write<std::int64_t>("/rank", {rank}, {1}, std::vector<std::int64_t>{rank});
+  for (const TraceColumn<TraceRow>& column : trace_columns()) {
+    if (!column.axes.empty() && column.axes.back() == axis && file.has(column.name)) {
+      Extents extents = file.extents(column.name);
+      extents.back() = extent;
+      file.extend(column.name, extents);
+    }
+  }
+  file.extend("/" + axis, {extent});
+  for (std::int64_t i = before; i < extent; ++i) {
+    file.write<std::int64_t>("/" + axis, {i}, {1}, std::vector<std::int64_t>{i});
   }
 }
 
@@ -179,7 +191,8 @@ void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at)
 TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step) {
   check_axes(file, axes);
   write_trace_attributes(file, axes);
-  widen_ranks(file, axes.ranks);
+  widen(file, "rank", axes.ranks);
+  widen(file, "expert", axes.experts);
   TraceLengths lengths;
   lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
   lengths.evals = cut(file, names_in(file, eval_columns()), last_step);

@@ -32,7 +32,7 @@ struct TraceLengths {
 void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at);
 
 /// Readies a file for more rows after last_step: checks the axes, cuts later rows, makes room for
-/// more ranks. Returns the lengths that stay.
+/// more ranks and experts. Returns the lengths that stay.
 TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step);
 
 }  // namespace moesaic::io

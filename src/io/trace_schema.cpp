@@ -157,7 +157,7 @@ void create_columns(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns
     if (std::find(extents.begin() + 1, extents.end(), 0) != extents.end()) {
       continue;  // a model without experts has no rows of them
     }
-    create_column(file, column.name, column.stored, extents, column.name == "/rank_seconds");
+    create_column(file, column.name, column.stored, extents, column.grows());
     describe(file, column.name, column.units, column.long_name);
     if (column.name == first) {
       file.make_scale(first, "step");
@@ -174,11 +174,7 @@ void write_indices(Hdf5File& file, const std::string& name, std::int64_t extent)
   Hdf5File::Layout layout;
   layout.chunk = {1024};
   layout.unlimited = true;
-  if (name == "/rank") {
-    file.create_dataset<std::int64_t>(name, {extent}, layout);  // a restart may have more ranks
-  } else {
-    file.create_dataset<std::int64_t>(name, {extent});
-  }
+  file.create_dataset<std::int64_t>(name, {extent}, layout);  // a restart may have more
   std::vector<std::int64_t> values(static_cast<std::size_t>(extent));
   std::iota(values.begin(), values.end(), 0);
   file.write<std::int64_t>(name, {0}, {extent}, values);
@@ -197,7 +193,7 @@ void write_scales(Hdf5File& file, const TraceAxes& axes) {
   file.write_strings("/corpus", axes.corpora);
   file.write_strings("/group", axes.groups);
   describe(file, "/layer", "1", "index in the model of each MoE layer");
-  describe(file, "/expert", "1", "expert: the regular ones, then spares");
+  describe(file, "/expert", "1", "number of an expert");
   describe(file, "/choice", "1", "experts that a token chose");
   describe(file, "/rank", "1", "MPI rank");
   describe(file, "/phase", "1", "phase of a step");

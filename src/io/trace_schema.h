@@ -22,6 +22,9 @@ struct TraceColumn {
   std::variant<double Row::*, std::int64_t Row::*, std::vector<double> Row::*,
                std::vector<std::int64_t> Row::*>
       member;
+
+  /// Whether its last axis may be longer in a later run of the same trace.
+  bool grows() const { return !axes.empty() && (axes.back() == "rank" || axes.back() == "expert"); }
 };
 
 constexpr std::int64_t kMessageBytes = 1024;  // of /events/message

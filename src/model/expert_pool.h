@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,8 @@ struct ExpertPool {
 };
 
 /// states: a letter for each expert (config::pool_of). Regular experts and spares are each spread
-/// over the ranks in blocks as equal as can be.
-ExpertPool make_pool(const std::string& states, int ranks);
+/// over the ranks in blocks as equal as can be; with a load of each expert they go, the busiest
+/// first, to the rank with the least load so far, while the numbers of ranks differ by one at most.
+ExpertPool make_pool(const std::string& states, int ranks, std::span<const float> load = {});
 
 }  // namespace moesaic::model

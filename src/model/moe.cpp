@@ -18,6 +18,7 @@ ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const
   ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
   for (const char* const name : {"steps", "tokens", "updates"}) {
     spec.tensors.push_back(copied_tensor(prefix + "experts_buffer." + name, {experts}, place));
+    spec.tensors.back().rows = TensorRows::kExpertsAnew;
   }
   return spec;
 }

@@ -64,6 +64,20 @@ PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Pl
   return tensor;
 }
 
+std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
+                                  std::int64_t seed) {
+  std::vector<float> values(static_cast<std::size_t>(tensor.part_shape().numel()),
+                            static_cast<float>(spec.init_value));
+  if (spec.init_std > 0.0) {
+    const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::int64_t index = tensor.whole_index(static_cast<std::int64_t>(i));
+      values[i] = static_cast<float>(spec.init_std * rng.normal(static_cast<std::uint64_t>(index)));
+    }
+  }
+  return values;
+}
+
 Parameter& Parameters::add(ParameterSpec spec) {
   std::int64_t total = 0;
   for (PublicTensor& tensor : spec.tensors) {
@@ -205,16 +219,10 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
 
 void Parameters::initialise(Backend& backend, std::int64_t seed) {
   for (Parameter& p : list_) {
-    std::vector<float> values(static_cast<std::size_t>(p.spec.shape.numel()),
-                              static_cast<float>(p.spec.init_value));
-    if (p.spec.init_std > 0.0) {
-      for (const PublicTensor& tensor : p.spec.tensors) {
-        const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
-        for (std::int64_t i = 0; i < tensor.part_shape().numel(); ++i) {
-          values[static_cast<std::size_t>(tensor.begin + i)] = static_cast<float>(
-              p.spec.init_std * rng.normal(static_cast<std::uint64_t>(tensor.whole_index(i))));
-        }
-      }
+    std::vector<float> values;
+    for (const PublicTensor& tensor : p.spec.tensors) {
+      const std::vector<float> part = initial_values(p.spec, tensor, seed);
+      values.insert(values.end(), part.begin(), part.end());
     }
     backend.upload(std::as_bytes(std::span(values)), p.value);
   }

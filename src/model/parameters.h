@@ -20,6 +20,10 @@ enum class SumOver { kReplicas, kStage, kExpertReplicas };
 inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
                                         SumOver::kExpertReplicas};
 
+/// What the first dim of a tensor counts: the experts of a layer by number, or anything else. A new
+/// expert's entry is made from those of the others, or begins anew with the initial value.
+enum class TensorRows { kOther, kExperts, kExpertsAnew };
+
 /// A public tensor (Hugging Face name, unsharded shape) and the part of it that this rank holds.
 struct PublicTensor {
   std::string name;
@@ -28,6 +32,7 @@ struct PublicTensor {
   Slice part;                // of that dim
   int copies = 1, copy = 0;  // ranks of tp x pp that hold this same part, and which of them this is
   bool may_be_missing = false;  // from a checkpoint that is older than it: then the initial value
+  TensorRows rows = TensorRows::kOther;
   bool partial = false;    // these copies' gradients are still to be summed over them (mesh.kv)
   std::int64_t begin = 0;  // where it lies in the parameter; Parameters::add sets it
 
@@ -55,6 +60,11 @@ struct ParameterSpec {
   bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
 };
+
+/// This rank's part of a tensor of the spec, as a new model begins: each element a function of
+/// (seed, public name, element index) alone.
+std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
+                                  std::int64_t seed);
 
 struct Parameter {
   ParameterSpec spec;
@@ -109,7 +119,6 @@ class Parameters {
   /// all.
   void allocate(Backend& backend, DType compute, bool training,
                 const std::map<SumOver, Owner>& owners = {});
-  /// Each element a function of (seed, public name, element index) alone.
   void initialise(Backend& backend, std::int64_t seed);
   /// Brings the copies in the compute dtype up to date after values changed.
   void refresh_copies(Backend& backend);

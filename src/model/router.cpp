@@ -32,10 +32,16 @@ ParameterSpec gate_spec(const std::string& name, const Shape& shape, double init
           .in_products = false};
 }
 
+// Its first dim counts experts.
+PublicTensor expert_rows(PublicTensor tensor) {
+  tensor.rows = TensorRows::kExperts;
+  return tensor;
+}
+
 ParameterSpec state_spec(const std::string& name, std::int64_t experts, double value,
                          const Placement& place) {
   return {.shape = {experts},
-          .tensors = {copied_tensor(name, {experts}, place)},
+          .tensors = {expert_rows(copied_tensor(name, {experts}, place))},
           .init_value = value,
           .in_products = false,
           .trained = false};
@@ -49,7 +55,8 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
                      .sum = SumOver::kStage,
                      .in_products = false};
   for (const std::string& task : tasks) {
-    spec.tensors.push_back(copied_tensor(prefix + "gate.task_weight." + task, {experts}, place));
+    spec.tensors.push_back(
+        expert_rows(copied_tensor(prefix + "gate.task_weight." + task, {experts}, place)));
     spec.tensors.back().may_be_missing = true;
   }
   return spec;
@@ -70,7 +77,10 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       pool_(pool),
       gate_(parameters.add(gate_spec(
           prefix + "gate.weight", {pool.size(), options.task_gate ? model.head_dim : model.d_model},
-          init_std, place))) {
+          init_std, place))),
+      load_(parameters.add(state_spec(prefix + "gate.load", pool.size(), 0.0, place))) {
+  gate_.spec.tensors.front().rows = TensorRows::kExperts;
+  load_.spec.tensors.front().may_be_missing = true;
   if (options.task_gate) {
     query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
                                        {model.head_dim, model.d_model}, init_std, place));

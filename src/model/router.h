@@ -52,12 +52,14 @@ class Router {
   /// dweight: (t, K) fp32; returns dx: (t, D) fp32.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
-  // Values that training moves but no gradient does; undefined unless the config has a use for
+  // Values that training moves but no gradient does; the first two only if the config has a use for
   // them.
   /// (E) fp32, added to the scores for the choice alone: balance = bias.
   Parameter* bias() const { return bias_; }
   /// (E) fp32, each regular expert's share of the choices of the step before: aux_scope = batch.
   Parameter* previous_load() const { return previous_load_; }
+  /// (E) fp32, each expert's share of the computed rows: a mean over about the last 100 steps.
+  const Parameter& load() const { return load_; }
 
  private:
   Tensor logits(Context& ctx, const Tensor& x, Saved& saved) const;
@@ -76,6 +78,7 @@ class Router {
   std::int64_t moe_layer_, tasks_;
   ExpertPool pool_;
   Parameter& gate_;                    // (E, D), or the keys (E, d)
+  Parameter& load_;                    // (E)
   Parameter* query_ = nullptr;         // (d, D)
   Parameter* task_weights_ = nullptr;  // (tasks E)
   Parameter* bias_ = nullptr;

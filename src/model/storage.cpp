@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/changed_checkpoint.h"
 #include "tensor/rng.h"
 
 namespace moesaic::model {
@@ -93,12 +94,14 @@ void check_shape(const io::CheckpointReader& checkpoint, const std::string& name
 }  // namespace
 
 void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
-                     const std::function<void()>& got_on) {
+                     const std::function<void()>& got_on, const PoolChange* change) {
+  ChangedCheckpoint source(checkpoint, change);
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const PublicTensor& tensor : p.spec.tensors) {
-        if (!is_new(checkpoint, tensor)) {
-          check_shape(checkpoint, kind.prefix + tensor.name, tensor.shape);
+        const auto stored = source.stored_shape(tensor);
+        if (stored && !is_new(checkpoint, tensor)) {
+          check_shape(checkpoint, kind.prefix + tensor.name, *stored);
         }
       }
       const bool is_value = kind.member == &Parameter::value;
@@ -108,8 +111,8 @@ void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load 
         if (is_new(checkpoint, region.tensor)) {
           continue;
         }
-        checkpoint.read(
-            kind.prefix + region.tensor.name, region.offset, region.extent,
+        source.read(
+            kind.prefix, p.spec, region.tensor, region.offset, region.extent,
             std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }

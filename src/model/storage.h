@@ -5,14 +5,16 @@
 
 #include "io/checkpoint.h"
 #include "model/instance.h"
+#include "model/pool_change.h"
 
 namespace moesaic::model {
 
 enum class Load { kValues, kAll };  // all: optimizer moments as well
 /// Reads this rank's share of every tensor, and says so after each parameter. kMismatch names a
-/// tensor that is missing or of another shape.
+/// tensor that is missing or of another shape. change: from the pools that the checkpoint was saved
+/// with to those of the instance; nullptr: they are the same.
 void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
-                     const std::function<void()>& got_on = {});
+                     const std::function<void()>& got_on = {}, const PoolChange* change = nullptr);
 
 /// The blocks that this rank writes: each element once over all ranks. The values live in `host`.
 std::vector<io::BlockToSave> blocks_to_save(Instance& instance,

@@ -102,7 +102,10 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
   for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
     const std::int64_t moe_layer = std::ssize(moe_layers_);
     moe_layers_.push_back(layer);
-    pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks));
+    pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks,
+                               model.load.empty()
+                                   ? std::span<const float>()
+                                   : model.load.at(static_cast<std::size_t>(moe_layer))));
   }
   const int all_chunks = place.stages * place.chunks;
   for (int c = place.stage; c < all_chunks; c += place.stages) {

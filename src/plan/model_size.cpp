@@ -47,9 +47,10 @@ GateSize gate_size(const config::Config& config) {
   GateSize size;
   size.products = router.task_gate ? m.head_dim * (experts + m.d_model) : experts * m.d_model;
   size.tasks = router.task_gate ? std::ssize(router.task_names) * experts : 0;
-  size.state = ((router.balance == config::Balance::kBias ? 1 : 0) + (previous_load ? 1 : 0) +
-                (router.gradient_buffer > 0 ? 3 : 0)) *
-               experts;
+  const int vectors =  // the measured load is always there
+      1 + (router.balance == config::Balance::kBias ? 1 : 0) + (previous_load ? 1 : 0) +
+      (router.gradient_buffer > 0 ? 3 : 0);
+  size.state = vectors * experts;
   return size;
 }
 

@@ -11,6 +11,7 @@
 #include "config/value.h"
 #include "io/checkpoint.h"
 #include "model/storage.h"
+#include "train/control_file.h"
 #include "train/evaluation.h"
 #include "train/recorder.h"
 #include "train/replica_check.h"
@@ -46,11 +47,14 @@ class Loop {
   void check_replicas();
   void evaluate();
   bool save();  // false: failed, or there is nowhere to save to
-  /// Whether any rank was asked to stop, and whether rank 0's clock wants a save. Collective.
+  /// Whether any rank was asked to stop, whether rank 0's clock wants a save, and whether it sees
+  /// work in run.control. Collective.
   struct Votes {
-    bool stop = false, save = false;
+    bool stop = false, save = false, control = false;
   };
   Votes vote();
+  std::optional<ExpertChange> wanted_change();
+  void mark_control();
   Exit stop(bool saved);
 
   const Start& start_;
@@ -65,6 +69,7 @@ class Loop {
   Batches batches_;
   Recorder recorder_;
   SpikeWatch spikes_;
+  ControlFile control_;
   comm::Watchdog& watchdog_;
   std::int64_t compared_;  // the last step after which replicas were found alike
   int failed_saves_ = 0;
@@ -85,6 +90,7 @@ Loop::Loop(const Start& start)
                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names(),
                 start.checkpoint.has_value(), last_step_),
       spikes_(config_.train.spike),
+      control_(config_.run.control),
       watchdog_(start.watchdog),
       compared_(progress_.step) {
   for (const Note& note : progress_.notes) {
@@ -245,10 +251,54 @@ bool Loop::save() {
 
 Loop::Votes Loop::vote() {
   const bool by_clock = world_.is_root() && policy_.out_of_time();
+  const std::string control = world_.is_root() ? control_.identity() : "";
   std::vector<std::int32_t> flags = {start_.signal.requested() || by_clock ? 1 : 0,
-                                     world_.is_root() && policy_.due(progress_.step) ? 1 : 0};
+                                     world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
+                                     !control.empty() && control != progress_.control ? 1 : 0};
   world_.all_reduce(std::span(flags), comm::Reduce::kMax);
-  return {.stop = flags[0] != 0, .save = flags[1] != 0};
+  return {.stop = flags[0] != 0, .save = flags[1] != 0, .control = flags[2] != 0};
+}
+
+// What run.control says, if it can be done and this step is saved. Collective.
+std::optional<ExpertChange> Loop::wanted_change() {
+  ExpertChange change;
+  std::string text;
+  if (world_.is_root()) {
+    text = control_.text();
+    change.control = control_.identity();
+  }
+  world_.broadcast(text, 0);
+  world_.broadcast(change.control, 0);
+  try {
+    change.requests = config::read_requests(text, config_.run.control);
+    model::change_pools(config_, change.requests, {});
+    if (config_.checkpoint.dir.empty()) {
+      throw Error(Exit::kUsage, config_.run.control + " needs run.dir or checkpoint.dir");
+    }
+  } catch (const Error& error) {
+    recorder_.event(progress_.step, "control_refused", error.what());
+    log::warn(fmt::format("the run goes on with the experts it has: {}", error.what()));
+    if (world_.is_root()) {
+      control_.refuse();
+    }
+    return std::nullopt;
+  }
+  if (!save()) {
+    return std::nullopt;  // the next step tries again
+  }
+  change.checkpoint = newest_;
+  recorder_.close();
+  return change;
+}
+
+// Behind the first save with the new experts: a job that was killed before does it again.
+void Loop::mark_control() {
+  world_.together("mark run.control as done", [&] {
+    if (world_.is_root() && control_.identity() == progress_.control) {
+      control_.done();
+    }
+  });
+  progress_.control.clear();
 }
 
 Exit Loop::stop(bool saved) {
@@ -265,9 +315,14 @@ Outcome Loop::run() {
   if (progress_.evaluation_due) {
     evaluate();
     if (progress_.evaluation_due) {
-      return {.exit = stop(true), .rollback = {}};
+      return {.exit = stop(true)};
     }
     save();  // so that it is not due again
+  }
+  if (vote().control) {  // before a step, as the job did that was killed
+    if (auto change = wanted_change()) {
+      return {.experts = std::move(change)};
+    }
   }
   while (progress_.step < last_step_) {
     const Timer timer;
@@ -286,9 +341,18 @@ Outcome Loop::run() {
     }
     const Votes votes = vote();
     const bool asked = votes.stop && (!last || progress_.evaluation_due);
-    const bool saved = (votes.save || asked) && save();
+    const bool changed = !progress_.control.empty();
+    const bool saved = (votes.save || asked || changed) && save();
+    if (saved && changed) {
+      mark_control();
+    }
     if (asked) {
-      return {.exit = stop(saved), .rollback = {}};
+      return {.exit = stop(saved)};
+    }
+    if (votes.control && !last) {
+      if (auto change = wanted_change()) {
+        return {.experts = std::move(change)};
+      }
     }
   }
   watchdog_.doing("the end");

@@ -7,6 +7,7 @@
 #include "comm/stop.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
+#include "config/pool_request.h"
 #include "model/instance.h"
 #include "train/corpora.h"
 #include "train/resume.h"
@@ -38,15 +39,24 @@ struct Rollback {
   std::string reason;
 };
 
+/// Where a run wants to go on with other experts, as run.control says.
+struct ExpertChange {
+  std::filesystem::path checkpoint;  // of the step it stands at
+  std::vector<config::PoolRequest> requests;
+  std::string control;  // which file it was (ControlFile)
+};
+
 struct Outcome {
   Exit exit = Exit::kDone;
-  std::optional<Rollback> rollback;  // instead of an end
+  // Instead of an end.
+  std::optional<Rollback> rollback = std::nullopt;
+  std::optional<ExpertChange> experts = std::nullopt;
 };
 
 /// Trains until train.steps or train.tokens, a stop signal or run.max_wall. Collective over the
 /// mesh; every rank gets the same outcome: kDone, kStopped (a checkpoint was saved), kTerminated
-/// (none was) or a rollback. Throws an AgreedError kBadNumbers if a loss or gradient is not finite
-/// twice, or if ranks differ that should hold the same parameters.
+/// (none was), a rollback or a change of experts. Throws an AgreedError kBadNumbers if a loss or
+/// gradient is not finite twice, or if ranks differ that should hold the same parameters.
 Outcome run(const Start& start);
 
 }  // namespace moesaic::train

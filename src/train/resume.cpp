@@ -38,6 +38,7 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
           {"tokens", progress.tokens},
           {"evaluation_due", progress.evaluation_due},
           {"task_names", progress.tasks},
+          {"control", progress.control},
           {"pool", pool},
           {"config", flat},
           {"layout", layout},
@@ -52,6 +53,7 @@ Progress from_state(const nlohmann::json& state) {
           .tokens = state.at("tokens"),
           .evaluation_due = state.value("evaluation_due", false),
           .tasks = state.at("task_names"),
+          .control = state.value("control", ""),
           .notes = {}};
 }
 

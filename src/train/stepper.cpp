@@ -72,10 +72,21 @@ void move_biases(std::vector<float>& bias, std::span<const double> chosen,
   }
 }
 
+// A moving average whose weights always sum to 1: that of Adam with its correction for the start.
+void average_load(std::vector<float>& load, std::span<const double> processed, std::int64_t step) {
+  constexpr double kDecay = 0.99;
+  const double weight = (1.0 - kDecay) / (1.0 - std::pow(kDecay, static_cast<double>(step)));
+  const double all = std::accumulate(processed.begin(), processed.end(), 0.0);
+  for (std::size_t e = 0; e < load.size() && all > 0.0; ++e) {
+    const auto before = static_cast<double>(load[e]);
+    load[e] = static_cast<float>(before + weight * (processed[e] / all - before));
+  }
+}
+
 }  // namespace
 
 // What the routers keep of a step's choices.
-void Stepper::update_routers() {
+void Stepper::update_routers(std::int64_t step) {
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
     const model::Moe* const moe = instance_.transformer.moe(layer);
     if (moe == nullptr) {
@@ -84,6 +95,9 @@ void Stepper::update_routers() {
     const model::Router& router = moe->router();
     Backend& backend = *instance_.backend;
     const auto chosen = stats_.chosen(layer);
+    std::vector<float> loads = model::to_host_f32(backend, router.load().value);
+    average_load(loads, stats_.processed(layer), step);
+    backend.upload(std::as_bytes(std::span(loads)), router.load().value);
     if (const model::Parameter* const bias = router.bias()) {
       std::vector<float> values = model::to_host_f32(backend, bias->value);
       move_biases(values, chosen, moe->pool(), config_.router.bias_rate);
@@ -119,7 +133,7 @@ void Stepper::update(const StepResult& result) {
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
   optimizer_step(instance_, buffer_, config_.train, result.lr, result.step, result.grad_norm);
   buffer_.hold(stats_);
-  update_routers();
+  update_routers(result.step);
 }
 
 }  // namespace moesaic::train

@@ -37,7 +37,7 @@ class Stepper {
  private:
   double forward_backward_all(const StepBatches& batches, std::int64_t targets);
   void sum_over_ranks(StepResult& result, double nats);
-  void update_routers();
+  void update_routers(std::int64_t step);
 
   const config::Config& config_;
   model::Instance& instance_;

@@ -38,17 +38,17 @@ TEST(ModelSize, CountsByHand) {
   EXPECT_EQ(size.head.total, 800);             // 50 x 16
   EXPECT_EQ(size.attention.total, 3456);       // 3 (q 384 + k 192 + v 192 + o 384)
   EXPECT_EQ(size.dense_ff.total, 1920);        // 3 x 16 x 40
-  EXPECT_EQ(size.router.total, 256);           // 2 x 8 x 16
+  EXPECT_EQ(size.router.total, 272);           // 2 x (8 x 16 + 8 loads)
   EXPECT_EQ(size.experts.total, 7680);         // 2 x 8 x 480
   EXPECT_EQ(size.experts.active, 1920);        // 2 x 2 x 480
   EXPECT_EQ(size.shared_experts.total, 1920);  // 2 x 2 x 480
   EXPECT_EQ(size.norms.total, 112);            // (2 x 3 + 1) x 16
-  EXPECT_EQ(size.sum().total, 16944);
-  EXPECT_EQ(size.sum().active, 11184);
+  EXPECT_EQ(size.sum().total, 16960);
+  EXPECT_EQ(size.sum().active, 11200);
 
   c.model.tie_embeddings = true;
   c.router.balance = config::Balance::kBias;
-  EXPECT_EQ(model_size(c).sum().total, 16944 - 800 + 16);
+  EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
 }
 
 // Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
@@ -66,10 +66,10 @@ TEST(ModelSize, CountsFlop) {
 TEST(Memory, SharesExpertsOut) {
   config::Config c = small_config();
   const Memory one = memory_per_rank(c, {}, 0, true);
-  EXPECT_EQ(one.weights, 4.0 * 16944);
+  EXPECT_EQ(one.weights, 4.0 * 16960);
   EXPECT_EQ(one.copies, 0.0);
   const Memory four = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true);
-  EXPECT_EQ(four.weights, 4.0 * (9264 + 1920));
+  EXPECT_EQ(four.weights, 4.0 * (9280 + 1920));
   EXPECT_EQ(four.gradients, four.weights);
   EXPECT_EQ(four.moments, 2.0 * four.weights);
   EXPECT_EQ(four.logits, 4.0 * 14 * 50);                   // fewer tokens than a block has
@@ -78,7 +78,7 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 236 + 28 * 54) + 14 * (7 * 16 + 1)));
   c.run.precision = config::Precision::kBf16;
   EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).copies,
-            2.0 * (9264 + 1920 - 112 - 256 - 800));  // no norms, router, embedding
+            2.0 * (9280 + 1920 - 112 - 272 - 800));  // no norms, router, embedding
   c.router.capacity = 2;                             // 16 slots in place of 28 choices
   EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
   const Memory scoring = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, false);
@@ -94,8 +94,8 @@ TEST(Traffic, CountsByGroup) {
   // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
   EXPECT_EQ(both.experts, 4.0 * 28 * 2 * 16 * 4 / 2);
   EXPECT_EQ(both.dp, 2.0 * 4 * 3840 / 2);
-  // Gates 256, of 9264 numbers that are no experts', are summed in their own call.
-  EXPECT_EQ(both.replicas, 2.0 * 4 * (9264 - 256) * 3 / 4);
+  // Gates 256, of 9280 numbers that are no experts', are summed in their own call.
+  EXPECT_EQ(both.replicas, 2.0 * 4 * (9280 - 256) * 3 / 4);
   EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
 }
 
@@ -106,7 +106,7 @@ TEST(Report, ShowsTheNumbers) {
   c.plan.memory_per_node = 1e6;
   const std::string text = report(estimate(c, 4), c, 560);
   for (const char* const part :
-       {"16.9 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
+       {"17.0 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
         "4 ranks: tp=1 pp=1 ep=2 dp=2, fp32", "5 steps of 56 tokens = 280 tokens, 0.50 epochs",
         "fits", "checkpoint", "199 KiB"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;

@@ -66,6 +66,9 @@ class RouterTest : public ::testing::Test {
     parameters.allocate(*backend, DType::kF32, true);
     for (const model::Parameter& p : parameters.all()) {
       const std::string& name = p.spec.tensors.front().name;
+      if (name.ends_with("gate.load")) {
+        continue;  // it only counts
+      }
       backend->convert(tensor(name.starts_with("gate.task") ? "task_weight" : name, p.spec.shape),
                        p.value);
     }

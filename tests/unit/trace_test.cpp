@@ -174,6 +174,50 @@ TEST(Trace, ReaderInTheWay) {
   EXPECT_EQ(read<std::int64_t>(path, "/step").size(), 2U);
 }
 
+// Protects: a job with more experts continues a trace, and so does one that went back to fewer: the
+// others are absent (0) in their rows.
+TEST(Trace, ExpertsComeAndGo) {
+  const TempDir dir;
+  const auto path = dir / "t.h5";
+  TraceAxes axes = axes_of(1);
+  {
+    TraceWriter trace = TraceWriter::create(path, axes, 1e9);
+    trace.add(row_of(1, 1));
+    trace.close();
+  }
+  axes.experts = 5;
+  TraceRow row = row_of(2, 1);
+  for (auto* counts : {&row.expert_tokens, &row.expert_processed, &row.expert_dropped,
+                       &row.expert_rerouted, &row.expert_slots, &row.expert_state}) {
+    *counts = {(*counts)[0], (*counts)[1], (*counts)[2], 0, (*counts)[3],
+               (*counts)[4], (*counts)[5], (*counts)[6], 0, (*counts)[7]};
+  }
+  std::vector<std::int64_t> by_task;
+  for (std::size_t i = 0; i < row.task_expert_tokens.size(); i += 4) {
+    const auto at = row.task_expert_tokens.begin() + static_cast<std::ptrdiff_t>(i);
+    by_task.insert(by_task.end(), {at[0], at[1], at[2], 0, at[3]});
+  }
+  row.task_expert_tokens = by_task;
+  {
+    TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 1);
+    trace.add(row);
+    trace.close();
+  }
+  axes.experts = 4;
+  {
+    TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 2);
+    trace.add(row_of(3, 1));
+    trace.close();
+  }
+  EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
+  EXPECT_EQ(read<std::int64_t>(path, "/expert"), (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(read<std::int64_t>(path, "/expert_state"),
+            (std::vector<std::int64_t>{1, 1, 1, 1, 0, 1, 1, 1, 1, 0,  //
+                                       1, 1, 1, 0, 1, 1, 1, 1, 0, 1,  //
+                                       1, 1, 1, 1, 0, 1, 1, 1, 1, 0}));
+  EXPECT_EQ(read<std::int64_t>(path, "/expert_tokens")[10 + 4], 3);
+}
+
 // A model without experts has a trace without their arrays.
 TEST(Trace, Dense) {
   const TempDir dir;
