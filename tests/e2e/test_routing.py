@@ -10,11 +10,13 @@ import numpy as np
 import harness
 
 # Every fate occurs: too few slots for all choices, one spare, a threshold that stops early.
-ROUTED = ["--model.layers", 3, "--model.dense_layers", 1, "--model.kv_heads", 2,
+ROUTED = ["--model.layers", 4, "--model.dense_layers", 1, "--model.kv_heads", 2,
           "--router.capacity_factor", 0.7, "--router.overflow", "spare", "--router.spare_experts", 1,
-          "--router.aux_loss", 0.0, "--router.threshold", 0.55, "--trace.routing", "all"]
+          "--router.threshold", 0.55]
+# Parameters that stand still: sums over other ranks would move them by other roundings.
+STILL = ["--train.lr", 1e-30, "--train.min_lr", 0, "--train.warmup", 0]
 LAYOUTS = [(1, {}), (2, {}), (2, {"ep": 2}), (2, {"pp": 2}), (2, {"tp": 2}),
-           (4, {"pp": 2, "schedule": "interleaved", "virtual_stages": 1})]
+           (4, {"pp": 2, "ep": 2, "schedule": "interleaved", "virtual_stages": 2})]
 
 
 def arguments(layout):
@@ -31,8 +33,9 @@ def arrays(path):
 
 
 class Routing(harness.EndToEnd):
-    def run_on(self, run, ranks, layout, *more):
-        return self.trained(ranks, *ROUTED, *arguments(layout), "--run.dir", run, *more)
+    def run_on(self, run, ranks, layout, *more, steps="all"):
+        return self.trained(ranks, *ROUTED, "--trace.routing", steps, *arguments(layout), "--run.dir",
+                            run, *more)
 
     def record(self, run):
         return arrays(self.folder / run / "trace.routing.h5")
@@ -46,13 +49,13 @@ class Routing(harness.EndToEnd):
              "-o", folder / "report"], capture_output=True, text=True)
 
     # Protects: the record's bytes do not depend on the ranks, and the trace's counts follow from it.
-    # The parameters stand still, as sums over other ranks would move them by other roundings.
+    # Over tp, sums within a layer round otherwise: ties turn, and then what follows from them in
+    # later layers.
     def test_same_on_all_layouts(self):
         for number, (ranks, layout) in enumerate(LAYOUTS):
             with self.subTest(f"{ranks} {layout}"):
                 run = f"run{number}"
-                result = self.run_on(run, ranks, layout, "--train.steps", 3, "--train.lr", 1e-30,
-                                     "--train.min_lr", 0, "--train.warmup", 0)
+                result = self.run_on(run, ranks, layout, "--train.steps", 3, *STILL)
                 self.assertIn("routing record", result.out)
                 self.assert_sound(f"{run}/trace.routing.h5")
                 done = self.analyse(run)
@@ -60,10 +63,13 @@ class Routing(harness.EndToEnd):
                 here, first = self.record(run), self.record("run0")
                 self.assertEqual(here.keys(), first.keys())
                 for name in first:
-                    if name == "weight" and "tp" in layout:  # sums over tp round otherwise
-                        np.testing.assert_allclose(here[name], first[name], rtol=2e-5)
-                    else:
+                    if "tp" not in layout or name not in ("chosen", "weight", "fate", "target"):
                         np.testing.assert_array_equal(here[name], first[name], name)
+                np.testing.assert_array_equal(here["chosen"][:, 0], first["chosen"][:, 0])
+                alike = (here["fate"][:, 0] == first["fate"][:, 0]).all(axis=1)
+                self.assertGreater(alike.mean(), 0.98)
+                np.testing.assert_allclose(here["weight"][alike, 0], first["weight"][alike, 0],
+                                           rtol=1e-5)
         self.assertEqual(set(np.unique(first["fate"])), {0, 1, 2, 3})
         self.assertIn(-1, first["chosen"])
         self.assertEqual(first["steps/offset"].tolist(), [0, 256, 512, 768])
@@ -80,31 +86,36 @@ class Routing(harness.EndToEnd):
         place = np.array(offsets)[record["tokens/document"]] + record["tokens/position"]
         np.testing.assert_array_equal(np.array(stream)[place], record["tokens/token"])
 
-    # Protects: a killed run that goes on, also on other ranks, ends with the whole record.
-    def test_resume_after_a_kill(self):
-        self.run_on("whole", 1, {})
-        child = self.start(2, "train", "--config", "config.cfg", *ROUTED, *arguments({"ep": 2}),
-                           "--run.dir", "run", "--train.steps", 100000, "--checkpoint.every", 3,
-                           "--checkpoint.keep", 100)
-        self.wait_for(lambda: self.newest_step() >= 3 or child.poll() is not None, "a checkpoint")
+    def killed_on(self, run, ranks, layout, *more):
+        """Starts a run and kills all its ranks once it has a checkpoint."""
+        child = self.start(ranks, "train", "--config", "config.cfg", *ROUTED, *arguments(layout),
+                           "--trace.routing", "all", "--run.dir", run, "--train.steps", 100000,
+                           "--checkpoint.every", 3, "--checkpoint.keep", 100, *more)
+        self.wait_for(lambda: self.newest_step(run) >= 3 or child.poll() is not None, "a checkpoint")
         self.assertIsNone(child.poll(), "it ended by itself")
         for pid in harness.processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)
         self.end(child)
-        self.assertLess(self.newest_step(), 20)
-        self.run_on("run", 1, {})
-        self.assert_sound("run/trace.routing.h5")
-        here, whole = self.record("run"), self.record("whole")
-        for name in ("steps/step", "steps/offset", "tokens/document", "tokens/position"):
-            np.testing.assert_array_equal(here[name], whole[name])
-        different = np.mean(here["chosen"] != whole["chosen"])
-        self.assertLess(different, 1e-3)
-        done = self.analyse("run")
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertLess(self.newest_step(run), 20)
+
+    # Protects: a killed run that goes on, also on other ranks, ends with the record of a whole one.
+    def test_resume_after_a_kill(self):
+        for run, before, after, more in [("same", (2, {"ep": 2}), (2, {"ep": 2}), []),
+                                         ("other", (2, {"ep": 2}), (1, {}), STILL)]:
+            with self.subTest(run):
+                self.run_on(f"whole_{run}", *after, *more)
+                self.killed_on(run, *before, *more)
+                self.run_on(run, *after, *more)
+                self.assert_sound(f"{run}/trace.routing.h5")
+                here, whole = self.record(run), self.record(f"whole_{run}")
+                for name in whole:
+                    np.testing.assert_array_equal(here[name], whole[name], name)
+                done = self.analyse(run)
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     # Protects: only the steps that are named; a key that names none, or has no use, is refused.
     def test_steps(self):
-        self.run_on("run", 2, {}, "--train.steps", 9, "--trace.routing", "1-2,every:4,7")
+        self.run_on("run", 2, {}, "--train.steps", 9, steps="1-2,every:4,7")
         self.assertEqual(self.record("run")["steps/step"].tolist(), [1, 2, 4, 7, 8])
         self.assert_fault(self.train(1, "--trace.routing", "0-3"), 64, "trace.routing", "no step")
         self.assert_fault(self.train(1, "--trace.routing", "1", "--model.dense_layers", 2,
@@ -116,10 +127,11 @@ class Routing(harness.EndToEnd):
         self.run_on("run", 1, {}, "--train.steps", 2)
         path = self.folder / "run/trace.routing.h5"
         with h5py.File(path, "a") as file:
-            file["chosen"][40, 1, 0] = (file["chosen"][40, 1, 0] + 1) % 4
+            file["fate"][40, 1, 0] = 0
+            file["target"][40, 1, 0] = (file["chosen"][40, 1, 0] + 1) % 4
         result = self.run_job(0, "verify", path)
         self.assertEqual(result.code, 65, result.text)
         self.assertIn("token 40", result.text)
         done = self.analyse("run")
         self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("expert_tokens", done.stderr)
+        self.assertIn("expert_", done.stderr)
