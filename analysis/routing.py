@@ -186,8 +186,8 @@ def shown(pieces, ids):
     return texts
 
 
-def passages(record, number):
-    """For each task the longest piece of one document in a step: (task, slice of its rows)."""
+def longest_pieces(record, number):
+    """Of each task the longest piece of one document in a step: task -> slice of its rows."""
     document, task, corpus, position = (record.rows(f"tokens/{name}", number)
                                         for name in ("document", "task", "corpus", "position"))
     ends = np.flatnonzero((np.diff(document) != 0) | (np.diff(corpus.astype(int)) != 0)
@@ -197,8 +197,16 @@ def passages(record, number):
         name = record.tasks[task[begin]]
         if name not in longest or end - begin > longest[name].stop - longest[name].start:
             longest[name] = slice(int(begin), int(end))
-    return sorted((name, slice(rows.start, min(rows.stop, rows.start + PASSAGE)))
-                  for name, rows in longest.items())
+    return longest
+
+
+def passages(record):
+    """(task, number of the step, slice of its rows): for each task in the last step that has it."""
+    found = {}
+    for number in range(len(record.steps)):
+        for name, rows in longest_pieces(record, number).items():
+            found[name] = number, slice(rows.start, min(rows.stop, rows.start + PASSAGE))
+    return [(name, *found[name]) for name in sorted(found)]
 
 
 def passage(record, number, rows, layer, pieces):
@@ -241,19 +249,19 @@ def page(record, layer, pieces, verdict, folder):
     by_task = joint(record)
     found = [information(counts) for counts in by_task]
     name = f"layer {record.layers[layer]}"
-    last = len(record.steps) - 1
     rows = [[record.layers[i], f"{nats:.4f}", f"{nats / task if task else 0:.2%}", f"{chance:.1e}"]
             for i, (nats, task, chance) in enumerate(found)]
     parts = [f"<h1>moesaic: routing of {html.escape(record.path.resolve().parent.name)}</h1>",
              f"<p class=note>{html.escape(str(record.path))}: {len(record.steps)} steps, "
              f"{int(record.offsets[-1]):,} tokens. {html.escape(verdict)}</p>",
-             f"<h2>Passages of step {record.steps[last]}, {name}</h2>",
+             f"<h2>Passages, {name}</h2>",
              "<p>Each token has the colour of the expert that computed its best choice; a token "
              "whose best choice was dropped is struck out. Hover for all choices.</p>",
              "<p class=key>" + "".join(f'<span style="background:{colour(e)}">{e}</span>'
                                        for e in np.flatnonzero(by_task[layer].sum(axis=0))) + "</p>"]
-    for task, block in passages(record, last):
-        parts += [f"<h3>{html.escape(task)}</h3>", passage(record, last, block, layer, pieces)]
+    for task, number, block in passages(record):
+        parts += [f"<h3>{html.escape(task)}, step {record.steps[number]}</h3>",
+                  passage(record, number, block, layer, pieces)]
     parts += [f"<h2>Characteristic tokens, {name}</h2>",
               "<p>Lift: how much likelier the expert is for the token than for any; "
               f"a token counts as if it had {PRIOR} more choices, spread as all are.</p>",

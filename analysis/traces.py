@@ -85,7 +85,7 @@ def read_arrays(file):
 
 def equal_lengths(arrays):
     """Where locks are off, an append may be seen half done: keep the rows that all arrays have."""
-    axes = {"layer", "expert", "phase", "task", "corpus", "rank", "group"}
+    axes = {"layer", "expert", "choice", "phase", "task", "corpus", "rank", "group"}
     for group in ("", "eval/", "events/"):
         names = [name for name in arrays if name not in axes and name.startswith(group)
                  and (group or "/" not in name) and arrays[name].ndim > 0

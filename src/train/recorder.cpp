@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "config/routing_steps.h"
+#include "io/files.h"
 #include "model/moe_trace.h"
 
 namespace moesaic::train {
@@ -38,8 +39,12 @@ Recorder::Recorder(const config::Config& config, model::Instance& instance,
              resumed ? std::optional(progress.step) : std::nullopt),
       first_step_(progress.step),
       last_step_(last_step) {
-  if (!config.trace.routing.empty()) {
-    const std::string path = config::routing_path(config.trace);
+  const std::string path = config::routing_path(config.trace);
+  if (config.trace.routing.empty()) {
+    if (!resumed && mesh_.world.is_root()) {
+      io::set_aside(path);  // of another run, as its trace
+    }
+  } else {
     const io::RoutingAxes axes = routing_axes(config, instance, progress.tasks, names.corpora);
     routing_.emplace(resumed ? io::RoutingWriter::resume(path, axes, mesh_.world, progress.step)
                              : io::RoutingWriter::create(path, axes, mesh_.world));

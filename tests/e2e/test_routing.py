@@ -60,6 +60,7 @@ class Routing(harness.EndToEnd):
                 self.assert_sound(f"{run}/trace.routing.h5")
                 done = self.analyse(run)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                self.assertIn("counts of 3 steps are those of the trace", done.stdout)
                 here, first = self.record(run), self.record("run0")
                 self.assertEqual(here.keys(), first.keys())
                 for name in first:

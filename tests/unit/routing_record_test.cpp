@@ -13,14 +13,14 @@ namespace {
 
 using moesaic::testing::TempDir;
 
-constexpr std::int64_t kLayers = 2, kChoices = 2;
+constexpr std::int64_t kLayers = 2, kChoices = 2, kRows = 1500;
 
-// Steps of 1500 rows: chunks hold three of them.
+// Chunks hold three steps.
 RoutingAxes axes_of() {
   return {.moe_layers = {1, 3},
           .experts = 4,
           .choices = kChoices,
-          .step_rows = 1500,
+          .step_rows = kRows,
           .tasks = {"none", "code"},
           .corpora = {"web"},
           .attributes = {{"config_sha256", "abc"}}};
@@ -62,7 +62,7 @@ RoutingPart both(RoutingPart a, const RoutingPart& b) {
 
 void add_steps(RoutingWriter& writer, std::int64_t first, std::int64_t last) {
   for (std::int64_t step = first; step <= last; ++step) {
-    writer.add(step, 1500, both(part_of(step, 700, 800), part_of(step, 0, 700)));
+    writer.add(step, kRows, both(part_of(step, 700, 800), part_of(step, 0, 700)));
   }
   writer.sync();
 }
@@ -80,15 +80,15 @@ TEST(RoutingRecord, Append) {
   RoutingWriter writer = RoutingWriter::create(path, axes_of(), alone);
   add_steps(writer, 1, 7);
   EXPECT_EQ(verify_routing(path), std::vector<std::string>{});
-  EXPECT_EQ(read<std::int64_t>(path, "/steps/offset").back(), 7 * 1500);
+  EXPECT_EQ(read<std::int64_t>(path, "/steps/offset").back(), 7 * kRows);
   const auto positions = read<std::int64_t>(path, "/tokens/position");
   const auto chosen = read<std::int16_t>(path, "/chosen");
   const auto weight = read<float>(path, "/weight");
-  for (std::int64_t i = 0; i < 7 * 1500; ++i) {
+  for (std::int64_t i = 0; i < 7 * kRows; ++i) {
     const auto at = static_cast<std::size_t>(i);
-    ASSERT_EQ(positions[at], i % 1500);
-    ASSERT_EQ(chosen[at * 4 + 2], (i % 1500 + 1 + i / 1500 + 1) % 3) << i;
-    ASSERT_EQ(weight[at * 4 + 2], static_cast<float>(i % 1500));
+    ASSERT_EQ(positions[at], i % kRows);
+    ASSERT_EQ(chosen[at * 4 + 2], (i % kRows + 1 + i / kRows + 1) % 3) << i;
+    ASSERT_EQ(weight[at * 4 + 2], static_cast<float>(i % kRows));
   }
 }
 
@@ -101,7 +101,7 @@ TEST(RoutingRecord, ResumeCuts) {
   add_steps(first, 1, 6);
   hdf5_run([&] {
     Hdf5File file = Hdf5File::open_to_write(path);
-    file.extend("/chosen", {7 * 1500, kLayers, kChoices});
+    file.extend("/chosen", {7 * kRows, kLayers, kChoices});
     file.close();
   });
   EXPECT_EQ(verify_routing(path), std::vector<std::string>{});
