@@ -5,6 +5,10 @@
 namespace moesaic::io {
 namespace {
 
+// The axis of the tokens. It has no values and takes no space; its name is what netCDF calls such.
+constexpr const char* kRow = "/row";
+constexpr const char* kRowName = "This is a netCDF dimension but not a netCDF variable.         0";
+
 void describe(Hdf5File& file, const std::string& name, const std::string& units,
               const std::string& long_name) {
   file.set_attribute(name, "units", units);
@@ -26,6 +30,7 @@ void create_by_layer(Hdf5File& file, RoutingColumnIndex column, const RoutingAxe
       name, {0, std::ssize(axes.moe_layers), axes.choices},
       {.chunk = {chunk_rows(axes), 1, axes.choices}, .unlimited = true, .early = true});
   describe(file, name, "1", long_name);
+  file.attach_scale(name, kRow, 0);
   file.attach_scale(name, "/layer", 1);
   file.attach_scale(name, "/choice", 2);
 }
@@ -37,6 +42,7 @@ void create_of_token(Hdf5File& file, RoutingColumnIndex column, const RoutingAxe
   file.create_dataset<T>(name, {0},
                          {.chunk = {chunk_rows(axes)}, .unlimited = true, .early = true});
   describe(file, name, "1", long_name);
+  file.attach_scale(name, kRow, 0);
 }
 
 void create_steps(Hdf5File& file) {
@@ -44,6 +50,8 @@ void create_steps(Hdf5File& file) {
   file.create_dataset<std::int64_t>("/steps/step", {0}, growing);
   file.create_dataset<std::int64_t>("/steps/offset", {1}, growing);
   file.write<std::int64_t>("/steps/offset", {0}, {1}, std::vector<std::int64_t>{0});
+  file.make_scale("/steps/step", "step");
+  file.make_scale("/steps/offset", "offset");
   describe(file, "/steps/step", "1", "training step");
   describe(file, "/steps/offset", "1", "first row of each step, and the end of the last one");
 }
@@ -60,6 +68,8 @@ void write_scales(Hdf5File& file, const RoutingAxes& axes) {
   describe(file, "/choice", "1", "choice of a token, best first");
   describe(file, "/task", "1", "task of a token");
   describe(file, "/corpus", "1", "corpus");
+  file.create_dataset<std::uint8_t>(kRow, {0}, {.chunk = {1 << 20}, .unlimited = true});
+  file.make_scale(kRow, kRowName);
   for (const char* const axis : {"layer", "choice", "task", "corpus"}) {
     file.make_scale("/" + std::string(axis), axis);
   }
@@ -100,6 +110,7 @@ void resize_routing(Hdf5File& file, std::int64_t rows) {
     extents[0] = rows;
     file.extend(column.name, extents);
   }
+  file.extend(kRow, {rows});
 }
 
 }  // namespace moesaic::io
