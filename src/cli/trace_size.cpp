@@ -2,6 +2,7 @@
 
 #include "base/phase_clock.h"
 #include "config/pool.h"
+#include "io/routing_record.h"
 #include "io/trace.h"
 #include "model/instance.h"
 #include "plan/model_size.h"
@@ -20,6 +21,11 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
   axes.groups = {model::Instance::kGroupNames.begin(), model::Instance::kGroupNames.end()};
   axes.ranks = ranks;
   return io::trace_bytes(axes, rows);
+}
+
+double routing_size(const config::Config& config) {
+  return io::routing_step_bytes(plan::moe_layers(config.model), config.model.top_k,
+                                config.train.batch * config.data.seq_len);
 }
 
 }  // namespace moesaic::cli

@@ -8,4 +8,7 @@ namespace moesaic::cli {
 double trace_size(const config::Config& config, int ranks, std::size_t tasks, std::size_t corpora,
                   std::int64_t rows);
 
+/// Bytes of the routing record of one step.
+double routing_size(const config::Config& config);
+
 }  // namespace moesaic::cli

@@ -17,6 +17,7 @@
 #include "cli/train_inputs.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
+#include "config/routing_steps.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
@@ -57,7 +58,16 @@ void check_outputs_fit(const config::Config& config, int ranks, const train::Cor
   const double trace = trace_size(config, ranks, task_names_of(corpora), corpora.size(), rows);
   needs.push_back({fmt::format("a trace of {} rows", rows), config.trace.path,
                    std::max(0.0, trace - io::bytes_below(config.trace.path))});
-  io::check_space(needs, "free some, keep fewer, raise trace.every, or choose another run.dir");
+  if (const std::int64_t steps = config::routing_steps(config.trace, config::total_steps(config));
+      steps > 0) {
+    const std::string record = config::routing_path(config.trace);
+    const double bytes = static_cast<double>(steps) * routing_size(config);
+    needs.push_back({fmt::format("a routing record of {} steps", steps), record,
+                     std::max(0.0, bytes - io::bytes_below(record))});
+  }
+  io::check_space(needs,
+                  "free some, keep fewer, raise trace.every, name fewer steps in trace.routing, or "
+                  "choose another run.dir");
 }
 
 Outputs claim_outputs(const config::Config& config, int ranks, const train::Corpora& corpora) {
@@ -86,11 +96,17 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  log::print(
-      plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
-      table(mesh.layout.rows()) +
-      table(
-          {{"placement", threads.place}, {"checkpoints", outputs}, {"trace", config.trace.path}}));
+  std::vector<std::vector<std::string>> places = {
+      {"placement", threads.place}, {"checkpoints", outputs}, {"trace", config.trace.path}};
+  if (!config.trace.routing.empty()) {
+    places.push_back(
+        {"routing record",
+         fmt::format("{} ({} bytes, {}, for each of {} steps)", config::routing_path(config.trace),
+                     routing_size(config), short_bytes(routing_size(config)),
+                     config::routing_steps(config.trace, config::total_steps(config)))});
+  }
+  log::print(plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
+             table(mesh.layout.rows()) + table(places));
   const bool batch_job = std::getenv("SLURM_JOB_ID") != nullptr || config.run.max_wall >= 0.0;
   if (config.checkpoint.dir.empty() && batch_job) {
     log::warn("a batch job without checkpoints loses its work when it is stopped: set run.dir");

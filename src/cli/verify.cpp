@@ -18,6 +18,7 @@
 #include "io/corpus_manifest.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/routing_record.h"
 #include "io/scores.h"
 #include "io/space.h"
 #include "io/trace.h"
@@ -78,6 +79,17 @@ Verdict judge_trace(const fs::path& file) {
   return verdict;
 }
 
+Verdict judge_routing(const fs::path& file) {
+  Verdict verdict{"routing record", io::verify_routing(file)};
+  if (verdict.problems.empty()) {
+    const auto offsets = io::hdf5_run(
+        [&] { return io::Hdf5File::open(file).read_all<std::int64_t>("/steps/offset"); });
+    verdict.what =
+        fmt::format("routing record, {} steps, {} tokens", offsets.size() - 1, offsets.back());
+  }
+  return verdict;
+}
+
 Verdict judge_scores(const fs::path& path) { return {"scores", io::verify_scores(path)}; }
 
 Verdict judge_file(const fs::path& file) {
@@ -96,6 +108,9 @@ Verdict judge_file(const fs::path& file) {
   }
   if (schema == "moesaic-trace") {
     return judge_trace(file);
+  }
+  if (schema == "moesaic-routing") {
+    return judge_routing(file);
   }
   if (schema == "moesaic-scores") {
     return judge_scores(file);

@@ -126,10 +126,17 @@ struct Checkpoint {
   std::vector<std::string> allow;
 };
 
+/// Steps first, first + every, ... up to last.
+struct StepRange {
+  std::int64_t first = 1, last = 1, every = 1;
+  bool operator==(const StepRange&) const = default;
+};
+
 struct Trace {
   std::string path;
-  std::int64_t every = 1;  // steps per record
-  double flush = 10.0;     // seconds
+  std::int64_t every = 1;          // steps per record
+  double flush = 10.0;             // seconds
+  std::vector<StepRange> routing;  // steps whose routing is recorded token by token
 };
 
 struct Tokenize {

@@ -133,6 +133,10 @@ std::vector<Key> trace_keys() {
              "without run.dir (score: OUTPUT.trace.h5)."),
       s.integer("every", &Trace::every, at_least(1), "steps", "Steps for each record."),
       s.duration("flush", &Trace::flush, "Longest time until a record is in the file."),
+      only(s.steps("routing", &Trace::routing,
+                   "Steps whose routing is recorded token by token in STEM.routing.h5 beside the "
+                   "trace. Empty: none."),
+           "train"),
   };
 }
 

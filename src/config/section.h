@@ -119,6 +119,12 @@ class Section {
     return list(name, field, {"list of FIRST:END", "", "", help}, parse_samples, format_samples);
   }
 
+  Key steps(const std::string& name, std::vector<StepRange> Part::*field,
+            const std::string& help) const {
+    return list(name, field, {"list of N, FIRST-LAST, every:N or all", "", "", help}, parse_steps,
+                format_steps);
+  }
+
  private:
   struct Facts {
     std::string type, unit, range, help;

@@ -167,6 +167,34 @@ SampleRange parse_samples(std::string_view text) {
   return range;
 }
 
+StepRange parse_steps(std::string_view text) {
+  constexpr std::string_view kEvery = "every:";
+  constexpr std::int64_t kNoEnd = std::numeric_limits<std::int64_t>::max();
+  if (text == "all") {
+    return {1, kNoEnd, 1};
+  }
+  StepRange steps;
+  const std::size_t dash = text.find('-');
+  if (text.starts_with(kEvery)) {
+    steps.every = parse_integer(trim(text.substr(kEvery.size())));
+    steps.first = steps.every;
+    steps.last = kNoEnd;
+  } else if (const auto step = whole<std::int64_t>(text)) {
+    steps.first = steps.last = *step;
+  } else if (dash != std::string_view::npos && dash > 0) {
+    steps.first = parse_integer(trim(text.substr(0, dash)));
+    steps.last = parse_integer(trim(text.substr(dash + 1)));
+  } else {
+    throw bad(text, "a step or steps such as 500, 1-12, every:500 or all");
+  }
+  if (steps.first < 1 || steps.last < steps.first) {
+    throw Error(Exit::kUsage, fmt::format("\"{}\" names no step: steps count from 1, and a range "
+                                          "FIRST-LAST holds both of its ends",
+                                          text));
+  }
+  return steps;
+}
+
 std::string format_number(double value) { return fmt::format("{}", value); }
 
 std::string format_duration(double seconds) { return fmt::format("{} s", seconds); }
@@ -185,6 +213,14 @@ std::string format_weight(const NamedWeight& weight) {
 
 std::string format_samples(const SampleRange& range) {
   return fmt::format("{}:{}", range.first, range.end);
+}
+
+std::string format_steps(const StepRange& steps) {
+  if (steps.last == std::numeric_limits<std::int64_t>::max()) {
+    return steps.every == 1 ? "all" : fmt::format("every:{}", steps.every);
+  }
+  return steps.first == steps.last ? fmt::format("{}", steps.first)
+                                   : fmt::format("{}-{}", steps.first, steps.last);
 }
 
 std::string Range::text() const {

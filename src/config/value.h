@@ -20,11 +20,14 @@ bool parse_boolean(std::string_view text);         // 0, 1, false, true
 NamedWeight parse_weight(std::string_view text);   // code:2, the last colon divides
 SampleRange parse_samples(std::string_view text);  // 4000:4512, not empty
 
+StepRange parse_steps(std::string_view text);  // 500, 1-12, every:500 or all
+
 std::string format_number(double value);
 std::string format_duration(double seconds);
 std::string format_bytes(double bytes);
 std::string format_weight(const NamedWeight& weight);
 std::string format_samples(const SampleRange& range);
+std::string format_steps(const StepRange& steps);
 
 /// The items of a value: separated by commas, without their quotes, `${NAME}` and a leading `~`
 /// expanded. Nothing is expanded inside '...'; "..." may hold \" \\ and \$.

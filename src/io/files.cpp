@@ -19,17 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail_write(const fs::path& path, std::string_view what, int error) {
-  std::string message =
-      fmt::format("{}: cannot {}: {}", fs::absolute(path).string(), what, std::strerror(error));
-  if (error == ENOSPC || error == EDQUOT) {
-    std::error_code ignored;
-    message += fmt::format(" ({} bytes free; remove files or raise the quota)",
-                           fs::space(path.parent_path(), ignored).available);
-  }
-  throw Error(Exit::kIoError, message);
-}
-
 std::ifstream open_to_read(const fs::path& file) {
   std::error_code ignored;
   if (fs::is_directory(file, ignored)) {
@@ -50,6 +39,17 @@ fs::path folder_of(const fs::path& file) {
 }
 
 }  // namespace
+
+void fail_write(const fs::path& path, std::string_view what, int error) {
+  std::string message =
+      fmt::format("{}: cannot {}: {}", fs::absolute(path).string(), what, std::strerror(error));
+  if (error == ENOSPC || error == EDQUOT) {
+    std::error_code ignored;
+    message += fmt::format(" ({} bytes free; remove files or raise the quota)",
+                           fs::space(path.parent_path(), ignored).available);
+  }
+  throw Error(Exit::kIoError, message);
+}
 
 void sync(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);

@@ -2,9 +2,13 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace moesaic::io {
 
+/// Throws kIoError with the reason of an errno; where the disk is full, with the bytes that are
+/// free.
+[[noreturn]] void fail_write(const std::filesystem::path& path, std::string_view what, int error);
 /// Makes a finished file durable, then visible: fsync(temporary), rename to final, fsync(folder).
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& final);
 /// fsync of a file or folder. Throws kIoError.

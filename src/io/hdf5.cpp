@@ -6,10 +6,13 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <thread>
 
+#include "base/timer.h"
 #include "io/hdf5_handle.h"
 #include "io/hdf5_thread.h"
 
@@ -58,10 +61,13 @@ struct Opened {
   std::string reason;
 };
 
-Opened open_checked(const std::filesystem::path& file, unsigned flags) {
+Opened open_checked(const std::filesystem::path& file, unsigned flags, bool lock = true) {
   require(on_hdf5_thread(), "HDF5 file opened on another thread");
   check_magic(file);
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  if (!lock) {
+    H5Pset_file_locking(access.id(), false, true);
+  }
   const hid_t id =
       with_locks_if_any(access.id(), [&] { return H5Fopen(file.c_str(), flags, access.id()); });
   return {id, id < 0 ? hdf5_reason() : ""};  // before H5Pclose forgets it
@@ -196,12 +202,31 @@ std::optional<Hdf5File> Hdf5File::open_unless_locked(const std::filesystem::path
   fail_open(file, opened.reason);
 }
 
+std::optional<Hdf5File> Hdf5File::open_patiently(const std::filesystem::path& file) {
+  const Timer timer;
+  while (true) {
+    std::optional<Hdf5File> opened = open_unless_locked(file);
+    if (opened || timer.seconds() > kReaderPatience) {
+      return opened;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
   std::optional<Hdf5File> opened = open_unless_locked(file);
   if (!opened) {
     fail_open(file, std::strerror(EAGAIN));
   }
   return std::move(*opened);
+}
+
+Hdf5File Hdf5File::open_in_spite_of_locks(const std::filesystem::path& file) {
+  const Opened opened = open_checked(file, H5F_ACC_RDWR, false);
+  if (opened.id < 0) {
+    fail_open(file, opened.reason);
+  }
+  return Hdf5File(file, opened.id);
 }
 
 Hdf5File Hdf5File::create(const std::filesystem::path& file) {

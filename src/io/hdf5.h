@@ -17,12 +17,18 @@ namespace moesaic::io {
 
 using Extents = std::vector<std::int64_t>;
 
+constexpr double kReaderPatience = 10.0;  // seconds that a reader may keep a writer waiting
+
 class Hdf5File {
  public:
   static Hdf5File open(const std::filesystem::path& file);           // read only
   static Hdf5File open_to_write(const std::filesystem::path& file);  // exists already
+  /// Likewise, although another process may read it.
+  static Hdf5File open_in_spite_of_locks(const std::filesystem::path& file);
   /// Likewise; nothing if another process holds the file's lock.
   static std::optional<Hdf5File> open_unless_locked(const std::filesystem::path& file);
+  /// Likewise after kReaderPatience.
+  static std::optional<Hdf5File> open_patiently(const std::filesystem::path& file);
   static Hdf5File create(const std::filesystem::path& file);  // replaces
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
@@ -62,6 +68,7 @@ class Hdf5File {
     bool all_unlimited = false;  // every dim may grow
     bool checksum = false;       // Fletcher32; needs chunks
     bool compress = false;       // shuffle + deflate 1; needs chunks
+    bool early = false;          // a chunk has its place as soon as there is one, and is not filled
   };
   template <class T>
   void create_dataset(const std::string& dataset, const Extents& extents, const Layout& layout);
@@ -70,6 +77,11 @@ class Hdf5File {
     create_dataset<T>(dataset, extents, Layout{});
   }
   void extend(const std::string& dataset, const Extents& extents);  // or cut
+  Extents chunk(const std::string& dataset) const;
+  /// Where in the file each chunk begins that holds rows of [begin, end): ordered by rows, then by
+  /// the other dims. They have their places if the layout says early.
+  std::vector<std::int64_t> chunk_addresses(const std::string& dataset, std::int64_t begin,
+                                            std::int64_t end) const;
 
   // A block of a dataset: elements [offset, offset + count) in each dim. Values are converted
   // between numeric types by HDF5 (a u2 dataset reads into int32).

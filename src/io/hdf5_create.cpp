@@ -30,7 +30,10 @@ Handle properties(const Hdf5File::Layout& layout, const Extents& extents, bool f
     return list;  // what is empty and cannot grow needs no chunks
   }
   H5Pset_chunk(list.id(), static_cast<int>(chunk.size()), chunk.data());
-  if (floating) {
+  if (layout.early) {
+    H5Pset_alloc_time(list.id(), H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(list.id(), H5D_FILL_TIME_NEVER);
+  } else if (floating) {
     constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
     H5Pset_fill_value(list.id(), H5T_NATIVE_DOUBLE, &kNan);
   }

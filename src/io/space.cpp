@@ -38,6 +38,19 @@ double bytes_below(const fs::path& path) {
   return sum;
 }
 
+void check_room(const fs::path& file, const std::string& what, std::uint64_t bytes) {
+  constexpr std::uint64_t kNewChunks = std::uint64_t{4} << 20U;
+  std::error_code error;
+  const std::uint64_t free = fs::space(file, error).available;
+  if (!error && free < bytes + kNewChunks) {
+    throw Error(
+        Exit::kIoError,
+        fmt::format("{}: {} needs {}, {} are free: free some, then run it again", file.string(),
+                    what, short_bytes(static_cast<double>(bytes + kNewChunks)),
+                    short_bytes(static_cast<double>(free))));
+  }
+}
+
 void check_space(const std::vector<SpaceNeed>& needs, const std::string& remedy) {
   struct Total {
     fs::path folder;

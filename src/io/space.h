@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,6 +16,10 @@ struct SpaceNeed {
   std::filesystem::path place;
   double bytes = 0.0;
 };
+
+/// Throws kIoError unless so many bytes, and some more, are free where a file grows: HDF5 is left
+/// with a broken file if the disk fills up below it.
+void check_room(const std::filesystem::path& file, const std::string& what, std::uint64_t bytes);
 
 /// Throws kCannotCreate with the bytes needed and free if the needs of a filesystem exceed what is
 /// free there. The folders of the places exist. remedy: what the user can do.

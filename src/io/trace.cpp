@@ -2,16 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-#include <thread>
-
 #include "base/error.h"
 #include "base/log.h"
-#include "base/text.h"
 #include "base/timer.h"
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/space.h"
 #include "io/trace_append.h"
 #include "io/trace_schema.h"
 
@@ -20,36 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kPatience = 10.0;  // seconds that a reader may keep us waiting
-
-std::optional<Hdf5File> open_patiently(const fs::path& path) {
-  const Timer timer;
-  while (true) {
-    std::optional<Hdf5File> file = Hdf5File::open_unless_locked(path);
-    if (file || timer.seconds() > kPatience) {
-      return file;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
-}
-
 [[noreturn]] void fail_locked(const fs::path& path) {
   throw Error(Exit::kIoError,
               fmt::format("{}: another process has held this trace open for {} s: close it",
-                          path.string(), kPatience));
-}
-
-/// HDF5 is left with a broken file if the disk fills up below it: ask first.
-void check_space(const fs::path& path, std::uint64_t bytes) {
-  constexpr std::uint64_t kNewChunks = std::uint64_t{4} << 20U;
-  std::error_code error;
-  const std::uint64_t free = fs::space(path, error).available;
-  if (!error && free < bytes + kNewChunks) {
-    throw Error(Exit::kIoError,
-                fmt::format("{}: the trace needs {}, {} are free: free some, then run it again",
-                            path.string(), short_bytes(static_cast<double>(bytes + kNewChunks)),
-                            short_bytes(static_cast<double>(free))));
-  }
+                          path.string(), kReaderPatience));
 }
 
 }  // namespace
@@ -117,7 +88,7 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   state->flush_seconds = flush_seconds;
   try {
     hdf5_run([&] {
-      std::optional<Hdf5File> opened = open_patiently(file);
+      std::optional<Hdf5File> opened = Hdf5File::open_patiently(file);
       if (!opened) {
         fail_locked(file);
       }
@@ -154,7 +125,7 @@ bool TraceWriter::flush() {
   if (state_->pending.empty()) {
     return true;
   }
-  check_space(state_->path, state_->pending.bytes());
+  check_room(state_->path, "the trace", state_->pending.bytes());
   return hdf5_run([this] {
     std::optional<Hdf5File> file = Hdf5File::open_unless_locked(state_->path);
     if (file) {
@@ -168,9 +139,9 @@ void TraceWriter::close() {
   if (state_->pending.empty()) {
     return;
   }
-  check_space(state_->path, state_->pending.bytes());
+  check_room(state_->path, "the trace", state_->pending.bytes());
   hdf5_run([this] {
-    std::optional<Hdf5File> file = open_patiently(state_->path);
+    std::optional<Hdf5File> file = Hdf5File::open_patiently(state_->path);
     if (!file) {
       fail_locked(state_->path);
     }

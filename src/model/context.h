@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
+#include "io/routing_record.h"
 #include "model/micro_batch.h"
 #include "model/moe_stats.h"
 
@@ -21,11 +22,12 @@ struct Context {
   DType compute = DType::kF32;  // of matrix products
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
-  MoeStats* stats = nullptr;  // where MoE layers count; may be absent
-  bool sequence = false;      // the ranks of tp share the rows outside of the layers' products
-  bool recompute = false;     // keep a block's input alone and compute the rest again in backward
-  bool dropless = false;      // ignore the capacity (evaluation, score)
-  std::int64_t step = 1;      // of training; moves a forced hot expert on
+  MoeStats* stats = nullptr;                      // where MoE layers count; may be absent
+  std::vector<io::RoutedRows>* routed = nullptr;  // likewise record each token; may be absent
+  bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
+  bool recompute = false;  // keep a block's input alone and compute the rest again in backward
+  bool dropless = false;   // ignore the capacity (evaluation, score)
+  std::int64_t step = 1;   // of training; moves a forced hot expert on
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
   /// Told in the step's last backward through a part that its gradients are complete; may be empty.
   std::function<void(int part)> on_part_done;

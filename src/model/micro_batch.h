@@ -17,6 +17,7 @@ struct MicroBatch {
   std::vector<std::int32_t> first_key;  // [T] first token of this micro-batch that it may see
   std::vector<std::uint8_t> task;       // [T]
   std::vector<std::int32_t> sample;     // [T] which of the samples it is of; empty: unknown
+  std::int64_t first = 0;               // its first token among those of the step
 
   std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }
   std::int64_t counted() const;  // targets that are not -1

@@ -108,6 +108,22 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
   }
 }
 
+// Likewise. The weights are those of the experts that compute.
+void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& choice) const {
+  if (ctx.routed == nullptr || choice.host_expert.empty() || ctx.tp.group().rank() > 0) {
+    return;
+  }
+  io::RoutedRows& rows = ctx.routed->emplace_back();
+  rows.layer = moe_layer_;
+  rows.first = ctx.host_batch->first;
+  rows.chosen.assign(choice.host_expert.begin(), choice.host_expert.end());
+  rows.target.assign(plan.target.begin(), plan.target.end());
+  rows.weight = choice.host_weight;
+  for (const Fate fate : plan.fate) {
+    rows.fate.push_back(static_cast<std::uint8_t>(fate));
+  }
+}
+
 Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
@@ -124,6 +140,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     if (whole.has_moved()) {
       router_.move(ctx, whole, choice, s.router);
     }
+    record(ctx, whole, choice);
     plan = part_of(whole, sent.begin, sent.count);
     const Shape choices{sent.count, top_k_};
     s.position = to_device(ctx.backend, plan.position, choices);

@@ -179,6 +179,7 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
     } else {
       Context again = ctx;
       again.stats = nullptr;  // counted the first time
+      again.routed = nullptr;
       Block::Saved recomputed;
       block.forward(again, saved.inputs[i - 1], &recomputed);
       dx = block.backward(ctx, dx, recomputed);

@@ -14,7 +14,9 @@ Batches::Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& confi
       skipped_(config.data.skip_samples),
       batch_(config.train.batch),
       micro_batch_(config.train.micro_batch),
+      seq_len_(config.data.seq_len),
       cursor_(cursor),
+      keep_tokens_(!config.trace.routing.empty()),
       replica_(replicas.rank()),
       replicas_(replicas.size()) {
   prefetch();
@@ -61,6 +63,10 @@ StepBatches Batches::read(const SampleRanges& ranges) {
       samples.push_back(corpora_.read(place(numbers[at])));
     }
     step.rounds.push_back(micro_batch_of(samples));
+    step.rounds.back().first = mine * micro_batch_ * seq_len_;
+    if (keep_tokens_) {
+      step.tokens.push_back(token_rows_of(samples, step.rounds.back().first));
+    }
     step.counted += step.rounds.back().counted();
   }
   return step;

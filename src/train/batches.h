@@ -16,8 +16,9 @@ namespace moesaic::train {
 /// empty.
 struct StepBatches {
   std::vector<model::MicroBatch> rounds;
-  std::int64_t counted = 0;  // targets of this rank
-  SampleRanges samples;      // of all ranks
+  std::int64_t counted = 0;           // targets of this rank
+  SampleRanges samples;               // of all ranks
+  std::vector<io::TokenRows> tokens;  // of this rank, if any step's routing is recorded
 };
 
 /// The micro-batches of each step: micro-batch i of the step's global order lies on replica
@@ -45,7 +46,8 @@ class Batches {
   TaskIndex& tasks_;
   SampleOrder order_;
   const SampleRanges skipped_;
-  std::int64_t batch_, micro_batch_, cursor_;
+  std::int64_t batch_, micro_batch_, seq_len_, cursor_;
+  bool keep_tokens_;
   int replica_, replicas_;
   std::future<StepBatches> ready_;
 };

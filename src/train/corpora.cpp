@@ -161,6 +161,8 @@ Sample Corpora::read(const SamplePlace& place) {
     sample.begin.push_back(
         static_cast<std::int32_t>(std::max<std::int64_t>(0, span.document_begin[i] - first)));
     sample.task.push_back(task_numbers[span.task[i]]);
+    sample.document.push_back(span.document[i]);
+    sample.position.push_back(first + static_cast<std::int64_t>(i) - span.document_begin[i]);
   }
   return sample;
 }
@@ -180,6 +182,19 @@ model::MicroBatch micro_batch_of(const std::vector<Sample>& samples) {
     }
   }
   return batch;
+}
+
+io::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first) {
+  io::TokenRows rows;
+  rows.first = first;
+  for (const Sample& sample : samples) {
+    rows.token.insert(rows.token.end(), sample.token.begin(), sample.token.end());
+    rows.task.insert(rows.task.end(), sample.task.begin(), sample.task.end());
+    rows.document.insert(rows.document.end(), sample.document.begin(), sample.document.end());
+    rows.position.insert(rows.position.end(), sample.position.begin(), sample.position.end());
+    rows.corpus.resize(rows.token.size(), static_cast<std::uint16_t>(sample.corpus));
+  }
+  return rows;
 }
 
 }  // namespace moesaic::train

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "io/corpus.h"
+#include "io/routing_record.h"
 #include "model/micro_batch.h"
 
 namespace moesaic::train {
@@ -21,6 +22,7 @@ struct Sample {
   std::vector<std::int32_t> begin;          // [seq_len] where in the sample its document begins
   std::vector<std::uint8_t> task;           // [seq_len] among the joint task names
   std::size_t corpus = 0;
+  std::vector<std::int64_t> document, position;  // [seq_len] in the corpus, in the document
 };
 
 /// The corpora of a run under joint task names. open() anywhere; read() on the HDF5 thread.
@@ -66,5 +68,7 @@ class Corpora {
 
 /// Samples laid one after the other.
 model::MicroBatch micro_batch_of(const std::vector<Sample>& samples);
+/// Which tokens those are, for the routing record; first: row of the first one.
+io::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first);
 
 }  // namespace moesaic::train

@@ -40,7 +40,7 @@ class Loop {
 
  private:
   StepBatches next_batches();
-  StepResult step(const StepBatches& batches);
+  StepResult step(StepBatches& batches);
   StepResult once_more(const StepBatches& batches, const StepResult& first);
   std::optional<Rollback> judge(const StepResult& result, const StepBatches& batches);
   std::string way_out() const;
@@ -87,7 +87,8 @@ Loop::Loop(const Start& start)
       stepper_(config_, instance_, progress_.tasks.size()),
       batches_(start.corpora, start.task_index, config_, instance_.mesh.replicas, progress_.cursor),
       recorder_(config_, instance_, progress_,
-                (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names(),
+                {start.corpora.names(),
+                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names()},
                 start.checkpoint.has_value(), last_step_),
       spikes_(config_.train.spike),
       control_(config_.run.control),
@@ -119,7 +120,7 @@ StepResult Loop::once_more(const StepBatches& batches, const StepResult& first) 
 }
 
 // Numbers that are not finite twice leave the parameters as they are.
-StepResult Loop::step(const StepBatches& batches) {
+StepResult Loop::step(StepBatches& batches) {
   StepResult result = stepper_.compute(batches, progress_.step + 1);
   if (!result.finite()) {
     result = once_more(batches, result);
@@ -131,6 +132,7 @@ StepResult Loop::step(const StepBatches& batches) {
     progress_.tokens += result.tokens;
   }
   recorder_.add(result, stepper_.stats(), stepper_.task_tokens());
+  recorder_.add_routing(result.step, stepper_.routed(), batches);
   return result;
 }
 
@@ -327,7 +329,7 @@ Outcome Loop::run() {
   while (progress_.step < last_step_) {
     const Timer timer;
     watchdog_.step(progress_.step + 1);
-    const StepBatches batches = next_batches();
+    StepBatches batches = next_batches();
     const StepResult result = step(batches);
     if (auto rollback = judge(result, batches)) {
       recorder_.close();

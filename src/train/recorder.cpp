@@ -6,16 +6,77 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "config/routing_steps.h"
+#include "io/files.h"
+#include "model/moe_trace.h"
 
 namespace moesaic::train {
+namespace {
+
+// What the trace says of the run, too.
+io::RoutingAxes routing_axes(const config::Config& config, const model::Instance& instance,
+                             const std::vector<std::string>& tasks,
+                             const std::vector<std::string>& corpora) {
+  const std::vector<std::int64_t>& layers = instance.transformer.moe_layers();
+  io::TraceAxes trace = model::trace_axes(config, instance.mesh, layers, tasks, corpora);
+  return {.moe_layers = layers,
+          .experts = trace.experts,
+          .choices = trace.choices,
+          .step_rows = config.train.batch * config.data.seq_len,
+          .tasks = tasks,
+          .corpora = corpora,
+          .attributes = std::move(trace.attributes)};
+}
+
+}  // namespace
 
 Recorder::Recorder(const config::Config& config, model::Instance& instance,
-                   const Progress& progress, const std::vector<std::string>& corpora, bool resumed,
+                   const Progress& progress, const Names& names, bool resumed,
                    std::int64_t last_step)
-    : trace_(config, instance, progress.tasks, corpora,
+    : config_(config),
+      mesh_(instance.mesh),
+      trace_(config, instance, progress.tasks, names.evaluated,
              resumed ? std::optional(progress.step) : std::nullopt),
       first_step_(progress.step),
-      last_step_(last_step) {}
+      last_step_(last_step) {
+  const std::string path = config::routing_path(config.trace);
+  if (config.trace.routing.empty()) {
+    if (!resumed && mesh_.world.is_root()) {
+      io::set_aside(path);  // of another run, as its trace
+    }
+  } else {
+    const io::RoutingAxes axes = routing_axes(config, instance, progress.tasks, names.corpora);
+    routing_.emplace(resumed ? io::RoutingWriter::resume(path, axes, mesh_.world, progress.step)
+                             : io::RoutingWriter::create(path, axes, mesh_.world));
+  }
+}
+
+void Recorder::add_routing(std::int64_t step, std::vector<io::RoutedRows>& routed,
+                           StepBatches& batches) {
+  if (!routing_ || !config::records_routing(config_.trace, step)) {
+    return;
+  }
+  io::RoutingPart part;
+  part.routed.swap(routed);
+  if (mesh_.pp.rank() == 0 && mesh_.tp.rank() == 0) {
+    part.tokens.swap(batches.tokens);
+  }
+  routing_->add(step, config_.train.batch * config_.data.seq_len, part);
+}
+
+void Recorder::flush() {
+  trace_.flush();
+  if (routing_) {
+    routing_->sync();
+  }
+}
+
+void Recorder::close() {
+  trace_.close();
+  if (routing_) {
+    routing_->sync();
+  }
+}
 
 void Recorder::add(const StepResult& result, model::MoeStats& stats,
                    const std::vector<double>& task_tokens) {

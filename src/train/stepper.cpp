@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "config/pool.h"
+#include "config/routing_steps.h"
 #include "model/storage.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -118,6 +119,8 @@ StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
   StepResult result{.step = step, .tokens = step_tokens_};
   ctx_.step = step;
   stats_.clear();
+  routed_.clear();
+  ctx_.routed = config::records_routing(config_.trace, step) ? &routed_ : nullptr;
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
   result.targets = instance_.mesh.replicas.all_reduce(batches.counted, comm::Reduce::kSum);
   const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));

@@ -33,6 +33,8 @@ class Stepper {
   // Of the last compute, over all ranks.
   model::MoeStats& stats() { return stats_; }
   const std::vector<double>& task_tokens() const { return task_tokens_; }
+  /// Of this rank alone; empty unless the step's routing is recorded.
+  std::vector<io::RoutedRows>& routed() { return routed_; }
 
  private:
   double forward_backward_all(const StepBatches& batches, std::int64_t targets);
@@ -46,6 +48,7 @@ class Stepper {
   model::MoeStats stats_;
   std::vector<double> task_tokens_;
   GradientBuffer buffer_;
+  std::vector<io::RoutedRows> routed_;
 };
 
 }  // namespace moesaic::train

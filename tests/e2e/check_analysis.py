@@ -19,6 +19,7 @@ if missing:
 sys.path.insert(0, str(ROOT / "analysis"))
 import h5py  # noqa: E402
 import traces  # noqa: E402
+import vocabulary  # noqa: E402
 
 
 def run(script, *arguments):
@@ -108,6 +109,16 @@ class Analysis(unittest.TestCase):
             self.assertAlmostEqual(float(values["tokens_per_second"]), 5 * 4096 / spent, places=1)
         done = run("analysis/scaling.py", table, "-o", self.dir / "figure.pdf")
         self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_pieces_of_a_vocabulary(self):
+        """Pieces, bytes and marks of a SentencePiece model are read without its library."""
+        message = b"".join(bytes([10, len(one)]) + one for one in (
+            bytes([10, 5]) + b"<unk>" + bytes([21, 0, 0, 0, 0, 24, 2]),
+            bytes([10, 6]) + b"<0x0A>" + bytes([24, 6]),
+            bytes([10, 6]) + "▁one".encode() + bytes([21, 0, 0, 128, 191])))
+        (self.dir / "vocabulary.model").write_bytes(message + bytes([18, 2, 8, 1]))
+        (self.dir / "text.json").write_text('{"tokenizer": "vocabulary.model"}')
+        self.assertEqual(vocabulary.pieces_of(self.dir), ["⟨unk⟩".encode(), b"\n", b" one"])
 
     def scores(self, name, ids):
         path = self.dir / "scores" / name

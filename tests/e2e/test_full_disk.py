@@ -40,6 +40,23 @@ class FullDisk(harness.EndToEnd):
         self.assertEqual(harness.column(self.disk / "run/trace.h5", "step")[-1], step + 2)
         self.assert_sound("disk/run/checkpoints", "disk/run/trace.h5")
 
+    # Protects: so do the steps of a routing record; it goes on where the checkpoint says.
+    def test_routing_record(self):
+        child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run",
+                           "--train.steps", 1000, "--trace.routing", "every:2")
+        self.wait_for(lambda: self.newest_step("disk/run") >= 5, "a checkpoint")
+        self.fill()
+        out = child.communicate(timeout=harness.LIMIT)[0]
+        self.assertEqual(child.returncode, 74, out)
+        self.assertIn("free some", out)
+        self.assert_sound("disk/run/trace.routing.h5")
+        step = self.newest_step("disk/run")
+        (self.disk / "fill").unlink()
+        self.trained(2, "--run.dir", "disk/run", "--train.steps", step + 4, "--trace.routing", "every:2")
+        self.assert_sound("disk/run/trace.routing.h5")
+        steps = harness.column(self.disk / "run/trace.routing.h5", "steps/step")
+        self.assertEqual(steps.tolist(), list(range(2, step + 5, 2)))
+
     # Protects: what cannot fit is said at the start, with bytes needed and free.
     def test_at_the_start(self):
         self.fill()

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "config/routing_steps.h"
 #include "config/value.h"
 
 namespace moesaic::config {
@@ -65,6 +66,29 @@ TEST(Value, ReadsSampleRanges) {
   EXPECT_EQ(format_samples({40, 48}), "40:48");
   for (const char* const bad : {"", "40", "40:", ":48", "48:40", "40:40", "-4:8", "a:b", "1:2:3"}) {
     EXPECT_THROW(parse_samples(bad), Error) << bad;
+  }
+}
+
+// Protects which steps are recorded: a range holds both of its ends, and they count from 1.
+TEST(Value, ReadsSteps) {
+  Trace trace;
+  for (const char* const text : {"1-3", "7", "every:5"}) {
+    trace.routing.push_back(parse_steps(text));
+    EXPECT_EQ(format_steps(trace.routing.back()), text);
+  }
+  std::vector<std::int64_t> recorded;
+  for (std::int64_t step = 0; step <= 12; ++step) {
+    if (records_routing(trace, step)) {
+      recorded.push_back(step);
+    }
+  }
+  EXPECT_EQ(recorded, (std::vector<std::int64_t>{1, 2, 3, 5, 7, 10}));
+  EXPECT_EQ(routing_steps(trace, 12), 6);
+  trace.routing = {parse_steps("all")};
+  EXPECT_EQ(format_steps(trace.routing.back()), "all");
+  EXPECT_EQ(routing_steps(trace, 12), 12);
+  for (const char* const bad : {"", "0", "3-2", "-4", "every:0", "every:", "some", "1-"}) {
+    EXPECT_THROW(parse_steps(bad), Error) << bad;
   }
 }
 

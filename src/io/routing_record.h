@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+
+namespace moesaic::io {
+
+/// The axes and attributes of a routing record; fixed for the file's life.
+struct RoutingAxes {
+  std::vector<std::int64_t> moe_layers;  // layer_index of each entry of /layer
+  std::int64_t experts = 0;
+  std::int64_t choices = 0;    // of a token at most
+  std::int64_t step_rows = 0;  // tokens of a step
+  std::vector<std::string> tasks, corpora;
+  std::map<std::string, std::string> attributes;
+};
+
+/// What one MoE layer did with consecutive tokens of a step: T tokens, K choices of each.
+struct RoutedRows {
+  std::int64_t layer = 0;                    // among the MoE layers
+  std::int64_t first = 0;                    // row in the step
+  std::vector<std::int16_t> chosen, target;  // [T, K]; -1: none
+  std::vector<float> weight;                 // [T, K]
+  std::vector<std::uint8_t> fate;            // [T, K]: 0 kept, 1 next, 2 spare, 3 dropped
+};
+
+/// Which tokens they were.
+struct TokenRows {
+  std::int64_t first = 0;                        // row in the step
+  std::vector<std::int64_t> document, position;  // document: global number in its corpus
+  std::vector<std::int32_t> token;
+  std::vector<std::uint16_t> corpus;
+  std::vector<std::uint8_t> task;
+};
+
+/// What a rank knows of a step.
+struct RoutingPart {
+  std::vector<RoutedRows> routed;
+  std::vector<TokenRows> tokens;
+};
+
+/// Bytes of a recorded step.
+double routing_step_bytes(std::int64_t moe_layers, std::int64_t choices, std::int64_t step_rows);
+
+/// Writes a routing record from all ranks: rank 0 makes room in the file, then each rank writes its
+/// own rows at their places, and the step counts as recorded once all have. Every function is
+/// collective over the world, which must outlive this, and throws AgreedError.
+class RoutingWriter {
+ public:
+  /// Starts a new file (an existing one of another run is set aside with a notice).
+  static RoutingWriter create(const std::filesystem::path& file, const RoutingAxes& axes,
+                              const comm::Communicator& world);
+  /// Continues a file after a restart: steps after last_step are cut. The axes must match. A file
+  /// that is missing or damaged is begun anew.
+  static RoutingWriter resume(const std::filesystem::path& file, const RoutingAxes& axes,
+                              const comm::Communicator& world, std::int64_t last_step);
+
+  /// Parts of all ranks are disjoint and together `rows` rows of every layer.
+  void add(std::int64_t step, std::int64_t rows, const RoutingPart& part);
+  /// What was added is on disk.
+  void sync();
+
+ private:
+  RoutingWriter(std::filesystem::path file, const RoutingAxes& axes,
+                const comm::Communicator& world);
+  void share_lengths();
+  std::vector<std::int64_t> make_room(std::int64_t rows);
+  void write(const RoutingPart& part, const std::vector<std::int64_t>& places,
+             std::int64_t rows) const;
+  void commit(std::int64_t step, std::int64_t rows);
+
+  std::filesystem::path file_;
+  const comm::Communicator& world_;
+  std::int64_t layers_, choices_;
+  // Of the file.
+  std::int64_t chunk_rows_ = 0, steps_ = 0, rows_ = 0;
+  bool unsynced_ = false;
+};
+
+/// Every problem of a routing record, one line each (empty: sound).
+std::vector<std::string> verify_routing(const std::filesystem::path& file);
+
+}  // namespace moesaic::io

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "io/hdf5.h"
+#include "io/routing_record.h"
+
+// The arrays of a routing record; on the HDF5 thread.
+namespace moesaic::io {
+
+/// One array with a row for each token, of every layer or of the token alone.
+struct RoutingColumn {
+  const char* name;
+  std::int64_t bytes;  // of an element
+  bool by_layer;       // [row, layer, choice], else [row]
+};
+
+enum RoutingColumnIndex : std::size_t {
+  kChosen,
+  kWeight,
+  kFate,
+  kTarget,
+  kCorpus,
+  kDocument,
+  kPosition,
+  kToken,
+  kTask
+};
+
+constexpr std::array<RoutingColumn, 9> kRoutingColumns{{{"/chosen", 2, true},
+                                                        {"/weight", 4, true},
+                                                        {"/fate", 1, true},
+                                                        {"/target", 2, true},
+                                                        {"/tokens/corpus", 2, false},
+                                                        {"/tokens/document", 8, false},
+                                                        {"/tokens/position", 8, false},
+                                                        {"/tokens/token", 4, false},
+                                                        {"/tokens/task", 1, false}}};
+
+/// A file without steps: all arrays empty, attributes set.
+void write_routing_skeleton(Hdf5File& file, const RoutingAxes& axes);
+void write_routing_attributes(Hdf5File& file, const RoutingAxes& axes);
+
+/// Sets the number of rows of every column.
+void resize_routing(Hdf5File& file, std::int64_t rows);
+
+}  // namespace moesaic::io
