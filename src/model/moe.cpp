@@ -1,5 +1,7 @@
 #include "model/moe.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -17,7 +19,8 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
 ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const Placement& place) {
   ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
   for (const char* const name : {"steps", "tokens", "updates"}) {
-    spec.tensors.push_back(copied_tensor(prefix + "experts_buffer." + name, {experts}, place));
+    spec.tensors.push_back(
+        copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, place));
     spec.tensors.back().rows = TensorRows::kExpertsAnew;
   }
   return spec;

@@ -1,5 +1,7 @@
 #include "model/router.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -55,8 +57,8 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
                      .sum = SumOver::kStage,
                      .in_products = false};
   for (const std::string& task : tasks) {
-    spec.tensors.push_back(
-        expert_rows(copied_tensor(prefix + "gate.task_weight." + task, {experts}, place)));
+    spec.tensors.push_back(expert_rows(
+        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, place)));
     spec.tensors.back().may_be_missing = true;
   }
   return spec;
@@ -287,7 +289,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   const Tensor x = ctx.as(DType::kF32, saved.x);
   const Tensor gate_in = query_ != nullptr ? saved.query : x;
   ctx.backend.matmul(dlogits, Transpose::kYes, gate_in, Transpose::kNo, gate_.grad, Write::kAdd);
-  const Tensor dgate_in = ctx.empty(DType::kF32, gate_in.shape());
+  Tensor dgate_in = ctx.empty(DType::kF32, gate_in.shape());
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
                      Write::kOverwrite);
   if (query_ == nullptr) {

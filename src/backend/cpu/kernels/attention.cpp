@@ -37,7 +37,8 @@ void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index ke
   for (Index j = 0; j < keys; ++j, scores += kTile) {
     const I16 here = splat_index(key + j);
     const F16 score = load(scores);
-    store(scores, (here < first) | (here > last) ? splat(kMasked) : score);
+    const I16 masked = (here < first) | (here > last);
+    store(scores, masked ? splat(kMasked) : score);
   }
 }
 

@@ -33,7 +33,8 @@ void mask(float* scores, Index first_key, Index query, Index key, Index keys) {
   for (Index j = 0; j < keys; j += kLanes) {
     const I16 here = kLane + splat_index(key + j);
     const F16 score = load(scores + j);
-    store(scores + j, (here < first) | (here > last) ? splat(kMasked) : score);
+    const I16 masked = (here < first) | (here > last);
+    store(scores + j, masked ? splat(kMasked) : score);
   }
 }
 

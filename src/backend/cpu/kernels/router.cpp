@@ -11,7 +11,7 @@ namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
 constexpr float kTiny = 1e-20F;  // keeps a sum of scores that all underflow from dividing by zero
-constexpr float kNever = -__builtin_inff();
+float never() { return -__builtin_inff(); }
 constexpr std::int32_t kRegular = 1;  // as ExpertState
 constexpr std::int32_t kSpare = 2;
 
@@ -30,7 +30,7 @@ F16 sigmoid(F16 x) { return 1.0F / (1.0F + exp(-x)); }
 // Takes the largest of x out (the lowest index of equals): -1 if nothing is left, or not
 // comparable.
 Index take_best(float* x, Index n) {
-  F16 best = splat(kNever);
+  F16 best = splat(never());
   for (Index i = 0; i + kLanes <= n; i += kLanes) {
     best = max(best, load(x + i));
   }
@@ -38,9 +38,9 @@ Index take_best(float* x, Index n) {
   for (Index e = n / kLanes * kLanes; e < n; ++e) {
     top = x[e] > top ? x[e] : top;
   }
-  for (Index e = 0; e < n && top > kNever; ++e) {
+  for (Index e = 0; e < n && top > never(); ++e) {
     if (x[e] == top) {
-      x[e] = kNever;
+      x[e] = never();
       return e;
     }
   }
@@ -70,20 +70,20 @@ Index first_free(const std::int32_t* state, Index n, const std::int32_t* choice,
 void keep_candidates(const RouteRow& row, const std::int32_t* state, float* logits,
                      float* scratch) {
   for (Index e = 0; e < row.experts; ++e) {
-    scratch[e] = state[e] == kRegular ? logits[e] : kNever;
+    scratch[e] = state[e] == kRegular ? logits[e] : never();
   }
   for (Index c = 0; c < row.candidates; ++c) {
     take_best(scratch, row.experts);
   }
   for (Index e = 0; e < row.experts; ++e) {
-    logits[e] = scratch[e] > kNever ? kNever : logits[e];
+    logits[e] = scratch[e] > never() ? never() : logits[e];
   }
 }
 
 // The sum of a group's two best, which is what the groups are ranked by.
 float best_two(const float* x, Index n) {
-  float first = kNever;
-  float second = kNever;
+  float first = never();
+  float second = never();
   for (Index e = 0; e < n; ++e) {
     second = x[e] > first ? first : (x[e] > second ? x[e] : second);
     first = x[e] > first ? x[e] : first;
@@ -106,12 +106,12 @@ void keep_top_groups(const RouteRow& row, float* selection) {
     kept[g] = better < row.top_groups ? 1 : 0;
   }
   for (Index e = 0; e < size * row.groups; ++e) {
-    selection[e] = kept[e / size] != 0 ? selection[e] : kNever;
+    selection[e] = kept[e / size] != 0 ? selection[e] : never();
   }
 }
 
 float log_sum_exp(const float* logits, const std::int32_t* state, Index n) {
-  F16 best = splat(kNever);
+  F16 best = splat(never());
   for (Index i = 0; i < n; i += kLanes) {
     const F16 l = load(logits + i, n - i);
     best = in_state(state, i, n, kRegular) ? max(l, best) : best;
@@ -144,7 +144,7 @@ void score(const RouteRow& row, const RouteRows& r, float lse) {
     const F16 of_spare = row.sigmoid ? sigmoid(l) : sigmoid(l - lse);
     F16 s = regular ? of_regular : F16{};
     s = spare ? of_spare : s;
-    const F16 none = splat(kNever);
+    const F16 none = splat(never());
     const I16 possible = l > none || l != l;
     s = possible ? s : F16{};
     F16 willing = possible ? s + load(r.bias + i, n - i) : none;
@@ -205,7 +205,7 @@ void route_token(const RouteRow& row, const RouteRows& r) {
     keep_candidates(row, r.state, r.logits, r.selection);
   }
   for (Index e = 0; e < n; ++e) {
-    const float raw = r.state[e] == kRegular || r.state[e] == kSpare ? r.logits[e] : kNever;
+    const float raw = r.state[e] == kRegular || r.state[e] == kSpare ? r.logits[e] : never();
     r.logits[e] = (raw + (r.added != nullptr ? r.added[e] : 0.0F)) / row.temperature;
   }
   const float lse = log_sum_exp(r.logits, r.state, n);
@@ -214,7 +214,7 @@ void route_token(const RouteRow& row, const RouteRows& r) {
   add_statistics(row, r, lse, total);
   // Spares are no one's first choice: set aside while the token chooses.
   for (Index e = 0; e < n; ++e) {
-    r.selection[e] = r.state[e] == kSpare ? kNever : r.selection[e];
+    r.selection[e] = r.state[e] == kSpare ? never() : r.selection[e];
   }
   choose(row, r, total);
   for (Index e = 0; e < n; ++e) {
