@@ -26,6 +26,8 @@ COLUMNS = ["policy", "capacity", "setting", "utilisation", "dropped", "rerouted"
            "max_over_mean", "loss_dropless", "loss_limited", "mutual_information",
            "seconds_per_step"]
 POLICIES = ["drop", "next", "spare", "spare_buffer", "aux_loss", "bias"]
+LABELS = {"spare_buffer": "spare, gradient buffer", "aux_loss": "drop, auxiliary loss",
+          "bias": "drop, bias"}
 
 
 def heldout_loss(folder):
@@ -105,7 +107,7 @@ def price(rows):
                          (policy, capacity, setting)]
                 for row in found:
                     colour = figures.RUN_COLOURS[number]
-                    label = policy.replace("_", " + ") if setting == "t1" else None
+                    label = LABELS.get(policy, policy) if setting == "t1" else None
                     panels[0, column].plot(row["utilisation"], row["dropped"], marker,
                                            color=colour, label=label)
                     panels[1, column].plot(row["utilisation"], row["loss_limited"], marker,
@@ -132,6 +134,7 @@ def tasks(rows):
                               "mutual information (nat, mean of layers)", size=(6.4, 3.6))
     names = [f"{row['policy'].replace('_', ' ')}\n{row['setting'].replace('gate', 'task gate ')}"
              for row in shown]
+    ax.set_xlabel("")
     ax.bar(names, [row["mutual_information"] for row in shown], color=figures.RUN_COLOURS[0])
     return figure
 
