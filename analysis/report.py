@@ -170,6 +170,14 @@ def page(traces, folder):
             + "\n".join(parts) + "</html>\n")
 
 
+def write_page(folder, text):
+    """Whole or not at all; says where."""
+    partial = folder / "index.html.partial"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / "index.html")
+    print(folder / "index.html")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -181,11 +189,7 @@ def main():
         if len(trace.steps) == 0:
             fail(65, f"{trace.path.resolve()} has no step yet: try again in a while")
     options.folder.mkdir(parents=True, exist_ok=True)
-    text = page(traces, options.folder)
-    partial = options.folder / "index.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, options.folder / "index.html")
-    print(options.folder / "index.html")
+    write_page(options.folder, page(traces, options.folder))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ out.
 """
 import argparse
 import html
-import os
 from pathlib import Path
 
 import numpy as np
 
 import figures
-from report import STYLE, embed, table
+from report import STYLE, embed, table, write_page
 from traces import fail, open_hdf5, read_trace, text_list
 from vocabulary import pieces_of
 
@@ -296,11 +295,8 @@ def main():
         print(verdict)
     pieces = pieces_of(options.corpus) if options.corpus else None
     options.folder.mkdir(parents=True, exist_ok=True)
-    text = page(record, record.layers.index(layer), pieces, verdict, options.folder)
-    partial = options.folder / "index.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, options.folder / "index.html")
-    print(options.folder / "index.html")
+    write_page(options.folder,
+               page(record, record.layers.index(layer), pieces, verdict, options.folder))
 
 
 if __name__ == "__main__":

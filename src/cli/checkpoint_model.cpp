@@ -106,6 +106,10 @@ std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint) {
   return checkpoint.state().at("task_names");
 }
 
+void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) {
+  config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+}
+
 void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus) {
   const nlohmann::json& state = checkpoint.state();
   const std::string hash = state.at("vocab_sha256");

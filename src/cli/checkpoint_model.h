@@ -26,5 +26,7 @@ model::PoolChange adopt_change(io::CheckpointReader& checkpoint,
                                const std::vector<config::PoolRequest>& requests,
                                config::Config& config);
 std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint);
+/// Tasks, [0] = "none", that the gate has weights for.
+void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config);
 
 }  // namespace moesaic::cli

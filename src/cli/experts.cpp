@@ -11,10 +11,10 @@
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
-#include "config/compare.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "model/storage.h"
+#include "train/resume.h"
 
 namespace moesaic::cli {
 namespace {
@@ -30,17 +30,12 @@ struct Inputs {
 // The model and the seed are the checkpoint's, the ranks this job's. Moving values needs no copies
 // of them in a narrow type.
 config::Config config_of(const io::CheckpointReader& checkpoint, config::Parsed parsed, int ranks) {
-  config::Flat flat;
-  for (const auto& [key, value] : checkpoint.state().at("config").items()) {
-    flat.emplace_back(key, value.get<std::string>());
-  }
   const config::Config keys = parsed.config;
-  parsed.config = config::unflatten(flat);
+  parsed.config = train::config_of(checkpoint.state());
   parsed.config.parallel = keys.parallel;
   parsed.config.run = keys.run;
   parsed.config.run.precision = config::Precision::kFp32;
-  const std::vector<std::string> tasks = tasks_of(checkpoint);
-  parsed.config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+  adopt_tasks(tasks_of(checkpoint), parsed.config);
   return config::checked(parsed, ranks);
 }
 

@@ -63,7 +63,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
   adopt_pool(checkpoint, inputs.config);
   const std::vector<std::string> tasks = tasks_of(checkpoint);
-  inputs.config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+  adopt_tasks(tasks, inputs.config);
   inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks);
   check_vocabulary(checkpoint, inputs.corpora.first());
   inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),

@@ -147,7 +147,7 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   }
   inputs.corpora.join_tasks(tasks);
   inputs.eval_corpora.join_tasks(tasks);
-  inputs.config.router.task_names.assign(tasks.begin() + 1, tasks.end());
+  adopt_tasks(tasks, inputs.config);
 }
 
 // Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.

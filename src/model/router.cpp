@@ -134,13 +134,16 @@ Tensor Router::own_tasks(Context& ctx) const {
 }
 
 // [T] which sum of choices and shares a token belongs to.
-std::vector<std::int32_t> Router::segments(const Context& ctx) const {
-  return aux_scope_ == config::AuxScope::kSequence ? ctx.host_batch->sample
-                                                   : std::vector<std::int32_t>();
+std::span<const std::int32_t> Router::segments(const Context& ctx) const {
+  return aux_scope_ == config::AuxScope::kSequence
+             ? std::span<const std::int32_t>(ctx.host_batch->sample)
+             : std::span<const std::int32_t>();
 }
 
 // How strongly the auxiliary loss wants to leave each expert, by segment.
-std::vector<double> Router::pull(Context& ctx, const Choice& choice, std::int64_t segments) const {
+std::vector<double> Router::pull(Context& ctx, const Choice& choice,
+                                 std::span<const std::int32_t> segment,
+                                 std::int64_t segments) const {
   const auto experts = static_cast<std::size_t>(pool_.size());
   const auto regular = static_cast<double>(pool_.count(ExpertState::kRegular));
   std::vector<double> pull(static_cast<std::size_t>(segments) * experts, 0.0);
@@ -150,7 +153,6 @@ std::vector<double> Router::pull(Context& ctx, const Choice& choice, std::int64_
     }
     return pull;
   }
-  const std::vector<std::int32_t> segment = this->segments(ctx);
   std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
   for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
     const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
@@ -214,7 +216,7 @@ void Router::count(Context& ctx, const RouteTensors& routed,
 Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
   const std::int64_t tokens = x.dim(0);
   const std::int64_t experts = pool_.size();
-  const std::vector<std::int32_t> segment = segments(ctx);
+  const std::span<const std::int32_t> segment = segments(ctx);
   const std::int64_t segments = segment.empty() ? 1 : segment.back() + 1;
   s.routed = {.state = to_device(ctx.backend, pool_.state_numbers(), {experts}),
               .bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts}),
@@ -252,7 +254,7 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
     choice.host_selection = ctx.tp.group().all_gather(std::span(own));
   }
   s.choice = choice.expert;
-  s.pull = pull(ctx, choice, segments);
+  s.pull = pull(ctx, choice, segment, segments);
   count(ctx, s.routed, s.pull);
   s.routed.added = s.routed.selection = s.routed.bias = {};
   return choice;

@@ -65,8 +65,9 @@ class Router {
   Tensor logits(Context& ctx, const Tensor& x, Saved& saved) const;
   float query_scale() const;
   Tensor own_tasks(Context& ctx) const;
-  std::vector<std::int32_t> segments(const Context& ctx) const;
-  std::vector<double> pull(Context& ctx, const Choice& choice, std::int64_t segments) const;
+  std::span<const std::int32_t> segments(const Context& ctx) const;
+  std::vector<double> pull(Context& ctx, const Choice& choice,
+                           std::span<const std::int32_t> segment, std::int64_t segments) const;
   void force(Context& ctx, const Tensor& scores, Choice& choice) const;
   void gather(Context& ctx, Choice& choice) const;
   void count(Context& ctx, const RouteTensors& routed, const std::vector<double>& pull) const;

@@ -1,7 +1,5 @@
 #include "train/gradient_buffer.h"
 
-#include <functional>
-
 namespace moesaic::train {
 namespace {
 
@@ -16,15 +14,6 @@ Slice owned_rows_of(const Parameter& p, std::size_t expert) {
 
 Tensor held_rows(const Parameter& p, Slice rows) {
   return p.held.rows(rows.begin - p.owned.begin, rows.count);
-}
-
-void for_each_moe(const model::Instance& instance, std::int64_t layers,
-                  const std::function<void(const Moe&, std::int64_t)>& visit) {
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
-    if (const Moe* const moe = instance.transformer.moe(layer)) {
-      visit(*moe, layer);
-    }
-  }
 }
 
 }  // namespace
@@ -46,28 +35,37 @@ std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std:
   return list;
 }
 
+void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit) const {
+  for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
+    const Moe* const moe = instance_.transformer.moe(layer);
+    if (moe == nullptr) {
+      continue;
+    }
+    for (const Expert& expert : experts(*moe, layer, stats)) {
+      for (const Parameter* const p : moe->experts().parameters()) {
+        visit(*p, owned_rows_of(*p, expert.index), expert);
+      }
+    }
+  }
+}
+
 void GradientBuffer::add_held(model::MoeStats& stats) {
   due_.clear();
   if (tokens_ == 0) {
     return;
   }
-  for_each_moe(instance_, stats.layers(), [&](const Moe& moe, std::int64_t layer) {
-    for (const Expert& expert : experts(moe, layer, stats)) {
-      for (const Parameter* const p : moe.experts().parameters()) {
-        std::vector<UpdateRows>& due = due_[p];
-        const Slice rows = owned_rows_of(*p, expert.index);
-        if (rows.count == 0) {
-          continue;
-        }
-        const Tensor gradient = p->rows_of(p->grad, rows);
-        if (expert.steps > 0) {
-          instance_.backend->add(held_rows(*p, rows), gradient);
-        }
-        if (expert.due) {
-          instance_.backend->scale(gradient, 1.0F / (expert.steps + 1.0F));
-          due.push_back({rows, static_cast<std::int64_t>(expert.updates) + 1});
-        }
-      }
+  for_each_expert(stats, [&](const Parameter& p, Slice rows, const Expert& expert) {
+    std::vector<UpdateRows>& due = due_[&p];
+    if (rows.count == 0) {
+      return;
+    }
+    const Tensor gradient = p.rows_of(p.grad, rows);
+    if (expert.steps > 0) {
+      instance_.backend->add(held_rows(p, rows), gradient);
+    }
+    if (expert.due) {
+      instance_.backend->scale(gradient, 1.0F / (expert.steps + 1.0F));
+      due.push_back({rows, static_cast<std::int64_t>(expert.updates) + 1});
     }
   });
 }
@@ -76,19 +74,21 @@ void GradientBuffer::hold(model::MoeStats& stats) {
   if (tokens_ == 0) {
     return;
   }
-  for_each_moe(instance_, stats.layers(), [&](const Moe& moe, std::int64_t layer) {
-    for (const Expert& expert : experts(moe, layer, stats)) {
-      for (const Parameter* const p : moe.experts().parameters()) {
-        const Slice rows = owned_rows_of(*p, expert.index);
-        if (rows.count > 0 && !expert.due) {
-          instance_.backend->convert(p->rows_of(p->grad, rows), held_rows(*p, rows));
-        } else if (rows.count > 0) {
-          instance_.backend->zero(held_rows(*p, rows));
-        }
-      }
+  for_each_expert(stats, [&](const Parameter& p, Slice rows, const Expert& expert) {
+    if (rows.count == 0) {
+      return;
     }
-    count(moe, layer, stats);
+    if (expert.due) {
+      instance_.backend->zero(held_rows(p, rows));
+    } else {
+      instance_.backend->convert(p.rows_of(p.grad, rows), held_rows(p, rows));
+    }
   });
+  for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
+    if (const Moe* const moe = instance_.transformer.moe(layer)) {
+      count(*moe, layer, stats);
+    }
+  }
 }
 
 // Every rank of the stage knows all experts' counts.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -40,6 +41,9 @@ class GradientBuffer {
     float steps = 0, updates = 0;
     bool due = false;
   };
+  using Visit = std::function<void(const model::Parameter&, Slice rows, const Expert&)>;
+  /// Of every expert of this rank each parameter, with the owned rows of it.
+  void for_each_expert(model::MoeStats& stats, const Visit& visit) const;
   std::vector<Expert> experts(const model::Moe& moe, std::int64_t layer,
                               model::MoeStats& stats) const;
   void count(const model::Moe& moe, std::int64_t layer, model::MoeStats& stats);

@@ -71,16 +71,20 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoi
   return complete.empty() ? std::nullopt : std::optional(complete.back());
 }
 
-Progress check_resume(const nlohmann::json& state, const config::Config& config,
-                      const std::string& vocab_sha256, const std::filesystem::path& path) {
+config::Config config_of(const nlohmann::json& state) {
   config::Flat flat;
   for (const auto& [key, value] : state.at("config").items()) {
     flat.emplace_back(key, value.get<std::string>());
   }
+  return config::unflatten(flat);
+}
+
+Progress check_resume(const nlohmann::json& state, const config::Config& config,
+                      const std::string& vocab_sha256, const std::filesystem::path& path) {
   Progress progress = from_state(state);
   std::vector<std::vector<std::string>> refused = {{"key", "was", "is"}};
   std::vector<std::string> passed;
-  for (const config::Difference& d : config::differences(config::unflatten(flat), config)) {
+  for (const config::Difference& d : config::differences(config_of(state), config)) {
     if (config::may_change_on_resume(d.key)) {
       continue;
     }

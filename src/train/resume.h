@@ -32,6 +32,8 @@ struct Progress {
 nlohmann::json to_state(const Progress& progress, const config::Config& config,
                         const std::string& layout, const std::string& vocab_sha256);
 Progress from_state(const nlohmann::json& state);
+/// The config that the state was saved with.
+config::Config config_of(const nlohmann::json& state);
 
 /// The checkpoint that checkpoint.resume asks for; nothing: a fresh start. Throws kNoInput if a
 /// named one does not exist.

@@ -6,33 +6,15 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/communicator.h"
-#include "support/temp_dir.h"
+#include "support/shared_dir.h"
 
 namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using moesaic::testing::TempDir;
+using moesaic::testing::SharedDir;
 
 constexpr std::int64_t kRows = 12, kCols = 10;
-
-/// One temporary folder for all ranks; rank 0 owns it.
-class SharedDir {
- public:
-  explicit SharedDir(const comm::Communicator& world) {
-    std::string name;
-    if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
-      name = owned_->path().string();
-    }
-    world.broadcast(name, 0);
-    path = name;
-  }
-  fs::path path;
-
- private:
-  std::unique_ptr<TempDir> owned_;
-};
 
 /// The share [begin, end) of `total` that is rank's.
 std::pair<std::int64_t, std::int64_t> share(std::int64_t total, const comm::Communicator& group) {

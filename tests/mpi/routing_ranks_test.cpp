@@ -7,33 +7,15 @@
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/routing_record.h"
-#include "support/temp_dir.h"
+#include "support/shared_dir.h"
 
 namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using moesaic::testing::TempDir;
+using moesaic::testing::SharedDir;
 
 constexpr std::int64_t kLayers = 4, kPieceRows = 100, kPieces = 8, kRows = kPieceRows * kPieces;
-
-/// One temporary folder for all ranks; rank 0 owns it.
-class SharedDir {
- public:
-  explicit SharedDir(const comm::Communicator& world) {
-    std::string name;
-    if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
-      name = owned_->path().string();
-    }
-    world.broadcast(name, 0);
-    path = name;
-  }
-  fs::path path;
-
- private:
-  std::unique_ptr<TempDir> owned_;
-};
 
 RoutingAxes axes_of() {
   return {.moe_layers = {0, 1, 2, 3},

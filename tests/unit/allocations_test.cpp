@@ -12,7 +12,7 @@
 
 #include "config/validate.h"
 #include "model/pipeline.h"
-#include "tensor/rng.h"
+#include "support/random_batches.h"
 #include "train/stepper.h"
 
 namespace {
@@ -85,30 +85,6 @@ config::Config steady_config() {
   return c;
 }
 
-train::StepBatches random_batches(const config::Config& config) {
-  const Rng rng(1, hash_name("tokens"));
-  std::uint64_t drawn = 0;
-  const auto draw = [&] {
-    return static_cast<std::int32_t>(rng.uniform(drawn++) *
-                                     static_cast<double>(config.model.vocab_size));
-  };
-  train::StepBatches batches;
-  for (std::int64_t first = 0; first < config.train.batch; first += config.train.micro_batch) {
-    model::MicroBatch batch;
-    for (std::int64_t t = 0; t < config.train.micro_batch * config.data.seq_len; ++t) {
-      const std::int64_t position = t % config.data.seq_len;
-      batch.token.push_back(draw());
-      batch.target.push_back(draw());
-      batch.position.push_back(static_cast<std::int32_t>(position));
-      batch.first_key.push_back(static_cast<std::int32_t>(t - position));
-      batch.task.push_back(0);
-    }
-    batches.counted += batch.counted();
-    batches.rounds.push_back(std::move(batch));
-  }
-  return batches;
-}
-
 // A repeated step asks for as many blocks as the one before, all of them small (the largest is a
 // choice of each expert slot), and touches no new page: nothing large comes from the system and
 // goes back to it.
@@ -135,7 +111,7 @@ TEST(AllocationsTest, TrainingIsSteady) {
   model::Instance instance(config, mesh, true);
   instance.parameters.initialise(*instance.backend, config.train.seed);
   train::Stepper stepper(config, instance, 1);
-  const train::StepBatches batches = random_batches(config);
+  const train::StepBatches batches = random_batches(config, 1);
   expect_steady([&](std::int64_t step) { stepper.update(stepper.compute(batches, step)); });
 }
 
@@ -145,7 +121,7 @@ TEST(AllocationsTest, ScoringIsSteady) {
   const comm::Mesh mesh = comm::Mesh::single();
   model::Instance instance(config, mesh, false);
   instance.parameters.initialise(*instance.backend, config.train.seed);
-  const train::StepBatches batches = random_batches(config);
+  const train::StepBatches batches = random_batches(config, 1);
   model::Context ctx = instance.context();
   ctx.dropless = true;
   expect_steady([&](std::int64_t) {

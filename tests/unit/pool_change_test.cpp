@@ -16,8 +16,8 @@
 #include "model/changed_checkpoint.h"
 #include "model/expert_pool.h"
 #include "model/storage.h"
+#include "support/random_batches.h"
 #include "support/temp_dir.h"
-#include "tensor/rng.h"
 #include "train/stepper.h"
 
 namespace moesaic::testing {
@@ -162,33 +162,13 @@ TEST(ExpertPool, ByLoad) {
   }
 }
 
-train::StepBatches random_batches(const config::Config& config) {
-  const Rng rng(5, hash_name("tokens"));
-  std::uint64_t drawn = 0;
-  train::StepBatches batches;
-  for (std::int64_t first = 0; first < config.train.batch; first += config.train.micro_batch) {
-    model::MicroBatch batch;
-    for (std::int64_t t = 0; t < config.train.micro_batch * config.data.seq_len; ++t) {
-      const std::int64_t position = t % config.data.seq_len;
-      batch.token.push_back(static_cast<std::int32_t>(rng.uniform(drawn++) * 31.0));
-      batch.target.push_back(static_cast<std::int32_t>(rng.uniform(drawn++) * 31.0));
-      batch.position.push_back(static_cast<std::int32_t>(position));
-      batch.first_key.push_back(static_cast<std::int32_t>(t - position));
-      batch.task.push_back(0);
-    }
-    batches.counted += batch.counted();
-    batches.rounds.push_back(std::move(batch));
-  }
-  return batches;
-}
-
 class Changed : public ::testing::Test {
  protected:
   Changed() : before(config, mesh, true) {
     before.parameters.initialise(*before.backend, config.train.seed);
     train::Stepper stepper(config, before, 1);
     for (std::int64_t step = 1; step <= 2; ++step) {
-      stepper.update(stepper.compute(random_batches(config), step));
+      stepper.update(stepper.compute(random_batches(config, 5), step));
     }
   }
 
@@ -228,7 +208,7 @@ class Changed : public ::testing::Test {
 
   double loss(model::Instance& instance, const config::Config& c) const {
     train::Stepper stepper(c, instance, 1);
-    return stepper.compute(random_batches(c), 3).lm_loss;
+    return stepper.compute(random_batches(c, 5), 3).lm_loss;
   }
 
   config::Config config = small_config();

@@ -12,7 +12,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "config/validate.h"
-#include "tensor/rng.h"
+#include "support/random_batches.h"
 
 namespace moesaic::testing {
 namespace {
@@ -41,31 +41,6 @@ config::Config small_config(config::Precision precision) {
   c.run.threads = 2;
   config::resolve(c, "train");
   return c;
-}
-
-// One document for each row, of random tokens.
-train::StepBatches random_batches(const config::Config& config, std::int64_t step) {
-  const Rng rng(static_cast<std::uint64_t>(step), hash_name("tokens"));
-  std::uint64_t drawn = 0;
-  const auto draw = [&] {
-    return static_cast<std::int32_t>(rng.uniform(drawn++) *
-                                     static_cast<double>(config.model.vocab_size));
-  };
-  train::StepBatches batches;
-  for (std::int64_t first = 0; first < config.train.batch; first += config.train.micro_batch) {
-    model::MicroBatch batch;
-    for (std::int64_t t = 0; t < config.train.micro_batch * config.data.seq_len; ++t) {
-      const std::int64_t position = t % config.data.seq_len;
-      batch.token.push_back(draw());
-      batch.target.push_back(draw());
-      batch.position.push_back(static_cast<std::int32_t>(position));
-      batch.first_key.push_back(static_cast<std::int32_t>(t - position));
-      batch.task.push_back(0);
-    }
-    batches.counted += batch.counted();
-    batches.rounds.push_back(std::move(batch));
-  }
-  return batches;
 }
 
 // The parameters' bits, by the first public name.

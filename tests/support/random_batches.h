@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstdint>
+
+#include "train/batches.h"
+
+namespace moesaic::testing {
+
+/// A step's micro-batches of random tokens and targets; each row is one document. A function of the
+/// config and `seed`.
+train::StepBatches random_batches(const config::Config& config, std::int64_t seed);
+
+}  // namespace moesaic::testing
