@@ -27,6 +27,7 @@ struct RouteOptions {
   std::int64_t top_k = 1;
   std::int64_t candidates = 0;              // experts that a first choice leaves over; 0: all
   std::int64_t groups = 1, top_groups = 1;  // of equal size, and how many of them are chosen from
+  std::int64_t group_best = 2;              // a group is worth the sum of so many best, 1 or 2
   float threshold = 0.0F;                   // enough of a token's probability; 0: always top_k
   float temperature = 1.0F;
   bool normalize = true;
@@ -49,6 +50,17 @@ struct RouteTensors {
   Tensor shares;     // (S, E) fp32 out: sums over a segment's tokens of the regular experts' scores
                      // normalised to sum 1
   Tensor sums;       // (2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
+};
+
+/// Groups of `width` neighbours in each row of a matrix: the first begins at column `first`, each
+/// next one `stride` later.
+struct RowGroups {
+  std::int64_t first = 0, groups = 1, stride = 0, width = 0;
+};
+
+struct RopeOptions {
+  bool interleave = false;  // pairs are neighbours, not half a width apart
+  float magnitude = 1.0F;   // factor on what is rotated
 };
 
 /// Heads of one fused query/key/value tensor. Values have v_dim elements, queries and keys
@@ -109,10 +121,47 @@ class Backend {
   virtual void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                                  const Tensor& rstd, const Tensor& dx, const Tensor& dweight) = 0;
 
-  /// Rotates the pairs (i, i + hd/2) of the first `heads` heads of x (T, heads_in_all, hd) in place
-  /// by position * theta^(-2i/hd); kInverse rotates back. Su et al. 2021.
-  virtual void rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
-                    Direction direction) = 0;
+  /// Rotates the pairs (i, i + width/2) or (2i, 2i + 1) of each group of x (T, W) in place by
+  /// position (T) * frequency (width/2) and multiplies them by the magnitude; kInverse rotates
+  /// back, which makes it the adjoint. Su et al. 2021.
+  virtual void rope(const Tensor& x, const RowGroups& heads, const Tensor& position,
+                    const Tensor& frequency, const RopeOptions& options, Direction direction) = 0;
+
+  // RMS norm of G groups of x (T, W) compute, in two steps, between which ranks may sum.
+  /// squares (T, G) fp32 = sum of x^2 over each group.
+  virtual void group_squares(const Tensor& x, const RowGroups& groups, const Tensor& squares) = 0;
+  /// y = x weight / sqrt(squares / count + eps) in the groups of y; the rest of y is left alone.
+  virtual void group_norm(const Tensor& x, const RowGroups& groups, const Tensor& squares,
+                          float count, float eps, const Tensor& weight, const Tensor& y) = 0;
+  /// dots (T, G) fp32 = sum of dy weight x over each group.
+  virtual void group_dots(const Tensor& dy, const Tensor& x, const RowGroups& groups,
+                          const Tensor& weight, const Tensor& dots) = 0;
+  /// dy becomes dx in the groups. Adds into dweight (width).
+  virtual void group_norm_backward(const Tensor& dy, const Tensor& x, const RowGroups& groups,
+                                   const Tensor& squares, const Tensor& dots, float count,
+                                   float eps, const Tensor& weight, const Tensor& dweight) = 0;
+
+  /// The groups of `to` (T, W') become those of `from` (T, W), or these are added to them. Both
+  /// have as many of one width; a stride of 0 repeats a source, or sums into a target.
+  virtual void copy_groups(const Tensor& from, const RowGroups& source, const Tensor& to,
+                           const RowGroups& target, Write write) = 0;
+
+  virtual void clamp(const Tensor& inout, float limit) = 0;  // to [-limit, limit]
+  /// dy becomes 0 where x is outside.
+  virtual void clamp_backward(const Tensor& dy, const Tensor& x, float limit) = 0;
+
+  /// y (R, N) += bias (G, N) fp32 of the row's group.
+  virtual void add_bias(const Tensor& y, std::span<const std::int64_t> offsets,
+                        const Tensor& bias) = 0;
+  /// dbias (G, N) fp32 += the sum of dy over the rows of each group.
+  virtual void bias_backward(const Tensor& dy, std::span<const std::int64_t> offsets,
+                             const Tensor& dbias) = 0;
+
+  /// x (R, F) *= sigmoid(logit (R) fp32).
+  virtual void gate_rows(const Tensor& x, const Tensor& logit) = 0;
+  /// y: what gate_rows made. dy becomes dx; dlogit (R) fp32 is written.
+  virtual void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
+                                  const Tensor& dlogit) = 0;
 
   /// Causal grouped-query attention. qkv (T, H hd + Hkv hd + Hkv vd): query heads, keys, values.
   /// Token t sees keys first_key[t] .. t; first_key does not decrease. out (T, H, vd); lse (T, H)
@@ -123,16 +172,24 @@ class Backend {
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;
+  /// Lets a key of logit sinks (H) fp32 without a value join each row's softmax: changes out and
+  /// lse to what attention would have given. (Xiao et al. 2024; gpt-oss.)
+  virtual void add_sinks(const Tensor& sinks, const Tensor& out, const Tensor& lse) = 0;
+  /// out, lse: with the sinks. Adds into dsinks (H).
+  virtual void sinks_backward(const Tensor& dout, const Tensor& out, const Tensor& lse,
+                              const Tensor& sinks, const Tensor& dsinks) = 0;
 
-  /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020.
-  virtual void swiglu(const Tensor& gate_up, const Tensor& y) = 0;
-  virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) = 0;
+  /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020. With a limit L >
+  /// 0: gate clamped to at most L, up to [-L, L], y = (up + 1) gate sigmoid(1.702 gate) (gpt-oss).
+  virtual void swiglu(const Tensor& gate_up, float limit, const Tensor& y) = 0;
+  virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
+                               const Tensor& dgate_up) = 0;
 
   /// Scores: softmax over the regular candidates, or sigmoid; of a spare: sigmoid(logit - logsumexp
   /// of the regular candidates), the probability that it would have if it alone joined them, or
   /// sigmoid. The choice is by score + bias among the regular candidates of the top groups (by the
-  /// sum of their two best; DeepSeek-V3, section 2.1.2), the lower index winning ties; with a
-  /// threshold a token takes no more once its experts' shares reach it.
+  /// sum of their two best, or their best; DeepSeek-V3, section 2.1.2), the lower index winning
+  /// ties; with a threshold a token takes no more once its experts' shares reach it.
   virtual void route(const RouteOptions& options, const RouteTensors& tensors) = 0;
   /// weight (T, K) = scale x scores (T, E) of the choice (T, K), if normalised divided by their sum
   /// over the token; 0 where the choice is -1.

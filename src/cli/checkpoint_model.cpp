@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/compare.h"
+#include "config/layers.h"
 #include "config/pool.h"
 
 namespace moesaic::cli {
@@ -49,7 +50,7 @@ namespace {
 std::vector<std::vector<float>> loads_of(io::CheckpointReader& checkpoint,
                                          const config::Model& model) {
   std::vector<std::vector<float>> loads;
-  for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
+  for (const std::int64_t layer : config::moe_layers(model)) {
     const std::string name = fmt::format("model.layers.{}.mlp.gate.load", layer);
     const auto shape = checkpoint.shape(name);
     if (!shape) {

@@ -4,11 +4,59 @@
 
 #include "base/text.h"
 #include "config/checks.h"
+#include "config/layers.h"
 
 namespace moesaic::config {
 namespace {
 
+void check_latent(const Model& m, Lines& lines) {
+  if (m.qk_nope_head_dim == 0 || m.qk_rope_head_dim == 0 || m.v_head_dim == 0) {
+    lines.push_back(fmt::format(
+        "model.kv_lora_rank = {} (latent attention) needs model.qk_nope_head_dim, qk_rope_head_dim "
+        "and v_head_dim, which are {}, {} and {}",
+        m.kv_lora_rank, m.qk_nope_head_dim, m.qk_rope_head_dim, m.v_head_dim));
+  } else if (m.qk_rope_head_dim % 2 != 0) {
+    lines.push_back(
+        fmt::format("model.qk_rope_head_dim = {} is odd, but rotary positions turn pairs: use {}",
+                    m.qk_rope_head_dim, m.qk_rope_head_dim + 1));
+  }
+  if (m.kv_heads != m.heads) {
+    lines.push_back(fmt::format("model.kv_heads = {}: latent attention has as many as heads = {}",
+                                m.kv_heads, m.heads));
+  }
+  if (m.qk_norm != QkNorm::kNone || m.clip_qkv > 0.0 || m.qkv_bias || m.sinks) {
+    lines.emplace_back(
+        "model.kv_lora_rank (latent attention) has no qk_norm, clip_qkv, qkv_bias and sinks: leave "
+        "these out");
+  }
+}
+
+void check_rope(const Model& m, Lines& lines) {
+  if (m.rope_scaling == RopeScaling::kYarn && m.rope_original_max_seq == 0) {
+    lines.emplace_back("model.rope_scaling = yarn needs model.rope_original_max_seq");
+  }
+}
+
+void check_layer_lists(const Model& m, Lines& lines) {
+  const auto check = [&](const char* key, const std::vector<std::int64_t>& list) {
+    for (const std::int64_t layer : list) {
+      if (layer >= m.layers) {
+        lines.push_back(
+            fmt::format("model.{} names layer {}, but model.layers = {}: the last is {}", key,
+                        layer, m.layers, m.layers - 1));
+      }
+    }
+  };
+  check("dense_at", m.dense_at);
+  check("window_layers", m.window_layers);
+}
+
 void check_attention(const Model& m, Lines& lines) {
+  check_rope(m, lines);
+  if (is_latent(m)) {
+    check_latent(m, lines);
+    return;
+  }
   if (m.head_dim == 0) {
     lines.push_back(fmt::format(
         "model.d_model = {} is not a multiple of model.heads = {}: use d_model {}, or set "
@@ -32,7 +80,7 @@ void check_experts(const Model& m, const Parallel& parallel, Lines& lines) {
     lines.push_back(fmt::format("model.dense_layers = {} is more than model.layers = {}",
                                 m.dense_layers, m.layers));
   }
-  if (m.dense_layers >= m.layers) {
+  if (moe_layers(m).empty()) {
     if (ep > 1) {
       lines.push_back(fmt::format(
           "parallel.ep = {} has no experts to share out, as every layer is dense: use 1", ep));
@@ -108,7 +156,7 @@ void check_overflow(const Router& router, Lines& lines) {
 
 void check_router(const Model& m, const Router& router, Lines& lines) {
   check_overflow(router, lines);
-  if (m.dense_layers < m.layers && m.top_k <= m.experts) {
+  if (!moe_layers(m).empty() && m.top_k <= m.experts) {
     check_groups(m, router, lines);
     check_gate(m, router, lines);
   }
@@ -140,6 +188,7 @@ std::string near_multiples(std::int64_t step, std::int64_t value) {
 
 void check_model(const Config& config, Lines& lines) {
   check_attention(config.model, lines);
+  check_layer_lists(config.model, lines);
   check_experts(config.model, config.parallel, lines);
   check_router(config.model, config.router, lines);
 }

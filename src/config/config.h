@@ -11,6 +11,9 @@ namespace moesaic::config {
 // options.cpp; everything else reads these structs.
 
 enum class Score { kSoftmax, kSigmoid };
+enum class GroupScore { kTop2, kMax };
+enum class QkNorm { kNone, kHead, kProjection };
+enum class RopeScaling { kNone, kLinear, kYarn };
 enum class Balance { kNone, kAuxLoss, kBias };
 enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop, kNext, kSpare };
@@ -36,9 +39,34 @@ struct Model {
   std::int64_t max_seq = 2048;
   double rope_theta = 10000.0, norm_eps = 1e-5;
   bool tie_embeddings = false;
-  std::int64_t dense_layers = 0;
+  std::int64_t dense_layers = 0;       // the first ones
+  std::int64_t moe_every = 1;          // of the others, every N-th layer of the model has experts
+  std::vector<std::int64_t> dense_at;  // and these have none either
   std::int64_t experts = 16, shared_experts = 2, top_k = 2;
   std::int64_t expert_d_ff = 0;  // 0: d_model
+  std::int64_t shared_d_ff = 0;  // 0: shared_experts expert_d_ff
+  bool shared_gate = false;
+  double swiglu_limit = 0.0;  // 0: plain SwiGLU
+  bool expert_bias = false;
+
+  bool qkv_bias = false, output_bias = false;
+  QkNorm qk_norm = QkNorm::kNone;
+  double clip_qkv = 0.0;  // 0: not clipped
+  bool sinks = false;
+  std::int64_t sliding_window = 0;          // 0: all keys
+  std::vector<std::int64_t> window_layers;  // empty: all
+  std::int64_t q_lora_rank = 0;             // 0: queries are one product
+  std::int64_t kv_lora_rank = 0;            // 0: grouped-query attention, else latent attention
+  std::int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;  // of latent attention
+
+  bool rope_interleave = false;
+  RopeScaling rope_scaling = RopeScaling::kNone;
+  double rope_factor = 1.0;
+  std::int64_t rope_original_max_seq = 0;
+  double rope_beta_fast = 32.0, rope_beta_slow = 1.0;
+  double rope_attention_factor = 0.0;                   // 0: derived
+  double rope_mscale = 0.0, rope_mscale_all_dim = 0.0;  // 0: none
+  bool rope_truncate = true;
   /// No key: the experts of each MoE layer by number, r regular, s spare, x retired, as a
   /// checkpoint has them. Empty: as the keys say.
   std::vector<std::string> pool = {};
@@ -52,7 +80,9 @@ struct Router {
   std::int64_t candidates = 0;  // experts that the first layer of the gate leaves over; 0: all
   bool normalize = true;
   double scale = 1.0;
+  bool gate_bias = false;
   std::int64_t groups = 1, top_groups = 1;
+  GroupScore group_score = GroupScore::kTop2;
   double temperature = 1.0;
   double threshold = 0.0;        // of a token's probability; 0: always top_k experts
   std::int64_t capacity = 0;     // slots per expert and micro-batch; 0: dropless

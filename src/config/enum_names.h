@@ -17,6 +17,17 @@ using Names = std::array<std::pair<Enum, std::string_view>, N>;
 constexpr Names<Score, 2> names_of(Score) {
   return {{{Score::kSoftmax, "softmax"}, {Score::kSigmoid, "sigmoid"}}};
 }
+constexpr Names<GroupScore, 2> names_of(GroupScore) {
+  return {{{GroupScore::kTop2, "top2"}, {GroupScore::kMax, "max"}}};
+}
+constexpr Names<QkNorm, 3> names_of(QkNorm) {
+  return {{{QkNorm::kNone, "none"}, {QkNorm::kHead, "head"}, {QkNorm::kProjection, "projection"}}};
+}
+constexpr Names<RopeScaling, 3> names_of(RopeScaling) {
+  return {{{RopeScaling::kNone, "none"},
+           {RopeScaling::kLinear, "linear"},
+           {RopeScaling::kYarn, "yarn"}}};
+}
 constexpr Names<Balance, 3> names_of(Balance) {
   return {{{Balance::kNone, "none"}, {Balance::kAuxLoss, "aux_loss"}, {Balance::kBias, "bias"}}};
 }

@@ -39,6 +39,7 @@ std::string suggestion(const std::string& unknown);
 
 // The parts of the table, in their own files.
 std::vector<Key> model_keys();
+std::vector<Key> attention_keys();
 std::vector<Key> training_keys();
 std::vector<Key> job_keys();
 

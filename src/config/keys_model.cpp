@@ -31,6 +31,10 @@ std::vector<Key> shape_keys() {
                 "Use the embedding as the output head as well."),
       s.integer("dense_layers", &Model::dense_layers, between(0, 1e5), "",
                 "First layers, which have a dense feed-forward part in place of experts."),
+      s.integer("moe_every", &Model::moe_every, between(1, 1e5), "layers",
+                "Layers N, 2N, 3N, ... have experts (counted from 1), the others a dense part."),
+      s.integers("dense_at", &Model::dense_at, between(0, 1e5),
+                 "Further dense layers, counted from 0."),
       s.integer("experts", &Model::experts, between(0, 1e5), "",
                 "Routed experts of each layer. 0: none, with dense_layers = layers."),
       s.integer("shared_experts", &Model::shared_experts, between(0, 1e5), "",
@@ -39,6 +43,14 @@ std::vector<Key> shape_keys() {
                 "Routed experts chosen for each token."),
       s.integer("expert_d_ff", &Model::expert_d_ff, between(0, 1e7), "",
                 "Hidden width of one expert. 0: d_model."),
+      s.integer("shared_d_ff", &Model::shared_d_ff, between(0, 1e7), "",
+                "Hidden width of the shared experts together. 0: shared_experts x expert_d_ff."),
+      s.boolean("shared_gate", &Model::shared_gate,
+                "Multiply the shared experts' answer by a learned sigmoid of the token."),
+      s.number("swiglu_limit", &Model::swiglu_limit, at_least(0), "",
+               "Of experts: clamp both halves of SwiGLU, as gpt-oss does: (up + 1) gate "
+               "sigmoid(1.702 gate). 0: plain SwiGLU."),
+      s.boolean("expert_bias", &Model::expert_bias, "Add biases in the products of experts."),
   };
 }
 
@@ -55,10 +67,13 @@ std::vector<Key> router_keys() {
                 "Divide the weights of the chosen experts by their sum."),
       s.number("scale", &Router::scale, above(0), "",
                "Factor on the weights of the routed experts."),
+      s.boolean("gate_bias", &Router::gate_bias, "Add a learned bias to the router logits."),
       s.integer("groups", &Router::groups, between(1, 1024), "",
                 "Groups of equally many experts, next to each other."),
       s.integer("top_groups", &Router::top_groups, between(1, 1024), "",
-                "Groups that a token chooses from: those of the largest sum of two best scores."),
+                "Groups that a token chooses from: those of the largest group_score."),
+      s.choice("group_score", &Router::group_score,
+               "Of a group: the sum of its two best scores, or its best one."),
       s.number("temperature", &Router::temperature, above(0), "",
                "Divides the router logits: below 1 sharper, above 1 flatter."),
       s.number(
@@ -139,7 +154,7 @@ std::vector<Key> data_keys() {
 
 std::vector<Key> model_keys() {
   std::vector<Key> all = shape_keys();
-  for (const auto& part : {router_keys(), data_keys()}) {
+  for (const auto& part : {attention_keys(), router_keys(), data_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -97,6 +97,17 @@ class Section {
     return key;
   }
 
+  Key integers(const std::string& name, std::vector<std::int64_t> Part::*field, const Range& range,
+               const std::string& help) const {
+    const auto parse = [range](const std::string& text) {
+      const std::int64_t value = parse_integer(text);
+      range.check(static_cast<double>(value), text);
+      return value;
+    };
+    return list(name, field, {"list of integers", "", range.text(), help}, parse,
+                [](std::int64_t value) { return std::to_string(value); });
+  }
+
   Key numbers(const std::string& name, std::vector<double> Part::*field, const Range& range,
               const std::string& help) const {
     return list(name, field, {"list of numbers", "", range.text(), help},

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/checks.h"
+#include "config/layers.h"
 
 namespace moesaic::config {
 namespace {
@@ -25,8 +26,9 @@ void check_tensor_parallel(const Config& c, Lines& lines) {
         "parallel.tp = {} and model.kv_heads = {}: one must divide the other; use tp {}", tp,
         m.kv_heads, near_divisors(m.kv_heads, tp)));
   }
+  const auto moe = std::ssize(moe_layers(m));
   const std::int64_t narrowest =
-      std::min({m.dense_layers > 0 ? m.d_ff : tp, m.dense_layers < m.layers ? m.expert_d_ff : tp});
+      std::min({moe < m.layers ? m.d_ff : tp, moe > 0 ? m.expert_d_ff : tp});
   if (narrowest < tp) {
     lines.push_back(
         fmt::format("parallel.tp = {} is more than a hidden width of {}: use at most {}", tp,

@@ -1,79 +1,188 @@
 #include "model/attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "base/share.h"
+#include "config/layers.h"
 
 namespace moesaic::model {
 
 namespace {
 
-// Rows of whole heads.
-PublicTensor head_rows(const std::string& name, std::int64_t heads, Slice own,
-                       const AttentionSpec& spec) {
-  return split_tensor(name, {heads * spec.head_dim, spec.d_model}, 0,
-                      {own.begin * spec.head_dim, own.count * spec.head_dim});
+// Elements of whole query heads of the first dim.
+PublicTensor query_part(const std::string& name, Shape shape, const config::Model& model,
+                        const Placement& place) {
+  const Slice own = place.of(model.heads);
+  shape.set(0, model.heads * model.head_dim);
+  return split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
 }
 
-PublicTensor kv_rows(const std::string& name, const AttentionSpec& spec) {
-  const std::int64_t copies = kv_copies(spec.kv_heads, spec.place.tp);
-  const Slice own = share_of(spec.kv_heads, spec.place.tp_rank / copies, spec.place.tp / copies);
-  PublicTensor tensor = head_rows(name, spec.kv_heads, own, spec);
+// Likewise of key or value heads.
+PublicTensor kv_part(const std::string& name, Shape shape, const config::Model& model,
+                     const Placement& place) {
+  const std::int64_t copies = kv_copies(model.kv_heads, place.tp);
+  const Slice own = share_of(model.kv_heads, place.tp_rank / copies, place.tp / copies);
+  shape.set(0, model.kv_heads * model.head_dim);
+  PublicTensor tensor =
+      split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
   tensor.copies = static_cast<int>(copies);
-  tensor.copy = static_cast<int>(spec.place.tp_rank % copies);
+  tensor.copy = static_cast<int>(place.tp_rank % copies);
   tensor.partial = copies > 1;
   return tensor;
 }
 
-AttentionShape own_heads(const AttentionSpec& spec) {
-  return {.heads = spec.heads / spec.place.tp,
-          .kv_heads = kv_heads_of_rank(spec.kv_heads, spec.place.tp),
-          .head_dim = spec.head_dim,
-          .v_dim = spec.head_dim,
-          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))};
+std::vector<PublicTensor> qkv_parts(const std::string& prefix, const std::string& kind,
+                                    const Shape& shape, const config::Model& model,
+                                    const Placement& place) {
+  return {query_part(prefix + "q_proj." + kind, shape, model, place),
+          kv_part(prefix + "k_proj." + kind, shape, model, place),
+          kv_part(prefix + "v_proj." + kind, shape, model, place)};
 }
 
-// qkv as (T, H + 2 Hkv, hd).
-Tensor by_heads(const Tensor& qkv, const AttentionShape& shape) {
-  return qkv.reshaped({qkv.dim(0), shape.heads + 2 * shape.kv_heads, shape.head_dim});
+LinearOptions qkv_options(const std::string& prefix, const config::Model& model,
+                          const Placement& place) {
+  LinearOptions options;
+  if (model.qkv_bias) {
+    options.bias = qkv_parts(prefix, "bias", {1}, model, place);
+  }
+  return options;
+}
+
+AttentionShape own_heads(const config::Model& model, const Placement& place) {
+  return {.heads = model.heads / place.tp,
+          .kv_heads = kv_heads_of_rank(model.kv_heads, place.tp),
+          .head_dim = model.head_dim,
+          .v_dim = model.head_dim,
+          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(model.head_dim)))};
+}
+
+QkNorm make_norm(Parameters& parameters, const std::string& prefix, const config::Model& model,
+                 const AttentionShape& shape, const Placement& place) {
+  const std::string q = prefix + "q_norm.weight";
+  const std::string k = prefix + "k_norm.weight";
+  const bool whole = model.qk_norm == config::QkNorm::kProjection;
+  const Shape head{model.head_dim};
+  return {parameters,
+          model,
+          {shape.heads, shape.kv_heads},
+          whole ? query_part(q, {1}, model, place) : copied_tensor(q, head, place),
+          whole ? kv_part(k, {1}, model, place) : copied_tensor(k, head, place)};
+}
+
+Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int64_t heads,
+                     const Placement& place) {
+  return parameters.add({.shape = {place.of(heads).count},
+                         .tensors = {split_tensor(prefix + "sinks", {heads}, 0, place.of(heads))},
+                         .in_products = false});
 }
 
 }  // namespace
 
-Attention::Attention(Parameters& parameters, const std::string& prefix, const AttentionSpec& spec)
-    : shape_(own_heads(spec)),
-      rope_theta_(static_cast<float>(spec.rope_theta)),
-      qkv_(parameters,
-           {head_rows(prefix + "q_proj.weight", spec.heads, spec.place.of(spec.heads), spec),
-            kv_rows(prefix + "k_proj.weight", spec), kv_rows(prefix + "v_proj.weight", spec)},
-           Linear::Full::kInputGradient, spec.init_std),
-      output_(parameters,
-              {split_tensor(prefix + "o_proj.weight", {spec.d_model, spec.heads * spec.head_dim}, 1,
-                            {shape_.heads * shape_.head_dim * spec.place.tp_rank,
-                             shape_.heads * shape_.head_dim})},
-              Linear::Full::kOutput, spec.output_std) {}
+Tensor first_keys(Context& ctx, std::int64_t window) {
+  if (window == 0) {
+    return ctx.batch.first_key;
+  }
+  std::vector<std::int32_t> first = ctx.host_batch->first_key;
+  for (std::size_t t = 0; t < first.size(); ++t) {
+    const std::int64_t oldest = static_cast<std::int64_t>(t) - window + 1;
+    first[t] = static_cast<std::int32_t>(std::max<std::int64_t>(first[t], oldest));
+  }
+  return to_device(ctx.backend, first, {std::ssize(first)});
+}
+
+LinearOptions output_options(const std::string& prefix, const config::Model& model,
+                             const Placement& place) {
+  LinearOptions options;
+  if (model.output_bias) {
+    options.bias = {copied_tensor(prefix + "o_proj.bias", {model.d_model}, place)};
+    options.adds_bias = place.tp_rank == 0;
+  }
+  return options;
+}
+
+Attention::Attention(Parameters& parameters, const std::string& prefix, const config::Model& model,
+                     std::int64_t layer, double init_std, double output_std, const Placement& place)
+    : shape_(own_heads(model, place)),
+      window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
+      clip_(static_cast<float>(model.clip_qkv)),
+      rope_(model, model.head_dim),
+      qkv_(parameters, qkv_parts(prefix, "weight", {1, model.d_model}, model, place),
+           Linear::Full::kInputGradient, init_std, qkv_options(prefix, model, place)),
+      output_(
+          parameters,
+          {split_tensor(
+              prefix + "o_proj.weight", {model.d_model, model.heads * model.head_dim}, 1,
+              {shape_.heads * shape_.head_dim * place.tp_rank, shape_.heads * shape_.head_dim})},
+          Linear::Full::kOutput, output_std, output_options(prefix, model, place)) {
+  if (model.qk_norm != config::QkNorm::kNone) {
+    norm_.emplace(make_norm(parameters, prefix, model, shape_, place));
+  }
+  if (model.sinks) {
+    sinks_ = &add_sinks(parameters, prefix, model.heads, place);
+  }
+}
+
+RowGroups Attention::rotated() const {
+  return {0, shape_.heads + shape_.kv_heads, shape_.head_dim, shape_.head_dim};
+}
+
+// What is rotated next, from what the products gave: normed, then clamped.
+Tensor Attention::prepared(Context& ctx, const Tensor& raw, QkNorm::Saved& saved) const {
+  Tensor qkv = ctx.empty(raw.dtype(), raw.shape());
+  ctx.backend.convert(raw, qkv);
+  if (norm_) {
+    norm_->forward(ctx, raw, qkv, saved);
+  }
+  if (clip_ > 0.0F) {
+    ctx.backend.clamp(qkv, clip_);
+  }
+  return qkv;
+}
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
   const std::int64_t tokens = x.dim(0);
   s.qkv = qkv_.forward(ctx, x, saved != nullptr ? &s.qkv_in : nullptr);
-  ctx.backend.rope(by_heads(s.qkv, shape_), shape_.heads + shape_.kv_heads, ctx.batch.position,
-                   rope_theta_, Direction::kForward);
+  if (norm_ || clip_ > 0.0F) {
+    s.raw = s.qkv;
+    s.qkv = prepared(ctx, s.raw, s.norm);
+  }
+  rope_.rotate(ctx, s.qkv, rotated(), Direction::kForward);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(s.qkv, shape_, ctx.batch.first_key, s.out, s.lse);
+  ctx.backend.attention(s.qkv, shape_, first_keys(ctx, window_), s.out, s.lse);
+  if (sinks_ != nullptr) {
+    ctx.backend.add_sinks(sinks_->value, s.out, s.lse);
+  }
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}),
                          saved != nullptr ? &s.out_in : nullptr);
 }
 
 Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
+  if (sinks_ != nullptr) {
+    ctx.backend.sinks_backward(dout, saved.out, saved.lse, sinks_->value, sinks_->grad);
+  }
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_, ctx.batch.first_key,
-                                 dqkv);
-  ctx.backend.rope(by_heads(dqkv, shape_), shape_.heads + shape_.kv_heads, ctx.batch.position,
-                   rope_theta_, Direction::kInverse);
+  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_,
+                                 first_keys(ctx, window_), dqkv);
+  rope_.rotate(ctx, dqkv, rotated(), Direction::kInverse);
+  if (clip_ > 0.0F) {
+    QkNorm::Saved again;
+    Tensor unclipped = saved.raw;
+    if (norm_) {
+      unclipped = ctx.empty(saved.raw.dtype(), saved.raw.shape());
+      ctx.backend.convert(saved.raw, unclipped);
+      norm_->forward(ctx, saved.raw, unclipped, again);
+    }
+    ctx.backend.clamp_backward(dqkv, unclipped, clip_);
+  }
+  if (norm_) {
+    norm_->backward(ctx, dqkv, saved.raw, saved.norm);
+  }
   return qkv_.backward(ctx, dqkv, saved.qkv_in);
 }
 

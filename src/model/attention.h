@@ -1,38 +1,56 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
+#include "config/config.h"
 #include "model/context.h"
 #include "model/linear.h"
+#include "model/qk_norm.h"
+#include "model/rope.h"
 
 namespace moesaic::model {
 
-struct AttentionSpec {
-  std::int64_t d_model, heads, kv_heads, head_dim;
-  double rope_theta, init_std, output_std;
-  Placement place;
-};
+/// The keys that each token of the micro-batch may see begin here: those of its document, at most
+/// `window` of them, its own included. 0: no limit. (T) int32
+Tensor first_keys(Context& ctx, std::int64_t window);
 
-/// Causal grouped-query self-attention with rotary positions, within each token's document.
+/// What the product that joins the residual stream has: with model.output_bias a bias, which the
+/// first rank of tp adds.
+LinearOptions output_options(const std::string& prefix, const config::Model& model,
+                             const Placement& place);
+
+/// Causal grouped-query self-attention with rotary positions, within each token's document and
+/// perhaps a sliding window; queries and keys may be normed, clamped and joined by a sink.
 /// Heads are split over tp; key and value heads are copied where there are fewer of them than
 /// ranks. x: (T, D) compute   y: (T, D) fp32, this rank's term   Ainslie et al. 2023, Su et al.
-/// 2021
+/// 2021. Collective over tp where a norm is over all heads.
 class Attention {
  public:
   struct Saved {
     Linear::Saved qkv_in, out_in;
     Tensor qkv, out, lse;  // qkv: after the rotation
+    Tensor raw;            // before norm and clamp, if there are any
+    QkNorm::Saved norm;
   };
 
   /// prefix: "model.layers.N.self_attn."
-  Attention(Parameters& parameters, const std::string& prefix, const AttentionSpec& spec);
+  Attention(Parameters& parameters, const std::string& prefix, const config::Model& model,
+            std::int64_t layer, double init_std, double output_std, const Placement& place);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
  private:
+  RowGroups rotated() const;
+  Tensor prepared(Context& ctx, const Tensor& raw, QkNorm::Saved& saved) const;
+
   AttentionShape shape_;
-  float rope_theta_;
+  std::int64_t window_;
+  float clip_;
+  Rope rope_;
   Linear qkv_, output_;
+  std::optional<QkNorm> norm_;
+  Parameter* sinks_ = nullptr;  // (H)
 };
 static_assert(Layer<Attention>);
 

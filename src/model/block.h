@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "model/attention.h"
+#include "model/latent_attention.h"
 #include "model/moe.h"
 #include "model/rms_norm.h"
 #include "model/swiglu.h"
@@ -14,14 +15,15 @@ namespace moesaic::model {
 /// x, y: (t, D) fp32, the rows that a rank of tp has outside. Collective over tp and experts.
 class Block {
  public:
+  using SelfAttention = std::variant<Attention, LatentAttention>;
   using Ffn = std::variant<Swiglu, Moe>;
   struct Saved {
     RmsNorm::Saved attention_norm, ffn_norm;
-    Attention::Saved attention;
+    std::variant<Attention::Saved, LatentAttention::Saved> attention;
     std::variant<Swiglu::Saved, Moe::Saved> ffn;
   };
 
-  Block(RmsNorm attention_norm, Attention attention, RmsNorm ffn_norm, Ffn ffn);
+  Block(RmsNorm attention_norm, SelfAttention attention, RmsNorm ffn_norm, Ffn ffn);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
@@ -29,7 +31,7 @@ class Block {
 
  private:
   RmsNorm attention_norm_;
-  Attention attention_;
+  SelfAttention attention_;
   RmsNorm ffn_norm_;
   Ffn ffn_;
 };

@@ -1,9 +1,10 @@
 #pragma once
 
-#include <array>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "config/config.h"
 #include "model/context.h"
 #include "model/parameters.h"
 
@@ -11,7 +12,7 @@ namespace moesaic::model {
 
 /// The experts of this rank, by their numbers: SwiGLUs over rows grouped by expert. F is split over
 /// tp unless the experts are folded; y is this rank's term then. x, y: (R, D) compute   gate_up:
-/// (E_local, 2F, D)   down: (E_local, D, F)
+/// (E_local, 2F, D)   down: (E_local, D, F), each perhaps with a bias (model.expert_bias)
 class Experts {
  public:
   struct Saved {
@@ -20,8 +21,8 @@ class Experts {
 
   /// prefix: "model.layers.N.mlp.experts."
   Experts(Parameters& parameters, const std::string& prefix, std::span<const std::int32_t> numbers,
-          std::int64_t d_model, std::int64_t hidden, double init_std, double output_std,
-          bool buffered, const Placement& place);
+          const config::Model& model, double init_std, double output_std, bool buffered,
+          const Placement& place);
 
   /// offsets: [count + 1] of each expert's rows.
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
@@ -29,13 +30,21 @@ class Experts {
   Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
                   const Saved& saved) const;  // dx: compute
 
-  /// Each with the experts of this rank as its first dim.
-  std::array<Parameter*, 2> parameters() const { return {&gate_up_, &down_}; }
+  /// Of each, equal parts belong to the experts of this rank, in order.
+  std::vector<Parameter*> parameters() const;
 
  private:
+  void add_biases(Parameters& parameters, const std::string& prefix,
+                  std::span<const std::int32_t> numbers, const config::Model& model, bool buffered,
+                  const Placement& place);
+
   std::int64_t hidden_;
+  float limit_;  // of SwiGLU
   Parameter& gate_up_;
   Parameter& down_;
+  Parameter* gate_up_bias_ = nullptr;  // (E_local 2F)
+  Parameter* down_bias_ = nullptr;     // (E_local D)
+  bool adds_down_bias_;                // else another rank of tp does
 };
 
 }  // namespace moesaic::model

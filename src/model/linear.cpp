@@ -1,5 +1,7 @@
 #include "model/linear.h"
 
+#include <array>
+
 namespace moesaic::model {
 namespace {
 
@@ -11,18 +13,33 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
   return {rows, tensors.front().part_shape()[1]};
 }
 
+std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
+
 }  // namespace
 
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
-               double init_std)
-    : weight_(
-          parameters.add({.shape = stacked(tensors), .tensors = tensors, .init_std = init_std})),
-      full_(full) {}
+               double init_std, const LinearOptions& options)
+    : weight_(parameters.add({.shape = stacked(tensors),
+                              .tensors = tensors,
+                              .init_std = init_std,
+                              .sum = options.sum})),
+      adds_bias_(options.adds_bias),
+      full_(full) {
+  if (!options.bias.empty()) {
+    bias_ = &parameters.add({.shape = {weight_.spec.shape[0]},
+                             .tensors = options.bias,
+                             .sum = options.sum,
+                             .in_products = false});
+  }
+}
 
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
-  const DType dtype = full_ == Full::kOutput ? DType::kF32 : ctx.compute;
-  Tensor y = ctx.empty(dtype, {x.dim(0), weight_.value.dim(0)});
+  const DType dtype = full_ == Full::kInputGradient ? ctx.compute : DType::kF32;
+  Tensor y = ctx.empty(dtype, {x.dim(0), weight_.spec.shape[0]});
   ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, y, Write::kOverwrite);
+  if (bias_ != nullptr && adds_bias_) {
+    ctx.backend.add_bias(y, all_of(y), bias_->value);
+  }
   if (saved != nullptr) {
     saved->x = x;
   }
@@ -32,7 +49,10 @@ Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
 Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor d = ctx.as(ctx.compute, dy);
   ctx.backend.matmul(d, Transpose::kYes, saved.x, Transpose::kNo, weight_.grad, Write::kAdd);
-  const DType dtype = full_ == Full::kInputGradient ? DType::kF32 : ctx.compute;
+  if (bias_ != nullptr) {
+    ctx.backend.bias_backward(d, all_of(d), bias_->grad);
+  }
+  const DType dtype = full_ == Full::kOutput ? ctx.compute : DType::kF32;
   Tensor dx = ctx.empty(dtype, saved.x.shape());
   ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
   return dx;

@@ -8,23 +8,32 @@
 
 namespace moesaic::model {
 
-/// y = x weight^T.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)
-/// stacked y is fp32 where it joins the residual stream, else compute; dx likewise where x came
+/// What a product has besides weights.
+struct LinearOptions {
+  std::vector<PublicTensor> bias = {};  // (out) stacked as the weights; empty: none
+  bool adds_bias = true;                // false: to its term of y another rank of tp does
+  SumOver sum = SumOver::kReplicas;     // of the weights' gradient
+};
+
+/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)
+/// stacked   y is fp32 where it joins the residual stream, else compute; dx likewise where x came
 /// from it.
 class Linear {
  public:
-  enum class Full { kOutput, kInputGradient };  // which of the two is fp32
+  enum class Full { kOutput, kInputGradient, kBoth };  // which of the two is fp32
   struct Saved {
     Tensor x;
   };
 
   Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
-         double init_std);
+         double init_std, const LinearOptions& options = {});
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
  private:
   Parameter& weight_;
+  Parameter* bias_ = nullptr;
+  bool adds_bias_;
   Full full_;
 };
 static_assert(Layer<Linear>);

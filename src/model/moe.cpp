@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "config/layers.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -40,15 +41,19 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
       pool_(pool),
       router_(parameters, prefix, model, options, moe_layer, pool, init_std, place),
       experts_(parameters, prefix + "experts.",
-               pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model.d_model,
-               model.expert_d_ff, init_std, output_std, options.gradient_buffer > 0, place),
+               pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model, init_std,
+               output_std, options.gradient_buffer > 0, place),
       expert_rank_(static_cast<std::size_t>(place.expert_rank)) {
   if (options.gradient_buffer > 0) {
     buffer_state_ = &parameters.add(buffer_spec(prefix, pool.size(), place));
   }
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
-                    model.shared_experts * model.expert_d_ff, init_std, output_std, place);
+                    config::shared_width(model), init_std, output_std, place);
+    if (model.shared_gate) {
+      shared_->add_gate(parameters, prefix + "shared_expert_gate.weight", model.d_model, init_std,
+                        place);
+    }
   }
 }
 

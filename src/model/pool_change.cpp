@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "config/layers.h"
 #include "config/pool.h"
 
 namespace moesaic::model {
@@ -141,9 +142,10 @@ const LayerChange* PoolChange::of(const std::string& tensor) const {
   if (!tensor.starts_with(kPrefix) || tensor.compare(dot, 5, ".mlp.") != 0) {
     return nullptr;
   }
-  const std::int64_t layer =
-      std::stoll(tensor.substr(kPrefix.size(), dot - kPrefix.size())) - first_layer;
-  return layer < 0 ? nullptr : &layers.at(static_cast<std::size_t>(layer));
+  const std::int64_t layer = std::stoll(tensor.substr(kPrefix.size(), dot - kPrefix.size()));
+  const auto found = std::find(numbers.begin(), numbers.end(), layer);
+  return found == numbers.end() ? nullptr
+                                : &layers.at(static_cast<std::size_t>(found - numbers.begin()));
 }
 
 std::string PoolChange::text() const {
@@ -163,8 +165,8 @@ std::string PoolChange::text() const {
     for (const std::int32_t e : layer.turned('s', 'r')) {
       done.push_back(fmt::format("{} promoted", e));
     }
-    parts.push_back(fmt::format("layer {}: {}", first_layer + static_cast<std::int64_t>(i),
-                                done.empty() ? "as before" : join(done, ", ")));
+    parts.push_back(
+        fmt::format("layer {}: {}", numbers[i], done.empty() ? "as before" : join(done, ", ")));
   }
   return join(parts, "; ");
 }
@@ -181,9 +183,9 @@ std::vector<std::vector<std::string>> PoolChange::rows() const {
     for (std::size_t e = 0; e < layer.before.size(); ++e) {
       load.push_back(layer.before[e] == 'x' ? "-" : fmt::format("{:.3f}", layer.load[e]));
     }
-    rows.push_back({std::to_string(first_layer + static_cast<std::int64_t>(i)),
-                    text_of(layer.turned('\0', 'r')), from.empty() ? "-" : join(from, ","),
-                    text_of(layer.turned('r', 'x')), text_of(layer.turned('s', 'r')),
+    rows.push_back({std::to_string(numbers[i]), text_of(layer.turned('\0', 'r')),
+                    from.empty() ? "-" : join(from, ","), text_of(layer.turned('r', 'x')),
+                    text_of(layer.turned('s', 'r')),
                     std::to_string(config::count_of(layer.after, 'r')), join(load, " ")});
   }
   return rows;
@@ -193,8 +195,8 @@ PoolChange change_pools(const config::Config& config,
                         const std::vector<config::PoolRequest>& requests,
                         const std::vector<std::vector<float>>& load) {
   const config::Model& model = config.model;
-  PoolChange change{.first_layer = model.dense_layers, .seed = config.train.seed, .layers = {}};
-  if (model.dense_layers >= model.layers) {
+  PoolChange change{.numbers = config::moe_layers(model), .seed = config.train.seed, .layers = {}};
+  if (change.numbers.empty()) {
     throw Error(Exit::kUsage, "the model has no layer with experts");
   }
   if (config.router.groups > 1) {
@@ -203,13 +205,13 @@ PoolChange change_pools(const config::Config& config,
                             "groups, experts can neither come nor go",
                             config.router.groups));
   }
-  for (std::int64_t layer = 0; layer < model.layers - model.dense_layers; ++layer) {
+  for (std::int64_t layer = 0; layer < std::ssize(change.numbers); ++layer) {
     LayerChange& one = change.layers.emplace_back();
     one.before = one.after = config::pool_of(model, config.router, layer);
     one.load = load.empty() ? std::vector<float>(one.before.size(), 0.0F)
                             : load[static_cast<std::size_t>(layer)];
     for (const PoolRequest& request : requests) {
-      Changer(request, config, layer + model.dense_layers, one).apply();
+      Changer(request, config, change.numbers[static_cast<std::size_t>(layer)], one).apply();
     }
   }
   return change;

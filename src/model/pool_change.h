@@ -28,8 +28,8 @@ struct LayerChange {
 
 /// A change of all pools, applied while a checkpoint is loaded (load_parameters).
 struct PoolChange {
-  std::int64_t first_layer = 0;  // of the model, that is an MoE layer; the others follow
-  std::int64_t seed = 1;         // of what is new
+  std::vector<std::int64_t> numbers;  // of the MoE layers in the model
+  std::int64_t seed = 1;              // of what is new
   std::vector<LayerChange> layers;
 
   /// nullptr: the tensor is in no MoE layer.

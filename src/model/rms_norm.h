@@ -14,8 +14,9 @@ class RmsNorm {
     Tensor x, rstd;
   };
 
+  /// partial: each rank of tp gets a part of dy, of all rows.
   RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
-          const Placement& place);
+          const Placement& place, bool partial = false);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dy, dx: fp32
 

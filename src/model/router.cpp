@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "model/forced_routing.h"
@@ -18,6 +19,7 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
           .candidates = router.candidates,
           .groups = router.groups,
           .top_groups = router.top_groups,
+          .group_best = router.group_score == config::GroupScore::kMax ? 1 : 2,
           .threshold = static_cast<float>(router.threshold),
           .temperature = static_cast<float>(router.temperature),
           .normalize = router.normalize,
@@ -83,6 +85,11 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       load_(parameters.add(state_spec(prefix + "gate.load", pool.size(), 0.0, place))) {
   gate_.spec.tensors.front().rows = TensorRows::kExperts;
   load_.spec.tensors.front().may_be_missing = true;
+  if (options.gate_bias) {
+    ParameterSpec spec = gate_spec(prefix + "gate.bias", {pool.size()}, 0.0, place);
+    spec.tensors.front().rows = TensorRows::kExperts;
+    gate_bias_ = &parameters.add(std::move(spec));
+  }
   if (options.task_gate) {
     query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
                                        {model.head_dim, model.d_model}, init_std, place));
@@ -115,6 +122,9 @@ Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
   Tensor logits = ctx.empty(DType::kF32, {x.dim(0), pool_.size()});
   ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
                      Write::kOverwrite);
+  if (gate_bias_ != nullptr) {
+    ctx.backend.add_bias(logits, std::array<std::int64_t, 2>{0, x.dim(0)}, gate_bias_->value);
+  }
   return logits;
 }
 
@@ -287,6 +297,10 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   if (task_weights_ != nullptr) {
     ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
                                    task_weights_->grad.reshaped({tasks_, pool_.size()}));
+  }
+  if (gate_bias_ != nullptr) {
+    ctx.backend.bias_backward(dlogits, std::array<std::int64_t, 2>{0, dlogits.dim(0)},
+                              gate_bias_->grad);
   }
   const Tensor x = ctx.as(DType::kF32, saved.x);
   const Tensor gate_in = query_ != nullptr ? saved.query : x;

@@ -16,8 +16,8 @@ namespace moesaic::model {
 /// x: (t, D) compute; logits, scores, weights: fp32 in every precision.
 /// Logits: x gate^T; with task_gate those of a gate of two layers: attention of the token's query
 /// over one key for each expert, (W x) . key / sqrt(d), of which the best candidates go on; to
-/// these the weights of the token's task are added. Then the temperature divides; Backend::route
-/// says how logits become scores, choices and weights.
+/// these the weights of the token's task are added, and perhaps a bias. Then the temperature
+/// divides; Backend::route says how logits become scores, choices and weights.
 /// Auxiliary terms, averaged over the global batch's tokens:
 ///   aux = R / C sum_e n_e P_e  (Fedus et al. 2022, eq. 4) for R regular experts, with n_e of the C
 ///   choices, over the tokens that aux_scope names; P_e from scores normalised to sum 1
@@ -81,6 +81,7 @@ class Router {
   Parameter& gate_;                    // (E, D), or the keys (E, d)
   Parameter& load_;                    // (E)
   Parameter* query_ = nullptr;         // (d, D)
+  Parameter* gate_bias_ = nullptr;     // (E)
   Parameter* task_weights_ = nullptr;  // (tasks E)
   Parameter* bias_ = nullptr;
   Parameter* previous_load_ = nullptr;

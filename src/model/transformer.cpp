@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "config/layers.h"
 #include "config/pool.h"
 #include "model/tensor_parallel.h"
 
@@ -62,13 +63,26 @@ Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
                     const std::vector<ExpertPool>& pools, const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
-  if (layer < model.dense_layers) {
+  if (!config::has_experts(model, layer)) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
                   place);
   }
-  const std::int64_t moe_layer = layer - model.dense_layers;
+  std::int64_t moe_layer = 0;
+  for (std::int64_t before = 0; before < layer; ++before) {
+    moe_layer += config::has_experts(model, before) ? 1 : 0;
+  }
   return Moe(parameters, prefix, model, router, moe_layer,
              pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model), place);
+}
+
+Block::SelfAttention make_attention(Parameters& parameters, const config::Model& model,
+                                    std::int64_t layer, const Placement& place) {
+  const std::string prefix = fmt::format("model.layers.{}.self_attn.", layer);
+  if (config::is_latent(model)) {
+    return LatentAttention(parameters, prefix, model, layer, init_std(model), output_std(model),
+                           place);
+  }
+  return Attention(parameters, prefix, model, layer, init_std(model), output_std(model), place);
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
@@ -77,18 +91,10 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
   const auto eps = static_cast<float>(model.norm_eps);
   const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
                                place);
-  const Attention attention(parameters, prefix + "self_attn.",
-                            {.d_model = model.d_model,
-                             .heads = model.heads,
-                             .kv_heads = model.kv_heads,
-                             .head_dim = model.head_dim,
-                             .rope_theta = model.rope_theta,
-                             .init_std = init_std(model),
-                             .output_std = output_std(model),
-                             .place = place});
+  Block::SelfAttention attention = make_attention(parameters, model, layer, place);
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
                          place);
-  return {attention_norm, attention, ffn_norm,
+  return {attention_norm, std::move(attention), ffn_norm,
           make_ffn(parameters, model, router, layer, pools, place)};
 }
 
@@ -98,10 +104,9 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
                          const config::Router& router, const Placement& place)
     : width_(model.d_model),
       vocabulary_(place.of(model.vocab_size)),
-      embedding_(add_embedding(parameters, model, place)) {
-  for (std::int64_t layer = model.dense_layers; layer < model.layers; ++layer) {
-    const std::int64_t moe_layer = std::ssize(moe_layers_);
-    moe_layers_.push_back(layer);
+      embedding_(add_embedding(parameters, model, place)),
+      moe_layers_(config::moe_layers(model)) {
+  for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
     pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks,
                                model.load.empty()
                                    ? std::span<const float>()

@@ -1,6 +1,7 @@
 #include "plan/layout.h"
 
 #include "base/share.h"
+#include "config/layers.h"
 
 namespace moesaic::plan {
 
@@ -22,7 +23,7 @@ Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t st
   for (std::int64_t c = stage; c < layout.pp * layout.chunks; c += layout.pp) {
     const Slice layers = layers_of_chunk(model.layers, c, layout.pp * layout.chunks);
     for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {
-      ++(layer < model.dense_layers ? held.dense : held.moe);
+      ++(config::has_experts(model, layer) ? held.moe : held.dense);
     }
   }
   return held;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/share.h"
+#include "config/layers.h"
 #include "config/pool.h"
 #include "plan/model_size.h"
 #include "plan/numbers.h"
@@ -30,11 +31,17 @@ double outside(const Layout& layout, double tokens) {
   return layout.sequence ? tokens / real(layout.tp) : tokens;
 }
 
-/// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum).
+/// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum; q, k, v
+/// before norm and clamp; latent vectors and what they are made of).
 Numbers attention_part(const config::Model& m, const Layout& layout, double tokens) {
   const Heads heads = heads_of(m, layout);
-  return {tokens * (real(2 * m.d_model) + 2.0 * (heads.query + heads.kv) * real(m.head_dim)),
-          outside(layout, tokens) * real(2 * m.d_model + 2) + tokens * heads.query};
+  const double k = real(config::key_width(m));
+  const double v = real(config::value_width(m));
+  const double qkv = heads.query * k + heads.kv * (k + v);
+  const bool raw = m.qk_norm != config::QkNorm::kNone || m.clip_qkv > 0.0;
+  const double latent = real(m.q_lora_rank + m.kv_lora_rank);
+  return {tokens * (real(2 * m.d_model) + (raw ? 2.0 : 1.0) * qkv + heads.query * v + latent),
+          outside(layout, tokens) * real(2 * m.d_model + 2) + tokens * (heads.query + latent)};
 }
 
 /// One layer with its gated feed-forward part: gate, up and their product.
@@ -50,7 +57,7 @@ Numbers moe_layer(const config::Config& config, const Layout& layout, double tok
   const config::Model& m = config.model;
   const std::int64_t experts = config::expert_numbers(m, config.router);
   Numbers n = attention_part(m, layout, tokens);
-  n.compute += tokens * real(3 * m.shared_experts * m.expert_d_ff) / real(layout.tp) +
+  n.compute += tokens * real(3 * config::shared_width(m)) / real(layout.tp) +
                rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
   n.fp32 += tokens * (real(3 * experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
   return n;
@@ -92,15 +99,26 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
       std::ceil(real(config::count_of(pool, 's')) / real(layout.expert_ranks()));
 
   Held held;
+  const AttentionSize a = attention_size(m);
+  const double shared_gate = m.shared_experts > 0 && m.shared_gate ? real(s.moe) * d : 0.0;
+  const double split_bias = m.expert_bias ? real(2 * m.expert_d_ff) : 0.0;
+  const double whole_bias = m.expert_bias ? d : 0.0;
+  const double vectors = layers * (heads.query * real(a.head_vectors) +
+                                   heads.kv * real(a.kv_head_vectors) + real(a.output_bias));
+  const double biases =
+      real(s.moe) * fullest * (split_bias / real(layout.expert_split()) + whole_bias);
   held.experts =
-      real(s.moe) * fullest * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split());
-  held.summed_over_stage = gates + (layout.sequence ? norms : 0.0);
-  held.others = layers * d * (2.0 * heads.query + 2.0 * heads.kv) * real(m.head_dim) +
-                (real(s.dense * m.d_ff) + real(s.moe * m.shared_experts * m.expert_d_ff)) * 3.0 *
-                    d / real(layout.tp) +
-                (layout.sequence ? 0.0 : norms) + real(s.moe) * state + (own_table ? table : 0.0) +
-                (s.head ? table : 0.0);
-  held.not_in_products = norms + gates + real(s.moe) * state + (own_table ? table : 0.0);
+      real(s.moe) * fullest * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split()) + biases;
+  held.summed_over_stage = gates + (layout.sequence ? norms : 0.0) +
+                           layers * real(a.shared + a.shared_vectors) + shared_gate;
+  held.others =
+      layers * (heads.query * real(a.by_head) + heads.kv * real(a.by_kv_head)) + vectors +
+      (real(s.dense * m.d_ff) + real(s.moe * config::shared_width(m))) * 3.0 * d / real(layout.tp) +
+      (layout.sequence ? 0.0 : norms) + real(s.moe) * state + (own_table ? table : 0.0) +
+      (s.head ? table : 0.0);
+  held.not_in_products = norms + gates + shared_gate + vectors + biases +
+                         layers * real(a.shared_vectors) + real(s.moe) * state +
+                         (own_table ? table : 0.0);
   return held;
 }
 

@@ -17,7 +17,7 @@ struct Count {
 /// Parameters by class. The embedding's are all counted as active.
 struct ModelSize {
   Count embedding;  // (V, D)
-  Count attention;  // q, k, v and o projections
+  Count attention;  // its projections, with biases, norms and sinks
   Count dense_ff;   // gate, up and down of the dense layers
   Count router;
   Count experts;         // gate, up and down of the routed experts
@@ -36,6 +36,24 @@ struct GateSize {
   std::int64_t state = 0;     // vectors (E) that no gradient trains: bias, load of the step before
 };
 GateSize gate_size(const config::Config& config);
+
+/// Parameters of one attention layer, by what they are split with over tp.
+struct AttentionSize {
+  std::int64_t by_head = 0;       // weights of products for one query head
+  std::int64_t by_kv_head = 0;    // and for one key and value head
+  std::int64_t shared = 0;        // those of the latent vectors, which all heads share
+  std::int64_t head_vectors = 0;  // elements of biases, norms and sinks, likewise
+  std::int64_t kv_head_vectors = 0;
+  std::int64_t shared_vectors = 0;
+  std::int64_t output_bias = 0;
+
+  std::int64_t products(const config::Model& model) const;
+  std::int64_t vectors(const config::Model& model) const;
+};
+AttentionSize attention_size(const config::Model& model);
+
+/// Weights and biases of one routed expert.
+std::int64_t expert_size(const config::Model& model);
 
 /// Of a resolved config.
 ModelSize model_size(const config::Config& config);

@@ -2,6 +2,7 @@
 
 #include "base/share.h"
 #include "plan/memory.h"
+#include "plan/model_size.h"
 #include "plan/numbers.h"
 
 namespace moesaic::plan {
@@ -79,8 +80,9 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
     traffic.ends = 2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
   }
-  traffic.kv =
-      2.0 * kFp32 * real(s.dense + s.moe) * 2.0 * real(m.head_dim * m.d_model) * ring(copies);
+  traffic.kv = 2.0 * kFp32 * real(s.dense + s.moe) *
+               real(attention_size(m).by_kv_head + attention_size(m).kv_head_vectors) *
+               ring(copies);
   return traffic;
 }
 

@@ -7,8 +7,8 @@ using model::Moe;
 using model::Parameter;
 
 // The owned rows of one of this rank's experts.
-Slice owned_rows_of(const Parameter& p, std::size_t expert) {
-  const std::int64_t each = p.all_rows().count / p.spec.shape[0];
+Slice owned_rows_of(const Parameter& p, std::size_t expert, std::int64_t experts) {
+  const std::int64_t each = p.all_rows().count / experts;
   return overlap({static_cast<std::int64_t>(expert) * each, each}, p.owned);
 }
 
@@ -43,7 +43,7 @@ void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit)
     }
     for (const Expert& expert : experts(*moe, layer, stats)) {
       for (const Parameter* const p : moe->experts().parameters()) {
-        visit(*p, owned_rows_of(*p, expert.index), expert);
+        visit(*p, owned_rows_of(*p, expert.index, std::ssize(moe->numbers())), expert);
       }
     }
   }

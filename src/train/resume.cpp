@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "config/compare.h"
+#include "config/layers.h"
 #include "config/pool.h"
 #include "io/checkpoint.h"
 
@@ -30,8 +31,9 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
     flat[key] = value;
   }
   std::vector<std::string> pool;
-  for (std::int64_t layer = config.model.dense_layers; layer < config.model.layers; ++layer) {
-    pool.push_back(config::pool_of(config.model, config.router, layer - config.model.dense_layers));
+  const auto layers = std::ssize(config::moe_layers(config.model));
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    pool.push_back(config::pool_of(config.model, config.router, layer));
   }
   return {{"step", progress.step},
           {"cursor", progress.cursor},

@@ -34,14 +34,16 @@ BENCHMARK(rms_norm_backward)->UseRealTime();
 
 // Queries and keys of a fused tensor: dtype. In place, so that they are read and written.
 void rope(benchmark::State& state) {
-  const Tensor qkv = normal({kTokens, 3 * kHeads, kHeadDim}, dtype_of_case(state));
+  const Tensor qkv = normal({kTokens, 3 * kHeads * kHeadDim}, dtype_of_case(state));
+  const Tensor frequency = normal({kHeadDim / 2});
   std::vector<std::int32_t> place;
   for (std::int64_t t = 0; t < kTokens; ++t) {
     place.push_back(static_cast<std::int32_t>(t % kDim));
   }
   const Tensor position = indices(place, {kTokens});
   for (auto _ : state) {
-    backend().rope(qkv, 2 * kHeads, position, 10000.0F, Direction::kForward);
+    backend().rope(qkv, {0, 2 * kHeads, kHeadDim, kHeadDim}, position, frequency, {},
+                   Direction::kForward);
   }
   count_bytes(state, 2 * (qkv.bytes() / 3 * 2));
 }
@@ -53,7 +55,7 @@ void swiglu(benchmark::State& state) {
   const Tensor gate_up = normal({kRows, 2 * kHidden}, dtype);
   const Tensor y = zeros({kRows, kHidden}, dtype);
   for (auto _ : state) {
-    backend().swiglu(gate_up, y);
+    backend().swiglu(gate_up, 0.0F, y);
   }
   count_bytes(state, gate_up.bytes() + y.bytes());
 }
@@ -65,7 +67,7 @@ void swiglu_backward(benchmark::State& state) {
   const Tensor dy = normal({kRows, kHidden}, dtype);
   const Tensor dgate_up = zeros(gate_up.shape(), dtype);
   for (auto _ : state) {
-    backend().swiglu_backward(dy, gate_up, dgate_up);
+    backend().swiglu_backward(dy, gate_up, 0.0F, dgate_up);
   }
   count_bytes(state, dy.bytes() + gate_up.bytes() + dgate_up.bytes());
 }

@@ -20,14 +20,17 @@ TEST_P(SwigluKernels, ForwardAndBackward) {
       const Vector gate_up = random({rows, 2, width}, "gate_up", compute());
       const Vector dy = random({rows, width}, "dy", compute());
       const Tensor there = upload(gate_up, {rows, 2 * width}, compute());
-      const Tensor y = poisoned({rows, width}, compute());
-      const Tensor dgate_up = poisoned({rows, 2 * width}, compute());
-      backend().swiglu(there, y);
-      backend().swiglu_backward(upload(dy, {rows, width}, compute()), there, dgate_up);
-      const std::string what = fmt::format("({}, {})", rows, width);
-      expect_close(download(y), reference::swiglu(gate_up, width), tolerance(), "y " + what);
-      expect_close(download(dgate_up), reference::swiglu_backward(dy, gate_up, width), tolerance(),
-                   "dgate_up " + what);
+      for (const float limit : {0.0F, 0.8F}) {
+        const Tensor y = poisoned({rows, width}, compute());
+        const Tensor dgate_up = poisoned({rows, 2 * width}, compute());
+        backend().swiglu(there, limit, y);
+        backend().swiglu_backward(upload(dy, {rows, width}, compute()), there, limit, dgate_up);
+        const std::string what = fmt::format("({}, {}) within {}", rows, width, limit);
+        expect_close(download(y), reference::swiglu(gate_up, width, limit), tolerance(),
+                     "y " + what);
+        expect_close(download(dgate_up), reference::swiglu_backward(dy, gate_up, width, limit),
+                     tolerance(), "dgate_up " + what);
+      }
     }
   }
 }
@@ -38,8 +41,8 @@ TEST_P(SwigluKernels, SaturatesWithoutNaN) {
   const Tensor there = upload(gate_up, {1, 10}, compute());
   const Tensor y = poisoned({1, 5}, compute());
   const Tensor dgate_up = poisoned({1, 10}, compute());
-  backend().swiglu(there, y);
-  backend().swiglu_backward(upload(dy, {1, 5}, compute()), there, dgate_up);
+  backend().swiglu(there, 0.0F, y);
+  backend().swiglu_backward(upload(dy, {1, 5}, compute()), there, 0.0F, dgate_up);
   expect_close(download(y), {0, 0, 0, 360, 5000}, tolerance(), "y");
   expect_close(download(dgate_up), {0, 0, 1.5, 4, 5, 0, 0, 0, 90, 1000}, tolerance(), "dgate_up");
 }

@@ -9,9 +9,10 @@
 
 #include "reference/attention.h"
 #include "reference/dispatch.h"
+#include "reference/heads.h"
 #include "reference/loss.h"
 #include "reference/matrix.h"
-#include "reference/norm_rope.h"
+#include "reference/norm.h"
 #include "reference/optimizer.h"
 #include "reference/router.h"
 #include "reference/swiglu.h"
@@ -103,14 +104,23 @@ TEST(Reference, RmsNormGradients) {
 
 TEST(Reference, RopeTurnsPairsAndBack) {
   const Vector x = {1, 0, 0, 1, 7, 7, 7, 7};  // two heads of (a0 a1 b0 b1), the second untouched
-  const Vector turned = rope(x, 1, 2, 4, Indices{1}, 1.0, false);
-  expect_near(turned, {std::cos(1.0), -std::sin(1.0), std::sin(1.0), std::cos(1.0), 7, 7, 7, 7},
-              1e-15);
+  const Groups first{8, 0, 1, 0, 4};
+  const Rotation by_position{Vector{1.0, 1.0}};
+  expect_near(rope(x, first, Indices{1}, by_position),
+              {std::cos(1.0), -std::sin(1.0), std::sin(1.0), std::cos(1.0), 7, 7, 7, 7}, 1e-15);
+  const Vector neighbours = rope(x, first, Indices{1}, {Vector{1.0, 1.0}, true, 2.0});
+  expect_near(
+      neighbours,
+      {2 * std::cos(1.0), 2 * std::sin(1.0), -2 * std::sin(1.0), 2 * std::cos(1.0), 7, 7, 7, 7},
+      1e-15);
 
   const Vector random_x = random({4, 3, 6}, "x");
   const Indices position = {0, 1, 0, 900};
-  const Vector there = rope(random_x, 2, 3, 6, position, 10000.0, false);
-  expect_near(rope(there, 2, 3, 6, position, 10000.0, true), random_x, 1e-13);
+  const Groups two{18, 0, 2, 6, 6};
+  Rotation rotation{plain_frequencies(6, 10000.0)};
+  const Vector there = rope(random_x, two, position, rotation);
+  rotation.inverse = true;
+  expect_near(rope(there, two, position, rotation), random_x, 1e-13);
   expect_near({there.begin(), there.begin() + 18}, {random_x.begin(), random_x.begin() + 18}, 0.0);
 }
 
@@ -118,8 +128,9 @@ TEST(Reference, RopeScoresDependOnDistanceOnly) {
   const Vector q = random({8}, "q");
   const Vector k = random({8}, "k");
   const auto score = [&](std::int64_t at_q, std::int64_t at_k) {
-    return dot(rope(q, 1, 1, 8, Indices{at_q}, 100.0, false),
-               rope(k, 1, 1, 8, Indices{at_k}, 100.0, false));
+    const Rotation rotation{plain_frequencies(8, 100.0)};
+    const Groups all{8, 0, 1, 0, 8};
+    return dot(rope(q, all, Indices{at_q}, rotation), rope(k, all, Indices{at_k}, rotation));
   };
   EXPECT_NEAR(score(5, 2), score(13, 10), 1e-12);
 }

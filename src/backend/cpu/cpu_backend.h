@@ -49,15 +49,38 @@ class CpuBackend : public Backend {
                 const Tensor& rstd) override;
   void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                          const Tensor& rstd, const Tensor& dx, const Tensor& dweight) override;
-  void rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
-            Direction direction) override;
+  void rope(const Tensor& x, const RowGroups& heads, const Tensor& position,
+            const Tensor& frequency, const RopeOptions& options, Direction direction) override;
+  void group_squares(const Tensor& x, const RowGroups& groups, const Tensor& squares) override;
+  void group_norm(const Tensor& x, const RowGroups& groups, const Tensor& squares, float count,
+                  float eps, const Tensor& weight, const Tensor& y) override;
+  void group_dots(const Tensor& dy, const Tensor& x, const RowGroups& groups, const Tensor& weight,
+                  const Tensor& dots) override;
+  void group_norm_backward(const Tensor& dy, const Tensor& x, const RowGroups& groups,
+                           const Tensor& squares, const Tensor& dots, float count, float eps,
+                           const Tensor& weight, const Tensor& dweight) override;
+  void copy_groups(const Tensor& from, const RowGroups& source, const Tensor& to,
+                   const RowGroups& target, Write write) override;
+  void clamp(const Tensor& inout, float limit) override;
+  void clamp_backward(const Tensor& dy, const Tensor& x, float limit) override;
+  void add_bias(const Tensor& y, std::span<const std::int64_t> offsets,
+                const Tensor& bias) override;
+  void bias_backward(const Tensor& dy, std::span<const std::int64_t> offsets,
+                     const Tensor& dbias) override;
+  void gate_rows(const Tensor& x, const Tensor& logit) override;
+  void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
+                          const Tensor& dlogit) override;
   void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                  const Tensor& out, const Tensor& lse) override;
   void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                           const Tensor& lse, const AttentionShape& shape, const Tensor& first_key,
                           const Tensor& dqkv) override;
-  void swiglu(const Tensor& gate_up, const Tensor& y) override;
-  void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) override;
+  void add_sinks(const Tensor& sinks, const Tensor& out, const Tensor& lse) override;
+  void sinks_backward(const Tensor& dout, const Tensor& out, const Tensor& lse, const Tensor& sinks,
+                      const Tensor& dsinks) override;
+  void swiglu(const Tensor& gate_up, float limit, const Tensor& y) override;
+  void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
+                       const Tensor& dgate_up) override;
 
   void route(const RouteOptions& options, const RouteTensors& tensors) override;
   void route_weights(const RouteOptions& options, const Tensor& scores, const Tensor& choice,

@@ -133,25 +133,6 @@ void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   }
 }
 
-void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
-                      Direction direction) {
-  const std::int64_t head_dim = x.dim(2);
-  const std::int64_t stride = x.dim(1) * head_dim;
-  std::vector<float> frequency(at(head_dim / 2));
-  for (std::size_t i = 0; i < frequency.size(); ++i) {
-    frequency[i] = static_cast<float>(std::pow(
-        static_cast<double>(theta), -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
-  }
-  const float sign = direction == Direction::kForward ? 1.0F : -1.0F;
-  with_kernels(x.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.rope(x.as<A>().data() + begin * stride, stride, heads, head_dim,
-                   position.as<std::int32_t>().data() + begin, frequency.data(), sign, end - begin);
-    });
-  });
-}
-
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                            const Tensor& out, const Tensor& lse) {
   require_fused(qkv, shape);
@@ -253,24 +234,25 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
   });
 }
 
-void CpuBackend::swiglu(const Tensor& gate_up, const Tensor& y) {
+void CpuBackend::swiglu(const Tensor& gate_up, float limit, const Tensor& y) {
   const std::int64_t hidden = y.dim(1);
   with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden, y.as<A>().data() + begin * hidden,
-                     end - begin, hidden);
+      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden, limit,
+                     y.as<A>().data() + begin * hidden, end - begin, hidden);
     });
   });
 }
 
-void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) {
+void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
+                                 const Tensor& dgate_up) {
   const std::int64_t hidden = dy.dim(1);
   with_kernels(dy.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(dy.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
       kernels.swiglu_backward(dy.as<A>().data() + begin * hidden,
-                              gate_up.as<A>().data() + begin * 2 * hidden,
+                              gate_up.as<A>().data() + begin * 2 * hidden, limit,
                               dgate_up.as<A>().data() + begin * 2 * hidden, end - begin, hidden);
     });
   });

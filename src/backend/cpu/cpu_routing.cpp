@@ -12,6 +12,7 @@ RouteRow row_of(const RouteOptions& options, std::int64_t experts) {
           .candidates = options.candidates,
           .groups = options.groups,
           .top_groups = options.top_groups,
+          .group_best = options.group_best,
           .threshold = options.threshold,
           .temperature = options.temperature,
           .sigmoid = options.score == RouterScore::kSigmoid,

@@ -1,5 +1,6 @@
 // SwiGLU: y = g s(g) u with s the logistic function;
 //   dg = dy u s(g) (1 + g (1 - s(g))),  du = dy g s(g).
+// Clamped, as gpt-oss has it: with g and u clamped to limits, y = (u + 1) g s(1.702 g).
 // Cross-entropy of a row: log p = x_target - logsumexp(x),  dx = scale (softmax(x) - one-hot).
 // AdamW: m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,
 //   p = p (1 - lr wd) - lr (m / c1) / (sqrt(v / c2) + eps).
@@ -80,15 +81,77 @@ RowStats stats_of(const float* x, Index n) {
   return row;
 }
 
-F16 gated(F16 gate, F16 up) { return gate * logistic(gate) * up; }
-
 struct GateUp {
   F16 gate, up;
 };
 
-GateUp gated_backward(F16 d, F16 gate, F16 up) {
-  const F16 s = logistic(gate);
-  return {d * up * s * (1.0F + gate * (1.0F - s)), d * gate * s};
+struct PlainGate {
+  F16 forward(F16 gate, F16 up) const { return gate * logistic(gate) * up; }
+  GateUp backward(F16 d, F16 gate, F16 up) const {
+    const F16 s = logistic(gate);
+    return {d * up * s * (1.0F + gate * (1.0F - s)), d * gate * s};
+  }
+};
+
+struct ClampedGate {
+  static constexpr float kSlope = 1.702F;
+
+  F16 forward(F16 gate, F16 up) const {
+    const F16 g = below(gate);
+    return g * logistic(g * kSlope) * (-below(-below(up)) + 1.0F);
+  }
+  GateUp backward(F16 d, F16 gate, F16 up) const {
+    const F16 g = below(gate);
+    const F16 u = -below(-below(up));
+    const F16 s = logistic(g * kSlope);
+    const F16 dgate = d * (u + 1.0F) * s * (1.0F + g * kSlope * (1.0F - s));
+    return {gate > g ? F16{} : dgate, u != up ? F16{} : d * g * s};
+  }
+  F16 below(F16 x) const { return x > splat(limit) ? splat(limit) : x; }
+
+  float limit;
+};
+
+template <class Gate, class A>
+void gate(const Gate& kind, const A* gate_up, A* y, Index rows, Index hidden) {
+  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, y += hidden) {
+    const A* const up = gate_up + hidden;
+    Index i = 0;
+    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
+      const Pair g = load_pair(gate_up + i);
+      const Pair u = load_pair(up + i);
+      store_pair(y + i, {kind.forward(g.first, u.first), kind.forward(g.second, u.second)});
+    }
+    for (; i < hidden; i += kLanes) {
+      const Index n = hidden - i;
+      store(y + i, kind.forward(load(gate_up + i, n), load(up + i, n)), n);
+    }
+  }
+}
+
+template <class Gate, class A>
+void gate_backward(const Gate& kind, const A* dy, const A* gate_up, A* dgate_up, Index rows,
+                   Index hidden) {
+  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, dgate_up += 2 * hidden, dy += hidden) {
+    const A* const up = gate_up + hidden;
+    A* const dup = dgate_up + hidden;
+    Index i = 0;
+    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
+      const Pair d = load_pair(dy + i);
+      const Pair g = load_pair(gate_up + i);
+      const Pair u = load_pair(up + i);
+      const GateUp first = kind.backward(d.first, g.first, u.first);
+      const GateUp second = kind.backward(d.second, g.second, u.second);
+      store_pair(dgate_up + i, {first.gate, second.gate});
+      store_pair(dup + i, {first.up, second.up});
+    }
+    for (; i < hidden; i += kLanes) {
+      const Index n = hidden - i;
+      const GateUp v = kind.backward(load(dy + i, n), load(gate_up + i, n), load(up + i, n));
+      store(dgate_up + i, v.gate, n);
+      store(dup + i, v.up, n);
+    }
+  }
 }
 
 }  // namespace
@@ -139,48 +202,27 @@ double sum_of_squares(const float* x, Index n) {
 }
 
 template <class A>
-void swiglu(const A* gate_up, A* y, Index rows, Index hidden) {
-  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, y += hidden) {
-    const A* const up = gate_up + hidden;
-    Index i = 0;
-    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
-      const Pair g = load_pair(gate_up + i);
-      const Pair u = load_pair(up + i);
-      store_pair(y + i, {gated(g.first, u.first), gated(g.second, u.second)});
-    }
-    for (; i < hidden; i += kLanes) {
-      store(y + i, gated(load(gate_up + i, hidden - i), load(up + i, hidden - i)), hidden - i);
-    }
+void swiglu(const A* gate_up, float limit, A* y, Index rows, Index hidden) {
+  if (limit > 0.0F) {
+    gate(ClampedGate{limit}, gate_up, y, rows, hidden);
+  } else {
+    gate(PlainGate{}, gate_up, y, rows, hidden);
   }
 }
-template void swiglu(const float*, float*, Index, Index);
-template void swiglu(const BFloat16*, BFloat16*, Index, Index);
+template void swiglu(const float*, float, float*, Index, Index);
+template void swiglu(const BFloat16*, float, BFloat16*, Index, Index);
 
 template <class A>
-void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden) {
-  for (Index r = 0; r < rows; ++r, gate_up += 2 * hidden, dgate_up += 2 * hidden, dy += hidden) {
-    const A* const up = gate_up + hidden;
-    A* const dup = dgate_up + hidden;
-    Index i = 0;
-    for (; i + 2 * kLanes <= hidden; i += 2 * kLanes) {
-      const Pair d = load_pair(dy + i);
-      const Pair g = load_pair(gate_up + i);
-      const Pair u = load_pair(up + i);
-      const GateUp first = gated_backward(d.first, g.first, u.first);
-      const GateUp second = gated_backward(d.second, g.second, u.second);
-      store_pair(dgate_up + i, {first.gate, second.gate});
-      store_pair(dup + i, {first.up, second.up});
-    }
-    for (; i < hidden; i += kLanes) {
-      const Index n = hidden - i;
-      const GateUp v = gated_backward(load(dy + i, n), load(gate_up + i, n), load(up + i, n));
-      store(dgate_up + i, v.gate, n);
-      store(dup + i, v.up, n);
-    }
+void swiglu_backward(const A* dy, const A* gate_up, float limit, A* dgate_up, Index rows,
+                     Index hidden) {
+  if (limit > 0.0F) {
+    gate_backward(ClampedGate{limit}, dy, gate_up, dgate_up, rows, hidden);
+  } else {
+    gate_backward(PlainGate{}, dy, gate_up, dgate_up, rows, hidden);
   }
 }
-template void swiglu_backward(const float*, const float*, float*, Index, Index);
-template void swiglu_backward(const BFloat16*, const BFloat16*, BFloat16*, Index, Index);
+template void swiglu_backward(const float*, const float*, float, float*, Index, Index);
+template void swiglu_backward(const BFloat16*, const BFloat16*, float, BFloat16*, Index, Index);
 
 void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
                    std::int32_t* best, Index rows, Index vocab) {

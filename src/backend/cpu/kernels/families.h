@@ -16,9 +16,10 @@ void to_float(const A* x, float* y, Index n);
 void add(const float* x, float* inout, Index n);
 double sum_of_squares(const float* x, Index n);
 template <class A>
-void swiglu(const A* gate_up, A* y, Index rows, Index hidden);
+void swiglu(const A* gate_up, float limit, A* y, Index rows, Index hidden);
 template <class A>
-void swiglu_backward(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden);
+void swiglu_backward(const A* dy, const A* gate_up, float limit, A* dgate_up, Index rows,
+                     Index hidden);
 void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
                    std::int32_t* best, Index rows, Index vocab);
 template <class A>
@@ -34,8 +35,41 @@ void rms_norm(const float* x, const float* weight, float eps, A* y, float* rstd,
 void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* rstd,
                        float* dx, float* dweight, Index rows, Index dim);
 template <class A>
-void rope(A* x, Index stride, Index heads, Index head_dim, const std::int32_t* position,
-          const float* frequency, float sign, Index rows);
+void rope(A* x, const Groups& heads, const std::int32_t* position, const float* frequency,
+          const Rotation& rotation, Index rows);
+template <class A>
+void group_squares(const A* x, const Groups& groups, float* squares, Index rows);
+template <class A>
+void group_norm(const A* x, const Groups& groups, const float* squares, const GroupNorm& norm, A* y,
+                Index rows);
+template <class A>
+void group_dots(const A* dy, const A* x, const Groups& groups, const float* weight, float* dots,
+                Index rows);
+template <class A>
+void group_norm_backward(A* dy, const A* x, const Groups& groups, const float* squares,
+                         const float* dots, const GroupNorm& norm, float* dweight, Index rows);
+template <class A, class B>
+void copy_groups(const A* from, const Groups& source, B* to, const Groups& target, bool add,
+                 Index rows);
+template <class A>
+void clamp(A* x, float limit, Index n);
+template <class A>
+void clamp_backward(A* dy, const A* x, float limit, Index n);
+
+template <class A>
+void add_bias(A* y, const float* bias, Index rows, Index dim);
+template <class A>
+void bias_backward(const A* dy, Index row, float* dbias, Index rows, Index dim);
+template <class A>
+void gate_rows(A* x, const float* logit, Index rows, Index dim);
+template <class A>
+void gate_rows_backward(A* dy, const A* y, const float* logit, float* dlogit, Index rows,
+                        Index dim);
+template <class A>
+void add_sinks(const float* sinks, A* out, float* lse, Index rows, Index heads, Index dim);
+template <class A>
+void sinks_backward(const A* dout, const A* out, const float* lse, const float* sinks,
+                    float* dsinks, Index rows, Index heads, Index dim);
 
 template <class A>
 void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,

@@ -41,8 +41,23 @@ struct AttentionGradient {
   float* dv;  // (keys, padded v_dim): likewise
 };
 
+/// Groups of elements in the rows of a matrix (RowGroups); row: from one row to the next.
+struct Groups {
+  Index row, first, groups, stride, width;
+};
+
+struct Rotation {
+  bool interleave;  // pairs are neighbours, not half a width apart
+  float magnitude, sign;
+};
+
+struct GroupNorm {
+  const float* weight;  // (width)
+  float count, eps;
+};
+
 struct RouteRow {
-  Index experts, top_k, candidates, groups, top_groups;
+  Index experts, top_k, candidates, groups, top_groups, group_best;
   float threshold, temperature;
   bool sigmoid, normalize;
   float scale;
@@ -90,10 +105,38 @@ struct Kernels {
   void (*to_float)(const A* x, float* y, Index n);
   void (*rms_norm)(const float* x, const float* weight, float eps, A* y, float* rstd, Index rows,
                    Index dim);
-  void (*rope)(A* x, Index stride, Index heads, Index head_dim, const std::int32_t* position,
-               const float* frequency, float sign, Index rows);
-  void (*swiglu)(const A* gate_up, A* y, Index rows, Index hidden);
-  void (*swiglu_backward)(const A* dy, const A* gate_up, A* dgate_up, Index rows, Index hidden);
+  void (*rope)(A* x, const Groups& heads, const std::int32_t* position, const float* frequency,
+               const Rotation& rotation, Index rows);
+  void (*group_squares)(const A* x, const Groups& groups, float* squares, Index rows);
+  void (*group_norm)(const A* x, const Groups& groups, const float* squares, const GroupNorm& norm,
+                     A* y, Index rows);
+  void (*group_dots)(const A* dy, const A* x, const Groups& groups, const float* weight,
+                     float* dots, Index rows);
+  // In place; dweight is added to.
+  void (*group_norm_backward)(A* dy, const A* x, const Groups& groups, const float* squares,
+                              const float* dots, const GroupNorm& norm, float* dweight, Index rows);
+  void (*copy_groups)(const A* from, const Groups& source, A* to, const Groups& target, bool add,
+                      Index rows);
+  void (*groups_from_float)(const float* from, const Groups& source, A* to, const Groups& target,
+                            bool add, Index rows);
+  void (*groups_to_float)(const A* from, const Groups& source, float* to, const Groups& target,
+                          bool add, Index rows);
+  void (*clamp)(A* x, float limit, Index n);
+  void (*clamp_backward)(A* dy, const A* x, float limit, Index n);
+  void (*add_bias)(A* y, const float* bias, Index rows, Index dim);
+  // Of columns [0, dim), whose rows are `row` apart; added to.
+  void (*bias_backward)(const A* dy, Index row, float* dbias, Index rows, Index dim);
+  void (*gate_rows)(A* x, const float* logit, Index rows, Index dim);
+  void (*gate_rows_backward)(A* dy, const A* y, const float* logit, float* dlogit, Index rows,
+                             Index dim);
+  void (*add_sinks)(const float* sinks, A* out, float* lse, Index rows, Index heads, Index dim);
+  // dsinks (heads) is added to.
+  void (*sinks_backward)(const A* dout, const A* out, const float* lse, const float* sinks,
+                         float* dsinks, Index rows, Index heads, Index dim);
+  // limit: 0: plain SwiGLU.
+  void (*swiglu)(const A* gate_up, float limit, A* y, Index rows, Index hidden);
+  void (*swiglu_backward)(const A* dy, const A* gate_up, float limit, A* dgate_up, Index rows,
+                          Index hidden);
   // Queries [begin, end), begin a multiple of kAttentionTile; out and lse point at this head,
   // strides out_stride and lse_stride. scratch: attention_scratch floats for the keys that these
   // queries see, from the first tile of them on.

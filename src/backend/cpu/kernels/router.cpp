@@ -80,15 +80,15 @@ void keep_candidates(const RouteRow& row, const std::int32_t* state, float* logi
   }
 }
 
-// The sum of a group's two best, which is what the groups are ranked by.
-float best_two(const float* x, Index n) {
+// The sum of a group's two best or its best, which is what the groups are ranked by.
+float worth(const float* x, Index n, Index best) {
   float first = never();
   float second = never();
   for (Index e = 0; e < n; ++e) {
     second = x[e] > first ? first : (x[e] > second ? x[e] : second);
     first = x[e] > first ? x[e] : first;
   }
-  return n == 1 ? first : first + second;
+  return n == 1 || best == 1 ? first : first + second;
 }
 
 // Leaves only the experts of the top groups over. There are few groups: each is ranked by how many
@@ -97,10 +97,10 @@ void keep_top_groups(const RouteRow& row, float* selection) {
   const Index size = row.experts / row.groups;
   Index kept[1024];  // a bound on the groups that config checks
   for (Index g = 0; g < row.groups; ++g) {
-    const float own = best_two(selection + g * size, size);
+    const float own = worth(selection + g * size, size, row.group_best);
     Index better = 0;
     for (Index other = 0; other < row.groups; ++other) {
-      const float value = best_two(selection + other * size, size);
+      const float value = worth(selection + other * size, size, row.group_best);
       better += value > own || (value == own && other < g) ? 1 : 0;
     }
     kept[g] = better < row.top_groups ? 1 : 0;

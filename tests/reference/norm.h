@@ -17,9 +17,4 @@ struct RmsNormGradient {
 };
 RmsNormGradient rms_norm_backward(View dy, View x, View weight, double eps);
 
-/// Rotates the pairs (i, i + hd/2) of the first `heads` heads of x (T, all_heads, head_dim) by
-/// position[t] * theta^(-2i/hd), or back if `inverse`.
-Vector rope(View x, std::int64_t heads, std::int64_t all_heads, std::int64_t head_dim,
-            IndexView position, double theta, bool inverse);
-
 }  // namespace moesaic::reference

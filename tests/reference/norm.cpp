@@ -1,4 +1,4 @@
-#include "reference/norm_rope.h"
+#include "reference/norm.h"
 
 #include <cmath>
 
@@ -37,26 +37,6 @@ RmsNormGradient rms_norm_backward(View dy, View x, View weight, double eps) {
     }
   }
   return out;
-}
-
-Vector rope(View x, std::int64_t heads, std::int64_t all_heads, std::int64_t head_dim,
-            IndexView position, double theta, bool inverse) {
-  Vector y(x.begin(), x.end());
-  const std::int64_t half = head_dim / 2;
-  for (std::int64_t t = 0; t < std::ssize(position); ++t) {
-    for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t i = 0; i < half; ++i) {
-        const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
-        const double forward = static_cast<double>(position[t]) * std::pow(theta, exponent);
-        const double angle = inverse ? -forward : forward;
-        const std::int64_t a = (t * all_heads + h) * head_dim + i;
-        const std::int64_t b = a + half;
-        y[a] = x[a] * std::cos(angle) - x[b] * std::sin(angle);
-        y[b] = x[b] * std::cos(angle) + x[a] * std::sin(angle);
-      }
-    }
-  }
-  return y;
 }
 
 }  // namespace moesaic::reference

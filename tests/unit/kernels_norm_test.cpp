@@ -1,9 +1,9 @@
-// Protects RMS norm, rotary positions and the embedding against their references.
+// Protects RMS norm and the embedding against their references.
 #include <fmt/format.h>
 
 #include "reference/dispatch.h"
 #include "reference/loss.h"
-#include "reference/norm_rope.h"
+#include "reference/norm.h"
 #include "unit/kernel_test.h"
 
 namespace moesaic::testing {
@@ -11,7 +11,6 @@ namespace {
 
 class NormKernels : public KernelTest {};
 class NormBackwardKernels : public KernelTest {};
-class RopeKernels : public KernelTest {};
 class EmbeddingKernels : public KernelTest {};
 
 constexpr std::initializer_list<std::int64_t> kDims = {5, 16, 37, 130};
@@ -53,35 +52,6 @@ TEST_P(NormBackwardKernels, AddsTheWeightGradient) {
   }
 }
 
-TEST_P(RopeKernels, TurnsTheFirstHeadsAndBack) {
-  constexpr std::int64_t kHeads = 3;
-  constexpr std::int64_t kAll = 5;
-  for (const std::int64_t rows : kRowCounts) {
-    for (const std::int64_t head_dim : {2, 10, 32, 34}) {
-      const Shape shape{rows, kAll, head_dim};
-      const Vector x = random({rows, kAll, head_dim}, "x", compute());
-      const Indices position = random_indices(rows, 300, "position");
-      for (const bool inverse : {false, true}) {
-        const Tensor there = upload(x, shape, compute());
-        backend().rope(there, kHeads, upload(position, {rows}), 10000.0F,
-                       inverse ? Direction::kInverse : Direction::kForward);
-        // The angle itself is a float: at position 300 it is known to 2e-5.
-        expect_close(download(there),
-                     reference::rope(x, kHeads, kAll, head_dim, position, 10000.0, inverse),
-                     tolerance() + 3e-5, fmt::format("({}, {}, {})", rows, kAll, head_dim));
-      }
-    }
-  }
-}
-
-TEST_P(RopeKernels, FarPositionsKeepTheirAngle) {
-  const Vector x = random({2, 1, 16}, "x", compute());
-  const Indices position = {8191, 32767};
-  const Tensor there = upload(x, {2, 1, 16}, compute());
-  backend().rope(there, 1, upload(position, {2}), 10000.0F, Direction::kForward);
-  expect_close(download(there), reference::rope(x, 1, 1, 16, position, 10000.0, false), 1e-2, "x");
-}
-
 TEST_P(EmbeddingKernels, ForwardAndBackward) {
   constexpr std::int64_t kVocab = 11;  // fewer than tokens: rows repeat
   for (const std::int64_t tokens : kRowCounts) {
@@ -104,7 +74,6 @@ TEST_P(EmbeddingKernels, ForwardAndBackward) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, NormKernels, all_cases(), case_name);
 INSTANTIATE_TEST_SUITE_P(Backends, NormBackwardKernels, fp32_cases(), case_name);
-INSTANTIATE_TEST_SUITE_P(Backends, RopeKernels, all_cases(), case_name);
 INSTANTIATE_TEST_SUITE_P(Backends, EmbeddingKernels, fp32_cases(), case_name);
 
 }  // namespace
