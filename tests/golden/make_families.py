@@ -28,7 +28,8 @@ LEAD = 2e-3    # of the best logit while generating
 FP8_BLOCK, FP8_MAX = 128, 448.0
 
 COMMON = {"attention_dropout": 0.0, "bos_token_id": None, "eos_token_id": None,
-          "hidden_act": "silu", "initializer_range": 0.02, "max_position_embeddings": 256, "tie_word_embeddings": False,
+          "hidden_act": "silu", "initializer_range": 0.02, "max_position_embeddings": 256,
+          "tie_word_embeddings": False,
           "use_cache": True, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-6}
 OLD = {"rope_scaling": None, "torch_dtype": "float32"}
 DEEPSEEK = COMMON | {
@@ -344,7 +345,8 @@ def make(config, seed):
     if lead <= LEAD or margin <= MARGIN:
         return None
     arrays |= {"generation/prompt": ids[0, :PROMPT].numpy(),
-               "generation/logprobs": np.array(scores), "generation/tokens": np.array(tokens, np.int32)}
+               "generation/logprobs": np.array(scores),
+               "generation/tokens": np.array(tokens, np.int32)}
     gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad
                  for n, p in model.named_parameters()}
     gradients = {n: g.clone() for n, g in public(model, config, gradients).items()}
