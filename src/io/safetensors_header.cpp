@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "io/strict_json.h"
 
 namespace moesaic::io {
 namespace {
@@ -20,34 +20,6 @@ using Extents = std::vector<std::int64_t>;
 constexpr int kMostDepth = 3;  // {"name": {"shape": [
 
 [[noreturn]] void fail(const std::string& what) { throw Error(Exit::kBadData, what); }
-
-/// JSON without repeated keys, which the parser would silently let the last one win, nor nesting
-/// that no header has.
-json parse_strictly(const std::string& text) {
-  std::set<std::string> names, fields;
-  const auto check = [&](int depth, json::parse_event_t event, json& value) {
-    const bool opens =
-        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-    if (opens && depth >= kMostDepth) {
-      fail("its header is nested too deeply");
-    }
-    if (opens && depth == 1) {
-      fields.clear();
-    }
-    if (event == json::parse_event_t::key && depth <= 2) {
-      const auto& key = value.get_ref<const std::string&>();
-      if (!(depth == 1 ? names : fields).insert(key).second) {
-        fail(fmt::format("its header has '{}' twice", key));
-      }
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, check);
-  } catch (const json::exception& error) {
-    fail(fmt::format("its header is not JSON ({})", error.what()));
-  }
-}
 
 Extents numbers(const json& entry, const std::string& name, const char* field) {
   const auto found = entry.find(field);
@@ -151,7 +123,7 @@ void check_places(const std::map<std::string, SafeTensor>& tensors, std::int64_t
 
 std::map<std::string, SafeTensor> parse_safetensors_header(const std::string& text,
                                                            std::int64_t data_bytes) {
-  const json header = parse_strictly(text);
+  const json header = parse_strict_json(text, kMostDepth, "its header");
   if (!header.is_object()) {
     fail("its header is not a JSON object");
   }

@@ -43,8 +43,7 @@ V2 = DEEPSEEK | {"model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCa
 V3 = DEEPSEEK | {"model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"],
                  "norm_topk_prob": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
                  "q_lora_rank": 11, "n_shared_experts": 1, "n_routed_experts": 12, "n_group": 3,
-                 "topk_group": 2, "num_experts_per_tok": 4, "routed_scaling_factor": 2.5,
-                 "rope_theta": 10000.0}
+                 "topk_group": 2, "num_experts_per_tok": 4, "routed_scaling_factor": 2.5}
 QWEN = COMMON | {"decoder_sparse_step": 1, "max_window_layers": 28, "mlp_only_layers": [],
                  "output_router_logits": False, "router_aux_loss_coef": 0.001,
                  "sliding_window": 32768, "use_sliding_window": False, "dtype": "float32"}
@@ -95,7 +94,7 @@ CASES = {
                             "rope_theta": 40.0, "rope_type": "yarn"}},
     "deepseek_v3_fp8": V3 | {
         "intermediate_size": 140, "num_nextn_predict_layers": 1, "qk_nope_head_dim": 24,
-        "v_head_dim": 12, "rope_scaling": None, "torch_dtype": "bfloat16",
+        "v_head_dim": 12, "rope_scaling": None, "rope_theta": 10000.0, "torch_dtype": "bfloat16",
         "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3",
                                 "quant_method": "fp8", "weight_block_size": [128, 128]}},
     "gpt_oss": COMMON | {
