@@ -44,7 +44,7 @@ class HfFields {
   /// The problems, those of fields that nobody asked for included.
   std::vector<std::string> problems() const;
 
-  static constexpr std::int64_t kMostCount = std::int64_t{1} << 31U;
+  static constexpr std::int64_t kMostCount = std::int64_t{1} << 24U;
 
  private:
   const nlohmann::json* find(const std::string& name);

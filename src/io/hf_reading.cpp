@@ -12,7 +12,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::int64_t kMostLayers = 10'000, kMostExperts = 65'536;
-constexpr std::int64_t kMostInAll = 4'000'000;  // layers x experts
+constexpr std::int64_t kMostInAll = 100'000;  // layers x experts
 
 }  // namespace
 
