@@ -212,7 +212,9 @@ HfFamily family_for(const HfKeys& keys) {
       lines += fmt::format("\n  {} has not {}", kHfFamilyNames[i], join(*lost, ", "));
     }
   }
-  throw Error(Exit::kUsage, "no Hugging Face family has this model:" + lines);
+  throw Error(Exit::kUsage,
+              "no Hugging Face family has this model" +
+                  (lines.empty() ? std::string(", with experts and of this shape") : ":" + lines));
 }
 
 }  // namespace moesaic::io

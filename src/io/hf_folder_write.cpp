@@ -148,11 +148,21 @@ void prepare(const fs::path& folder) {
                             fs::absolute(folder).string()));
   }
   make_folder(folder);
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("model") && (name.find(".safetensors") != std::string::npos)) {
-      fs::remove(entry.path());
+  std::vector<fs::path> stale;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with("model") && name.find(".safetensors") != std::string::npos) {
+      stale.push_back(entry->path());
     }
+  }
+  for (std::size_t i = 0; !error && i < stale.size(); ++i) {
+    fs::remove(stale[i], error);
+  }
+  if (error) {
+    throw Error(Exit::kCannotCreate, fmt::format("{}: cannot be cleared of an unfinished model: {}",
+                                                 fs::absolute(folder).string(), error.message()));
   }
 }
 
@@ -181,6 +191,18 @@ void copy_beside(const fs::path& source, const fs::path& folder) {
   publish(temporary, target);
 }
 
+/// What makes the parts a model.
+void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
+  for (const fs::path& file : request.copy) {
+    copy_beside(file, request.folder);
+  }
+  if (shards.size() > 1) {
+    write_index(request.folder, shards);
+  }
+  const json config = hf_config_of(request.family, request.keys, request.type);
+  write_whole(request.folder / kConfigName, config.dump(2) + "\n");
+}
+
 }  // namespace
 
 std::vector<fs::path> companion_files(const fs::path& folder) {
@@ -198,10 +220,13 @@ std::vector<fs::path> companion_files(const fs::path& folder) {
 
 void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
                      const comm::Communicator& world) {
-  const std::vector<HfTensor> tensors = hf_tensors(request.family, request.keys);
-  const std::vector<Stored> stored = stored_tensors(tensors, request.type);
-  const std::vector<Shard> shards = shards_of(stored, request.shard_bytes);
-  world.together("make the folder", [&] {
+  std::vector<HfTensor> tensors;
+  std::vector<Stored> stored;
+  std::vector<Shard> shards;
+  world.together("plan the folder", [&] {
+    tensors = hf_tensors(request.family, request.keys);
+    stored = stored_tensors(tensors, request.type);
+    shards = shards_of(stored, request.shard_bytes);
     if (world.is_root()) {
       prepare(request.folder);
     }
@@ -213,17 +238,9 @@ void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
     }
   });
   world.together("write the config", [&] {
-    if (!world.is_root()) {
-      return;
+    if (world.is_root()) {
+      finish(request, shards);
     }
-    for (const fs::path& file : request.copy) {
-      copy_beside(file, request.folder);
-    }
-    if (shards.size() > 1) {
-      write_index(request.folder, shards);
-    }
-    const json config = hf_config_of(request.family, request.keys, request.type);
-    write_whole(request.folder / kConfigName, config.dump(2) + "\n");
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "base/error.h"
 #include "io/hf_keys.h"
@@ -328,6 +329,37 @@ TEST(HfConfig, NoFamily) {
   refused("router.balance", "bias");
   refused("model.rope_interleave", "1");
   refused("model.new_key", "3");
+}
+
+// Random changes of a config end in keys or an error that names the file, never in a crash.
+TEST(HfConfig, RandomDamage) {
+  std::mt19937 random(1);
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
+  int read = 0;
+  for (int version = 0; version < 6000; ++version) {
+    std::string text = testing::read_file(config_file(kFolders[below(kFolders.size())]));
+    const std::size_t changes = 1 + below(2);
+    for (std::size_t i = 0; i < changes; ++i) {
+      const std::size_t at = below(text.size());
+      if (below(8) == 0) {
+        text.resize(at + 1);
+      } else if (below(2) == 0) {
+        text.insert(at, 1, "0123456789-e.[{}],\""[below(19)]);
+      } else {
+        text[at] = static_cast<char>(random());
+      }
+    }
+    try {
+      const HfKeys keys = parse_hf_config(text, "config.json").keys;
+      ++read;
+      EXPECT_EQ(canonical(keys), canonical(canonical(keys)));
+      EXPECT_NO_THROW(family_for(keys)) << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::kBadData) << error.what();
+      EXPECT_EQ(std::string(error.what()).find("config.json: "), 0U) << error.what();
+    }
+  }
+  EXPECT_GT(read, 100);
 }
 
 }  // namespace

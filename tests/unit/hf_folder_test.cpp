@@ -10,6 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <random>
 
 #include "base/error.h"
 #include "io/hf_tensors.h"
@@ -448,6 +449,34 @@ TEST(HfFolder, Existing) {
   EXPECT_EQ(std::distance(fs::directory_iterator(dir / "out"), {}), 3);
   expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate),
             "holds a model already");
+}
+
+// Random changes of the index or of the files' headers end in an error of input or in a model that
+// is whole, never in a crash.
+TEST(HfFolder, RandomDamage) {
+  const Copy copy("deepseek_v3");
+  std::mt19937 random(1);
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
+  const std::vector<std::string> files{"model.safetensors.index.json", "config.json",
+                                       "model-00002-of-00003.safetensors"};
+  for (int version = 0; version < 600; ++version) {
+    const fs::path file = copy.path() / files[below(files.size())];
+    const std::string good = testing::read_file(file);
+    std::string bad = good;
+    const std::size_t at = below(std::min<std::size_t>(bad.size(), 4000));
+    bad[at] = below(2) == 0 ? static_cast<char>(random()) : "0123456789[]{},:\""[below(17)];
+    testing::write_file(file, bad);
+    try {
+      HfFolder folder = HfFolder::open(copy.path());
+      folder.check();
+      whole(folder, "model.norm.weight");
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.code() == Exit::kBadData || error.code() == Exit::kNoInput) << error.what();
+      EXPECT_NE(std::string(error.what()).find(copy.path().filename().string()), std::string::npos)
+          << error.what();
+    }
+    testing::write_file(file, good);
+  }
 }
 
 // A reader that fails leaves a folder without a config, which nobody takes for a model.
