@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "io/files.h"
+#include "io/hf_config.h"
+#include "io/hf_reading.h"
+#include "io/strict_json.h"
+
+namespace moesaic::io {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMostDepth = 8;
+constexpr std::uintmax_t kMostBytes = 16'000'000;
+
+json parse_object(const std::string& text, const std::string& where) {
+  json object = parse_strict_json(text, kMostDepth, where + ": the file");
+  if (!object.is_object() || !object.contains("model_type") || !object["model_type"].is_string()) {
+    throw Error(Exit::kBadData, fmt::format("{}: has no model_type", where));
+  }
+  return object;
+}
+
+}  // namespace
+
+HfConfig parse_hf_config(const std::string& text, const std::string& where) {
+  const json object = parse_object(text, where);
+  const auto type = object["model_type"].get<std::string>();
+  const auto* const found = std::find(kHfFamilyNames.begin(), kHfFamilyNames.end(), type);
+  if (found == kHfFamilyNames.end()) {
+    throw Error(Exit::kBadData, fmt::format("{}: model_type '{}' is not supported ({} are)", where,
+                                            type, fmt::join(kHfFamilyNames, ", ")));
+  }
+  const auto number = static_cast<std::size_t>(found - kHfFamilyNames.begin());
+  Reading reading{HfFields(object, type), {}};
+  reading.config.family = static_cast<HfFamily>(number);
+  set_absent(reading);
+  read_family(reading);
+  read_quantization(reading);
+  const std::vector<std::string> problems = reading.fields.problems();
+  if (!problems.empty()) {
+    throw Error(Exit::kBadData,
+                fmt::format("{}: this model cannot be used as it is described:\n  {}", where,
+                            join(problems, "\n  ")));
+  }
+  return std::move(reading.config);
+}
+
+HfConfig read_hf_config(const std::filesystem::path& file) {
+  std::error_code missing;
+  if (std::filesystem::file_size(file, missing) > kMostBytes && !missing) {
+    throw Error(Exit::kBadData, fmt::format("{}: is too large for a config", file.string()));
+  }
+  return parse_hf_config(read_whole(file), file.string());
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,10 @@
+#pragma once
+
+// Names of the files of a Hugging Face folder.
+namespace moesaic::io {
+
+inline constexpr const char* kConfigName = "config.json";
+inline constexpr const char* kOneFile = "model.safetensors";
+inline constexpr const char* kIndexName = "model.safetensors.index.json";
+
+}  // namespace moesaic::io

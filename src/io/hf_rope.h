@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+
+#include "io/hf_config.h"
+#include "io/hf_fields.h"
+
+namespace moesaic::io {
+
+/// Rotary embedding of config.json, in either spelling (rope_theta and rope_scaling, or
+/// rope_parameters), into our keys. theta: the family's, where none is given; yarn: what gpt-oss
+/// has where no scaling is given, else null.
+void read_rope(HfFields& fields, double theta, const nlohmann::json& yarn, HfKeys& keys);
+/// The other way, in the first spelling.
+void write_rope(const HfKeys& keys, nlohmann::json& config);
+
+}  // namespace moesaic::io
