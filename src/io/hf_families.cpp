@@ -190,6 +190,7 @@ void read_deepseek_v3(Reading& r) {
 
 void read_gpt_oss(Reading& r) {
   HfFields& f = r.fields;
+  f.same("num_experts_per_tok", "experts_per_token");
   read_common(r, {2880, 36, 64, 201088, 131072, 4, 1e-5});
   read_heads(r, 8, 64);
   const json yarn{{"rope_type", "yarn"},
@@ -198,7 +199,6 @@ void read_gpt_oss(Reading& r) {
                   {"original_max_position_embeddings", 4096}};
   read_rope(f, 150000.0, yarn, r.config.keys);
   f.same("num_local_experts", "num_experts");
-  f.same("num_experts_per_tok", "experts_per_token");
   read_experts(r, "num_local_experts", 128);
   r.set("model.expert_d_ff", f.count("intermediate_size", 2880));
   r.set("model.d_ff", r.get("model.expert_d_ff"));

@@ -27,7 +27,6 @@ using Extents = std::vector<std::int64_t>;
 using nlohmann::json;
 
 constexpr const char* kTiedName = "lm_head.weight";
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kScaleSuffix = "_scale_inv";
 constexpr std::int64_t kScaledBlock = 128;  // rows and columns that share a scale
 constexpr std::size_t kMostListed = 20;     // of each kind of problem

@@ -98,6 +98,7 @@ void check_metadata(const json& metadata) {
 /// Every byte of the data belongs to one tensor.
 void check_places(const std::map<std::string, SafeTensor>& tensors, std::int64_t data_bytes) {
   std::vector<std::pair<const std::string*, const SafeTensor*>> sorted;
+  sorted.reserve(tensors.size());
   for (const auto& [name, tensor] : tensors) {
     sorted.emplace_back(&name, &tensor);
   }

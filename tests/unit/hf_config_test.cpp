@@ -202,6 +202,9 @@ TEST(HfConfig, OtherNames) {
   EXPECT_EQ(keys_of(qwen), keys);
   qwen.erase("num_experts");
   EXPECT_EQ(keys_of(qwen), keys);
+  json oss = config_of("gpt_oss");
+  oss.erase("num_experts_per_tok");
+  EXPECT_EQ(keys_of(oss), keys_of(config_of("gpt_oss")));
   expect_refused(config_of("gpt_oss"), "experts_per_token", 3,
                  "experts_per_token = 3 contradicts num_experts_per_tok = 2");
 }
