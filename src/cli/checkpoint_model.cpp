@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "config/compare.h"
 #include "config/layers.h"
@@ -13,12 +13,12 @@
 
 namespace moesaic::cli {
 
-config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
+config::Parsed adopt_model(config::Parsed parsed) {
   if (parsed.config.model.path.empty()) {
     return parsed;
   }
-  const auto checkpoint = io::CheckpointReader::open(parsed.config.model.path);
-  const nlohmann::json& stored = checkpoint.state().at("config");
+  const auto source = io::ModelSource::open(parsed.config.model.path);
+  const std::map<std::string, std::string> stored = source.keys();
   std::vector<std::string> contradictions;
   config::Flat flat = config::flatten(parsed.config);
   for (auto& [key, value] : flat) {
@@ -31,7 +31,7 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
     const std::string theirs = stored.at(key);
     if (of_model && was_set && value != theirs) {
       contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.places.at(key), key,
-                                           value, checkpoint.path().string(), theirs));
+                                           value, source.path().string(), theirs));
     }
     if (of_model || !was_set) {
       value = theirs;
@@ -47,22 +47,21 @@ config::Parsed adopt_checkpoint_model(config::Parsed parsed) {
 namespace {
 
 // The measured loads of each MoE layer; empty: the checkpoint is older than they are.
-std::vector<std::vector<float>> loads_of(io::CheckpointReader& checkpoint,
-                                         const config::Model& model) {
+std::vector<std::vector<float>> loads_of(io::ModelSource& source, const config::Model& model) {
   std::vector<std::vector<float>> loads;
   for (const std::int64_t layer : config::moe_layers(model)) {
     const std::string name = fmt::format("model.layers.{}.mlp.gate.load", layer);
-    const auto shape = checkpoint.shape(name);
+    const auto shape = source.shape(name);
     if (!shape) {
       return {};
     }
     loads.emplace_back(static_cast<std::size_t>(shape->front()));
-    checkpoint.read(name, {0}, *shape, loads.back());
+    source.read(name, {0}, *shape, loads.back());
   }
   return loads;
 }
 
-void check_enough(const io::CheckpointReader& checkpoint, const config::Config& config) {
+void check_enough(const io::ModelSource& source, const config::Config& config) {
   const std::int64_t ranks = config::expert_ranks(config.parallel);
   for (const std::string& pool : config.model.pool) {
     const std::int64_t regular = config::count_of(pool, 'r');
@@ -70,32 +69,32 @@ void check_enough(const io::CheckpointReader& checkpoint, const config::Config& 
       throw Error(Exit::kUsage,
                   fmt::format("{}: a layer has {} regular experts, fewer than the {} ranks that "
                               "share them out: use a smaller parallel.ep",
-                              checkpoint.path().string(), regular, ranks));
+                              source.path().string(), regular, ranks));
     }
   }
 }
 
 }  // namespace
 
-void adopt_pool(io::CheckpointReader& checkpoint, config::Config& config) {
-  config.model.pool = checkpoint.state().value("pool", std::vector<std::string>{});
+void adopt_pool(io::ModelSource& source, config::Config& config) {
+  config.model.pool = source.pool();
   config.model.load.clear();
   if (config.parallel.placement == config::Placing::kLoad) {
-    config.model.load = loads_of(checkpoint, config.model);
+    config.model.load = loads_of(source, config.model);
   }
-  check_enough(checkpoint, config);
+  check_enough(source, config);
 }
 
-model::PoolChange adopt_change(io::CheckpointReader& checkpoint,
+model::PoolChange adopt_change(io::ModelSource& source,
                                const std::vector<config::PoolRequest>& requests,
                                config::Config& config) {
-  const std::vector<std::vector<float>> loads = loads_of(checkpoint, config.model);
+  const std::vector<std::vector<float>> loads = loads_of(source, config.model);
   for (const config::PoolRequest& request : requests) {
     const bool by_load = request.action != config::PoolAction::kAdd && request.experts.empty();
     if (loads.empty() && by_load) {
       throw Error(Exit::kUsage,
                   fmt::format("{} has no measured loads: name the experts in experts.source",
-                              checkpoint.path().string()));
+                              source.path().string()));
     }
   }
   model::PoolChange change = model::change_pools(config, requests, loads);
@@ -103,27 +102,44 @@ model::PoolChange adopt_change(io::CheckpointReader& checkpoint,
   return change;
 }
 
-std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint) {
-  return checkpoint.state().at("task_names");
-}
-
 void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) {
   config.router.task_names.assign(tasks.begin() + 1, tasks.end());
 }
 
-void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus) {
-  const nlohmann::json& state = checkpoint.state();
-  const std::string hash = state.at("vocab_sha256");
-  const std::string size = state.at("config").at("model.vocab_size");
+void check_folder(const config::Config& config, const comm::Communicator& world) {
+  if (config.model.path.empty() || !world.is_root()) {
+    return;
+  }
+  auto source = io::ModelSource::open(config.model.path);
+  io::HfFolder* const folder = source.folder();
+  if (folder == nullptr) {
+    return;
+  }
+  folder->check();
+  for (const std::string& note : folder->config().notes) {
+    log::info(fmt::format("{}: {}", source.path().string(), note));
+  }
+  const std::size_t extra = folder->left_out().size();
+  if (extra > 0) {
+    log::info(fmt::format("{}: {} tensors of layers for multi-token prediction are left out",
+                          source.path().string(), extra));
+  }
+}
+
+void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
+  const std::string hash = source.vocab_sha256();
+  const std::int64_t size = std::stoll(source.keys().at("model.vocab_size"));
   const bool unknown = hash.empty() || corpus.vocab_sha256.empty();
   const bool same_hash = unknown || hash == corpus.vocab_sha256;
-  if (!same_hash || size != std::to_string(corpus.vocab_size)) {
+  // An embedding that came from a Hugging Face folder may have more rows.
+  const bool more_rows = hash.empty() || (!unknown && same_hash);
+  const bool fits = more_rows ? corpus.vocab_size <= size : corpus.vocab_size == size;
+  if (!same_hash || !fits) {
     throw Error(Exit::kBadData,
                 fmt::format("{} has a vocabulary of {} tokens ({:.12}), {} was trained with {} "
-                            "({:.12}): tokenize the text with the tokenizer file beside the "
-                            "checkpoint",
+                            "({:.12}): tokenize the text with the tokenizer file beside the model",
                             corpus.name, corpus.vocab_size, corpus.vocab_sha256,
-                            checkpoint.path().string(), size, hash));
+                            source.path().string(), size, hash));
   }
 }
 

@@ -1,31 +1,34 @@
 #pragma once
 
 #include "config/options.h"
-#include "io/checkpoint.h"
 #include "io/corpus.h"
+#include "io/model_source.h"
 #include "model/pool_change.h"
 
 namespace moesaic::cli {
 
-/// With model.path set: the command's config with model.* and router.* from that checkpoint. A
-/// model.* key that was set to something else is an error (kUsage); router.* keys that were set
-/// win.
-config::Parsed adopt_checkpoint_model(config::Parsed parsed);
+/// With model.path set: the command's config with model.* and router.* from there. A model.* key
+/// that was set to something else is an error (kUsage); router.* keys that were set win.
+config::Parsed adopt_model(config::Parsed parsed);
 
-/// Throws kBadData unless the corpus has the vocabulary that the checkpoint was trained with. An
-/// empty hash is unknown: bare shards have none.
-void check_vocabulary(const io::CheckpointReader& checkpoint, const io::CorpusInfo& corpus);
+/// On rank 0, where model.path is a Hugging Face folder: throws kBadData with all that is wrong
+/// with its tensors, and says what is left out.
+void check_folder(const config::Config& config, const comm::Communicator& world);
 
-/// What the gate's parameters follow: the pool of experts that a checkpoint has, with the measured
-/// loads if parallel.placement wants them, and the names of the tasks that it knows, [0] = "none".
-/// Throws kUsage if the ranks are more than the experts to share out.
-void adopt_pool(io::CheckpointReader& checkpoint, config::Config& config);
-/// The same after a change, which is what the requests make of the checkpoint. config: with its
-/// pool. Throws kUsage if it cannot be done.
-model::PoolChange adopt_change(io::CheckpointReader& checkpoint,
+/// Throws kBadData unless the corpus has the vocabulary that the model was trained with. An empty
+/// hash is unknown: bare shards have none, and Hugging Face folders, whose embedding may have more
+/// rows than there are tokens.
+void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus);
+
+/// What the gate's parameters follow: the pool of experts that a model has, with the measured loads
+/// if parallel.placement wants them. Throws kUsage if the ranks are more than the experts to share
+/// out.
+void adopt_pool(io::ModelSource& source, config::Config& config);
+/// The same after a change, which is what the requests make of the model. config: with its pool.
+/// Throws kUsage if it cannot be done.
+model::PoolChange adopt_change(io::ModelSource& source,
                                const std::vector<config::PoolRequest>& requests,
                                config::Config& config);
-std::vector<std::string> tasks_of(const io::CheckpointReader& checkpoint);
 /// Tasks, [0] = "none", that the gate has weights for.
 void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config);
 

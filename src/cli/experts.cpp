@@ -29,13 +29,13 @@ struct Inputs {
 
 // The model and the seed are the checkpoint's, the ranks this job's. Moving values needs no copies
 // of them in a narrow type.
-config::Config config_of(const io::CheckpointReader& checkpoint, config::Parsed parsed, int ranks) {
+config::Config config_of(io::ModelSource& source, config::Parsed parsed, int ranks) {
   const config::Config keys = parsed.config;
-  parsed.config = train::config_of(checkpoint.state());
+  parsed.config = train::config_of(source.checkpoint()->state());
   parsed.config.parallel = keys.parallel;
   parsed.config.run = keys.run;
   parsed.config.run.precision = config::Precision::kFp32;
-  adopt_tasks(tasks_of(checkpoint), parsed.config);
+  adopt_tasks(source.tasks(), parsed.config);
   return config::checked(parsed, ranks);
 }
 
@@ -45,14 +45,20 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
                 "experts takes three arguments: moesaic experts add|remove|clone|promote PATH OUT");
   }
   const auto request = config::pool_request(parsed.arguments[0], parsed.config.experts);
-  auto checkpoint = io::CheckpointReader::open(parsed.arguments[1]);
-  Inputs inputs{.config = config_of(checkpoint, parsed, ranks),
-                .source = checkpoint.path(),
+  auto source = io::ModelSource::open(parsed.arguments[1]);
+  if (source.checkpoint() == nullptr) {
+    throw Error(Exit::kUsage, fmt::format("{} is a Hugging Face folder: make a checkpoint of it "
+                                          "first (moesaic convert)",
+                                          source.path().string()));
+  }
+  Inputs inputs{.config = config_of(source, parsed, ranks),
+                .source = source.path(),
                 .out = parsed.arguments[2],
                 .change = {}};
-  adopt_pool(checkpoint, inputs.config);
-  inputs.change = adopt_change(checkpoint, {request}, inputs.config);
-  const fs::path target = io::checkpoint_folder(inputs.out, checkpoint.state().at("step"));
+  adopt_pool(source, inputs.config);
+  inputs.change = adopt_change(source, {request}, inputs.config);
+  const fs::path target =
+      io::checkpoint_folder(inputs.out, source.checkpoint()->state().at("step"));
   if (fs::exists(target)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} exists: name another folder", target.string()));
@@ -85,7 +91,7 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
   world.together("read the checkpoint", [&] {
     inputs = read_inputs(parsed, world.size());
     facts = facts_of(inputs.config);
-    facts.push_back(fact_of_checkpoint(inputs.source));
+    facts.push_back(fact_of_model(inputs.source));
   });
   comm::check_same(facts, world);
   comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());
@@ -93,10 +99,9 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
   std::optional<model::Instance> instance;
   world.together("change the experts", [&] {
     instance.emplace(inputs.config, mesh, true);
-    auto checkpoint = io::CheckpointReader::open(inputs.source);
+    auto source = io::ModelSource::open(inputs.source);
     model::load_parameters(
-        *instance, checkpoint, model::Load::kAll, [&] { watchdog.doing("loading"); },
-        &inputs.change);
+        *instance, source, model::Load::kAll, [&] { watchdog.doing("loading"); }, &inputs.change);
   });
   constexpr double kSaveLimit = 3600.0;  // seconds until the watchdog ends the job
   watchdog.doing("a save", kSaveLimit);

@@ -33,11 +33,13 @@ comm::Facts::value_type fact_of(std::string_view name, const std::vector<io::Sha
                       Sha256::of(std::as_bytes(std::span(text))).substr(0, 16))};
 }
 
-comm::Facts::value_type fact_of_checkpoint(const std::filesystem::path& folder) {
-  const std::filesystem::path manifest = folder / "manifest.json";
-  return {"checkpoint", folder.empty() ? ""
-                                       : fmt::format("{}, SHA-256 {}", folder.string(),
-                                                     io::sha256_of_file(manifest).substr(0, 16))};
+comm::Facts::value_type fact_of_model(const std::filesystem::path& path) {
+  if (path.empty()) {
+    return {"model", ""};
+  }
+  const auto source = io::ModelSource::open(path);
+  return {"model", fmt::format("{}, SHA-256 {}", source.path().string(),
+                               source.fingerprint().substr(0, 16))};
 }
 
 }  // namespace moesaic::cli

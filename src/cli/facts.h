@@ -3,6 +3,7 @@
 #include "comm/handshake.h"
 #include "config/options.h"
 #include "io/corpus.h"
+#include "io/model_source.h"
 
 namespace moesaic::cli {
 
@@ -13,7 +14,7 @@ comm::Facts facts_of(const config::Parsed& parsed);
 comm::Facts facts_of(const config::Config& config);
 /// Shards as this rank's file system shows them: their files, lengths and sums.
 comm::Facts::value_type fact_of(std::string_view name, const std::vector<io::ShardInfo>& shards);
-/// A checkpoint likewise; the path may be empty.
-comm::Facts::value_type fact_of_checkpoint(const std::filesystem::path& folder);
+/// A model likewise; the path may be empty.
+comm::Facts::value_type fact_of_model(const std::filesystem::path& path);
 
 }  // namespace moesaic::cli

@@ -17,7 +17,7 @@ int plan(const config::Parsed& parsed) {
     log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
     return 0;
   }
-  config::Config config = config::checked(adopt_checkpoint_model(parsed), ranks);
+  config::Config config = config::checked(adopt_model(parsed), ranks);
   std::int64_t tokens = 0;
   for (const std::string& path : config.data.corpus) {
     const io::Corpus corpus = io::Corpus::open(path);

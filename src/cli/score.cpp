@@ -20,7 +20,6 @@
 #include "config/compare.h"
 #include "config/validate.h"
 #include "infer/scorer.h"
-#include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/run_lock.h"
 #include "io/space.h"
@@ -59,15 +58,14 @@ void choose_shards(Inputs& inputs) {
 
 Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   Inputs inputs;
-  inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
-  auto checkpoint = io::CheckpointReader::open(inputs.config.model.path);
-  adopt_pool(checkpoint, inputs.config);
-  const std::vector<std::string> tasks = tasks_of(checkpoint);
+  inputs.config = config::checked(adopt_model(parsed), ranks);
+  auto source = io::ModelSource::open(inputs.config.model.path);
+  adopt_pool(source, inputs.config);
+  const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
   inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks);
-  check_vocabulary(checkpoint, inputs.corpora.first());
-  inputs.model = fmt::format("{} step={}", fs::absolute(checkpoint.path()).string(),
-                             checkpoint.state().value("step", std::int64_t{0}));
+  check_vocabulary(source, inputs.corpora.first());
+  inputs.model = source.text();
   choose_shards(inputs);
   return inputs;
 }
@@ -75,7 +73,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
 /// What all ranks must see alike.
 comm::Facts facts_of(const Inputs& inputs) {
   comm::Facts facts = cli::facts_of(inputs.config);
-  facts.push_back(fact_of_checkpoint(io::CheckpointReader::open(inputs.config.model.path).path()));
+  facts.push_back(fact_of_model(inputs.config.model.path));
   std::vector<io::ShardInfo> shards;
   for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
     shards.push_back(inputs.corpora.info(shard));
@@ -88,8 +86,7 @@ comm::Facts facts_of(const Inputs& inputs) {
 std::string fingerprint(const Inputs& inputs) {
   const config::Config& config = inputs.config;
   std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
-  const auto checkpoint = io::CheckpointReader::open(config.model.path);
-  text += io::sha256_of_file(checkpoint.path() / "manifest.json") + "\n";
+  text += io::ModelSource::open(config.model.path).fingerprint() + "\n";
   for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
     const io::ShardInfo& info = inputs.corpora.info(shard);
     text += fmt::format("{} {}\n", info.file.filename().string(),
@@ -186,9 +183,10 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
   world.together("set up the model", [&] {
+    check_folder(config, world);
     instance.emplace(config, mesh, false);
-    auto checkpoint = io::CheckpointReader::open(config.model.path);
-    model::load_parameters(*instance, checkpoint, model::Load::kValues,
+    auto source = io::ModelSource::open(config.model.path);
+    model::load_parameters(*instance, source, model::Load::kValues,
                            [&] { watchdog.doing("loading"); });
   });
   const infer::ScoreResult result =

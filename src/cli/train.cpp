@@ -121,14 +121,15 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
   const auto got_on = [&] { watchdog.doing("loading"); };
   train::Progress progress;
   if (resume) {
-    auto checkpoint = io::CheckpointReader::open(*resume);
-    progress = train::check_resume(checkpoint.state(), config, corpus.vocab_sha256, *resume);
-    model::load_parameters(instance, checkpoint, model::Load::kAll, got_on, change);
+    auto source = io::ModelSource::open(*resume);
+    progress =
+        train::check_resume(source.checkpoint()->state(), config, corpus.vocab_sha256, *resume);
+    model::load_parameters(instance, source, model::Load::kAll, got_on, change);
   } else if (!config.model.path.empty()) {
-    auto checkpoint = io::CheckpointReader::open(config.model.path);
-    check_vocabulary(checkpoint, corpus);
-    progress.tasks = train::from_state(checkpoint.state()).tasks;
-    model::load_parameters(instance, checkpoint, model::Load::kValues, got_on);
+    auto source = io::ModelSource::open(config.model.path);
+    check_vocabulary(source, corpus);
+    progress.tasks = source.tasks();
+    model::load_parameters(instance, source, model::Load::kValues, got_on);
   } else {
     instance.parameters.initialise(*instance.backend, config.train.seed);
   }
@@ -141,9 +142,9 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   std::vector<std::string> tasks = train::Progress{}.tasks;
   const std::string source = resume ? resume->string() : inputs.config.model.path;
   if (!source.empty()) {
-    auto checkpoint = io::CheckpointReader::open(source);
-    adopt_pool(checkpoint, inputs.config);
-    tasks = tasks_of(checkpoint);
+    auto model = io::ModelSource::open(source);
+    adopt_pool(model, inputs.config);
+    tasks = model.tasks();
   }
   inputs.corpora.join_tasks(tasks);
   inputs.eval_corpora.join_tasks(tasks);
@@ -184,7 +185,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     resume = train::checkpoint_to_resume(inputs.config.checkpoint);
     adopt_state(inputs, resume);
     facts = facts_of(inputs.config);
-    facts.push_back(fact_of_checkpoint(resume.value_or("")));
+    facts.push_back(fact_of_model(resume.value_or(inputs.config.model.path)));
     for (const train::Corpora* read : {&inputs.corpora, &inputs.eval_corpora}) {
       for (std::size_t c = 0; c < read->size(); ++c) {
         facts.push_back(fact_of(read->info(c).name, read->info(c).shards));
@@ -219,7 +220,12 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   };
-  world.together("set up the model", [&] { load(nullptr); });
+  world.together("set up the model", [&] {
+    if (!resume) {
+      check_folder(config, world);
+    }
+    load(nullptr);
+  });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
     log::info(
@@ -250,11 +256,11 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       resume = outcome.rollback ? outcome.rollback->checkpoint : outcome.experts->checkpoint;
       world.together("start again from a checkpoint", [&] {
         instance.reset();  // the experts may be others
-        auto checkpoint = io::CheckpointReader::open(*resume);
-        adopt_pool(checkpoint, config);
+        auto source = io::ModelSource::open(*resume);
+        adopt_pool(source, config);
         std::optional<model::PoolChange> change;
         if (outcome.experts) {
-          change = adopt_change(checkpoint, outcome.experts->requests, config);
+          change = adopt_change(source, outcome.experts->requests, config);
         }
         load(change ? &*change : nullptr);
         if (change) {

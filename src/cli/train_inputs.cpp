@@ -13,7 +13,8 @@ void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
   if (config.model.vocab_size == 0) {
     config.model.vocab_size = corpora.vocab_size();
   }
-  if (config.model.vocab_size != corpora.vocab_size()) {
+  // What model.path says is compared when the model is loaded.
+  if (config.model.vocab_size != corpora.vocab_size() && config.model.path.empty()) {
     throw Error(
         Exit::kBadData,
         fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
@@ -38,7 +39,7 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
 
 TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
   TrainInputs inputs;
-  inputs.config = config::checked(adopt_checkpoint_model(parsed), ranks);
+  inputs.config = config::checked(adopt_model(parsed), ranks);
   const config::Data& data = inputs.config.data;
   inputs.corpora = train::Corpora::open(data.corpus, data.seq_len);
   inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "io/checkpoint.h"
+#include "io/model_source.h"
 #include "model/parameters.h"
 #include "model/pool_change.h"
 
@@ -19,7 +19,7 @@ namespace moesaic::model {
 class ChangedCheckpoint {
  public:
   /// change: may be nullptr. Both must outlive it.
-  ChangedCheckpoint(io::CheckpointReader& checkpoint, const PoolChange* change)
+  ChangedCheckpoint(io::ModelSource& checkpoint, const PoolChange* change)
       : checkpoint_(checkpoint), change_(change) {}
 
   /// The shape that the checkpoint needs to have; nothing: of an expert that it need not have.
@@ -40,7 +40,7 @@ class ChangedCheckpoint {
   void make_expert(const LayerChange& layer, const ParameterSpec& spec, const PublicTensor& tensor,
                    std::span<float> values);
 
-  io::CheckpointReader& checkpoint_;
+  io::ModelSource& checkpoint_;
   const PoolChange* change_;
 };
 

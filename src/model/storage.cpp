@@ -75,12 +75,11 @@ bool writes(const Instance& instance, const Parameter& p, const Kind& kind,
 }
 
 // Not in the checkpoint, and need not be.
-bool is_new(const io::CheckpointReader& checkpoint, const PublicTensor& tensor) {
+bool is_new(const io::ModelSource& checkpoint, const PublicTensor& tensor) {
   return tensor.may_be_missing && !checkpoint.shape(tensor.name);
 }
 
-void check_shape(const io::CheckpointReader& checkpoint, const std::string& name,
-                 const Shape& wanted) {
+void check_shape(const io::ModelSource& checkpoint, const std::string& name, const Shape& wanted) {
   const auto stored = checkpoint.shape(name);
   if (!stored || *stored != extents(wanted)) {
     throw Error(
@@ -93,7 +92,7 @@ void check_shape(const io::CheckpointReader& checkpoint, const std::string& name
 
 }  // namespace
 
-void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
+void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                      const std::function<void()>& got_on, const PoolChange* change) {
   ChangedCheckpoint source(checkpoint, change);
   for (Parameter& p : instance.parameters.all()) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "io/checkpoint.h"
+#include "io/model_source.h"
 #include "model/instance.h"
 #include "model/pool_change.h"
 
@@ -13,7 +14,7 @@ enum class Load { kValues, kAll };  // all: optimizer moments as well
 /// Reads this rank's share of every tensor, and says so after each parameter. kMismatch names a
 /// tensor that is missing or of another shape. change: from the pools that the checkpoint was saved
 /// with to those of the instance; nullptr: they are the same.
-void load_parameters(Instance& instance, io::CheckpointReader& checkpoint, Load what,
+void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                      const std::function<void()>& got_on = {}, const PoolChange* change = nullptr);
 
 /// The blocks that this rank writes: each element once over all ranks. The values live in `host`.

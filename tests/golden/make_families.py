@@ -74,8 +74,8 @@ CASES = {
         "attention_bias": False, "clip_qkv": 1.1, "intermediate_size": 13,
         "norm_topk_prob": False, "num_attention_heads": 4, "num_experts": 8,
         "num_experts_per_tok": 3, "num_hidden_layers": 2, "num_key_value_heads": 2,
-        "output_router_logits": False, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "router_aux_loss_coef": 0.01},
+        "output_router_logits": False, "pad_token_id": None,  # else that row has no gradient
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "router_aux_loss_coef": 0.01},
     "deepseek_v2": V2 | OLD | {
         "n_group": 1, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2,
         "q_lora_rank": None, "rope_theta": 10000.0, "routed_scaling_factor": 1.5,

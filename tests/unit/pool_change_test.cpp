@@ -181,7 +181,7 @@ class Changed : public ::testing::Test {
 
   // The saved model with the requests done.
   std::unique_ptr<model::Instance> changed(const std::vector<PoolRequest>& requests) {
-    auto checkpoint = io::CheckpointReader::open(path);
+    auto checkpoint = io::ModelSource::open(path);
     const PoolChange change = model::change_pools(config, requests, {});
     config::Config after = config;
     model::adopt(change, after);
@@ -310,7 +310,7 @@ TEST_F(Changed, OtherTensorsOfExperts) {
       {{.name = steps, .shape = {4}, .offset = {0}, .extent = {4}, .values = counts},
        {.name = of(2), .shape = {2}, .offset = {0}, .extent = {2}, .values = held}},
       mesh.world);
-  auto checkpoint = io::CheckpointReader::open(path);
+  auto checkpoint = io::ModelSource::open(path);
   const PoolChange change = model::change_pools(config, {{PoolAction::kClone, 1, {2}}}, {});
   model::ChangedCheckpoint source(checkpoint, &change);
   const model::ParameterSpec spec{.shape = {5}, .tensors = {}, .trained = false};

@@ -1,0 +1,104 @@
+#include "io/model_source.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/sha256.h"
+#include "io/checkpoint_manifest.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+// config.json's bytes, and the length and time of each file.
+std::string folder_fingerprint(const fs::path& folder) {
+  std::vector<std::string> lines;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") {
+      lines.push_back(fmt::format("{} {} {}", entry.path().filename().string(), entry.file_size(),
+                                  entry.last_write_time().time_since_epoch().count()));
+    }
+  }
+  std::sort(lines.begin(), lines.end());
+  std::string text = sha256_of_file(folder / "config.json");
+  for (const std::string& line : lines) {
+    text += "\n" + line;
+  }
+  return Sha256::of(std::as_bytes(std::span(text)));
+}
+
+}  // namespace
+
+ModelSource ModelSource::open(const fs::path& path) {
+  if (HfFolder::is_one(path)) {
+    return ModelSource(HfFolder::open(path));
+  }
+  return ModelSource(CheckpointReader::open(path));
+}
+
+const fs::path& ModelSource::path() const {
+  return std::visit([](const auto& source) -> const fs::path& { return source.path(); }, source_);
+}
+
+std::string ModelSource::text() const {
+  const std::string where = fs::absolute(path()).string();
+  if (const CheckpointReader* const ours = checkpoint()) {
+    return fmt::format("{} step={}", where, ours->state().value("step", std::int64_t{0}));
+  }
+  return fmt::format("{} ({})", where, name_of(std::get<HfFolder>(source_).config().family));
+}
+
+std::string ModelSource::fingerprint() const {
+  return checkpoint() != nullptr ? sha256_of_file(path() / kManifestName)
+                                 : folder_fingerprint(path());
+}
+
+std::map<std::string, std::string> ModelSource::keys() const {
+  const CheckpointReader* const ours = checkpoint();
+  if (ours == nullptr) {
+    return std::get<HfFolder>(source_).config().keys;
+  }
+  std::map<std::string, std::string> keys;
+  for (const auto& [key, value] : ours->state().at("config").items()) {
+    if (key.starts_with("model.") || key.starts_with("router.")) {
+      keys[key] = value.get<std::string>();
+    }
+  }
+  return keys;
+}
+
+std::string ModelSource::vocab_sha256() const {
+  const CheckpointReader* const ours = checkpoint();
+  return ours == nullptr ? "" : ours->state().at("vocab_sha256").get<std::string>();
+}
+
+std::vector<std::string> ModelSource::tasks() const {
+  const CheckpointReader* const ours = checkpoint();
+  return ours == nullptr ? std::vector<std::string>{"none"}
+                         : ours->state().at("task_names").get<std::vector<std::string>>();
+}
+
+std::vector<std::string> ModelSource::pool() const {
+  const CheckpointReader* const ours = checkpoint();
+  return ours == nullptr ? std::vector<std::string>{}
+                         : ours->state().value("pool", std::vector<std::string>{});
+}
+
+std::vector<std::string> ModelSource::names() const {
+  return std::visit([](const auto& source) { return source.names(); }, source_);
+}
+
+std::optional<std::vector<std::int64_t>> ModelSource::shape(const std::string& name) const {
+  return std::visit([&](const auto& source) { return source.shape(name); }, source_);
+}
+
+void ModelSource::read(const std::string& name, const std::vector<std::int64_t>& offset,
+                       const std::vector<std::int64_t>& extent, std::span<float> values) {
+  std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
+}
+
+}  // namespace moesaic::io

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/hf_folder.h"
+
+namespace moesaic::io {
+
+/// Where a model's weights come from: one of our checkpoints, or a Hugging Face folder. Tensors
+/// have our names and unsharded shapes; any rank may read any part of any of them.
+class ModelSource {
+ public:
+  /// path: a checkpoint, a folder of checkpoints (its newest complete one), or a folder with a
+  /// config.json. kNoInput, kBadData.
+  static ModelSource open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const;
+  /// The path, and what is there.
+  std::string text() const;
+  /// A hash of all that says which weights these are. A Hugging Face folder has no sums: lengths
+  /// and times of its files stand for them.
+  std::string fingerprint() const;
+
+  /// The keys of model.* and router.* that it was made with.
+  std::map<std::string, std::string> keys() const;
+  std::string vocab_sha256() const;        // empty: unknown
+  std::vector<std::string> tasks() const;  // [0] = "none"
+  std::vector<std::string> pool() const;   // config::Model::pool; empty: as the keys say
+
+  std::vector<std::string> names() const;
+  std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
+  /// As CheckpointReader::read and HfFolder::read.
+  void read(const std::string& name, const std::vector<std::int64_t>& offset,
+            const std::vector<std::int64_t>& extent, std::span<float> values);
+
+  /// nullptr: it is of the other kind.
+  CheckpointReader* checkpoint() { return std::get_if<CheckpointReader>(&source_); }
+  HfFolder* folder() { return std::get_if<HfFolder>(&source_); }
+
+ private:
+  explicit ModelSource(std::variant<CheckpointReader, HfFolder> source)
+      : source_(std::move(source)) {}
+  const CheckpointReader* checkpoint() const { return std::get_if<CheckpointReader>(&source_); }
+
+  std::variant<CheckpointReader, HfFolder> source_;
+};
+
+}  // namespace moesaic::io
