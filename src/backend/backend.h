@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "backend/packed_weights.h"
 #include "tensor/tensor.h"
 
 // T tokens, D model width, R rows, F hidden width, E experts, K choices per token, G groups,
@@ -109,6 +110,18 @@ class Backend {
   virtual void grouped_matmul_dw(const Tensor& dy, const Tensor& x,
                                  std::span<const std::int64_t> offsets,
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
+
+  /// w (G, N, K) fp32 -> weights that are only read. importance (K) or (G, K) fp32, at least 0: of
+  /// errors along k, for int4; undefined: all the same. Throws kBadData where a number of w is not
+  /// finite, or one of importance is not or is negative, naming its place.
+  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) = 0;
+  /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
+  virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
+  /// y (R, N) fp32 or compute = x (R, K) compute times w^T, with rows [offsets[g], offsets[g + 1])
+  /// and w of group g. For int8 and int4 weights, x is rounded to eight bits by row and block of
+  /// 256 along k; for bf16 weights to bf16. A row's bits depend on itself alone.
+  virtual void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
+                             const PackedWeights& w, const Tensor& y) = 0;
 
   // table (V, D) fp32, token (T) -> y (T, D) fp32. A token outside [0, V) has a row of zeros.
   virtual void embedding(const Tensor& table, const Tensor& token, const Tensor& y) = 0;

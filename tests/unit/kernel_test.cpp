@@ -87,35 +87,44 @@ Vector sum(const Vector& a, const Vector& b) {
   return out;
 }
 
-void KernelTest::SetUp() {
-  switch (std::get<Engine>(GetParam())) {
-    case Engine::kAvx2:
-      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::avx2_kernels());
-      return;
+cpu::InstructionSet set_of(Engine engine) {
+  switch (engine) {
     case Engine::kAvx512:
-      if (!cpu::avx512_is_usable()) {
-        GTEST_SKIP() << "this processor has no AVX-512";
-      }
-      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::avx512_kernels());
-      return;
+      return cpu::avx512_kernels();
     case Engine::kAvx512Pairs:
-      if (!cpu::avx512_pairs_are_usable()) {
-        GTEST_SKIP() << "this processor has no AVX512-BF16";
-      }
-      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::avx512_pairs_kernels());
-      return;
+      return cpu::avx512_bytes_are_usable() ? cpu::with_bytes(cpu::avx512_pairs_kernels())
+                                            : cpu::avx512_pairs_kernels();
+    case Engine::kMatrixUnits:
+      return cpu::matrix_unit_kernels();
+    default:
+      return cpu::avx2_kernels();
+  }
+}
+
+void KernelTest::SetUp() {
+  const Engine engine = std::get<Engine>(GetParam());
+  switch (engine) {
+    case Engine::kAvx2:
+      break;
+    case Engine::kAvx512:
     case Engine::kMatrixUnits:
       if (!cpu::avx512_is_usable()) {
         GTEST_SKIP() << "this processor has no AVX-512";
       }
-      backend_ = std::make_unique<cpu::CpuBackend>(kThreads, cpu::matrix_unit_kernels());
-      return;
+      break;
+    case Engine::kAvx512Pairs:
+      if (!cpu::avx512_pairs_are_usable()) {
+        GTEST_SKIP() << "this processor has no AVX512-BF16";
+      }
+      break;
     case Engine::kCuda:
       if (!cuda_is_built_in()) {
         GTEST_SKIP() << "built without CUDA";
       }
       backend_ = make_cuda_backend(0);
+      return;
   }
+  backend_ = std::make_unique<cpu::CpuBackend>(kThreads, set_of(engine));
 }
 
 Tensor KernelTest::upload(const Vector& values, const Shape& shape, DType dtype) const {

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "backend/backend.h"
+#include "backend/cpu/instruction_set.h"
 #include "reference/types.h"
 
 // What every test of a kernel needs: the backends, random values as a dtype holds them, tensors
@@ -21,6 +22,10 @@ using reference::Vector;
 
 enum class Engine { kAvx2, kAvx512, kAvx512Pairs, kMatrixUnits, kCuda };
 using KernelCase = std::tuple<Engine, DType>;  // the dtype is the compute dtype
+
+/// The kernels of an engine on the host; pairs come with sums of bytes where the processor has
+/// them.
+cpu::InstructionSet set_of(Engine engine);
 
 /// Row counts that exercise none, one, less than a vector, and more than a tile.
 constexpr std::initializer_list<std::int64_t> kRowCounts = {0, 1, 3, 17, 65, 130};
@@ -63,6 +68,12 @@ inline const auto kEngines = ::testing::Values(Engine::kAvx2, Engine::kAvx512, E
 /// Every engine with both compute dtypes, or with fp32 alone.
 inline auto all_cases() {
   return ::testing::Combine(kEngines, ::testing::Values(DType::kF32, DType::kBf16));
+}
+/// Without the engines that only have other products of whole matrices.
+inline auto packed_cases() {
+  return ::testing::Combine(
+      ::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kAvx512Pairs, Engine::kCuda),
+      ::testing::Values(DType::kF32, DType::kBf16));
 }
 inline auto fp32_cases() { return ::testing::Combine(kEngines, ::testing::Values(DType::kF32)); }
 

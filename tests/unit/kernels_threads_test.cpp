@@ -27,19 +27,6 @@ constexpr std::array kBoth = {Transpose::kNo, Transpose::kYes};
 constexpr std::array<std::int64_t, 6> kOffsets = {0, 37, 37, 38, 171, 174};
 constexpr std::int64_t kN = 131, kM = 67;
 
-cpu::InstructionSet set_of(Engine engine) {
-  switch (engine) {
-    case Engine::kAvx512:
-      return cpu::avx512_kernels();
-    case Engine::kAvx512Pairs:
-      return cpu::avx512_pairs_kernels();
-    case Engine::kMatrixUnits:
-      return cpu::matrix_unit_kernels();
-    default:
-      return cpu::avx2_kernels();
-  }
-}
-
 class ProductBits : public KernelTest {
  protected:
   static cpu::CpuBackend backend(int threads) {

@@ -42,6 +42,10 @@ class CpuBackend : public Backend {
                          const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
+  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) override;
+  void unpack(const PackedWeights& packed, const Tensor& w) override;
+  void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
+                     const Tensor& y) override;
 
   void embedding(const Tensor& table, const Tensor& token, const Tensor& y) override;
   void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) override;

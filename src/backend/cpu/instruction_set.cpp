@@ -13,16 +13,34 @@ bool avx512_pairs_are_usable() {
   return avx512_is_usable() && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
+bool avx512_bytes_are_usable() {
+  return avx512_is_usable() && __builtin_cpu_supports("avx512vnni") != 0;
+}
+
 InstructionSet avx2_kernels() {
   const Kernels<BFloat16>& bf16 = avx2::kernels_bf16();
-  return {"avx2",    &avx2::kernels_f32(), &bf16, &avx2::kernels_common(),
-          bf16.gemm, bf16.gemm_to_f32};
+  return {.name = "avx2",
+          .f32 = &avx2::kernels_f32(),
+          .bf16 = &bf16,
+          .common = &avx2::kernels_common(),
+          .gemm_bf16 = bf16.gemm,
+          .gemm_bf16_to_f32 = bf16.gemm_to_f32,
+          .packed_bf16 = &avx2::packed(PackedFormat::kBf16),
+          .packed_int8 = &avx2::packed(PackedFormat::kInt8),
+          .packed_int4 = &avx2::packed(PackedFormat::kInt4)};
 }
 
 InstructionSet avx512_kernels() {
   const Kernels<BFloat16>& bf16 = avx512::kernels_bf16();
-  return {"avx512",  &avx512::kernels_f32(), &bf16, &avx512::kernels_common(),
-          bf16.gemm, bf16.gemm_to_f32};
+  return {.name = "avx512",
+          .f32 = &avx512::kernels_f32(),
+          .bf16 = &bf16,
+          .common = &avx512::kernels_common(),
+          .gemm_bf16 = bf16.gemm,
+          .gemm_bf16_to_f32 = bf16.gemm_to_f32,
+          .packed_bf16 = &avx512::packed(PackedFormat::kBf16),
+          .packed_int8 = &avx512::packed(PackedFormat::kInt8),
+          .packed_int4 = &avx512::packed(PackedFormat::kInt4)};
 }
 
 InstructionSet avx512_pairs_kernels() {
@@ -30,6 +48,7 @@ InstructionSet avx512_pairs_kernels() {
   set.name = "avx512 with bf16 in pairs";
   set.gemm_bf16 = avx512bf16::gemm;
   set.gemm_bf16_to_f32 = avx512bf16::gemm;
+  set.packed_bf16 = &avx512bf16::packed_bf16();
   return set;
 }
 
@@ -40,15 +59,23 @@ InstructionSet matrix_unit_kernels() {
   return set;
 }
 
+InstructionSet with_bytes(InstructionSet set) {
+  set.packed_int8 = &avx512vnni::packed_int8();
+  set.packed_int4 = &avx512vnni::packed_int4();
+  return set;
+}
+
 InstructionSet best_kernels() {
   if (!avx512_is_usable()) {
     return avx2_kernels();
   }
+  InstructionSet set = avx512_kernels();
   if (matrix_units_are_usable()) {
-    return matrix_unit_kernels();
+    set = matrix_unit_kernels();
+  } else if (avx512_pairs_are_usable() && __builtin_cpu_is("amd") != 0) {
+    set = avx512_pairs_kernels();
   }
-  const bool pairs_are_fast = avx512_pairs_are_usable() && __builtin_cpu_is("amd") != 0;
-  return pairs_are_fast ? avx512_pairs_kernels() : avx512_kernels();
+  return avx512_bytes_are_usable() ? with_bytes(set) : set;
 }
 
 }  // namespace moesaic::cpu

@@ -14,15 +14,18 @@ struct InstructionSet {
   const CommonKernels* common;
   void (*gemm_bf16)(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
   void (*gemm_bf16_to_f32)(const Gemm<BFloat16, float>& gemm, void* scratch);
+  const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
 };
 
 bool avx512_is_usable();                // on this processor
 bool avx512_pairs_are_usable();         // AVX512-BF16
+bool avx512_bytes_are_usable();         // AVX512-VNNI
 InstructionSet avx2_kernels();          // any processor that this program starts on
-InstructionSet avx512_kernels();        // call only where usable
+InstructionSet avx512_kernels();        // call only where usable; without bytes
 InstructionSet avx512_pairs_kernels();  // likewise
 InstructionSet matrix_unit_kernels();   // likewise; falls back to vectors where there are no units
+InstructionSet with_bytes(InstructionSet set);  // sums of bytes with AVX512-VNNI, likewise
 /// The fastest ones here. Pairs only on AMD's processors: those of Intel multiply a pair of bf16 at
 /// half the rate of two fp32 numbers.
 InstructionSet best_kernels();

@@ -3,30 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <memory>
+
+#include "backend/cpu/scratch.h"
 
 namespace moesaic::cpu {
 namespace {
 
 constexpr std::int64_t kPanel = kGemmColumns;  // a thread's share is a multiple of these
-
-// Packing buffers of this thread; they grow and stay.
-void* scratch(std::int64_t k) {
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<void, Free> buffer;
-  thread_local std::int64_t held = 0;
-  const std::int64_t bytes = gemm_scratch(k);
-  if (bytes > held) {
-    buffer.reset(std::aligned_alloc(64, static_cast<std::size_t>(bytes)));
-    require(buffer != nullptr, fmt::format("out of memory: {} bytes for a product", bytes));
-    held = bytes;
-  }
-  return buffer.get();
-}
 
 // Rows [m0, m1) and columns [n0, n1) of c.
 struct Block {
@@ -77,7 +61,7 @@ void multiply(const InstructionSet& set, const Tensor& a, Transpose ta, const Te
   }
   const auto args = [&](auto run, auto in, auto out) {
     const auto g = block_of<decltype(in), decltype(out)>(a, ta, b, tb, c, write, block);
-    run(g, scratch(g.k));
+    run(g, thread_scratch(gemm_scratch(g.k)));
   };
   if (a.dtype() == DType::kF32) {
     args(set.f32->gemm, float{}, float{});

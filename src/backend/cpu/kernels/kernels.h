@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "backend/packed_layout.h"
 #include "tensor/bf16.h"
 
 // The inner loops of the CPU backend: serial, over raw pointers, a range of rows at a time. The
@@ -175,6 +177,47 @@ struct CommonKernels {
                          Index tokens);
 };
 
+/// Rows of x as products with packed weights read them: in tiles of some rows each, as numbers of
+/// the kind of the weights; integers with a scale and a sum for each block of kPackedBlock.
+struct PackedRows {
+  std::uint32_t* words;  // (rows, packed_depth(columns)) numbers
+  float* scale;          // (rows, blocks)
+  std::int32_t* sum;     // (rows, blocks)
+};
+
+/// y (rows, n) = x w^T for some panels of w, from panel 0 on, whose columns of y begin at y.
+template <class C>
+struct PackedProduct {
+  PackedRows x;
+  Index rows, columns;
+  const std::byte* w;
+  Index panels;
+  C* y;
+  Index ldy, n;
+};
+
+/// Products with packed weights of one format. The rows of a group are laid out once, in tiles,
+/// and multiplied with any panels after that.
+struct PackedKernels {
+  Index number_bytes;  // of each of the packed_depth(columns) numbers of a row that is laid out
+  Index (*tiles)(Index rows);
+  Index (*padded_rows)(Index rows);  // that the tiles have
+  // Some tiles of x (rows, columns).
+  void (*rows_of_f32)(const float* x, Index rows, Index columns, const PackedRows& to, Range tiles);
+  void (*rows_of_bf16)(const BFloat16* x, Index rows, Index columns, const PackedRows& to,
+                       Range tiles);
+  // scratch: packed_scratch bytes on a border of 64.
+  void (*to_f32)(const PackedProduct<float>& product, void* scratch);
+  void (*to_bf16)(const PackedProduct<BFloat16>& product, void* scratch);
+};
+
+/// Panels that a thread takes at least.
+constexpr Index kPackedPanels = 4;
+/// Bytes for panels of int8 that were int4.
+constexpr Index packed_scratch(Index columns) {
+  return kPackedPanels * packed_panel_bytes(PackedFormat::kInt8, columns);
+}
+
 /// Queries of a tile of attention.
 constexpr Index kAttentionTile = 64;
 constexpr Index padded_head(Index head_dim) { return (head_dim + 15) / 16 * 16; }
@@ -207,15 +250,22 @@ namespace avx2 {
 const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
+const PackedKernels& packed(PackedFormat format);
 }  // namespace avx2
 namespace avx512 {
 const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
+const PackedKernels& packed(PackedFormat format);
 }  // namespace avx512
 namespace avx512bf16 {
 void gemm(const Gemm<BFloat16, float>& gemm, void* scratch);
 void gemm(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
+const PackedKernels& packed_bf16();
 }  // namespace avx512bf16
+namespace avx512vnni {
+const PackedKernels& packed_int8();
+const PackedKernels& packed_int4();
+}  // namespace avx512vnni
 
 }  // namespace moesaic::cpu

@@ -1,0 +1,118 @@
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cmath>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/packed_matmul.h"
+#include "backend/cpu/packing.h"
+
+namespace moesaic::cpu {
+namespace {
+
+std::int64_t panels_of(const PackedWeights& w) { return packed_parts(w.rows, kPackedRows); }
+
+// Panel i of all groups, and the rows of w (G, N, K) that are in it.
+struct Place {
+  std::int64_t row, rows, group;  // row: of all groups
+  std::byte* panel;
+};
+
+Place place_of(const PackedWeights& w, std::int64_t i) {
+  const std::int64_t group = i / panels_of(w);
+  const std::int64_t row = i % panels_of(w) * kPackedRows;
+  return {.row = group * w.rows + row,
+          .rows = std::min(kPackedRows, w.rows - row),
+          .group = group,
+          .panel = w.words.data() + i * packed_panel_bytes(w.format, w.columns)};
+}
+
+// The place of the first number of x that is not finite, or is less than the least; the number of
+// them if there is none.
+std::int64_t first_bad(std::span<const float> x, float least) {
+  const auto bad = [&](float value) { return !std::isfinite(value) || value < least; };
+  return std::find_if(x.begin(), x.end(), bad) - x.begin();
+}
+
+void check_importance(const Tensor& importance, std::int64_t groups, std::int64_t columns) {
+  if (!importance.defined()) {
+    return;
+  }
+  require(importance.numel() == columns || importance.numel() == groups * columns,
+          fmt::format("importance {} for {} groups of {} columns", importance.shape().text(),
+                      groups, columns));
+  const std::span<const float> values = importance.as<float>();
+  const std::int64_t i = first_bad(values, 0.0F);
+  if (i < std::ssize(values)) {
+    throw Error(Exit::kBadData,
+                fmt::format("the importance of column {} of group {} is {}; it must be finite and "
+                            "at least 0",
+                            i % columns, i / columns, values[static_cast<std::size_t>(i)]));
+  }
+}
+
+}  // namespace
+
+PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& importance) {
+  PackedWeights packed{
+      .format = format, .groups = w.dim(0), .rows = w.dim(1), .columns = w.dim(2), .words = {}};
+  check_importance(importance, packed.groups, packed.columns);
+  const std::int64_t columns = packed.columns;
+  const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
+  packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
+  const std::span<const float> values = w.as<float>();
+  std::atomic<std::int64_t> bad = w.numel();  // the first number that is not finite
+  const bool shared = importance.defined() && importance.numel() == columns;
+  share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const Place place = place_of(packed, i);
+      const std::int64_t first = place.row * columns;
+      const std::int64_t count = place.rows * columns;
+      const std::int64_t at = first_bad(
+          values.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+          -std::numeric_limits<float>::max());
+      if (at < count) {
+        std::int64_t known = bad;
+        while (first + at < known && !bad.compare_exchange_weak(known, first + at)) {
+        }
+        return;
+      }
+      pack_panel(format,
+                 {.w = values.data() + first,
+                  .rows = place.rows,
+                  .columns = columns,
+                  .importance = importance.defined() ? importance.as<float>().data() +
+                                                           (shared ? 0 : place.group * columns)
+                                                     : nullptr},
+                 place.panel);
+    }
+  });
+  if (bad < w.numel()) {
+    throw Error(Exit::kBadData,
+                fmt::format("weights cannot be packed: row {}, column {} of group {} is {}",
+                            bad / columns % packed.rows, bad % columns, bad / columns / packed.rows,
+                            values[static_cast<std::size_t>(bad)]));
+  }
+  return packed;
+}
+
+void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
+  require(w.numel() == packed.groups * packed.rows * packed.columns,
+          fmt::format("packed ({}, {}, {}) unpacked into {}", packed.groups, packed.rows,
+                      packed.columns, w.shape().text()));
+  float* const values = w.as<float>().data();
+  share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const Place place = place_of(packed, i);
+      unpack_panel(packed.format, place.panel, place.rows, packed.columns,
+                   values + place.row * packed.columns);
+    }
+  });
+}
+
+void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
+                               const PackedWeights& w, const Tensor& y) {
+  cpu::packed_matmul(set_, threads_, x, offsets, w, y, pool_);
+}
+
+}  // namespace moesaic::cpu

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/pool.h"
+#include "backend/packed_weights.h"
+
+namespace moesaic::cpu {
+
+/// See Backend::packed_matmul. The number of threads changes no bit. pool: for the rows of x as
+/// numbers of the weights' kind.
+void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
+                   std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
+                   Pool& pool);
+
+}  // namespace moesaic::cpu

@@ -1,0 +1,264 @@
+#include "backend/cpu/packing.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "tensor/bf16.h"
+
+namespace moesaic::cpu {
+namespace {
+
+using Index = std::int64_t;
+using Byte = std::uint8_t;
+
+constexpr Index kWord = 4;  // bytes
+constexpr Index kLine = kWord * kPackedRows;
+
+template <class T>
+void put(std::byte* to, T value) {
+  std::memcpy(to, &value, sizeof value);
+}
+template <class T>
+T get(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// A block of one row, filled up with zeros.
+struct Block {
+  std::array<float, kPackedBlock> w{}, importance{};
+  Index depth = 0;
+  float largest = 0.0F;
+
+  Block(const PanelSource& source, Index row, Index begin) {
+    const Index n = std::min(kPackedBlock, source.columns - begin);
+    depth = packed_depth(n);
+    std::fill_n(importance.begin(), n, 1.0F);
+    for (Index k = 0; k < n && row < source.rows; ++k) {
+      const auto i = static_cast<std::size_t>(k);
+      w[i] = source.w[row * source.columns + begin + k];
+      largest = std::max(largest, std::abs(w[i]));
+      if (source.importance != nullptr) {
+        importance[i] = source.importance[begin + k];
+      }
+    }
+  }
+};
+
+float nearest(float x) {
+  constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23
+  return (x + kMagic) - kMagic;
+}
+
+// Bytes of rows: number k of row r of a block's or group's words.
+Byte* number_at(std::byte* words, Index row, Index k) {
+  return reinterpret_cast<Byte*>(words + k / kWord * kLine + row * kWord + k % kWord);
+}
+
+void pack_int8(const Block& block, Index row, std::byte* out) {
+  const float d = block.largest / 127.0F;
+  put(out + row * kWord, d);
+  for (Index k = 0; k < block.depth; ++k) {
+    const float level = d > 0.0F ? nearest(block.w[static_cast<std::size_t>(k)] / d) : 0.0F;
+    *number_at(out + kPackedScaleBytes, row, k) =
+        static_cast<Byte>(std::clamp(level, -127.0F, 127.0F) + 128.0F);
+  }
+}
+
+constexpr float kMost = 15.0F;  // q
+constexpr float kTop = 255.0F;  // q s + m
+
+// Levels q s + m of a group, 0 <= q <= 15.
+struct Levels {
+  float s = 1.0F, m = 128.0F;
+  double error = std::numeric_limits<double>::infinity();
+};
+
+float q_of(float x, const Levels& levels) {
+  const float q = nearest((x - levels.m) / levels.s);
+  const float positive = q > 0.0F ? q : 0.0F;
+  return positive < kMost ? positive : kMost;
+}
+
+// A group of one row in units of d, from 128 on.
+struct Group {
+  std::array<float, kPackedGroup> x, importance;  // the largest importance is 1
+  float least, range, unit;
+
+  Group(const float* w, const float* weights, float d) {
+    const float most = *std::max_element(weights, weights + kPackedGroup);
+    unit = most > 0.0F ? most : 1.0F;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = std::clamp(w[i] / d + 128.0F, 0.0F, kTop);
+      importance[i] = most > 0.0F ? weights[i] / most : 1.0F;
+    }
+    const auto [low, high] = std::minmax_element(x.begin(), x.end());
+    least = *low;
+    range = *high - least;
+  }
+
+  // Sets the error of the levels; returns the m that would be best for the same q.
+  float judge(Levels& levels) const {
+    constexpr std::size_t kSums = 8;  // side by side, for vectors
+    std::array<float, kSums> errors{}, rests{}, weights{};
+    const float s = levels.s;
+    const float m = levels.m;
+    for (std::size_t i = 0; i < x.size(); i += kSums) {
+      for (std::size_t j = 0; j < kSums; ++j) {
+        const float rest = x[i + j] - q_of(x[i + j], levels) * s;
+        errors[j] += importance[i + j] * (rest - m) * (rest - m);
+        rests[j] += importance[i + j] * rest;
+        weights[j] += importance[i + j];
+      }
+    }
+    levels.error = std::accumulate(errors.begin(), errors.end(), 0.0);
+    return std::accumulate(rests.begin(), rests.end(), 0.0F) /
+           std::accumulate(weights.begin(), weights.end(), 0.0F);
+  }
+
+  Levels best() const {
+    constexpr int kRounds = 3;
+    constexpr float kNarrowest = 0.7F;
+    const float widest = std::clamp(std::ceil(range / kMost), 1.0F, kTop / kMost);
+    Levels found;
+    for (float s = widest; s >= 1.0F && s >= std::floor(kNarrowest * widest); s -= 1.0F) {
+      float m = least + (range - kMost * s) / 2.0F;
+      for (int round = 0; round < kRounds; ++round) {
+        Levels levels{.s = s, .m = std::clamp(nearest(m), 0.0F, kTop - kMost * s)};
+        m = judge(levels);
+        if (levels.error < found.error) {
+          found = levels;
+        }
+      }
+    }
+    return found;
+  }
+};
+
+constexpr Index kGroups = kPackedBlock / kPackedGroup;
+
+struct Int4Block {
+  float d = 0.0F;
+  std::array<Levels, kGroups> levels{};
+  double error = 0.0;
+};
+
+Int4Block levels_of(const Block& block, float d) {
+  Int4Block found{.d = d};
+  for (Index g = 0; g < block.depth / kPackedGroup; ++g) {
+    const auto begin = static_cast<std::size_t>(g * kPackedGroup);
+    const Group group(block.w.data() + begin, block.importance.data() + begin, d);
+    const Levels levels = group.best();
+    found.levels[static_cast<std::size_t>(g)] = levels;
+    found.error += levels.error * group.unit * d * d;
+  }
+  return found;
+}
+
+Int4Block best_levels(const Block& block) {
+  constexpr std::array<float, 2> kOthers = {0.94F, 1.06F};
+  const float d = block.largest / 127.0F;
+  if (!(d > 0.0F)) {
+    return {};
+  }
+  Int4Block best = levels_of(block, d);
+  for (const float factor : kOthers) {
+    const Int4Block other = levels_of(block, d * factor);
+    if (other.error < best.error) {
+      best = other;
+    }
+  }
+  return best;
+}
+
+void pack_int4(const Block& block, Index row, std::byte* out) {
+  const Int4Block best = best_levels(block);
+  put(out + row * kWord, best.d);
+  const Index groups = block.depth / kPackedGroup;
+  std::byte* const pairs = out + kPackedScaleBytes;
+  std::byte* words = pairs + groups * kPackedPairBytes;
+  for (Index g = 0; g < groups; ++g) {
+    const Levels& levels = best.levels[static_cast<std::size_t>(g)];
+    put(pairs + g * kPackedPairBytes + 2 * row, static_cast<Byte>(levels.s));
+    put(pairs + g * kPackedPairBytes + 2 * row + 1, static_cast<Byte>(levels.m));
+    for (Index k = 0; k < kPackedGroup; ++k) {
+      const float w = block.w[static_cast<std::size_t>(g * kPackedGroup + k)];
+      const float x = best.d > 0.0F ? std::clamp(w / best.d + 128.0F, 0.0F, kTop) : 128.0F;
+      // Words 2 i and 2 i + 1 of four numbers share 64 bytes.
+      Byte* const both = number_at(words + k / (2 * kWord) * kLine, row, k % kWord);
+      const auto q = static_cast<Byte>(q_of(x, levels));
+      *both = static_cast<Byte>(k / kWord % 2 == 0 ? q : *both | q << 4U);
+    }
+    words += kPackedGroup / (2 * kWord) * kLine;
+  }
+}
+
+Index block_bytes(PackedFormat format, Index depth) { return packed_panel_bytes(format, depth); }
+
+void pack_bf16(const PanelSource& source, std::byte* out) {
+  constexpr Index kPair = 2;
+  for (Index k = 0; k < packed_depth(source.columns); ++k) {
+    for (Index row = 0; row < kPackedRows; ++row) {
+      const bool exists = row < source.rows && k < source.columns;
+      put(out + k / kPair * kLine + row * kWord + k % kPair * kPair,
+          BFloat16(exists ? source.w[row * source.columns + k] : 0.0F));
+    }
+  }
+}
+
+}  // namespace
+
+void pack_panel(PackedFormat format, const PanelSource& source, std::byte* out) {
+  if (format == PackedFormat::kBf16) {
+    pack_bf16(source, out);
+    return;
+  }
+  for (Index begin = 0; begin < source.columns; begin += kPackedBlock) {
+    Index depth = 0;
+    for (Index row = 0; row < kPackedRows; ++row) {
+      const Block block(source, row, begin);
+      depth = block.depth;
+      format == PackedFormat::kInt8 ? pack_int8(block, row, out) : pack_int4(block, row, out);
+    }
+    out += block_bytes(format, depth);
+  }
+}
+
+void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index columns,
+                  float* w) {
+  for (Index k = 0; k < columns; ++k) {
+    const Index begin = k / kPackedBlock * kPackedBlock;
+    const std::byte* const block = panel + block_bytes(format, begin);
+    const Index groups = packed_depth(std::min(kPackedBlock, columns - begin)) / kPackedGroup;
+    const Index at = k - begin;
+    for (Index row = 0; row < rows; ++row) {
+      float& value = w[row * columns + k];
+      if (format == PackedFormat::kBf16) {
+        constexpr Index kPair = 2;
+        value = static_cast<float>(
+            get<BFloat16>(panel + k / kPair * kLine + row * kWord + k % kPair * kPair));
+        continue;
+      }
+      const auto d = get<float>(block + row * kWord);
+      const std::byte* data = block + kPackedScaleBytes;
+      Index level = 0;
+      if (format == PackedFormat::kInt8) {
+        level = get<Byte>(data + at / kWord * kLine + row * kWord + at % kWord);
+      } else {
+        const std::byte* const pair = data + at / kPackedGroup * kPackedPairBytes + 2 * row;
+        data += groups * kPackedPairBytes;
+        const auto both = get<Byte>(data + at / (2 * kWord) * kLine + row * kWord + at % kWord);
+        const Index q = at / kWord % 2 == 0 ? both & 0xfU : both >> 4U;
+        level = q * get<Byte>(pair) + get<Byte>(pair + 1);
+      }
+      value = d * static_cast<float>(level - 128);
+    }
+  }
+}
+
+}  // namespace moesaic::cpu
