@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "tensor/bf16.h"
 
@@ -14,6 +13,8 @@ namespace {
 
 using Index = std::int64_t;
 using Byte = std::uint8_t;
+
+using F8 = float __attribute__((vector_size(32)));
 
 constexpr Index kWord = 4;  // bytes
 constexpr Index kLine = kWord * kPackedRows;
@@ -50,7 +51,17 @@ struct Block {
   }
 };
 
-float nearest(float x) {
+F8 load(const float* p) {
+  F8 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+float sum(const F8& v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+
+// To an integer; even ones where two are as near.
+template <class F>
+F nearest(F x) {
   constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23
   return (x + kMagic) - kMagic;
 }
@@ -76,19 +87,20 @@ constexpr float kTop = 255.0F;  // q s + m
 // Levels q s + m of a group, 0 <= q <= 15.
 struct Levels {
   float s = 1.0F, m = 128.0F;
-  double error = std::numeric_limits<double>::infinity();
+  float error = std::numeric_limits<float>::infinity();
 };
 
-float q_of(float x, const Levels& levels) {
-  const float q = nearest((x - levels.m) / levels.s);
-  const float positive = q > 0.0F ? q : 0.0F;
-  return positive < kMost ? positive : kMost;
+template <class F>
+F q_of(F x, const Levels& levels) {
+  const F q = nearest((x - levels.m) * (1.0F / levels.s));
+  const F positive = q > 0.0F ? q : F{};
+  return positive < kMost ? positive : F{} + kMost;
 }
 
 // A group of one row in units of d, from 128 on.
 struct Group {
   std::array<float, kPackedGroup> x, importance;  // the largest importance is 1
-  float least, range, unit;
+  float least, range, unit, weight_sum = 0.0F;
 
   Group(const float* w, const float* weights, float d) {
     const float most = *std::max_element(weights, weights + kPackedGroup);
@@ -96,6 +108,7 @@ struct Group {
     for (std::size_t i = 0; i < x.size(); ++i) {
       x[i] = std::clamp(w[i] / d + 128.0F, 0.0F, kTop);
       importance[i] = most > 0.0F ? weights[i] / most : 1.0F;
+      weight_sum += importance[i];
     }
     const auto [low, high] = std::minmax_element(x.begin(), x.end());
     least = *low;
@@ -104,21 +117,17 @@ struct Group {
 
   // Sets the error of the levels; returns the m that would be best for the same q.
   float judge(Levels& levels) const {
-    constexpr std::size_t kSums = 8;  // side by side, for vectors
-    std::array<float, kSums> errors{}, rests{}, weights{};
-    const float s = levels.s;
-    const float m = levels.m;
-    for (std::size_t i = 0; i < x.size(); i += kSums) {
-      for (std::size_t j = 0; j < kSums; ++j) {
-        const float rest = x[i + j] - q_of(x[i + j], levels) * s;
-        errors[j] += importance[i + j] * (rest - m) * (rest - m);
-        rests[j] += importance[i + j] * rest;
-        weights[j] += importance[i + j];
-      }
+    F8 errors{};
+    F8 rests{};
+    for (std::size_t i = 0; i < x.size(); i += sizeof(F8) / sizeof(float)) {
+      const F8 values = load(&x[i]);
+      const F8 weight = load(&importance[i]);
+      const F8 rest = values - q_of(values, levels) * levels.s;
+      errors += weight * (rest - levels.m) * (rest - levels.m);
+      rests += weight * rest;
     }
-    levels.error = std::accumulate(errors.begin(), errors.end(), 0.0);
-    return std::accumulate(rests.begin(), rests.end(), 0.0F) /
-           std::accumulate(weights.begin(), weights.end(), 0.0F);
+    levels.error = sum(errors);
+    return sum(rests) / weight_sum;
   }
 
   Levels best() const {
@@ -128,8 +137,13 @@ struct Group {
     Levels found;
     for (float s = widest; s >= 1.0F && s >= std::floor(kNarrowest * widest); s -= 1.0F) {
       float m = least + (range - kMost * s) / 2.0F;
+      Levels levels{.s = s, .m = -1.0F};
       for (int round = 0; round < kRounds; ++round) {
-        Levels levels{.s = s, .m = std::clamp(nearest(m), 0.0F, kTop - kMost * s)};
+        const float next = std::clamp(nearest(m), 0.0F, kTop - kMost * s);
+        if (next == levels.m) {
+          break;
+        }
+        levels.m = next;
         m = judge(levels);
         if (levels.error < found.error) {
           found = levels;
@@ -155,7 +169,7 @@ Int4Block levels_of(const Block& block, float d) {
     const Group group(block.w.data() + begin, block.importance.data() + begin, d);
     const Levels levels = group.best();
     found.levels[static_cast<std::size_t>(g)] = levels;
-    found.error += levels.error * group.unit * d * d;
+    found.error += static_cast<double>(levels.error) * group.unit * d * d;
   }
   return found;
 }

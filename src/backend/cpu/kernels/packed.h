@@ -5,7 +5,8 @@
 //   x = c a,  c = max |x| / 127;    x . w = sum over blocks of c d (a . u - 128 sum of a),
 // where the bracket is a sum of integers: exact in any order, so that a row has the same bits in
 // every tile and on every instruction set. It becomes a float once for each block, in order of k.
-// A tile, M rows of x and V panels of w, stays in registers; the fewer rows, the more panels.
+// A tile, M rows of x and V registers of rows of w, stays in registers; the fewer rows of x, the
+// more of w. A register holds a row of words of a panel, or half of one.
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
@@ -13,37 +14,48 @@ namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
 using Word = std::uint32_t;
-using B64 = std::uint8_t __attribute__((vector_size(64)));
+
+constexpr Index kWidth = kOneRegister ? 16 : 8;  // numbers of a register
+constexpr Index kParts = kLanes / kWidth;        // registers of a panel
+using Floats = float __attribute__((vector_size(4 * kWidth)));
+using Integers = std::int32_t __attribute__((vector_size(4 * kWidth)));
+using Words = std::uint32_t __attribute__((vector_size(4 * kWidth)));
+using Halves = std::uint16_t __attribute__((vector_size(4 * kWidth)));
+using Bytes = std::uint8_t __attribute__((vector_size(4 * kWidth)));
+using PairsOfBytes = std::uint16_t __attribute__((vector_size(2 * kWidth)));
 
 constexpr Index kChunk = kLanes;  // words of a row of x that lie together
 constexpr Index kChunkBytes = 4 * kChunk;
 constexpr Index kAheadBytes = 2048;  // of a panel that are on their way from memory
 
-inline U16 load_words(const std::byte* p) {
-  U16 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-inline F16 load_floats(const std::byte* p) {
-  F16 v;
+template <class V>
+V load_as(const std::byte* p) {
+  V v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 
-/// Panels of a tile of M rows.
+/// Registers of w of a tile of M rows.
 template <int M>
-constexpr int panels_of() {
-  return kOneRegister ? (M <= 4 ? 4 : 2) : (M <= 2 ? 2 : 1);
+constexpr int registers_of() {
+  return kOneRegister ? (M <= 4 ? 4 : 2) : (M <= 2 ? 4 : 2);
 }
 
-/// The panels of a tile; those behind the last one are the last one again. Memory is asked for what
-/// is read kAheadBytes later: of the same panel, or of the V-th one from it.
+/// Where the registers of a tile come from. Panels behind the last one are the last one again.
+/// Memory is asked for what is read kAheadBytes later: of the same panel, or of one of the next
+/// tile.
 template <int V>
 struct Panels {
   const std::byte* at[V];
-  const std::byte* end;  // of the first
-  Index skip;            // from there to the V-th
+  const std::byte* end;  // of the first panel
+  Index skip;            // from there to the first of the next tile
 
+  Panels(const std::byte* first, Index panels, Index bytes)
+      : end(first + bytes), skip((V / kParts - 1) * bytes) {
+    for (int v = 0; v < V; ++v) {
+      at[v] = first + smaller(v / kParts, panels - 1) * bytes + v % kParts * 4 * kWidth;
+    }
+  }
   Index ahead() const { return end - at[0] > kAheadBytes ? kAheadBytes : kAheadBytes + skip; }
 
   void advance(Index bytes) {
@@ -78,12 +90,14 @@ struct Int8 {
       words.advance(kPackedScaleBytes);
     }
     void next_group() { ahead = words.ahead(); }
-    void next_pair(U16 (&first)[V], U16 (&second)[V]) {
+    void next_pair(Words (&first)[V], Words (&second)[V]) {
       for (int v = 0; v < V; ++v) {
-        __builtin_prefetch(words.at[v] + ahead);
-        __builtin_prefetch(words.at[v] + ahead + kChunkBytes);
-        first[v] = load_words(words.at[v]);
-        second[v] = load_words(words.at[v] + kChunkBytes);
+        if (v % kParts == 0) {
+          __builtin_prefetch(words.at[v] + ahead);
+          __builtin_prefetch(words.at[v] + ahead + kChunkBytes);
+        }
+        first[v] = load_as<Words>(words.at[v]);
+        second[v] = load_as<Words>(words.at[v] + kChunkBytes);
       }
       words.advance(2 * kChunkBytes);
     }
@@ -98,59 +112,62 @@ struct Int4 {
   template <int V>
   struct Block {
     Panels<V> pairs, words;
-    H32 factor[V];
-    B64 least[V];
+    Halves factor[V];
+    Bytes least[V];
     Index ahead = 0;
 
     explicit Block(const Panels<V>& panels, Index groups) : pairs(panels), words(panels) {
-      pairs.advance(kPackedScaleBytes);
       words.advance(kPackedScaleBytes + groups * kPackedPairBytes);
+      pairs.advance(kPackedScaleBytes);
+      for (int v = 0; v < V; ++v) {
+        pairs.at[v] -= v % kParts * 2 * kWidth;  // half as far apart as words
+      }
     }
     void next_group() {
       for (int v = 0; v < V; ++v) {
-        H16 both;
-        std::memcpy(&both, pairs.at[v], sizeof both);
-        const U16 wide = __builtin_convertvector(both, U16);
-        const U16 s = wide & 0xffU;
-        const U16 m = (wide >> 8) * 0x01010101U;
-        factor[v] = reinterpret_cast<H32>(s | (s << 16));
-        least[v] = reinterpret_cast<B64>(m);
+        const auto wide = __builtin_convertvector(load_as<PairsOfBytes>(pairs.at[v]), Words);
+        const Words s = wide & 0xffU;
+        const Words m = (wide >> 8) * 0x01010101U;
+        factor[v] = reinterpret_cast<Halves>(s | (s << 16));
+        least[v] = reinterpret_cast<Bytes>(m);
       }
       pairs.advance(kPackedPairBytes);
       ahead = words.ahead();
     }
-    void next_pair(U16 (&first)[V], U16 (&second)[V]) {
+    void next_pair(Words (&first)[V], Words (&second)[V]) {
       for (int v = 0; v < V; ++v) {
-        __builtin_prefetch(words.at[v] + ahead);
-        const U16 nibbles = load_words(words.at[v]);
+        if (v % kParts == 0) {
+          __builtin_prefetch(words.at[v] + ahead);
+        }
+        const Words nibbles = load_as<Words>(words.at[v]);
         first[v] = decoded(nibbles & 0x0f0f0f0fU, v);
         second[v] = decoded((nibbles >> 4) & 0x0f0f0f0fU, v);
       }
       words.advance(kChunkBytes);
     }
-    U16 decoded(U16 q, int v) const {
-      const H32 product = reinterpret_cast<H32>(q) * factor[v];
-      return reinterpret_cast<U16>(reinterpret_cast<B64>(product) + least[v]);
+    Words decoded(Words q, int v) const {
+      const Halves product = reinterpret_cast<Halves>(q) * factor[v];
+      return reinterpret_cast<Words>(reinterpret_cast<Bytes>(product) + least[v]);
     }
   };
 };
 
 /// Dot::step(sum, u, a) adds the products of four bytes u with four signed bytes a in each lane.
 template <class Dot, class Format, int M, int V>
-void integer_tile(const TileRows& x, Panels<V> w, Index depth, F16 (&totals)[M][V]) {
+void integer_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[M][V]) {
   const Index blocks = (depth + kPackedBlock - 1) / kPackedBlock;
   for (int i = 0; i < M; ++i) {
     for (int v = 0; v < V; ++v) {
-      totals[i][v] = F16{};
+      totals[i][v] = Floats{};
     }
   }
   const Word* a = x.words;
   for (Index b = 0; b < blocks; ++b) {
     const Index groups = smaller(kPackedBlock, depth - b * kPackedBlock) / kPackedGroup;
-    I16 sums[M][V];
+    Integers sums[M][V];
     for (int i = 0; i < M; ++i) {
       for (int v = 0; v < V; ++v) {
-        sums[i][v] = -128 * x.sum[i * blocks + b] - I16{};
+        sums[i][v] = -128 * x.sum[i * blocks + b] - Integers{};
       }
     }
     typename Format::template Block<V> block(w, groups);
@@ -158,8 +175,8 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, F16 (&totals)[M][
       block.next_group();
       const Word* chunk = a + g / 2 * kChunk * M + g % 2 * 8;
       for (Index word = 0; word < 8; word += 2) {
-        U16 first[V];
-        U16 second[V];
+        Words first[V];
+        Words second[V];
         block.next_pair(first, second);
         for (int i = 0; i < M; ++i) {
           const typename Dot::Row even(chunk[i * kChunk + word]);
@@ -172,9 +189,10 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, F16 (&totals)[M][
     }
     a += groups / 2 * kChunk * M;
     for (int v = 0; v < V; ++v) {
-      const F16 scale = load_floats(w.at[v]);
+      const Floats scale = load_as<Floats>(w.at[v]);
       for (int i = 0; i < M; ++i) {
-        const F16 product = __builtin_convertvector(sums[i][v], F16) * x.scale[i * blocks + b];
+        const Floats product =
+            __builtin_convertvector(sums[i][v], Floats) * x.scale[i * blocks + b];
         totals[i][v] += product * scale;
       }
       w.at[v] = block.words.at[v];
@@ -184,16 +202,18 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, F16 (&totals)[M][
 
 /// Dot::step(sum, w, a) adds the products of two pairs of bf16 in each lane.
 template <class Dot, int M, int V>
-void bf16_tile(const TileRows& x, Panels<V> w, Index depth, F16 (&totals)[M][V]) {
-  F16 sums[M][V] = {};
+void bf16_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[M][V]) {
+  Floats sums[M][V] = {};
   const Word* chunk = x.words;
   for (Index k = 0; k < depth; k += 2 * kChunk, chunk += M * kChunk) {
     const Index ahead = w.ahead();
     for (Index word = 0; word < kChunk; ++word) {
-      U16 columns[V];
+      Words columns[V];
       for (int v = 0; v < V; ++v) {
-        __builtin_prefetch(w.at[v] + ahead);
-        columns[v] = load_words(w.at[v]);
+        if (v % kParts == 0) {
+          __builtin_prefetch(w.at[v] + ahead);
+        }
+        columns[v] = load_as<Words>(w.at[v]);
       }
       w.advance(kChunkBytes);
       for (int i = 0; i < M; ++i) {
@@ -231,33 +251,30 @@ constexpr Tiles tiles_of(Index rows, Index highest) {
   return {full + 1, height, larger(even(rows - full * height), kLow + 2)};
 }
 
-/// What multiplies a tile: all rows and panels of it; `panels`: so many at once.
+/// What multiplies a tile, for all its rows and `panels` panels.
 template <class C>
 struct TileKernel {
   void (*run)(const PackedProduct<C>& product, const TileRows& x, Index row, const std::byte* w,
               Index panel_bytes, Index panel);
-  int panels;
+  Index panels;
 };
 
 /// w: panel `panel` of the product, of which others follow; row: the first of the tile.
 template <class Engine, class Format, int M, class C>
 void multiply_tile(const PackedProduct<C>& p, const TileRows& x, Index row, const std::byte* w,
                    Index panel_bytes, Index panel) {
-  constexpr int V = panels_of<M>();
-  Panels<V> panels;
-  for (int v = 0; v < V; ++v) {
-    panels.at[v] = w + smaller(v, p.panels - panel - 1) * panel_bytes;
-  }
-  panels.end = w + panel_bytes;
-  panels.skip = (V - 1) * panel_bytes;
-  F16 totals[M][V];
-  Engine::template tile<Format, M, V>(x, panels, packed_depth(p.columns), totals);
+  constexpr int V = registers_of<M>();
+  Floats totals[M][V];
+  Engine::template tile<Format, M, V>(x, Panels<V>(w, p.panels - panel, panel_bytes),
+                                      packed_depth(p.columns), totals);
   C* const y = p.y + row * p.ldy + panel * kLanes;
   for (int i = 0; i < M; ++i) {
-    for (int v = 0; v < V; ++v) {
-      const Index n = p.n - (panel + v) * kLanes;
+    for (int j = 0; j < V / kParts; ++j) {
+      const Index n = p.n - (panel + j) * kLanes;
       if (row + i < p.rows && n > 0) {
-        store(y + i * p.ldy + v * kLanes, totals[i][v], n);
+        F16 lanes;
+        std::memcpy(&lanes, &totals[i][j * kParts], sizeof lanes);
+        store(y + i * p.ldy + j * kLanes, lanes, n);
       }
     }
   }
@@ -271,7 +288,7 @@ TileKernel<C> tile_kernel(Index height) {
       return tile_kernel < Engine, Format, M <= 4 ? M - 1 : M - 2, C > (height);
     }
   }
-  return {multiply_tile<Engine, Format, M, C>, panels_of<M>()};
+  return {multiply_tile<Engine, Format, M, C>, registers_of<M>() / kParts};
 }
 
 /// All rows of a product; read(panel, count) gives so many panels of w in the format.
@@ -302,21 +319,20 @@ void multiply(const PackedProduct<C>& p, void* /*scratch*/) {
 }
 
 /// A panel of four bits as one of eight.
-inline void decode_panel(const std::byte* from, Index depth, std::byte* to) {
-  Panels<1> panel{{from}, from, 0};
+inline void decode_panel(const std::byte* from, Index bytes, Index depth, std::byte* to) {
+  constexpr int V = kParts;
+  Panels<V> panel(from, 1, bytes);
   for (Index k = 0; k < depth; k += kPackedBlock) {
     const Index groups = smaller(kPackedBlock, depth - k) / kPackedGroup;
     std::memcpy(to, panel.at[0], kPackedScaleBytes);
     to += kPackedScaleBytes;
-    Int4::Block<1> block(panel, groups);
+    Int4::Block<V> block(panel, groups);
     for (Index g = 0; g < groups; ++g) {
       block.next_group();
       for (Index pair = 0; pair < 4; ++pair, to += 2 * kChunkBytes) {
-        U16 first[1];
-        U16 second[1];
-        block.next_pair(first, second);
-        std::memcpy(to, first, sizeof first);
-        std::memcpy(to + kChunkBytes, second, sizeof second);
+        Words both[2][V];
+        block.next_pair(both[0], both[1]);
+        std::memcpy(to, both, sizeof both);
       }
     }
     panel = block.words;
@@ -339,7 +355,7 @@ void multiply_int4(const PackedProduct<C>& p, void* scratch) {
   multiply_rows<Engine, Int8, Engine::kTileRows>(
       p, tiles_of(p.rows, Engine::kTileRows), decoded_bytes, [&](Index panel, Index count) {
         for (Index i = 0; i < count; ++i) {
-          decode_panel(p.w + (panel + i) * bytes, packed_depth(p.columns),
+          decode_panel(p.w + (panel + i) * bytes, bytes, packed_depth(p.columns),
                        decoded + i * decoded_bytes);
         }
         return static_cast<const std::byte*>(decoded);

@@ -1,4 +1,4 @@
-// Products with packed weights of bf16 with AVX512-BF16, two numbers at a time.
+// Products with packed weights of bf16 with AVX512-BFloats, two numbers at a time.
 #include <immintrin.h>
 
 #include "backend/cpu/kernels/packed_rows.h"
@@ -10,13 +10,13 @@ struct Pairs {
   static constexpr int kTileRows = MOESAIC_TILE_ROWS;
 
   struct Row {
-    U16 word;
-    explicit Row(Word value) : word(value - U16{}) {}
+    Words word;
+    explicit Row(Word value) : word(value - Words{}) {}
   };
-  static F16 step(F16 sum, U16 w, const Row& a) {
-    return reinterpret_cast<F16>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
-                                                  reinterpret_cast<__m512bh>(a.word),
-                                                  reinterpret_cast<__m512bh>(w)));
+  static Floats step(Floats sum, Words w, const Row& a) {
+    return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                     reinterpret_cast<__m512bh>(a.word),
+                                                     reinterpret_cast<__m512bh>(w)));
   }
 };
 

@@ -7,66 +7,95 @@
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
-using B16 = std::int8_t __attribute__((vector_size(16)));
+using I8 = std::int32_t __attribute__((vector_size(32)));
+
+/// Numbers of one block of a row, filled up with zeros.
+struct RowBlock {
+  float values[kPackedBlock];
+  Index depth;
+
+  template <class A>
+  RowBlock(const A* x, Index n) : depth(packed_depth(n)) {
+    for (Index k = 0; k < depth; k += kLanes) {
+      store(values + k, k < n ? load(x + k, n - k) : F16{});
+    }
+  }
+  Floats at(Index k) const {
+    Floats v;
+    std::memcpy(&v, values + k, sizeof v);
+    return v;
+  }
+  /// The bits of the largest absolute value: floats without a sign are in the order of their bits,
+  /// what is not finite being the largest.
+  std::int32_t largest_bits() const {
+    Integers most{};
+    for (Index k = 0; k < depth; k += kWidth) {
+      const Integers bits = reinterpret_cast<Integers>(at(k)) & 0x7fffffff;
+      most = bits > most ? bits : most;
+    }
+    std::int32_t best = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      best = most[i] > best ? most[i] : best;
+    }
+    return best;
+  }
+};
 
 /// Rounds to nearest even: a sum with 1.5 * 2^23 ends in the bits of an integer.
-inline I16 nearest(F16 x, float factor) {
-  const F16 magic = splat(12582912.0F);
-  return reinterpret_cast<I16>(x * factor + magic) - reinterpret_cast<I16>(magic);
+inline Integers nearest(Floats x, float factor) {
+  const Floats magic = Floats{} + 12582912.0F;
+  return reinterpret_cast<Integers>(x * factor + magic) - reinterpret_cast<Integers>(magic);
 }
 
-inline std::int32_t sum_of(I16 v) {
+inline void store_bytes(std::byte* to, I16 v) {
+  using Narrow = std::int8_t __attribute__((vector_size(16)));
+  const auto bytes = __builtin_convertvector(v, Narrow);
+  std::memcpy(to, &bytes, sizeof bytes);
+}
+// The lowest bytes of four numbers come together in each half of the register.
+inline void store_bytes(std::byte* to, I8 v) {
+  using Narrow = std::uint8_t __attribute__((vector_size(32)));
+  const auto all = reinterpret_cast<Narrow>(v);
+  const auto halves = reinterpret_cast<I8>(
+      __builtin_shufflevector(all, all, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 16, 20,
+                              24, 28, 16, 20, 24, 28, 16, 20, 24, 28, 16, 20, 24, 28));
+  const std::int32_t words[2] = {halves[0], halves[4]};
+  std::memcpy(to, words, sizeof words);
+}
+
+inline std::int32_t sum_of(Integers v) {
   std::int32_t total = 0;
-  for (int i = 0; i < kLanes; ++i) {
+  for (int i = 0; i < kWidth; ++i) {
     total += v[i];
   }
   return total;
 }
 
-/// The bits of the largest absolute value, those of infinity or more if one is not finite.
-template <class A>
-std::uint32_t largest_bits(const A* x, Index n) {
-  I16 most{};  // bits of floats without a sign are in the order of the floats
-  for (Index k = 0; k < n; k += kLanes) {
-    const I16 bits = reinterpret_cast<I16>(load(x + k, n - k)) & 0x7fffffff;
-    most = bits > most ? bits : most;
-  }
-  std::int32_t best = 0;
-  for (int i = 0; i < kLanes; ++i) {
-    best = most[i] > best ? most[i] : best;
-  }
-  return static_cast<std::uint32_t>(best);
-}
-
-/// Row i of a tile of M rows as signed bytes. What is below 1e-30 counts as zero; a block with a
-/// number that is not finite has the scale NaN.
+/// Row i of a tile as signed bytes. What is below 1e-30 counts as zero; a block with a number that
+/// is not finite has the scale NaN.
 template <class A>
 void quantise_row(const A* x, Index columns, Index i, Index height, const PackedRows& to) {
   constexpr float kLeast = 1e-30F;
+  constexpr std::int32_t kInfinity = 0x7f800000;
   auto* const bytes = reinterpret_cast<std::byte*>(to.words);
   const Index blocks = packed_blocks(columns);
   for (Index b = 0; b < blocks; ++b) {
     const Index begin = b * kPackedBlock;
-    const Index n = smaller(kPackedBlock, columns - begin);
-    const std::uint32_t bits = largest_bits(x + begin, n);
+    const RowBlock block(x + begin, smaller(kPackedBlock, columns - begin));
+    const std::int32_t bits = block.largest_bits();
     float most;
     std::memcpy(&most, &bits, sizeof most);
-    const bool zero = most < kLeast;
-    const float factor = zero ? 0.0F : 127.0F / most;
-    I16 sums{};
-    for (Index k = 0; k < packed_depth(n); k += kLanes) {
-      const F16 values = k < n ? load(x + begin + k, n - k) : F16{};
-      const I16 rounded = nearest(values, factor);
-      const auto narrow = __builtin_convertvector(rounded, B16);
+    const float factor = most < kLeast ? 0.0F : 127.0F / most;
+    Integers sums{};
+    for (Index k = 0; k < block.depth; k += kWidth) {
+      const Integers rounded = nearest(block.at(k), factor);
       sums += rounded;
       const Index at = begin + k;
-      std::memcpy(bytes + (at / kChunkBytes * height + i) * kChunkBytes + at % kChunkBytes, &narrow,
-                  sizeof narrow);
+      store_bytes(bytes + (at / kChunkBytes * height + i) * kChunkBytes + at % kChunkBytes,
+                  rounded);
     }
-    to.scale[i * blocks + b] = zero ? 0.0F : most * (1.0F / 127.0F);
-    if (bits >= 0x7f800000U) {
-      to.scale[i * blocks + b] = __builtin_nanf("");
-    }
+    const float scale = most < kLeast ? 0.0F : most * (1.0F / 127.0F);
+    to.scale[i * blocks + b] = bits < kInfinity ? scale : __builtin_nanf("");
     to.sum[i * blocks + b] = sum_of(sums);
   }
 }
@@ -112,7 +141,7 @@ void lay_out(const A* x, Index rows, Index columns, const PackedRows& to, Range 
 /// Integers with a Dot that multiplies four bytes u with four signed bytes of a row (Dot::Row) in
 /// each lane.
 template <class Dot>
-struct Integers {
+struct OfIntegers {
   static constexpr int kTileRows = Dot::kTileRows;
   static constexpr Index kWordNumbers = 4;
 
@@ -121,14 +150,14 @@ struct Integers {
     quantise_row(x, columns, i, height, to);
   }
   template <class Format, int M, int V>
-  static void tile(const TileRows& x, const Panels<V>& w, Index depth, F16 (&totals)[M][V]) {
+  static void tile(const TileRows& x, const Panels<V>& w, Index depth, Floats (&totals)[M][V]) {
     integer_tile<Dot, Format>(x, w, depth, totals);
   }
 };
 
 /// bf16 with a Dot that multiplies pairs.
 template <class Dot>
-struct Halves {
+struct OfHalves {
   static constexpr int kTileRows = Dot::kTileRows;
   static constexpr Index kWordNumbers = 2;
 
@@ -137,7 +166,7 @@ struct Halves {
     round_row(x, columns, i, height, to);
   }
   template <class Format, int M, int V>
-  static void tile(const TileRows& x, const Panels<V>& w, Index depth, F16 (&totals)[M][V]) {
+  static void tile(const TileRows& x, const Panels<V>& w, Index depth, Floats (&totals)[M][V]) {
     bf16_tile<Dot>(x, w, depth, totals);
   }
 };
@@ -145,32 +174,32 @@ struct Halves {
 template <class Dot>
 constexpr PackedKernels kBf16Kernels = {
     .number_bytes = 2,
-    .tiles = tile_count<Halves<Dot>>,
-    .padded_rows = padded_rows<Halves<Dot>>,
-    .rows_of_f32 = lay_out<Halves<Dot>, float>,
-    .rows_of_bf16 = lay_out<Halves<Dot>, BFloat16>,
-    .to_f32 = multiply<Halves<Dot>, Bf16, float>,
-    .to_bf16 = multiply<Halves<Dot>, Bf16, BFloat16>,
+    .tiles = tile_count<OfHalves<Dot>>,
+    .padded_rows = padded_rows<OfHalves<Dot>>,
+    .rows_of_f32 = lay_out<OfHalves<Dot>, float>,
+    .rows_of_bf16 = lay_out<OfHalves<Dot>, BFloat16>,
+    .to_f32 = multiply<OfHalves<Dot>, Bf16, float>,
+    .to_bf16 = multiply<OfHalves<Dot>, Bf16, BFloat16>,
 };
 template <class Dot>
 constexpr PackedKernels kInt8Kernels = {
     .number_bytes = 1,
-    .tiles = tile_count<Integers<Dot>>,
-    .padded_rows = padded_rows<Integers<Dot>>,
-    .rows_of_f32 = lay_out<Integers<Dot>, float>,
-    .rows_of_bf16 = lay_out<Integers<Dot>, BFloat16>,
-    .to_f32 = multiply<Integers<Dot>, Int8, float>,
-    .to_bf16 = multiply<Integers<Dot>, Int8, BFloat16>,
+    .tiles = tile_count<OfIntegers<Dot>>,
+    .padded_rows = padded_rows<OfIntegers<Dot>>,
+    .rows_of_f32 = lay_out<OfIntegers<Dot>, float>,
+    .rows_of_bf16 = lay_out<OfIntegers<Dot>, BFloat16>,
+    .to_f32 = multiply<OfIntegers<Dot>, Int8, float>,
+    .to_bf16 = multiply<OfIntegers<Dot>, Int8, BFloat16>,
 };
 template <class Dot>
 constexpr PackedKernels kInt4Kernels = {
     .number_bytes = 1,
-    .tiles = tile_count<Integers<Dot>>,
-    .padded_rows = padded_rows<Integers<Dot>>,
-    .rows_of_f32 = lay_out<Integers<Dot>, float>,
-    .rows_of_bf16 = lay_out<Integers<Dot>, BFloat16>,
-    .to_f32 = multiply_int4<Integers<Dot>, float>,
-    .to_bf16 = multiply_int4<Integers<Dot>, BFloat16>,
+    .tiles = tile_count<OfIntegers<Dot>>,
+    .padded_rows = padded_rows<OfIntegers<Dot>>,
+    .rows_of_f32 = lay_out<OfIntegers<Dot>, float>,
+    .rows_of_bf16 = lay_out<OfIntegers<Dot>, BFloat16>,
+    .to_f32 = multiply_int4<OfIntegers<Dot>, float>,
+    .to_bf16 = multiply_int4<OfIntegers<Dot>, BFloat16>,
 };
 
 }  // namespace

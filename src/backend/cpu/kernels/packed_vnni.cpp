@@ -10,13 +10,13 @@ struct Vnni {
   static constexpr int kTileRows = MOESAIC_TILE_ROWS;
 
   struct Row {
-    U16 word;
-    explicit Row(Word value) : word(value - U16{}) {}
+    Words word;
+    explicit Row(Word value) : word(value - Words{}) {}
   };
-  static I16 step(I16 sum, U16 u, const Row& a) {
-    return reinterpret_cast<I16>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
-                                                     reinterpret_cast<__m512i>(u),
-                                                     reinterpret_cast<__m512i>(a.word)));
+  static Integers step(Integers sum, Words u, const Row& a) {
+    return reinterpret_cast<Integers>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                          reinterpret_cast<__m512i>(u),
+                                                          reinterpret_cast<__m512i>(a.word)));
   }
 };
 
