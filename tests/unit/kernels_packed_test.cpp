@@ -84,6 +84,7 @@ TEST_P(PackedKernels, MatchTheReference) {
                               {{0, 4}, 1, 1},
                               {{0, 0}, 5, 70},
                               {{0, 3}, 4, 0},
+                              {{0, 3}, 0, 70},
                               {{0, 200}, 48, 256}};
   for (const PackedFormat format : kFormats) {
     for (const Problem& problem : problems) {

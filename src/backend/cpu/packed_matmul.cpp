@@ -115,7 +115,8 @@ class Shares {
         .y = y + g.row * w_.rows + column,
         .ldy = w_.rows,
         .n = std::min(panels.end * kPackedRows, w_.rows) - column};
-    void* const scratch = thread_scratch(packed_scratch(w_.columns));
+    const bool decodes = w_.format == PackedFormat::kInt4;
+    void* const scratch = decodes ? thread_scratch(packed_scratch(w_.columns)) : nullptr;
     if constexpr (std::is_same_v<C, float>) {
       kernels_.to_f32(product, scratch);
     } else {

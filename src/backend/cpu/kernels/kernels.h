@@ -206,7 +206,7 @@ struct PackedKernels {
   void (*rows_of_f32)(const float* x, Index rows, Index columns, const PackedRows& to, Range tiles);
   void (*rows_of_bf16)(const BFloat16* x, Index rows, Index columns, const PackedRows& to,
                        Range tiles);
-  // scratch: packed_scratch bytes on a border of 64.
+  // scratch: packed_scratch bytes on a border of 64, for int4.
   void (*to_f32)(const PackedProduct<float>& product, void* scratch);
   void (*to_bf16)(const PackedProduct<BFloat16>& product, void* scratch);
 };

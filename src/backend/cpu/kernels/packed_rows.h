@@ -85,17 +85,18 @@ void quantise_row(const A* x, Index columns, Index i, Index height, const Packed
     const std::int32_t bits = block.largest_bits();
     float most;
     std::memcpy(&most, &bits, sizeof most);
+    const bool finite = bits < kInfinity;
     const float factor = most < kLeast ? 0.0F : 127.0F / most;
     Integers sums{};
     for (Index k = 0; k < block.depth; k += kWidth) {
-      const Integers rounded = nearest(block.at(k), factor);
+      const Integers rounded = finite ? nearest(block.at(k), factor) : Integers{};
       sums += rounded;
       const Index at = begin + k;
       store_bytes(bytes + (at / kChunkBytes * height + i) * kChunkBytes + at % kChunkBytes,
                   rounded);
     }
     const float scale = most < kLeast ? 0.0F : most * (1.0F / 127.0F);
-    to.scale[i * blocks + b] = bits < kInfinity ? scale : __builtin_nanf("");
+    to.scale[i * blocks + b] = finite ? scale : __builtin_nanf("");
     to.sum[i * blocks + b] = sum_of(sums);
   }
 }
