@@ -284,8 +284,9 @@ void multiply_tile(const PackedProduct<C>& p, const TileRows& x, Index row, cons
 template <class Engine, class Format, int M, class C>
 TileKernel<C> tile_kernel(Index height) {
   if constexpr (M > 1) {
+    constexpr int kLower = M <= 4 ? M - 1 : M - 2;
     if (height < M) {
-      return tile_kernel < Engine, Format, M <= 4 ? M - 1 : M - 2, C > (height);
+      return tile_kernel<Engine, Format, kLower, C>(height);
     }
   }
   return {multiply_tile<Engine, Format, M, C>, registers_of<M>() / kParts};
