@@ -171,12 +171,11 @@ Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) c
                                  first_keys(ctx, window_), dqkv);
   rope_.rotate(ctx, dqkv, rotated(), Direction::kInverse);
   if (clip_ > 0.0F) {
-    QkNorm::Saved again;
     Tensor unclipped = saved.raw;
     if (norm_) {
       unclipped = ctx.empty(saved.raw.dtype(), saved.raw.shape());
       ctx.backend.convert(saved.raw, unclipped);
-      norm_->forward(ctx, saved.raw, unclipped, again);
+      norm_->repeat(ctx, saved.raw, unclipped, saved.norm);
     }
     ctx.backend.clamp_backward(dqkv, unclipped, clip_);
   }
