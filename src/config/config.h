@@ -39,9 +39,9 @@ struct Model {
   std::int64_t max_seq = 2048;
   double rope_theta = 10000.0, norm_eps = 1e-5;
   bool tie_embeddings = false;
-  std::int64_t dense_layers = 0;       // the first ones
-  std::int64_t moe_every = 1;          // of the others, every N-th layer of the model has experts
-  std::vector<std::int64_t> dense_at;  // and these have none either
+  std::int64_t dense_layers = 0;  // the first ones
+  std::int64_t moe_every = 1;     // of the others, every N-th layer of the model has experts
+  std::vector<std::int64_t> dense_at = {};  // and these have none either
   std::int64_t experts = 16, shared_experts = 2, top_k = 2;
   std::int64_t expert_d_ff = 0;  // 0: d_model
   std::int64_t shared_d_ff = 0;  // 0: shared_experts expert_d_ff
@@ -53,10 +53,10 @@ struct Model {
   QkNorm qk_norm = QkNorm::kNone;
   double clip_qkv = 0.0;  // 0: not clipped
   bool sinks = false;
-  std::int64_t sliding_window = 0;          // 0: all keys
-  std::vector<std::int64_t> window_layers;  // empty: all
-  std::int64_t q_lora_rank = 0;             // 0: queries are one product
-  std::int64_t kv_lora_rank = 0;            // 0: grouped-query attention, else latent attention
+  std::int64_t sliding_window = 0;               // 0: all keys
+  std::vector<std::int64_t> window_layers = {};  // empty: all
+  std::int64_t q_lora_rank = 0;                  // 0: queries are one product
+  std::int64_t kv_lora_rank = 0;  // 0: grouped-query attention, else latent attention
   std::int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;  // of latent attention
 
   bool rope_interleave = false;

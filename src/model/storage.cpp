@@ -115,13 +115,16 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
             std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }
-      instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+      if (is_value) {
+        Parameters::set(*instance.backend, p, values);
+      } else {
+        instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+      }
     }
     if (got_on) {
       got_on();
     }
   }
-  instance.parameters.refresh_copies(*instance.backend);
 }
 
 std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
