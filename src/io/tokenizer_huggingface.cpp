@@ -73,17 +73,15 @@ void HuggingFaceTokenizer::take_texts(Vocabulary vocabulary) {
       texts_.resize(id + 1);
       skipped_.resize(id + 1);
     }
-    texts_[id] = token.content;
     skipped_[id] = token.special;
-    if (!token.normalized) {
-      raw.push_back(std::move(token));
-      continue;
+    if (token.normalized) {
+      std::string storage;
+      std::string_view content = token.content;
+      normalize(normalizer_, content, storage);
+      token.content = std::string(content);
     }
-    std::string storage;
-    std::string_view content = texts_[id];
-    normalize(normalizer_, content, storage);
-    token.content = std::string(content);
-    normalized.push_back(std::move(token));
+    texts_[id] = token.content;
+    (token.normalized ? normalized : raw).push_back(std::move(token));
   }
   raw_added_ = AddedTokens(std::move(raw));
   normalized_added_ = AddedTokens(std::move(normalized));
