@@ -13,6 +13,11 @@ constexpr std::int64_t kMostStripped = 1'000'000;
 constexpr std::string_view kGpt2Words =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// The characters of is_word (tokenizer_unicode.h), for the inside of a class.
+constexpr std::string_view kWordCharacters =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149})"
+    R"(\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
+
 /// Calls step(part, type) for a section and for all that its Sequences hold (under `list`).
 template <class Step>
 void each_step(const JsonPart& part, const char* list, int depth, Step&& step) {
@@ -160,7 +165,7 @@ SplitStep split_step(const JsonPart& part, const std::string& type) {
     step.regex = Regex::pattern(R"([\p{P}$+<=>^`|~])", name);
     step.behaviour = behaviour_of(part, part.text_or("behavior", "Isolated"));
   } else if (type == "Whitespace") {
-    step.regex = Regex::pattern(R"([\w\x{200c}\x{200d}]+|[^\w\x{200c}\x{200d}\s]+)", name);
+    step.regex = Regex::pattern(fmt::format("[{0}]+|[^{0}\\s]+", kWordCharacters), name);
     step.behaviour = Behaviour::kRemoved;
     step.invert = true;
   } else if (type == "WhitespaceSplit") {

@@ -1,6 +1,7 @@
 // Oniguruma (Ruby syntax) -> PCRE2. Where both write the same but mean another thing, the meaning
-// is spelt out: \s is White_Space, \w has marks and no other numbers, \p{Han} is the script, {1,3}+
-// repeats instead of being possessive, . and $ know the line feed alone.
+// is spelt out: \s is White_Space, \w has marks and of the other numbers only those of Latin-1,
+// \p{Han} is the script, {1,3}+ repeats instead of being possessive, . and $ know the line feed
+// alone.
 #include <fmt/format.h>
 
 #include <vector>
@@ -19,7 +20,7 @@ constexpr std::string_view kNoSpaces =
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
 constexpr std::string_view kWords =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169})"
-    R"(\x{1f170}-\x{1f189})";
+    R"(\x{1f170}-\x{1f189}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kSameEscapes = "dDrntfa";  // mean the same in both
 constexpr std::string_view kPositions = "AzZG";       // likewise, outside of a class
 constexpr std::string_view kHexDigits = "0123456789abcdefABCDEF";

@@ -46,7 +46,7 @@ ODD = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     " " * 77 + "x" + " " * 100, "\n" * 60, "ab" * 70, "=" * 80, "!?" * 30, "1" * 40, "的" * 60, "İıIiſK ẞß",
     "\U0001F600\U0001F3FB\u200d\u2642\ufe0f", "\u0378\ue000\U000f0000", "hello\ufffdworld", "don't DON'T 'S 's 'll 'LL 'ſ",
-    "_snake_case__ and-kebab-case, CamelCaseWords HTTPServer", "thatistheinformation" * 9, "return" * 40 + "的" * 20,
+    "_snake_case__ and-kebab-case, CamelCaseWords HTTPServer", "thatistheinformation" * 9, "x²y½z①ⓐa\u200db Ⅷv", "return" * 40 + "的" * 20,
     "http://example.org/a?b=c&d=%20#frag",
 ]
 SPECIAL = ["<|endoftext|>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>",
