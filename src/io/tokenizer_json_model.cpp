@@ -190,11 +190,11 @@ Unigram read_unigram(const JsonPart& model, const Vocabulary& vocabulary, bool b
 }  // namespace
 
 Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) {
-  static const nlohmann::json kNothing;
+  static const nlohmann::json nothing;
   if (!file.is_object()) {
     throw Error(Exit::kBadData, fmt::format("{} is no tokenizer.json: it is no object", name));
   }
-  const JsonPart model{file.contains("model") ? file["model"] : kNothing, name, "model"};
+  const JsonPart model{file.contains("model") ? file["model"] : nothing, name, "model"};
   const std::string type = type_of(model);
   Vocabulary vocabulary;
   std::int64_t model_tokens = 0;
@@ -210,7 +210,7 @@ Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) 
     model.fail(fmt::format("the type '{}' is not supported; BPE and Unigram are", type));
   }
   read_added(
-      {file.contains("added_tokens") ? file["added_tokens"] : kNothing, name, "added_tokens"},
+      {file.contains("added_tokens") ? file["added_tokens"] : nothing, name, "added_tokens"},
       model_tokens, vocabulary);
   if (model.has(kMarksKey)) {
     const JsonPart marks = model.at(model.value[kMarksKey]);

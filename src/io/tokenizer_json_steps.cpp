@@ -42,8 +42,8 @@ void each_step(const JsonPart& part, const char* list, int depth, Step&& step) {
 }
 
 JsonPart section_of(const nlohmann::json& file, const char* key, const std::string& name) {
-  static const nlohmann::json kNothing;
-  return {file.contains(key) ? file[key] : kNothing, name, key};
+  static const nlohmann::json nothing;
+  return {file.contains(key) ? file[key] : nothing, name, key};
 }
 
 std::string nonempty(const JsonPart& part, const char* key) {
