@@ -21,25 +21,27 @@ std::int32_t product_of(std::uint64_t merge) {
   return static_cast<std::int32_t>(merge & 0xFFFFFFFFU);
 }
 
+std::vector<std::string> words_of(std::vector<std::string> tokens, bool byte_level) {
+  for (std::string& token : tokens) {
+    if (byte_level) {
+      token = bytes_of_letters(token).value_or("");
+    }
+  }
+  return tokens;
+}
+
 }  // namespace
 
 Bpe::Bpe(const std::vector<std::string>& tokens, const std::vector<Merge>& merges, Options options)
     : options_(options),
-      words_(tokens.size()),
-      ids_(tokens.size()),
+      words_(words_of(tokens, options.byte_level)),
       whole_(tokens.size()),
       merges_(merges.size()) {
   byte_.fill(-1);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    const auto id = static_cast<std::int32_t>(i);
-    words_[i] = options_.byte_level ? bytes_of_letters(tokens[i]).value_or("") : tokens[i];
-    if (words_[i].empty()) {
-      continue;
-    }
-    ids_.add(words_[i], id);
-    if (options_.byte_level && words_[i].size() == 1) {
-      byte_[static_cast<unsigned char>(words_[i][0])] = id;
-    } else if (const auto byte = byte_of_token(tokens[i]); byte && !options_.byte_level) {
+  for (std::int32_t id = 0; id < std::ssize(tokens); ++id) {
+    if (options_.byte_level && words_[id].size() == 1) {
+      byte_[static_cast<unsigned char>(words_[id][0])] = id;
+    } else if (const auto byte = byte_of_token(words_[id]); byte && !options_.byte_level) {
       byte_[*byte] = id;
     }
   }
@@ -56,16 +58,16 @@ Bpe::Bpe(const std::vector<std::string>& tokens, const std::vector<Merge>& merge
 /// time, so it is found out once.
 void Bpe::learn_whole_words() {
   std::vector<std::int32_t> symbols;
-  for (std::size_t i = 0; i < words_.size(); ++i) {
-    if (words_[i].empty()) {
+  for (std::int32_t id = 0; id < std::ssize(whole_); ++id) {
+    if (words_[id].empty()) {
       continue;
     }
     symbols.clear();
     if (!options_.ignore_merges) {
-      encode_symbols(words_[i], symbols);
+      encode_symbols(words_[id], symbols);
     }
-    whole_[i] = options_.ignore_merges ||
-                (symbols.size() == 1 && symbols[0] == static_cast<std::int32_t>(i));
+    whole_[static_cast<std::size_t>(id)] =
+        options_.ignore_merges || (symbols.size() == 1 && symbols[0] == id);
   }
 }
 
@@ -77,9 +79,9 @@ void Bpe::learn_joints(const std::vector<Merge>& merges) {
           std::none_of(byte_.begin(), byte_.end(), [](auto id) { return id < 0; });
   for (const Merge& merge : merges) {
     for (const std::int32_t part : {merge.left, merge.right}) {
-      cuts_ = cuts_ && !byte_of_token(words_[static_cast<std::size_t>(part)]);
+      cuts_ = cuts_ && !byte_of_token(words_[part]);
     }
-    std::string_view text = words_[static_cast<std::size_t>(merge.product)];
+    std::string_view text = words_[merge.product];
     if (!cuts_ || text.empty()) {
       continue;
     }
@@ -102,7 +104,7 @@ std::uint64_t Bpe::merge_of(std::int32_t left, std::int32_t right) const {
 
 void Bpe::encode(std::string_view word, std::vector<std::int32_t>& tokens) const {
   const auto take_whole = [&](std::string_view text) {
-    const std::int32_t id = ids_.find(text);
+    const std::int32_t id = words_.find(text);
     if (id < 0 || !whole_[static_cast<std::size_t>(id)]) {
       return false;
     }
@@ -159,7 +161,7 @@ void Bpe::append_characters(std::string_view word, std::vector<std::int32_t>& to
   while (!word.empty()) {
     const std::string_view character = word.substr(0, utf8_length(word));
     word.remove_prefix(character.size());
-    const std::int32_t id = ids_.find(character);
+    const std::int32_t id = words_.find(character);
     if (id >= 0) {
       if (unknown) {
         tokens.push_back(options_.unk);

@@ -43,8 +43,7 @@ class Bpe {
   std::uint64_t merge_of(std::int32_t left, std::int32_t right) const;
 
   Options options_;
-  std::vector<std::string> words_;      // what each token stands for, by id; empty: not reachable
-  StringTable ids_;                     // of words_
+  StringTable words_;                   // what each token stands for; empty: not reachable
   std::vector<bool> whole_;             // merging the word of this id gives this id alone
   FlatMap merges_;                      // left, right -> rank, product
   std::array<std::int32_t, 256> byte_;  // byte_level: of the byte; else of <0x..>; -1: none

@@ -18,12 +18,18 @@ using nlohmann::json;
 
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30U;  // the largest in use: 35 MB
 
+bool is_there(const fs::path& file) {
+  std::error_code unreadable;
+  return fs::exists(file, unreadable);
+}
+
 fs::path file_of(const fs::path& path) {
-  if (!fs::is_directory(path)) {
+  std::error_code unreadable;
+  if (!fs::is_directory(path, unreadable)) {
     return path;
   }
   for (const char* const name : {"tokenizer.json", "tokenizer.model"}) {
-    if (fs::exists(path / name)) {
+    if (is_there(path / name)) {
       return path / name;
     }
   }
@@ -78,7 +84,7 @@ class Marks {
   };
   static void load(const fs::path& file, Beside& beside) {
     beside.file = fs::absolute(file).string();
-    if (fs::exists(file)) {
+    if (is_there(file)) {
       beside.content = parse_tokenizer_json(content_of(file), beside.file);
     }
   }

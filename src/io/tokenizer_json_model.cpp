@@ -209,9 +209,8 @@ Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) 
   } else {
     model.fail(fmt::format("the type '{}' is not supported; BPE and Unigram are", type));
   }
-  read_added(
-      {file.contains("added_tokens") ? file["added_tokens"] : nothing, name, "added_tokens"},
-      model_tokens, vocabulary);
+  read_added({file.contains("added_tokens") ? file["added_tokens"] : nothing, name, "added_tokens"},
+             model_tokens, vocabulary);
   if (model.has(kMarksKey)) {
     const JsonPart marks = model.at(model.value[kMarksKey]);
     vocabulary.eos_id = marks.number("eos_id", -1, kMostIds - 1);

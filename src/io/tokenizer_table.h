@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <functional>
@@ -60,33 +61,47 @@ class FlatMap {
   unsigned shift_ = 63;
 };
 
-/// From strings to ids; -1 for what is not in it. The strings are kept by whoever made it.
+/// Strings by id, and back: an empty string is none, and of equal ones the last counts.
 class StringTable {
  public:
-  explicit StringTable(std::size_t entries = 0) : slots_(std::bit_ceil(2 * entries + 2)) {}
-
-  /// A later id replaces an earlier one of the same string. Not more than `entries` strings.
-  void add(std::string_view text, std::int32_t id) {
-    slots_[place(text, hash(text))] = {hash(text), id, text};
+  explicit StringTable(std::vector<std::string> strings) : strings_(std::move(strings)) {
+    const auto used = static_cast<std::size_t>(std::count_if(
+        strings_.begin(), strings_.end(), [](const std::string& text) { return !text.empty(); }));
+    slots_.resize(std::bit_ceil(2 * used + 2));
+    for (std::size_t id = 0; id < strings_.size(); ++id) {
+      if (!strings_[id].empty()) {
+        const std::size_t hash = std::hash<std::string_view>{}(strings_[id]);
+        slots_[place(strings_[id], hash)] = {tag_of(hash), static_cast<std::int32_t>(id)};
+      }
+    }
   }
-  std::int32_t find(std::string_view text) const { return slots_[place(text, hash(text))].id; }
+
+  std::size_t size() const { return strings_.size(); }
+  const std::string& operator[](std::int32_t id) const {
+    return strings_[static_cast<std::size_t>(id)];
+  }
+  /// The id of a string; -1 if it is not there.
+  std::int32_t find(std::string_view text) const {
+    return slots_[place(text, std::hash<std::string_view>{}(text))].id;
+  }
 
  private:
   struct Slot {
-    std::uint64_t hash = 0;
+    std::uint32_t tag = 0;
     std::int32_t id = -1;
-    std::string_view text;
   };
-  static std::uint64_t hash(std::string_view text) { return std::hash<std::string_view>{}(text); }
-  std::size_t place(std::string_view text, std::uint64_t hash) const {
+  static std::uint32_t tag_of(std::size_t hash) { return static_cast<std::uint32_t>(hash >> 32U); }
+  std::size_t place(std::string_view text, std::size_t hash) const {
     std::size_t at = hash & (slots_.size() - 1);
-    while (slots_[at].id >= 0 && (slots_[at].hash != hash || slots_[at].text != text)) {
+    while (slots_[at].id >= 0 &&
+           (slots_[at].tag != tag_of(hash) || (*this)[slots_[at].id] != text)) {
       at = (at + 1) & (slots_.size() - 1);
     }
     return at;
   }
 
-  std::vector<Slot> slots_;
+  std::vector<std::string> strings_;
+  std::vector<Slot> slots_;  // at most half full
 };
 
 /// Strings by their beginnings, each with a value >= 0.

@@ -18,15 +18,13 @@ constexpr double kUnknownPenalty = 10;
 
 Unigram::Unigram(const std::vector<std::string>& tokens, std::vector<double> scores,
                  Options options)
-    : options_(options), words_(tokens), ids_(tokens.size()), scores_(std::move(scores)) {
+    : options_(options), words_(tokens), scores_(std::move(scores)) {
   byte_.fill(-1);
   double least = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < words_.size(); ++i) {
-    ids_.add(words_[i], static_cast<std::int32_t>(i));  // of equal tokens the last counts
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const std::string& word = tokens[i];
+    const std::int32_t id = words_.find(word);  // of equal tokens the last
     least = std::min(least, scores_[i]);
-  }
-  for (const std::string& word : words_) {
-    const std::int32_t id = ids_.find(word);
     trie_.add(word, id);
     if (const auto byte = byte_of_token(word)) {
       byte_[*byte] = id;
@@ -78,7 +76,7 @@ void Unigram::encode(std::string_view word, std::vector<std::int32_t>& tokens) c
   }
   for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
     const std::string_view text = word.substr(span->begin, span->size());
-    const std::int32_t id = ids_.find(text);
+    const std::int32_t id = words_.find(text);
     if (id >= 0) {
       tokens.push_back(id);
     } else {

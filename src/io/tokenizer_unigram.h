@@ -30,8 +30,7 @@ class Unigram {
   void append_unknown(std::string_view text, std::vector<std::int32_t>& tokens) const;
 
   Options options_;
-  std::vector<std::string> words_;
-  StringTable ids_;  // of words_
+  StringTable words_;
   std::vector<double> scores_;
   double unk_score_ = 0;
   Trie trie_;
