@@ -1,8 +1,10 @@
 // A tokenizer.json gives the tokens that the tokenizers package gives.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "base/error.h"
 #include "io/tokenizer.h"
@@ -104,6 +106,27 @@ TEST(OtherVocabularies, ReplaceBadBytes) {
       EXPECT_EQ(tokenizer.encode(text), tokenizer.encode(with_replacements(text))) << name;
     }
   }
+}
+
+// Many threads may encode at once.
+TEST(ByteLevel, IsSafeForThreads) {
+  const Tokenizer tokenizer = Tokenizer::from_model(content_of("qwen2"), "qwen2");
+  const json& texts = expected()["texts"];
+  const json& tokens = expected()["tokens"]["qwen2"];
+  std::array<std::size_t, 4> wrong{};
+  std::vector<std::thread> threads;
+  for (std::size_t& count : wrong) {
+    threads.emplace_back([&] {
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        const auto text = texts[i].get<std::string>();
+        count += tokenizer.encode(text) == tokens[i].get<std::vector<std::int32_t>>() ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(wrong, (std::array<std::size_t, 4>{}));
 }
 
 // One U+FFFD for each beginning of a character, as Python's errors="replace".
