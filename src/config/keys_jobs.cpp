@@ -12,7 +12,7 @@ std::vector<Key> tokenize_keys() {
              "Folder for the corpus; with a holdout its train/ and heldout/."),
       s.text("tokenizer", &Tokenize::tokenizer, "byte|train|path",
              "byte: one token for each byte; train: make a SentencePiece vocabulary from the "
-             "input; or a SentencePiece .model file."),
+             "input; or a SentencePiece .model, a tokenizer.json or a Hugging Face folder."),
       s.integer("vocab_size", &Tokenize::vocab_size, between(1, 1e9), "tokens",
                 "Size of the vocabulary that tokenizer = train makes."),
       s.integer("shards", &Tokenize::shards, between(0, 99999), "files",
