@@ -19,6 +19,8 @@ enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
+enum class ConvertTo { kAuto, kHf, kMoesaic };
+enum class StoredAs { kBf16, kFp16, kFp32 };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
@@ -196,6 +198,11 @@ struct ExpertsJob {
   std::vector<std::string> source;  // numbers, or "busiest"; empty: by load
 };
 
+struct ConvertJob {
+  ConvertTo to = ConvertTo::kAuto;
+  StoredAs dtype = StoredAs::kBf16;  // of a folder's tensors
+};
+
 /// Tokens of a batch of score, unless one window is longer.
 constexpr std::int64_t kScoreTokens = 4096;
 
@@ -232,6 +239,7 @@ struct Config {
   Tokenize tokenize;
   ScoreJob score;
   ExpertsJob experts;
+  ConvertJob convert;
   Plan plan;
   Run run;
 };

@@ -127,8 +127,7 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
   }
 }
 
-std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
-                                            std::vector<std::vector<float>>& host) {
+std::vector<io::BlockToSave> blocks_to_save(Instance& instance) {
   std::vector<io::BlockToSave> blocks;
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, true)) {
@@ -137,13 +136,14 @@ std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
         if (!writes(instance, p, kind, region.tensor)) {
           continue;
         }
-        host.push_back(
-            to_host_f32(*instance.backend, rows.rows(region.rows.begin, region.rows.count)));
+        const Tensor part = rows.rows(region.rows.begin, region.rows.count);
         blocks.push_back({.name = kind.prefix + region.tensor.name,
                           .shape = extents(region.tensor.shape),
                           .offset = region.offset,
                           .extent = region.extent,
-                          .values = host.back()});
+                          .values = [backend = instance.backend.get(), part] {
+                            return to_host_f32(*backend, part);
+                          }});
       }
     }
   }
