@@ -222,9 +222,8 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
 
 void Parameters::set(Backend& backend, const Parameter& parameter,
                      const std::vector<float>& values) {
-  const Tensor wide = parameter.value.defined()
-                          ? parameter.value
-                          : backend.empty(DType::kF32, parameter.spec.shape);
+  const Tensor wide = parameter.value.defined() ? parameter.value
+                                                : backend.empty(DType::kF32, parameter.spec.shape);
   backend.upload(std::as_bytes(std::span(values)), wide);
   if (parameter.compute.dtype() != DType::kF32) {
     backend.convert(wide, parameter.compute);

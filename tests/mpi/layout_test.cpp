@@ -193,9 +193,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   // What every group sends in one step of every layout. Collective over the world.
   void compare_traffic(const config::Config& base);
 
-  std::int64_t layers() const {
-    return std::ssize(config::moe_layers(golden.config.model));
-  }
+  std::int64_t layers() const { return std::ssize(config::moe_layers(golden.config.model)); }
 
   Golden golden = Golden::read(GetParam().golden);
 };
