@@ -51,9 +51,10 @@ struct RouteTensors {
   Tensor sums;       // (2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
 };
 
-/// Heads of one fused query/key/value tensor.
+/// Heads of one fused query/key/value tensor. Values have v_dim elements, queries and keys
+/// head_dim; both are at least 1.
 struct AttentionShape {
-  std::int64_t heads = 1, kv_heads = 1, head_dim = 1;
+  std::int64_t heads = 1, kv_heads = 1, head_dim = 1, v_dim = 1;
   float scale = 1.0F;
 };
 
@@ -113,11 +114,12 @@ class Backend {
   virtual void rope(const Tensor& x, std::int64_t heads, const Tensor& position, float theta,
                     Direction direction) = 0;
 
-  /// Causal grouped-query attention. qkv (T, H + 2 Hkv, hd): query heads, keys, values. Token t
-  /// sees keys first_key[t] .. t; first_key does not decrease. out (T, H, hd); lse (T, H) fp32 is
-  /// the log-sum-exp of a row's scores. Memory is linear in T (Dao et al. 2022).
+  /// Causal grouped-query attention. qkv (T, H hd + Hkv hd + Hkv vd): query heads, keys, values.
+  /// Token t sees keys first_key[t] .. t; first_key does not decrease. out (T, H, vd); lse (T, H)
+  /// fp32 is the log-sum-exp of a row's scores. Memory is linear in T (Dao et al. 2022).
   virtual void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                          const Tensor& out, const Tensor& lse) = 0;
+  /// dout as out, dqkv as qkv.
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;

@@ -29,7 +29,13 @@ AttentionShape own_heads(const AttentionSpec& spec) {
   return {.heads = spec.heads / spec.place.tp,
           .kv_heads = kv_heads_of_rank(spec.kv_heads, spec.place.tp),
           .head_dim = spec.head_dim,
+          .v_dim = spec.head_dim,
           .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)))};
+}
+
+// qkv as (T, H + 2 Hkv, hd).
+Tensor by_heads(const Tensor& qkv, const AttentionShape& shape) {
+  return qkv.reshaped({qkv.dim(0), shape.heads + 2 * shape.kv_heads, shape.head_dim});
 }
 
 }  // namespace
@@ -51,26 +57,24 @@ Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
   const std::int64_t tokens = x.dim(0);
-  s.qkv = qkv_.forward(ctx, x, saved != nullptr ? &s.qkv_in : nullptr)
-              .reshaped({tokens, shape_.heads + 2 * shape_.kv_heads, shape_.head_dim});
-  ctx.backend.rope(s.qkv, shape_.heads + shape_.kv_heads, ctx.batch.position, rope_theta_,
-                   Direction::kForward);
-  s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.head_dim});
+  s.qkv = qkv_.forward(ctx, x, saved != nullptr ? &s.qkv_in : nullptr);
+  ctx.backend.rope(by_heads(s.qkv, shape_), shape_.heads + shape_.kv_heads, ctx.batch.position,
+                   rope_theta_, Direction::kForward);
+  s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
   ctx.backend.attention(s.qkv, shape_, ctx.batch.first_key, s.out, s.lse);
-  return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.head_dim}),
+  return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}),
                          saved != nullptr ? &s.out_in : nullptr);
 }
 
 Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
-  const std::int64_t tokens = dy.dim(0);
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
   ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_, ctx.batch.first_key,
                                  dqkv);
-  ctx.backend.rope(dqkv, shape_.heads + shape_.kv_heads, ctx.batch.position, rope_theta_,
-                   Direction::kInverse);
-  return qkv_.backward(ctx, dqkv.reshaped({tokens, dqkv.dim(1) * dqkv.dim(2)}), saved.qkv_in);
+  ctx.backend.rope(by_heads(dqkv, shape_), shape_.heads + shape_.kv_heads, ctx.batch.position,
+                   rope_theta_, Direction::kInverse);
+  return qkv_.backward(ctx, dqkv, saved.qkv_in);
 }
 
 }  // namespace moesaic::model

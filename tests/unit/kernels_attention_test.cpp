@@ -16,16 +16,18 @@ class AttentionKernels : public KernelTest {
  protected:
   void check(const Heads& heads, const Indices& first_key, double size, double tolerance) {
     const std::int64_t tokens = std::ssize(first_key);
-    const Shape fused{tokens, heads.query + 2 * heads.key_value, heads.head_dim};
-    const Shape wide{tokens, heads.query, heads.head_dim};
-    Vector qkv = random({tokens, fused[1], heads.head_dim}, "qkv", compute());
+    const Shape fused{
+        tokens, (heads.query + heads.key_value) * heads.head_dim + heads.key_value * heads.v_dim};
+    const Shape wide{tokens, heads.query, heads.v_dim};
+    Vector qkv = random({tokens, fused[1]}, "qkv", compute());
     for (double& value : qkv) {
       value *= size;
     }
-    const Vector dout = random({tokens, heads.query, heads.head_dim}, "dout", compute());
+    const Vector dout = random({tokens, heads.query, heads.v_dim}, "dout", compute());
     const AttentionShape shape{.heads = heads.query,
                                .kv_heads = heads.key_value,
                                .head_dim = heads.head_dim,
+                               .v_dim = heads.v_dim,
                                .scale = to_float(heads.scale)};
     const Tensor qkv_there = upload(qkv, fused, compute());
     const Tensor first_there = upload(first_key, {tokens});
@@ -36,8 +38,8 @@ class AttentionKernels : public KernelTest {
     backend().attention_backward(upload(dout, wide, compute()), qkv_there, out, lse, shape,
                                  first_there, dqkv);
     const auto expected = reference::attention(qkv, heads, first_key);
-    const std::string what = fmt::format("{} tokens, heads {}/{} of {}", tokens, heads.query,
-                                         heads.key_value, heads.head_dim);
+    const std::string what = fmt::format("{} tokens, heads {}/{} of {}/{}", tokens, heads.query,
+                                         heads.key_value, heads.head_dim, heads.v_dim);
     expect_close(download(out), expected.out, tolerance, "out of " + what);
     expect_close(download(lse), expected.lse, tolerance, "lse of " + what);
     // The backward pass reads the rounded out: its dot products with dout carry that error.
@@ -46,7 +48,11 @@ class AttentionKernels : public KernelTest {
   }
 
   static Heads heads_of(std::int64_t query, std::int64_t key_value, std::int64_t head_dim) {
-    return {query, key_value, head_dim, 1.0 / std::sqrt(static_cast<double>(head_dim))};
+    return with_values(query, key_value, head_dim, head_dim);
+  }
+  static Heads with_values(std::int64_t query, std::int64_t key_value, std::int64_t head_dim,
+                           std::int64_t v_dim) {
+    return {query, key_value, head_dim, v_dim, 1.0 / std::sqrt(static_cast<double>(head_dim))};
   }
 };
 
@@ -66,6 +72,20 @@ TEST_P(AttentionKernels, HeadLayouts) {
        std::initializer_list<std::array<std::int64_t, 3>>{
            {1, 1, 2}, {4, 2, 10}, {3, 1, 16}, {3, 3, 34}, {2, 1, 80}}) {
     check(heads_of(query, key_value, head_dim), packed(70, {29, 1, 50}), 1.0, tolerance());
+  }
+}
+
+// Values narrower and wider than queries and keys, those of latent attention among them.
+TEST_P(AttentionKernels, ValuesOfAnotherSize) {
+  for (const auto& [query, key_value, head_dim, v_dim] :
+       std::initializer_list<std::array<std::int64_t, 4>>{{4, 2, 24, 20},
+                                                          {2, 1, 5, 37},
+                                                          {3, 3, 40, 1},
+                                                          {1, 1, 1, 17},
+                                                          {2, 2, 192, 128},
+                                                          {2, 1, 576, 512}}) {
+    check(with_values(query, key_value, head_dim, v_dim), packed(70, {29, 1, 50}), 1.0,
+          tolerance());
   }
 }
 

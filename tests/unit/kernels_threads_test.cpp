@@ -91,7 +91,7 @@ class ProductBits : public KernelTest {
 
   /// out, lse and dqkv of four query heads and `kv_heads` of keys, in documents of several lengths.
   std::array<Bytes, 3> attention(int threads, std::int64_t kv_heads) const {
-    constexpr std::int64_t kTokens = 333, kHeads = 4, kHeadDim = 10;
+    constexpr std::int64_t kTokens = 333, kHeads = 4, kHeadDim = 10, kValueDim = 7;
     cpu::CpuBackend on = backend(threads);
     std::vector<std::int32_t> first;
     for (const std::int32_t begin : {0, 200, 201, 270}) {
@@ -101,13 +101,17 @@ class ProductBits : public KernelTest {
     first.resize(kTokens, first.back());
     const Tensor first_key = on.empty(DType::kI32, {kTokens});
     on.upload(std::as_bytes(std::span(first)), first_key);
-    const Tensor qkv = draw(on, "qkv", {kTokens, kHeads + 2 * kv_heads, kHeadDim});
-    const Tensor dout = draw(on, "dout", {kTokens, kHeads, kHeadDim});
+    const Tensor qkv =
+        draw(on, "qkv", {kTokens, (kHeads + kv_heads) * kHeadDim + kv_heads * kValueDim});
+    const Tensor dout = draw(on, "dout", {kTokens, kHeads, kValueDim});
     const Tensor out = on.empty(compute(), dout.shape());
     const Tensor lse = on.empty(DType::kF32, {kTokens, kHeads});
     const Tensor dqkv = on.empty(compute(), qkv.shape());
-    const AttentionShape shape{
-        .heads = kHeads, .kv_heads = kv_heads, .head_dim = kHeadDim, .scale = 0.3F};
+    const AttentionShape shape{.heads = kHeads,
+                               .kv_heads = kv_heads,
+                               .head_dim = kHeadDim,
+                               .v_dim = kValueDim,
+                               .scale = 0.3F};
     on.attention(qkv, shape, first_key, out, lse);
     on.attention_backward(dout, qkv, out, lse, shape, first_key, dqkv);
     return {bits(on, out), bits(on, lse), bits(on, dqkv)};

@@ -125,21 +125,21 @@ TEST(Reference, RopeScoresDependOnDistanceOnly) {
 }
 
 TEST(Reference, AttentionOfOneVisibleKeyIsItsValue) {
-  const Heads heads{2, 1, 3, 0.5};
-  const Vector qkv = random({4, 4, 3}, "qkv");
+  const Heads heads{2, 1, 5, 3, 0.5};
+  const Vector qkv = random({4, 18}, "qkv");
   const Attention result = attention(qkv, heads, Indices{0, 1, 2, 3});
   for (std::int64_t t = 0; t < 4; ++t) {
     for (std::int64_t i = 0; i < 6; ++i) {
-      EXPECT_NEAR(result.out[t * 6 + i], qkv[t * 12 + 9 + i % 3], 1e-14);
+      EXPECT_NEAR(result.out[t * 6 + i], qkv[t * 18 + 15 + i % 3], 1e-14);
     }
   }
 }
 
 TEST(Reference, AttentionGradient) {
-  const Heads heads{4, 2, 3, 0.6};
+  const Heads heads{4, 2, 3, 2, 0.6};
   const Indices first_key = {0, 0, 2, 2, 2};
-  const Vector qkv = random({5, 8, 3}, "qkv");
-  const Vector dout = random({5, 4, 3}, "dout");
+  const Vector qkv = random({5, 22}, "qkv");
+  const Vector dout = random({5, 4, 2}, "dout");
   expect_gradient([&](const Vector& v) { return dot(attention(v, heads, first_key).out, dout); },
                   qkv, attention_backward(dout, qkv, heads, first_key));
 }

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -9,7 +11,21 @@ namespace {
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// One query head of a fused qkv tensor (T, H + 2 Hkv, hd).
+// Elements of a token in a fused qkv tensor: before its values, and all.
+std::int64_t values_begin(const AttentionShape& shape) {
+  return (shape.heads + shape.kv_heads) * shape.head_dim;
+}
+std::int64_t fused_width(const AttentionShape& shape) {
+  return values_begin(shape) + shape.kv_heads * shape.v_dim;
+}
+
+void require_fused(const Tensor& qkv, const AttentionShape& shape) {
+  require(shape.head_dim > 0 && shape.v_dim > 0 && qkv.dim(1) == fused_width(shape),
+          fmt::format("attention of {} with {} + {} heads of {} and {}", qkv.shape().text(),
+                      shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim));
+}
+
+// One query head of a fused qkv tensor (T, H hd + Hkv hd + Hkv vd).
 template <class A>
 AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                          std::int64_t head) {
@@ -17,11 +33,12 @@ AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const T
   const std::int64_t kv = head / (shape.heads / shape.kv_heads);
   return {.q = data + head * shape.head_dim,
           .k = data + (shape.heads + kv) * shape.head_dim,
-          .v = data + (shape.heads + shape.kv_heads + kv) * shape.head_dim,
-          .stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
+          .v = data + values_begin(shape) + kv * shape.v_dim,
+          .stride = fused_width(shape),
           .first_key = first_key.as<std::int32_t>().data(),
           .tokens = qkv.dim(0),
           .head_dim = shape.head_dim,
+          .v_dim = shape.v_dim,
           .scale = shape.scale};
 }
 
@@ -137,10 +154,11 @@ void CpuBackend::rope(const Tensor& x, std::int64_t heads, const Tensor& positio
 
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
                            const Tensor& out, const Tensor& lse) {
+  require_fused(qkv, shape);
   const std::int64_t tokens = qkv.dim(0);
   const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
   const std::int64_t scratch_size =
-      attention_scratch(most_keys(first_key.as<std::int32_t>()), shape.head_dim);
+      attention_scratch(most_keys(first_key.as<std::int32_t>()), shape.head_dim, shape.v_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
@@ -150,7 +168,7 @@ void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const
         next = std::min({end, (head + 1) * tiles, i + kTilesAtOnce});
         kernels.attention(head_of<A>(qkv, shape, first_key, head), i % tiles * kAttentionTile,
                           std::min((next - head * tiles) * kAttentionTile, tokens),
-                          out.as<A>().data() + head * shape.head_dim, shape.heads * shape.head_dim,
+                          out.as<A>().data() + head * shape.v_dim, shape.heads * shape.v_dim,
                           lse.as<float>().data() + head, shape.heads,
                           scratch.as<float>().data() + thread * scratch_size);
       }
@@ -161,22 +179,26 @@ void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const
 void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                     const Tensor& lse, const AttentionShape& shape,
                                     const Tensor& first_key, const Tensor& dqkv) {
+  require_fused(qkv, shape);
   const std::int64_t tokens = qkv.dim(0);
   const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
   const std::int64_t hd = shape.head_dim;
+  const std::int64_t vd = shape.v_dim;
   const std::int64_t padded = padded_head(hd);
-  const std::int64_t stride = (shape.heads + 2 * shape.kv_heads) * hd;
+  const std::int64_t v_padded = padded_head(vd);
+  const std::int64_t stride = fused_width(shape);
   const std::int64_t group = shape.heads / shape.kv_heads;
-  const std::int64_t scratch_size = attention_backward_scratch(tokens, hd);
-  const Tensor scratch = empty(DType::kF32, {threads_, scratch_size + 2 * tokens * padded});
+  const std::int64_t scratch_size = attention_backward_scratch(tokens, hd, vd);
+  const Tensor scratch =
+      empty(DType::kF32, {threads_, scratch_size + tokens * (padded + v_padded)});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     // One query head; dq, dk and dv where they are not null.
     const auto run = [&](std::int64_t head, Range keys, Range queries, A* dq, float* dk, float* dv,
                          std::int64_t thread) {
-      const AttentionGradient<A> gradient{.dout = dout.as<A>().data() + head * hd,
-                                          .out = out.as<A>().data() + head * hd,
-                                          .out_stride = shape.heads * hd,
+      const AttentionGradient<A> gradient{.dout = dout.as<A>().data() + head * vd,
+                                          .out = out.as<A>().data() + head * vd,
+                                          .out_stride = shape.heads * vd,
                                           .lse = lse.as<float>().data() + head,
                                           .lse_stride = shape.heads,
                                           .keys = keys,
@@ -193,15 +215,16 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
       const std::int64_t count = keys.end - keys.begin;
       float* dk = scratch.as<float>().data() + thread * scratch.dim(1) + scratch_size;
       float* dv = dk + count * padded;
-      std::memset(dk, 0, at(2 * count * padded) * sizeof(float));
+      std::memset(dk, 0, at(count * (padded + v_padded)) * sizeof(float));
       for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
         run(head, keys, {0, tokens}, with_dq ? dq_of(head) : nullptr, dk, dv, thread);
       }
-      A* dk_out = dqkv.as<A>().data() + keys.begin * stride + (shape.heads + kv) * hd;
-      A* dv_out = dk_out + shape.kv_heads * hd;
+      A* row = dqkv.as<A>().data() + keys.begin * stride;
+      A* dk_out = row + (shape.heads + kv) * hd;
+      A* dv_out = row + values_begin(shape) + kv * vd;
       for (std::int64_t t = 0; t < count; ++t) {
         kernels.from_float(dk + t * padded, dk_out + t * stride, hd);
-        kernels.from_float(dv + t * padded, dv_out + t * stride, hd);
+        kernels.from_float(dv + t * v_padded, dv_out + t * stride, vd);
       }
     };
     if (whole_heads(shape.kv_heads, threads_)) {

@@ -81,7 +81,8 @@ struct Tiles {
 };
 
 // Adds keys [key, key + keys) to the sums of a tile of queries.
-void add_keys(const Tiles& t, QueryTile& tile, Index key, Index keys, Index dim, bool border) {
+void add_keys(const Tiles& t, QueryTile& tile, Index key, Index keys, Index dim, Index v_padded,
+              bool border) {
   const Index padded = round_up(dim);
   for (Index j = 0; j < keys; j += kStrip) {
     const Index first = first_strip(tile.query, key + j);
@@ -94,8 +95,8 @@ void add_keys(const Tiles& t, QueryTile& tile, Index key, Index keys, Index dim,
       mask(t.scores + i, i, tile, key, seen);
     }
     update_softmax(t.scores + i, i, tile, seen);
-    multiply({t.scores + i, 1, kTile, t.v, padded, t.sums + i * padded, padded,
-              smaller(kStrip, tile.queries - i), padded, seen, Into::kScaleAndAdd,
+    multiply({t.scores + i, 1, kTile, t.v, v_padded, t.sums + i * v_padded, v_padded,
+              smaller(kStrip, tile.queries - i), v_padded, seen, Into::kScaleAndAdd,
               tile.factor + i});
   }
 }
@@ -107,33 +108,35 @@ void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Ind
                float* lse, Index lse_stride, float* scratch) {
   const Index dim = head.head_dim;
   const Index padded = round_up(dim);
+  const Index v_padded = round_up(head.v_dim);
   // Keys and values as floats, once for all queries: [first, end).
   const Index first = first_tile(head.first_key[begin]);
   Tiles t{};
   t.scores = scratch;
   t.q_columns = t.scores + kTile * kTile;
   t.sums = t.q_columns + kTile * padded;
-  float* const k = t.sums + kTile * padded;
+  float* const k = t.sums + kTile * v_padded;
   float* const v = k + (end - first) * padded;
   load_rows(head.k + first * head.stride, head.stride, 1.0F, k, end - first, dim, padded);
-  load_rows(head.v + first * head.stride, head.stride, 1.0F, v, end - first, dim, padded);
+  load_rows(head.v + first * head.stride, head.stride, 1.0F, v, end - first, head.v_dim, v_padded);
   for (Index query = begin; query < end; query += kTile) {
     const Index queries = smaller(kTile, end - query);
     QueryTile tile = begin_tile(head.first_key, query, queries);
     load_columns(head.q + query * head.stride, head.stride, head.scale, t.q_columns, queries, dim);
-    clear(t.sums, queries * padded);
+    clear(t.sums, queries * v_padded);
     for (Index key = first_tile(head.first_key[query]); key < query + queries; key += kTile) {
       t.k = k + (key - first) * padded;
-      t.v = v + (key - first) * padded;
+      t.v = v + (key - first) * v_padded;
       const Index keys = smaller(kTile, end - key);
       const bool border = head.first_key[query + queries - 1] > key || key + keys - 1 > query;
-      add_keys(t, tile, key, keys, dim, border);
+      add_keys(t, tile, key, keys, dim, v_padded, border);
     }
     for (Index i = 0; i < queries; ++i) {
       const float total = tile.total[i / kLanes][i % kLanes];
       const float inverse = 1.0F / total;
-      for (Index c = 0; c < dim; c += kLanes) {
-        store(out + (query + i) * out_stride + c, load(t.sums + i * padded + c) * inverse, dim - c);
+      for (Index c = 0; c < head.v_dim; c += kLanes) {
+        store(out + (query + i) * out_stride + c, load(t.sums + i * v_padded + c) * inverse,
+              head.v_dim - c);
       }
       lse[(query + i) * lse_stride] = tile.top[i / kLanes][i % kLanes] + __builtin_logf(total);
     }

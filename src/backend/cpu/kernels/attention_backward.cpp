@@ -12,16 +12,16 @@ struct Tiles {
   float *q, *dout, *dq, *delta;
 };
 
-Tiles cut(float* scratch, Index padded, Index queries) {
+Tiles cut(float* scratch, Index padded, Index v_padded, Index queries) {
   Tiles t{};
   t.p = scratch;
   t.ds = t.p + kTile * kTile;
   t.k = t.ds + kTile * kTile;
   t.k_columns = t.k + kTile * padded;
   t.v_columns = t.k_columns + kTile * padded;
-  t.q = t.v_columns + kTile * padded;
+  t.q = t.v_columns + kTile * v_padded;
   t.dout = t.q + queries * padded;
-  t.dq = t.dout + queries * padded;
+  t.dq = t.dout + queries * v_padded;
   t.delta = t.dq + queries * padded;
   return t;
 }
@@ -57,19 +57,20 @@ struct Meeting {
 template <class A>
 void scores_and_gradients(const Tiles& t, const AttentionHead<A>& head, const Meeting& m,
                           const float* lse, Index lse_stride) {
-  const Index padded = round_up(head.head_dim);
   const bool border =
       head.first_key[m.query + m.queries - 1] > m.key || m.key + m.keys - 1 > m.query;
   // b is read for all strips before the next product, to stay in the first-level cache.
-  const auto scores = [&](const float* a, const float* b, float* c) {
+  const auto scores = [&](const float* a, const float* b, float* c, Index dim) {
+    const Index padded = round_up(dim);
     for (Index i = 0; i < m.queries; i += kStrip) {
       multiply({a + i * padded, padded, 1, b, kTile, c + i * kTile, kTile,
                 smaller(kStrip, m.queries - i), round_up(keys_seen(m.query + i, m.key, m.keys)),
-                head.head_dim, Into::kOverwrite});
+                dim, Into::kOverwrite});
     }
   };
-  scores(t.q + (m.query - m.first_query) * padded, t.k_columns, t.p);
-  scores(t.dout + (m.query - m.first_query) * padded, t.v_columns, t.ds);
+  const Index row = m.query - m.first_query;
+  scores(t.q + row * round_up(head.head_dim), t.k_columns, t.p, head.head_dim);
+  scores(t.dout + row * round_up(head.v_dim), t.v_columns, t.ds, head.v_dim);
   for (Index i = 0; i < m.queries; ++i) {
     const Index query = m.query + i;
     const Index columns = round_up(keys_seen(query / kStrip * kStrip, m.key, m.keys));
@@ -81,8 +82,9 @@ void scores_and_gradients(const Tiles& t, const AttentionHead<A>& head, const Me
   }
 }
 
-void add_to_keys(const Tiles& t, const Meeting& m, Index padded, float* dk, float* dv) {
-  const auto add = [&](const float* a, const float* b, float* c) {
+void add_to_keys(const Tiles& t, const Meeting& m, Index k_padded, Index v_padded, float* dk,
+                 float* dv) {
+  const auto add = [&](const float* a, const float* b, float* c, Index padded) {
     for (Index j = 0; j < m.keys; j += kStrip) {
       const Index first = first_strip(m.query, m.key + j);
       multiply({a + first * kTile + j, 1, kTile, b + (m.query - m.first_query + first) * padded,
@@ -90,8 +92,8 @@ void add_to_keys(const Tiles& t, const Meeting& m, Index padded, float* dk, floa
                 padded, m.queries - first, Into::kAdd});
     }
   };
-  add(t.p, t.dout, dv);
-  add(t.ds, t.q, dk);
+  add(t.p, t.dout, dv, v_padded);
+  add(t.ds, t.q, dk, k_padded);
 }
 
 void add_to_queries(const Tiles& t, const Meeting& m, Index padded) {
@@ -122,15 +124,16 @@ void load_queries(const Tiles& t, const AttentionHead<A>& head, const AttentionG
                   const Range& queries) {
   const Index dim = head.head_dim;
   const Index padded = round_up(dim);
+  const Index v_padded = round_up(head.v_dim);
   const Index count = queries.end - queries.begin;
   const A* dout = g.dout + queries.begin * g.out_stride;
   const A* out = g.out + queries.begin * g.out_stride;
   load_rows(head.q + queries.begin * head.stride, head.stride, head.scale, t.q, count, dim, padded);
-  load_rows(dout, g.out_stride, 1.0F, t.dout, count, dim, padded);
+  load_rows(dout, g.out_stride, 1.0F, t.dout, count, head.v_dim, v_padded);
   for (Index i = 0; i < count; ++i) {
     F16 dot{};
-    for (Index c = 0; c < dim; c += kLanes) {
-      dot += load(t.dout + i * padded + c) * load(out + i * g.out_stride + c, dim - c);
+    for (Index c = 0; c < head.v_dim; c += kLanes) {
+      dot += load(t.dout + i * v_padded + c) * load(out + i * g.out_stride + c, head.v_dim - c);
     }
     t.delta[i] = sum(dot);
   }
@@ -144,25 +147,26 @@ void attention_backward(const AttentionHead<A>& head, const AttentionGradient<A>
                         float* scratch) {
   const Index dim = head.head_dim;
   const Index padded = round_up(dim);
+  const Index v_padded = round_up(head.v_dim);
   const Range range = queries_of(head, g);
   if (range.begin == range.end) {
     return;
   }
-  const Tiles t = cut(scratch, padded, range.end - range.begin);
+  const Tiles t = cut(scratch, padded, v_padded, range.end - range.begin);
   load_queries(t, head, g, range);
   const Index first = larger(g.keys.begin, first_tile(head.first_key[range.begin]));
   for (Index key = first; key < g.keys.end; key += kTile) {
     const Index keys = smaller(kTile, head.tokens - key);
     load_rows(head.k + key * head.stride, head.stride, head.scale, t.k, keys, dim, padded);
     load_columns(head.k + key * head.stride, head.stride, 1.0F, t.k_columns, keys, dim);
-    load_columns(head.v + key * head.stride, head.stride, 1.0F, t.v_columns, keys, dim);
+    load_columns(head.v + key * head.stride, head.stride, 1.0F, t.v_columns, keys, head.v_dim);
     for (Index query = larger(key, range.begin);
          query < range.end && head.first_key[query] < key + keys; query += kTile) {
       const Meeting m{query,       smaller(kTile, range.end - query), key, keys, range.begin,
                       g.keys.begin};
       scores_and_gradients(t, head, m, g.lse, g.lse_stride);
       if (g.dk != nullptr) {
-        add_to_keys(t, m, padded, g.dk, g.dv);
+        add_to_keys(t, m, padded, v_padded, g.dk, g.dv);
       }
       if (g.dq != nullptr) {
         add_to_queries(t, m, padded);

@@ -18,7 +18,7 @@ struct AttentionHead {
   const A* v;
   Index stride;  // of q, k and v
   const std::int32_t* first_key;
-  Index tokens, head_dim;
+  Index tokens, head_dim, v_dim;  // head_dim of q and k, v_dim of v and out
   float scale;
 };
 
@@ -38,7 +38,7 @@ struct AttentionGradient {
   Range keys, queries;
   A* dq;      // as head.q: written
   float* dk;  // (keys, padded head_dim): added to
-  float* dv;  // likewise
+  float* dv;  // (keys, padded v_dim): likewise
 };
 
 struct RouteRow {
@@ -136,12 +136,14 @@ struct CommonKernels {
 constexpr Index kAttentionTile = 64;
 constexpr Index padded_head(Index head_dim) { return (head_dim + 15) / 16 * 16; }
 /// Floats of scratch that attention needs for so many keys, and its backward for so many tokens.
-constexpr Index attention_scratch(Index keys, Index head_dim) {
-  return kAttentionTile * kAttentionTile + 2 * (kAttentionTile + keys) * padded_head(head_dim);
+constexpr Index attention_scratch(Index keys, Index head_dim, Index v_dim) {
+  return kAttentionTile * kAttentionTile +
+         (kAttentionTile + keys) * (padded_head(head_dim) + padded_head(v_dim));
 }
-constexpr Index attention_backward_scratch(Index tokens, Index head_dim) {
+constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v_dim) {
   return 2 * kAttentionTile * kAttentionTile +
-         3 * (kAttentionTile + tokens) * padded_head(head_dim) + (tokens + 15) / 16 * 16;
+         (kAttentionTile + tokens) * (2 * padded_head(head_dim) + padded_head(v_dim)) +
+         (tokens + 15) / 16 * 16;
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row
