@@ -7,12 +7,10 @@
 // the first-level cache right before they meet all panels. Each element of c is one sum in the
 // order of k, so neither threads nor the place of a row among others change a result.
 #include "backend/cpu/kernels/families.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/steps.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
-
-using Word = std::uint32_t;
 
 constexpr int kTileRows = MOESAIC_TILE_ROWS;
 constexpr int kVectors = MOESAIC_TILE_VECTORS;
@@ -24,38 +22,6 @@ constexpr Index kPackedTile = kTileRows * kDepth + kLanes;
 static_assert(kTileColumns <= kGemmColumns);
 static_assert(kColumnTiles * kPackedTile <= kGemmRowWords);
 static_assert(kTileRows * kGemmPanels * kTileColumns <= kGemmTileWords);
-
-inline U16 load_words(const Word* p) {
-  U16 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
-
-/// Words of one fp32 number each; bf16 is widened, which changes no product.
-struct Fma {
-  static constexpr Index kElements = 1;  // of a word
-
-  static F16 step(F16 sum, U16 a, U16 b) {
-    return sum + reinterpret_cast<F16>(a) * reinterpret_cast<F16>(b);
-  }
-  /// Sixteen words along k, of at most n elements.
-  template <class A>
-  static U16 along(const A* p, Index n) {
-    return reinterpret_cast<U16>(load(p, n));
-  }
-  /// One word of each of sixteen neighbours, of which n exist; k goes in steps of ld.
-  template <class A>
-  static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
-    return reinterpret_cast<U16>(load(p, n));
-  }
-};
-
-/// Words that hold so many terms of a sum.
-template <class Step>
-constexpr Index words_of(Index depth) {
-  return (depth + Step::kElements - 1) / Step::kElements;
-}
 
 /// kTileColumns columns of op(b), of which n exist: out [words][kTileColumns].
 template <class Step, class A>
