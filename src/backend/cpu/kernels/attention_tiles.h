@@ -46,10 +46,11 @@ struct Product {
 
 template <class Step, int M, int N>
 inline void multiply_block(const Product& p, Index row, Index column) {
-  F16 sums[M][N];
+  F16 sums[M][N];  // in registers, as all loops over them are unrolled
   const Word* a = p.a + row * p.a_row;
   const Word* b = p.b + column;
   float* c = p.c + row * p.ldc + column;
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     const float factor = p.into == Into::kScaleAndAdd ? p.factor[row + i] : 1.0F;
     for (int j = 0; j < N; ++j) {
@@ -61,6 +62,7 @@ inline void multiply_block(const Product& p, Index row, Index column) {
     for (int j = 0; j < N; ++j) {
       columns[j] = load_words(b + j * kLanes);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
       const U16 element = splat_word(a[i * p.a_row]);
       for (int j = 0; j < N; ++j) {
@@ -68,6 +70,7 @@ inline void multiply_block(const Product& p, Index row, Index column) {
       }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < N; ++j) {
       store(c + i * p.ldc + j * kLanes, sums[i][j]);

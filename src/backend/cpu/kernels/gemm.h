@@ -85,7 +85,8 @@ void pack_columns(const A* a, Index lda, Index exist, Index rows, Index depth, W
 /// c [M][kTileColumns] = or += a b, with a as packed by rows (16, 1) or by columns (1, M).
 template <class Step, int M, Index kRow, Index kColumn>
 void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add) {
-  F16 sums[M][kVectors];
+  F16 sums[M][kVectors];  // in registers, as all loops over them are unrolled
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < kVectors; ++j) {
       sums[i][j] = add ? load(c + i * kTileColumns + j * kLanes) : F16{};
@@ -98,6 +99,7 @@ void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add
       for (int j = 0; j < kVectors; ++j) {
         columns[j] = load_words(b + j * kLanes);
       }
+#pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         const U16 row = a[i * kRow + k * kColumn] - U16{};
         for (int j = 0; j < kVectors; ++j) {
@@ -106,6 +108,7 @@ void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add
       }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < kVectors; ++j) {
       store(c + i * kTileColumns + j * kLanes, sums[i][j]);
