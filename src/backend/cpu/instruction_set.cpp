@@ -22,14 +22,14 @@ InstructionSet avx512_kernels() {
 }
 
 InstructionSet avx512_pairs_kernels() {
-  static const Kernels<BFloat16> kPairs = [] {
+  static const Kernels<BFloat16> pairs = [] {
     Kernels<BFloat16> kernels = avx512::kernels_bf16();
     avx512bf16::replace_products(kernels);
     return kernels;
   }();
   InstructionSet set = avx512_kernels();
   set.name = "avx512 with bf16 in pairs";
-  set.bf16 = &kPairs;
+  set.bf16 = &pairs;
   return set;
 }
 

@@ -25,6 +25,7 @@ struct Gradients {
   float *dq, *delta;
 };
 
+// Words between the rows of p and ds, and of ds_rows.
 constexpr Index kScoreRow = kTile;
 template <class Step>
 constexpr Index kRoundedRow = kTile / Step::kElements;

@@ -120,7 +120,7 @@ void clear(float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * 
 /// The first key of the tile in which a key lies.
 constexpr Index first_tile(Index key) { return key / kTile * kTile; }
 
-/// Words between the rows that load_rows writes, and sixteenths of them that are zero at the end.
+/// Words of a row that load_rows writes, with zeros at the end.
 template <class Step>
 constexpr Index row_words(Index dim) {
   return round_up(words_of<Step>(dim));
