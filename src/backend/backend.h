@@ -64,7 +64,7 @@ struct RopeOptions {
 };
 
 /// Heads of one fused query/key/value tensor. Values have v_dim elements, queries and keys
-/// head_dim; both are at least 1.
+/// head_dim; both are at least 1, and scale is positive.
 struct AttentionShape {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1, v_dim = 1;
   float scale = 1.0F;

@@ -42,9 +42,10 @@ class AttentionKernels : public KernelTest {
                                          heads.key_value, heads.head_dim, heads.v_dim);
     expect_close(download(out), expected.out, tolerance, "out of " + what);
     expect_close(download(lse), expected.lse, tolerance, "lse of " + what);
-    // The backward pass reads the rounded out: its dot products with dout carry that error.
+    // The backward pass reads the rounded out: its dot products with dout carry that error. Where
+    // bf16 is multiplied in pairs, dS is rounded too before it meets keys and queries.
     expect_close(download(dqkv), reference::attention_backward(dout, qkv, heads, first_key),
-                 4.0 * tolerance, "dqkv of " + what);
+                 6.0 * tolerance, "dqkv of " + what);
   }
 
   static Heads heads_of(std::int64_t query, std::int64_t key_value, std::int64_t head_dim) {

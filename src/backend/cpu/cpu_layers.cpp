@@ -11,7 +11,7 @@ namespace {
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// Elements of a token in a fused qkv tensor, and those before the values of the first head.
+// Elements of a token in a fused qkv tensor: before its values, and all.
 std::int64_t values_begin(const AttentionShape& shape) {
   return (shape.heads + shape.kv_heads) * shape.head_dim;
 }

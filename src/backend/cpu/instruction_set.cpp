@@ -14,22 +14,22 @@ bool avx512_pairs_are_usable() {
 }
 
 InstructionSet avx2_kernels() {
-  const Kernels<BFloat16>& bf16 = avx2::kernels_bf16();
-  return {"avx2",    &avx2::kernels_f32(), &bf16, &avx2::kernels_common(),
-          bf16.gemm, bf16.gemm_to_f32};
+  return {"avx2", &avx2::kernels_f32(), &avx2::kernels_bf16(), &avx2::kernels_common()};
 }
 
 InstructionSet avx512_kernels() {
-  const Kernels<BFloat16>& bf16 = avx512::kernels_bf16();
-  return {"avx512",  &avx512::kernels_f32(), &bf16, &avx512::kernels_common(),
-          bf16.gemm, bf16.gemm_to_f32};
+  return {"avx512", &avx512::kernels_f32(), &avx512::kernels_bf16(), &avx512::kernels_common()};
 }
 
 InstructionSet avx512_pairs_kernels() {
+  static const Kernels<BFloat16> pairs = [] {
+    Kernels<BFloat16> kernels = avx512::kernels_bf16();
+    avx512bf16::replace_products(kernels);
+    return kernels;
+  }();
   InstructionSet set = avx512_kernels();
   set.name = "avx512 with bf16 in pairs";
-  set.gemm_bf16 = avx512bf16::gemm;
-  set.gemm_bf16_to_f32 = avx512bf16::gemm;
+  set.bf16 = &pairs;
   return set;
 }
 

@@ -184,9 +184,9 @@ constexpr Index attention_scratch(Index keys, Index head_dim, Index v_dim) {
          (kAttentionTile + keys) * (padded_head(head_dim) + padded_head(v_dim));
 }
 constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v_dim) {
-  return 2 * kAttentionTile * kAttentionTile +
-         (kAttentionTile + tokens) * (2 * padded_head(head_dim) + padded_head(v_dim)) +
-         (tokens + 15) / 16 * 16;
+  const Index both = padded_head(head_dim) + padded_head(v_dim);
+  return 5 * kAttentionTile * kAttentionTile / 2 + kAttentionTile * (padded_head(head_dim) + both) +
+         (tokens + 1) / 2 * 3 * both + tokens * padded_head(head_dim) + (tokens + 15) / 16 * 16;
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row
@@ -214,8 +214,8 @@ const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
 }  // namespace avx512
 namespace avx512bf16 {
-void gemm(const Gemm<BFloat16, float>& gemm, void* scratch);
-void gemm(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
+/// Puts the products of bf16 in pairs in the place of others.
+void replace_products(Kernels<BFloat16>& kernels);
 }  // namespace avx512bf16
 
 }  // namespace moesaic::cpu
