@@ -65,6 +65,36 @@ class Folders(harness.EndToEnd):
                 np.testing.assert_allclose(self.scores(2, name, f"{name}.h5", *layout), expected,
                                            atol=2e-4)
 
+    # Protects: a context that neighbours have in common is computed once, and nothing changes by it.
+    def test_shared_contexts(self):
+        rng = np.random.default_rng(5)
+        for name in ("qwen3_moe", "deepseek_v2", "mixtral"):  # the last has a sliding window
+            with self.subTest(name):
+                contexts = rng.integers(0, 67, (3, 20))
+                pairs = [np.concatenate([contexts[c], rng.integers(0, 67, 3 + n)])
+                         for c in range(3) for n in range(4)]
+                mixed = [c * 4 + n for n in range(4) for c in range(3)]  # no two neighbours share
+                scores, tokens = [], []
+                for order, file in ((range(12), "sorted.h5"), (mixed, "mixed.h5")):
+                    with h5py.File(self.folder / file, "w") as shard:
+                        shard.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": 67})
+                        rows = [pairs[i] for i in order]
+                        shard["tokens"] = np.concatenate(rows).astype("u2")
+                        shard["documents/offsets"] = np.cumsum([0] + [len(r) for r in rows]).astype("u8")
+                        shard["documents/context"] = np.full(12, 20, "u8")
+                    result = self.run_job(2, "score", "--model.path", name, "--data.corpus", file,
+                                          "--score.output", f"of-{name}-{file}", "--run.precision", "fp32")
+                    self.assertEqual(result.code, 0, result.text)
+                    with h5py.File(self.folder / f"of-{name}-{file}") as out:
+                        sums = np.empty(12)
+                        sums[list(order)] = out["documents/logprob"][()]
+                        scores.append(sums)
+                    with h5py.File(self.folder / f"of-{name}-{file[:-3]}.trace.h5") as trace:
+                        tokens.append(trace["tokens"][()].sum())
+                np.testing.assert_allclose(scores[0], scores[1], atol=2e-4)
+                saved = 0 if name == "mixtral" else 3 * 3 * 19
+                self.assertEqual(tokens[1] - tokens[0], saved)
+
     # Protects: a checkpoint made of a folder scores the same bits, and a folder made of that one has
     # the same tensors.
     def test_there_and_back(self):

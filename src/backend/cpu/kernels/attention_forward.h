@@ -15,32 +15,63 @@ namespace {
 struct QueryTile {
   Index query, queries;
   I16 first_key[kTile / kLanes];
+  I16 gap_begin[kTile / kLanes], gap_end[kTile / kLanes];
+  Index least_gap_begin, most_gap_begin, least_gap_end, most_gap_end;  // of all queries
   F16 top[kTile / kLanes], total[kTile / kLanes];
   float factor[kTile];  // for what was summed before the present tile of keys
 };
 
-QueryTile begin_tile(const std::int32_t* first_key, Index query, Index queries) {
+template <class A>
+QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
   QueryTile tile{};
   tile.query = query;
   tile.queries = queries;
   std::int32_t first[kTile] = {};
-  std::memcpy(first, first_key + query, static_cast<std::size_t>(queries) * sizeof first[0]);
+  std::memcpy(first, head.first_key + query, static_cast<std::size_t>(queries) * sizeof first[0]);
   std::memcpy(tile.first_key, first, sizeof first);
+  if (head.gap != nullptr) {
+    std::int32_t begin[kTile] = {};
+    std::int32_t end[kTile] = {};
+    tile.least_gap_begin = tile.least_gap_end = head.tokens;
+    tile.most_gap_begin = 0;
+    for (Index i = 0; i < queries; ++i) {
+      const std::int32_t* const gap = head.gap + 2 * (query + i);
+      begin[i] = gap[0];
+      end[i] = gap[1];
+      tile.least_gap_begin = smaller(tile.least_gap_begin, gap[0]);
+      tile.most_gap_begin = larger(tile.most_gap_begin, gap[0]);
+      tile.least_gap_end = smaller(tile.least_gap_end, gap[1]);
+      tile.most_gap_end = larger(tile.most_gap_end, gap[1]);
+    }
+    std::memcpy(tile.gap_begin, begin, sizeof begin);
+    std::memcpy(tile.gap_end, end, sizeof end);
+  }
   for (F16& top : tile.top) {
     top = splat(kMasked);
   }
   return tile;
 }
 
-// Takes out the scores of keys [key, key + keys) that causality or a document's border forbids to
-// the sixteen queries of a strip.
+// Whether a tile of keys is hidden from all queries, or touches what is hidden from some.
+bool in_gaps(const QueryTile& tile, Index key, Index keys) {
+  return tile.most_gap_begin <= key && key + keys <= tile.least_gap_end;
+}
+bool meets_gap(const QueryTile& tile, Index key, Index keys) {
+  return tile.least_gap_begin < key + keys && key < tile.most_gap_end;
+}
+
+// Takes out the scores of keys [key, key + keys) that causality, a document's border or a gap
+// forbids to the sixteen queries of a strip.
 void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index keys) {
   const I16 first = tile.first_key[strip / kLanes];
   const I16 last = kLane + splat_index(tile.query + strip);
+  const I16 gap_begin = tile.gap_begin[strip / kLanes];
+  const I16 gap_end = tile.gap_end[strip / kLanes];
   for (Index j = 0; j < keys; ++j, scores += kTile) {
     const I16 here = splat_index(key + j);
     const F16 score = load(scores);
-    const I16 masked = (here < first) | (here > last);
+    const I16 hidden = (here >= gap_begin) & (here < gap_end);
+    const I16 masked = (here < first) | (here > last) | hidden;
     store(scores, masked ? splat(kMasked) : score);
   }
 }
@@ -102,8 +133,8 @@ void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Ind
                     kTile, smaller(at_once, keys - j), kTile - first, words_of<Step>(head.head_dim),
                     Into::kOverwrite});
   }
-  const bool border =
-      head.first_key[tile.query + tile.queries - 1] > key || key + keys - 1 > tile.query;
+  const bool border = head.first_key[tile.query + tile.queries - 1] > key ||
+                      key + keys - 1 > tile.query || meets_gap(tile, key, keys);
   for (Index i = 0; i < tile.queries; i += kStrip) {
     const Index seen = keys_seen(tile.query + i, key, keys);
     if (border) {
@@ -136,11 +167,14 @@ void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index 
   load_across<Step>(head.v + first * head.stride, head.stride, v, end - first, head.v_dim);
   for (Index query = begin; query < end; query += kTile) {
     const Index queries = smaller(kTile, end - query);
-    QueryTile tile = begin_tile(head.first_key, query, queries);
+    QueryTile tile = begin_tile(head, query, queries);
     load_columns<Step>(head.q + query * head.stride, head.stride, t.q_columns, queries,
                        head.head_dim);
     clear(t.sums, queries * v_row);
     for (Index key = first_tile(head.first_key[query]); key < query + queries; key += kTile) {
+      if (in_gaps(tile, key, kTile)) {
+        continue;
+      }
       t.k = k + (key - first) * row;
       t.v = v + words_of<Step>(key - first) * v_row;
       add_keys<Step>(t, head, tile, key, smaller(kTile, end - key));

@@ -18,6 +18,7 @@ struct AttentionHead {
   const A* v;
   Index stride;  // of q, k and v
   const std::int32_t* first_key;
+  const std::int32_t* gap;        // (tokens, 2) of hidden keys; may be null
   Index tokens, head_dim, v_dim;  // head_dim of q and k, v_dim of v and out
   float scale;
 };
