@@ -1,4 +1,5 @@
-"""The text of tokens: bytes, or the pieces of a SentencePiece model, read without its library."""
+"""The text of tokens: bytes, the pieces of a SentencePiece model or of a tokenizer.json, read
+without their libraries."""
 import json
 from pathlib import Path
 
@@ -43,10 +44,40 @@ def piece(message):
     return text.replace("▁", " ").encode()
 
 
+def byte_letters():
+    """GPT-2's letter for each byte of a byte-level vocabulary: letter -> byte."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in own]
+    return {**{chr(byte): byte for byte in own},
+            **{chr(256 + i): byte for i, byte in enumerate(hidden)}}
+
+
+def pieces_of_json(text):
+    """The bytes of each token of a tokenizer.json; empty where an id has no token."""
+    content = json.loads(text)
+    vocab = content["model"]["vocab"]
+    if isinstance(vocab, list):
+        vocab = {token: number for number, (token, _) in enumerate(vocab)}
+    added = {token["id"]: token for token in content.get("added_tokens") or []}
+    pieces = [b""] * (max([*vocab.values(), *added]) + 1)
+    letters = byte_letters() if "ByteLevel" in json.dumps(content["pre_tokenizer"]) else None
+    for token, number in vocab.items():
+        if letters and all(letter in letters for letter in token):
+            pieces[number] = bytes(letters[letter] for letter in token)
+        elif len(token) == 6 and token.startswith("<0x"):
+            pieces[number] = bytes([int(token[3:5], 16)])
+        else:
+            pieces[number] = token.replace("▁", " ").encode()
+    for number, token in added.items():
+        mark = f"⟨{token['content'].strip('<>')}⟩" if token["special"] else token["content"]
+        pieces[number] = mark.encode()
+    return pieces
+
+
 def manifest_of(path):
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("*.json"))
+        found = sorted(file for file in path.glob("*.json") if file.name != "tokenizer.json")
         if len(found) != 1:
             fail(66, f"{path.resolve()} has {len(found)} manifests: name one")
         return found[0]
@@ -63,7 +94,9 @@ def pieces_of(corpus):
     if name == "byte":
         return [bytes([value]) for value in range(256)] + ["⟨eos⟩".encode(), "⟨bos⟩".encode()]
     try:
+        if name.endswith(".json"):
+            return pieces_of_json((manifest.parent / Path(name).name).read_text(encoding="utf-8"))
         model = (manifest.parent / Path(name).name).read_bytes()
         return [piece(value) for number, value in fields(model) if number == 1]
     except (OSError, KeyError, IndexError, ValueError) as error:
-        fail(65, f"{manifest.parent / name} is no readable SentencePiece model: {error}")
+        fail(65, f"{manifest.parent / name} is no readable tokenizer: {error}")

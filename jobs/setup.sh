@@ -12,7 +12,7 @@ build_packages=(
   "libhdf5-openmpi-dev:hdf5+mpi"
   "libboost-program-options-dev:boost+program_options"
   "libdnnl-dev:onednn"
-  "libsentencepiece-dev:sentencepiece"
+  "libsentencepiece-dev:sentencepiece" "libpcre2-dev:pcre2" "libutf8proc-dev:utf8proc"
   "nlohmann-json3-dev:nlohmann-json" "libspdlog-dev:spdlog" "libfmt-dev:fmt"
   "libssl-dev:openssl" "zlib1g-dev:zlib" "libzstd-dev:zstd"
   "libgtest-dev:googletest" "libbenchmark-dev:benchmark"

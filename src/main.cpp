@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/convert.h"
 #include "cli/experts.h"
 #include "cli/facts.h"
 #include "cli/plan.h"
@@ -45,6 +46,7 @@ int run_with_mpi(const Parsed& parsed) {
   moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
   const auto& job = parsed.job == "score"     ? moesaic::cli::score
                     : parsed.job == "experts" ? moesaic::cli::experts
+                    : parsed.job == "convert" ? moesaic::cli::convert
                                               : moesaic::cli::train;
   const int code = job(parsed, world, watchdog);
   watchdog.close();

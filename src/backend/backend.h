@@ -65,10 +65,17 @@ struct RopeOptions {
 };
 
 /// Heads of one fused query/key/value tensor. Values have v_dim elements, queries and keys
-/// head_dim; both are at least 1.
+/// head_dim; both are at least 1, and scale is positive.
 struct AttentionShape {
   std::int64_t heads = 1, kv_heads = 1, head_dim = 1, v_dim = 1;
   float scale = 1.0F;
+};
+
+/// The keys that a token t sees: first[t] .. t, but not gap[t][0] .. gap[t][1] - 1. first does not
+/// decrease.
+struct VisibleKeys {
+  Tensor first;     // (T) int32
+  Tensor gap = {};  // (T, 2) int32; undefined: none
 };
 
 /// One AdamW update (Loshchilov & Hutter 2019): bias corrections are 1 - beta^t.
@@ -177,11 +184,11 @@ class Backend {
                                   const Tensor& dlogit) = 0;
 
   /// Causal grouped-query attention. qkv (T, H hd + Hkv hd + Hkv vd): query heads, keys, values.
-  /// Token t sees keys first_key[t] .. t; first_key does not decrease. out (T, H, vd); lse (T, H)
-  /// fp32 is the log-sum-exp of a row's scores. Memory is linear in T (Dao et al. 2022).
-  virtual void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+  /// out (T, H, vd); lse (T, H) fp32 is the log-sum-exp of a row's scores. Memory is linear in T
+  /// (Dao et al. 2022).
+  virtual void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                          const Tensor& out, const Tensor& lse) = 0;
-  /// dout as out, dqkv as qkv.
+  /// dout as out, dqkv as qkv. Of keys without a gap.
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;

@@ -75,8 +75,7 @@ fs::path save(const Inputs& inputs, model::Instance& instance) {
   for (const auto& [name, file] : io::read_manifest(inputs.source).files) {
     copy.push_back(inputs.source / name);
   }
-  std::vector<std::vector<float>> host;
-  const auto blocks = model::blocks_to_save(instance, host);
+  const auto blocks = model::blocks_to_save(instance);
   return io::save_checkpoint(
       {.dir = inputs.out, .step = state.at("step"), .state = state, .copy = copy}, blocks,
       instance.mesh.world);

@@ -193,6 +193,12 @@ int tokenize(const config::Config& config, const Communicator& world) {
                                               "tokenize.task and tokenize.task_field",
                                               scan.task_names.size() - 1, kMostTasks - 1));
     }
+    if (name == "tokenizer") {
+      throw Error(Exit::kUsage,
+                  fmt::format("tokenize.output = {}: a corpus is named after its folder, and "
+                              "tokenizer.json would not be its manifest; choose another name",
+                              wanted.output));
+    }
     done = world.is_root() && is_done(folders, print) ? 1 : 0;
   });
   if (world.all_reduce(done, comm::Reduce::kMax) != 0) {

@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "io/files.h"
 
 namespace moesaic::cli {
 
@@ -41,7 +40,7 @@ std::optional<io::Tokenizer> open_tokenizer(const config::Tokenize& config,
   std::string model;
   world.together("open the tokenizer", [&] {
     if (config.tokenizer != "byte" && world.is_root()) {
-      model = io::read_whole(config.tokenizer);
+      model = io::read_tokenizer(config.tokenizer);
     }
   });
   world.broadcast(model, 0);

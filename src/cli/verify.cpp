@@ -18,6 +18,7 @@
 #include "io/corpus_manifest.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/hf_folder.h"
 #include "io/routing_record.h"
 #include "io/scores.h"
 #include "io/space.h"
@@ -48,6 +49,19 @@ Verdict judge_checkpoint(const fs::path& path) {
   if (verdict.problems.empty()) {
     verdict.what =
         fmt::format("checkpoint, {} tensors", io::CheckpointReader::open(path).names().size());
+  }
+  return verdict;
+}
+
+Verdict judge_folder(const fs::path& path) {
+  Verdict verdict{"Hugging Face folder", {}};
+  try {
+    auto folder = io::HfFolder::open(path);
+    folder.check();
+    verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
+                               io::name_of(folder.config().family), folder.names().size());
+  } catch (const Error& error) {
+    verdict.problems.emplace_back(error.what());
   }
   return verdict;
 }
@@ -132,6 +146,9 @@ Verdict judge(const fs::path& path) {
   }
   if (fs::exists(path / "scores.json")) {
     return judge_scores(path);
+  }
+  if (io::HfFolder::is_one(path)) {
+    return judge_folder(path);
   }
   if (io::manifests_in(path).empty()) {
     if (const auto checkpoints = io::complete_checkpoints(path); !checkpoints.empty()) {

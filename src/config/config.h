@@ -19,6 +19,8 @@ enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
+enum class ConvertTo { kAuto, kHf, kMoesaic };
+enum class StoredAs { kBf16, kFp16, kFp32 };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
@@ -39,9 +41,9 @@ struct Model {
   std::int64_t max_seq = 2048;
   double rope_theta = 10000.0, norm_eps = 1e-5;
   bool tie_embeddings = false;
-  std::int64_t dense_layers = 0;       // the first ones
-  std::int64_t moe_every = 1;          // of the others, every N-th layer of the model has experts
-  std::vector<std::int64_t> dense_at;  // and these have none either
+  std::int64_t dense_layers = 0;  // the first ones
+  std::int64_t moe_every = 1;     // of the others, every N-th layer of the model has experts
+  std::vector<std::int64_t> dense_at = {};  // and these have none either
   std::int64_t experts = 16, shared_experts = 2, top_k = 2;
   std::int64_t expert_d_ff = 0;  // 0: d_model
   std::int64_t shared_d_ff = 0;  // 0: shared_experts expert_d_ff
@@ -53,10 +55,10 @@ struct Model {
   QkNorm qk_norm = QkNorm::kNone;
   double clip_qkv = 0.0;  // 0: not clipped
   bool sinks = false;
-  std::int64_t sliding_window = 0;          // 0: all keys
-  std::vector<std::int64_t> window_layers;  // empty: all
-  std::int64_t q_lora_rank = 0;             // 0: queries are one product
-  std::int64_t kv_lora_rank = 0;            // 0: grouped-query attention, else latent attention
+  std::int64_t sliding_window = 0;               // 0: all keys
+  std::vector<std::int64_t> window_layers = {};  // empty: all
+  std::int64_t q_lora_rank = 0;                  // 0: queries are one product
+  std::int64_t kv_lora_rank = 0;  // 0: grouped-query attention, else latent attention
   std::int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;  // of latent attention
 
   bool rope_interleave = false;
@@ -196,6 +198,11 @@ struct ExpertsJob {
   std::vector<std::string> source;  // numbers, or "busiest"; empty: by load
 };
 
+struct ConvertJob {
+  ConvertTo to = ConvertTo::kAuto;
+  StoredAs dtype = StoredAs::kBf16;  // of a folder's tensors
+};
+
 /// Tokens of a batch of score, unless one window is longer.
 constexpr std::int64_t kScoreTokens = 4096;
 
@@ -232,6 +239,7 @@ struct Config {
   Tokenize tokenize;
   ScoreJob score;
   ExpertsJob experts;
+  ConvertJob convert;
   Plan plan;
   Run run;
 };

@@ -54,6 +54,12 @@ constexpr Names<Schedule, 4> names_of(Schedule) {
 constexpr Names<Placing, 2> names_of(Placing) {
   return {{{Placing::kBlocks, "blocks"}, {Placing::kLoad, "load"}}};
 }
+constexpr Names<ConvertTo, 3> names_of(ConvertTo) {
+  return {{{ConvertTo::kAuto, "auto"}, {ConvertTo::kHf, "hf"}, {ConvertTo::kMoesaic, "moesaic"}}};
+}
+constexpr Names<StoredAs, 3> names_of(StoredAs) {
+  return {{{StoredAs::kBf16, "bf16"}, {StoredAs::kFp16, "fp16"}, {StoredAs::kFp32, "fp32"}}};
+}
 constexpr Names<PoolAction, 4> names_of(PoolAction) {
   return {{{PoolAction::kAdd, "add"},
            {PoolAction::kRemove, "remove"},

@@ -106,8 +106,14 @@ const std::vector<Job>& jobs() {
        "Numbers "
        "of experts are not used again. Training continues from it, and score reads it.",
        "moesaic experts clone runs/first/checkpoints grown --experts.count 2"},
+      {"convert", "moesaic convert IN OUT", true,
+       "Makes a checkpoint to start from out of a Hugging Face folder, or such a folder out of a "
+       "checkpoint. Then both compute the same tokens and are compared. train and score read "
+       "folders as they are, with model.path.",
+       "moesaic convert runs/first/checkpoints exported --convert.dtype bf16"},
       {"verify", "moesaic verify PATH...", true,
-       "Checks corpora, checkpoints, traces and scores, and says what is wrong with them.",
+       "Checks corpora, checkpoints, Hugging Face folders, traces and scores, and says what is wrong "
+       "with them.",
        "moesaic verify corpus/train runs/first/checkpoints"},
   };
   return all;

@@ -12,7 +12,7 @@ std::vector<Key> tokenize_keys() {
              "Folder for the corpus; with a holdout its train/ and heldout/."),
       s.text("tokenizer", &Tokenize::tokenizer, "byte|train|path",
              "byte: one token for each byte; train: make a SentencePiece vocabulary from the "
-             "input; or a SentencePiece .model file."),
+             "input; or a SentencePiece .model, a tokenizer.json or a Hugging Face folder."),
       s.integer("vocab_size", &Tokenize::vocab_size, between(1, 1e9), "tokens",
                 "Size of the vocabulary that tokenizer = train makes."),
       s.integer("shards", &Tokenize::shards, between(0, 99999), "files",
@@ -61,6 +61,16 @@ std::vector<Key> experts_keys() {
   };
 }
 
+std::vector<Key> convert_keys() {
+  const Section s("convert", &Config::convert, "convert");
+  return {
+      s.choice("to", &ConvertJob::to,
+               "What to make: a Hugging Face folder, or a checkpoint. auto: what IN is not."),
+      s.choice("dtype", &ConvertJob::dtype,
+               "Type of the tensors of a Hugging Face folder; checkpoints are fp32."),
+  };
+}
+
 std::vector<Key> plan_keys() {
   const Section s("plan", &Config::plan, "plan");
   return {
@@ -79,7 +89,7 @@ std::vector<Key> plan_keys() {
 }
 
 std::vector<Key> run_keys() {
-  const Section s("run", &Config::run, "tokenize train score experts");
+  const Section s("run", &Config::run, "tokenize train score experts convert");
   return {
       only(s.text("dir", &Run::dir, "path",
                   "Folder of the run: sets trace.path, checkpoint.dir and score.output, and gets "
@@ -90,11 +100,12 @@ std::vector<Key> run_keys() {
                   "such as clone --experts.count 2. It is renamed to .done, or to .refused. Empty: "
                   "none."),
            "train"),
-      only(s.choice("device", &Run::device, "Where the model is computed."), "train score plan"),
+      only(s.choice("device", &Run::device, "Where the model is computed."),
+           "train score convert plan"),
       only(s.choice("precision", &Run::precision,
                     "Type of activations and matrix products; weights, sums and the router stay "
                     "fp32."),
-           "train score plan"),
+           "train score convert plan"),
       s.integer("threads", &Run::threads, between(0, 4096), "threads",
                 "Threads of each rank. 0: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else this "
                 "rank's share of its cores."),
@@ -109,7 +120,7 @@ std::vector<Key> run_keys() {
                "evaluation, a save or a piece of loading takes longer. auto: 10 x the "
                "median step, at least 60 s; 10 min for rounds, loading and the first "
                "two steps, 1 h for a save."),
-           "train score experts"),
+           "train score experts convert"),
       only(s.integer("compare_replicas", &Run::compare_replicas, at_least(0), "steps",
                      "Every so many steps, ranks that hold the same parameters compare them bit "
                      "by bit, to find damaged memory. 0: never."),
@@ -123,7 +134,7 @@ std::vector<Key> run_keys() {
 
 std::vector<Key> job_keys() {
   std::vector<Key> all = tokenize_keys();
-  for (const auto& part : {score_keys(), experts_keys(), plan_keys(), run_keys()}) {
+  for (const auto& part : {score_keys(), experts_keys(), convert_keys(), plan_keys(), run_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -14,7 +14,7 @@ std::vector<Key> eval_keys() {
 }
 
 std::vector<Key> parallel_keys() {
-  const Section s("parallel", &Config::parallel, "train score plan experts");
+  const Section s("parallel", &Config::parallel, "train score plan experts convert");
   return {
       s.integer("tp", &Parallel::tp, between(1, 1e6), "ranks",
                 "Tensor-parallel ranks: they share out the heads, hidden widths and vocabulary of "

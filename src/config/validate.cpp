@@ -149,7 +149,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
   } else if (job == "score") {
     check_score(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
-  } else if (job == "experts") {
+  } else if (job == "experts" || job == "convert") {
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "plan") {
     const bool known = config.plan.job == "train" || config.plan.job == "score";

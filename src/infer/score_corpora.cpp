@@ -64,6 +64,32 @@ io::ShardDocuments ScoreCorpora::documents(std::int64_t shard) {
   return table;
 }
 
+std::vector<std::uint8_t> ScoreCorpora::repeated_contexts(std::int64_t shard,
+                                                          const io::ShardDocuments& documents) {
+  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  std::vector<std::uint8_t> repeated(documents.context.size(), 0);
+  std::vector<std::int32_t> before;  // the last context that was read
+  std::size_t read = repeated.size();
+  const auto context_of = [&](std::size_t d) {
+    return corpora_[place.corpus].shard_tokens(place.shard, documents.offsets[d],
+                                               documents.context[d]);
+  };
+  for (std::size_t d = 1; d < repeated.size(); ++d) {
+    const std::int64_t given = documents.context[d];
+    if (given < 2 || given != documents.context[d - 1]) {
+      continue;
+    }
+    if (read != d - 1) {
+      before = context_of(d - 1);
+    }
+    std::vector<std::int32_t> here = context_of(d);
+    repeated[d] = here == before ? 1 : 0;
+    before = std::move(here);
+    read = d;
+  }
+  return repeated;
+}
+
 std::vector<std::int32_t> ScoreCorpora::tokens(std::int64_t shard, const WindowBatch& windows,
                                                const std::vector<std::int64_t>& offsets) {
   std::vector<std::int32_t> all;

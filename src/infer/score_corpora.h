@@ -25,6 +25,9 @@ class ScoreCorpora {
 
   // These run on the HDF5 thread.
   io::ShardDocuments documents(std::int64_t shard);  // task: index into tasks()
+  /// [D] whether the context of a document (two tokens or more) is that of the one before it.
+  std::vector<std::uint8_t> repeated_contexts(std::int64_t shard,
+                                              const io::ShardDocuments& documents);
   /// For each window in turn the tokens that it reads and predicts.
   std::vector<std::int32_t> tokens(std::int64_t shard, const WindowBatch& windows,
                                    const std::vector<std::int64_t>& offsets);

@@ -106,8 +106,10 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
       instance_(job.instance),
       world_(instance_.mesh.world),
       replicas_(instance_.mesh.replicas),
-      rules_{job.config.score.window, job.config.score.stride,
-             job.config.score.truncate == config::Truncate::kLeft},
+      rules_{.window = job.config.score.window,
+             .stride = job.config.score.stride,
+             .last_only = job.config.score.truncate == config::Truncate::kLeft,
+             .share = job.config.model.sliding_window == 0 && !job.config.router.eval_capacity},
       wall_(config::wall_seconds(job.config.run)),
       ctx_(instance_.context()),
       stats_(std::ssize(instance_.transformer.moe_layers()),
@@ -123,8 +125,12 @@ Work Scorer::open(std::int64_t shard) {
   Work work;
   work.shard = shard;
   world_.together("open a shard", [&] {
-    work.documents = io::hdf5_run([&] { return job_.corpora.documents(shard); });
-    work.batches = pack(work.documents, rules_);
+    std::vector<std::uint8_t> repeats;
+    io::hdf5_run([&] {
+      work.documents = job_.corpora.documents(shard);
+      repeats = job_.corpora.repeated_contexts(shard, work.documents);
+    });
+    work.batches = pack(work.documents, rules_, repeats);
   });
   return work;
 }

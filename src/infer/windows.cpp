@@ -1,23 +1,27 @@
 #include "infer/windows.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "config/config.h"
 
 namespace moesaic::infer {
 namespace {
 
-// Adds the rows of one window; tokens: its size + 1.
+// Adds the rows of one window; tokens: its size + 1. first_row: that of its first token, which may
+// be a leader's.
 void add_window(const Window& window, std::span<const std::int32_t> tokens, std::uint8_t task,
-                model::MicroBatch& batch) {
-  const auto first_row = static_cast<std::int32_t>(batch.size());
-  for (std::int64_t i = 0; i < window.size; ++i) {
+                std::int32_t first_row, model::MicroBatch& batch) {
+  const auto gap_begin = static_cast<std::int32_t>(first_row + window.shared);
+  const auto gap_end = static_cast<std::int32_t>(batch.size());
+  for (std::int64_t i = window.shared; i < window.size; ++i) {
     const auto at = static_cast<std::size_t>(i);
     const bool counted = window.begin + i + 1 >= window.first_target;
     batch.token.push_back(tokens[at]);
     batch.target.push_back(counted ? tokens[at + 1] : -1);
     batch.position.push_back(static_cast<std::int32_t>(i));
     batch.first_key.push_back(first_row);
+    batch.gap.insert(batch.gap.end(), {gap_begin, gap_end});
     batch.task.push_back(task);
   }
 }
@@ -42,20 +46,37 @@ std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t
   return windows;
 }
 
-std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules) {
+std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules,
+                              const std::vector<std::uint8_t>& repeats) {
   const std::int64_t limit = std::max(rules.window, config::kScoreTokens);
   std::vector<WindowBatch> batches;
   std::int64_t room = 0;
+  std::optional<std::size_t> leader;  // in the last batch, of the document before
   for (std::size_t d = 0; d + 1 < documents.offsets.size(); ++d) {
     const std::int64_t tokens = documents.offsets[d + 1] - documents.offsets[d];
-    for (const Window& window :
-         cut(static_cast<std::int64_t>(d), tokens, documents.context[d], rules)) {
-      if (window.size > room) {
+    const std::int64_t given = documents.context[d];
+    std::vector<Window> windows = cut(static_cast<std::int64_t>(d), tokens, given, rules);
+    const bool whole = windows.size() == 1 && windows[0].begin == 0;
+    const bool repeated = rules.share && d < repeats.size() && repeats[d] != 0 && whole;
+    if (!repeated) {
+      leader.reset();
+    }
+    if (leader) {  // the last given token predicts another one here: it is read again
+      windows[0].shared = given - 1;
+      windows[0].leader = *leader;
+    }
+    for (Window& window : windows) {
+      if (window.rows() > room) {
         batches.emplace_back();
         room = limit;
+        window.shared = 0;
+        leader.reset();
       }
       batches.back().push_back(window);
-      room -= window.size;
+      room -= window.rows();
+    }
+    if (!leader && whole && given > 1) {
+      leader = batches.back().size() - 1;
     }
   }
   return batches;
@@ -65,11 +86,20 @@ model::MicroBatch to_micro_batch(const WindowBatch& windows, std::span<const std
                                  std::span<const std::uint8_t> task) {
   model::MicroBatch batch;
   std::size_t begin = 0;
+  bool any_shared = false;
+  std::vector<std::int32_t> first_rows;
   for (const Window& window : windows) {
     const auto length = static_cast<std::size_t>(window.size) + 1;
+    const bool shares = window.shared > 0;
+    first_rows.push_back(shares ? first_rows[window.leader]
+                                : static_cast<std::int32_t>(batch.size()));
     add_window(window, tokens.subspan(begin, length),
-               task[static_cast<std::size_t>(window.document)], batch);
+               task[static_cast<std::size_t>(window.document)], first_rows.back(), batch);
+    any_shared = any_shared || shares;
     begin += length;
+  }
+  if (!any_shared) {
+    batch.gap.clear();
   }
   return batch;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -15,12 +16,18 @@
 // its public name and unsharded shape, in blocks, each written once by the rank that owns it.
 namespace moesaic::io {
 
+/// Makes the values of a block when they are written, one block after the other, so that they need
+/// no memory all at once.
+using BlockValues = std::function<std::vector<float>()>;
+/// Those that are there already; they must outlive it.
+BlockValues given(std::span<const float> values);
+
 /// Elements [offset, offset + extent) of tensor `name`, whose unsharded shape is `shape`. Optimizer
 /// moments are tensors named "exp_avg/NAME" and "exp_avg_sq/NAME".
 struct BlockToSave {
   std::string name;
   std::vector<std::int64_t> shape, offset, extent;
-  std::span<const float> values;
+  BlockValues values;
 };
 
 /// Everything that is not a tensor: step, cursor, config, layout, task names, ... Written by rank 0

@@ -20,6 +20,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+}  // namespace
+
+BlockValues given(std::span<const float> values) {
+  return [values] { return std::vector<float>(values.begin(), values.end()); };
+}
+
+namespace {
+
 /// Asks for the room of a whole part before HDF5 writes it, which does not take a full disk well.
 /// Where the file system cannot reserve, the writes themselves will tell.
 void reserve(const fs::path& file, std::int64_t bytes) {
@@ -49,10 +57,7 @@ struct PartWriter {
   PartWriter(fs::path into, int rank, const std::vector<BlockToSave>& all)
       : folder(std::move(into)), name(fmt::format("part-{:05}.h5", rank)) {
     for (const BlockToSave& block : all) {
-      require(static_cast<std::int64_t>(block.values.size()) == volume(block.extent),
-              fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,
-                          block.values.size(), fmt::join(block.extent, ", ")));
-      if (!block.values.empty()) {
+      if (volume(block.extent) > 0) {
         blocks.push_back(&block);
       }
     }
@@ -62,7 +67,7 @@ struct PartWriter {
     constexpr std::int64_t kHeader = 1024;  // of a dataset, about
     std::int64_t sum = 8 * kHeader;
     for (const BlockToSave* block : blocks) {
-      sum += static_cast<std::int64_t>(block->values.size_bytes()) + kHeader;
+      sum += volume(block->extent) * static_cast<std::int64_t>(sizeof(float)) + kHeader;
     }
     return sum;
   }
@@ -77,10 +82,14 @@ struct PartWriter {
     Hdf5File file = Hdf5File::create(path);
     reserve(path, bytes());
     for (const BlockToSave* block : blocks) {
+      const std::vector<float> values = block->values();
+      require(std::ssize(values) == volume(block->extent),
+              fmt::format("checkpoint: {} has {} values for a block of [{}]", block->name,
+                          values.size(), fmt::join(block->extent, ", ")));
       const StoredBlock stored{
           name, fmt::format("/{}[{}]", block->name, fmt::join(block->offset, ",")), block->offset,
-          block->extent, Sha256::of(std::as_bytes(block->values))};
-      file.write_all<float>(stored.dataset, block->extent, block->values);
+          block->extent, Sha256::of(std::as_bytes(std::span(values)))};
+      file.write_all<float>(stored.dataset, block->extent, values);
       json entry = block_to_json(stored);
       entry["name"] = block->name;
       entry["shape"] = block->shape;

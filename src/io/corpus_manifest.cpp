@@ -16,6 +16,7 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* kSchema = "moesaic-corpus";
+constexpr const char* kTokenizer = "tokenizer.json";  // lies beside a manifest, and may be large
 
 bool is_manifest(const fs::path& file) {
   const json content = json::parse(read_whole(file), nullptr, false);
@@ -73,8 +74,10 @@ std::vector<fs::path> manifests_in(const fs::path& folder) {
   std::vector<fs::path> found;
   std::error_code missing;
   for (const auto& entry : fs::directory_iterator(folder, missing)) {
-    if (!entry.is_directory() && entry.path().extension() == ".json" && is_manifest(entry.path())) {
-      found.push_back(entry.path());
+    const fs::path& file = entry.path();
+    if (!entry.is_directory() && file.extension() == ".json" && file.filename() != kTokenizer &&
+        is_manifest(file)) {
+      found.push_back(file);
     }
   }
   std::sort(found.begin(), found.end());

@@ -127,6 +127,7 @@ HfKeys canonical(const HfKeys& keys) {
     reset({"model.shared_gate"}, "0");
   }
   const auto windows = integers_of(keys, "model.window_layers");
+  form["model.window_layers"] = fmt::format("{}", fmt::join(windows, ","));
   if (integer_of(keys, "model.sliding_window") == 0 ||
       static_cast<std::int64_t>(windows.size()) == integer_of(keys, "model.layers")) {
     reset({"model.window_layers"}, "");

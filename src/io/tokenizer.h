@@ -12,16 +12,18 @@
 
 namespace moesaic::io {
 
-/// Text to token ids and back. Two kinds: bytes (ids 0-255, eos 256, and bos 257 where it is
-/// wanted) and SentencePiece models. Decoding gives the same bytes back, whatever they are, for
-/// bytes and for the models that train_tokenizer makes. Const members may be called by many
-/// threads.
+/// Text to token ids and back. Three kinds: bytes (ids 0-255, eos 256, and bos 257 where it is
+/// wanted), SentencePiece models, and a tokenizer.json of Hugging Face. Decoding gives the same
+/// bytes back, whatever they are, for bytes, for the models that train_tokenizer makes, and for
+/// byte-level vocabularies without a normaliser; special tokens are left out. Const members may be
+/// called by many threads.
 class Tokenizer {
  public:
   static Tokenizer bytes(bool with_bos = false);
-  /// A SentencePiece .model file. kNoInput, kBadData name it.
-  static Tokenizer load(const std::filesystem::path& file);
-  /// The content of such a file; `name` is for messages.
+  /// A SentencePiece .model, a tokenizer.json, or a Hugging Face folder. kNoInput, kBadData name
+  /// it.
+  static Tokenizer load(const std::filesystem::path& path);
+  /// What read_tokenizer gave; `name` is for messages.
   static Tokenizer from_model(std::string model, const std::string& name);
   /// The tokenizer that a corpus was made with, checked against the corpus's hash.
   static Tokenizer of(const CorpusInfo& corpus);
@@ -36,7 +38,7 @@ class Tokenizer {
   std::int64_t eos_id() const;  // -1: none
   std::int64_t bos_id() const;  // -1: none
   const std::string& sha256() const;
-  const std::string& model() const;  // the model file's content; empty for bytes
+  const std::string& model() const;  // the content of the file; empty for bytes
   std::string file_name() const;     // beside a manifest; empty for bytes
 
  private:
@@ -44,6 +46,12 @@ class Tokenizer {
   explicit Tokenizer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+/// The content of a tokenizer's file: SentencePiece's .model or a tokenizer.json, in a Hugging Face
+/// folder the latter if it has one. A tokenizer.json takes in the ids of bos and eos, from
+/// tokenizer_config.json or else config.json beside it, so that it needs no other file. Throws
+/// kNoInput, and kBadData for files that are wrong or contradict each other.
+std::string read_tokenizer(const std::filesystem::path& path);
 
 /// Trains a SentencePiece model (BPE with byte fallback) on texts of at most kMaxTrainingText bytes
 /// each and returns the model file's content: the same for the same texts. A text that is too small

@@ -1,6 +1,43 @@
 #include "io/tokenizer_text.h"
 
+#include <array>
+
 namespace moesaic::io {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr unsigned kOwnLetters = 256;                      // first letter of bytes without one
+
+bool is_its_letter(unsigned byte) {
+  return (byte >= 0x21U && byte <= 0x7EU) || (byte >= 0xA1U && byte <= 0xACU) || byte >= 0xAEU;
+}
+
+// Bytes that are no visible letter of Latin-1, in order: letter 256 + i stands for the i-th.
+std::array<unsigned char, 68> hidden_bytes() {
+  std::array<unsigned char, 68> bytes{};
+  std::size_t count = 0;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    if (!is_its_letter(byte)) {
+      bytes[count++] = static_cast<unsigned char>(byte);
+    }
+  }
+  return bytes;
+}
+
+// Bytes of the longest beginning of a character at the start of a text that is none; at least 1.
+std::size_t broken_length(std::string_view text) {
+  for (const std::size_t length : {std::size_t{3}, std::size_t{2}}) {
+    for (const std::string_view rest : {"\x80", "\x90", "\x80\x80", "\x90\x80"}) {
+      if (length <= text.size() && utf8_length(std::string(text.substr(0, length)) +
+                                               std::string(rest)) == length + rest.size()) {
+        return length;
+      }
+    }
+  }
+  return 1;
+}
+
+}  // namespace
 
 std::size_t utf8_length(std::string_view text) {
   if (text.empty()) {
@@ -40,6 +77,101 @@ std::size_t clean_prefix(std::string_view text, std::string_view mark) {
     at += length;
   }
   return at;
+}
+
+std::size_t valid_prefix(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const std::size_t length = utf8_length(text.substr(at));
+    if (length == 0) {
+      break;
+    }
+    at += length;
+  }
+  return at;
+}
+
+std::string with_replacements(std::string_view text) {
+  std::string valid;
+  while (!text.empty()) {
+    const std::size_t good = valid_prefix(text);
+    valid.append(text.substr(0, good));
+    text.remove_prefix(good);
+    if (!text.empty()) {
+      valid.append(kReplacement);
+      text.remove_prefix(broken_length(text));
+    }
+  }
+  return valid;
+}
+
+char32_t first_character(std::string_view text) {
+  const std::size_t length = utf8_length(text);
+  const auto byte = [&](std::size_t i) -> unsigned { return static_cast<unsigned char>(text[i]); };
+  if (length <= 1) {
+    return text.empty() ? U'\0' : static_cast<char32_t>(byte(0));
+  }
+  unsigned character = byte(0) & (0x7FU >> length);
+  for (std::size_t i = 1; i < length; ++i) {
+    character = (character << 6U) | (byte(i) & 0x3FU);
+  }
+  return static_cast<char32_t>(character);
+}
+
+void append_utf8(char32_t character, std::string& text) {
+  const auto put = [&](unsigned byte) { text += static_cast<char>(byte); };
+  const auto code = static_cast<unsigned>(character);
+  if (code < 0x80U) {
+    put(code);
+    return;
+  }
+  if (code < 0x800U) {
+    put(0xC0U | (code >> 6U));
+  } else {
+    if (code < 0x10000U) {
+      put(0xE0U | (code >> 12U));
+    } else {
+      put(0xF0U | (code >> 18U));
+      put(0x80U | ((code >> 12U) & 0x3FU));
+    }
+    put(0x80U | ((code >> 6U) & 0x3FU));
+  }
+  put(0x80U | (code & 0x3FU));
+}
+
+std::optional<std::string> bytes_of_letters(std::string_view token) {
+  static const auto hidden = hidden_bytes();
+  std::string bytes;
+  while (!token.empty()) {
+    if (utf8_length(token) == 0) {
+      return std::nullopt;
+    }
+    const auto letter = static_cast<unsigned>(first_character(token));
+    if (letter < kOwnLetters && is_its_letter(letter)) {
+      bytes += static_cast<char>(letter);
+    } else if (letter >= kOwnLetters && letter < kOwnLetters + hidden.size()) {
+      bytes += static_cast<char>(hidden[letter - kOwnLetters]);
+    } else {
+      return std::nullopt;
+    }
+    token.remove_prefix(utf8_length(token));
+  }
+  return bytes;
+}
+
+std::optional<unsigned char> byte_of_token(std::string_view token) {
+  const auto digit = [](char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  };
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') {
+    return std::nullopt;
+  }
+  const int high = digit(token[3]);
+  const int low = digit(token[4]);
+  if (high < 0 || low < 0) {
+    return std::nullopt;
+  }
+  return static_cast<unsigned char>(high * 16 + low);
 }
 
 }  // namespace moesaic::io

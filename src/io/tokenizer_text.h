@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
+#include <string>
 #include <string_view>
 
 namespace moesaic::io {
@@ -11,5 +13,23 @@ std::size_t utf8_length(std::string_view text);
 
 /// Length of the longest prefix that is valid UTF-8 without NUL and without `mark`.
 std::size_t clean_prefix(std::string_view text, std::string_view mark);
+
+/// Length of the longest prefix that is valid UTF-8.
+std::size_t valid_prefix(std::string_view text);
+
+/// The text with U+FFFD for each sequence that is not UTF-8, as decoders commonly put it: one for
+/// each maximal beginning of a character (The Unicode Standard, section 3.9).
+std::string with_replacements(std::string_view text);
+
+/// The character that a valid text begins with.
+char32_t first_character(std::string_view text);
+void append_utf8(char32_t character, std::string& text);
+
+/// The bytes that a token of a byte-level vocabulary stands for: GPT-2 writes each byte as a
+/// visible letter (Radford et al. 2019). Nothing if another letter is in it.
+std::optional<std::string> bytes_of_letters(std::string_view token);
+
+/// The byte that a token such as <0x0A> stands for.
+std::optional<unsigned char> byte_of_token(std::string_view token);
 
 }  // namespace moesaic::io

@@ -92,6 +92,11 @@ Tensor first_keys(Context& ctx, std::int64_t window) {
   return to_device(ctx.backend, first, {std::ssize(first)});
 }
 
+VisibleKeys visible_keys(Context& ctx, std::int64_t window) {
+  require(window == 0 || !ctx.batch.gap.defined(), "a window counts no keys behind a gap");
+  return {first_keys(ctx, window), ctx.batch.gap};
+}
+
 LinearOptions output_options(const std::string& prefix, const config::Model& model,
                              const Placement& place) {
   LinearOptions options;
@@ -153,7 +158,7 @@ Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   rope_.rotate(ctx, s.qkv, rotated(), Direction::kForward);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(s.qkv, shape_, first_keys(ctx, window_), s.out, s.lse);
+  ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
   if (sinks_ != nullptr) {
     ctx.backend.add_sinks(sinks_->value, s.out, s.lse);
   }
@@ -171,12 +176,11 @@ Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) c
                                  first_keys(ctx, window_), dqkv);
   rope_.rotate(ctx, dqkv, rotated(), Direction::kInverse);
   if (clip_ > 0.0F) {
-    QkNorm::Saved again;
     Tensor unclipped = saved.raw;
     if (norm_) {
       unclipped = ctx.empty(saved.raw.dtype(), saved.raw.shape());
       ctx.backend.convert(saved.raw, unclipped);
-      norm_->forward(ctx, saved.raw, unclipped, again);
+      norm_->repeat(ctx, saved.raw, unclipped, saved.norm);
     }
     ctx.backend.clamp_backward(dqkv, unclipped, clip_);
   }

@@ -70,7 +70,7 @@ std::int64_t Head::block_rows(const Context& ctx) const {
 }
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {
-  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.value.dim(0)});
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.spec.shape[0]});
   ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, logits,
                      Write::kOverwrite);
   return logits;

@@ -127,7 +127,7 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   s.qkv = fuse(ctx, q, kv, down);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(s.qkv, shape_, first_keys(ctx, window_), s.out, s.lse);
+  ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}), &s.out_in);
 }
 

@@ -197,12 +197,15 @@ void Parameters::fill_buckets(const std::map<SumOver, Tensor>& values,
 
 void Parameters::allocate(Backend& backend, DType compute, bool training,
                           const std::map<SumOver, Owner>& owners) {
-  const auto values = carve(backend, &Parameter::value);
   if (training) {
+    const auto values = carve(backend, &Parameter::value);
     fill_buckets(values, carve(backend, &Parameter::grad), owners);
   }
   for (Parameter& p : list_) {
     const bool copied = p.spec.in_products && compute != DType::kF32;
+    if (!training && (!copied || p.spec.looked_up)) {
+      p.value = backend.empty(DType::kF32, p.spec.shape);
+    }
     p.compute = copied ? backend.empty(compute, p.spec.shape) : p.value;
     if (training) {
       std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
@@ -217,16 +220,25 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
   }
 }
 
+void Parameters::set(Backend& backend, const Parameter& parameter,
+                     const std::vector<float>& values) {
+  const Tensor wide = parameter.value.defined() ? parameter.value
+                                                : backend.empty(DType::kF32, parameter.spec.shape);
+  backend.upload(std::as_bytes(std::span(values)), wide);
+  if (parameter.compute.dtype() != DType::kF32) {
+    backend.convert(wide, parameter.compute);
+  }
+}
+
 void Parameters::initialise(Backend& backend, std::int64_t seed) {
-  for (Parameter& p : list_) {
+  for (const Parameter& p : list_) {
     std::vector<float> values;
     for (const PublicTensor& tensor : p.spec.tensors) {
       const std::vector<float> part = initial_values(p.spec, tensor, seed);
       values.insert(values.end(), part.begin(), part.end());
     }
-    backend.upload(std::as_bytes(std::span(values)), p.value);
+    set(backend, p, values);
   }
-  refresh_copies(backend);
 }
 
 void Parameters::refresh_copies(Backend& backend) {

@@ -55,7 +55,8 @@ struct ParameterSpec {
   double init_std = 0.0;              // normal; 0: every element is init_value
   double init_value = 0.0;
   SumOver sum = SumOver::kReplicas;
-  bool in_products = true;  // read by matrix products: has a copy in the compute dtype
+  bool in_products = true;  // read by matrix products, in the compute dtype
+  bool looked_up = false;   // and read by others as well, in fp32: a tied table
   bool trained = true;
   bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
@@ -70,7 +71,7 @@ struct Parameter {
   ParameterSpec spec;
   int part = 0;                // of the model, in its order: embedding, each block, norm and head
   std::int64_t begin = 0;      // where it lies among those of the same sum, elements
-  Tensor value, grad;          // fp32; grad: while training
+  Tensor value, grad;          // fp32; grad: while training; no value where products alone read it
   Tensor compute;              // value itself, or its copy in the compute dtype
   Slice owned;                 // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
@@ -120,7 +121,9 @@ class Parameters {
   void allocate(Backend& backend, DType compute, bool training,
                 const std::map<SumOver, Owner>& owners = {});
   void initialise(Backend& backend, std::int64_t seed);
-  /// Brings the copies in the compute dtype up to date after values changed.
+  /// Gives one of them its values, all of this rank's, and its copy with them.
+  static void set(Backend& backend, const Parameter& parameter, const std::vector<float>& values);
+  /// Brings the copies in the compute dtype up to date after an update of the values.
   void refresh_copies(Backend& backend);
 
   std::deque<Parameter>& all() { return list_; }

@@ -36,12 +36,16 @@ void QkNorm::sum(Context& ctx, const Part& part, const Tensor& sums) const {
   }
 }
 
-Tensor QkNorm::apply(Context& ctx, const Part& part, const Tensor& x, const Tensor& y) const {
+Tensor QkNorm::squares(Context& ctx, const Part& part, const Tensor& x) const {
   Tensor squares = ctx.empty(DType::kF32, {x.dim(0), part.groups.groups});
   ctx.backend.group_squares(x, part.groups, squares);
   sum(ctx, part, squares);
-  ctx.backend.group_norm(x, part.groups, squares, part.count, eps_, part.weight.value, y);
   return squares;
+}
+
+void QkNorm::apply(Context& ctx, const Part& part, const Tensor& x, const Tensor& squares,
+                   const Tensor& y) const {
+  ctx.backend.group_norm(x, part.groups, squares, part.count, eps_, part.weight.value, y);
 }
 
 void QkNorm::pull_back(Context& ctx, const Part& part, const Tensor& dy, const Tensor& x,
@@ -54,8 +58,13 @@ void QkNorm::pull_back(Context& ctx, const Part& part, const Tensor& dy, const T
 }
 
 void QkNorm::forward(Context& ctx, const Tensor& x, const Tensor& y, Saved& saved) const {
-  saved.q = apply(ctx, q_, x, y);
-  saved.k = apply(ctx, k_, x, y);
+  saved = {squares(ctx, q_, x), squares(ctx, k_, x)};
+  repeat(ctx, x, y, saved);
+}
+
+void QkNorm::repeat(Context& ctx, const Tensor& x, const Tensor& y, const Saved& saved) const {
+  apply(ctx, q_, x, saved.q, y);
+  apply(ctx, k_, x, saved.k, y);
 }
 
 void QkNorm::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Saved& saved) const {

@@ -25,6 +25,8 @@ class QkNorm {
 
   /// Norms of x's groups go to y.
   void forward(Context& ctx, const Tensor& x, const Tensor& y, Saved& saved) const;
+  /// The same once more, without the sums.
+  void repeat(Context& ctx, const Tensor& x, const Tensor& y, const Saved& saved) const;
   /// dy becomes dx in the groups.
   void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Saved& saved) const;
 
@@ -38,7 +40,9 @@ class QkNorm {
   Part part(Parameters& parameters, PublicTensor weight, std::int64_t first, std::int64_t heads,
             std::int64_t all_heads) const;
   void sum(Context& ctx, const Part& part, const Tensor& sums) const;
-  Tensor apply(Context& ctx, const Part& part, const Tensor& x, const Tensor& y) const;
+  Tensor squares(Context& ctx, const Part& part, const Tensor& x) const;
+  void apply(Context& ctx, const Part& part, const Tensor& x, const Tensor& squares,
+             const Tensor& y) const;
   void pull_back(Context& ctx, const Part& part, const Tensor& dy, const Tensor& x,
                  const Tensor& squares) const;
 

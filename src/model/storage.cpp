@@ -115,17 +115,19 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
             std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }
-      instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+      if (is_value) {
+        Parameters::set(*instance.backend, p, values);
+      } else {
+        instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+      }
     }
     if (got_on) {
       got_on();
     }
   }
-  instance.parameters.refresh_copies(*instance.backend);
 }
 
-std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
-                                            std::vector<std::vector<float>>& host) {
+std::vector<io::BlockToSave> blocks_to_save(Instance& instance) {
   std::vector<io::BlockToSave> blocks;
   for (Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, true)) {
@@ -134,13 +136,14 @@ std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
         if (!writes(instance, p, kind, region.tensor)) {
           continue;
         }
-        host.push_back(
-            to_host_f32(*instance.backend, rows.rows(region.rows.begin, region.rows.count)));
+        const Tensor part = rows.rows(region.rows.begin, region.rows.count);
         blocks.push_back({.name = kind.prefix + region.tensor.name,
                           .shape = extents(region.tensor.shape),
                           .offset = region.offset,
                           .extent = region.extent,
-                          .values = host.back()});
+                          .values = [backend = instance.backend.get(), part] {
+                            return to_host_f32(*backend, part);
+                          }});
       }
     }
   }

@@ -17,8 +17,8 @@ enum class Load { kValues, kAll };  // all: optimizer moments as well
 void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                      const std::function<void()>& got_on = {}, const PoolChange* change = nullptr);
 
-/// The blocks that this rank writes: each element once over all ranks. The values live in `host`.
-std::vector<io::BlockToSave> blocks_to_save(Instance& instance,
-                                            std::vector<std::vector<float>>& host);
+/// The blocks that this rank writes: each element once over all ranks. The instance must outlive
+/// them, and its values stay until they are written.
+std::vector<io::BlockToSave> blocks_to_save(Instance& instance);
 
 }  // namespace moesaic::model

@@ -21,6 +21,8 @@ double output_std(const config::Model& model) {
   return init_std(model) / std::sqrt(2.0 * static_cast<double>(model.layers));
 }
 
+constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+
 // (V, D), split over tp by tokens. A tied table is on the first and on the last stage.
 Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& place,
                      const std::string& name, bool in_products) {
@@ -34,10 +36,9 @@ Parameter& add_table(Parameters& parameters, const config::Model& model, const P
                          .tensors = {table},
                          .init_std = kEmbeddingStd,
                          .in_products = in_products,
+                         .looked_up = name == kEmbeddingName,
                          .tied = table.copies > 1});
 }
-
-constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
 
 Parameter* add_embedding(Parameters& parameters, const config::Model& model,
                          const Placement& place) {

@@ -116,6 +116,7 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
       (real(s.dense * m.d_ff) + real(s.moe * config::shared_width(m))) * 3.0 * d / real(layout.tp) +
       (layout.sequence ? 0.0 : norms) + real(s.moe) * state + (own_table ? table : 0.0) +
       (s.head ? table : 0.0);
+  held.looked_up = m.tie_embeddings && s.embedding && s.head ? table : 0.0;
   held.not_in_products = norms + gates + shared_gate + vectors + biases +
                          layers * real(a.shared_vectors) + real(s.moe) * state +
                          (own_table ? table : 0.0);
@@ -163,8 +164,12 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double moe_bytes = s.moe > 0 ? moe_layer(config, layout, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;
-  memory.weights = kFp32 * held.sum();
-  memory.copies = width == kBf16 ? kBf16 * (held.sum() - held.not_in_products) : 0.0;
+  // While nothing is trained, products alone read their weights.
+  const double in_products = held.sum() - held.not_in_products;
+  const bool narrow = width == kBf16;
+  memory.weights =
+      kFp32 * (training || !narrow ? held.sum() : held.not_in_products + held.looked_up);
+  memory.copies = narrow ? kBf16 * in_products : 0.0;
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.
   memory.dispatch = width * rows *

@@ -15,6 +15,7 @@ struct Held {
   double experts = 0.0;
   double summed_over_stage = 0.0;  // gates, and norms if the sequence is split: over tp as well
   double others = 0.0;
+  double looked_up = 0.0;        // of those in products: a tied table, looked up as well
   double not_in_products = 0.0;  // of these: norms, gates, a table that is only looked up
   double sum() const { return experts + summed_over_stage + others; }
 };

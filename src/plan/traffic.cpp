@@ -21,8 +21,11 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
   const double sum = (layout.sequence ? 1.0 : 2.0) * kFp32 * tokens * d;
   const double gather = layout.sequence ? width * tokens * d : 0.0;
   const double gather_gradient = layout.sequence ? kFp32 * tokens * d : 0.0;
-  const double forward = 2.0 * layers * (sum + gather);
-  const double backward = 2.0 * layers * (sum + gather_gradient);
+  // Norms over all heads: one number of a token for queries and one for keys.
+  const bool whole_norm = config.model.qk_norm == config::QkNorm::kProjection;
+  const double norms = whole_norm ? layers * 2.0 * 2.0 * kFp32 * tokens : 0.0;
+  const double forward = 2.0 * layers * (sum + gather) + norms;
+  const double backward = 2.0 * layers * (sum + gather_gradient) + norms;
   double bytes = forward * (layout.recompute ? 2.0 : 1.0) + backward;
   bytes += stage.embedding ? sum + gather_gradient : 0.0;
   bytes += stage.head ? sum + gather : 0.0;

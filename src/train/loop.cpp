@@ -215,8 +215,7 @@ bool Loop::save() {
   watchdog_.doing("a save", kSaveLimit);
   const Timer timer;
   recorder_.flush();
-  std::vector<std::vector<float>> host;
-  const auto blocks = model::blocks_to_save(instance_, host);
+  const auto blocks = model::blocks_to_save(instance_);
   const nlohmann::json state =
       to_state(progress_, config_, instance_.mesh.layout.text(), start_.corpora.vocab_sha256());
   std::vector<std::filesystem::path> copy;

@@ -119,7 +119,7 @@ struct AttentionCase {
       first.push_back(static_cast<std::int32_t>(t / length * length));
     }
     first_key = indices(first, {kTokens});
-    backend().attention(qkv, shape, first_key, out, lse);
+    backend().attention(qkv, shape, {first_key}, out, lse);
     // One product along head_dim and one along v_dim for each pair of a query and a key it sees.
     const std::int64_t pairs = kTokens / length * (length * (length + 1) / 2);
     flop = flop_of(pairs, shape.heads, shape.head_dim + shape.v_dim);
@@ -134,7 +134,7 @@ struct AttentionCase {
 
 void attend(benchmark::State& state, const AttentionCase& c) {
   for (auto _ : state) {
-    backend().attention(c.qkv, c.shape, c.first_key, c.out, c.lse);
+    backend().attention(c.qkv, c.shape, {c.first_key}, c.out, c.lse);
   }
   count_flop(state, c.flop);
 }

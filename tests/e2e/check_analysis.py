@@ -2,6 +2,7 @@
 """Runs the scripts of analysis/ on made-up files, and checks what they write and refuse."""
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,21 @@ class Analysis(unittest.TestCase):
         (self.dir / "vocabulary.model").write_bytes(message + bytes([18, 2, 8, 1]))
         (self.dir / "text.json").write_text('{"tokenizer": "vocabulary.model"}')
         self.assertEqual(vocabulary.pieces_of(self.dir), ["⟨unk⟩".encode(), b"\n", b" one"])
+
+    def test_pieces_of_a_tokenizer_json(self):
+        """So are those of a tokenizer.json: letters for bytes, bytes, marks and added tokens."""
+        content = {"pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": [
+            {"id": 3, "content": "<|end|>", "special": True},
+            {"id": 5, "content": "<b>", "special": False}],
+            "model": {"vocab": {"Ġone": 0, "é": 1, "Ċ": 2}}}
+        (self.dir / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        (self.dir / "text.json").write_text('{"tokenizer": "tokenizer.json"}')
+        self.assertEqual(vocabulary.pieces_of(self.dir),
+                         [b" one", b"\xe9", b"\n", "⟨|end|⟩".encode(), b"", b"<b>"])
+        content["pre_tokenizer"] = None
+        content["model"]["vocab"] = [["▁one", -1.0], ["<0x0A>", -2.0], ["é", -3.0]]
+        (self.dir / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        self.assertEqual(vocabulary.pieces_of(self.dir)[:3], [b" one", b"\n", "é".encode()])
 
     def scores(self, name, ids):
         path = self.dir / "scores" / name

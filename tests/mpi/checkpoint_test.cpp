@@ -35,11 +35,11 @@ void save(const fs::path& dir, const comm::Communicator& group) {
     }
   }
   std::vector<BlockToSave> blocks{
-      {"rows", {kRows, kCols}, {row, 0}, {row_end - row, kCols}, rows},
-      {"exp_avg/columns", {kRows, kCols}, {0, col}, {kRows, col_end - col}, columns}};
+      {"rows", {kRows, kCols}, {row, 0}, {row_end - row, kCols}, given(rows)},
+      {"exp_avg/columns", {kRows, kCols}, {0, col}, {kRows, col_end - col}, given(columns)}};
   const std::vector<float> whole{1, 2, 3};
   if (group.rank() == group.size() - 1) {
-    blocks.push_back({"whole", {3}, {0}, {3}, whole});
+    blocks.push_back({"whole", {3}, {0}, {3}, given(whole)});
   }
   const nlohmann::json state{{"ranks", group.size()}};
   EXPECT_EQ(save_checkpoint({dir, 5, state, {}}, blocks, group), dir / "step-00000005");
@@ -88,8 +88,11 @@ TEST(Checkpoint, OneRankFails) {
   const std::vector<float> values{1, 2};
   const bool last = world.rank() == world.size() - 1;
   // The last rank's block claims more values than it has.
-  const std::vector<BlockToSave> blocks{
-      {fmt::format("w{}", world.rank()), {2}, {0}, {2}, std::span(values).first(last ? 1 : 2)}};
+  const std::vector<BlockToSave> blocks{{fmt::format("w{}", world.rank()),
+                                         {2},
+                                         {0},
+                                         {2},
+                                         given(std::span(values).first(last ? 1 : 2))}};
   const nlohmann::json state;
   EXPECT_THROW(save_checkpoint({dir.path, 5, state, {}}, blocks, world), comm::AgreedError);
   EXPECT_TRUE(fs::is_empty(dir.path));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "config/layers.h"
 #include "config/pool.h"
 #include "mpi/layouts.h"
 #include "plan/traffic.h"
@@ -192,9 +193,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   // What every group sends in one step of every layout. Collective over the world.
   void compare_traffic(const config::Config& base);
 
-  std::int64_t layers() const {
-    return golden.config.model.layers - golden.config.model.dense_layers;
-  }
+  std::int64_t layers() const { return std::ssize(config::moe_layers(golden.config.model)); }
 
   Golden golden = Golden::read(GetParam().golden);
 };
@@ -360,6 +359,9 @@ INSTANTIATE_TEST_SUITE_P(
                           .name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
                       Case{.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
                       Case{.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
+                      Case{.name = "latent", .golden = "softmax", .rows = 5, .change = latent},
+                      Case{.name = "normed", .golden = "softmax", .rows = 5, .change = normed},
+                      Case{.name = "sinking", .golden = "softmax", .rows = 5, .change = sinking},
                       Case{.name = "short_rows",
                            .golden = "softmax",
                            .rows = 5,

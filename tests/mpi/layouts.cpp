@@ -65,6 +65,46 @@ void moves(config::Config& c) {
   c.router.temperature = 0.8;
 }
 
+void latent(config::Config& c) {
+  wide(c);
+  c.model.kv_heads = c.model.heads;
+  c.model.q_lora_rank = 10;
+  c.model.kv_lora_rank = 7;
+  c.model.qk_nope_head_dim = 5;
+  c.model.qk_rope_head_dim = 4;
+  c.model.v_head_dim = 3;
+  c.model.rope_interleave = true;
+  c.router.score = config::Score::kSigmoid;
+  c.router.groups = 4;
+  c.router.top_groups = 2;
+}
+
+void normed(config::Config& c) {
+  wide(c);
+  c.model.dense_layers = 0;
+  c.model.moe_every = 2;
+  c.model.dense_at = {3};
+  c.model.kv_heads = 1;
+  c.model.qk_norm = config::QkNorm::kProjection;
+  c.model.clip_qkv = 0.4;
+  c.model.qkv_bias = true;
+  c.model.shared_d_ff = 6;
+  c.model.shared_gate = true;
+}
+
+void sinking(config::Config& c) {
+  wide(c);
+  c.model.qkv_bias = c.model.output_bias = c.model.sinks = true;
+  c.model.qk_norm = config::QkNorm::kHead;
+  c.model.sliding_window = 5;
+  c.model.window_layers = {0, 2, 4};
+  c.model.shared_experts = 0;
+  c.model.expert_bias = true;
+  c.model.swiglu_limit = 0.3;
+  c.router.gate_bias = true;
+  c.router.gradient_buffer = 30;
+}
+
 std::string text_of(const config::Config& c) {
   const config::Parallel& p = c.parallel;
   return fmt::format("tp={} pp={} ep={} expert_tp={} sequence={} zero={} virtual={} recompute={}",

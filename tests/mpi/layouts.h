@@ -19,6 +19,14 @@ void spares(config::Config& c);
 /// A gate of two layers; overflow goes to the next best expert.
 void moves(config::Config& c);
 
+/// Latent attention; groups of experts.
+void latent(config::Config& c);
+/// Norms over all heads, with one key head for all ranks of tp; clamped, with biases; a gate on the
+/// shared expert; every second layer has experts.
+void normed(config::Config& c);
+/// Sinks, windows, norms of heads, and biases everywhere, those of experts held back.
+void sinking(config::Config& c);
+
 /// Everything about a layout but dp, which follows from the number of ranks.
 std::string text_of(const config::Config& c);
 

@@ -119,8 +119,7 @@ void write_checkpoint(const fs::path& dir) {
   }
   const nlohmann::json state = {
       {"config", flat}, {"step", 7}, {"task_names", {"none", "code"}}, {"vocab_sha256", "feed"}};
-  std::vector<std::vector<float>> host;
-  const auto blocks = model::blocks_to_save(instance, host);
+  const auto blocks = model::blocks_to_save(instance);
   io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());
 }
 

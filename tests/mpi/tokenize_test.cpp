@@ -175,6 +175,27 @@ TEST(Tokenize, TrainedVocabularyIsTheSame) {
   }
 }
 
+// Nor in one of a Hugging Face folder, whose file then lies beside the corpus with its marks.
+TEST(Tokenize, HuggingFaceFolderIsTheSame) {
+  const SharedDir dir;
+  dir.write(many_texts());
+  dir.write({{"hf/tokenizer.json",
+              read_file(std::string(MOESAIC_GOLDEN_DIR) + "/tokenizers/deepseek_v3.json")},
+             {"hf/tokenizer_config.json", R"({"eos_token": "<｜end▁of▁sentence｜>"})"}});
+  config::Config config = config_for(dir, "text", "");
+  config.tokenize.tokenizer = dir / "hf";
+  config.tokenize.shards = 3;
+  expect_same_as_one_rank(dir, config);
+  if (dir.world.is_root()) {
+    EXPECT_EQ(documents_of(dir / "many/corpus")[0].second, words(0, 20));
+    EXPECT_TRUE(io::verify_corpus(dir / "many/corpus").empty());
+    const auto info = io::Corpus::open(dir / "many/corpus").info();
+    EXPECT_EQ(info.tokenizer.filename(), "tokenizer.json");
+    EXPECT_EQ(info.eos_id, io::Tokenizer::load(dir / "hf").eos_id());
+    EXPECT_EQ(info.bos_id, -1);
+  }
+}
+
 // Documents lie in input order, each once: the first of equal texts stays.
 TEST(Tokenize, KeepsOrderAndRemovesDuplicates) {
   const SharedDir dir;

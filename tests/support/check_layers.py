@@ -27,6 +27,8 @@ ONE_USER = {
     r"<hdf5(_hl)?\.h>": "io/",
     r"<boost/": "config/",
     r"<spdlog/": "base/log.cpp",
+    r"<pcre2\.h>": "io/tokenizer_regex.cpp",
+    r"<utf8proc\.h>": "io/tokenizer_unicode.cpp",
 }
 MOST_LINES = 400
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}

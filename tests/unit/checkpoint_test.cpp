@@ -33,14 +33,14 @@ struct Example {
     top_left = {0, 1, 5, 6};
     top_right = {2, 3, 4, 7, 8, 9};
     const std::span<const float> below(matrix);
-    return {{"layers.0.weight", {6, 5}, {0, 0}, {2, 2}, top_left},
-            {"layers.0.weight", {6, 5}, {0, 2}, {2, 3}, top_right},
-            {"layers.0.weight", {6, 5}, {2, 0}, {1, 5}, below.subspan(10, 5)},
-            {"layers.0.weight", {6, 5}, {3, 0}, {3, 5}, below.subspan(15)},
-            {"exp_avg/layers.0.weight", {7}, {0}, {7}, vector},
-            {"scale", {}, {}, {}, scalar},
+    return {{"layers.0.weight", {6, 5}, {0, 0}, {2, 2}, given(top_left)},
+            {"layers.0.weight", {6, 5}, {0, 2}, {2, 3}, given(top_right)},
+            {"layers.0.weight", {6, 5}, {2, 0}, {1, 5}, given(below.subspan(10, 5))},
+            {"layers.0.weight", {6, 5}, {3, 0}, {3, 5}, given(below.subspan(15))},
+            {"exp_avg/layers.0.weight", {7}, {0}, {7}, given(vector)},
+            {"scale", {}, {}, {}, given(scalar)},
             {"nothing", {0, 3}, {0, 0}, {0, 3}, {}},
-            {"cube", {2, 3, 2, 4}, {0, 0, 0, 0}, {2, 3, 2, 4}, cube}};
+            {"cube", {2, 3, 2, 4}, {0, 0, 0, 0}, {2, 3, 2, 4}, given(cube)}};
   }
   std::vector<float> top_left, top_right;
 };
@@ -129,11 +129,12 @@ TEST(Checkpoint, CoverageAtSave) {
     EXPECT_TRUE(contains(error.what(), why)) << error.what();
     EXPECT_TRUE(fs::is_empty(dir.path()));
   };
-  refused({{"w", {5}, {0}, {4}, values}}, "4 of its 5");
-  refused({{"w", {5}, {0}, {4}, values}, {"w", {5}, {3}, {2}, std::span(values).first(2)}},
+  refused({{"w", {5}, {0}, {4}, given(values)}}, "4 of its 5");
+  refused({{"w", {5}, {0}, {4}, given(values)},
+           {"w", {5}, {3}, {2}, given(std::span(values).first(2))}},
           "same elements");
-  refused({{"w", {5}, {2}, {4}, values}}, "outside");
-  refused({{"w", {5}, {0}, {3}, values}}, "4 values");
+  refused({{"w", {5}, {2}, {4}, given(values)}}, "outside");
+  refused({{"w", {5}, {0}, {3}, given(values)}}, "4 values");
 }
 
 // Whatever a kill left behind, what is listed is complete, and the next save succeeds.
@@ -252,7 +253,7 @@ TEST(Checkpoint, WriteFails) {
   const TempDir dir;
   const fs::path older = save(dir.path(), 1);
   const std::vector<float> large(100'000, 1.0F);
-  const std::vector<BlockToSave> blocks{{"w", {100'000}, {0}, {100'000}, large}};
+  const std::vector<BlockToSave> blocks{{"w", {100'000}, {0}, {100'000}, given(large)}};
   const nlohmann::json state;
   const comm::Communicator alone;
   const auto save_large = [&] {

@@ -64,8 +64,8 @@ TEST(Damage, Checkpoint) {
   const auto values = counted(600);
   const nlohmann::json state{{"step", 7}};
   const std::vector<BlockToSave> blocks{
-      {"w", {20, 30}, {0, 0}, {10, 30}, std::span(values).first(300)},
-      {"w", {20, 30}, {10, 0}, {10, 30}, std::span(values).last(300)}};
+      {"w", {20, 30}, {0, 0}, {10, 30}, given(std::span(values).first(300))},
+      {"w", {20, 30}, {10, 0}, {10, 30}, given(std::span(values).last(300))}};
   const auto path = save_checkpoint({dir.path(), 7, state, {}}, blocks, comm::Communicator());
   const auto read = [&] {
     CheckpointReader reader = CheckpointReader::open(path);

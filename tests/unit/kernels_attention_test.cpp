@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "reference/attention.h"
 #include "unit/kernel_test.h"
@@ -34,7 +35,7 @@ class AttentionKernels : public KernelTest {
     const Tensor out = poisoned(wide, compute());
     const Tensor lse = poisoned({tokens, heads.query});
     const Tensor dqkv = poisoned(fused, compute());
-    backend().attention(qkv_there, shape, first_there, out, lse);
+    backend().attention(qkv_there, shape, {first_there}, out, lse);
     backend().attention_backward(upload(dout, wide, compute()), qkv_there, out, lse, shape,
                                  first_there, dqkv);
     const auto expected = reference::attention(qkv, heads, first_key);
@@ -42,9 +43,10 @@ class AttentionKernels : public KernelTest {
                                          heads.key_value, heads.head_dim, heads.v_dim);
     expect_close(download(out), expected.out, tolerance, "out of " + what);
     expect_close(download(lse), expected.lse, tolerance, "lse of " + what);
-    // The backward pass reads the rounded out: its dot products with dout carry that error.
+    // The backward pass reads the rounded out: its dot products with dout carry that error. Where
+    // bf16 is multiplied in pairs, dS is rounded too before it meets keys and queries.
     expect_close(download(dqkv), reference::attention_backward(dout, qkv, heads, first_key),
-                 4.0 * tolerance, "dqkv of " + what);
+                 6.0 * tolerance, "dqkv of " + what);
   }
 
   static Heads heads_of(std::int64_t query, std::int64_t key_value, std::int64_t head_dim) {
@@ -101,6 +103,46 @@ TEST_P(AttentionKernels, LengthsAndDocuments) {
 // More queries than share their keys once converted, in documents that begin before them.
 TEST_P(AttentionKernels, LongDocuments) {
   check(heads_of(2, 1, 6), packed(1300, {700, 90, 510}), 1.0, tolerance());
+}
+
+// Sequences that share their first tokens, which lie in the batch once: each is what it is alone.
+TEST_P(AttentionKernels, SharedBeginning) {
+  for (const Indices& lengths : {Indices{5, 3, 1, 7}, Indices{70, 30, 64, 1, 90}}) {
+    const Heads heads = heads_of(4, 2, 10);
+    const std::int64_t shared = lengths[0];
+    const std::int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+    const std::int64_t width = 8 * heads.head_dim;
+    const Vector qkv = random({tokens, width}, "qkv", compute());
+    Indices gap;
+    Vector expected;  // of the parts behind the shared tokens
+    std::int64_t begin = shared;
+    gap.insert(gap.end(), 2 * shared, 0);
+    for (std::size_t part = 1; part < lengths.size(); begin += lengths[part], ++part) {
+      Vector alone(qkv.begin(), qkv.begin() + shared * width);
+      alone.insert(alone.end(), qkv.begin() + begin * width,
+                   qkv.begin() + (begin + lengths[part]) * width);
+      const Indices first_key(static_cast<std::size_t>(shared + lengths[part]), 0);
+      const Vector out = reference::attention(alone, heads, first_key).out;
+      expected.insert(expected.end(), out.begin() + shared * heads.query * heads.v_dim, out.end());
+      for (std::int64_t t = 0; t < lengths[part]; ++t) {
+        gap.insert(gap.end(), {shared, begin});
+      }
+    }
+    const Tensor out = poisoned({tokens, heads.query, heads.v_dim}, compute());
+    const Tensor lse = poisoned({tokens, heads.query});
+    backend().attention(
+        upload(qkv, {tokens, width}, compute()),
+        {.heads = heads.query,
+         .kv_heads = heads.key_value,
+         .head_dim = heads.head_dim,
+         .v_dim = heads.v_dim,
+         .scale = to_float(heads.scale)},
+        {upload(Indices(static_cast<std::size_t>(tokens), 0), {tokens}), upload(gap, {tokens, 2})},
+        out, lse);
+    const Vector all = download(out);
+    expect_close({all.begin() + shared * heads.query * heads.v_dim, all.end()}, expected,
+                 tolerance(), fmt::format("out of {} tokens", tokens));
+  }
 }
 
 // Scores far apart: the running maximum has to move, and no exponential may overflow.

@@ -99,7 +99,7 @@ class ProductBits : public KernelTest {
                                .head_dim = kHeadDim,
                                .v_dim = kValueDim,
                                .scale = 0.3F};
-    on.attention(qkv, shape, first_key, out, lse);
+    on.attention(qkv, shape, {first_key}, out, lse);
     on.attention_backward(dout, qkv, out, lse, shape, first_key, dqkv);
     return {bits(on, out), bits(on, lse), bits(on, dqkv)};
   }

@@ -173,8 +173,7 @@ class Changed : public ::testing::Test {
   }
 
   void save() {
-    std::vector<std::vector<float>> host;
-    const auto blocks = model::blocks_to_save(before, host);
+    const auto blocks = model::blocks_to_save(before);
     path = io::save_checkpoint({.dir = dir / "c", .step = 2, .state = {}, .copy = {}}, blocks,
                                mesh.world);
   }
@@ -307,8 +306,8 @@ TEST_F(Changed, OtherTensorsOfExperts) {
   const auto of = [](int e) { return in_layer(fmt::format("experts_held.{}.up_proj.weight", e)); };
   path = io::save_checkpoint(
       {.dir = dir / "c", .step = 2, .state = {}, .copy = {}},
-      {{.name = steps, .shape = {4}, .offset = {0}, .extent = {4}, .values = counts},
-       {.name = of(2), .shape = {2}, .offset = {0}, .extent = {2}, .values = held}},
+      {{.name = steps, .shape = {4}, .offset = {0}, .extent = {4}, .values = io::given(counts)},
+       {.name = of(2), .shape = {2}, .offset = {0}, .extent = {2}, .values = io::given(held)}},
       mesh.world);
   auto checkpoint = io::ModelSource::open(path);
   const PoolChange change = model::change_pools(config, {{PoolAction::kClone, 1, {2}}}, {});

@@ -111,6 +111,41 @@ TEST(Windows, Pack) {
   EXPECT_TRUE(pack(documents_of({1, 0}), rules).empty());
 }
 
+// Neighbours with one context read it once, but for its last token, which predicts another one in
+// each; a new batch reads it again, and so does a document that is cut.
+TEST(Windows, SharedContexts) {
+  io::ShardDocuments documents = documents_of({8, 7, 9, 30, 8, 8});
+  documents.context = {5, 5, 5, 5, 5, 5};
+  const WindowRules rules{16, 8, false, true};
+  const auto batches = pack(documents, rules, {0, 1, 1, 1, 1, 0});
+  ASSERT_EQ(batches.size(), 1U);
+  std::vector<std::int64_t> shared;
+  std::vector<std::size_t> leaders;
+  for (const Window& window : batches[0]) {
+    shared.push_back(window.shared);
+    leaders.push_back(window.leader);
+  }
+  EXPECT_EQ(shared, (std::vector<std::int64_t>{0, 4, 4, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(leaders, (std::vector<std::size_t>{0, 0, 0, 0, 0, 0, 0, 0}));
+
+  std::vector<std::int32_t> tokens{1, 2, 3, 4, 5, 61, 62, 63, 1, 2, 3, 4, 5, 71, 72};
+  const WindowBatch two{batches[0][0], batches[0][1]};
+  const model::MicroBatch batch = to_micro_batch(two, tokens, std::vector<std::uint8_t>(2, 0));
+  EXPECT_EQ(batch.token, (std::vector<std::int32_t>{1, 2, 3, 4, 5, 61, 62, 5, 71}));
+  EXPECT_EQ(batch.target, (std::vector<std::int32_t>{-1, -1, -1, -1, 61, 62, 63, 71, 72}));
+  EXPECT_EQ(batch.position, (std::vector<std::int32_t>{0, 1, 2, 3, 4, 5, 6, 4, 5}));
+  EXPECT_EQ(batch.first_key, std::vector<std::int32_t>(9, 0));
+  const std::vector<std::int32_t> hidden(batch.gap.end() - 4, batch.gap.end());
+  EXPECT_EQ(hidden, (std::vector<std::int32_t>{4, 7, 4, 7}));
+
+  documents = documents_of(std::vector<std::int64_t>(3000, 8));
+  documents.context.assign(3000, 5);
+  for (const WindowBatch& each : pack(documents, rules, std::vector<std::uint8_t>(3000, 1))) {
+    EXPECT_EQ(each[0].shared, 0);
+    EXPECT_EQ(each[1].shared, 4);
+  }
+}
+
 // Rows see their own window alone, and overlapped tokens are not counted again.
 TEST(Windows, MicroBatch) {
   const WindowBatch windows{{0, 2, 3, 4}, {1, 0, 2, 1}};

@@ -74,7 +74,7 @@ class CpuBackend : public Backend {
   void gate_rows(const Tensor& x, const Tensor& logit) override;
   void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
                           const Tensor& dlogit) override;
-  void attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+  void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                  const Tensor& out, const Tensor& lse) override;
   void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                           const Tensor& lse, const AttentionShape& shape, const Tensor& first_key,

@@ -11,7 +11,7 @@ namespace {
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// Elements of a token in a fused qkv tensor, and those before the values of the first head.
+// Elements of a token in a fused qkv tensor: before its values, and all.
 std::int64_t values_begin(const AttentionShape& shape) {
   return (shape.heads + shape.kv_heads) * shape.head_dim;
 }
@@ -27,7 +27,7 @@ void require_fused(const Tensor& qkv, const AttentionShape& shape) {
 
 // One query head of a fused qkv tensor (T, H hd + Hkv hd + Hkv vd).
 template <class A>
-AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                          std::int64_t head) {
   const A* data = qkv.as<A>().data();
   const std::int64_t kv = head / (shape.heads / shape.kv_heads);
@@ -35,7 +35,8 @@ AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const T
           .k = data + (shape.heads + kv) * shape.head_dim,
           .v = data + values_begin(shape) + kv * shape.v_dim,
           .stride = fused_width(shape),
-          .first_key = first_key.as<std::int32_t>().data(),
+          .first_key = keys.first.as<std::int32_t>().data(),
+          .gap = keys.gap.defined() ? keys.gap.as<std::int32_t>().data() : nullptr,
           .tokens = qkv.dim(0),
           .head_dim = shape.head_dim,
           .v_dim = shape.v_dim,
@@ -133,13 +134,13 @@ void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   }
 }
 
-void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const Tensor& first_key,
+void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                            const Tensor& out, const Tensor& lse) {
   require_fused(qkv, shape);
   const std::int64_t tokens = qkv.dim(0);
   const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
   const std::int64_t scratch_size =
-      attention_scratch(most_keys(first_key.as<std::int32_t>()), shape.head_dim, shape.v_dim);
+      attention_scratch(most_keys(keys.first.as<std::int32_t>()), shape.head_dim, shape.v_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
@@ -147,7 +148,7 @@ void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const
       for (std::int64_t i = begin, next = 0; i < end; i = next) {
         const std::int64_t head = i / tiles;
         next = std::min({end, (head + 1) * tiles, i + kTilesAtOnce});
-        kernels.attention(head_of<A>(qkv, shape, first_key, head), i % tiles * kAttentionTile,
+        kernels.attention(head_of<A>(qkv, shape, keys, head), i % tiles * kAttentionTile,
                           std::min((next - head * tiles) * kAttentionTile, tokens),
                           out.as<A>().data() + head * shape.v_dim, shape.heads * shape.v_dim,
                           lse.as<float>().data() + head, shape.heads,
@@ -187,7 +188,7 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
                                           .dq = dq,
                                           .dk = dk,
                                           .dv = dv};
-      kernels.attention_backward(head_of<A>(qkv, shape, first_key, head), gradient,
+      kernels.attention_backward(head_of<A>(qkv, shape, {first_key}, head), gradient,
                                  scratch.as<float>().data() + thread * scratch.dim(1));
     };
     const auto dq_of = [&](std::int64_t head) { return dqkv.as<A>().data() + head * hd; };

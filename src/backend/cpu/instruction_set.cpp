@@ -18,36 +18,34 @@ bool avx512_bytes_are_usable() {
 }
 
 InstructionSet avx2_kernels() {
-  const Kernels<BFloat16>& bf16 = avx2::kernels_bf16();
   return {.name = "avx2",
           .f32 = &avx2::kernels_f32(),
-          .bf16 = &bf16,
+          .bf16 = &avx2::kernels_bf16(),
           .common = &avx2::kernels_common(),
-          .gemm_bf16 = bf16.gemm,
-          .gemm_bf16_to_f32 = bf16.gemm_to_f32,
           .packed_bf16 = &avx2::packed(PackedFormat::kBf16),
           .packed_int8 = &avx2::packed(PackedFormat::kInt8),
           .packed_int4 = &avx2::packed(PackedFormat::kInt4)};
 }
 
 InstructionSet avx512_kernels() {
-  const Kernels<BFloat16>& bf16 = avx512::kernels_bf16();
   return {.name = "avx512",
           .f32 = &avx512::kernels_f32(),
-          .bf16 = &bf16,
+          .bf16 = &avx512::kernels_bf16(),
           .common = &avx512::kernels_common(),
-          .gemm_bf16 = bf16.gemm,
-          .gemm_bf16_to_f32 = bf16.gemm_to_f32,
           .packed_bf16 = &avx512::packed(PackedFormat::kBf16),
           .packed_int8 = &avx512::packed(PackedFormat::kInt8),
           .packed_int4 = &avx512::packed(PackedFormat::kInt4)};
 }
 
 InstructionSet avx512_pairs_kernels() {
+  static const Kernels<BFloat16> pairs = [] {
+    Kernels<BFloat16> kernels = avx512::kernels_bf16();
+    avx512bf16::replace_products(kernels);
+    return kernels;
+  }();
   InstructionSet set = avx512_kernels();
   set.name = "avx512 with bf16 in pairs";
-  set.gemm_bf16 = avx512bf16::gemm;
-  set.gemm_bf16_to_f32 = avx512bf16::gemm;
+  set.bf16 = &pairs;
   set.packed_bf16 = &avx512bf16::packed_bf16();
   return set;
 }

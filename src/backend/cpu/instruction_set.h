@@ -12,8 +12,6 @@ struct InstructionSet {
   const Kernels<float>* f32;
   const Kernels<BFloat16>* bf16;
   const CommonKernels* common;
-  void (*gemm_bf16)(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
-  void (*gemm_bf16_to_f32)(const Gemm<BFloat16, float>& gemm, void* scratch);
   const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
 };

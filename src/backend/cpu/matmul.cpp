@@ -66,9 +66,9 @@ void multiply(const InstructionSet& set, const Tensor& a, Transpose ta, const Te
   if (a.dtype() == DType::kF32) {
     args(set.f32->gemm, float{}, float{});
   } else if (c.dtype() == DType::kF32) {
-    args(set.gemm_bf16_to_f32, BFloat16{}, float{});
+    args(set.bf16->gemm_to_f32, BFloat16{}, float{});
   } else {
-    args(set.gemm_bf16, BFloat16{}, BFloat16{});
+    args(set.bf16->gemm, BFloat16{}, BFloat16{});
   }
 }
 

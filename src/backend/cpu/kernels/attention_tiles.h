@@ -1,10 +1,10 @@
 #pragma once
 
 // What both directions of attention need: tiles of kTile queries by kTile keys and the products of
-// their rows. Work goes by strips of sixteen rows, so that of a tile on the diagonal little more
-// than the half that causality leaves is computed.
+// their rows, which advance by words as those of gemm.h. On the diagonal work goes by strips of
+// sixteen rows, so that little more than the half that causality leaves is computed.
 #include "backend/cpu/kernels/families.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/steps.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
@@ -13,51 +13,64 @@ constexpr Index kTile = kAttentionTile;
 constexpr Index kStrip = kLanes;
 constexpr Index kAhead = 16;  // rows that are on their way while one is loaded
 constexpr float kMasked = -1e30F;
+constexpr float kLog2E = 1.44269504089F;
 
 // The widest block of sums that the registers hold next to six rows.
 constexpr int kBlockVectors = MOESAIC_TILE_VECTORS == 1 ? 1 : 4;
 
+// Rows of a block so wide: enough sums to hide how long one takes.
+constexpr int rows_of_block(int vectors) {
+  if (kBlockVectors == 1 || vectors == 4) {
+    return 6;
+  }
+  return vectors == 1 ? 16 : 8;
+}
+
 // What a product does with what c holds.
 enum class Into { kOverwrite, kAdd, kScaleAndAdd };
 
-/// c (rows, columns) = a (rows, depth) b (depth, columns), or added to c, or to c after each of its
-/// rows was multiplied by its factor. a has any strides; columns is a multiple of 16.
+/// c (rows, columns) = a (rows, words) b (words, columns), or added to c, or to c after each of its
+/// rows was multiplied by its factor. a has any strides; columns is a multiple of 16. Each element
+/// is one sum in the order of words, whatever else is computed.
 struct Product {
-  const float* a;
-  Index a_row, a_col;
-  const float* b;
+  const Word* a;
+  Index a_row, a_word;
+  const Word* b;
   Index ldb;
   float* c;
   Index ldc;
-  Index rows, columns, depth;
+  Index rows, columns, words;
   Into into;
   const float* factor = nullptr;
 };
 
-template <int M, int N>
+template <class Step, int M, int N>
 inline void multiply_block(const Product& p, Index row, Index column) {
-  F16 sums[M][N];
-  const float* a = p.a + row * p.a_row;
-  const float* b = p.b + column;
+  F16 sums[M][N];  // in registers, as all loops over them are unrolled
+  const Word* a = p.a + row * p.a_row;
+  const Word* b = p.b + column;
   float* c = p.c + row * p.ldc + column;
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     const float factor = p.into == Into::kScaleAndAdd ? p.factor[row + i] : 1.0F;
     for (int j = 0; j < N; ++j) {
       sums[i][j] = p.into == Into::kOverwrite ? F16{} : load(c + i * p.ldc + j * kLanes) * factor;
     }
   }
-  for (Index k = 0; k < p.depth; ++k, b += p.ldb, a += p.a_col) {
-    F16 columns[N];
+  for (Index k = 0; k < p.words; ++k, b += p.ldb, a += p.a_word) {
+    U16 columns[N];
     for (int j = 0; j < N; ++j) {
-      columns[j] = load(b + j * kLanes);
+      columns[j] = load_words(b + j * kLanes);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const F16 element = splat(a[i * p.a_row]);
+      const U16 element = splat_word(a[i * p.a_row]);
       for (int j = 0; j < N; ++j) {
-        sums[i][j] += element * columns[j];
+        sums[i][j] = Step::step(sums[i][j], element, columns[j]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < N; ++j) {
       store(c + i * p.ldc + j * kLanes, sums[i][j]);
@@ -65,26 +78,28 @@ inline void multiply_block(const Product& p, Index row, Index column) {
   }
 }
 
-template <int M, int N = kBlockVectors>
-inline void multiply_rows(const Product& p, Index row, Index column = 0) {
-  for (; column + N * kLanes <= p.columns; column += N * kLanes) {
-    multiply_block<M, N>(p, row, column);
+template <class Step, int N>
+inline void multiply_column(const Product& p, Index column) {
+  constexpr int kRows = rows_of_block(N);
+  Index row = 0;
+  for (; row + kRows <= p.rows; row += kRows) {
+    multiply_block<Step, kRows, N>(p, row, column);
   }
-  if constexpr (N > 1) {
-    multiply_rows<M, N - 1>(p, row, column);
+  for (; row + 4 <= p.rows; row += 4) {
+    multiply_block<Step, 4, N>(p, row, column);
+  }
+  for (; row < p.rows; ++row) {
+    multiply_block<Step, 1, N>(p, row, column);
   }
 }
 
-void multiply(const Product& p) {
-  Index row = 0;
-  for (; row + 6 <= p.rows; row += 6) {
-    multiply_rows<6>(p, row);
+template <class Step, int N = kBlockVectors>
+void multiply(const Product& p, Index column = 0) {
+  for (; column + N * kLanes <= p.columns; column += N * kLanes) {
+    multiply_column<Step, N>(p, column);
   }
-  for (; row + 4 <= p.rows; row += 4) {
-    multiply_rows<4>(p, row);
-  }
-  for (; row < p.rows; ++row) {
-    multiply_rows<1>(p, row);
+  if constexpr (N > 1) {
+    multiply<Step, N - 1>(p, column);
   }
 }
 
@@ -95,39 +110,59 @@ constexpr Index keys_seen(Index query, Index key, Index keys) {
 /// The first strip of queries, from that of the tile at `query` on, that sees the keys from `key`
 /// on; counted in queries.
 constexpr Index first_strip(Index query, Index key) { return larger(0, key - query); }
+/// Rows that a product takes at once: all, unless causality cuts what their strips see.
+constexpr Index rows_at_once(Index query, Index key) {
+  return key + kTile > query + kStrip ? kStrip : kTile;
+}
 
 void clear(float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); }
 
 /// The first key of the tile in which a key lies.
 constexpr Index first_tile(Index key) { return key / kTile * kTile; }
 
-// Rows of a head as floats times a factor, padded with zeros to `padded` columns. Later rows are
-// called from memory, which does not foresee such strides.
-template <class A>
-void load_rows(const A* from, Index stride, float factor, float* to, Index rows, Index dim,
-               Index padded) {
+/// Words of a row that load_rows writes, with zeros at the end.
+template <class Step>
+constexpr Index row_words(Index dim) {
+  return round_up(words_of<Step>(dim));
+}
+
+/// Rows of a head in words along dim: (rows, row_words). Later rows are called from memory, which
+/// does not foresee such strides.
+template <class Step, class A>
+void load_rows(const A* from, Index stride, Word* to, Index rows, Index dim) {
   for (Index t = 0; t < rows; ++t) {
-    for (Index i = 0; i < padded; i += kLanes) {
-      __builtin_prefetch(from + (t + kAhead) * stride + i);
-      store(to + t * padded + i, load(from + t * stride + i, dim - i) * factor);
+    for (Index w = 0; w < words_of<Step>(dim); w += kLanes, to += kLanes) {
+      const A* here = from + t * stride + w * Step::kElements;
+      __builtin_prefetch(here + kAhead * stride);
+      store_words(to, Step::along(here, dim - w * Step::kElements));
     }
   }
 }
 
-// Likewise transposed, (padded, kTile), with zeros for the missing rows.
-template <class A>
-void load_columns(const A* from, Index stride, float factor, float* to, Index rows, Index dim) {
-  for (Index i = 0; i < dim; i += kLanes) {
+/// Likewise in words across the rows: (words, padded dim), with zeros for what is missing.
+template <class Step, class A>
+void load_across(const A* from, Index stride, Word* to, Index rows, Index dim) {
+  for (Index t = 0; t < rows; t += Step::kElements) {
+    for (Index i = 0; i < dim; i += kLanes, to += kLanes) {
+      __builtin_prefetch(from + (t + kAhead) * stride + i);
+      store_words(to, Step::across(from + t * stride + i, stride, dim - i, rows - t));
+    }
+  }
+}
+
+/// Those of load_rows transposed: (row_words, kTile), with zeros for the missing rows.
+template <class Step, class A>
+void load_columns(const A* from, Index stride, Word* to, Index rows, Index dim) {
+  for (Index w = 0; w < words_of<Step>(dim); w += kLanes) {
+    const Index i = w * Step::kElements;
     for (Index t = 0; t < kTile; t += kLanes) {
       U16 block[kLanes];
       for (Index j = 0; j < kLanes; ++j) {
-        block[j] = t + j < rows
-                       ? reinterpret_cast<U16>(load(from + (t + j) * stride + i, dim - i) * factor)
-                       : U16{};
+        block[j] = t + j < rows ? Step::along(from + (t + j) * stride + i, dim - i) : U16{};
       }
       transpose(block);
       for (Index j = 0; j < kLanes; ++j) {
-        store(to + (i + j) * kTile + t, reinterpret_cast<F16>(block[j]));
+        store_words(to + (w + j) * kTile + t, block[j]);
       }
     }
   }

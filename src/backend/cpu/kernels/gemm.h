@@ -7,12 +7,10 @@
 // the first-level cache right before they meet all panels. Each element of c is one sum in the
 // order of k, so neither threads nor the place of a row among others change a result.
 #include "backend/cpu/kernels/families.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/steps.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
-
-using Word = std::uint32_t;
 
 constexpr int kTileRows = MOESAIC_TILE_ROWS;
 constexpr int kVectors = MOESAIC_TILE_VECTORS;
@@ -24,38 +22,6 @@ constexpr Index kPackedTile = kTileRows * kDepth + kLanes;
 static_assert(kTileColumns <= kGemmColumns);
 static_assert(kColumnTiles * kPackedTile <= kGemmRowWords);
 static_assert(kTileRows * kGemmPanels * kTileColumns <= kGemmTileWords);
-
-inline U16 load_words(const Word* p) {
-  U16 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
-
-/// Words of one fp32 number each; bf16 is widened, which changes no product.
-struct Fma {
-  static constexpr Index kElements = 1;  // of a word
-
-  static F16 step(F16 sum, U16 a, U16 b) {
-    return sum + reinterpret_cast<F16>(a) * reinterpret_cast<F16>(b);
-  }
-  /// Sixteen words along k, of at most n elements.
-  template <class A>
-  static U16 along(const A* p, Index n) {
-    return reinterpret_cast<U16>(load(p, n));
-  }
-  /// One word of each of sixteen neighbours, of which n exist; k goes in steps of ld.
-  template <class A>
-  static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
-    return reinterpret_cast<U16>(load(p, n));
-  }
-};
-
-/// Words that hold so many terms of a sum.
-template <class Step>
-constexpr Index words_of(Index depth) {
-  return (depth + Step::kElements - 1) / Step::kElements;
-}
 
 /// kTileColumns columns of op(b), of which n exist: out [words][kTileColumns].
 template <class Step, class A>
@@ -119,7 +85,8 @@ void pack_columns(const A* a, Index lda, Index exist, Index rows, Index depth, W
 /// c [M][kTileColumns] = or += a b, with a as packed by rows (16, 1) or by columns (1, M).
 template <class Step, int M, Index kRow, Index kColumn>
 void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add) {
-  F16 sums[M][kVectors];
+  F16 sums[M][kVectors];  // in registers, as all loops over them are unrolled
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < kVectors; ++j) {
       sums[i][j] = add ? load(c + i * kTileColumns + j * kLanes) : F16{};
@@ -132,6 +99,7 @@ void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add
       for (int j = 0; j < kVectors; ++j) {
         columns[j] = load_words(b + j * kLanes);
       }
+#pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         const U16 row = a[i * kRow + k * kColumn] - U16{};
         for (int j = 0; j < kVectors; ++j) {
@@ -140,6 +108,7 @@ void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add
       }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int j = 0; j < kVectors; ++j) {
       store(c + i * kTileColumns + j * kLanes, sums[i][j]);

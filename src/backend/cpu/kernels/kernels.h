@@ -20,6 +20,7 @@ struct AttentionHead {
   const A* v;
   Index stride;  // of q, k and v
   const std::int32_t* first_key;
+  const std::int32_t* gap;        // (tokens, 2) of hidden keys; may be null
   Index tokens, head_dim, v_dim;  // head_dim of q and k, v_dim of v and out
   float scale;
 };
@@ -227,9 +228,9 @@ constexpr Index attention_scratch(Index keys, Index head_dim, Index v_dim) {
          (kAttentionTile + keys) * (padded_head(head_dim) + padded_head(v_dim));
 }
 constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v_dim) {
-  return 2 * kAttentionTile * kAttentionTile +
-         (kAttentionTile + tokens) * (2 * padded_head(head_dim) + padded_head(v_dim)) +
-         (tokens + 15) / 16 * 16;
+  const Index both = padded_head(head_dim) + padded_head(v_dim);
+  return 5 * kAttentionTile * kAttentionTile / 2 + kAttentionTile * (padded_head(head_dim) + both) +
+         (tokens + 1) / 2 * 3 * both + tokens * padded_head(head_dim) + (tokens + 15) / 16 * 16;
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row
@@ -259,8 +260,8 @@ const CommonKernels& kernels_common();
 const PackedKernels& packed(PackedFormat format);
 }  // namespace avx512
 namespace avx512bf16 {
-void gemm(const Gemm<BFloat16, float>& gemm, void* scratch);
-void gemm(const Gemm<BFloat16, BFloat16>& gemm, void* scratch);
+/// Puts the products of bf16 in pairs in the place of others.
+void replace_products(Kernels<BFloat16>& kernels);
 const PackedKernels& packed_bf16();
 }  // namespace avx512bf16
 namespace avx512vnni {

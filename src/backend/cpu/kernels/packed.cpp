@@ -11,12 +11,12 @@ using SignedHalves = std::int16_t __attribute__((vector_size(4 * kWidth)));
 // In each lane the sum of two products of 16 bits, which is exact: sums of products of bytes with
 // signed bytes (vpmaddubsw) would be cut off at 16 bits.
 template <class V>
-Integers products(V a, V b) {
+V products(V a, V b) {
   if constexpr (kOneRegister) {
-    return reinterpret_cast<Integers>(
+    return reinterpret_cast<V>(
         _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   } else {
-    return reinterpret_cast<Integers>(
+    return reinterpret_cast<V>(
         _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
   }
 }
@@ -34,8 +34,9 @@ struct Split {
     }
   };
   static Integers step(Integers sum, Words u, const Row& a) {
-    sum += products(u & 0x00ff00ffU, a.even);
-    return sum + products((u >> 8) & 0x00ff00ffU, a.odd);
+    const Words even = products(u & 0x00ff00ffU, a.even);
+    const Words odd = products((u >> 8) & 0x00ff00ffU, a.odd);
+    return sum + reinterpret_cast<Integers>(even + odd);
   }
 };
 

@@ -1,0 +1,196 @@
+#pragma once
+
+// Attention in tiles with an online softmax (FlashAttention, Dao et al. 2022, algorithm 1). For a
+// tile of keys:  S = K Q^T,  m' = max(m, column maximum of S),  P = exp(scale (S - m')),
+//   l = l exp(scale (m - m')) + column sum of P,  O = O exp(scale (m - m')) + P^T V;
+// at the end O / l and lse = scale m + log l. Scores lie by key, so that a vector holds those of
+// sixteen queries and no maximum or sum goes across its lanes. Words of S go along head_dim, those
+// of O along keys.
+#include "backend/cpu/kernels/attention_tiles.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+// A tile of queries on its way through the keys.
+struct QueryTile {
+  Index query, queries;
+  I16 first_key[kTile / kLanes];
+  I16 gap_begin[kTile / kLanes], gap_end[kTile / kLanes];
+  Index least_gap_begin, most_gap_begin, least_gap_end, most_gap_end;  // of all queries
+  F16 top[kTile / kLanes], total[kTile / kLanes];
+  float factor[kTile];  // for what was summed before the present tile of keys
+};
+
+template <class A>
+QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
+  QueryTile tile{};
+  tile.query = query;
+  tile.queries = queries;
+  std::int32_t first[kTile] = {};
+  std::memcpy(first, head.first_key + query, static_cast<std::size_t>(queries) * sizeof first[0]);
+  std::memcpy(tile.first_key, first, sizeof first);
+  if (head.gap != nullptr) {
+    std::int32_t begin[kTile] = {};
+    std::int32_t end[kTile] = {};
+    tile.least_gap_begin = tile.least_gap_end = head.tokens;
+    tile.most_gap_begin = 0;
+    for (Index i = 0; i < queries; ++i) {
+      const std::int32_t* const gap = head.gap + 2 * (query + i);
+      begin[i] = gap[0];
+      end[i] = gap[1];
+      tile.least_gap_begin = smaller(tile.least_gap_begin, gap[0]);
+      tile.most_gap_begin = larger(tile.most_gap_begin, gap[0]);
+      tile.least_gap_end = smaller(tile.least_gap_end, gap[1]);
+      tile.most_gap_end = larger(tile.most_gap_end, gap[1]);
+    }
+    std::memcpy(tile.gap_begin, begin, sizeof begin);
+    std::memcpy(tile.gap_end, end, sizeof end);
+  }
+  for (F16& top : tile.top) {
+    top = splat(kMasked);
+  }
+  return tile;
+}
+
+// Whether a tile of keys is hidden from all queries, or touches what is hidden from some.
+bool in_gaps(const QueryTile& tile, Index key, Index keys) {
+  return tile.most_gap_begin <= key && key + keys <= tile.least_gap_end;
+}
+bool meets_gap(const QueryTile& tile, Index key, Index keys) {
+  return tile.least_gap_begin < key + keys && key < tile.most_gap_end;
+}
+
+// Takes out the scores of keys [key, key + keys) that causality, a document's border or a gap
+// forbids to the sixteen queries of a strip.
+void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index keys) {
+  const I16 first = tile.first_key[strip / kLanes];
+  const I16 last = kLane + splat_index(tile.query + strip);
+  const I16 gap_begin = tile.gap_begin[strip / kLanes];
+  const I16 gap_end = tile.gap_end[strip / kLanes];
+  for (Index j = 0; j < keys; ++j, scores += kTile) {
+    const I16 here = splat_index(key + j);
+    const F16 score = load(scores);
+    const I16 hidden = (here >= gap_begin) & (here < gap_end);
+    const I16 masked = (here < first) | (here > last) | hidden;
+    store(scores, masked ? splat(kMasked) : score);
+  }
+}
+
+// Of each query of a strip, and of what is given.
+F16 largest(const float* scores, Index keys, F16 given) {
+  F16 best[4] = {given, given, given, given};
+  Index j = 0;
+  for (; j + 4 <= keys; j += 4) {
+    for (Index i = 0; i < 4; ++i) {
+      best[i] = max(load(scores + (j + i) * kTile), best[i]);
+    }
+  }
+  for (; j < keys; ++j) {
+    best[0] = max(load(scores + j * kTile), best[0]);
+  }
+  return max(max(best[0], best[1]), max(best[2], best[3]));
+}
+
+// The online softmax of a strip: scores become words of P, those of one step of keys in the place
+// of the first of them. factor: scale log2(e).
+template <class Step>
+void update_softmax(float* scores, Index strip, QueryTile& tile, Index keys, float factor) {
+  F16& top = tile.top[strip / kLanes];
+  F16& total = tile.total[strip / kLanes];
+  const F16 best = largest(scores, keys, top);
+  const F16 before = exp2((top - best) * factor);
+  F16 sum{};
+  for (Index j = 0; j < keys; j += Step::kElements) {
+    F16 p[Step::kElements];
+    for (Index e = 0; e < Step::kElements; ++e) {
+      p[e] = j + e < keys ? exp2((load(scores + (j + e) * kTile) - best) * factor) : F16{};
+      sum += p[e];
+    }
+    store_words(reinterpret_cast<Word*>(scores + j * kTile), Step::across(p));
+  }
+  store(tile.factor + strip, before);
+  total = total * before + sum;
+  top = best;
+}
+
+// The tiles in the scratch memory.
+struct Tiles {
+  float *scores, *sums;
+  Word* q_columns;
+  const Word *k, *v;
+};
+
+// Adds keys [key, key + keys) to the sums of a tile of queries.
+template <class Step, class A>
+void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Index key,
+              Index keys) {
+  const Index row = row_words<Step>(head.head_dim);
+  const Index v_row = round_up(head.v_dim);
+  const Index at_once = rows_at_once(tile.query, key);
+  for (Index j = 0; j < keys; j += at_once) {
+    const Index first = first_strip(tile.query, key + j);
+    multiply<Step>({t.k + j * row, row, 1, t.q_columns + first, kTile, t.scores + j * kTile + first,
+                    kTile, smaller(at_once, keys - j), kTile - first, words_of<Step>(head.head_dim),
+                    Into::kOverwrite});
+  }
+  const bool border = head.first_key[tile.query + tile.queries - 1] > key ||
+                      key + keys - 1 > tile.query || meets_gap(tile, key, keys);
+  for (Index i = 0; i < tile.queries; i += kStrip) {
+    const Index seen = keys_seen(tile.query + i, key, keys);
+    if (border) {
+      mask(t.scores + i, i, tile, key, seen);
+    }
+    update_softmax<Step>(t.scores + i, i, tile, seen, head.scale * kLog2E);
+  }
+  for (Index i = 0; i < tile.queries; i += at_once) {
+    multiply<Step>({reinterpret_cast<const Word*>(t.scores + i), 1, Step::kElements * kTile, t.v,
+                    v_row, t.sums + i * v_row, v_row, smaller(at_once, tile.queries - i), v_row,
+                    words_of<Step>(smaller(keys, tile.query + i + at_once - key)),
+                    Into::kScaleAndAdd, tile.factor + i});
+  }
+}
+
+template <class Step, class A>
+void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
+            float* lse, Index lse_stride, float* scratch) {
+  const Index row = row_words<Step>(head.head_dim);
+  const Index v_row = round_up(head.v_dim);
+  // Keys and values in words, once for all queries: [first, end).
+  const Index first = first_tile(head.first_key[begin]);
+  Tiles t{};
+  t.scores = scratch;
+  t.sums = t.scores + kTile * kTile;
+  t.q_columns = reinterpret_cast<Word*>(t.sums + kTile * v_row);
+  Word* const k = t.q_columns + kTile * row;
+  Word* const v = k + (end - first) * row;
+  load_rows<Step>(head.k + first * head.stride, head.stride, k, end - first, head.head_dim);
+  load_across<Step>(head.v + first * head.stride, head.stride, v, end - first, head.v_dim);
+  for (Index query = begin; query < end; query += kTile) {
+    const Index queries = smaller(kTile, end - query);
+    QueryTile tile = begin_tile(head, query, queries);
+    load_columns<Step>(head.q + query * head.stride, head.stride, t.q_columns, queries,
+                       head.head_dim);
+    clear(t.sums, queries * v_row);
+    for (Index key = first_tile(head.first_key[query]); key < query + queries; key += kTile) {
+      if (in_gaps(tile, key, kTile)) {
+        continue;
+      }
+      t.k = k + (key - first) * row;
+      t.v = v + words_of<Step>(key - first) * v_row;
+      add_keys<Step>(t, head, tile, key, smaller(kTile, end - key));
+    }
+    for (Index i = 0; i < queries; ++i) {
+      const float total = tile.total[i / kLanes][i % kLanes];
+      const float inverse = 1.0F / total;
+      for (Index c = 0; c < head.v_dim; c += kLanes) {
+        store(out + (query + i) * out_stride + c, load(t.sums + i * v_row + c) * inverse,
+              head.v_dim - c);
+      }
+      lse[(query + i) * lse_stride] =
+          head.scale * tile.top[i / kLanes][i % kLanes] + __builtin_logf(total);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::cpu::MOESAIC_ISA

@@ -1,0 +1,50 @@
+#pragma once
+
+// How a sum of products advances: by words of 32 bits. A word is one fp32 number, or a pair of bf16
+// ones where the processor multiplies pairs (pairs.h).
+#include "backend/cpu/kernels/simd.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+using Word = std::uint32_t;
+
+inline U16 load_words(const Word* p) {
+  U16 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
+inline U16 splat_word(Word value) { return value - U16{}; }
+
+/// Words of one fp32 number each; bf16 is widened, which changes no product.
+struct Fma {
+  static constexpr Index kElements = 1;  // of a word
+
+  static F16 step(F16 sum, U16 a, U16 b) {
+    return sum + reinterpret_cast<F16>(a) * reinterpret_cast<F16>(b);
+  }
+  /// Sixteen words along k, of at most n elements.
+  template <class A>
+  static U16 along(const A* p, Index n) {
+    return reinterpret_cast<U16>(load(p, n));
+  }
+  /// One word of each of sixteen neighbours, of which n exist; k goes in steps of ld.
+  template <class A>
+  static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
+    return reinterpret_cast<U16>(load(p, n));
+  }
+  /// Likewise of numbers in registers, those of one step of k in each vector.
+  static U16 across(const F16 (&terms)[kElements]) { return reinterpret_cast<U16>(terms[0]); }
+  /// Writes the words of sixteen neighbours along k.
+  static void store_along(Word* p, F16 terms) { store_words(p, reinterpret_cast<U16>(terms)); }
+};
+
+/// Words that hold so many terms of a sum.
+template <class Step>
+constexpr Index words_of(Index depth) {
+  return (depth + Step::kElements - 1) / Step::kElements;
+}
+
+}  // namespace
+}  // namespace moesaic::cpu::MOESAIC_ISA

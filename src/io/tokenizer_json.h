@@ -1,0 +1,48 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "io/tokenizer_added.h"
+#include "io/tokenizer_bpe.h"
+#include "io/tokenizer_decode.h"
+#include "io/tokenizer_normalize.h"
+#include "io/tokenizer_split.h"
+#include "io/tokenizer_unigram.h"
+
+namespace moesaic::io {
+
+// What a tokenizer.json says, part by part. All throw kBadData naming `name`, the file, for what is
+// wrong or not supported; nothing that is not understood is passed over.
+
+struct Vocabulary {
+  std::vector<std::string> tokens;  // the model's, by id; empty where an id is not used
+  std::vector<AddedToken> added;
+  std::int64_t eos_id = -1, bos_id = -1;  // as with_marks wrote them
+};
+
+/// The key of "model" under which eos_id and bos_id stand. Other programs pass over it there.
+constexpr const char* kMarksKey = "moesaic";
+
+using TokenModel = std::variant<Bpe, Unigram>;
+
+/// How words are made. byte_level: the last step turns words into bytes, written as GPT-2's
+/// letters.
+struct Words {
+  std::vector<SplitStep> steps;
+  bool byte_level = false;
+};
+
+/// Parses the content. Objects nested without end are refused.
+nlohmann::json parse_tokenizer_json(const std::string& content, const std::string& name);
+std::vector<NormalizeStep> read_normalizer(const nlohmann::json& file, const std::string& name);
+Words read_pre_tokenizer(const nlohmann::json& file, const std::string& name);
+std::vector<DecodeStep> read_decoder(const nlohmann::json& file, const std::string& name);
+/// Tokens of the model and added ones, with the ids that the tokenizers package gives them.
+Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name);
+TokenModel read_model(const nlohmann::json& file, const Vocabulary& vocabulary, bool byte_level,
+                      const std::string& name);
+
+}  // namespace moesaic::io

@@ -1,0 +1,192 @@
+"""Hugging Face folders: scored, trained from, converted both ways, and refused where they are damaged."""
+import json
+import pathlib
+import shutil
+import struct
+
+import h5py
+import numpy as np
+
+import harness
+
+FAMILIES = harness.ROOT / "tests/golden/families"
+LAYOUTS = {"mixtral": ["--parallel.ep", 2], "qwen2_moe": ["--parallel.pp", 2],
+           "qwen3_moe": ["--parallel.tp", 2], "olmoe": ["--parallel.tp", 2, "--parallel.expert_tp", 1],
+           "deepseek_v2": ["--parallel.tp", 2], "deepseek_v2_yarn": ["--parallel.pp", 2],
+           "deepseek_v3": ["--parallel.ep", 2], "deepseek_v3_fp8": ["--parallel.tp", 2],
+           "gpt_oss": ["--parallel.tp", 2]}
+
+
+def stored(folder):
+    """The tensors of a folder, each as (dtype, shape, bytes)."""
+    tensors = {}
+    for path in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        data = path.read_bytes()
+        length = struct.unpack("<Q", data[:8])[0]
+        for name, entry in json.loads(data[8:8 + length]).items():
+            if name != "__metadata__":
+                begin, end = (8 + length + at for at in entry["data_offsets"])
+                tensors[name] = (entry["dtype"], tuple(entry["shape"]), data[begin:end])
+    return tensors
+
+
+class Folders(harness.EndToEnd):
+    def setUp(self):
+        super().setUp()
+        for name in LAYOUTS:
+            shutil.copytree(FAMILIES / name, self.folder / name)
+
+    def corpus_of(self, name):
+        """The oracle's tokens as a bare shard, a row a document."""
+        with h5py.File(self.folder / name / "oracle.h5") as oracle:
+            tokens = oracle["input_ids"][()]
+            logprobs, loss = oracle["logprobs"][()], float(oracle["loss"][()])
+            vocabulary = oracle["logits"].shape[2]
+        with h5py.File(self.folder / f"{name}.h5", "w") as shard:
+            shard.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": vocabulary})
+            shard["tokens"] = tokens.ravel().astype("u2")
+            shard["documents/offsets"] = (np.arange(len(tokens) + 1) * tokens.shape[1]).astype("u8")
+        return logprobs.ravel(), loss
+
+    def scores(self, ranks, model, corpus, *arguments):
+        out = f"scores-{pathlib.Path(model).name}-{ranks}.h5"
+        result = self.run_job(ranks, "score", "--model.path", model, "--data.corpus", corpus,
+                              "--score.output", out, "--run.precision", "fp32", *arguments)
+        self.assertEqual(result.code, 0, result.text)
+        with h5py.File(self.folder / out) as file:
+            return file["tokens/logprob"][()]
+
+    # Protects: a folder of any family is scored as transformers computes it, on any kind of layout.
+    def test_score(self):
+        for name, layout in LAYOUTS.items():
+            with self.subTest(name):
+                expected, _ = self.corpus_of(name)
+                np.testing.assert_allclose(self.scores(1, name, f"{name}.h5"), expected, atol=2e-4)
+                np.testing.assert_allclose(self.scores(2, name, f"{name}.h5", *layout), expected,
+                                           atol=2e-4)
+
+    # Protects: a context that neighbours have in common is computed once, and nothing changes by it.
+    def test_shared_contexts(self):
+        rng = np.random.default_rng(5)
+        for name in ("qwen3_moe", "deepseek_v2", "mixtral"):  # the last has a sliding window
+            with self.subTest(name):
+                contexts = rng.integers(0, 67, (3, 20))
+                pairs = [np.concatenate([contexts[c], rng.integers(0, 67, 3 + n)])
+                         for c in range(3) for n in range(4)]
+                mixed = [c * 4 + n for n in range(4) for c in range(3)]  # no two neighbours share
+                scores, tokens = [], []
+                for order, file in ((range(12), "sorted.h5"), (mixed, "mixed.h5")):
+                    with h5py.File(self.folder / file, "w") as shard:
+                        shard.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": 67})
+                        rows = [pairs[i] for i in order]
+                        shard["tokens"] = np.concatenate(rows).astype("u2")
+                        shard["documents/offsets"] = np.cumsum([0] + [len(r) for r in rows]).astype("u8")
+                        shard["documents/context"] = np.full(12, 20, "u8")
+                    result = self.run_job(2, "score", "--model.path", name, "--data.corpus", file,
+                                          "--score.output", f"of-{name}-{file}", "--run.precision", "fp32")
+                    self.assertEqual(result.code, 0, result.text)
+                    with h5py.File(self.folder / f"of-{name}-{file}") as out:
+                        sums = np.empty(12)
+                        sums[list(order)] = out["documents/logprob"][()]
+                        scores.append(sums)
+                    with h5py.File(self.folder / f"of-{name}-{file[:-3]}.trace.h5") as trace:
+                        tokens.append(trace["tokens"][()].sum())
+                np.testing.assert_allclose(scores[0], scores[1], atol=2e-4)
+                saved = 0 if name == "mixtral" else 3 * 3 * 19
+                self.assertEqual(tokens[1] - tokens[0], saved)
+
+    # Protects: a checkpoint made of a folder scores the same bits, and a folder made of that one has
+    # the same tensors.
+    def test_there_and_back(self):
+        for name in LAYOUTS:
+            with self.subTest(name):
+                self.corpus_of(name)
+                result = self.run_job(2, "convert", name, f"{name}-checkpoint")
+                self.assertEqual(result.code, 0, result.text)
+                self.assert_sound(f"{name}-checkpoint")
+                np.testing.assert_array_equal(
+                    self.scores(1, f"{name}-checkpoint", f"{name}.h5"),
+                    self.scores(1, name, f"{name}.h5"))
+                result = self.run_job(2, "convert", f"{name}-checkpoint", f"{name}-back",
+                                      "--convert.dtype", "fp32")
+                self.assertEqual(result.code, 0, result.text)
+                before, after = stored(self.folder / name), stored(self.folder / f"{name}-back")
+                if name != "deepseek_v3_fp8":  # which comes back dequantised
+                    self.assertEqual(before, after)
+                np.testing.assert_array_equal(self.scores(1, f"{name}-back", f"{name}.h5"),
+                                              self.scores(1, name, f"{name}.h5"))
+
+    # Protects: training begins where the folder ends, and its checkpoints become folders again.
+    def test_training_continues(self):
+        for name in ("gpt_oss", "deepseek_v3"):
+            with self.subTest(name):
+                _, loss = self.corpus_of(name)
+                keys = {"model.path": name, "data.corpus": f"{name}.h5", "data.seq_len": 39,
+                        "train.batch": 2, "train.micro_batch": 2, "train.steps": 3,
+                        "train.decay_steps": 3, "run.dir": f"{name}-run", "train.warmup": 1,
+                        "parallel.ep": 2}
+                keys.update({key: None for key in harness.KEYS if key.startswith("model.")
+                             and key not in keys})
+                (self.folder / "from.cfg").write_text(harness.config(keys))
+                result = self.run_job(2, "train", "--config", "from.cfg")
+                self.assertEqual(result.code, 0, result.text)
+                with h5py.File(self.folder / f"{name}-run/trace.h5") as trace:
+                    losses = trace["lm_loss"][()]
+                self.assertAlmostEqual(losses[0], loss, delta=0.05)  # of all but each row's last
+                self.assertLess(losses[-1], losses[0])
+                result = self.run_job(1, "convert", f"{name}-run/checkpoints", f"{name}-tuned")
+                self.assertEqual(result.code, 0, result.text)
+                self.assertIn(f'"{name}"', (self.folder / f"{name}-tuned/config.json").read_text())
+                self.assertEqual({dtype for dtype, _, _ in stored(self.folder / f"{name}-tuned").values()},
+                                 {"BF16", "F32"} if name == "deepseek_v3" else {"BF16"})
+
+    # Protects: what no family can hold is refused by its key; outputs are never overwritten.
+    def test_refusals(self):
+        self.trained(2, "--train.steps", 5)
+        result = self.run_job(1, "convert", "run/checkpoints", "out")
+        self.assert_fault(result, 64, "model.shared_experts")
+        self.assertFalse((self.folder / "out").exists())
+        result = self.run_job(1, "convert", "mixtral", "mixtral", "--convert.to", "hf")
+        self.assert_fault(result, 73, "config.json exists")
+        result = self.run_job(1, "convert", "run/checkpoints", "out", "--convert.to", "moesaic")
+        self.assert_fault(result, 64, "is a checkpoint of moesaic already")
+
+    # Protects: a damaged folder ends in one clear message, whatever is wrong with it.
+    def test_damage(self):
+        self.corpus_of("mixtral")
+        model = self.folder / "mixtral/model.safetensors"
+        whole = model.read_bytes()
+        length = struct.unpack("<Q", whole[:8])[0]
+        header = json.loads(whole[8:8 + length])
+
+        def with_header(changed):
+            text = json.dumps(changed).encode()
+            model.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length:])
+
+        def fault(*words):
+            result = self.run_job(2, "score", "--model.path", "mixtral", "--data.corpus", "mixtral.h5",
+                                  "--score.output", "s.h5")
+            self.assert_fault(result, 65, *words)
+            self.assertFalse((self.folder / "s.h5").exists())
+
+        model.write_bytes(whole[:-100])
+        fault("model.safetensors")
+        model.write_bytes(struct.pack("<Q", 1 << 40) + whole[8:])
+        fault("model.safetensors")
+        name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+        renamed = {("spare" if key == name else key): entry for key, entry in header.items()}
+        with_header(renamed)
+        fault(name, "spare")
+        data = bytearray(whole)
+        begin = 8 + length + header[name]["data_offsets"][0]
+        data[begin:begin + 4] = struct.pack("<f", float("nan"))
+        model.write_bytes(bytes(data))
+        fault(name, "nan")
+        model.write_bytes(whole)
+        config = json.loads((self.folder / "mixtral/config.json").read_text())
+        (self.folder / "mixtral/config.json").write_text(json.dumps({**config, "new_feature": 3}))
+        fault("new_feature", "config.json")
+
+
+if __name__ == "__main__":
+    harness.unittest.main()
