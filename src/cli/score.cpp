@@ -93,8 +93,8 @@ std::string fingerprint(const Inputs& inputs) {
                         info.sha256.empty() ? io::sha256_of_file(info.file) : info.sha256);
   }
   for (const auto& [key, value] : config::flatten(config)) {
-    const bool counts =
-        key.starts_with("score.") || key.starts_with("router.") || key == "run.precision";
+    const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
+                        key == "run.precision" || key == "run.quantize";
     if (counts && key != "score.output" && key != "score.shards") {
       text += fmt::format("{} = {}\n", key, value);
     }

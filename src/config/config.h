@@ -25,6 +25,7 @@ enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Precision { kFp32, kBf16 };
+enum class Quantize { kNone, kInt8, kInt4 };
 enum class Device { kCpu, kCuda };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
@@ -219,6 +220,7 @@ struct Run {
   std::string control;  // empty: none
   Device device = Device::kCpu;
   Precision precision = Precision::kBf16;
+  Quantize quantize = Quantize::kNone;
   std::int64_t threads = 0;  // 0: this rank's share of its cores
   LogLevel log_level = LogLevel::kInfo;
   double max_wall = -1.0;               // seconds; negative: auto

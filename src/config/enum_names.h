@@ -72,6 +72,9 @@ constexpr Names<PipelineSchedule, 2> names_of(PipelineSchedule) {
 constexpr Names<Precision, 2> names_of(Precision) {
   return {{{Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}}};
 }
+constexpr Names<Quantize, 3> names_of(Quantize) {
+  return {{{Quantize::kNone, "none"}, {Quantize::kInt8, "int8"}, {Quantize::kInt4, "int4"}}};
+}
 constexpr Names<Device, 2> names_of(Device) {
   return {{{Device::kCpu, "cpu"}, {Device::kCuda, "cuda"}}};
 }

@@ -106,6 +106,11 @@ std::vector<Key> run_keys() {
                     "Type of activations and matrix products; weights, sums and the router stay "
                     "fp32."),
            "train score convert plan"),
+      only(s.choice("quantize", &Run::quantize,
+                    "Keep the weights of products in eight bits, or in four and a half, made as "
+                    "they are read; activations are rounded to eight bits for each product. "
+                    "Embedding, router, norms and biases stay as they are."),
+           "score plan"),
       s.integer("threads", &Run::threads, between(0, 4096), "threads",
                 "Threads of each rank. 0: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else this "
                 "rank's share of its cores."),

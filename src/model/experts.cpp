@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "model/linear.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -85,14 +87,14 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
                         Saved* saved) const {
   const std::int64_t rows = x.dim(0);
   const Tensor gate_up = ctx.empty(ctx.compute, {rows, 2 * hidden_});
-  ctx.backend.grouped_matmul(x, offsets, gate_up_.compute, gate_up);
+  multiply(ctx, x, offsets, gate_up_, gate_up);
   if (gate_up_bias_ != nullptr) {
     ctx.backend.add_bias(gate_up, offsets, gate_up_bias_->value);
   }
   const Tensor activated = ctx.empty(ctx.compute, {rows, hidden_});
   ctx.backend.swiglu(gate_up, limit_, activated);
   Tensor y = ctx.empty(ctx.compute, x.shape());
-  ctx.backend.grouped_matmul(activated, offsets, down_.compute, y);
+  multiply(ctx, activated, offsets, down_, y);
   if (down_bias_ != nullptr && adds_down_bias_) {
     ctx.backend.add_bias(y, offsets, down_bias_->value);
   }

@@ -1,10 +1,12 @@
 #include "model/head.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <span>
 
 #include "base/share.h"
+#include "model/linear.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -71,8 +73,7 @@ std::int64_t Head::block_rows(const Context& ctx) const {
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {
   Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.spec.shape[0]});
-  ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, logits,
-                     Write::kOverwrite);
+  multiply(ctx, x, std::array<std::int64_t, 2>{0, x.dim(0)}, weight_, logits);
   return logits;
 }
 

@@ -18,6 +18,18 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
                                              : comm::make_mpi_collectives(group);
 }
 
+std::optional<PackedFormat> packed_format(config::Quantize quantize) {
+  switch (quantize) {
+    case config::Quantize::kInt8:
+      return PackedFormat::kInt8;
+    case config::Quantize::kInt4:
+      return PackedFormat::kInt4;
+    case config::Quantize::kNone:
+      break;
+  }
+  return std::nullopt;
+}
+
 Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
   const bool folded = parallel.expert_tp == 1;
   const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
@@ -64,7 +76,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, boo
     const comm::Communicator& group = group_of(sum).group();
     owners[sum] = config.parallel.zero > 0 ? Owner{group.rank(), group.size()} : Owner{};
   }
-  parameters.allocate(*backend, compute_, training, owners);
+  parameters.allocate(*backend, compute_, training, owners, packed_format(config.run.quantize));
 }
 
 comm::Collectives& Instance::group_of(SumOver sum) {

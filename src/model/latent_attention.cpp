@@ -31,6 +31,13 @@ Linear make_down(Parameters& parameters, const std::string& name, std::int64_t r
           options};
 }
 
+// Its parts are read by heads as well.
+LinearOptions heads_options() {
+  LinearOptions options;
+  options.packable = false;
+  return options;
+}
+
 AttentionShape own_heads(const config::Model& model, const Placement& place) {
   const std::int64_t width = config::key_width(model);
   const std::int64_t heads = place.of(model.heads).count;
@@ -80,7 +87,7 @@ LatentAttention::LatentAttention(Parameters& parameters, const std::string& pref
       kv_norm_(parameters, prefix + "kv_a_layernorm.weight", latent_, kNormEps, place, true),
       kv_(parameters,
           {head_rows(prefix + "kv_b_proj.weight", nope_ + shape_.v_dim, latent_, model, place)},
-          Linear::Full::kInputGradient, init_std),
+          Linear::Full::kInputGradient, init_std, heads_options()),
       output_(
           parameters,
           {split_tensor(prefix + "o_proj.weight", {model.d_model, model.heads * shape_.v_dim}, 1,

@@ -17,12 +17,24 @@ std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
 }  // namespace
 
+void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
+              const Parameter& weight, const Tensor& y) {
+  if (weight.packed.groups > 0) {
+    ctx.backend.packed_matmul(x, offsets, weight.packed, y);
+  } else if (weight.spec.shape.rank() == 3) {
+    ctx.backend.grouped_matmul(x, offsets, weight.compute, y);
+  } else {
+    ctx.backend.matmul(x, Transpose::kNo, weight.compute, Transpose::kYes, y, Write::kOverwrite);
+  }
+}
+
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
                double init_std, const LinearOptions& options)
     : weight_(parameters.add({.shape = stacked(tensors),
                               .tensors = tensors,
                               .init_std = init_std,
-                              .sum = options.sum})),
+                              .sum = options.sum,
+                              .packable = options.packable})),
       adds_bias_(options.adds_bias),
       full_(full) {
   if (!options.bias.empty()) {
@@ -36,7 +48,7 @@ Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors,
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const DType dtype = full_ == Full::kInputGradient ? ctx.compute : DType::kF32;
   Tensor y = ctx.empty(dtype, {x.dim(0), weight_.spec.shape[0]});
-  ctx.backend.matmul(x, Transpose::kNo, weight_.compute, Transpose::kYes, y, Write::kOverwrite);
+  multiply(ctx, x, all_of(y), weight_, y);
   if (bias_ != nullptr && adds_bias_) {
     ctx.backend.add_bias(y, all_of(y), bias_->value);
   }

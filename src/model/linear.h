@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -8,11 +9,17 @@
 
 namespace moesaic::model {
 
+/// y (R, N) = x (R, K) w^T, with rows [offsets[g], offsets[g + 1]) and the weights of group g; w
+/// (N, K) or (G, N, K), as they are kept.
+void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
+              const Parameter& weight, const Tensor& y);
+
 /// What a product has besides weights.
 struct LinearOptions {
   std::vector<PublicTensor> bias = {};  // (out) stacked as the weights; empty: none
   bool adds_bias = true;                // false: to its term of y another rank of tp does
   SumOver sum = SumOver::kReplicas;     // of the weights' gradient
+  bool packable = true;                 // see ParameterSpec
 };
 
 /// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)

@@ -196,15 +196,20 @@ void Parameters::fill_buckets(const std::map<SumOver, Tensor>& values,
 }
 
 void Parameters::allocate(Backend& backend, DType compute, bool training,
-                          const std::map<SumOver, Owner>& owners) {
+                          const std::map<SumOver, Owner>& owners,
+                          std::optional<PackedFormat> pack) {
+  pack_ = training ? std::nullopt : pack;
   if (training) {
     const auto values = carve(backend, &Parameter::value);
     fill_buckets(values, carve(backend, &Parameter::grad), owners);
   }
   for (Parameter& p : list_) {
     const bool copied = p.spec.in_products && compute != DType::kF32;
-    if (!training && (!copied || p.spec.looked_up)) {
+    if (!training && ((!copied && !packs(p)) || p.spec.looked_up)) {
       p.value = backend.empty(DType::kF32, p.spec.shape);
+    }
+    if (packs(p)) {
+      continue;  // made when its values are set
     }
     p.compute = copied ? backend.empty(compute, p.spec.shape) : p.value;
     if (training) {
@@ -220,18 +225,26 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
   }
 }
 
-void Parameters::set(Backend& backend, const Parameter& parameter,
-                     const std::vector<float>& values) {
+bool Parameters::packs(const Parameter& parameter) const {
+  return pack_ && parameter.spec.in_products && parameter.spec.packable;
+}
+
+void Parameters::set(Backend& backend, Parameter& parameter,
+                     const std::vector<float>& values) const {
   const Tensor wide = parameter.value.defined() ? parameter.value
                                                 : backend.empty(DType::kF32, parameter.spec.shape);
   backend.upload(std::as_bytes(std::span(values)), wide);
-  if (parameter.compute.dtype() != DType::kF32) {
+  if (packs(parameter)) {
+    const Shape& shape = parameter.spec.shape;
+    const Tensor groups = shape.rank() == 3 ? wide : wide.reshaped({1, shape[0], shape[1]});
+    parameter.packed = backend.pack(*pack_, groups, {});
+  } else if (parameter.compute.dtype() != DType::kF32) {
     backend.convert(wide, parameter.compute);
   }
 }
 
 void Parameters::initialise(Backend& backend, std::int64_t seed) {
-  for (const Parameter& p : list_) {
+  for (Parameter& p : list_) {
     std::vector<float> values;
     for (const PublicTensor& tensor : p.spec.tensors) {
       const std::vector<float> part = initial_values(p.spec, tensor, seed);

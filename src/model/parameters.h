@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -57,6 +58,7 @@ struct ParameterSpec {
   SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
+  bool packable = true;     // products with its rows alone read it: it may be kept in few bits
   bool trained = true;
   bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
@@ -73,6 +75,7 @@ struct Parameter {
   std::int64_t begin = 0;      // where it lies among those of the same sum, elements
   Tensor value, grad;          // fp32; grad: while training; no value where products alone read it
   Tensor compute;              // value itself, or its copy in the compute dtype
+  PackedWeights packed;        // instead of these, where weights are kept in few bits
   Slice owned;                 // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
@@ -117,12 +120,12 @@ class Parameters {
   void begin_part() { ++part_; }
   int part() const { return part_; }
   /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there:
-  /// all.
+  /// all. pack: how weights of products are kept while nothing is trained; without: in compute.
   void allocate(Backend& backend, DType compute, bool training,
-                const std::map<SumOver, Owner>& owners = {});
+                const std::map<SumOver, Owner>& owners = {}, std::optional<PackedFormat> pack = {});
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
-  static void set(Backend& backend, const Parameter& parameter, const std::vector<float>& values);
+  void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
   /// Brings the copies in the compute dtype up to date after an update of the values.
   void refresh_copies(Backend& backend);
 
@@ -139,6 +142,9 @@ class Parameters {
                     const std::map<SumOver, Owner>& owners);
   void share_out(Bucket& bucket, std::span<Parameter* const> members, Owner owner);
 
+  bool packs(const Parameter& parameter) const;
+
+  std::optional<PackedFormat> pack_;
   std::deque<Parameter> list_;
   std::vector<Bucket> buckets_;
   int part_ = 0;

@@ -116,7 +116,7 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }
       if (is_value) {
-        Parameters::set(*instance.backend, p, values);
+        instance.parameters.set(*instance.backend, p, values);
       } else {
         instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
       }

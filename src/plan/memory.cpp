@@ -71,6 +71,11 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
   return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }
 
+/// Of a weight that is kept in few bits, with its scales (backend/packed_layout.h).
+double packed_bytes(config::Quantize quantize) {
+  return quantize == config::Quantize::kInt8 ? 1.0 + 4.0 / 256.0 : 0.5 + 2.0 / 32.0 + 4.0 / 256.0;
+}
+
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
   return real(std::min(rounds(config.train, layout) * layout.chunks,
@@ -134,7 +139,7 @@ double sent_rows(const config::Config& config, const Layout& layout, double toke
 
 std::array<std::pair<std::string_view, double>, 7> Memory::classes() const {
   return {{{"weights fp32", weights},
-           {"weights bf16", copies},
+           {"weights of products", copies},
            {"gradients", gradients},
            {"AdamW moments", moments},
            {"activations", activations},
@@ -170,6 +175,10 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.weights =
       kFp32 * (training || !narrow ? held.sum() : held.not_in_products + held.looked_up);
   memory.copies = narrow ? kBf16 * in_products : 0.0;
+  if (!training && config.run.quantize != config::Quantize::kNone) {
+    memory.weights = kFp32 * (held.not_in_products + held.looked_up);
+    memory.copies = packed_bytes(config.run.quantize) * in_products;
+  }
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.
   memory.dispatch = width * rows *

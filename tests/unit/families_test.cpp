@@ -242,6 +242,28 @@ TEST_P(FamilyTest, FourAdamWSteps) {
   EXPECT_NEAR(evaluate(), static_cast<double>(oracle.adamw_after), 1e-4);
 }
 
+// Protects: weights in few bits compute about the same in every kind of layer. Some tokens go to
+// other experts, which counts for much in models as small as these.
+TEST_P(FamilyTest, FewBits) {
+  double spread = 0.0;
+  for (const float logit : oracle.logits) {
+    spread += std::abs(static_cast<double>(logit));
+  }
+  for (const auto& [quantize, bound] :
+       {std::pair(config::Quantize::kInt8, 0.1), std::pair(config::Quantize::kInt4, 0.6)}) {
+    config.run.quantize = quantize;
+    instance = std::make_unique<model::Instance>(config, mesh, false);
+    model::load_parameters(*instance, source, model::Load::kValues);
+    const std::vector<float> logits = logits_of(batch(), nullptr);
+    double distance = 0.0;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      distance += std::abs(static_cast<double>(logits[i] - oracle.logits[i]));
+    }
+    EXPECT_LT(distance, bound * spread);
+    EXPECT_GT(distance, 0.0);
+  }
+}
+
 TEST_P(FamilyTest, GreedyContinuation) {
   std::vector<std::int32_t> tokens = oracle.prompt;
   for (const std::int32_t expected : oracle.continuation) {
