@@ -106,7 +106,7 @@ struct Group {
     const float most = *std::max_element(weights, weights + kPackedGroup);
     unit = most > 0.0F ? most : 1.0F;
     for (std::size_t i = 0; i < x.size(); ++i) {
-      x[i] = std::clamp(w[i] / d + 128.0F, 0.0F, kTop);
+      x[i] = w[i] / d + 128.0F;
       importance[i] = most > 0.0F ? weights[i] / most : 1.0F;
       weight_sum += importance[i];
     }
@@ -202,7 +202,7 @@ void pack_int4(const Block& block, Index row, std::byte* out) {
     put(pairs + g * kPackedPairBytes + 2 * row + 1, static_cast<Byte>(levels.m));
     for (Index k = 0; k < kPackedGroup; ++k) {
       const float w = block.w[static_cast<std::size_t>(g * kPackedGroup + k)];
-      const float x = best.d > 0.0F ? std::clamp(w / best.d + 128.0F, 0.0F, kTop) : 128.0F;
+      const float x = best.d > 0.0F ? w / best.d + 128.0F : 128.0F;
       // Words 2 i and 2 i + 1 of four numbers share 64 bytes.
       Byte* const both = number_at(words + k / (2 * kWord) * kLine, row, k % kWord);
       const auto q = static_cast<Byte>(q_of(x, levels));

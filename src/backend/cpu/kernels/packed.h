@@ -164,7 +164,8 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[
   const Word* a = x.words;
   for (Index b = 0; b < blocks; ++b) {
     const Index groups = smaller(kPackedBlock, depth - b * kPackedBlock) / kPackedGroup;
-    Integers sums[M][V];
+    Integers sums[M][V];  // in registers, as all loops over them are unrolled
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
       for (int v = 0; v < V; ++v) {
         sums[i][v] = -128 * x.sum[i * blocks + b] - Integers{};
@@ -178,6 +179,7 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[
         Words first[V];
         Words second[V];
         block.next_pair(first, second);
+#pragma GCC unroll 16
         for (int i = 0; i < M; ++i) {
           const typename Dot::Row even(chunk[i * kChunk + word]);
           const typename Dot::Row odd(chunk[i * kChunk + word + 1]);
@@ -190,6 +192,7 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[
     a += groups / 2 * kChunk * M;
     for (int v = 0; v < V; ++v) {
       const Floats scale = load_as<Floats>(w.at[v]);
+#pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         const Floats product =
             __builtin_convertvector(sums[i][v], Floats) * x.scale[i * blocks + b];
@@ -216,6 +219,7 @@ void bf16_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[M][
         columns[v] = load_as<Words>(w.at[v]);
       }
       w.advance(kChunkBytes);
+#pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         const typename Dot::Row row(chunk[i * kChunk + word]);
         for (int v = 0; v < V; ++v) {
@@ -224,6 +228,7 @@ void bf16_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[M][
       }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     for (int v = 0; v < V; ++v) {
       totals[i][v] = sums[i][v];
