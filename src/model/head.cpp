@@ -96,6 +96,27 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
   return result;
 }
 
+std::vector<float> Head::whole_logits(Context& ctx, const Tensor& x,
+                                      const std::vector<std::int32_t>& rows) const {
+  const Tensor all = all_rows(ctx, x);
+  const std::int64_t count = std::ssize(rows);
+  const Tensor picked = ctx.empty(all.dtype(), {count, all.dim(1)});
+  ctx.backend.gather_rows(all, to_device(ctx.backend, rows, {count}), picked);
+  const std::vector<float> own = to_host_f32(ctx.backend, logits(ctx, picked));
+  const comm::Communicator& group = ctx.tp.group();
+  const std::vector<float> shares = group.all_gather(std::span<const float>(own));
+  const std::int64_t vocabulary = weight_.spec.tensors.front().shape[0];
+  std::vector<float> whole(static_cast<std::size_t>(count * vocabulary));
+  auto from = shares.begin();
+  for (int r = 0; r < group.size(); ++r) {
+    const Slice share = share_of(vocabulary, r, group.size());
+    for (std::int64_t row = 0; row < count; ++row, from += share.count) {
+      std::copy_n(from, share.count, whole.begin() + row * vocabulary + share.begin);
+    }
+  }
+  return whole;
+}
+
 Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
   const Tensor all = all_rows(ctx, x);
   const std::vector<std::int32_t>& target = ctx.host_batch->target;

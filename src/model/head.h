@@ -22,6 +22,11 @@ class Head {
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
+  /// The logits (R, V) of the whole vocabulary for these rows of x, on each rank of tp. Collective
+  /// over tp.
+  std::vector<float> whole_logits(Context& ctx, const Tensor& x,
+                                  const std::vector<std::int32_t>& rows) const;
+
   struct Loss {
     std::vector<float> logprob;  // [T]
     Tensor dx;                   // (t, D) fp32
