@@ -1,4 +1,4 @@
-#include "infer/score_recorder.h"
+#include "infer/round_recorder.h"
 
 #include <fmt/format.h>
 
@@ -9,18 +9,17 @@
 
 namespace moesaic::infer {
 
-ScoreRecorder::ScoreRecorder(const config::Config& config, model::Instance& instance,
-                             const ScoreCorpora& corpora, std::int64_t last_step, double all_tokens)
+RoundRecorder::RoundRecorder(const config::Config& config, model::Instance& instance,
+                             const ScoreCorpora& corpora, std::int64_t last_step, double all_work)
     : world_(instance.mesh.world),
       trace_(config, instance, corpora.tasks(), corpora.names(),
              last_step > 0 ? std::optional(last_step) : std::nullopt),
       step_(last_step),
-      shards_(corpora.shards()),
-      all_tokens_(all_tokens) {
+      all_work_(all_work) {
   instance.clock.take();
 }
 
-void ScoreRecorder::add(const RoundSums& sums, model::MoeStats& stats, std::int64_t shard) {
+void RoundRecorder::add(const RoundSums& sums, model::MoeStats& stats, const std::string& place) {
   io::TraceRow row;
   row.step = ++step_;
   row.lm_loss = sums.targets > 0.0 ? sums.nats / sums.targets : 0.0;
@@ -29,23 +28,24 @@ void ScoreRecorder::add(const RoundSums& sums, model::MoeStats& stats, std::int6
   row.targets = static_cast<std::int64_t>(sums.targets);
   trace_.add(row, stats, sums.task_tokens);
   longest_round_ = std::max(longest_round_, row.seconds);
-  show(row.seconds, sums.tokens, shard);
+  show(row.seconds, sums, place);
 }
 
-void ScoreRecorder::show(double seconds, double tokens, std::int64_t shard) {
-  const bool first = done_tokens_ == 0.0;
-  done_tokens_ += tokens;
-  const double speed = pace_.add(tokens, seconds);
-  if (!pace_.line_is_due() && !first) {
+void RoundRecorder::show(double seconds, const RoundSums& sums, const std::string& place) {
+  const bool first = done_work_ == 0.0;
+  done_work_ += sums.work;
+  const double speed = tokens_.add(sums.tokens, seconds);
+  const double pace = work_.add(sums.work, seconds);
+  if (!tokens_.line_is_due() && !first) {
     return;
   }
-  const double left = std::max(0.0, all_tokens_ - done_tokens_) / std::max(1.0, speed);
-  const std::string line = fmt::format("shard={}/{} batch={} tokens_per_s={:.0f} eta={}", shard + 1,
-                                       shards_, step_, speed, short_duration(left));
+  const double left = std::max(0.0, all_work_ - done_work_) / std::max(1.0, pace);
+  const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", place, step_,
+                                       speed, short_duration(left));
   log::progress(line, line);
 }
 
-void ScoreRecorder::flush() {
+void RoundRecorder::flush() {
   world_.together("write the trace", [&] { trace_.flush(); });
 }
 
