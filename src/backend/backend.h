@@ -254,8 +254,9 @@ class Backend {
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };
 
-/// threads: how many OpenMP threads this rank may use.
-std::unique_ptr<Backend> make_cpu_backend(int threads);
+/// threads: how many OpenMP threads this rank may use. matrix_units: of the processor, if it has
+/// them; a product through them may depend on how many rows it has.
+std::unique_ptr<Backend> make_cpu_backend(int threads, bool matrix_units = true);
 /// Throws kUsage in a build without CUDA.
 std::unique_ptr<Backend> make_cuda_backend(int device);
 bool cuda_is_built_in();
