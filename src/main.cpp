@@ -5,6 +5,7 @@
 #include "base/version.h"
 #include "cli/experts.h"
 #include "cli/facts.h"
+#include "cli/generate.h"
 #include "cli/plan.h"
 #include "cli/score.h"
 #include "cli/tokenize.h"
@@ -43,9 +44,10 @@ int run_with_mpi(const Parsed& parsed) {
     return moesaic::cli::tokenize(config, world);
   }
   moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
-  const auto& job = parsed.job == "score"     ? moesaic::cli::score
-                    : parsed.job == "experts" ? moesaic::cli::experts
-                                              : moesaic::cli::train;
+  const auto& job = parsed.job == "score"      ? moesaic::cli::score
+                    : parsed.job == "generate" ? moesaic::cli::generate
+                    : parsed.job == "experts"  ? moesaic::cli::experts
+                                               : moesaic::cli::train;
   const int code = job(parsed, world, watchdog);
   watchdog.close();
   return code;

@@ -197,18 +197,24 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   return tokens;
 }
 
+std::string Tokenizer::piece(std::int32_t token) const {
+  if (token < 0 || token >= state_->vocab_size) {
+    throw Error(Exit::kBadData,
+                fmt::format("token {} is not in the vocabulary of {}", token, state_->vocab_size));
+  }
+  std::string text;
+  if (!state_->model.empty()) {
+    state_->append_piece(token, text);
+  } else if (token < 256) {
+    text += static_cast<char>(token);
+  }
+  return text;
+}
+
 std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {
   std::string text;
   for (const std::int32_t token : tokens) {
-    if (token < 0 || token >= state_->vocab_size) {
-      throw Error(Exit::kBadData, fmt::format("token {} is not in the vocabulary of {}", token,
-                                              state_->vocab_size));
-    }
-    if (!state_->model.empty()) {
-      state_->append_piece(token, text);
-    } else if (token < 256) {
-      text += static_cast<char>(token);
-    }
+    text += piece(token);
   }
   if (state_->dummy_prefix && text.starts_with(' ')) {
     text.erase(0, 1);
