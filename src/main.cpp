@@ -6,6 +6,7 @@
 #include "cli/convert.h"
 #include "cli/experts.h"
 #include "cli/facts.h"
+#include "cli/generate.h"
 #include "cli/plan.h"
 #include "cli/score.h"
 #include "cli/tokenize.h"
@@ -44,10 +45,11 @@ int run_with_mpi(const Parsed& parsed) {
     return moesaic::cli::tokenize(config, world);
   }
   moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
-  const auto& job = parsed.job == "score"     ? moesaic::cli::score
-                    : parsed.job == "experts" ? moesaic::cli::experts
-                    : parsed.job == "convert" ? moesaic::cli::convert
-                                              : moesaic::cli::train;
+  const auto& job = parsed.job == "score"      ? moesaic::cli::score
+                    : parsed.job == "generate" ? moesaic::cli::generate
+                    : parsed.job == "experts"  ? moesaic::cli::experts
+                    : parsed.job == "convert"  ? moesaic::cli::convert
+                                               : moesaic::cli::train;
   const int code = job(parsed, world, watchdog);
   watchdog.close();
   return code;

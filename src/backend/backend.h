@@ -78,6 +78,20 @@ struct VisibleKeys {
   Tensor gap = {};  // (T, 2) int32; undefined: none
 };
 
+/// Tokens of a page: a head's keys, and its values, of so many neighbours lie in a row.
+constexpr std::int64_t kPageTokens = 64;
+
+/// New rows of sequences whose keys and values lie in pages. Run i is rows [offsets[i], offsets[i +
+/// 1]), neighbours in one sequence from position[i] on; pages [page_offsets[i], page_offsets[i +
+/// 1]) are its sequence's from the beginning to at least the last of these rows. Position p lies in
+/// page p / kPageTokens.
+struct PagedRuns {
+  std::span<const std::int64_t> offsets;       // [S + 1]
+  std::span<const std::int64_t> position;      // [S]
+  std::span<const std::int64_t> page_offsets;  // [S + 1]
+  std::span<const std::int32_t> pages;         // numbers in [0, P)
+};
+
 /// One AdamW update (Loshchilov & Hutter 2019): bias corrections are 1 - beta^t.
 struct AdamW {
   float lr, beta1, beta2, eps, weight_decay;
@@ -199,6 +213,18 @@ class Backend {
   virtual void sinks_backward(const Tensor& dout, const Tensor& out, const Tensor& lse,
                               const Tensor& sinks, const Tensor& dsinks) = 0;
 
+  // Keys and values in P pages: (P, Hkv, kPageTokens, width), compute.
+  /// Group g of each row of `rows` (T, W) becomes the entry of head g at the row's position.
+  virtual void store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
+                              const Tensor& pages) = 0;
+  /// As attention, of new rows to all keys of their sequences, their own included. q (T, W): the
+  /// query heads come first. A row at position p sees the keys from max(0, p - window + 1) to p;
+  /// window 0: no limit. Undefined values: they are the first vd elements of the keys. The bits of
+  /// a row do not depend on the other rows.
+  virtual void paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
+                               const PagedRuns& runs, const Tensor& keys, const Tensor& values,
+                               const Tensor& out, const Tensor& lse) = 0;
+
   /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020. With a limit L >
   /// 0: gate clamped to at most L, up to [-L, L], y = (up + 1) gate sigmoid(1.702 gate) (gpt-oss).
   virtual void swiglu(const Tensor& gate_up, float limit, const Tensor& y) = 0;
@@ -248,8 +274,9 @@ class Backend {
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };
 
-/// threads: how many OpenMP threads this rank may use.
-std::unique_ptr<Backend> make_cpu_backend(int threads);
+/// threads: how many OpenMP threads this rank may use. matrix_units: of the processor, if it has
+/// them; a product through them may depend on how many rows it has.
+std::unique_ptr<Backend> make_cpu_backend(int threads, bool matrix_units = true);
 /// Throws kUsage in a build without CUDA.
 std::unique_ptr<Backend> make_cuda_backend(int device);
 bool cuda_is_built_in();

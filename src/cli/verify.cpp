@@ -16,6 +16,7 @@
 #include "io/checkpoint.h"
 #include "io/corpus.h"
 #include "io/corpus_manifest.h"
+#include "io/generations.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/hf_folder.h"
@@ -125,6 +126,9 @@ Verdict judge_file(const fs::path& file) {
   }
   if (schema == "moesaic-routing") {
     return judge_routing(file);
+  }
+  if (schema == "moesaic-generations") {
+    return {"continuations", io::verify_generations(file)};
   }
   if (schema == "moesaic-scores") {
     return judge_scores(file);

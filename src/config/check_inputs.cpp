@@ -101,6 +101,35 @@ void check_score(const Config& c, Lines& lines) {
   }
 }
 
+void check_generate(const Config& c, Lines& lines) {
+  const GenerateJob& g = c.generate;
+  if (c.model.path.empty()) {
+    lines.emplace_back("model.path is required: the checkpoint or folder to generate with");
+  }
+  if (c.data.corpus.empty()) {
+    lines.emplace_back("data.corpus is required: the corpus of prompts, made by tokenize");
+  }
+  if (g.output.empty()) {
+    lines.emplace_back(
+        "generate.output (or run.dir) is required: where to write the continuations");
+  } else if (!g.output.ends_with(".h5")) {
+    lines.push_back(
+        fmt::format("generate.output = {} must end in .h5: use {}.h5", g.output, g.output));
+  }
+  if (g.top_p <= 0.0) {
+    lines.push_back(fmt::format("generate.top_p = {} leaves no token: use more than 0", g.top_p));
+  }
+  const bool shapes = g.top_k > 0 || g.top_p < 1.0 || g.min_p > 0.0;
+  if (g.temperature == 0.0 && shapes) {
+    lines.emplace_back(
+        "generate.top_k, top_p and min_p have no effect with generate.temperature = 0: leave them "
+        "out, or set a temperature such as 1");
+  }
+  if (std::find(g.stop.begin(), g.stop.end(), "") != g.stop.end()) {
+    lines.emplace_back("generate.stop holds an empty text, which every continuation begins with");
+  }
+}
+
 void check_tokenize(const Tokenize& t, Lines& lines) {
   if (t.input.empty()) {
     lines.emplace_back("tokenize.input is required: text files, JSONL files or folders");

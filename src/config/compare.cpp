@@ -35,7 +35,8 @@ bool is_derived(const std::string& key, const Config& config) {
   return !config.run.dir.empty() &&
          ((key == "trace.path" && config.trace.path == paths.trace) ||
           (key == "checkpoint.dir" && config.checkpoint.dir == paths.checkpoints) ||
-          (key == "score.output" && config.score.output == paths.scores));
+          (key == "score.output" && config.score.output == paths.scores) ||
+          (key == "generate.output" && config.generate.output == paths.generations));
 }
 
 }  // namespace

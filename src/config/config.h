@@ -194,6 +194,22 @@ struct ScoreJob {
   Truncate truncate = Truncate::kNone;
 };
 
+struct GenerateJob {
+  std::string output;  // X.h5
+  std::int64_t max_tokens = 128;
+  double temperature = 0.0;  // 0: the likeliest token
+  std::int64_t top_k = 0;    // 0: all
+  double top_p = 1.0;
+  double min_p = 0.0;
+  std::vector<std::string> stop;
+  std::int64_t seed = 1;
+  std::int64_t batch = 0;  // sequences at once; 0: as many as the cache holds, at most kMostAtOnce
+  double cache = 4.0 * (1ULL << 30U);  // bytes
+  std::int64_t prefill = 2048;         // tokens of prompts in one step
+
+  static constexpr std::int64_t kMostAtOnce = 256;
+};
+
 struct ExpertsJob {
   std::int64_t count = 1;
   std::vector<std::string> source;  // numbers, or "busiest"; empty: by load
@@ -227,6 +243,7 @@ struct Run {
   double step_timeout = -1.0;           // seconds; negative: auto
   std::int64_t compare_replicas = 100;  // steps; 0: never
   Tri progress = Tri::kAuto;
+  bool deterministic = false;
 };
 
 struct Config {
@@ -240,6 +257,7 @@ struct Config {
   Trace trace;
   Tokenize tokenize;
   ScoreJob score;
+  GenerateJob generate;
   ExpertsJob experts;
   ConvertJob convert;
   Plan plan;

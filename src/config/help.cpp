@@ -69,7 +69,7 @@ std::string general_help() {
       "Each job explains itself and lists the keys that it reads with moesaic JOB --help. A first "
       "run, in this order:",
       0);
-  for (const char* const name : {"tokenize", "plan", "train", "score"}) {
+  for (const char* const name : {"tokenize", "plan", "train", "score", "generate"}) {
     text += "  " + find_job(name)->example + "\n";
   }
   return fmt::format("{}\n{}\n{}", text, wrapped(kConfigFiles, 0), wrapped(kExitCodes, 0));
@@ -95,6 +95,13 @@ const std::vector<Job>& jobs() {
        "perplexity.",
        "moesaic score --model.path runs/first/checkpoints --data.corpus corpus/heldout "
        "--score.output s.h5"},
+      {"generate", "moesaic generate --model.path PATH --data.corpus PATH --generate.output X.h5",
+       false,
+       "Continues every document of a corpus, or what is given of it where it has context and "
+       "continuation, with a trained model. Killed at any time and started again, it writes each "
+       "continuation exactly once.",
+       "moesaic generate --model.path runs/first/checkpoints --data.corpus prompts "
+       "--generate.output g.h5"},
       {"plan", "moesaic plan --config FILE [--plan.ranks N]", false,
        "Says, without training, how many parameters a model has, how much memory each rank needs, "
        "what a token costs and what the ranks exchange; checks the config exactly as the job "

@@ -66,7 +66,7 @@ std::vector<Key> rope_keys(const Section<Model>& s) {
 }  // namespace
 
 std::vector<Key> attention_keys() {
-  const Section s("model", &Config::model, "train score plan");
+  const Section s("model", &Config::model, "train score generate plan");
   std::vector<Key> all = projection_keys(s);
   for (const auto& part : {latent_keys(s), rope_keys(s)}) {
     all.insert(all.end(), part.begin(), part.end());

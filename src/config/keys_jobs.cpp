@@ -50,6 +50,42 @@ std::vector<Key> score_keys() {
   };
 }
 
+std::vector<Key> generate_keys() {
+  const Section s("generate", &Config::generate, "generate");
+  return {
+      s.text("output", &GenerateJob::output, "path",
+             "X.h5 for tokens and log-probabilities; the texts go to X.jsonl beside it. Empty: "
+             "RUN.DIR/generations.h5."),
+      s.integer("max_tokens", &GenerateJob::max_tokens, between(1, 1e8), "tokens",
+                "Longest continuation. It ends earlier at eos, at a stop string, and where the "
+                "model's max_seq is reached."),
+      s.number("temperature", &GenerateJob::temperature, at_least(0), "",
+               "Divides the logits before a token is drawn. 0: always the likeliest token."),
+      s.integer("top_k", &GenerateJob::top_k, between(0, 1e9), "tokens",
+                "Draw from so many of the likeliest tokens. 0: from all."),
+      s.number("top_p", &GenerateJob::top_p, between(0, 1), "",
+               "Then draw from the smallest set of the likeliest tokens whose probability reaches "
+               "this. 1: from all."),
+      s.number("min_p", &GenerateJob::min_p, between(0, 1), "",
+               "Then draw from those that have at least this share of the likeliest one's "
+               "probability."),
+      s.texts("stop", &GenerateJob::stop, "list of texts",
+              "A continuation ends at the first of these, and its text before it."),
+      s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
+                "Of the draws, with the document's number and the token's place: the same tokens "
+                "for every batch and on any ranks."),
+      s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
+                "Continuations at once on each replica of the model. 0: as many as generate.cache "
+                "holds, at most 256."),
+      s.bytes("cache", &GenerateJob::cache,
+              "Memory of each rank for the keys and values of sequences. Prompts that begin alike "
+              "share it."),
+      s.integer("prefill", &GenerateJob::prefill, between(1, 1e8), "tokens",
+                "Tokens of prompts that a step reads beside one token of each running "
+                "continuation."),
+  };
+}
+
 std::vector<Key> experts_keys() {
   const Section s("experts", &Config::experts, "experts");
   return {
@@ -89,28 +125,28 @@ std::vector<Key> plan_keys() {
 }
 
 std::vector<Key> run_keys() {
-  const Section s("run", &Config::run, "tokenize train score experts convert");
+  const Section s("run", &Config::run, "tokenize train score generate experts convert");
   return {
       only(s.text("dir", &Run::dir, "path",
-                  "Folder of the run: sets trace.path, checkpoint.dir and score.output, and gets "
-                  "config.cfg and log.txt."),
-           "train score"),
+                  "Folder of the run: sets trace.path, checkpoint.dir, score.output and "
+                  "generate.output, and gets config.cfg and log.txt."),
+           "train score generate"),
       only(s.text("control", &Run::control, "path",
                   "File that changes the experts of a running job, looked for between steps: lines "
                   "such as clone --experts.count 2. It is renamed to .done, or to .refused. Empty: "
                   "none."),
            "train"),
       only(s.choice("device", &Run::device, "Where the model is computed."),
-           "train score convert plan"),
+           "train score generate convert plan"),
       only(s.choice("precision", &Run::precision,
                     "Type of activations and matrix products; weights, sums and the router stay "
                     "fp32."),
-           "train score convert plan"),
+           "train score generate convert plan"),
       only(s.choice("quantize", &Run::quantize,
                     "Keep the weights of products in eight bits, or in four and a half, made as "
                     "they are read; activations are rounded to eight bits for each product. "
                     "Embedding, router, norms and biases stay as they are."),
-           "score plan"),
+           "score generate plan"),
       s.integer("threads", &Run::threads, between(0, 4096), "threads",
                 "Threads of each rank. 0: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else this "
                 "rank's share of its cores."),
@@ -118,18 +154,24 @@ std::vector<Key> run_keys() {
       only(s.auto_duration("max_wall", &Run::max_wall,
                            "Stop well, with a checkpoint, before so much time has passed. auto: "
                            "the end of the Slurm job, else no limit."),
-           "train score"),
+           "train score generate"),
       only(s.auto_duration(
                "step_timeout", &Run::step_timeout,
                "End the job, and name the rank that the others wait for, if a step, a round of "
                "evaluation, a save or a piece of loading takes longer. auto: 10 x the "
                "median step, at least 60 s; 10 min for rounds, loading and the first "
                "two steps, 1 h for a save."),
-           "train score experts convert"),
+           "train score generate experts convert"),
       only(s.integer("compare_replicas", &Run::compare_replicas, at_least(0), "steps",
                      "Every so many steps, ranks that hold the same parameters compare them bit "
                      "by bit, to find damaged memory. 0: never."),
            "train"),
+      only(s.boolean("deterministic", &Run::deterministic,
+                     "The same bits for every batch and on any ranks of dp, ep and pp: products in "
+                     "bf16 leave out the processor's matrix units, where it has them, whose sums "
+                     "depend on the number of rows, and are slower then; elsewhere it costs "
+                     "nothing."),
+           "generate"),
       s.choice("progress", &Run::progress,
                "Overwrite one line of progress. auto: on a terminal only."),
   };
@@ -139,7 +181,8 @@ std::vector<Key> run_keys() {
 
 std::vector<Key> job_keys() {
   std::vector<Key> all = tokenize_keys();
-  for (const auto& part : {score_keys(), experts_keys(), convert_keys(), plan_keys(), run_keys()}) {
+  for (const auto& part : {score_keys(), generate_keys(), experts_keys(), convert_keys(), plan_keys(),
+                           run_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

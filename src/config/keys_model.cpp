@@ -4,12 +4,12 @@ namespace moesaic::config {
 namespace {
 
 std::vector<Key> shape_keys() {
-  const Section s("model", &Config::model, "train score plan");
+  const Section s("model", &Config::model, "train score generate plan");
   return {
       only(s.text("path", &Model::path, "path",
                   "Checkpoint to take weights, router biases and task names from; training then "
                   "starts at step 0. Empty: random initial weights."),
-           "train score"),
+           "train score generate"),
       s.integer("layers", &Model::layers, between(1, 1e5), "", "Transformer blocks."),
       s.integer("d_model", &Model::d_model, between(1, 1e6), "", "Width of the residual stream."),
       s.integer("heads", &Model::heads, between(1, 1e5), "", "Query heads of attention."),
@@ -55,7 +55,7 @@ std::vector<Key> shape_keys() {
 }
 
 std::vector<Key> router_keys() {
-  const Section s("router", &Config::router, "train score plan");
+  const Section s("router", &Config::router, "train score generate plan");
   return {
       s.choice("score", &Router::score, "How router logits become scores."),
       s.boolean("task_gate", &Router::task_gate,
@@ -120,7 +120,7 @@ std::vector<Key> router_keys() {
            "train score"),
       only(s.integer("tasks", &Router::tasks, between(0, 255), "",
                      "Number of tasks in the trace. 0: those of the corpus."),
-           "train score"),
+           "train score generate"),
   };
 }
 
@@ -129,7 +129,7 @@ std::vector<Key> data_keys() {
   return {
       only(s.texts("corpus", &Data::corpus, "list of paths",
                    "Corpora: manifests, folders with one manifest, shard files or globs."),
-           "train score plan"),
+           "train score generate plan"),
       s.texts("eval_corpus", &Data::eval_corpus, "list of paths",
               "Corpora for evaluation while training."),
       s.numbers("corpus_weights", &Data::corpus_weights, at_least(0),

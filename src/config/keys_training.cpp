@@ -14,7 +14,7 @@ std::vector<Key> eval_keys() {
 }
 
 std::vector<Key> parallel_keys() {
-  const Section s("parallel", &Config::parallel, "train score plan experts convert");
+  const Section s("parallel", &Config::parallel, "train score generate plan experts convert");
   return {
       s.integer("tp", &Parallel::tp, between(1, 1e6), "ranks",
                 "Tensor-parallel ranks: they share out the heads, hidden widths and vocabulary of "
@@ -43,7 +43,7 @@ std::vector<Key> parallel_keys() {
       only(s.choice("placement", &Parallel::placement,
                     "Which experts a rank gets. blocks: neighbours by number; load: by the load "
                     "that the checkpoint has measured, so that ranks have equal work."),
-           "train score experts"),
+           "train score generate experts"),
   };
 }
 
@@ -126,11 +126,11 @@ std::vector<Key> checkpoint_keys() {
 }
 
 std::vector<Key> trace_keys() {
-  const Section s("trace", &Config::trace, "train score");
+  const Section s("trace", &Config::trace, "train score generate");
   return {
       s.text("path", &Trace::path, "path",
              "HDF5 file for the measurements of the run. Empty: RUN.DIR/trace.h5, or trace.h5 "
-             "without run.dir (score: OUTPUT.trace.h5)."),
+             "without run.dir (score, generate: OUTPUT.trace.h5)."),
       s.integer("every", &Trace::every, at_least(1), "steps", "Steps for each record."),
       s.duration("flush", &Trace::flush, "Longest time until a record is in the file."),
       only(s.steps("routing", &Trace::routing,

@@ -43,8 +43,8 @@ RunPaths run_paths(const std::string& run_dir) {
     return {};
   }
   const std::filesystem::path dir(run_dir);
-  return {(dir / "trace.h5").string(), (dir / "checkpoints").string(),
-          (dir / "scores.h5").string()};
+  return {(dir / "trace.h5").string(), (dir / "checkpoints").string(), (dir / "scores.h5").string(),
+          (dir / "generations.h5").string()};
 }
 
 std::int64_t total_steps(const Config& config) {
@@ -80,8 +80,12 @@ void resolve(Config& config, const std::string& job) {
   const RunPaths paths = run_paths(config.run.dir);
   set_if_empty(config.checkpoint.dir, paths.checkpoints);
   set_if_empty(config.score.output, paths.scores);
+  set_if_empty(config.generate.output, paths.generations);
   if (job == "score" && !config.score.output.empty()) {
     set_if_empty(config.trace.path, trace_beside(config.score.output));
+  }
+  if (job == "generate" && !config.generate.output.empty()) {
+    set_if_empty(config.trace.path, trace_beside(config.generate.output));
   }
   set_if_empty(config.trace.path, paths.trace.empty() ? "trace.h5" : paths.trace);
 }

@@ -149,6 +149,9 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
   } else if (job == "score") {
     check_score(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
+  } else if (job == "generate") {
+    check_generate(config, lines);
+    check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "experts" || job == "convert") {
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "plan") {

@@ -24,7 +24,7 @@ std::int64_t default_stride(const Config& config);
 
 /// The same paths as resolve derives from run.dir, empty without run.dir.
 struct RunPaths {
-  std::string trace, checkpoints, scores;
+  std::string trace, checkpoints, scores, generations;
 };
 RunPaths run_paths(const std::string& run_dir);
 

@@ -9,8 +9,8 @@
 #include "comm/stop.h"
 #include "config/pool.h"
 #include "config/wall_time.h"
+#include "infer/round_recorder.h"
 #include "infer/score_part.h"
-#include "infer/score_recorder.h"
 #include "io/hdf5_thread.h"
 #include "model/pipeline.h"
 
@@ -97,7 +97,7 @@ class Scorer {
   const double wall_;
   model::Context ctx_;
   model::MoeStats stats_;
-  ScoreRecorder recorder_;
+  RoundRecorder recorder_;
   bool stopping_ = false;
 };
 
@@ -186,7 +186,8 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
                     "weights are bad, or run.precision is too low for it",
                     job_.corpora.info(shard).file.string(), recorder_.step() + 1));
   }
-  recorder_.add(sums, stats_, shard);
+  sums.work = sums.tokens;
+  recorder_.add(sums, stats_, fmt::format("shard={}/{}", shard + 1, job_.corpora.shards()));
   stats_.clear();
 }
 

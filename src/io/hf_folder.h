@@ -49,6 +49,10 @@ class HfFolder {
   std::unique_ptr<State> state_;
 };
 
+/// Tokens that end a text, as generation_config.json or else config.json says (eos_token_id, one or
+/// several); empty: neither does. kBadData.
+std::vector<std::int32_t> end_tokens(const std::filesystem::path& folder);
+
 /// Reads a part of one of our tensors, as HfFolder::read does.
 using ReadPart =
     std::function<void(const std::string& name, const std::vector<std::int64_t>& offset,

@@ -7,8 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "base/log.h"
-#include "io/corpus_shard.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
 
@@ -24,91 +22,39 @@ std::optional<ScoresSummary> summary_of(const fs::path& file) {
   return hdf5_run([&] { return read_scores_summary(file); });
 }
 
-bool is_part(const fs::path& file) {
-  const std::string name = file.filename().string();
-  return name.starts_with("scores-") && name.find("-of-") != std::string::npos &&
-         file.extension() == ".h5";
-}
-
-void check_writable(const fs::path& folder) {
-  if (::access(folder.c_str(), W_OK) != 0) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: cannot write into this folder", fs::absolute(folder).string()));
-  }
+std::optional<std::string> fingerprint_of(const fs::path& file) {
+  const std::optional<ScoresSummary> summary = summary_of(file);
+  return summary ? std::optional(summary->header.fingerprint) : std::nullopt;
 }
 
 }  // namespace
 
 ScoresOutput::ScoresOutput(const fs::path& path, std::int64_t shards, ScoresHeader header)
     : path_(path),
-      shards_(shards),
       header_(std::move(header)),
-      one_file_(path.extension() == ".h5") {}
-
-fs::path ScoresOutput::parts_folder() const {
-  return one_file_ ? fs::path(path_.string() + ".parts") : path_;
-}
-
-fs::path ScoresOutput::part(std::int64_t shard) const {
-  return parts_folder() / shard_file_name("scores", shard, shards_);
-}
-
-void ScoresOutput::drop_stale(const fs::path& file) const {
-  if (!fs::exists(file)) {
-    return;
-  }
-  const std::optional<ScoresSummary> summary = summary_of(file);
-  if (summary && summary->header.fingerprint == header_.fingerprint) {
-    return;
-  }
-  const fs::path other = set_aside(file);
-  log::info(fmt::format("{} is of another model, corpus, setting or version: it is now {}",
-                        file.string(), other.string()));
-}
+      one_file_(path.extension() == ".h5"),
+      parts_(one_file_ ? fs::path(path.string() + ".parts") : path, "scores", shards,
+             header_.fingerprint, fingerprint_of) {}
 
 void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_task) const {
-  const fs::path folder = parts_folder();
   if (one_file_ && fs::is_directory(path_)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{}: is a folder: remove it or name another score.output",
                             fs::absolute(path_).string()));
   }
-  make_folder(folder);
-  check_writable(folder);
+  parts_.make_folder();
   for (const std::int64_t shard : shards) {
-    drop_stale(part(shard));
+    parts_.drop_stale(part(shard));
   }
   if (one_file_) {
-    drop_stale(path_);
+    parts_.drop_stale(path_);
   }
-  if (!first_task) {
-    return;
-  }
-  std::vector<fs::path> others;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const auto ending = fmt::format("-of-{:05}.h5", shards_);
-    if (is_part(entry.path()) && !entry.path().string().ends_with(ending)) {
-      others.push_back(entry.path());
-    }
-  }
-  for (const fs::path& other : others) {
-    drop_stale(other);
+  if (first_task) {
+    parts_.drop_other_counts();
   }
 }
 
-bool ScoresOutput::is_finished() const {
-  const std::optional<ScoresSummary> summary = one_file_ ? summary_of(path_) : std::nullopt;
-  return summary && summary->header.fingerprint == header_.fingerprint;
-}
-
-std::vector<std::uint8_t> ScoresOutput::parts_done() const {
-  std::vector<std::uint8_t> done;
-  for (std::int64_t shard = 0; shard < shards_; ++shard) {
-    const std::optional<ScoresSummary> summary = summary_of(part(shard));
-    done.push_back(summary && summary->header.fingerprint == header_.fingerprint ? 1 : 0);
-  }
-  return done;
-}
+bool ScoresOutput::is_finished() const { return one_file_ && parts_.is_current(path_); }
 
 std::int64_t ScoresOutput::last_trace_step(const std::vector<std::int64_t>& shards) const {
   std::int64_t last = 0;
@@ -135,7 +81,7 @@ ScoreTotals ScoresOutput::totals(const std::vector<std::int64_t>& shards) const 
 
 void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
   nlohmann::json parts = nlohmann::json::array();
-  for (std::int64_t shard = 0; shard < shards_; ++shard) {
+  for (std::int64_t shard = 0; shard < parts_.count(); ++shard) {
     parts.push_back(part(shard).filename().string());
   }
   const nlohmann::json manifest = {{"schema", "moesaic-scores"},
@@ -155,7 +101,7 @@ void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
 
 ScoreTotals ScoresOutput::finish() const {
   std::vector<fs::path> parts;
-  for (std::int64_t shard = 0; shard < shards_; ++shard) {
+  for (std::int64_t shard = 0; shard < parts_.count(); ++shard) {
     parts.push_back(part(shard));
   }
   if (!one_file_) {
@@ -167,7 +113,7 @@ ScoreTotals ScoresOutput::finish() const {
     return totals;
   }
   const ScoreTotals totals = hdf5_run([&] { return join_scores(parts, path_, header_); });
-  fs::remove_all(parts_folder());
+  fs::remove_all(parts_.folder());
   return totals;
 }
 

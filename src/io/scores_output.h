@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "io/part_files.h"
 #include "io/scores.h"
 
 namespace moesaic::io {
@@ -16,7 +17,7 @@ class ScoresOutput {
  public:
   ScoresOutput(const std::filesystem::path& path, std::int64_t shards, ScoresHeader header);
 
-  std::filesystem::path part(std::int64_t shard) const;
+  std::filesystem::path part(std::int64_t shard) const { return parts_.part(shard); }
   const ScoresHeader& header() const { return header_; }
 
   /// Makes the folders; sets aside, with a notice, what other models or settings left. first_task:
@@ -25,7 +26,7 @@ class ScoresOutput {
   /// Whether the one file is there already, of this fingerprint.
   bool is_finished() const;
   /// A flag for each shard: its part is there.
-  std::vector<std::uint8_t> parts_done() const;
+  std::vector<std::uint8_t> parts_done() const { return parts_.done(); }
   /// The last batch of the trace in these shards' parts; 0 if none is there.
   std::int64_t last_trace_step(const std::vector<std::int64_t>& shards) const;
 
@@ -35,14 +36,12 @@ class ScoresOutput {
   ScoreTotals totals(const std::vector<std::int64_t>& shards) const;
 
  private:
-  std::filesystem::path parts_folder() const;
   void write_manifest(const ScoreTotals& totals) const;
-  void drop_stale(const std::filesystem::path& file) const;
 
   std::filesystem::path path_;
-  std::int64_t shards_;
   ScoresHeader header_;
   bool one_file_;
+  PartFiles parts_;
 };
 
 }  // namespace moesaic::io

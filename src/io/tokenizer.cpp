@@ -107,6 +107,14 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   return tokens;
 }
 
+// What it adds to the text of another token, as a first one may lose its space.
+std::string Tokenizer::piece(std::int32_t token) const {
+  std::vector<std::int32_t> tokens = encode("a");
+  const std::size_t before = decode(tokens).size();
+  tokens.push_back(token);
+  return decode(tokens).substr(before);
+}
+
 std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= vocab_size()) {

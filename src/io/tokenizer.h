@@ -33,6 +33,8 @@ class Tokenizer {
 
   std::vector<std::int32_t> encode(std::string_view text) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
+  /// The bytes of one token within a text.
+  std::string piece(std::int32_t token) const;
 
   std::int64_t vocab_size() const;
   std::int64_t eos_id() const;  // -1: none

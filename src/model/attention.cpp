@@ -109,7 +109,8 @@ LinearOptions output_options(const std::string& prefix, const config::Model& mod
 
 Attention::Attention(Parameters& parameters, const std::string& prefix, const config::Model& model,
                      std::int64_t layer, double init_std, double output_std, const Placement& place)
-    : shape_(own_heads(model, place)),
+    : layer_(static_cast<std::size_t>(layer)),
+      shape_(own_heads(model, place)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
       clip_(static_cast<float>(model.clip_qkv)),
       rope_(model, model.head_dim),
@@ -146,6 +147,33 @@ Tensor Attention::prepared(Context& ctx, const Tensor& raw, QkNorm::Saved& saved
   return qkv;
 }
 
+std::int64_t Attention::page_elements() const {
+  return shape_.kv_heads * kPageTokens * (shape_.head_dim + shape_.v_dim);
+}
+
+LayerCache Attention::make_cache(const Context& ctx, std::int64_t pages) const {
+  return {.keys = ctx.empty(ctx.compute, {pages, shape_.kv_heads, kPageTokens, shape_.head_dim}),
+          .values = ctx.empty(ctx.compute, {pages, shape_.kv_heads, kPageTokens, shape_.v_dim}),
+          .key_up = {},
+          .value_up = {}};
+}
+
+void Attention::attend(Context& ctx, const Saved& s) const {
+  if (ctx.cache == nullptr) {
+    ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
+    return;
+  }
+  const LayerCache& cache = ctx.cache->at(layer_);
+  const PagedRuns runs = ctx.host_batch->runs.view();
+  const std::int64_t keys = shape_.heads * shape_.head_dim;
+  const std::int64_t values = keys + shape_.kv_heads * shape_.head_dim;
+  ctx.backend.store_in_pages(s.qkv, {keys, shape_.kv_heads, shape_.head_dim, shape_.head_dim}, runs,
+                             cache.keys);
+  ctx.backend.store_in_pages(s.qkv, {values, shape_.kv_heads, shape_.v_dim, shape_.v_dim}, runs,
+                             cache.values);
+  ctx.backend.paged_attention(s.qkv, shape_, window_, runs, cache.keys, cache.values, s.out, s.lse);
+}
+
 Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
@@ -158,7 +186,7 @@ Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   rope_.rotate(ctx, s.qkv, rotated(), Direction::kForward);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
+  attend(ctx, s);
   if (sinks_ != nullptr) {
     ctx.backend.add_sinks(sinks_->value, s.out, s.lse);
   }

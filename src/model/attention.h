@@ -42,10 +42,16 @@ class Attention {
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
+  /// What this rank keeps of each page, elements, and room for so many pages.
+  std::int64_t page_elements() const;
+  LayerCache make_cache(const Context& ctx, std::int64_t pages) const;
+
  private:
   RowGroups rotated() const;
+  void attend(Context& ctx, const Saved& s) const;
   Tensor prepared(Context& ctx, const Tensor& raw, QkNorm::Saved& saved) const;
 
+  std::size_t layer_;
   AttentionShape shape_;
   std::int64_t window_;
   float clip_;

@@ -53,6 +53,15 @@ Tensor Block::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   return sum(ctx, middle, sum_rows(ctx, f));
 }
 
+std::int64_t Block::page_elements() const {
+  return std::visit([](const auto& attention) { return attention.page_elements(); }, attention_);
+}
+
+LayerCache Block::make_cache(const Context& ctx, std::int64_t pages) const {
+  return std::visit([&](const auto& attention) { return attention.make_cache(ctx, pages); },
+                    attention_);
+}
+
 Tensor Block::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor dg = sum_rows(ctx, backward_of(ctx, ffn_, all_rows(ctx, dy), saved.ffn));
   const Tensor dmiddle = sum(ctx, dy, ffn_norm_.backward(ctx, dg, saved.ffn_norm));

@@ -27,6 +27,10 @@ class Block {
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
+  /// Of its attention.
+  std::int64_t page_elements() const;
+  LayerCache make_cache(const Context& ctx, std::int64_t pages) const;
+
   const Moe* moe() const { return std::get_if<Moe>(&ffn_); }
 
  private:

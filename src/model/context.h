@@ -10,6 +10,7 @@
 #include "io/routing_record.h"
 #include "model/micro_batch.h"
 #include "model/moe_stats.h"
+#include "model/paged_cache.h"
 
 namespace moesaic::model {
 
@@ -24,6 +25,9 @@ struct Context {
   DeviceBatch batch;
   MoeStats* stats = nullptr;                      // where MoE layers count; may be absent
   std::vector<io::RoutedRows>* routed = nullptr;  // likewise record each token; may be absent
+  // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
+  // where); absent: the micro-batch is all there is.
+  const PagedCache* cache = nullptr;
   bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
   bool recompute = false;  // keep a block's input alone and compute the rest again in backward
   bool dropless = false;   // ignore the capacity (evaluation, score)

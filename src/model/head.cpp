@@ -97,6 +97,46 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
   return result;
 }
 
+// Collective over tp: rows (R, V) from each rank's share of them.
+std::vector<float> Head::whole_rows(const Context& ctx, const Tensor& share) const {
+  const comm::Communicator& group = ctx.tp.group();
+  const std::vector<float> own = to_host_f32(ctx.backend, share);
+  const std::vector<float> all = group.all_gather(std::span<const float>(own));
+  const std::int64_t vocabulary = weight_.spec.tensors.front().shape[0];
+  std::vector<float> whole(all.size());
+  auto from = all.begin();
+  for (int r = 0; r < group.size(); ++r) {
+    const Slice part = share_of(vocabulary, r, group.size());
+    for (std::int64_t row = 0; row < share.dim(0); ++row, from += part.count) {
+      std::copy_n(from, part.count, whole.begin() + row * vocabulary + part.begin);
+    }
+  }
+  return whole;
+}
+
+void Head::each_row(
+    Context& ctx, const Tensor& x, const std::vector<std::int32_t>& rows,
+    const std::function<void(std::size_t i, std::span<const float> logits)>& use) const {
+  constexpr std::int64_t kOnHost = 16;  // rows
+  const Tensor all = all_rows(ctx, x);
+  const std::int64_t count = std::ssize(rows);
+  const Tensor picked = ctx.empty(all.dtype(), {count, all.dim(1)});
+  ctx.backend.gather_rows(all, to_device(ctx.backend, rows, {count}), picked);
+  std::size_t next = 0;
+  const std::int64_t block = block_rows(ctx);
+  for (std::int64_t begin = 0; begin < count; begin += block) {
+    const Tensor scores = logits(ctx, picked.rows(begin, std::min(block, count - begin)));
+    for (std::int64_t row = 0; row < scores.dim(0); row += kOnHost) {
+      const std::int64_t now = std::min(kOnHost, scores.dim(0) - row);
+      const std::vector<float> whole = whole_rows(ctx, scores.rows(row, now));
+      const std::size_t width = whole.size() / static_cast<std::size_t>(now);
+      for (std::int64_t i = 0; i < now; ++i, ++next) {
+        use(next, std::span(whole).subspan(static_cast<std::size_t>(i) * width, width));
+      }
+    }
+  }
+}
+
 Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
   const Tensor all = all_rows(ctx, x);
   const std::vector<std::int32_t>& target = ctx.host_batch->target;

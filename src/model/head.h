@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "model/context.h"
@@ -22,6 +24,11 @@ class Head {
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
+  /// Calls use(i, logits) for rows[i] of x, one after the other, with the logits (V) of the whole
+  /// vocabulary, the same on each rank of tp. Collective over tp.
+  void each_row(Context& ctx, const Tensor& x, const std::vector<std::int32_t>& rows,
+                const std::function<void(std::size_t i, std::span<const float> logits)>& use) const;
+
   struct Loss {
     std::vector<float> logprob;  // [T]
     Tensor dx;                   // (t, D) fp32
@@ -35,6 +42,7 @@ class Head {
 
  private:
   std::int64_t block_rows(const Context& ctx) const;
+  std::vector<float> whole_rows(const Context& ctx, const Tensor& share) const;
 
   Parameter& weight_;
   Slice vocabulary_;

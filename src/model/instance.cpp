@@ -8,8 +8,9 @@ namespace moesaic::model {
 namespace {
 
 std::unique_ptr<Backend> make_backend(const config::Run& run) {
-  return run.device == config::Device::kCuda ? make_cuda_backend(0)
-                                             : make_cpu_backend(static_cast<int>(run.threads));
+  return run.device == config::Device::kCuda
+             ? make_cuda_backend(0)
+             : make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
 }
 
 std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,

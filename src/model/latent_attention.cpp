@@ -1,6 +1,7 @@
 #include "model/latent_attention.h"
 
 #include <cmath>
+#include <vector>
 
 #include "base/share.h"
 #include "config/layers.h"
@@ -65,12 +66,35 @@ std::optional<RmsNorm> make_q_norm(Parameters& parameters, const std::string& pr
                                                         model.q_lora_rank, kNormEps, place, true));
 }
 
+// Rows of (token, head) in the order of (head, token), and back; offsets of the heads.
+struct HeadOrder {
+  Tensor by_head, by_token;  // (T H) int32
+  std::vector<std::int64_t> offsets;
+};
+
+HeadOrder order_of(const Context& ctx, std::int64_t tokens, std::int64_t heads) {
+  std::vector<std::int32_t> by_head(static_cast<std::size_t>(tokens * heads));
+  std::vector<std::int32_t> by_token(by_head.size());
+  HeadOrder order{{}, {}, {0}};
+  for (std::int64_t h = 0; h < heads; ++h) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      by_head[static_cast<std::size_t>(h * tokens + t)] = static_cast<std::int32_t>(t * heads + h);
+      by_token[static_cast<std::size_t>(t * heads + h)] = static_cast<std::int32_t>(h * tokens + t);
+    }
+    order.offsets.push_back((h + 1) * tokens);
+  }
+  order.by_head = to_device(ctx.backend, by_head, {tokens * heads});
+  order.by_token = to_device(ctx.backend, by_token, {tokens * heads});
+  return order;
+}
+
 }  // namespace
 
 LatentAttention::LatentAttention(Parameters& parameters, const std::string& prefix,
                                  const config::Model& model, std::int64_t layer, double init_std,
                                  double output_std, const Placement& place)
-    : nope_(model.qk_nope_head_dim),
+    : layer_(static_cast<std::size_t>(layer)),
+      nope_(model.qk_nope_head_dim),
       rotated_(model.qk_rope_head_dim),
       latent_(model.kv_lora_rank),
       shape_(own_heads(model, place)),
@@ -113,6 +137,66 @@ Tensor LatentAttention::fuse(Context& ctx, const Tensor& q, const Tensor& kv,
   return qkv;
 }
 
+LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) const {
+  const std::int64_t h = shape_.heads;
+  const Tensor heads = kv_.weight().reshaped({h, (nope_ + shape_.v_dim) * latent_});
+  const auto part = [&](std::int64_t first, std::int64_t rows) {
+    const Tensor to = ctx.empty(ctx.compute, {h, rows * latent_});
+    ctx.backend.copy_groups(heads, {first * latent_, 1, 0, rows * latent_}, to,
+                            {0, 1, 0, rows * latent_}, Write::kOverwrite);
+    return to.reshaped({h, rows, latent_});
+  };
+  return {.keys = ctx.empty(ctx.compute, {pages, 1, kPageTokens, latent_ + rotated_}),
+          .values = {},
+          .key_up = part(0, nope_),
+          .value_up = part(nope_, shape_.v_dim)};
+}
+
+// q (T, H (n + r)), latent (T, R) normed, down (T, R + r) with the rotated part. Returns (T, H v).
+// The products of a head want its rows together: they are moved there and back.
+Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
+                               const Tensor& down) const {
+  const LayerCache& cache = ctx.cache->at(layer_);
+  const PagedRuns runs = ctx.host_batch->runs.view();
+  const std::int64_t tokens = q.dim(0);
+  const std::int64_t h = shape_.heads;
+  const std::int64_t rows = tokens * h;
+  const std::int64_t width = latent_ + rotated_;
+  const Tensor entry = ctx.empty(ctx.compute, {tokens, width});
+  ctx.backend.copy_groups(latent, {0, 1, 0, latent_}, entry, {0, 1, 0, latent_}, Write::kOverwrite);
+  ctx.backend.copy_groups(down, {latent_, 1, 0, rotated_}, entry, {latent_, 1, 0, rotated_},
+                          Write::kOverwrite);
+  ctx.backend.store_in_pages(entry, {0, 1, 0, width}, runs, cache.keys);
+
+  const HeadOrder order = order_of(ctx, tokens, h);
+  const Tensor by_head = ctx.empty(ctx.compute, {rows, shape_.head_dim});
+  ctx.backend.gather_rows(q.reshaped({rows, shape_.head_dim}), order.by_head, by_head);
+  const Tensor nope = ctx.empty(ctx.compute, {rows, nope_});
+  ctx.backend.copy_groups(by_head, {0, 1, 0, nope_}, nope, {0, 1, 0, nope_}, Write::kOverwrite);
+  const Tensor absorbed = ctx.empty(ctx.compute, {rows, latent_});
+  ctx.backend.grouped_matmul_dx(nope, order.offsets, cache.key_up, absorbed);
+  const Tensor wide = ctx.empty(ctx.compute, {rows, width});
+  ctx.backend.copy_groups(absorbed, {0, 1, 0, latent_}, wide, {0, 1, 0, latent_},
+                          Write::kOverwrite);
+  ctx.backend.copy_groups(by_head, {nope_, 1, 0, rotated_}, wide, {latent_, 1, 0, rotated_},
+                          Write::kOverwrite);
+  const Tensor query = ctx.empty(ctx.compute, {rows, width});
+  ctx.backend.gather_rows(wide, order.by_token, query);
+
+  const Tensor mixed = ctx.empty(ctx.compute, {tokens, h, latent_});
+  const AttentionShape shape{
+      .heads = h, .kv_heads = 1, .head_dim = width, .v_dim = latent_, .scale = shape_.scale};
+  ctx.backend.paged_attention(query.reshaped({tokens, h * width}), shape, window_, runs, cache.keys,
+                              {}, mixed, ctx.empty(DType::kF32, {tokens, h}));
+  const Tensor mixed_by_head = ctx.empty(ctx.compute, {rows, latent_});
+  ctx.backend.gather_rows(mixed.reshaped({rows, latent_}), order.by_head, mixed_by_head);
+  const Tensor values = ctx.empty(ctx.compute, {rows, shape_.v_dim});
+  ctx.backend.grouped_matmul(mixed_by_head, order.offsets, cache.value_up, values);
+  const Tensor out = ctx.empty(ctx.compute, {rows, shape_.v_dim});
+  ctx.backend.gather_rows(values, order.by_token, out);
+  return out.reshaped({tokens, h * shape_.v_dim});
+}
+
 Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
@@ -129,7 +213,11 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   const Tensor latent = ctx.empty(DType::kF32, {tokens, latent_});
   const RowGroups whole{0, 1, 0, latent_};
   ctx.backend.copy_groups(down, whole, latent, whole, Write::kOverwrite);
-  const Tensor kv = kv_.forward(ctx, kv_norm_.forward(ctx, latent, &s.kv_norm), &s.kv_in);
+  const Tensor normed = kv_norm_.forward(ctx, latent, &s.kv_norm);
+  if (ctx.cache != nullptr) {
+    return output_.forward(ctx, attend(ctx, q, normed, down), &s.out_in);
+  }
+  const Tensor kv = kv_.forward(ctx, normed, &s.kv_in);
 
   s.qkv = fuse(ctx, q, kv, down);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});

@@ -32,14 +32,22 @@ class LatentAttention {
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
+  /// With a cache a token keeps [norm(c) | rot(k_rope)] alone, and W_b moves to the queries and the
+  /// results (section 2.1.2): q_nope W_bk against the latent vectors as one key that all heads
+  /// share, which are the values, too; then W_bv. The same numbers but for rounding.
+  std::int64_t page_elements() const { return kPageTokens * (latent_ + rotated_); }
+  LayerCache make_cache(const Context& ctx, std::int64_t pages) const;
+
  private:
   // The groups of the fused tensor's heads, and what is made of it.
   std::int64_t keys() const { return shape_.heads * shape_.head_dim; }
   std::int64_t values() const { return 2 * keys(); }
   Tensor fuse(Context& ctx, const Tensor& q, const Tensor& kv, const Tensor& down) const;
+  Tensor attend(Context& ctx, const Tensor& q, const Tensor& latent, const Tensor& down) const;
   Tensor query_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const;
   Tensor kv_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const;
 
+  std::size_t layer_;
   std::int64_t nope_, rotated_, latent_;  // widths of a key's two parts, and R
   AttentionShape shape_;
   std::int64_t window_;

@@ -37,6 +37,8 @@ class Linear {
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
+  const Tensor& weight() const { return weight_.compute; }
+
  private:
   Parameter& weight_;
   Parameter* bias_ = nullptr;

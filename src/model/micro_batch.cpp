@@ -27,6 +27,14 @@ std::int64_t MicroBatch::counted() const {
   return std::count_if(target.begin(), target.end(), [](std::int32_t t) { return t >= 0; });
 }
 
+void PageRuns::add(std::int64_t rows, std::int64_t first_position,
+                   std::span<const std::int32_t> sequence_pages) {
+  offsets.push_back(offsets.back() + rows);
+  position.push_back(first_position);
+  pages.insert(pages.end(), sequence_pages.begin(), sequence_pages.end());
+  page_offsets.push_back(std::ssize(pages));
+}
+
 std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share) {
   std::vector<std::int32_t> local(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {

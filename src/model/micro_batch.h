@@ -1,12 +1,23 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
 #include "model/placement.h"
 
 namespace moesaic::model {
+
+/// Rows that continue sequences whose past is in pages (PagedRuns).
+struct PageRuns {
+  std::vector<std::int64_t> offsets = {0}, position, page_offsets = {0};
+  std::vector<std::int32_t> pages;
+
+  void add(std::int64_t rows, std::int64_t first_position,
+           std::span<const std::int32_t> sequence_pages);
+  PagedRuns view() const { return {offsets, position, page_offsets, pages}; }
+};
 
 /// Consecutive samples, laid one after the other: T tokens that are planned and computed together.
 /// T = 0 is legal: a rank without work still takes part in the collectives.
@@ -19,6 +30,7 @@ struct MicroBatch {
   std::vector<std::uint8_t> task;       // [T]
   std::vector<std::int32_t> sample;     // [T] which of the samples it is of; empty: unknown
   std::int64_t first = 0;               // its first token among those of the step
+  PageRuns runs;                        // of all rows, where the context has a cache
 
   std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }
   std::int64_t counted() const;  // targets that are not -1

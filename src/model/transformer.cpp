@@ -142,6 +142,27 @@ const Moe* Transformer::moe(std::int64_t moe_layer) const {
   return nullptr;
 }
 
+std::int64_t Transformer::page_bytes(const Context& ctx) const {
+  std::int64_t elements = 0;
+  for (const Chunk& chunk : chunks_) {
+    for (const Block& block : chunk.blocks) {
+      elements += block.page_elements();
+    }
+  }
+  return elements * static_cast<std::int64_t>(size_of(ctx.compute));
+}
+
+PagedCache Transformer::make_cache(const Context& ctx, std::int64_t pages) const {
+  PagedCache cache(static_cast<std::size_t>(chunks_.back().layers.end()));
+  for (const Chunk& chunk : chunks_) {
+    for (std::size_t i = 0; i < chunk.blocks.size(); ++i) {
+      cache[static_cast<std::size_t>(chunk.layers.begin) + i] =
+          chunk.blocks[i].make_cache(ctx, pages);
+    }
+  }
+  return cache;
+}
+
 Tensor Transformer::local_tokens(Context& ctx) const {
   return to_device(ctx.backend, local_ids(ctx.host_batch->token, vocabulary_),
                    {ctx.host_batch->size()});

@@ -32,6 +32,11 @@ class Transformer {
   /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
+  /// Of a page in all layers of this rank, in the compute dtype.
+  std::int64_t page_bytes(const Context& ctx) const;
+  /// Room for so many pages of keys and values, for this rank's layers and heads.
+  PagedCache make_cache(const Context& ctx, std::int64_t pages) const;
+
   int chunks() const { return static_cast<int>(chunks_.size()); }
   bool begins(int chunk) const { return embedding_ != nullptr && chunk == 0; }
   bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }

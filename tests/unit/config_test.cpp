@@ -251,6 +251,11 @@ TEST(Validate, ResolvesDerivedDefaults) {
     resolve(scoring, "score");
     EXPECT_EQ(scoring.trace.path, trace);
   }
+  Config generating;
+  generating.run.dir = "out";
+  resolve(generating, "generate");
+  EXPECT_EQ(generating.generate.output, "out/generations.h5");
+  EXPECT_EQ(generating.trace.path, "out/generations.trace.h5");
 }
 
 // Protects that impossible configs are refused at once, with the numbers and what would do.
@@ -343,6 +348,13 @@ TEST(Validate, JudgesEachJob) {
   config.score.output = "scores";
   config.score.shards = "1/2";
   EXPECT_EQ(problems(config, "score", 1), Strings{});
+  config.generate.output = "g";
+  config.generate.top_p = 0.0;
+  config.generate.stop = {"", "x"};
+  EXPECT_EQ(problems(config, "generate", 1).size(), 4U);  // .h5, top_p, also without effect, stop
+  config.generate = {};
+  config.generate.output = "g.h5";
+  EXPECT_EQ(problems(config, "generate", 1), Strings{});
 }
 
 // Protects the example configs in the repository.

@@ -54,6 +54,7 @@ struct Oracle {
   std::vector<float> adamw;
   float adamw_after = 0.0F;
   std::vector<std::int32_t> prompt, continuation;
+  std::vector<float> continuation_logprobs;
 
   static Oracle read(const fs::path& file) {
     return io::hdf5_run([&] {
@@ -84,6 +85,7 @@ struct Oracle {
       }
       o.prompt = f.read_all<std::int32_t>("/generation/prompt");
       o.continuation = f.read_all<std::int32_t>("/generation/tokens");
+      o.continuation_logprobs = f.read_all<float>("/generation/logprobs");
       return o;
     });
   }
@@ -97,6 +99,29 @@ model::MicroBatch sequence(std::span<const std::int32_t> tokens) {
     batch.position.push_back(static_cast<std::int32_t>(t));
     batch.first_key.push_back(0);
     batch.task.push_back(0);
+  }
+  return batch;
+}
+
+// Tokens [begin, end) of a sequence whose earlier ones are in the cache.
+struct Piece {
+  std::span<const std::int32_t> tokens;
+  std::size_t begin, end;
+  std::vector<std::int32_t> pages;
+};
+
+model::MicroBatch pieces(const std::vector<Piece>& all) {
+  model::MicroBatch batch;
+  for (const Piece& piece : all) {
+    for (std::size_t t = piece.begin; t < piece.end; ++t) {
+      batch.token.push_back(piece.tokens[t]);
+      batch.target.push_back(-1);
+      batch.position.push_back(static_cast<std::int32_t>(t));
+      batch.first_key.push_back(0);
+      batch.task.push_back(0);
+    }
+    batch.runs.add(static_cast<std::int64_t>(piece.end - piece.begin),
+                   static_cast<std::int64_t>(piece.begin), piece.pages);
   }
   return batch;
 }
@@ -117,10 +142,11 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
     model::load_parameters(*instance, source, model::Load::kValues);
   }
 
-  std::vector<float> logits_of(const model::MicroBatch& batch,
-                               std::vector<io::RoutedRows>* routed) {
+  std::vector<float> logits_of(const model::MicroBatch& batch, std::vector<io::RoutedRows>* routed,
+                               const model::PagedCache* cache = nullptr) {
     model::Context ctx = instance->context();
     ctx.routed = routed;
+    ctx.cache = cache;
     ctx.dropless = true;
     model::set_batch(ctx, batch);
     const Tensor hidden = instance->transformer.forward(ctx, 0, {}, nullptr);
@@ -273,6 +299,57 @@ TEST_P(FamilyTest, GreedyContinuation) {
     ASSERT_EQ(best, expected) << "after " << tokens.size() << " tokens";
     tokens.push_back(best);
   }
+}
+
+// With keys and values kept: the prompt in two pieces, then token by token.
+TEST_P(FamilyTest, CachedGreedyContinuation) {
+  const model::PagedCache cache = instance->transformer.make_cache(instance->context(), 2);
+  std::vector<std::int32_t> tokens = oracle.prompt;
+  std::size_t done = tokens.size() / 2;
+  logits_of(pieces({{tokens, 0, done, {1, 0}}}), nullptr, &cache);
+  for (std::size_t i = 0; i < oracle.continuation.size(); ++i) {
+    const std::vector<float> logits =
+        logits_of(pieces({{tokens, done, tokens.size(), {1, 0}}}), nullptr, &cache);
+    done = tokens.size();
+    const auto last = logits.end() - static_cast<std::ptrdiff_t>(oracle.vocabulary);
+    const auto best = std::max_element(last, logits.end());
+    double sum = 0.0;
+    for (auto logit = last; logit != logits.end(); ++logit) {
+      sum += std::exp(static_cast<double>(*logit - *best));
+    }
+    ASSERT_EQ(best - last, oracle.continuation[i]) << "after " << tokens.size() << " tokens";
+    EXPECT_NEAR(-std::log(sum), static_cast<double>(oracle.continuation_logprobs[i]), 1e-3);
+    tokens.push_back(static_cast<std::int32_t>(best - last));
+  }
+}
+
+// Pieces over the borders of pages, of two sequences at once: as if each had been read whole.
+TEST_P(FamilyTest, CacheChangesNoLogit) {
+  std::vector<std::int32_t> a, b;
+  for (std::int32_t i = 0; i < 150; ++i) {
+    a.push_back((7 * i + i * i / 3) % static_cast<std::int32_t>(oracle.vocabulary));
+    b.push_back((5 * i + 11 + i * i / 7) % static_cast<std::int32_t>(oracle.vocabulary));
+  }
+  const model::PagedCache cache = instance->transformer.make_cache(instance->context(), 7);
+  const std::vector<std::int32_t> pages_a = {4, 1, 6}, pages_b = {0, 5, 3};
+  const auto width = static_cast<std::size_t>(oracle.vocabulary);
+  const std::vector<float> whole_a = logits_of(sequence(a), nullptr);
+  const std::vector<float> whole_b = logits_of(sequence(b), nullptr);
+  const auto compare = [&](const std::vector<Piece>& all) {
+    const std::vector<float> logits = logits_of(pieces(all), nullptr, &cache);
+    std::size_t at = 0;
+    for (const Piece& piece : all) {
+      const std::vector<float>& whole = piece.tokens.data() == a.data() ? whole_a : whole_b;
+      for (std::size_t i = piece.begin * width; i < piece.end * width; ++i, ++at) {
+        ASSERT_NEAR(logits[at], whole[i], 2e-4) << "token " << i / width;
+      }
+    }
+  };
+  compare({{a, 0, 60, pages_a}});
+  compare({{b, 0, 64, pages_b}, {a, 60, 61, pages_a}});
+  compare({{a, 61, 130, pages_a}, {b, 64, 65, pages_b}});
+  compare({{b, 65, 150, pages_b}, {a, 130, 149, pages_a}});
+  compare({{a, 149, 150, pages_a}});
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FamilyTest, ::testing::ValuesIn(all_families()),

@@ -8,8 +8,10 @@
 
 namespace moesaic {
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return std::make_unique<cpu::CpuBackend>(threads, cpu::best_kernels());
+std::unique_ptr<Backend> make_cpu_backend(int threads, bool matrix_units) {
+  cpu::InstructionSet set = cpu::best_kernels();
+  set.matrix_units = set.matrix_units && matrix_units;
+  return std::make_unique<cpu::CpuBackend>(threads, set);
 }
 
 namespace cpu {

@@ -82,6 +82,11 @@ class CpuBackend : public Backend {
   void add_sinks(const Tensor& sinks, const Tensor& out, const Tensor& lse) override;
   void sinks_backward(const Tensor& dout, const Tensor& out, const Tensor& lse, const Tensor& sinks,
                       const Tensor& dsinks) override;
+  void store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
+                      const Tensor& pages) override;
+  void paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
+                       const PagedRuns& runs, const Tensor& keys, const Tensor& values,
+                       const Tensor& out, const Tensor& lse) override;
   void swiglu(const Tensor& gate_up, float limit, const Tensor& y) override;
   void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
                        const Tensor& dgate_up) override;

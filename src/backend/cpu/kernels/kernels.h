@@ -59,6 +59,22 @@ struct GroupNorm {
   float count, eps;
 };
 
+/// Queries of neighbouring tokens of one sequence, and the one key head in pages that they share.
+template <class A>
+struct PagedHead {
+  const A* q;               // of the first row: `heads` neighbours of head_dim elements
+  Index q_stride;           // from row to row
+  Index heads;              // queries of a row
+  const A *keys, *values;   // of this head in page 0
+  Index key_page, key_row;  // from one page to the next, from one key to the next
+  Index value_page, value_row;
+  const std::int32_t* pages;  // of the sequence
+  Index position;             // of the first row
+  Index window;               // 0: no limit
+  Index head_dim, v_dim;
+  float scale;
+};
+
 struct RouteRow {
   Index experts, top_k, candidates, groups, top_groups, group_best;
   float threshold, temperature;
@@ -148,6 +164,10 @@ struct Kernels {
   // scratch: attention_backward_scratch floats.
   void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                              float* scratch);
+  // out and lse point at the first row and query of these; the queries of a row are neighbours.
+  // scratch: paged_scratch floats.
+  void (*paged_attention)(const PagedHead<A>& head, Index rows, A* out, Index out_stride,
+                          float* lse, Index lse_stride, float* scratch);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
@@ -231,6 +251,11 @@ constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v
   const Index both = padded_head(head_dim) + padded_head(v_dim);
   return 5 * kAttentionTile * kAttentionTile / 2 + kAttentionTile * (padded_head(head_dim) + both) +
          (tokens + 1) / 2 * 3 * both + tokens * padded_head(head_dim) + (tokens + 15) / 16 * 16;
+}
+
+/// Floats of scratch of paged attention.
+constexpr Index paged_scratch(Index head_dim, Index v_dim) {
+  return kAttentionTile + padded_head(head_dim) + padded_head(v_dim);
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row

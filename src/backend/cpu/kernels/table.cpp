@@ -30,6 +30,7 @@ constexpr Kernels<A> kKernels = {
     .swiglu_backward = swiglu_backward<A>,
     .attention = attention<A>,
     .attention_backward = attention_backward<A>,
+    .paged_attention = paged_attention<A>,
     .combine = combine<A>,
     .combine_backward = combine_backward<A>,
     .cross_entropy_backward = cross_entropy_backward<A>,

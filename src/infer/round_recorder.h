@@ -13,18 +13,20 @@ namespace moesaic::infer {
 struct RoundSums {
   double nats = 0.0;  // -log p of the targets
   double tokens = 0.0, targets = 0.0;
+  double work = 0.0;  // of all that the job has to do, in tokens
   std::vector<double> task_tokens;
 };
 
 /// Turns rounds into rows of the trace and lines of progress.
-class ScoreRecorder {
+class RoundRecorder {
  public:
   /// Collective over the mesh. last_step: the trace is cut to this round and continued; 0: new.
-  ScoreRecorder(const config::Config& config, model::Instance& instance,
-                const ScoreCorpora& corpora, std::int64_t last_step, double all_tokens);
+  /// all_work: the sum of the rounds to come.
+  RoundRecorder(const config::Config& config, model::Instance& instance,
+                const ScoreCorpora& corpora, std::int64_t last_step, double all_work);
 
-  /// Collective over the mesh. sums, stats: of all ranks.
-  void add(const RoundSums& sums, model::MoeStats& stats, std::int64_t shard);
+  /// Collective over the mesh. sums, stats: of all ranks. place: for the line of progress.
+  void add(const RoundSums& sums, model::MoeStats& stats, const std::string& place);
   void event(const std::string& kind, const std::string& message) {
     trace_.event(step_, kind, message);
   }
@@ -36,14 +38,14 @@ class ScoreRecorder {
   double longest_round() const { return longest_round_; }
 
  private:
-  void show(double seconds, double tokens, std::int64_t shard);
+  void show(double seconds, const RoundSums& sums, const std::string& place);
 
   const comm::Communicator& world_;
   model::JobTrace trace_;
-  std::int64_t step_, shards_;
-  double all_tokens_, done_tokens_ = 0.0;
+  std::int64_t step_;
+  double all_work_, done_work_ = 0.0;
   double longest_round_ = 0.0;  // seconds
-  Pace pace_;
+  Pace tokens_, work_;
 };
 
 }  // namespace moesaic::infer

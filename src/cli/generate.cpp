@@ -1,0 +1,257 @@
+#include "cli/generate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/text.h"
+#include "base/version.h"
+#include "cli/checkpoint_model.h"
+#include "cli/facts.h"
+#include "cli/threads.h"
+#include "cli/trace_size.h"
+#include "comm/mesh.h"
+#include "config/compare.h"
+#include "config/validate.h"
+#include "infer/generator.h"
+#include "io/files.h"
+#include "io/run_lock.h"
+#include "io/space.h"
+#include "model/storage.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What the job reads, checked on every rank.
+struct Inputs {
+  config::Config config;
+  infer::ScoreCorpora corpora;
+  std::optional<io::Tokenizer> tokenizer;  // none: bare shards do not name theirs
+  infer::GenerateRules rules;
+  std::string model;  // path and step
+};
+
+std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
+                                          const config::GenerateJob& keys) {
+  if (!corpus.vocab_sha256.empty()) {
+    return io::Tokenizer::of(corpus);
+  }
+  if (!keys.stop.empty()) {
+    throw Error(Exit::kUsage,
+                fmt::format("generate.stop needs texts, but {} does not say with which tokenizer "
+                            "it was made: leave it out, or make the corpus with tokenize",
+                            corpus.name));
+  }
+  return std::nullopt;
+}
+
+// Those of the corpus and of a Hugging Face folder.
+std::vector<std::int32_t> ends_of(io::ModelSource& source, const io::CorpusInfo& corpus) {
+  std::vector<std::int32_t> ends;
+  if (source.folder() != nullptr) {
+    ends = io::end_tokens(source.path());
+  }
+  if (corpus.eos_id >= 0) {
+    ends.push_back(static_cast<std::int32_t>(corpus.eos_id));
+  }
+  return ends;
+}
+
+void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
+  inputs.config = config::checked(adopt_model(parsed), ranks);
+  const config::Config& config = inputs.config;
+  auto source = io::ModelSource::open(config.model.path);
+  adopt_pool(source, inputs.config);
+  const std::vector<std::string> tasks = source.tasks();
+  adopt_tasks(tasks, inputs.config);
+  inputs.corpora = infer::ScoreCorpora::open(config.data.corpus, tasks);
+  const io::CorpusInfo& corpus = inputs.corpora.first();
+  check_vocabulary(source, corpus);
+  inputs.tokenizer = tokenizer_of(corpus, config.generate);
+  inputs.model = source.text();
+  const config::GenerateJob& keys = config.generate;
+  inputs.rules = {.max_tokens = keys.max_tokens,
+                  .max_seq = config.model.max_seq,
+                  .ends = ends_of(source, corpus),
+                  .tokenizer = inputs.tokenizer ? &*inputs.tokenizer : nullptr,
+                  .stop = &keys.stop,
+                  .batch = keys.batch > 0 ? keys.batch : config::GenerateJob::kMostAtOnce,
+                  .prefill = keys.prefill};
+}
+
+/// What all ranks must see alike.
+comm::Facts facts_of(const Inputs& inputs) {
+  comm::Facts facts = cli::facts_of(inputs.config);
+  facts.push_back(fact_of_model(inputs.config.model.path));
+  std::vector<io::ShardInfo> shards;
+  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
+    shards.push_back(inputs.corpora.info(shard));
+  }
+  facts.push_back(fact_of("data.corpus", shards));
+  return facts;
+}
+
+/// A hash of all that the tokens depend on. It reads bare shards, which have no manifest.
+std::string fingerprint(const Inputs& inputs) {
+  const config::Config& config = inputs.config;
+  std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
+  text += io::ModelSource::open(config.model.path).fingerprint() + "\n";
+  for (const std::int32_t end : inputs.rules.ends) {
+    text += fmt::format("end {}\n", end);
+  }
+  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
+    const io::ShardInfo& info = inputs.corpora.info(shard);
+    text += fmt::format("{} {}\n", info.file.filename().string(),
+                        info.sha256.empty() ? io::sha256_of_file(info.file) : info.sha256);
+  }
+  constexpr std::array<std::string_view, 4> kFree = {"generate.output", "generate.batch",
+                                                     "generate.cache", "generate.prefill"};
+  for (const auto& [key, value] : config::flatten(config)) {
+    const bool counts = key.starts_with("generate.") || key.starts_with("router.") ||
+                        key == "run.precision" || key == "run.deterministic";
+    if (counts && std::find(kFree.begin(), kFree.end(), key) == kFree.end()) {
+      text += fmt::format("{} = {}\n", key, value);
+    }
+  }
+  return Sha256::of(std::as_bytes(std::span(text)));
+}
+
+void check_outputs_fit(const Inputs& inputs, std::int64_t documents, const fs::path& folder,
+                       int ranks) {
+  // Twice, in parts and joined: ids, numbers and texts, in both files, of the longest
+  // continuations.
+  constexpr double kPerDocument = 256.0, kPerToken = 16.0, kPerFile = 1 << 20;
+  const config::Config& config = inputs.config;
+  const std::int64_t longest = std::min(config.generate.max_tokens, config.model.max_seq);
+  const auto tokens = static_cast<double>(documents * longest);
+  const double bytes =
+      2.0 * (tokens * kPerToken + static_cast<double>(documents) * kPerDocument + kPerFile);
+  const int replicas = ranks / static_cast<int>(config.parallel.tp * config.parallel.pp);
+  const std::int64_t at_once = inputs.rules.batch * replicas;
+  const std::int64_t rows = (documents / at_once + 1) * (longest + 1) / config.trace.every;
+  const double trace =
+      trace_size(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(), rows);
+  io::check_space({{fmt::format("continuations of {} documents", documents), folder,
+                    std::max(0.0, bytes - io::bytes_below(folder))},
+                   {fmt::format("a trace of {} rows", rows), config.trace.path,
+                    std::max(0.0, trace - io::bytes_below(config.trace.path))}},
+                  "free some, lower generate.max_tokens, raise trace.every, or choose another "
+                  "generate.output");
+}
+
+/// Rank 0 claims the outputs.
+std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, std::int64_t documents,
+                                           const io::GenerationsOutput& output, int ranks) {
+  const config::Config& config = inputs.config;
+  io::make_folder(output.folder());
+  auto lock = std::make_unique<io::RunLock>(output.folder());
+  output.prepare();
+  check_outputs_fit(inputs, documents, output.folder(), ranks);
+  if (!config.run.dir.empty()) {
+    io::make_folder(config.run.dir);
+    io::write_whole(fs::path(config.run.dir) / "generate.cfg", config::to_cfg(config));
+    log::add_file(fs::path(config.run.dir) / "log.txt");
+  }
+  return lock;
+}
+
+void print_end(const io::GenerationTotals& totals, const std::string& path,
+               const io::GenerationsOutput& output) {
+  log::print(fmt::format("tokens {} in {} continuations\ncontinuations: {} {}", totals.tokens,
+                         totals.documents, path, output.lines().string()));
+}
+
+/// Collective over the mesh: computes the missing parts.
+infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
+                              const io::GenerationsOutput& output, const comm::Communicator& world,
+                              comm::Watchdog& watchdog) {
+  config::Config& config = inputs.config;
+  comm::Mesh mesh = model::make_mesh(config, world.ledger());
+  const Threads threads = choose_threads(config.run, mesh.node);
+  config.run.threads = threads.count;
+  log::print(table(mesh.layout.rows()));
+  log::print(table(
+      {{"model", inputs.model},
+       {"prompts", fmt::format("{} from {} shards", prompts.documents(), inputs.corpora.shards())},
+       {"placement", threads.place},
+       {"trace", config.trace.path}}));
+  std::optional<model::Instance> instance;
+  world.together("set up the model", [&] {
+    check_folder(config, world);
+    instance.emplace(config, mesh, false);
+    auto source = io::ModelSource::open(config.model.path);
+    model::load_parameters(*instance, source, model::Load::kValues,
+                           [&] { watchdog.doing("loading"); });
+  });
+  const infer::GenerateResult result =
+      infer::generate({config, *instance, inputs.corpora, prompts, inputs.rules, output, watchdog});
+  instance.reset();
+  mesh.close();
+  return result;
+}
+
+/// Collective over world: whether both files are there already. Else rank 0 claims them.
+bool is_finished(const Inputs& inputs, std::int64_t documents, const io::GenerationsOutput& output,
+                 const comm::Communicator& world, std::unique_ptr<io::RunLock>& lock) {
+  std::int64_t finished = 0;
+  world.together("create the output", [&] {
+    if (!world.is_root()) {
+      return;
+    }
+    if (output.is_finished()) {
+      finished = 1;
+      output.drop_parts();
+      log::print("already generated, with the same model, corpus and settings");
+      print_end(output.totals(), inputs.config.generate.output, output);
+      return;
+    }
+    lock = claim_outputs(inputs, documents, output, world.size());
+  });
+  world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
+  return finished != 0;
+}
+
+}  // namespace
+
+int generate(const config::Parsed& parsed, const comm::Communicator& world,
+             comm::Watchdog& watchdog) {
+  Inputs inputs;
+  std::string print;
+  comm::Facts facts;
+  world.together("read the config", [&] {
+    read_inputs(parsed, world.size(), inputs);
+    print = world.is_root() ? fingerprint(inputs) : "";
+    facts = facts_of(inputs);
+  });
+  comm::check_same(facts, world);
+  world.broadcast(print, 0);
+  watchdog.doing("loading");
+  infer::Prompts prompts(inputs.corpora);
+  const io::GenerationsOutput output(inputs.config.generate.output, prompts.parts(),
+                                     {inputs.model, config::to_cfg(inputs.config), print});
+  std::unique_ptr<io::RunLock> lock;
+  if (is_finished(inputs, prompts.documents(), output, world, lock)) {
+    return 0;
+  }
+  const infer::GenerateResult result = compute(inputs, prompts, output, world, watchdog);
+  if (result.stopped) {
+    log::info(fmt::format("stopped with {} new parts: the same command goes on", result.new_parts));
+    return static_cast<int>(result.new_parts > 0 ? Exit::kStopped : Exit::kTerminated);
+  }
+  world.together("finish the continuations", [&] {
+    if (world.is_root()) {
+      print_end(output.finish(), inputs.config.generate.output, output);
+    }
+  });
+  return 0;
+}
+
+}  // namespace moesaic::cli

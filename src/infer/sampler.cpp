@@ -1,0 +1,91 @@
+#include "infer/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tensor/rng.h"
+
+namespace moesaic::infer {
+namespace {
+
+struct Candidate {
+  std::int32_t token;
+  double weight;  // probability, but for a common factor
+};
+
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+}
+
+double sum(const std::vector<Candidate>& candidates) {
+  double total = 0.0;
+  for (const Candidate& candidate : candidates) {
+    total += candidate.weight;
+  }
+  return total;
+}
+
+void keep_likeliest(std::vector<Candidate>& candidates, std::int64_t count) {
+  const auto end = candidates.begin() + std::min(count, std::ssize(candidates));
+  std::partial_sort(candidates.begin(), end, candidates.end(), likelier);
+  candidates.erase(end, candidates.end());
+}
+
+// The first of them, in the order of likelihood, that reach the share p of the whole.
+void keep_share(std::vector<Candidate>& candidates, double p) {
+  std::sort(candidates.begin(), candidates.end(), likelier);
+  const double enough = p * sum(candidates);
+  double reached = 0.0;
+  std::size_t count = 0;
+  while (count < candidates.size() && (count == 0 || reached < enough)) {
+    reached += candidates[count].weight;
+    ++count;
+  }
+  candidates.resize(count);
+}
+
+}  // namespace
+
+std::int32_t Sampler::draw(std::span<const float> logits, std::int64_t document,
+                           std::int64_t place) const {
+  const double best = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+  std::vector<Candidate> candidates(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    candidates[i] = {static_cast<std::int32_t>(i),
+                     std::exp((static_cast<double>(logits[i]) - best) / keys_.temperature)};
+  }
+  if (keys_.top_k > 0) {
+    keep_likeliest(candidates, keys_.top_k);
+  }
+  if (keys_.top_p < 1.0) {
+    keep_share(candidates, keys_.top_p);
+  }
+  if (keys_.min_p > 0.0) {  // the likeliest one weighs 1
+    std::erase_if(candidates, [&](const Candidate& c) { return c.weight < keys_.min_p; });
+  }
+  const Rng rng(static_cast<std::uint64_t>(keys_.seed), static_cast<std::uint64_t>(document));
+  double left = rng.uniform(static_cast<std::uint64_t>(place)) * sum(candidates);
+  for (const Candidate& candidate : candidates) {
+    left -= candidate.weight;
+    if (left < 0.0) {
+      return candidate.token;
+    }
+  }
+  return candidates.back().token;
+}
+
+Sample Sampler::choose(std::span<const float> logits, std::int64_t document,
+                       std::int64_t place) const {
+  const auto best = std::max_element(logits.begin(), logits.end());
+  const auto chosen = keys_.temperature > 0.0 ? draw(logits, document, place)
+                                              : static_cast<std::int32_t>(best - logits.begin());
+  double total = 0.0;
+  for (const float logit : logits) {
+    total += std::exp(static_cast<double>(logit - *best));
+  }
+  const float above = logits[static_cast<std::size_t>(chosen)] - *best;
+  return {chosen, static_cast<float>(static_cast<double>(above) - std::log(total))};
+}
+
+}  // namespace moesaic::infer

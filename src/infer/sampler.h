@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "config/config.h"
+
+namespace moesaic::infer {
+
+struct Sample {
+  std::int32_t token = 0;
+  float logprob = 0.0F;  // under the model's own distribution, nats
+};
+
+/// Chooses the next token. With a temperature: softmax(logits / temperature), of which top_k, top_p
+/// and min_p leave a part, in this order (Holtzman et al. 2020; Nguyen et al. 2024). A draw is a
+/// function of (seed, document, place) and the logits alone.
+class Sampler {
+ public:
+  explicit Sampler(const config::GenerateJob& keys) : keys_(keys) {}
+
+  /// document: its number in the corpus; place: of the token in the continuation. Of equal logits
+  /// the lower token is the likelier one.
+  Sample choose(std::span<const float> logits, std::int64_t document, std::int64_t place) const;
+
+ private:
+  std::int32_t draw(std::span<const float> logits, std::int64_t document, std::int64_t place) const;
+
+  config::GenerateJob keys_;
+};
+
+}  // namespace moesaic::infer

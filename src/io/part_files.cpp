@@ -1,0 +1,73 @@
+#include "io/part_files.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/corpus_shard.h"
+#include "io/files.h"
+
+namespace moesaic::io {
+
+namespace fs = std::filesystem;
+
+PartFiles::PartFiles(fs::path folder, std::string name, std::int64_t count, std::string fingerprint,
+                     FingerprintOf fingerprint_of)
+    : folder_(std::move(folder)),
+      name_(std::move(name)),
+      count_(count),
+      fingerprint_(std::move(fingerprint)),
+      fingerprint_of_(std::move(fingerprint_of)) {}
+
+fs::path PartFiles::part(std::int64_t i) const {
+  return folder_ / shard_file_name(name_, i, count_);
+}
+
+bool PartFiles::is_current(const fs::path& file) const {
+  return fs::exists(file) && fingerprint_of_(file) == fingerprint_;
+}
+
+std::vector<std::uint8_t> PartFiles::done() const {
+  std::vector<std::uint8_t> done;
+  for (std::int64_t i = 0; i < count_; ++i) {
+    done.push_back(is_current(part(i)) ? 1 : 0);
+  }
+  return done;
+}
+
+void PartFiles::drop_stale(const fs::path& file) const {
+  if (!fs::exists(file) || is_current(file)) {
+    return;
+  }
+  const fs::path other = set_aside(file);
+  log::info(fmt::format("{} is of another model, corpus, setting or version: it is now {}",
+                        file.string(), other.string()));
+}
+
+void PartFiles::drop_other_counts() const {
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_part = name.starts_with(name_ + "-") && name.find("-of-") != std::string::npos &&
+                         entry.path().extension() == ".h5";
+    if (is_part && !name.ends_with(fmt::format("-of-{:05}.h5", count_))) {
+      others.push_back(entry.path());
+    }
+  }
+  for (const fs::path& other : others) {
+    drop_stale(other);
+  }
+}
+
+void PartFiles::make_folder() const {
+  io::make_folder(folder_);
+  if (::access(folder_.c_str(), W_OK) != 0) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("{}: cannot write into this folder", fs::absolute(folder_).string()));
+  }
+}
+
+}  // namespace moesaic::io

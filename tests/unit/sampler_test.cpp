@@ -1,0 +1,117 @@
+// Protects how tokens are drawn: the rules one by one and in their order, the distribution, and
+// that a draw follows from the seed, the document and the place alone.
+#include "infer/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+#include <vector>
+
+namespace moesaic::infer {
+namespace {
+
+// Probabilities 0.1, 0.2, 0.4 and 0.3.
+const std::vector<float> kLogits = {std::log(0.1F), std::log(0.2F), std::log(0.4F), std::log(0.3F)};
+
+config::GenerateJob warm(double temperature = 1.0) {
+  config::GenerateJob keys;
+  keys.temperature = temperature;
+  return keys;
+}
+
+// Shares of each token in many draws.
+std::vector<double> shares(const config::GenerateJob& keys) {
+  constexpr int kDraws = 40000;
+  std::vector<double> count(kLogits.size(), 0.0);
+  const Sampler sampler(keys);
+  for (int i = 0; i < kDraws; ++i) {
+    count[static_cast<std::size_t>(sampler.choose(kLogits, i / 100, i % 100).token)] +=
+        1.0 / kDraws;
+  }
+  return count;
+}
+
+void expect_shares(const config::GenerateJob& keys, const std::vector<double>& expected) {
+  const std::vector<double> actual = shares(keys);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (expected[i] == 0.0) {
+      EXPECT_EQ(actual[i], 0.0) << "token " << i;
+    } else {
+      EXPECT_NEAR(actual[i], expected[i], 0.01) << "token " << i;
+    }
+  }
+}
+
+TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEqualOnes) {
+  const Sampler sampler{config::GenerateJob{}};
+  EXPECT_EQ(sampler.choose(kLogits, 3, 5).token, 2);
+  EXPECT_NEAR(sampler.choose(kLogits, 3, 5).logprob, std::log(0.4), 1e-6);
+  EXPECT_EQ(sampler.choose(std::vector<float>{1.0F, 7.0F, 7.0F}, 0, 0).token, 1);
+}
+
+TEST(Sampler, DrawsWithTheProbabilitiesOfTheTemperature) {
+  expect_shares(warm(), {0.1, 0.2, 0.4, 0.3});
+  expect_shares(warm(0.5), {1.0 / 30, 4.0 / 30, 16.0 / 30, 9.0 / 30});
+}
+
+TEST(Sampler, TopKKeepsTheLikeliest) {
+  config::GenerateJob keys = warm();
+  keys.top_k = 2;
+  expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
+  keys.top_k = 100;
+  expect_shares(keys, {0.1, 0.2, 0.4, 0.3});
+}
+
+TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
+  config::GenerateJob keys = warm();
+  keys.top_p = 0.39;
+  expect_shares(keys, {0.0, 0.0, 1.0, 0.0});
+  keys.top_p = 0.41;
+  expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
+}
+
+TEST(Sampler, MinPKeepsAShareOfTheLikeliest) {
+  config::GenerateJob keys = warm();
+  keys.min_p = 0.45;
+  expect_shares(keys, {0.0, 2.0 / 9, 4.0 / 9, 3.0 / 9});
+}
+
+// top_p counts what top_k has left: 0.75 of the three likeliest is reached by two of them, of all
+// tokens by three.
+TEST(Sampler, RulesApplyInTheirOrder) {
+  config::GenerateJob keys = warm();
+  keys.top_k = 3;
+  keys.top_p = 0.75;
+  expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
+  keys.top_k = 0;
+  expect_shares(keys, {0.0, 2.0 / 9, 4.0 / 9, 3.0 / 9});
+}
+
+// The log-probability is the model's own, whatever the rules leave.
+TEST(Sampler, LogprobIsOfTheUnmodifiedDistribution) {
+  config::GenerateJob keys = warm(0.3);
+  keys.top_k = 1;
+  EXPECT_NEAR(Sampler(keys).choose(kLogits, 0, 0).logprob, std::log(0.4), 1e-6);
+}
+
+TEST(Sampler, DrawsFollowFromSeedDocumentAndPlace) {
+  config::GenerateJob keys = warm();
+  const Sampler a(keys), same(keys);
+  keys.seed = 2;
+  const Sampler other(keys);
+  int by_document = 0, by_place = 0, by_seed = 0;
+  for (int i = 0; i < 200; ++i) {
+    EXPECT_EQ(a.choose(kLogits, i, 7).token, same.choose(kLogits, i, 7).token);
+    by_document += a.choose(kLogits, i, 7).token != a.choose(kLogits, i + 1, 7).token ? 1 : 0;
+    by_place += a.choose(kLogits, i, 7).token != a.choose(kLogits, i, 8).token ? 1 : 0;
+    by_seed += a.choose(kLogits, i, 7).token != other.choose(kLogits, i, 7).token ? 1 : 0;
+  }
+  // Independent draws differ in 0.7 of all cases.
+  for (const int differing : {by_document, by_place, by_seed}) {
+    EXPECT_GT(differing, 100);
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::infer
