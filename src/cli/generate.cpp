@@ -116,7 +116,8 @@ std::string fingerprint(const Inputs& inputs) {
                                                      "generate.cache", "generate.prefill"};
   for (const auto& [key, value] : config::flatten(config)) {
     const bool counts = key.starts_with("generate.") || key.starts_with("router.") ||
-                        key == "run.precision" || key == "run.deterministic";
+                        key == "run.precision" || key == "run.quantize" ||
+                        key == "run.deterministic";
     if (counts && std::find(kFree.begin(), kFree.end(), key) == kFree.end()) {
       text += fmt::format("{} = {}\n", key, value);
     }

@@ -119,7 +119,8 @@ const std::vector<Job>& jobs() {
        "folders as they are, with model.path.",
        "moesaic convert runs/first/checkpoints exported --convert.dtype bf16"},
       {"verify", "moesaic verify PATH...", true,
-       "Checks corpora, checkpoints, Hugging Face folders, traces and scores, and says what is wrong "
+       "Checks corpora, checkpoints, Hugging Face folders, traces and scores, and says what is "
+       "wrong "
        "with them.",
        "moesaic verify corpus/train runs/first/checkpoints"},
   };

@@ -181,8 +181,8 @@ std::vector<Key> run_keys() {
 
 std::vector<Key> job_keys() {
   std::vector<Key> all = tokenize_keys();
-  for (const auto& part : {score_keys(), generate_keys(), experts_keys(), convert_keys(), plan_keys(),
-                           run_keys()}) {
+  for (const auto& part :
+       {score_keys(), generate_keys(), experts_keys(), convert_keys(), plan_keys(), run_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -152,8 +152,7 @@ void write_checkpoint(const fs::path& dir, Kind kind) {
                                 {"step", 7},
                                 {"task_names", {"none", "code"}},
                                 {"vocab_sha256", io::Tokenizer::bytes().sha256()}};
-  std::vector<std::vector<float>> host;
-  const auto blocks = model::blocks_to_save(instance, host);
+  const auto blocks = model::blocks_to_save(instance);
   io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());
 }
 
