@@ -219,9 +219,9 @@ GenerateResult Generator::run() {
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();
     const std::vector<std::vector<SequenceRun>> parts = cut_runs(runs, instance_.mesh.pp.size());
-    std::vector<model::MicroBatch> batches;
-    for (const std::vector<SequenceRun>& part : parts) {
-      batches.push_back(to_micro_batch(part));
+    std::vector<model::MicroBatch> batches(parts.size());
+    for (std::size_t j = 0; j < parts.size(); ++j) {
+      batches[j] = to_micro_batch(parts[j]);
     }
     const std::vector<Sample> samples = forward(parts, batches);
     for (const Sample& sample : samples) {

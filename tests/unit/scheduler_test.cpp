@@ -6,6 +6,8 @@
 
 #include <map>
 #include <set>
+#include <span>
+#include <string>
 
 namespace moesaic::infer {
 namespace {
@@ -119,7 +121,7 @@ TEST(Scheduler, SequencesRunTogether) {
 TEST(Scheduler, SharedBeginningsAreComputedOnce) {
   GenerateRules rules{.max_tokens = 4, .max_seq = 1000, .ends = {}};
   rules.batch = 4;
-  rules.prefill = 150;
+  rules.prefill = 140;  // the first prompt alone
   std::vector<Prompt> prompts;
   for (std::int64_t d = 0; d < 6; ++d) {
     prompts.push_back(prompt(5, 140));
@@ -166,6 +168,28 @@ TEST(Scheduler, StopStrings) {
   EXPECT_TRUE(stopped);
   EXPECT_EQ(taken, 14U);
   EXPECT_EQ(text.text(), "a b ababc ");
+}
+
+// Prompt and continuation together are the text, spaces between words and bytes of letters
+// included.
+TEST(Scheduler, TextsContinueTheirPrompts) {
+  std::vector<std::string> texts;
+  for (int i = 0; i < 200; ++i) {
+    texts.push_back("some words of number " + std::to_string(i * i) + " and others");
+  }
+  const io::Tokenizer tokenizer =
+      io::Tokenizer::from_model(io::train_tokenizer(texts, 340), "trained");
+  const std::string text = "some other words: \xE2\x82\xAC 12  of them";
+  const std::vector<std::int32_t> tokens = tokenizer.encode(text);
+  const std::vector<std::string> stops;
+  for (std::size_t given = 0; given < tokens.size(); ++given) {
+    const auto prompt = std::span(tokens).first(given);
+    StopText rest(tokenizer, stops, prompt);
+    for (const std::int32_t token : std::span(tokens).subspan(given)) {
+      rest.add(token);
+    }
+    EXPECT_EQ(tokenizer.decode(prompt) + rest.text(), text) << given << " tokens are given";
+  }
 }
 
 // Tokens that an embedding has and a vocabulary has not become a sign for the unknown.
