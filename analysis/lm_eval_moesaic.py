@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""EleutherAI's lm-evaluation-harness with moesaic as its model: the harness' own command line.
+
+usage: lm_eval_moesaic.py --model moesaic --model_args path=FOLDER,KEY=VALUE,... --tasks TASK,...
+path       the model: a Hugging Face folder, or a checkpoint
+tokenizer  the folder of its tokenizer, where path has none (checkpoints)
+launcher   what stands before the program: "mpirun -n 4", "srun --mpi=pmix"
+binary     the program (build/release/moesaic)
+precision  bf16 (default) or fp32
+workdir    keeps requests and scores: an evaluation that was killed goes on with the same command.
+           On several hosts: a folder that all of them see. Default: a temporary folder
+max_length add_bos_token prefix_token_id    as those of the harness' model hf
+SECTION.KEY    any key of the program: parallel.ep=2
+From Python: `from lm_eval_moesaic import Moesaic`, then lm_eval.simple_evaluate(model=Moesaic(...)).
+Requests are those of the harness' model hf, token by token. No chat templates, no generate_until.
+"""
+import sys
+
+from engine import Engine, EngineError, model_keys
+from traces import fail
+
+try:
+    from lm_eval import utils
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from transformers import AutoTokenizer
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    fail(69, f"it needs lm_eval and transformers, but {error}: pip install lm_eval transformers")
+
+DEFAULT_MAX_LENGTH = 2048  # the harness' own, where neither model nor tokenizer has one
+NO_LIMIT = 10 ** 29        # tokenizers without a length say 1e30
+
+
+@register_model("moesaic")
+class Moesaic(TemplateLM):
+    """Answers all requests of one kind by one run of `moesaic score`."""
+
+    def __init__(self, path, tokenizer=None, launcher=None, binary=None, precision="bf16",
+                 workdir=None, max_length=None, add_bos_token=None, prefix_token_id=None,
+                 device=None, batch_size=None, max_batch_size=None, **keys):
+        """batch_size, max_batch_size: of no meaning here, but given by the harness.
+        keys: the program's, which are those with a dot."""
+        super().__init__()
+        unknown = [name for name in keys if "." not in name]
+        if unknown:
+            raise EngineError(64, f"no such model argument: {', '.join(unknown)} (keys of the program "
+                                  "are written SECTION.KEY)")
+        vocab_size, model_length = model_keys(path)
+        options = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, **options)
+        except (OSError, ValueError) as problem:
+            raise EngineError(66, f"no tokenizer in {tokenizer or path}: name a folder that has one "
+                                  f"with tokenizer= ({problem})") from problem
+        self.add_bos_token = add_bos_token
+        self._prefix_token_id = prefix_token_id
+        if self.prefix_token_id is None:
+            raise EngineError(64, "the tokenizer has neither bos nor eos: name the token before a "
+                                  "text without context with prefix_token_id=")
+        own = {"run.precision": precision, **({"run.device": device} if device else {})}
+        self.engine = Engine(path=str(path), vocab_size=vocab_size,
+                             max_length=max_length or model_length or self.tokenizer_length(),
+                             launcher=launcher or "", workdir=workdir, keys={**own, **keys},
+                             **({"binary": str(binary)} if binary else {}))
+
+    def tokenizer_length(self):
+        length = getattr(self.tokenizer, "model_max_length", NO_LIMIT)
+        return length if length < NO_LIMIT else DEFAULT_MAX_LENGTH
+
+    @property
+    def eot_token_id(self):
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self):
+        for token in (self._prefix_token_id, self.tokenizer.bos_token_id):
+            if token is not None:
+                return token
+        return self.tokenizer.eos_token_id
+
+    @property
+    def max_length(self):
+        return self.engine.max_length
+
+    def tok_encode(self, string, add_special_tokens=None, **_):
+        """Tokens of a text. A bos that the text begins with is not put before it once more."""
+        options = {}
+        if add_special_tokens is not None:
+            options["add_special_tokens"] = add_special_tokens
+        elif string.startswith(self.tokenizer.decode([self.prefix_token_id])):
+            options["add_special_tokens"] = False
+        elif self.add_bos_token is not None:
+            options["add_special_tokens"] = self.add_bos_token
+        return self.tokenizer.encode(string, **options)
+
+    def _loglikelihood_tokens(self, requests, **_):
+        return self.engine.score([(tuple(given), tuple(continuation))
+                                  for _, given, continuation in requests])
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        """The log-probability of each whole text, in windows that do not overlap but for what the
+        last one is given."""
+        windows, owners = [], []
+        for number, (text,) in enumerate(request.args for request in requests):
+            for window in utils.get_rolling_token_windows(
+                    token_list=self.tok_encode(text), prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length, context_len=1):
+                given, continuation = utils.make_disjoint_window(window)
+                windows.append((tuple(given), tuple(continuation)))
+                owners.append(number)
+        sums = [0.0] * len(requests)
+        for number, (logprob, _) in zip(owners, self.engine.score(windows)):
+            sums[number] += logprob
+        return sums
+
+    def generate_until(self, requests, disable_tqdm=False):
+        raise NotImplementedError("generate_until needs the job generate, which this adapter does not "
+                                  "run: choose tasks of log-probabilities, such as multiple choice")
+
+
+def main():
+    from lm_eval.__main__ import cli_evaluate
+    try:
+        cli_evaluate()
+    except EngineError as problem:
+        fail(problem.code, problem)
+
+
+if __name__ == "__main__":
+    main()
