@@ -10,7 +10,7 @@ precision  bf16 (default) or fp32
 workdir    keeps requests and scores: an evaluation that was killed goes on with the same command.
            On several hosts: a folder that all of them see. Default: a temporary folder
 max_length add_bos_token prefix_token_id    as those of the harness' model hf
-SECTION.KEY    any key of the program: parallel.ep=2
+SECTION.KEY    any key of the program: parallel.ep=2, run.device=cuda
 From Python: `from lm_eval_moesaic import Moesaic`, then lm_eval.simple_evaluate(model=Moesaic(...)).
 Requests are those of the harness' model hf, token by token. No chat templates, no generate_until.
 """
@@ -40,8 +40,8 @@ class Moesaic(TemplateLM):
     def __init__(self, path, tokenizer=None, launcher=None, binary=None, precision="bf16",
                  workdir=None, max_length=None, add_bos_token=None, prefix_token_id=None,
                  device=None, batch_size=None, max_batch_size=None, **keys):
-        """batch_size, max_batch_size: of no meaning here, but given by the harness.
-        keys: the program's, which are those with a dot."""
+        """device, batch_size, max_batch_size: of no meaning here, but always given by the harness'
+        command line (device: cuda:0). keys: the program's, which are those with a dot."""
         super().__init__()
         unknown = [name for name in keys if "." not in name]
         if unknown:
@@ -59,10 +59,10 @@ class Moesaic(TemplateLM):
         if self.prefix_token_id is None:
             raise EngineError(64, "the tokenizer has neither bos nor eos: name the token before a "
                                   "text without context with prefix_token_id=")
-        own = {"run.precision": precision, **({"run.device": device} if device else {})}
         self.engine = Engine(path=str(path), vocab_size=vocab_size,
                              max_length=max_length or model_length or self.tokenizer_length(),
-                             launcher=launcher or "", workdir=workdir, keys={**own, **keys},
+                             launcher=launcher or "", workdir=workdir, 
+                             keys={"run.precision": precision, **keys},
                              **({"binary": str(binary)} if binary else {}))
 
     def tokenizer_length(self):

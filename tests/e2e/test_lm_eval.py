@@ -4,8 +4,11 @@ import importlib.util
 import io
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -158,6 +161,162 @@ class Requests(harness.EndToEnd):
         result = self.run_job(1, "convert", FAMILIES / "mixtral", "checkpoint")
         self.assertEqual(result.code, 0, result.text)
         self.assertEqual(engine.model_keys(self.folder / "checkpoint"), (67, 256))
+
+
+CHOICE = """
+task: local_choice
+dataset_path: json
+dataset_kwargs: {data_files: {train: shots.json, test: choice.json}}
+output_type: multiple_choice
+training_split: train
+test_split: test
+num_fewshot: 3
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{gold}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+NEXT = """
+task: local_next
+dataset_path: json
+dataset_kwargs: {data_files: {test: next.json}}
+output_type: loglikelihood
+test_split: test
+doc_to_text: "{{context}}"
+doc_to_target: "{{next}}"
+target_delimiter: ""
+metric_list: [{metric: acc}, {metric: perplexity}]
+"""
+TEXT = """
+task: local_text
+dataset_path: json
+dataset_kwargs: {data_files: {test: text.json}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
+"""
+TASKS = {"local_choice": CHOICE, "local_next": NEXT, "local_text": TEXT}
+MAX_LENGTH = 96  # shorter than most contexts of three shots and all texts
+
+
+def lines_of_readme():
+    text = (harness.ROOT / "src/README.md").read_text(encoding="utf-8")
+    return [line for line in text.split("\n") if len(line) > 80]
+
+
+def make_model(folder, family):
+    """A tiny random model of a family with a tokenizer of its own, and the greedy tokens' text after
+    some contexts."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(lines_of_readme(), trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=["<|end|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    torch.manual_seed(5)
+    shape = {"vocab_size": 1000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2,
+             "max_position_embeddings": MAX_LENGTH, "initializer_range": 0.3, "eos_token_id": 0,
+             "bos_token_id": None}
+    if family == "mixtral":
+        config = transformers.MixtralConfig(num_local_experts=8, **shape)
+        model = transformers.MixtralForCausalLM(config)
+    else:
+        config = transformers.Qwen3MoeConfig(num_experts=8, moe_intermediate_size=32, head_dim=16, **shape)
+        model = transformers.Qwen3MoeForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    following = []
+    for line in lines_of_readme()[40:48]:
+        tokens = tokenizer.encode(line[:60])
+        with torch.no_grad():
+            best = model(torch.tensor([tokens])).logits[0, -1].argmax()
+        following.append({"context": line[:60], "next": tokenizer.decode([int(best)])})
+    return following
+
+
+def write_tasks(folder, following):
+    lines = lines_of_readme()
+    choice = [{"question": line[:50], "choices": [" " + words[5], " " + " ".join(words[5:9]), " no"],
+               "gold": number % 3} for number, line in enumerate(lines[:20]) for words in [line.split()]]
+    rows = {"shots": choice[12:], "choice": choice[:12],
+            "text": [{"text": " ".join(lines[i:i + 4])} for i in range(0, 12, 4)] + [{"text": "one"}],
+            "next": [*following, {"context": "", "next": "the"}, {"context": "rank ", "next": "of"}]}
+    for name, values in rows.items():
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
+    for name, text in TASKS.items():
+        for file in rows:
+            text = text.replace(f"{file}.json", str(folder / f"{file}.json"))
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def answers_of(file):
+    """document -> its requests, and a row of numbers for the answer to each."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        sample = json.loads(line)
+        rows = [[float({"True": 1, "False": 0}.get(value, value)) for value in np.ravel(response[0])]
+                for response in sample["resps"]]
+        found[sample["doc_id"]] = (sample["arguments"], np.array(rows))
+    return found
+
+
+@unittest.skipIf(MISSING, f"this python has no {', '.join(MISSING)}")
+class Harness(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="moesaic-e2e-")).resolve()
+        self.addCleanup(shutil.rmtree, self.folder)
+        offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hf")}
+        self.enterContext(mock.patch.dict(os.environ, {**harness.environment(), **offline}))
+
+    def evaluate(self, model, ranks, *arguments):
+        """Runs the command line with all tasks: its metrics, and the answers to its requests."""
+        out = self.folder / f"{model}-{ranks}"
+        script = [harness.ROOT / "analysis/lm_eval_moesaic.py"] if model == "moesaic" else ["-m", "lm_eval"]
+        done = subprocess.run([sys.executable, *script, "--model", model, "--model_args", *arguments,
+                               "--tasks", ",".join(TASKS), "--include_path", self.folder,
+                               "--output_path", out, "--log_samples", "--device", "cpu"],
+                              capture_output=True, text=True, cwd=self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results = next(out.rglob("results_*.json"))
+        answers = {task: answers_of(next(out.rglob(f"samples_{task}_*"))) for task in TASKS}
+        metrics = {f"{task} {name}": value
+                   for task, values in json.loads(results.read_text())["results"].items()
+                   for name, value in values.items() if isinstance(value, float)}
+        return metrics, answers
+
+    def compare(self, family):
+        model = self.folder / "model"
+        write_tasks(self.folder, make_model(model, family))
+        metrics, answers = self.evaluate("hf", 1, f"pretrained={model},dtype=float32")
+        greedy = [row[1] for _, rows in answers["local_next"].values() for row in rows]
+        self.assertEqual({0, 1}, set(greedy))
+        for ranks in (1, 2):
+            ours, found = self.evaluate("moesaic", ranks, f"path={model},precision=fp32",
+                                        f"launcher={launcher(ranks)}", f"binary={harness.MOESAIC}",
+                                        f"parallel.ep={ranks}")
+            for task, documents in answers.items():
+                self.assertEqual(found[task].keys(), documents.keys())
+                for number, (arguments, rows) in documents.items():
+                    self.assertEqual(found[task][number][0], arguments)
+                    np.testing.assert_allclose(found[task][number][1], rows, atol=2e-3, rtol=0,
+                                               err_msg=f"{task} {number}")
+            self.assertEqual(ours.keys(), metrics.keys())
+            for name, value in metrics.items():
+                self.assertAlmostEqual(ours[name], value, delta=1e-4 * abs(value), msg=name)
+
+    # Protects: every answer and every metric is that of the harness' own model, on any ranks.
+    def test_mixtral(self):
+        self.compare("mixtral")
+
+    def test_qwen3_moe(self):
+        self.compare("qwen3_moe")
 
 
 if __name__ == "__main__":
