@@ -9,33 +9,41 @@ binary     the program (build/release/moesaic)
 precision  bf16 (default) or fp32
 workdir    keeps requests and scores: an evaluation that was killed goes on with the same command.
            On several hosts: a folder that all of them see. Default: a temporary folder
+           (TMPDIR)
 max_length add_bos_token prefix_token_id    as those of the harness' model hf
 SECTION.KEY    any key of the program: parallel.ep=2, run.device=cuda
-From Python: `from lm_eval_moesaic import Moesaic`, then lm_eval.simple_evaluate(model=Moesaic(...)).
-Requests are those of the harness' model hf, token by token. No chat templates, no generate_until.
+From Python: from lm_eval_moesaic import Moesaic; lm_eval.simple_evaluate(model=Moesaic(...), ...).
+Requests are those of the harness' model hf, token by token. No chat templates.
 """
+import signal
 import sys
-
-from engine import Engine, EngineError, model_keys
-from traces import fail
+from pathlib import Path
 
 try:
+    from engine import Engine, EngineError, model_keys
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import (handle_stop_sequences, normalize_gen_kwargs,
+                                      postprocess_generated_text)
+    from traces import fail
     from transformers import AutoTokenizer
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    fail(69, f"it needs lm_eval and transformers, but {error}: pip install lm_eval transformers")
+    print(f"lm_eval_moesaic.py: {error}: pip install lm_eval transformers h5py", file=sys.stderr)
+    sys.exit(69)
 
 DEFAULT_MAX_LENGTH = 2048  # the harness' own, where neither model nor tokenizer has one
 NO_LIMIT = 10 ** 29        # tokenizers without a length say 1e30
+MAX_GEN_TOKS = 256         # the harness' own, where a task has none
+SAMPLING = ("top_k", "top_p", "min_p")
 
 
 @register_model("moesaic")
 class Moesaic(TemplateLM):
-    """Answers all requests of one kind by one run of `moesaic score`."""
+    """Answers all requests of one kind by one run of `moesaic score`, and continues all prompts
+    with the same settings by one of `moesaic generate`."""
 
     def __init__(self, path, tokenizer=None, launcher=None, binary=None, precision="bf16",
                  workdir=None, max_length=None, add_bos_token=None, prefix_token_id=None,
@@ -45,23 +53,27 @@ class Moesaic(TemplateLM):
         super().__init__()
         unknown = [name for name in keys if "." not in name]
         if unknown:
-            raise EngineError(64, f"no such model argument: {', '.join(unknown)} (keys of the program "
-                                  "are written SECTION.KEY)")
+            raise EngineError(64, f"no such model argument: {', '.join(unknown)} (keys of the "
+                                  "program are written SECTION.KEY)")
+        path = Path(str(path)).expanduser()
         vocab_size, model_length = model_keys(path)
         options = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, **options)
         except (OSError, ValueError) as problem:
-            raise EngineError(66, f"no tokenizer in {tokenizer or path}: name a folder that has one "
-                                  f"with tokenizer= ({problem})") from problem
+            raise EngineError(66, f"no tokenizer in {tokenizer or path}: name a folder that has "
+                                  f"one with tokenizer= ({problem})") from problem
         self.add_bos_token = add_bos_token
         self._prefix_token_id = prefix_token_id
+        files = [path / name for name in ("tokenizer.json", "tokenizer.model")
+                 if tokenizer is None and (path / name).is_file()]
+        self.tokenizer_file = files[0] if files else None
         if self.prefix_token_id is None:
             raise EngineError(64, "the tokenizer has neither bos nor eos: name the token before a "
                                   "text without context with prefix_token_id=")
         self.engine = Engine(path=str(path), vocab_size=vocab_size,
                              max_length=max_length or model_length or self.tokenizer_length(),
-                             launcher=launcher or "", workdir=workdir, 
+                             launcher=launcher or "", workdir=workdir,
                              keys={"run.precision": precision, **keys},
                              **({"binary": str(binary)} if binary else {}))
 
@@ -116,12 +128,47 @@ class Moesaic(TemplateLM):
         return sums
 
     def generate_until(self, requests, disable_tqdm=False):
-        raise NotImplementedError("generate_until needs the job generate, which this adapter does not "
-                                  "run: choose tasks of log-probabilities, such as multiple choice")
+        """The text that continues each context, up to the first stop string; greedy unless the task
+        samples (do_sample). Settings of sampling that are not named are the program's."""
+        groups = {}
+        for number, (_, settings) in enumerate(request.args for request in requests):
+            groups.setdefault(repr(sorted(settings.items())), []).append(number)
+        texts = [None] * len(requests)
+        for numbers in groups.values():
+            contexts = [requests[number].args[0] for number in numbers]
+            settings = requests[numbers[0]].args[1]
+            for number, text in zip(numbers, self.continue_all(contexts, settings)):
+                texts[number] = text
+        return texts
+
+    def continue_all(self, contexts, settings):
+        settings = normalize_gen_kwargs(settings, MAX_GEN_TOKS)
+        eos = self.tokenizer.decode([self.eot_token_id]) if self.eot_token_id is not None else None
+        stop = handle_stop_sequences(settings.pop("until"), eos=eos)
+        max_tokens = settings.pop("max_gen_toks")
+        keys = {"max_tokens": max_tokens, "temperature": settings.pop("temperature", 0.0)}
+        if not settings.pop("do_sample"):
+            keys["temperature"] = 0.0
+        keys.update({name: settings.pop(name) for name in SAMPLING if name in settings})
+        if settings:
+            raise EngineError(64, f"generation_kwargs {settings} are not known: temperature, "
+                                  f"{', '.join(SAMPLING)}, do_sample, until and max_gen_toks are")
+        room = self.max_length - max_tokens
+        if room <= 0:
+            raise EngineError(64, f"max_gen_toks = {max_tokens} leaves no room for a context "
+                                  f"within max_length = {self.max_length}")
+        prompts = [tuple(self.tok_encode(context)[-room:]) or (self.prefix_token_id,)
+                   for context in contexts]
+        tokens = self.engine.generate(prompts, keys, [text for text in stop if text],
+                                      self.tokenizer_file)
+        return [postprocess_generated_text(
+            self.tokenizer.decode(continuation, skip_special_tokens=True), stop, None)
+            for continuation in tokens]
 
 
 def main():
     from lm_eval.__main__ import cli_evaluate
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the program stops, too
     try:
         cli_evaluate()
     except EngineError as problem:

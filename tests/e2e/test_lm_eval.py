@@ -1,5 +1,6 @@
 """Evaluation with lm-evaluation-harness: requests as a corpus, and the numbers of its model hf."""
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -21,6 +22,8 @@ sys.path.insert(0, str(harness.ROOT / "analysis"))
 import engine  # noqa: E402
 
 FAMILIES = harness.ROOT / "tests/golden/families"
+HAS_GENERATE = subprocess.run([harness.MOESAIC, "generate", "--help"], env=harness.environment(),
+                              capture_output=True).stdout.startswith(b"Usage: moesaic generate")
 MISSING = [name for name in ("lm_eval", "transformers", "torch", "accelerate")
            if importlib.util.find_spec(name) is None]
 
@@ -154,6 +157,48 @@ class Requests(harness.EndToEnd):
         with self.assertRaisesRegex(engine.EngineError, "no model at"):
             engine.model_keys(self.folder / "empty")
         self.assertEqual(self.engine("mixtral").score([]), [])
+
+    # Protects: prompts keep their tokenizer's file and hash, so that stop strings can be found.
+    def test_vocabulary(self):
+        one = self.engine("mixtral")
+        manifest = one.vocabulary(self.folder, harness.ROOT / "tests/golden/tokenizers/qwen2.json")
+        engine.write_requests(self.folder / "requests", [((1, 2), ()), ((3,), ())], 67, manifest)
+        shard = self.folder / "requests/requests-00000-of-00001.h5"
+        self.assert_sound(shard)
+        with h5py.File(shard) as file:
+            self.assertEqual(file.attrs["tokenizer"], b"tokenizer.json")
+            content = (self.folder / "requests/tokenizer.json").read_bytes()
+            self.assertEqual(file.attrs["vocab_sha256"].decode(), hashlib.sha256(content).hexdigest())
+            self.assertEqual(file["documents/context"][:].tolist(), [2, 1])
+        (self.folder / "other").mkdir()
+        (self.folder / "other.json").write_text('{"model": {"type": "Nothing"}}', encoding="utf-8")
+        self.assertIsNone(one.vocabulary(self.folder / "other", self.folder / "other.json"))
+
+    # Protects: texts reach the program as they are, whatever is in them.
+    def test_quoted(self):
+        self.assertEqual([engine.quoted(value) for value in (2, True, "a/b.h5", 'a "$x\\', "\n,")],
+                         ["2", "1", "a/b.h5", '"a \\"\\$x\\\\"', '"\n,"'])
+
+    # Protects: who stops the evaluation stops the program, which can end well.
+    def test_stop(self):
+        script = "trap 'touch stopped; exit 75' TERM; echo begin; sleep 60 >/dev/null & wait"
+        self.enterContext(contextlib.chdir(self.folder))
+        with mock.patch("builtins.print", side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                self.engine("mixtral", launcher=f'sh -c "{script}" --').score([((1,), (2,))])
+        self.assertTrue((self.folder / "stopped").exists())
+
+    # Protects: greedy continuations are those of transformers, and end behind a stop string.
+    @unittest.skipUnless(HAS_GENERATE, "this program has no job generate")
+    def test_generate(self):
+        with h5py.File(FAMILIES / "mixtral/oracle.h5") as file:
+            prompt = file["generation/prompt"][()].ravel().tolist()
+            tokens = file["generation/tokens"][()].ravel().tolist()
+        for ranks in (1, 2):
+            found = self.engine("mixtral", ranks).generate([prompt, prompt[:3], prompt],
+                                                           {"max_tokens": len(tokens)})
+            self.assertEqual([found[0], found[2]], [tokens, tokens])
+            self.assertEqual(len(found[1]), len(tokens))
 
     # Protects: vocabulary and length are found for folders and for checkpoints.
     def test_model_keys(self):
