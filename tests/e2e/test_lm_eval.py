@@ -181,7 +181,7 @@ class Requests(harness.EndToEnd):
 
     # Protects: who stops the evaluation stops the program, which can end well.
     def test_stop(self):
-        script = "trap 'touch stopped; exit 75' TERM; echo begin; sleep 60 >/dev/null & wait"
+        script = "trap 'touch stopped; kill $!; exit 75' TERM; echo begin; sleep 60 >/dev/null & wait"
         self.enterContext(contextlib.chdir(self.folder))
         with mock.patch("builtins.print", side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
@@ -242,7 +242,19 @@ doc_to_text: ""
 doc_to_target: "{{text}}"
 metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
 """
-TASKS = {"local_choice": CHOICE, "local_next": NEXT, "local_text": TEXT}
+ANSWER = """
+task: local_answer
+dataset_path: json
+dataset_kwargs: {data_files: {test: choice.json}}
+output_type: generate_until
+test_split: test
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["e", "\\n\\n"], max_gen_toks: 20}
+metric_list: [{metric: exact_match}]
+"""
+SCORED = ["local_choice", "local_next", "local_text"]
+TASKS = {"local_choice": CHOICE, "local_next": NEXT, "local_text": TEXT, "local_answer": ANSWER}
 MAX_LENGTH = 96  # shorter than most contexts of three shots and all texts
 
 
@@ -301,11 +313,10 @@ def write_tasks(folder, following):
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def answers_of(file):
+def answers_of(samples):
     """document -> its requests, and a row of numbers for the answer to each."""
     found = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        sample = json.loads(line)
+    for sample in samples:
         rows = [[float({"True": 1, "False": 0}.get(value, value)) for value in np.ravel(response[0])]
                 for response in sample["resps"]]
         found[sample["doc_id"]] = (sample["arguments"], np.array(rows))
@@ -320,48 +331,62 @@ class Harness(unittest.TestCase):
         offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hf")}
         self.enterContext(mock.patch.dict(os.environ, {**harness.environment(), **offline}))
 
-    def evaluate(self, model, ranks, *arguments):
-        """Runs the command line with all tasks: its metrics, and the answers to its requests."""
-        out = self.folder / f"{model}-{ranks}"
+    def evaluate(self, tasks, model, *arguments):
+        """Runs the command line: the metrics, and the samples of each task."""
+        out = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
         script = [harness.ROOT / "analysis/lm_eval_moesaic.py"] if model == "moesaic" else ["-m", "lm_eval"]
         done = subprocess.run([sys.executable, *script, "--model", model, "--model_args", *arguments,
-                               "--tasks", ",".join(TASKS), "--include_path", self.folder,
+                               "--tasks", ",".join(tasks), "--include_path", self.folder,
                                "--output_path", out, "--log_samples", "--device", "cpu"],
                               capture_output=True, text=True, cwd=self.folder)
         self.assertEqual(done.returncode, 0, done.stderr)
-        results = next(out.rglob("results_*.json"))
-        answers = {task: answers_of(next(out.rglob(f"samples_{task}_*"))) for task in TASKS}
-        metrics = {f"{task} {name}": value
-                   for task, values in json.loads(results.read_text())["results"].items()
+        samples = {task: [json.loads(line) for line in
+                          next(out.rglob(f"samples_{task}_*")).read_text().splitlines()]
+                   for task in tasks}
+        metrics = {f"{task} {name}": value for task, values in
+                   json.loads(next(out.rglob("results_*.json")).read_text())["results"].items()
                    for name, value in values.items() if isinstance(value, float)}
-        return metrics, answers
+        return metrics, samples
 
-    def compare(self, family):
+    def both(self, family, tasks, ranks):
+        """What the harness' own model finds, and what ours does."""
         model = self.folder / "model"
-        write_tasks(self.folder, make_model(model, family))
-        metrics, answers = self.evaluate("hf", 1, f"pretrained={model},dtype=float32")
-        greedy = [row[1] for _, rows in answers["local_next"].values() for row in rows]
+        if not model.is_dir():
+            write_tasks(self.folder, make_model(model, family))
+        return (self.evaluate(tasks, "hf", f"pretrained={model},dtype=float32"),
+                self.evaluate(tasks, "moesaic", f"path={model},precision=fp32,parallel.ep={ranks}",
+                              f"launcher={launcher(ranks)}", f"binary={harness.MOESAIC}"))
+
+    def compare(self, family, ranks):
+        (metrics, samples), (ours, found) = self.both(family, SCORED, ranks)
+        for task in SCORED:
+            answers, mine = answers_of(samples[task]), answers_of(found[task])
+            self.assertEqual(mine.keys(), answers.keys())
+            for number, (arguments, rows) in answers.items():
+                self.assertEqual(mine[number][0], arguments)
+                np.testing.assert_allclose(mine[number][1], rows, atol=2e-3, rtol=0,
+                                           err_msg=f"{task} {number}")
+        greedy = [row[1] for _, rows in answers_of(samples["local_next"]).values() for row in rows]
         self.assertEqual({0, 1}, set(greedy))
-        for ranks in (1, 2):
-            ours, found = self.evaluate("moesaic", ranks, f"path={model},precision=fp32",
-                                        f"launcher={launcher(ranks)}", f"binary={harness.MOESAIC}",
-                                        f"parallel.ep={ranks}")
-            for task, documents in answers.items():
-                self.assertEqual(found[task].keys(), documents.keys())
-                for number, (arguments, rows) in documents.items():
-                    self.assertEqual(found[task][number][0], arguments)
-                    np.testing.assert_allclose(found[task][number][1], rows, atol=2e-3, rtol=0,
-                                               err_msg=f"{task} {number}")
-            self.assertEqual(ours.keys(), metrics.keys())
-            for name, value in metrics.items():
-                self.assertAlmostEqual(ours[name], value, delta=1e-4 * abs(value), msg=name)
+        self.assertEqual(ours.keys(), metrics.keys())
+        for name, value in metrics.items():
+            self.assertAlmostEqual(ours[name], value, delta=1e-4 * abs(value), msg=name)
 
     # Protects: every answer and every metric is that of the harness' own model, on any ranks.
     def test_mixtral(self):
-        self.compare("mixtral")
+        self.compare("mixtral", 1)
 
     def test_qwen3_moe(self):
-        self.compare("qwen3_moe")
+        self.compare("qwen3_moe", 2)
+
+    # Protects: so is every generated text, with its stop strings and its room for the context.
+    @unittest.skipUnless(HAS_GENERATE, "this program has no job generate")
+    def test_generate(self):
+        (metrics, samples), (ours, found) = self.both("mixtral", ["local_answer"], 2)
+        self.assertEqual(ours, metrics)
+        texts = [(sample["doc_id"], sample["resps"]) for sample in samples["local_answer"]]
+        self.assertEqual([(sample["doc_id"], sample["resps"]) for sample in found["local_answer"]], texts)
+        self.assertGreater(len({str(text) for _, text in texts}), 6)
 
 
 if __name__ == "__main__":
