@@ -27,7 +27,7 @@ try:
     from lm_eval.models.utils import (handle_stop_sequences, normalize_gen_kwargs,
                                       postprocess_generated_text)
     from traces import fail
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 except ImportError as error:
     if __name__ != "__main__":
         raise
@@ -72,13 +72,15 @@ class Moesaic(TemplateLM):
             raise EngineError(64, "the tokenizer has neither bos nor eos: name the token before a "
                                   "text without context with prefix_token_id=")
         self.engine = Engine(path=str(path), vocab_size=vocab_size,
-                             max_length=max_length or model_length or self.tokenizer_length(),
+                             max_length=max_length or model_length or self.default_length(path),
                              launcher=launcher or "", workdir=workdir,
                              keys={"run.precision": precision, **keys},
                              **({"binary": str(binary)} if binary else {}))
 
-    def tokenizer_length(self):
-        length = getattr(self.tokenizer, "model_max_length", NO_LIMIT)
+    def default_length(self, path):
+        """Where config.json does not say: what its family has, else the tokenizer."""
+        length = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+        length = length or getattr(self.tokenizer, "model_max_length", NO_LIMIT)
         return length if length < NO_LIMIT else DEFAULT_MAX_LENGTH
 
     @property

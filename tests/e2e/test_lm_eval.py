@@ -200,6 +200,14 @@ class Requests(harness.EndToEnd):
             self.assertEqual([found[0], found[2]], [tokens, tokens])
             self.assertEqual(len(found[1]), len(tokens))
 
+    # Protects: who lacks the harness is told what to install.
+    def test_missing_packages(self):
+        (self.folder / "lm_eval.py").write_text("raise ImportError('nothing here')\n", encoding="utf-8")
+        done = subprocess.run([sys.executable, harness.ROOT / "analysis/lm_eval_moesaic.py"], text=True,
+                              env={**os.environ, "PYTHONPATH": str(self.folder)}, capture_output=True)
+        self.assertEqual(done.returncode, 69)
+        self.assertIn("nothing here: pip install lm_eval transformers h5py", done.stderr)
+
     # Protects: vocabulary and length are found for folders and for checkpoints.
     def test_model_keys(self):
         self.assertEqual(engine.model_keys(FAMILIES / "mixtral"), (67, 256))
