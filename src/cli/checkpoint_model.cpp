@@ -28,7 +28,7 @@ config::Parsed adopt_model(config::Parsed parsed) {
       continue;
     }
     const bool was_set = parsed.places.contains(key);
-    const std::string theirs = stored.at(key);
+    const std::string& theirs = stored.at(key);
     if (of_model && was_set && value != theirs) {
       contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.places.at(key), key,
                                            value, source.path().string(), theirs));
