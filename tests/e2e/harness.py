@@ -150,9 +150,16 @@ class EndToEnd(unittest.TestCase):
             self.fail(f"{arguments} hangs:\n{out}\n{err}")
         return Result(child.returncode, out, err, time.monotonic() - begin)
 
-    def start(self, ranks, *arguments):
+    def faulty(self, fault):
+        """A wrapper that gives each rank a fault of tests/support/faults.c."""
+        source = ROOT / "tests/support/faults.c"
+        library = self.folder / "faults.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        return ["env", f"LD_PRELOAD={library}", f"FAULT={fault}"]
+
+    def start(self, ranks, *arguments, wrapper=()):
         """Starts a job that goes on while the test does something; it is killed at the end."""
-        child = subprocess.Popen(command(ranks, arguments), cwd=self.folder, env=environment(),
+        child = subprocess.Popen(command(ranks, arguments, wrapper), cwd=self.folder, env=environment(),
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                  start_new_session=True)
         self.addCleanup(self.end, child)

@@ -1,7 +1,6 @@
 """Odd but legal corpora, paths, file systems and clocks: they work, or the message says what to do."""
 import os
 import shutil
-import subprocess
 import time
 
 import h5py
@@ -83,19 +82,10 @@ class OddCorpora(harness.EndToEnd):
 
 
 class OddSystems(harness.EndToEnd):
-    def setUp(self):
-        super().setUp()
-        source = harness.ROOT / "tests/support/faults.c"
-        build = ["cc", "-shared", "-fPIC", "-o", str(self.folder / "faults.so"), str(source)]
-        subprocess.run(build, check=True)
-
-    def with_fault(self, fault):
-        return ["env", f"LD_PRELOAD={self.folder}/faults.so", f"FAULT={fault}"]
-
     # Protects: a file system without locks works; one warning says what is not noticed there.
     def test_no_locks(self):
         result = self.run_job(2, "train", "--config", "config.cfg", "--train.steps", 3,
-                              wrapper=self.with_fault("flock"))
+                              wrapper=self.faulty("flock"))
         self.assertEqual(result.code, 0, result.text)
         self.assertEqual(result.err.count("would not be noticed"), 1, result.err)
         self.assert_sound("run/checkpoints", "run/trace.h5")
@@ -104,7 +94,7 @@ class OddSystems(harness.EndToEnd):
     def test_jumping_clock(self):
         result = self.run_job(2, "train", "--config", "config.cfg", "--train.steps", 6,
                               "--run.step_timeout", "50 s", "--run.max_wall", "20 min",
-                              wrapper=self.with_fault("clock"))
+                              wrapper=self.faulty("clock"))
         self.assertEqual(result.code, 0, result.text)
         trace = self.folder / "run/trace.h5"
         np.testing.assert_array_equal(harness.column(trace, "step"), np.arange(1, 7))
