@@ -106,11 +106,11 @@ void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) 
   config.router.task_names.assign(tasks.begin() + 1, tasks.end());
 }
 
-void check_folder(const config::Config& config, const comm::Communicator& world) {
-  if (config.model.path.empty() || !world.is_root()) {
+void check_folder(const std::string& path, const comm::Communicator& world) {
+  if (path.empty() || !world.is_root()) {
     return;
   }
-  auto source = io::ModelSource::open(config.model.path);
+  auto source = io::ModelSource::open(path);
   io::HfFolder* const folder = source.folder();
   if (folder == nullptr) {
     return;

@@ -11,9 +11,9 @@ namespace moesaic::cli {
 /// that was set to something else is an error (kUsage); router.* keys that were set win.
 config::Parsed adopt_model(config::Parsed parsed);
 
-/// On rank 0, where model.path is a Hugging Face folder: throws kBadData with all that is wrong
-/// with its tensors, and says what is left out.
-void check_folder(const config::Config& config, const comm::Communicator& world);
+/// On rank 0, where the path is that of a Hugging Face folder: throws kBadData with all that is
+/// wrong with its tensors, and says what is left out.
+void check_folder(const std::string& path, const comm::Communicator& world);
 
 /// Throws kBadData unless the corpus has the vocabulary that the model was trained with. An empty
 /// hash is unknown: bare shards have none, and Hugging Face folders, whose embedding may have more

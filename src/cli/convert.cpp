@@ -255,9 +255,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
     inputs = read_inputs(parsed, world.size());
     facts = facts_of(inputs.config);
     facts.push_back(fact_of_model(inputs.source));
-    config::Config with_path;
-    with_path.model.path = inputs.source.string();
-    check_folder(with_path, world);
+    check_folder(inputs.source, world);
   });
   comm::check_same(facts, world);
   comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());

@@ -11,9 +11,8 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/text.h"
-#include "base/version.h"
 #include "cli/checkpoint_model.h"
-#include "cli/facts.h"
+#include "cli/inference.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
@@ -23,7 +22,6 @@
 #include "io/files.h"
 #include "io/run_lock.h"
 #include "io/space.h"
-#include "model/storage.h"
 
 namespace moesaic::cli {
 namespace {
@@ -87,40 +85,18 @@ void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
                   .prefill = keys.prefill};
 }
 
-/// What all ranks must see alike.
-comm::Facts facts_of(const Inputs& inputs) {
-  comm::Facts facts = cli::facts_of(inputs.config);
-  facts.push_back(fact_of_model(inputs.config.model.path));
-  std::vector<io::ShardInfo> shards;
-  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
-    shards.push_back(inputs.corpora.info(shard));
-  }
-  facts.push_back(fact_of("data.corpus", shards));
-  return facts;
-}
-
-/// A hash of all that the tokens depend on. It reads bare shards, which have no manifest.
+/// A hash of all that the tokens depend on.
 std::string fingerprint(const Inputs& inputs) {
-  const config::Config& config = inputs.config;
-  std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
-  text += io::ModelSource::open(config.model.path).fingerprint() + "\n";
-  for (const std::int32_t end : inputs.rules.ends) {
-    text += fmt::format("end {}\n", end);
-  }
-  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
-    const io::ShardInfo& info = inputs.corpora.info(shard);
-    text += fmt::format("{} {}\n", info.file.filename().string(),
-                        info.sha256.empty() ? io::sha256_of_file(info.file) : info.sha256);
-  }
   constexpr std::array<std::string_view, 4> kFree = {"generate.output", "generate.batch",
                                                      "generate.cache", "generate.prefill"};
-  for (const auto& [key, value] : config::flatten(config)) {
+  std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
     const bool counts = key.starts_with("generate.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize" ||
                         key == "run.deterministic";
-    if (counts && std::find(kFree.begin(), kFree.end(), key) == kFree.end()) {
-      text += fmt::format("{} = {}\n", key, value);
-    }
+    return counts && std::find(kFree.begin(), kFree.end(), key) == kFree.end();
+  });
+  for (const std::int32_t end : inputs.rules.ends) {
+    text += fmt::format("end {}\n", end);
   }
   return Sha256::of(std::as_bytes(std::span(text)));
 }
@@ -185,13 +161,7 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
        {"placement", threads.place},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
-  world.together("set up the model", [&] {
-    check_folder(config, world);
-    instance.emplace(config, mesh, false);
-    auto source = io::ModelSource::open(config.model.path);
-    model::load_parameters(*instance, source, model::Load::kValues,
-                           [&] { watchdog.doing("loading"); });
-  });
+  set_up(instance, config, mesh, world, watchdog);
   const infer::GenerateResult result =
       infer::generate({config, *instance, inputs.corpora, prompts, inputs.rules, output, watchdog});
   instance.reset();
@@ -230,7 +200,7 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   world.together("read the config", [&] {
     read_inputs(parsed, world.size(), inputs);
     print = world.is_root() ? fingerprint(inputs) : "";
-    facts = facts_of(inputs);
+    facts = facts_of(inputs.config, inputs.corpora);
   });
   comm::check_same(facts, world);
   world.broadcast(print, 0);

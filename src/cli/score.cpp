@@ -11,9 +11,8 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/text.h"
-#include "base/version.h"
 #include "cli/checkpoint_model.h"
-#include "cli/facts.h"
+#include "cli/inference.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
@@ -23,7 +22,6 @@
 #include "io/files.h"
 #include "io/run_lock.h"
 #include "io/space.h"
-#include "model/storage.h"
 
 namespace moesaic::cli {
 namespace {
@@ -70,35 +68,13 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   return inputs;
 }
 
-/// What all ranks must see alike.
-comm::Facts facts_of(const Inputs& inputs) {
-  comm::Facts facts = cli::facts_of(inputs.config);
-  facts.push_back(fact_of_model(inputs.config.model.path));
-  std::vector<io::ShardInfo> shards;
-  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
-    shards.push_back(inputs.corpora.info(shard));
-  }
-  facts.push_back(fact_of("data.corpus", shards));
-  return facts;
-}
-
-/// A hash of all that the scores depend on. It reads bare shards, which have no manifest.
+/// A hash of all that the scores depend on.
 std::string fingerprint(const Inputs& inputs) {
-  const config::Config& config = inputs.config;
-  std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
-  text += io::ModelSource::open(config.model.path).fingerprint() + "\n";
-  for (std::int64_t shard = 0; shard < inputs.corpora.shards(); ++shard) {
-    const io::ShardInfo& info = inputs.corpora.info(shard);
-    text += fmt::format("{} {}\n", info.file.filename().string(),
-                        info.sha256.empty() ? io::sha256_of_file(info.file) : info.sha256);
-  }
-  for (const auto& [key, value] : config::flatten(config)) {
+  const std::string text = provenance(inputs.config, inputs.corpora, [](std::string_view key) {
     const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize";
-    if (counts && key != "score.output" && key != "score.shards") {
-      text += fmt::format("{} = {}\n", key, value);
-    }
-  }
+    return counts && key != "score.output" && key != "score.shards";
+  });
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
@@ -182,13 +158,7 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
        {"placement", threads.place},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
-  world.together("set up the model", [&] {
-    check_folder(config, world);
-    instance.emplace(config, mesh, false);
-    auto source = io::ModelSource::open(config.model.path);
-    model::load_parameters(*instance, source, model::Load::kValues,
-                           [&] { watchdog.doing("loading"); });
-  });
+  set_up(instance, config, mesh, world, watchdog);
   const infer::ScoreResult result =
       infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog});
   instance.reset();
@@ -213,7 +183,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   world.together("read the config", [&] {
     inputs = read_inputs(parsed, world.size());
     print = world.is_root() ? fingerprint(inputs) : "";
-    facts = facts_of(inputs);
+    facts = facts_of(inputs.config, inputs.corpora);
   });
   comm::check_same(facts, world);
   world.broadcast(print, 0);

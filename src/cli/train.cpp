@@ -222,7 +222,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   };
   world.together("set up the model", [&] {
     if (!resume) {
-      check_folder(config, world);
+      check_folder(config.model.path, world);
     }
     load(nullptr);
   });

@@ -128,7 +128,9 @@ Work Scorer::open(std::int64_t shard) {
     std::vector<std::uint8_t> repeats;
     io::hdf5_run([&] {
       work.documents = job_.corpora.documents(shard);
-      repeats = job_.corpora.repeated_contexts(shard, work.documents);
+      if (rules_.share) {
+        repeats = job_.corpora.repeated_contexts(shard, work.documents);
+      }
     });
     work.batches = pack(work.documents, rules_, repeats);
   });
