@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -132,6 +133,8 @@ class Backend {
                                  std::span<const std::int64_t> offsets,
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
+  /// How weights that are only read are best kept for products in compute; nothing: as tensors.
+  virtual std::optional<PackedFormat> reading_format(DType compute) const = 0;
   /// w (G, N, K) fp32 -> weights that are only read. importance (K) or (G, K) fp32, at least 0: of
   /// errors along k, for int4; undefined: all the same. Throws kBadData where a number of w is not
   /// finite, or one of importance is not or is negative, naming its place.

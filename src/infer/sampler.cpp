@@ -47,9 +47,9 @@ void keep_share(std::vector<Candidate>& candidates, double p) {
 
 }  // namespace
 
-std::int32_t Sampler::draw(std::span<const float> logits, std::int64_t document,
+std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::int64_t document,
                            std::int64_t place) const {
-  const double best = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+  const auto best = static_cast<double>(largest);
   std::vector<Candidate> candidates(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
     candidates[i] = {static_cast<std::int32_t>(i),
@@ -75,17 +75,13 @@ std::int32_t Sampler::draw(std::span<const float> logits, std::int64_t document,
   return candidates.back().token;
 }
 
-Sample Sampler::choose(std::span<const float> logits, std::int64_t document,
-                       std::int64_t place) const {
-  const auto best = std::max_element(logits.begin(), logits.end());
-  const auto chosen = keys_.temperature > 0.0 ? draw(logits, document, place)
-                                              : static_cast<std::int32_t>(best - logits.begin());
-  double total = 0.0;
-  for (const float logit : logits) {
-    total += std::exp(static_cast<double>(logit - *best));
+Sample Sampler::choose(const model::Head::Peak& peak, std::span<const float> logits,
+                       std::int64_t document, std::int64_t place) const {
+  if (!wants_logits()) {
+    return {peak.best, peak.largest - peak.log_sum};
   }
-  const float above = logits[static_cast<std::size_t>(chosen)] - *best;
-  return {chosen, static_cast<float>(static_cast<double>(above) - std::log(total))};
+  const std::int32_t chosen = draw(peak.largest, logits, document, place);
+  return {chosen, logits[static_cast<std::size_t>(chosen)] - peak.log_sum};
 }
 
 }  // namespace moesaic::infer

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "config/config.h"
+#include "model/head.h"
 
 namespace moesaic::infer {
 
@@ -19,12 +20,16 @@ class Sampler {
  public:
   explicit Sampler(const config::GenerateJob& keys) : keys_(keys) {}
 
-  /// document: its number in the corpus; place: of the token in the continuation. Of equal logits
-  /// the lower token is the likelier one.
-  Sample choose(std::span<const float> logits, std::int64_t document, std::int64_t place) const;
+  /// logits, with their peak: of the whole vocabulary; document: its number in the corpus; place:
+  /// of the token in the continuation. Of equal logits the lower token is the likelier one.
+  Sample choose(const model::Head::Peak& peak, std::span<const float> logits, std::int64_t document,
+                std::int64_t place) const;
+  /// Otherwise choose needs the peak alone.
+  bool wants_logits() const { return keys_.temperature > 0.0; }
 
  private:
-  std::int32_t draw(std::span<const float> logits, std::int64_t document, std::int64_t place) const;
+  std::int32_t draw(float largest, std::span<const float> logits, std::int64_t document,
+                    std::int64_t place) const;
 
   config::GenerateJob keys_;
 };

@@ -115,24 +115,26 @@ std::vector<float> Head::whole_rows(const Context& ctx, const Tensor& share) con
 }
 
 void Head::each_row(
-    Context& ctx, const Tensor& x, const std::vector<std::int32_t>& rows,
-    const std::function<void(std::size_t i, std::span<const float> logits)>& use) const {
+    Context& ctx, const Tensor& x, const std::vector<std::int32_t>& rows, bool logits_wanted,
+    const std::function<void(std::size_t i, const Peak& peak, std::span<const float> logits)>& use)
+    const {
   constexpr std::int64_t kOnHost = 16;  // rows
   const Tensor all = all_rows(ctx, x);
   const std::int64_t count = std::ssize(rows);
   const Tensor picked = ctx.empty(all.dtype(), {count, all.dim(1)});
   ctx.backend.gather_rows(all, to_device(ctx.backend, rows, {count}), picked);
-  std::size_t next = 0;
-  const std::int64_t block = block_rows(ctx);
+  const Tensor none = to_device(ctx.backend, std::vector<std::int32_t>(rows.size(), -1), {count});
+  const std::int64_t block = logits_wanted ? kOnHost : block_rows(ctx);
   for (std::int64_t begin = 0; begin < count; begin += block) {
-    const Tensor scores = logits(ctx, picked.rows(begin, std::min(block, count - begin)));
-    for (std::int64_t row = 0; row < scores.dim(0); row += kOnHost) {
-      const std::int64_t now = std::min(kOnHost, scores.dim(0) - row);
-      const std::vector<float> whole = whole_rows(ctx, scores.rows(row, now));
-      const std::size_t width = whole.size() / static_cast<std::size_t>(now);
-      for (std::int64_t i = 0; i < now; ++i, ++next) {
-        use(next, std::span(whole).subspan(static_cast<std::size_t>(i) * width, width));
-      }
+    const std::int64_t now = std::min(block, count - begin);
+    const Tensor share = logits(ctx, picked.rows(begin, now));
+    const BlockStats stats = stats_of(ctx, share, none.rows(begin, now), vocabulary_.begin);
+    const std::vector<float> whole = logits_wanted ? whole_rows(ctx, share) : std::vector<float>();
+    const std::size_t width = whole.size() / static_cast<std::size_t>(now);
+    for (std::size_t i = 0; i < stats.best.size(); ++i) {
+      const float* const row = &stats.rows[kStats * i];
+      use(static_cast<std::size_t>(begin) + i, {stats.best[i], row[0], row[0] + std::log(row[1])},
+          std::span(whole).subspan(i * width, width));
     }
   }
 }

@@ -24,10 +24,19 @@ class Head {
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
-  /// Calls use(i, logits) for rows[i] of x, one after the other, with the logits (V) of the whole
-  /// vocabulary, the same on each rank of tp. Collective over tp.
+  /// A row of logits in short.
+  struct Peak {
+    std::int32_t best;  // of equal logits the first
+    float largest;
+    float log_sum;  // log sum of exp(logit)
+  };
+  /// Calls use(i, peak, logits) for rows[i] of x, one after the other; the logits (V) of the whole
+  /// vocabulary are there if they are wanted, else empty. The same on each rank of tp; collective
+  /// over it.
   void each_row(Context& ctx, const Tensor& x, const std::vector<std::int32_t>& rows,
-                const std::function<void(std::size_t i, std::span<const float> logits)>& use) const;
+                bool logits_wanted,
+                const std::function<void(std::size_t i, const Peak& peak,
+                                         std::span<const float> logits)>& use) const;
 
   struct Loss {
     std::vector<float> logprob;  // [T]

@@ -19,7 +19,9 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
                                              : comm::make_mpi_collectives(group);
 }
 
-std::optional<PackedFormat> packed_format(config::Quantize quantize) {
+// Of weights, while nothing is trained.
+std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
+                                          config::Quantize quantize) {
   switch (quantize) {
     case config::Quantize::kInt8:
       return PackedFormat::kInt8;
@@ -28,7 +30,7 @@ std::optional<PackedFormat> packed_format(config::Quantize quantize) {
     case config::Quantize::kNone:
       break;
   }
-  return std::nullopt;
+  return backend.reading_format(compute);
 }
 
 Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
@@ -77,7 +79,8 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, boo
     const comm::Communicator& group = group_of(sum).group();
     owners[sum] = config.parallel.zero > 0 ? Owner{group.rank(), group.size()} : Owner{};
   }
-  parameters.allocate(*backend, compute_, training, owners, packed_format(config.run.quantize));
+  parameters.allocate(*backend, compute_, training, owners,
+                      packed_format(*backend, compute_, config.run.quantize));
 }
 
 comm::Collectives& Instance::group_of(SumOver sum) {

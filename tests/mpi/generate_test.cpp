@@ -214,10 +214,12 @@ io::Continuation direct(model::Instance& instance, const io::DocumentRecord& rec
     model::set_batch(ctx, batch);
     const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);
     instance.transformer.head().each_row(
-        ctx, hidden, {static_cast<std::int32_t>(tokens.size()) - 1},
-        [&](std::size_t, std::span<const float> logits) {
+        ctx, hidden, {static_cast<std::int32_t>(tokens.size()) - 1}, true,
+        [&](std::size_t, const model::Head::Peak& peak, std::span<const float> logits) {
           const auto best = std::max_element(logits.begin(), logits.end());
           tokens.push_back(static_cast<std::int32_t>(best - logits.begin()));
+          EXPECT_EQ(peak.best, tokens.back());
+          EXPECT_EQ(peak.largest, *best);
         });
     result.token.push_back(tokens.back());
     if (tokens.back() == kEos) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <vector>
@@ -13,6 +14,17 @@ namespace {
 
 // Probabilities 0.1, 0.2, 0.4 and 0.3.
 const std::vector<float> kLogits = {std::log(0.1F), std::log(0.2F), std::log(0.4F), std::log(0.3F)};
+
+Sample choose(const Sampler& sampler, const std::vector<float>& logits, std::int64_t document,
+              std::int64_t place) {
+  const auto best = std::max_element(logits.begin(), logits.end());
+  float sum = 0.0F;
+  for (const float logit : logits) {
+    sum += std::exp(logit);
+  }
+  return sampler.choose({static_cast<std::int32_t>(best - logits.begin()), *best, std::log(sum)},
+                        logits, document, place);
+}
 
 config::GenerateJob warm(double temperature = 1.0) {
   config::GenerateJob keys;
@@ -26,7 +38,7 @@ std::vector<double> shares(const config::GenerateJob& keys) {
   std::vector<double> count(kLogits.size(), 0.0);
   const Sampler sampler(keys);
   for (int i = 0; i < kDraws; ++i) {
-    count[static_cast<std::size_t>(sampler.choose(kLogits, i / 100, i % 100).token)] +=
+    count[static_cast<std::size_t>(choose(sampler, kLogits, i / 100, i % 100).token)] +=
         1.0 / kDraws;
   }
   return count;
@@ -45,9 +57,9 @@ void expect_shares(const config::GenerateJob& keys, const std::vector<double>& e
 
 TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEqualOnes) {
   const Sampler sampler{config::GenerateJob{}};
-  EXPECT_EQ(sampler.choose(kLogits, 3, 5).token, 2);
-  EXPECT_NEAR(sampler.choose(kLogits, 3, 5).logprob, std::log(0.4), 1e-6);
-  EXPECT_EQ(sampler.choose(std::vector<float>{1.0F, 7.0F, 7.0F}, 0, 0).token, 1);
+  EXPECT_EQ(choose(sampler, kLogits, 3, 5).token, 2);
+  EXPECT_NEAR(choose(sampler, kLogits, 3, 5).logprob, std::log(0.4), 1e-6);
+  EXPECT_EQ(choose(sampler, std::vector<float>{1.0F, 7.0F, 7.0F}, 0, 0).token, 1);
 }
 
 TEST(Sampler, DrawsWithTheProbabilitiesOfTheTemperature) {
@@ -92,7 +104,7 @@ TEST(Sampler, RulesApplyInTheirOrder) {
 TEST(Sampler, LogprobIsOfTheUnmodifiedDistribution) {
   config::GenerateJob keys = warm(0.3);
   keys.top_k = 1;
-  EXPECT_NEAR(Sampler(keys).choose(kLogits, 0, 0).logprob, std::log(0.4), 1e-6);
+  EXPECT_NEAR(choose(Sampler(keys), kLogits, 0, 0).logprob, std::log(0.4), 1e-6);
 }
 
 TEST(Sampler, DrawsFollowFromSeedDocumentAndPlace) {
@@ -102,10 +114,10 @@ TEST(Sampler, DrawsFollowFromSeedDocumentAndPlace) {
   const Sampler other(keys);
   int by_document = 0, by_place = 0, by_seed = 0;
   for (int i = 0; i < 200; ++i) {
-    EXPECT_EQ(a.choose(kLogits, i, 7).token, same.choose(kLogits, i, 7).token);
-    by_document += a.choose(kLogits, i, 7).token != a.choose(kLogits, i + 1, 7).token ? 1 : 0;
-    by_place += a.choose(kLogits, i, 7).token != a.choose(kLogits, i, 8).token ? 1 : 0;
-    by_seed += a.choose(kLogits, i, 7).token != other.choose(kLogits, i, 7).token ? 1 : 0;
+    EXPECT_EQ(choose(a, kLogits, i, 7).token, choose(same, kLogits, i, 7).token);
+    by_document += choose(a, kLogits, i, 7).token != choose(a, kLogits, i + 1, 7).token ? 1 : 0;
+    by_place += choose(a, kLogits, i, 7).token != choose(a, kLogits, i, 8).token ? 1 : 0;
+    by_seed += choose(a, kLogits, i, 7).token != choose(other, kLogits, i, 7).token ? 1 : 0;
   }
   // Independent draws differ in 0.7 of all cases.
   for (const int differing : {by_document, by_place, by_seed}) {

@@ -42,6 +42,10 @@ class CpuBackend : public Backend {
                          const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
+  std::optional<PackedFormat> reading_format(DType compute) const override {
+    const bool packed = compute == DType::kBf16 && set_.pairs;
+    return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
+  }
   PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,

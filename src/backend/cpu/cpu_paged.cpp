@@ -1,6 +1,8 @@
 #include <fmt/format.h>
+#include <omp.h>
 
 #include <cstring>
+#include <vector>
 
 #include "backend/cpu/cpu_backend.h"
 
@@ -28,6 +30,27 @@ void for_pieces(const PagedRuns& runs, std::int64_t begin, std::int64_t end, con
     }
     begin = next;
   }
+}
+
+// At most kAttentionTile queries of the rows of a run that read the same key head: those of each
+// row after each other.
+struct QueryTile {
+  std::size_t run;
+  std::int64_t head;
+  Range queries;
+};
+
+std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group) {
+  std::vector<QueryTile> tiles;
+  for (std::size_t run = 0; run < runs.position.size(); ++run) {
+    const std::int64_t queries = (runs.offsets[run + 1] - runs.offsets[run]) * group;
+    for (std::int64_t head = 0; head < heads; ++head) {
+      for (std::int64_t begin = 0; begin < queries; begin += kAttentionTile) {
+        tiles.push_back({run, head, {begin, std::min(begin + kAttentionTile, queries)}});
+      }
+    }
+  }
+  return tiles;
 }
 
 void require_runs(const PagedRuns& runs, std::int64_t rows) {
@@ -67,55 +90,49 @@ void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, con
   });
 }
 
-// Threads share the rows of all key heads; a piece is the rows of a run that a thread has of one.
 void CpuBackend::paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
                                  const PagedRuns& runs, const Tensor& keys, const Tensor& values,
                                  const Tensor& out, const Tensor& lse) {
-  const std::int64_t rows = q.dim(0);
-  require_runs(runs, rows);
+  require_runs(runs, q.dim(0));
   require(keys.dim(1) == shape.kv_heads && keys.dim(3) == shape.head_dim &&
               q.dim(1) >= shape.heads * shape.head_dim,
           fmt::format("paged attention of {} to {} with {} / {} heads of {}", q.shape().text(),
                       keys.shape().text(), shape.heads, shape.kv_heads, shape.head_dim));
   const Tensor& v = values.defined() ? values : keys;
   const std::int64_t group = shape.heads / shape.kv_heads;
+  const std::vector<QueryTile> tiles = query_tiles(runs, shape.kv_heads, group);
   const std::int64_t scratch_size = paged_scratch(shape.head_dim, shape.v_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   with_kernels(q.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
-    const auto run = [&](std::int64_t head, const Piece& piece, std::int64_t thread) {
-      const std::int64_t query = head * group;
-      const PagedHead<A> paged{
-          .q = q.as<A>().data() + piece.begin * q.dim(1) + query * shape.head_dim,
-          .q_stride = q.dim(1),
-          .heads = group,
-          .keys = keys.as<A>().data() + head * kPageTokens * keys.dim(3),
-          .values = v.as<A>().data() + head * kPageTokens * v.dim(3),
-          .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
-          .key_row = keys.dim(3),
-          .value_page = v.dim(1) * kPageTokens * v.dim(3),
-          .value_row = v.dim(3),
-          .pages = runs.pages.data() + piece.first_page,
-          .position = piece.position,
-          .window = window,
-          .head_dim = shape.head_dim,
-          .v_dim = shape.v_dim,
-          .scale = shape.scale};
+    const auto run = [&](const QueryTile& tile, std::int64_t thread) {
+      const std::int64_t row = runs.offsets[tile.run];
+      const std::int64_t query = tile.head * group;
+      const PagedHead<A> paged{.q = q.as<A>().data() + row * q.dim(1) + query * shape.head_dim,
+                               .q_stride = q.dim(1),
+                               .heads = group,
+                               .keys = keys.as<A>().data() + tile.head * kPageTokens * keys.dim(3),
+                               .values = v.as<A>().data() + tile.head * kPageTokens * v.dim(3),
+                               .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
+                               .key_row = keys.dim(3),
+                               .value_page = v.dim(1) * kPageTokens * v.dim(3),
+                               .value_row = v.dim(3),
+                               .pages = runs.pages.data() + runs.page_offsets[tile.run],
+                               .position = runs.position[tile.run],
+                               .window = window,
+                               .head_dim = shape.head_dim,
+                               .v_dim = shape.v_dim,
+                               .scale = shape.scale};
       kernels.paged_attention(
-          paged, piece.end - piece.begin,
-          out.as<A>().data() + (piece.begin * shape.heads + query) * shape.v_dim,
-          shape.heads * shape.v_dim, lse.as<float>().data() + piece.begin * shape.heads + query,
+          paged, tile.queries, out.as<A>().data() + (row * shape.heads + query) * shape.v_dim,
+          shape.heads * shape.v_dim, lse.as<float>().data() + row * shape.heads + query,
           shape.heads, scratch.as<float>().data() + thread * scratch_size);
     };
-    share(shape.kv_heads * rows, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      while (begin < end) {
-        const std::int64_t head = begin / rows;
-        const std::int64_t next = std::min(end, (head + 1) * rows);
-        for_pieces(runs, begin - head * rows, next - head * rows,
-                   [&](const Piece& piece) { run(head, piece, thread); });
-        begin = next;
-      }
-    });
+    // Tiles differ by as much as the lengths of their sequences do.
+#pragma omp parallel for num_threads(threads_) schedule(dynamic) if (tiles.size() > 1)
+    for (const QueryTile& tile : tiles) {
+      run(tile, omp_get_thread_num());
+    }
   });
 }
 

@@ -45,6 +45,7 @@ InstructionSet avx512_pairs_kernels() {
   }();
   InstructionSet set = avx512_kernels();
   set.name = "avx512 with bf16 in pairs";
+  set.pairs = true;
   set.bf16 = &pairs;
   set.packed_bf16 = &avx512bf16::packed_bf16();
   return set;

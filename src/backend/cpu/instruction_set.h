@@ -14,6 +14,7 @@ struct InstructionSet {
   const CommonKernels* common;
   const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
+  bool pairs = false;         // of bf16 are multiplied as fast as it goes here
 };
 
 bool avx512_is_usable();                // on this processor

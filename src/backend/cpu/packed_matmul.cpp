@@ -14,6 +14,9 @@ namespace {
 // Reading the weights of a group takes as long as computing so many of its rows.
 constexpr std::int64_t kReading = 6;
 
+// So many tiles of rows are laid out before threads could agree to share them.
+constexpr std::int64_t kTilesAlone = 4;
+
 // The rows of a group that has some.
 struct Group {
   std::int64_t row, rows;  // of x and y
@@ -64,6 +67,8 @@ class Shares {
       cost_ += units() * groups_.back().unit_cost;
     }
   }
+
+  std::int64_t tiles() const { return tiles_; }
 
   template <class A>
   void lay_out(const A* x, std::int64_t part, std::int64_t parts) const {
@@ -134,13 +139,19 @@ class Shares {
 
 template <class A, class C>
 void run(const Shares& shares, const A* x, C* y, int threads) {
+  const bool alone = shares.tiles() <= kTilesAlone;
+  if (alone) {
+    shares.lay_out(x, 0, 1);
+  }
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
+    if (!alone) {
 #pragma omp for schedule(static, 1)
-    for (int t = 0; t < threads; ++t) {
-      shares.lay_out(x, t, threads);
+      for (int t = 0; t < threads; ++t) {
+        shares.lay_out(x, t, threads);
+      }
     }
-#pragma omp for schedule(static, 1)
+#pragma omp for schedule(static, 1) nowait
     for (int t = 0; t < threads; ++t) {
       shares.multiply(y, t, threads);
     }

@@ -6,7 +6,7 @@
 // at the end O / l and lse = scale m + log l. Scores lie by key, so that a vector holds those of
 // sixteen queries and no maximum or sum goes across its lanes. Words of S go along head_dim, those
 // of O along keys.
-#include "backend/cpu/kernels/attention_tiles.h"
+#include "backend/cpu/kernels/attention_softmax.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
@@ -17,8 +17,7 @@ struct QueryTile {
   I16 first_key[kTile / kLanes];
   I16 gap_begin[kTile / kLanes], gap_end[kTile / kLanes];
   Index least_gap_begin, most_gap_begin, least_gap_end, most_gap_end;  // of all queries
-  F16 top[kTile / kLanes], total[kTile / kLanes];
-  float factor[kTile];  // for what was summed before the present tile of keys
+  Softmax softmax;
 };
 
 template <class A>
@@ -46,9 +45,6 @@ QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
     std::memcpy(tile.gap_begin, begin, sizeof begin);
     std::memcpy(tile.gap_end, end, sizeof end);
   }
-  for (F16& top : tile.top) {
-    top = splat(kMasked);
-  }
   return tile;
 }
 
@@ -74,43 +70,6 @@ void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index ke
     const I16 masked = (here < first) | (here > last) | hidden;
     store(scores, masked ? splat(kMasked) : score);
   }
-}
-
-// Of each query of a strip, and of what is given.
-F16 largest(const float* scores, Index keys, F16 given) {
-  F16 best[4] = {given, given, given, given};
-  Index j = 0;
-  for (; j + 4 <= keys; j += 4) {
-    for (Index i = 0; i < 4; ++i) {
-      best[i] = max(load(scores + (j + i) * kTile), best[i]);
-    }
-  }
-  for (; j < keys; ++j) {
-    best[0] = max(load(scores + j * kTile), best[0]);
-  }
-  return max(max(best[0], best[1]), max(best[2], best[3]));
-}
-
-// The online softmax of a strip: scores become words of P, those of one step of keys in the place
-// of the first of them. factor: scale log2(e).
-template <class Step>
-void update_softmax(float* scores, Index strip, QueryTile& tile, Index keys, float factor) {
-  F16& top = tile.top[strip / kLanes];
-  F16& total = tile.total[strip / kLanes];
-  const F16 best = largest(scores, keys, top);
-  const F16 before = exp2((top - best) * factor);
-  F16 sum{};
-  for (Index j = 0; j < keys; j += Step::kElements) {
-    F16 p[Step::kElements];
-    for (Index e = 0; e < Step::kElements; ++e) {
-      p[e] = j + e < keys ? exp2((load(scores + (j + e) * kTile) - best) * factor) : F16{};
-      sum += p[e];
-    }
-    store_words(reinterpret_cast<Word*>(scores + j * kTile), Step::across(p));
-  }
-  store(tile.factor + strip, before);
-  total = total * before + sum;
-  top = best;
 }
 
 // The tiles in the scratch memory.
@@ -140,13 +99,13 @@ void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Ind
     if (border) {
       mask(t.scores + i, i, tile, key, seen);
     }
-    update_softmax<Step>(t.scores + i, i, tile, seen, head.scale * kLog2E);
+    update_softmax<Step>(t.scores + i, i, tile.softmax, seen, head.scale * kLog2E);
   }
   for (Index i = 0; i < tile.queries; i += at_once) {
     multiply<Step>({reinterpret_cast<const Word*>(t.scores + i), 1, Step::kElements * kTile, t.v,
                     v_row, t.sums + i * v_row, v_row, smaller(at_once, tile.queries - i), v_row,
                     words_of<Step>(smaller(keys, tile.query + i + at_once - key)),
-                    Into::kScaleAndAdd, tile.factor + i});
+                    Into::kScaleAndAdd, tile.softmax.factor + i});
   }
 }
 
@@ -180,14 +139,9 @@ void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index 
       add_keys<Step>(t, head, tile, key, smaller(kTile, end - key));
     }
     for (Index i = 0; i < queries; ++i) {
-      const float total = tile.total[i / kLanes][i % kLanes];
-      const float inverse = 1.0F / total;
-      for (Index c = 0; c < head.v_dim; c += kLanes) {
-        store(out + (query + i) * out_stride + c, load(t.sums + i * v_row + c) * inverse,
-              head.v_dim - c);
-      }
-      lse[(query + i) * lse_stride] =
-          head.scale * tile.top[i / kLanes][i % kLanes] + __builtin_logf(total);
+      const Index to = query + i;
+      lse[to * lse_stride] = write_row(tile.softmax, i, t.sums + i * v_row, head.scale,
+                                       out + to * out_stride, head.v_dim);
     }
   }
 }

@@ -150,15 +150,16 @@ void load_across(const A* from, Index stride, Word* to, Index rows, Index dim) {
   }
 }
 
-/// Those of load_rows transposed: (row_words, kTile), with zeros for the missing rows.
-template <class Step, class A>
-void load_columns(const A* from, Index stride, Word* to, Index rows, Index dim) {
+/// Rows in words along dim, transposed: (row_words, kTile), with zeros for the missing rows; row(t)
+/// points at row t.
+template <class Step, class Row>
+void load_columns(const Row& row, Word* to, Index rows, Index dim) {
   for (Index w = 0; w < words_of<Step>(dim); w += kLanes) {
     const Index i = w * Step::kElements;
     for (Index t = 0; t < kTile; t += kLanes) {
       U16 block[kLanes];
       for (Index j = 0; j < kLanes; ++j) {
-        block[j] = t + j < rows ? Step::along(from + (t + j) * stride + i, dim - i) : U16{};
+        block[j] = t + j < rows ? Step::along(row(t + j) + i, dim - i) : U16{};
       }
       transpose(block);
       for (Index j = 0; j < kLanes; ++j) {
@@ -166,6 +167,12 @@ void load_columns(const A* from, Index stride, Word* to, Index rows, Index dim) 
       }
     }
   }
+}
+
+/// Those of load_rows.
+template <class Step, class A>
+void load_columns(const A* from, Index stride, Word* to, Index rows, Index dim) {
+  load_columns<Step>([=](Index t) { return from + t * stride; }, to, rows, dim);
 }
 
 constexpr I16 kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

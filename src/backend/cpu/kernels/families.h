@@ -75,7 +75,7 @@ template <class A>
 void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                float* lse, Index lse_stride, float* scratch);
 template <class A>
-void paged_attention(const PagedHead<A>& head, Index rows, A* out, Index out_stride, float* lse,
+void paged_attention(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
                      Index lse_stride, float* scratch);
 template <class A>
 void attention_backward(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,

@@ -164,9 +164,9 @@ struct Kernels {
   // scratch: attention_backward_scratch floats.
   void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                              float* scratch);
-  // out and lse point at the first row and query of these; the queries of a row are neighbours.
-  // scratch: paged_scratch floats.
-  void (*paged_attention)(const PagedHead<A>& head, Index rows, A* out, Index out_stride,
+  // At most kAttentionTile queries of neighbouring rows, those of each row after each other; out
+  // and lse point at query 0. scratch: paged_scratch floats.
+  void (*paged_attention)(const PagedHead<A>& head, Range queries, A* out, Index out_stride,
                           float* lse, Index lse_stride, float* scratch);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
@@ -255,7 +255,7 @@ constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v
 
 /// Floats of scratch of paged attention.
 constexpr Index paged_scratch(Index head_dim, Index v_dim) {
-  return kAttentionTile + padded_head(head_dim) + padded_head(v_dim);
+  return kAttentionTile * (kAttentionTile + 2 * padded_head(head_dim) + 2 * padded_head(v_dim));
 }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row

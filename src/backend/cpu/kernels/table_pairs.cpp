@@ -7,6 +7,7 @@ void replace_products(Kernels<BFloat16>& kernels) {
   kernels.gemm_to_f32 = gemm<BFloat16, float>;
   kernels.attention = attention<BFloat16>;
   kernels.attention_backward = attention_backward<BFloat16>;
+  kernels.paged_attention = paged_attention<BFloat16>;
 }
 
 }  // namespace moesaic::cpu::MOESAIC_ISA

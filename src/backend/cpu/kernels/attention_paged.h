@@ -1,0 +1,100 @@
+#pragma once
+
+// Attention to keys and values in pages (Kwon et al. 2023), in tiles as attention_forward.h: a page
+// is a tile of keys. The columns of a tile of scores are all queries that read the same key head,
+// those of a row beside each other. Pages begin at fixed positions of the sequence and a hidden key
+// adds zero, so that the sums of a row have one order, whatever else is in its tile.
+#include "backend/cpu/kernels/attention_softmax.h"
+
+namespace moesaic::cpu::MOESAIC_ISA {
+namespace {
+
+// The positions [first, last] that each query of a tile sees.
+struct SeenKeys {
+  I16 first[kTile / kLanes], last[kTile / kLanes];
+  Index least_first, most_first, least_last, most_last;
+};
+
+template <class A>
+SeenKeys seen_keys(const PagedHead<A>& head, Range queries) {
+  std::int32_t first[kTile] = {};
+  std::int32_t last[kTile] = {};
+  const auto first_of = [&](Index position) {
+    return head.window > 0 ? larger(0, position - head.window + 1) : 0;
+  };
+  for (Index query = queries.begin; query < queries.end; ++query) {
+    const Index position = head.position + query / head.heads;
+    first[query - queries.begin] = static_cast<std::int32_t>(first_of(position));
+    last[query - queries.begin] = static_cast<std::int32_t>(position);
+  }
+  SeenKeys seen{};
+  std::memcpy(seen.first, first, sizeof first);
+  std::memcpy(seen.last, last, sizeof last);
+  seen.least_last = head.position + queries.begin / head.heads;
+  seen.most_last = head.position + (queries.end - 1) / head.heads;
+  seen.least_first = first_of(seen.least_last);
+  seen.most_first = first_of(seen.most_last);
+  return seen;
+}
+
+// Takes out the scores of keys [key, key + keys) that a strip of queries does not see.
+void hide(float* scores, Index strip, const SeenKeys& seen, Index key, Index keys) {
+  const I16 first = seen.first[strip / kLanes];
+  const I16 last = seen.last[strip / kLanes];
+  for (Index j = 0; j < keys; ++j, scores += kTile) {
+    const I16 here = splat_index(key + j);
+    const F16 score = load(scores);
+    store(scores, (here < first) | (here > last) ? splat(kMasked) : score);
+  }
+}
+
+template <class Step, class A>
+void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
+                  Index lse_stride, float* scratch) {
+  const Index row = row_words<Step>(head.head_dim);
+  const Index v_row = round_up(head.v_dim);
+  const Index count = queries.end - queries.begin;
+  const Index columns = round_up(count);
+  float* const scores = scratch;
+  float* const sums = scores + kTile * kTile;
+  auto* const q_columns = reinterpret_cast<Word*>(sums + kTile * v_row);
+  Word* const k = q_columns + kTile * row;
+  Word* const v = k + kTile * row;
+  const auto query = [&](Index i) {
+    const Index at = queries.begin + i;
+    return head.q + at / head.heads * head.q_stride + at % head.heads * head.head_dim;
+  };
+  load_columns<Step>(query, q_columns, count, head.head_dim);
+  clear(sums, count * v_row);
+  const SeenKeys seen = seen_keys(head, queries);
+  Softmax softmax;
+  for (Index page = seen.least_first / kTile; page <= seen.most_last / kTile; ++page) {
+    const Index key = page * kTile;
+    const Index keys = smaller(kTile, seen.most_last + 1 - key);
+    load_rows<Step>(head.keys + head.pages[page] * head.key_page, head.key_row, k, keys,
+                    head.head_dim);
+    load_across<Step>(head.values + head.pages[page] * head.value_page, head.value_row, v, keys,
+                      head.v_dim);
+    multiply<Step>({k, row, 1, q_columns, kTile, scores, kTile, keys, columns,
+                    words_of<Step>(head.head_dim), Into::kOverwrite});
+    const bool border = seen.most_first > key || seen.least_last < key + keys - 1;
+    for (Index strip = 0; strip < columns; strip += kLanes) {
+      if (border) {
+        hide(scores + strip, strip, seen, key, keys);
+      }
+      update_softmax<Step>(scores + strip, strip, softmax, keys, head.scale * kLog2E);
+    }
+    multiply<Step>({reinterpret_cast<const Word*>(scores), 1, Step::kElements * kTile, v, v_row,
+                    sums, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
+                    softmax.factor});
+  }
+  for (Index i = 0; i < count; ++i) {
+    const Index to = queries.begin + i;
+    lse[to / head.heads * lse_stride + to % head.heads] =
+        write_row(softmax, i, sums + i * v_row, head.scale,
+                  out + to / head.heads * out_stride + to % head.heads * head.v_dim, head.v_dim);
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::cpu::MOESAIC_ISA
