@@ -26,7 +26,8 @@ using PairsOfBytes = std::uint16_t __attribute__((vector_size(2 * kWidth)));
 
 constexpr Index kChunk = kLanes;  // words of a row of x that lie together
 constexpr Index kChunkBytes = 4 * kChunk;
-constexpr Index kAheadBytes = 2048;  // of a panel that are on their way from memory
+constexpr Index kAheadBytes = 2048;             // of a panel that are on their way from memory
+constexpr Index kCachedWords = Index{1} << 17;  // of rows of x
 
 template <class V>
 V load_as(const std::byte* p) {
@@ -297,7 +298,8 @@ TileKernel<C> tile_kernel(Index height) {
   return {multiply_tile<Engine, Format, M, C>, registers_of<M>() / kParts};
 }
 
-/// All rows of a product; read(panel, count) gives so many panels of w in the format.
+/// All rows of a product, as many at once for all panels as the second-level cache holds;
+/// read(panel, count) gives so many panels of w in the format.
 template <class Engine, class Format, int kHighest, class C, class Read>
 void multiply_rows(const PackedProduct<C>& p, const Tiles& tiles, Index panel_bytes,
                    const Read& read) {
@@ -305,13 +307,17 @@ void multiply_rows(const PackedProduct<C>& p, const Tiles& tiles, Index panel_by
   const Index blocks = packed_blocks(p.columns);
   const auto most = tile_kernel<Engine, Format, kHighest, C>(tiles.height);
   const auto last = tile_kernel<Engine, Format, kHighest, C>(tiles.last);
-  for (Index panel = 0; panel < p.panels; panel += most.panels) {
-    const std::byte* const w = read(panel, smaller(most.panels, p.panels - panel));
-    for (Index t = 0; t < tiles.count; ++t) {
-      const Index row = t * tiles.height;
-      const TileRows x{p.x.words + row * row_words, p.x.scale + row * blocks,
-                       p.x.sum + row * blocks};
-      (t + 1 == tiles.count ? last : most).run(p, x, row, w, panel_bytes, panel);
+  const Index at_once = larger(1, kCachedWords / (tiles.height * row_words));
+  for (Index first = 0; first < tiles.count; first += at_once) {
+    const Index end = smaller(first + at_once, tiles.count);
+    for (Index panel = 0; panel < p.panels; panel += most.panels) {
+      const std::byte* const w = read(panel, smaller(most.panels, p.panels - panel));
+      for (Index t = first; t < end; ++t) {
+        const Index row = t * tiles.height;
+        const TileRows x{p.x.words + row * row_words, p.x.scale + row * blocks,
+                         p.x.sum + row * blocks};
+        (t + 1 == tiles.count ? last : most).run(p, x, row, w, panel_bytes, panel);
+      }
     }
   }
 }
