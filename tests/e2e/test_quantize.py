@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 import harness
+from test_readme import block
 
 BLOCK, GROUP = 256, 32
 # Columns enough for tp = 2 to begin at whole blocks in the experts' down; not so in attention.
@@ -136,6 +137,18 @@ class Quantize(harness.EndToEnd):
                     self.assertEqual(stored, "fp16" if "gate.load" not in name and
                                      "previous_load" not in name else "fp32", name)
                     np.testing.assert_allclose(values, w, rtol=1e-3, atol=1e-7, err_msg=name)
+
+    # Protects: the lines of the README that decode a tensor do.
+    def test_decodes_as_the_readme_says(self):
+        lines = block((harness.ROOT / "README.md").read_text(encoding="utf-8"), "Fewer bits", "python")
+        name = "model.layers.1.mlp.experts.2.down_proj.weight"
+        for kind in ("int8", "int4"):
+            self.convert(1, kind, "--convert.quantize", kind)
+            folder = self.folder / kind / "step-00000000"
+            with h5py.File(folder / "part-00000.h5") as part:
+                names = {"np": np, "group": part[f"{name}[0,0]"]}
+                exec(lines, names)  # pylint: disable=exec-used
+            np.testing.assert_array_equal(names["w"], tensors(folder)[name][1])
 
     # Protects: any layout reads it; where parts begin at whole blocks with the very codes.
     def test_layouts(self):
