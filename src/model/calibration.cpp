@@ -119,7 +119,8 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
     sums.resize(static_cast<std::size_t>(size), 0.0);
     world.all_reduce(std::span(sums), comm::Reduce::kSum);
     const auto expert = expert_of(name);
-    const bool enough = !sums.empty() && sums.back() >= (expert ? kCalibrationRows : 1);
+    const bool enough =
+        !sums.empty() && sums.back() >= (expert ? static_cast<double>(kCalibrationRows) : 1.0);
     if (expert && !sums.empty()) {
       Sums& all = layers[expert->layer + expert->field];
       all.resize(sums.size(), 0.0);
