@@ -8,16 +8,55 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "config/compare.h"
+#include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/pool.h"
 
 namespace moesaic::cli {
+
+void refuse_quantized(const io::ModelSource& source, std::string_view what) {
+  if (const auto type = source.quantized()) {
+    throw Error(Exit::kUsage,
+                fmt::format("{} has its weights in {} alone, for score and generate: {} the "
+                            "checkpoint or folder that it was made of",
+                            source.path().string(), name_of(*type), what));
+  }
+}
+
+namespace {
+
+// Weights that were stored in few bits are kept so.
+void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
+  const auto type = source.quantized();
+  if (!type) {
+    return;
+  }
+  config::Quantize& key = parsed.config.run.quantize;
+  const auto stored =
+      *type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4;
+  const auto place = parsed.places.find("run.quantize");
+  if (place != parsed.places.end() && key != stored) {
+    throw Error(Exit::kUsage,
+                fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
+                            "key out, or use the checkpoint or folder that it was made of",
+                            place->second, name_of(key), source.path().string(), name_of(*type)));
+  }
+  key = stored;
+}
+
+}  // namespace
 
 config::Parsed adopt_model(config::Parsed parsed) {
   if (parsed.config.model.path.empty()) {
     return parsed;
   }
   const auto source = io::ModelSource::open(parsed.config.model.path);
+  const bool trains =
+      parsed.job == "train" || (parsed.job == "plan" && parsed.config.plan.job == "train");
+  if (trains || parsed.job == "convert") {
+    refuse_quantized(source, trains ? "train from" : "convert");
+  }
+  adopt_quantized(source, parsed);
   const std::map<std::string, std::string> stored = source.keys();
   std::vector<std::string> contradictions;
   config::Flat flat = config::flatten(parsed.config);

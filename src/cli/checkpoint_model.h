@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 #include "config/options.h"
 #include "io/corpus.h"
 #include "io/model_source.h"
@@ -7,9 +9,14 @@
 
 namespace moesaic::cli {
 
-/// With model.path set: the command's config with model.* and router.* from there. A model.* key
-/// that was set to something else is an error (kUsage); router.* keys that were set win.
+/// With model.path set: the command's config with model.*, router.* and run.quantize from there. A
+/// model.* key, or run.quantize, that was set to something else is an error (kUsage); router.* keys
+/// that were set win. Likewise an error: training from, or converting, quantized weights.
 config::Parsed adopt_model(config::Parsed parsed);
+
+/// Throws kUsage if the weights are in few bits alone. what: what to do with the original, as
+/// "train from".
+void refuse_quantized(const io::ModelSource& source, std::string_view what);
 
 /// On rank 0, where the path is that of a Hugging Face folder: throws kBadData with all that is
 /// wrong with its tensors, and says what is left out.

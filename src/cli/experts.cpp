@@ -51,6 +51,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
                                           "first (moesaic convert)",
                                           source.path().string()));
   }
+  refuse_quantized(source, "change");
   Inputs inputs{.config = config_of(source, parsed, ranks),
                 .source = source.path(),
                 .out = parsed.arguments[2],

@@ -143,6 +143,7 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   const std::string source = resume ? resume->string() : inputs.config.model.path;
   if (!source.empty()) {
     auto model = io::ModelSource::open(source);
+    refuse_quantized(model, "train from");
     adopt_pool(model, inputs.config);
     tasks = model.tasks();
   }

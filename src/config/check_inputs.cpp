@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "config/checks.h"
+#include "config/enum_names.h"
 #include "config/keys.h"
 #include "config/validate.h"
 
@@ -127,6 +128,20 @@ void check_generate(const Config& c, Lines& lines) {
   }
   if (std::find(g.stop.begin(), g.stop.end(), "") != g.stop.end()) {
     lines.emplace_back("generate.stop holds an empty text, which every continuation begins with");
+  }
+}
+
+void check_convert(const ConvertJob& c, Lines& lines) {
+  if (c.quantize != Quantize::kNone && c.to == ConvertTo::kHf) {
+    lines.push_back(fmt::format(
+        "convert.quantize = {} makes a checkpoint, which convert.to = hf is not: leave one out",
+        name_of(c.quantize)));
+  }
+  if (!c.calibration.empty() && c.quantize != Quantize::kInt4) {
+    lines.push_back(fmt::format(
+        "convert.calibration has no effect with convert.quantize = {}{}: leave it out, or use int4",
+        name_of(c.quantize),
+        c.quantize == Quantize::kInt8 ? ", which takes the nearest of 255 levels either way" : ""));
   }
 }
 

@@ -23,6 +23,7 @@ void check_model(const Config& config, Lines& lines);
 void check_train_inputs(const Config& config, Lines& lines);
 void check_score(const Config& config, Lines& lines);
 void check_generate(const Config& config, Lines& lines);
+void check_convert(const ConvertJob& convert, Lines& lines);
 void check_tokenize(const Tokenize& tokenize, Lines& lines);
 
 }  // namespace moesaic::config

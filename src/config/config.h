@@ -20,7 +20,7 @@ enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
 enum class ConvertTo { kAuto, kHf, kMoesaic };
-enum class StoredAs { kBf16, kFp16, kFp32 };
+enum class StoredAs { kAuto, kBf16, kFp16, kFp32 };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
@@ -217,7 +217,9 @@ struct ExpertsJob {
 
 struct ConvertJob {
   ConvertTo to = ConvertTo::kAuto;
-  StoredAs dtype = StoredAs::kBf16;  // of a folder's tensors
+  StoredAs dtype = StoredAs::kAuto;  // bf16 of a folder, fp32 of a checkpoint
+  Quantize quantize = Quantize::kNone;
+  std::vector<std::string> calibration;  // corpora
 };
 
 /// Tokens of a batch of score, unless one window is longer.

@@ -57,8 +57,11 @@ constexpr Names<Placing, 2> names_of(Placing) {
 constexpr Names<ConvertTo, 3> names_of(ConvertTo) {
   return {{{ConvertTo::kAuto, "auto"}, {ConvertTo::kHf, "hf"}, {ConvertTo::kMoesaic, "moesaic"}}};
 }
-constexpr Names<StoredAs, 3> names_of(StoredAs) {
-  return {{{StoredAs::kBf16, "bf16"}, {StoredAs::kFp16, "fp16"}, {StoredAs::kFp32, "fp32"}}};
+constexpr Names<StoredAs, 4> names_of(StoredAs) {
+  return {{{StoredAs::kAuto, "auto"},
+           {StoredAs::kBf16, "bf16"},
+           {StoredAs::kFp16, "fp16"},
+           {StoredAs::kFp32, "fp32"}}};
 }
 constexpr Names<PoolAction, 4> names_of(PoolAction) {
   return {{{PoolAction::kAdd, "add"},

@@ -153,6 +153,9 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_generate(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "experts" || job == "convert") {
+    if (job == "convert") {
+      check_convert(config.convert, lines);
+    }
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "plan") {
     const bool known = config.plan.job == "train" || config.plan.job == "score";

@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "tensor/quantized.h"
 
-// DIR/step-00001000/: manifest.json and part-NNNNN.h5 files. Every tensor is stored in fp32 under
-// its public name and unsharded shape, in blocks, each written once by the rank that owns it.
+// DIR/step-00001000/: manifest.json and part-NNNNN.h5 files. Every tensor is stored under its
+// public name and unsharded shape, in blocks, each written once by the rank that owns it: in fp32,
+// or as `convert` was asked to (checkpoint_block.h).
 namespace moesaic::io {
 
 /// Makes the values of a block when they are written, one block after the other, so that they need
@@ -22,12 +24,17 @@ using BlockValues = std::function<std::vector<float>()>;
 /// Those that are there already; they must outlive it.
 BlockValues given(std::span<const float> values);
 
+/// How a block lies in its file.
+enum class BlockType { kF32, kBF16, kF16, kInt8, kInt4 };
+
 /// Elements [offset, offset + extent) of tensor `name`, whose unsharded shape is `shape`. Optimizer
 /// moments are tensors named "exp_avg/NAME" and "exp_avg_sq/NAME".
 struct BlockToSave {
   std::string name;
   std::vector<std::int64_t> shape, offset, extent;
   BlockValues values;
+  BlockType type = BlockType::kF32;
+  std::function<QuantizedRows()> rows = {};  // instead of values, where the type is in few bits
 };
 
 /// Everything that is not a tensor: step, cursor, config, layout, task names, ... Written by rank 0
@@ -67,10 +74,16 @@ class CheckpointReader {
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
+  /// What all of its blocks are; nothing if they are fp32, bf16 or fp16, or differ.
+  std::optional<QuantizedType> quantized(const std::string& name) const;
   /// Reads elements [offset, offset + extent), from however many blocks they lie in, and checks the
   /// checksum of each block read. kBadData names tensor, file and both sums.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
+  /// Likewise the very codes and scales of a quantized tensor, in the order of rows. offset[1] must
+  /// be a multiple of kQuantizedBlock.
+  QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
+                               const std::vector<std::int64_t>& extent);
 
  private:
   struct State;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "io/checkpoint_block.h"
 #include "io/files.h"
 
 namespace moesaic::io {
@@ -17,6 +18,9 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kSchema = "moesaic-checkpoint";
+// 1: all blocks are fp32 and do not say so. 2: blocks have a type. What has fp32 alone is written
+// as version 1, which older programs read.
+constexpr int kVersion = 2;
 
 std::string dump(const json& value, int indent) {
   return value.dump(indent, ' ', false, json::error_handler_t::replace);
@@ -64,6 +68,18 @@ bool overlap(const StoredBlock& a, const StoredBlock& b) {
   return true;
 }
 
+// Blocks in few bits are cut between whole blocks of columns with one scale.
+bool is_possible(const StoredBlock& block, const Extents& shape) {
+  if (!quantized_type(block.type)) {
+    return true;
+  }
+  const auto between = [&](std::int64_t column) {
+    return column % kQuantizedBlock == 0 || column == shape[1];
+  };
+  return shape.size() == 2 && block.offset[1] % kQuantizedBlock == 0 &&
+         between(block.offset[1] + block.extent[1]);
+}
+
 StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
   StoredTensor tensor;
   tensor.shape = value.at("shape").get<Extents>();
@@ -75,7 +91,8 @@ StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
       throw Error(Exit::kBadData, fmt::format("part '{}' is not listed", block.part));
     }
     const bool holds =
-        inside(block, tensor.shape) && volume(block.extent) <= part->second.bytes / 4;  // fp32
+        inside(block, tensor.shape) && is_possible(block, tensor.shape) &&
+        bytes_of(block.type, block.extent) <= static_cast<double>(part->second.bytes);
     if (!holds) {
       throw Error(Exit::kBadData,
                   fmt::format("a block in '{}' is outside its tensor or part", block.part));
@@ -91,7 +108,7 @@ Manifest parse(const std::string& text) {
   if (stated != checksum(body)) {
     throw Error(Exit::kBadData, "its own checksum is wrong");
   }
-  if (body.at("schema") != kSchema || body.at("version") != 1) {
+  if (body.at("schema") != kSchema || body.at("version") < 1 || body.at("version") > kVersion) {
     throw Error(Exit::kBadData,
                 fmt::format("schema {} version {} is not known", dump(body.at("schema"), -1),
                             dump(body.at("version"), -1)));
@@ -110,30 +127,41 @@ Manifest parse(const std::string& text) {
 }  // namespace
 
 json block_to_json(const StoredBlock& block) {
-  return {{"part", block.part},
-          {"dataset", block.dataset},
-          {"offset", block.offset},
-          {"extent", block.extent},
-          {"sha256", block.sha256}};
+  json value{{"part", block.part},
+             {"dataset", block.dataset},
+             {"offset", block.offset},
+             {"extent", block.extent},
+             {"sha256", block.sha256}};
+  if (block.type != BlockType::kF32) {
+    value["type"] = name_of(block.type);
+  }
+  return value;
 }
 
 StoredBlock block_from_json(const json& value) {
-  return {value.at("part").get<std::string>(), value.at("dataset").get<std::string>(),
-          value.at("offset").get<Extents>(), value.at("extent").get<Extents>(),
-          value.at("sha256").get<std::string>()};
+  const std::string name = value.value("type", std::string(name_of(BlockType::kF32)));
+  const auto type = block_type(name);
+  if (!type) {
+    throw Error(Exit::kBadData, fmt::format("a block has the type '{}', which is not known", name));
+  }
+  return {value.at("part").get<std::string>(),   value.at("dataset").get<std::string>(),
+          value.at("offset").get<Extents>(),     value.at("extent").get<Extents>(),
+          value.at("sha256").get<std::string>(), *type};
 }
 
 std::string to_text(const Manifest& manifest) {
   json tensors = json::object();
+  int version = 1;
   for (const auto& [name, tensor] : manifest.tensors) {
     json blocks = json::array();
     for (const StoredBlock& block : tensor.blocks) {
+      version = block.type == BlockType::kF32 ? version : kVersion;
       blocks.push_back(block_to_json(block));
     }
     tensors[name] = {{"shape", tensor.shape}, {"blocks", std::move(blocks)}};
   }
   json body{{"schema", kSchema},
-            {"version", 1},
+            {"version", version},
             {"step", manifest.step},
             {"parts", files_to_json(manifest.parts)},
             {"files", files_to_json(manifest.files)},

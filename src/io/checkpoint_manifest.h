@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "io/checkpoint.h"
 #include "io/hdf5.h"
 
 // manifest.json: what a checkpoint holds and where. Its own "sha256" covers everything else in it.
@@ -15,11 +16,12 @@ namespace moesaic::io {
 inline constexpr const char* kManifestName = "manifest.json";
 inline constexpr const char* kTemporary = ".tmp";  // ends the name of an unfinished checkpoint
 
-/// Elements [offset, offset + extent) of a tensor: one dataset of one part.
+/// Elements [offset, offset + extent) of a tensor: one dataset (or group of them) of one part.
 struct StoredBlock {
   std::string part, dataset;
   Extents offset, extent;
-  std::string sha256;  // of the values' bytes
+  std::string sha256;  // of the stored bytes
+  BlockType type = BlockType::kF32;
 };
 struct StoredTensor {
   Extents shape;

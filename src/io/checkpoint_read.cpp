@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/sha256.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
@@ -82,16 +82,45 @@ void copy_box(const Box& part, const Box& from, std::span<const float> source, c
 struct CheckpointReader::State {
   fs::path path;
   Manifest manifest;
-  std::optional<Hdf5File> part;  // the one read last, as are the block and its values
+  std::optional<Hdf5File> part;  // the one read last, as are the block and what it holds
   std::string part_name;
   const StoredBlock* block = nullptr;
-  std::vector<float> values;
+  BlockContent content;
 
   // On the HDF5 thread.
   void open_part(const std::string& name);
-  void read_block(const StoredBlock& wanted);
   void load(const std::string& tensor, const StoredBlock& wanted);
+  const std::vector<float>& values();  // of the block
+
+  const StoredTensor& tensor(const std::string& name) const;
+  void check_filled(const std::string& name, const Box& wanted, std::int64_t filled) const;
 };
+
+void CheckpointReader::State::check_filled(const std::string& name, const Box& wanted,
+                                           std::int64_t filled) const {
+  if (filled != volume(wanted.extent)) {
+    fail_damaged(path / kManifestName,
+                 fmt::format("{}: the blocks hold {} of {} elements of [{}] + [{}]", name, filled,
+                             volume(wanted.extent), fmt::join(wanted.offset, ", "),
+                             fmt::join(wanted.extent, ", ")));
+  }
+}
+
+const std::vector<float>& CheckpointReader::State::values() {
+  if (content.values.empty() && quantized_type(content.type)) {
+    content.values.resize(static_cast<std::size_t>(content.rows.rows * content.rows.columns));
+    content.rows.decode(content.values);
+  }
+  return content.values;
+}
+
+const StoredTensor& CheckpointReader::State::tensor(const std::string& name) const {
+  const auto found = manifest.tensors.find(name);
+  if (found == manifest.tensors.end()) {
+    fail_damaged(path / kManifestName, fmt::format("has no tensor {}", name));
+  }
+  return found->second;
+}
 
 void CheckpointReader::State::open_part(const std::string& name) {
   if (part && part_name == name) {
@@ -113,27 +142,14 @@ void CheckpointReader::State::open_part(const std::string& name) {
   part_name = name;
 }
 
-void CheckpointReader::State::read_block(const StoredBlock& wanted) {
-  open_part(wanted.part);
-  if (part->type_of(wanted.dataset) != "f4") {
-    throw Error(Exit::kBadData, wanted.dataset + " is not f4");
-  }
-  values.resize(static_cast<std::size_t>(volume(wanted.extent)));
-  part->read<float>(wanted.dataset, Extents(wanted.extent.size(), 0), wanted.extent, values);
-  const std::string sum = Sha256::of(std::as_bytes(std::span<const float>(values)));
-  if (sum != wanted.sha256) {
-    throw Error(Exit::kBadData,
-                fmt::format("its sha256 is {}, the manifest says {}", sum, wanted.sha256));
-  }
-}
-
 void CheckpointReader::State::load(const std::string& tensor, const StoredBlock& wanted) {
   if (block == &wanted) {
     return;
   }
   block = nullptr;
   try {
-    read_block(wanted);
+    open_part(wanted.part);
+    content = read_block(*part, wanted.dataset, wanted.type, wanted.extent, wanted.sha256);
   } catch (const Error& error) {
     fail_damaged(path / wanted.part, fmt::format("{} at [{}] is damaged: {}", tensor,
                                                  fmt::join(wanted.offset, ", "), error.what()));
@@ -175,11 +191,7 @@ std::optional<Extents> CheckpointReader::shape(const std::string& name) const {
 
 void CheckpointReader::read(const std::string& name, const Extents& offset, const Extents& extent,
                             std::span<float> values) {
-  const auto found = state_->manifest.tensors.find(name);
-  if (found == state_->manifest.tensors.end()) {
-    fail_damaged(state_->path / kManifestName, fmt::format("has no tensor {}", name));
-  }
-  const StoredTensor& tensor = found->second;
+  const StoredTensor& tensor = state_->tensor(name);
   require(offset.size() == tensor.shape.size() && extent.size() == tensor.shape.size() &&
               static_cast<std::int64_t>(values.size()) == volume(extent),
           fmt::format("checkpoint: a region of {} that does not suit its shape", name));
@@ -194,16 +206,47 @@ void CheckpointReader::read(const std::string& name, const Extents& offset, cons
       const Box part = common(wanted, stored);
       if (!is_empty(part)) {
         state_->load(name, block);
-        copy_box(part, stored, state_->values, wanted, values);
+        copy_box(part, stored, state_->values(), wanted, values);
         filled += volume(part.extent);
       }
     }
   });
-  if (filled != volume(extent)) {
-    fail_damaged(state_->path / kManifestName,
-                 fmt::format("{}: the blocks hold {} of {} elements of [{}] + [{}]", name, filled,
-                             volume(extent), fmt::join(offset, ", "), fmt::join(extent, ", ")));
+  state_->check_filled(name, wanted, filled);
+}
+
+std::optional<QuantizedType> CheckpointReader::quantized(const std::string& name) const {
+  const StoredTensor& tensor = state_->tensor(name);
+  if (tensor.blocks.empty()) {
+    return std::nullopt;
   }
+  const BlockType type = tensor.blocks.front().type;
+  const bool same = std::all_of(tensor.blocks.begin(), tensor.blocks.end(),
+                                [&](const StoredBlock& block) { return block.type == type; });
+  return same ? quantized_type(type) : std::nullopt;
+}
+
+QuantizedRows CheckpointReader::read_quantized(const std::string& name, const Extents& offset,
+                                               const Extents& extent) {
+  const auto type = quantized(name);
+  require(type && offset.size() == 2 && extent.size() == 2 && offset[1] % kQuantizedBlock == 0,
+          fmt::format("checkpoint: {} has no codes from [{}] on", name, fmt::join(offset, ", ")));
+  const Box wanted{offset, extent};
+  QuantizedRows rows = QuantizedRows::zeros(*type, extent[0], extent[1]);
+  std::int64_t filled = 0;
+  hdf5_run([&] {
+    for (const StoredBlock& block : state_->tensor(name).blocks) {
+      const Box part = common(wanted, {block.offset, block.extent});
+      if (!is_empty(part)) {
+        state_->load(name, block);
+        copy_rows(state_->content.rows, part.offset[0] - block.offset[0],
+                  part.offset[1] - block.offset[1], part.extent[0], rows,
+                  part.offset[0] - offset[0], part.offset[1] - offset[1]);
+        filled += volume(part.extent);
+      }
+    }
+  });
+  state_->check_filled(name, wanted, filled);
+  return rows;
 }
 
 }  // namespace moesaic::io

@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/sha256.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
@@ -67,9 +67,35 @@ struct PartWriter {
     constexpr std::int64_t kHeader = 1024;  // of a dataset, about
     std::int64_t sum = 8 * kHeader;
     for (const BlockToSave* block : blocks) {
-      sum += volume(block->extent) * static_cast<std::int64_t>(sizeof(float)) + kHeader;
+      sum += static_cast<std::int64_t>(bytes_of(block->type, block->extent)) + kHeader;
     }
     return sum;
+  }
+
+  /// Returns the SHA-256 of what was written.
+  static std::string write(const BlockToSave& block, const std::string& dataset, Hdf5File& file) {
+    BlockContent content;
+    content.type = block.type;
+    const auto few_bits = quantized_type(block.type);
+    if (few_bits) {
+      content.rows = block.rows();
+    } else {
+      content.values = block.values();
+    }
+    const bool fits = few_bits
+                          ? content.rows.type == *few_bits &&
+                                block.extent == Extents{content.rows.rows, content.rows.columns}
+                          : std::ssize(content.values) == volume(block.extent);
+    require(fits, fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,
+                              few_bits ? content.rows.codes.size() : content.values.size(),
+                              fmt::join(block.extent, ", ")));
+    try {
+      return write_block(file, dataset, block.extent, content);
+    } catch (const Error& error) {
+      throw error.code() == Exit::kBadNumbers
+          ? Error(Exit::kBadNumbers, fmt::format("tensor {}: {}", block.name, error.what()))
+          : error;
+    }
   }
 
   /// Writes the part and returns its share of the manifest.
@@ -82,14 +108,13 @@ struct PartWriter {
     Hdf5File file = Hdf5File::create(path);
     reserve(path, bytes());
     for (const BlockToSave* block : blocks) {
-      const std::vector<float> values = block->values();
-      require(std::ssize(values) == volume(block->extent),
-              fmt::format("checkpoint: {} has {} values for a block of [{}]", block->name,
-                          values.size(), fmt::join(block->extent, ", ")));
-      const StoredBlock stored{
-          name, fmt::format("/{}[{}]", block->name, fmt::join(block->offset, ",")), block->offset,
-          block->extent, Sha256::of(std::as_bytes(std::span(values)))};
-      file.write_all<float>(stored.dataset, block->extent, values);
+      StoredBlock stored{name,
+                         fmt::format("/{}[{}]", block->name, fmt::join(block->offset, ",")),
+                         block->offset,
+                         block->extent,
+                         "",
+                         block->type};
+      stored.sha256 = write(*block, stored.dataset, file);
       json entry = block_to_json(stored);
       entry["name"] = block->name;
       entry["shape"] = block->shape;

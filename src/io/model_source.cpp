@@ -101,4 +101,24 @@ void ModelSource::read(const std::string& name, const std::vector<std::int64_t>&
   std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
 }
 
+std::optional<QuantizedType> ModelSource::quantized() const {
+  for (const std::string& name : checkpoint() != nullptr ? names() : std::vector<std::string>{}) {
+    if (const auto type = quantized(name)) {
+      return type;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<QuantizedType> ModelSource::quantized(const std::string& name) const {
+  return checkpoint() != nullptr ? checkpoint()->quantized(name) : std::nullopt;
+}
+
+QuantizedRows ModelSource::read_quantized(const std::string& name,
+                                          const std::vector<std::int64_t>& offset,
+                                          const std::vector<std::int64_t>& extent) {
+  require(checkpoint() != nullptr, "a Hugging Face folder has no codes");
+  return checkpoint()->read_quantized(name, offset, extent);
+}
+
 }  // namespace moesaic::io

@@ -41,6 +41,13 @@ class ModelSource {
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
 
+  /// What its weights of products were rounded to (convert.quantize); nothing: they were not.
+  std::optional<QuantizedType> quantized() const;
+  /// As those of CheckpointReader; a folder has no codes.
+  std::optional<QuantizedType> quantized(const std::string& name) const;
+  QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
+                               const std::vector<std::int64_t>& extent);
+
   /// nullptr: it is of the other kind.
   CheckpointReader* checkpoint() { return std::get_if<CheckpointReader>(&source_); }
   HfFolder* folder() { return std::get_if<HfFolder>(&source_); }

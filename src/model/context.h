@@ -8,6 +8,7 @@
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
 #include "io/routing_record.h"
+#include "model/input_sums.h"
 #include "model/micro_batch.h"
 #include "model/moe_stats.h"
 #include "model/paged_cache.h"
@@ -28,10 +29,11 @@ struct Context {
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;
-  bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
-  bool recompute = false;  // keep a block's input alone and compute the rest again in backward
-  bool dropless = false;   // ignore the capacity (evaluation, score)
-  std::int64_t step = 1;   // of training; moves a forced hot expert on
+  InputSums* inputs = nullptr;  // told what each product with weights reads; may be absent
+  bool sequence = false;        // the ranks of tp share the rows outside of the layers' products
+  bool recompute = false;       // keep a block's input alone and compute the rest again in backward
+  bool dropless = false;        // ignore the capacity (evaluation, score)
+  std::int64_t step = 1;        // of training; moves a forced hot expert on
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
   /// Told in the step's last backward through a part that its gradients are complete; may be empty.
   std::function<void(int part)> on_part_done;

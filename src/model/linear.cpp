@@ -19,6 +19,9 @@ std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y) {
+  if (ctx.inputs != nullptr) {
+    ctx.inputs->add(ctx.backend, x, offsets, weight);
+  }
   if (weight.packed.groups > 0) {
     ctx.backend.packed_matmul(x, offsets, weight.packed, y);
   } else if (weight.spec.shape.rank() == 3) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <span>
 
+#include "backend/packed_rows.h"
 #include "model/micro_batch.h"
 #include "tensor/rng.h"
 
@@ -227,6 +228,38 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
 
 bool Parameters::packs(const Parameter& parameter) const {
   return pack_ && parameter.spec.in_products && parameter.spec.packable;
+}
+
+bool Parameters::packs_as(const Parameter& parameter, QuantizedType type) const {
+  return packs(parameter) && *pack_ == format_of(type);
+}
+
+void Parameters::set_codes(Backend& backend, Parameter& parameter,
+                           std::span<const QuantizedRows> rows) const {
+  const Shape& shape = parameter.spec.shape;
+  const bool grouped = shape.rank() == 3;
+  PackedWeights& packed = parameter.packed;
+  packed = {.format = *pack_,
+            .groups = grouped ? shape[0] : 1,
+            .rows = shape[grouped ? 1 : 0],
+            .columns = shape[grouped ? 2 : 1],
+            .words = {}};
+  const std::int64_t bytes =
+      packed_parts(packed.rows, kPackedRows) * packed_panel_bytes(*pack_, packed.columns);
+  packed.words = backend.empty(DType::kI32, {packed.groups, bytes / 4});
+  std::vector<std::byte> panels(packed.words.bytes());
+  clear_panels(rows.front().type, packed.columns, panels);
+  std::int64_t row = 0;  // of all groups
+  for (const QuantizedRows& part : rows) {
+    if (part.rows > 0) {
+      const auto group = std::span(panels).subspan(
+          static_cast<std::size_t>(row / packed.rows * bytes), static_cast<std::size_t>(bytes));
+      put_into_panels(part, row % packed.rows, group);
+    }
+    row += part.rows;
+  }
+  require(row == packed.groups * packed.rows, "codes do not fill their parameter");
+  backend.upload(panels, packed.words);
 }
 
 void Parameters::set(Backend& backend, Parameter& parameter,

@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "model/placement.h"
+#include "tensor/quantized.h"
 
 namespace moesaic::model {
 
@@ -126,6 +127,12 @@ class Parameters {
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
   void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
+  /// Whether its values are kept in few bits.
+  bool packs(const Parameter& parameter) const;
+  /// Gives one that is kept in few bits these very codes, the rows of its tensors in turn.
+  void set_codes(Backend& backend, Parameter& parameter, std::span<const QuantizedRows> rows) const;
+  /// Whether its codes are of this type.
+  bool packs_as(const Parameter& parameter, QuantizedType type) const;
   /// Brings the copies in the compute dtype up to date after an update of the values.
   void refresh_copies(Backend& backend);
 
@@ -141,8 +148,6 @@ class Parameters {
                     const std::map<SumOver, Tensor>& gradients,
                     const std::map<SumOver, Owner>& owners);
   void share_out(Bucket& bucket, std::span<Parameter* const> members, Owner owner);
-
-  bool packs(const Parameter& parameter) const;
 
   std::optional<PackedFormat> pack_;
   std::deque<Parameter> list_;

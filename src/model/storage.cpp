@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "model/changed_checkpoint.h"
 #include "tensor/rng.h"
 
@@ -90,12 +92,42 @@ void check_shape(const io::ModelSource& checkpoint, const std::string& name, con
   }
 }
 
+// The columns of this rank's part begin at whole blocks of the stored ones, so that it can have
+// their very codes; else the numbers are decoded, and rounded again.
+bool has_codes(const Instance& instance, const io::ModelSource& checkpoint, const Parameter& p) {
+  const auto has = [&](const PublicTensor& tensor) {
+    const auto type =
+        checkpoint.shape(tensor.name) ? checkpoint.quantized(tensor.name) : std::nullopt;
+    return type && instance.parameters.packs_as(p, *type) &&
+           tensor.offset()[1] % kQuantizedBlock == 0;
+  };
+  const std::vector<PublicTensor>& tensors = p.spec.tensors;
+  return instance.parameters.packs(p) && !tensors.empty() &&
+         std::all_of(tensors.begin(), tensors.end(), has);
+}
+
+void load_codes(Instance& instance, io::ModelSource& checkpoint, Parameter& p) {
+  std::vector<QuantizedRows> rows;
+  for (const PublicTensor& tensor : p.spec.tensors) {
+    check_shape(checkpoint, tensor.name, tensor.shape);
+    rows.push_back(checkpoint.read_quantized(tensor.name, tensor.offset(), tensor.extent()));
+  }
+  instance.parameters.set_codes(*instance.backend, p, rows);
+}
+
 }  // namespace
 
 void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                      const std::function<void()>& got_on, const PoolChange* change) {
   ChangedCheckpoint source(checkpoint, change);
   for (Parameter& p : instance.parameters.all()) {
+    if (change == nullptr && has_codes(instance, checkpoint, p)) {
+      load_codes(instance, checkpoint, p);
+      if (got_on) {
+        got_on();
+      }
+      continue;
+    }
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const PublicTensor& tensor : p.spec.tensors) {
         const auto stored = source.stored_shape(tensor);

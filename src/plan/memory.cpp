@@ -137,6 +137,14 @@ double sent_rows(const config::Config& config, const Layout& layout, double toke
   return layout.folded ? all / real(layout.tp) : all;
 }
 
+double quantized_bytes(const config::Config& config) {
+  config::Config alone = config;
+  alone.parallel = {.expert_tp = 1};
+  const Held held = held_by_rank(alone, Layout::of(alone, 1), 0);
+  const double kept = held.not_in_products + held.looked_up;
+  return kFp32 * kept + packed_bytes(config.run.quantize) * (held.sum() - kept);
+}
+
 std::array<std::pair<std::string_view, double>, 7> Memory::classes() const {
   return {{{"weights fp32", weights},
            {"weights of products", copies},

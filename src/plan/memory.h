@@ -43,4 +43,7 @@ struct Memory {
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training);
 
+/// Bytes of a checkpoint that convert.quantize = run.quantize makes, with all else in fp32.
+double quantized_bytes(const config::Config& config);
+
 }  // namespace moesaic::plan

@@ -82,6 +82,14 @@ void add_data(const Estimate& e, const config::Config& config, std::int64_t corp
 void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
   if (e.job != "train") {
     rows.push_back({"FLOP", short_count(e.flop.forward) + " for one token"});
+    if (e.quantized_bytes > 0.0) {
+      constexpr double kFp32 = 4.0;
+      rows.push_back(
+          {"weights",
+           fmt::format("{} in fp32, {} in a checkpoint of convert.quantize = {}",
+                       short_bytes(kFp32 * static_cast<double>(e.size.sum().total)),
+                       short_bytes(e.quantized_bytes), config::name_of(config.run.quantize))});
+    }
     return;
   }
   rows.push_back({"FLOP", fmt::format("{} for one token ({} forward), {} for the run",
@@ -152,6 +160,9 @@ Estimate estimate(const config::Config& config, int ranks) {
                static_cast<double>(config.train.batch * config.data.seq_len);
     e.bubble = ideal_bubble(e.layout.pp, e.layout.chunks, rounds(config.train, e.layout));
     e.step_seconds = predicted_seconds(e, config, ranks);
+  }
+  if (!training && config.run.quantize != config::Quantize::kNone) {
+    e.quantized_bytes = quantized_bytes(config);
   }
   return e;
 }

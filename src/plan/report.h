@@ -19,6 +19,7 @@ struct Estimate {
   Traffic traffic;                // of one rank in one training step, likewise
   Flop flop;                      // for one token
   double checkpoint_bytes = 0.0;  // fp32 weights and both moments, of all ranks together
+  double quantized_bytes = 0.0;   // of one by convert.quantize = run.quantize; 0: that is none
   std::int64_t steps = 0;         // of the whole run
   double tokens = 0.0;            // of the whole run
   double bubble = 0.0;            // share of a step that a pipeline stage waits

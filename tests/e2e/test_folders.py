@@ -116,6 +116,44 @@ class Folders(harness.EndToEnd):
                 np.testing.assert_array_equal(self.scores(1, f"{name}-back", f"{name}.h5"),
                                               self.scores(1, name, f"{name}.h5"))
 
+    # Protects: in few bits, a checkpoint made of a folder scores the bits that the folder does with
+    # run.quantize: tied tables, latent attention, biases and all.
+    def test_few_bits(self):
+        for name in LAYOUTS:
+            with self.subTest(name):
+                self.corpus_of(name)
+                result = self.run_job(1, "convert", name, f"{name}-few", "--convert.quantize", "int4",
+                                      "--convert.calibration", f"{name}.h5")
+                self.assertEqual(result.code, 0, result.text)
+                result = self.run_job(2, "convert", name, f"{name}-few-2", "--convert.quantize",
+                                      "int4", *LAYOUTS[name])
+                self.assertEqual(result.code, 0, result.text)
+                self.assert_sound(f"{name}-few", f"{name}-few-2")
+                np.testing.assert_array_equal(
+                    self.scores(1, f"{name}-few-2", f"{name}.h5"),
+                    self.scores(1, name, f"{name}.h5", "--run.quantize", "int4"))
+
+    # Protects: fp16 holds what it can, and a weight beyond it is named, in both kinds of output.
+    def test_half_precision(self):
+        keys = ["--convert.dtype", "fp16"]
+        for to in ("hf", "moesaic"):
+            result = self.run_job(1, "convert", "mixtral", f"half-{to}", "--convert.to", to, *keys)
+            self.assertEqual(result.code, 0, result.text)
+            self.assert_sound(f"half-{to}")
+        self.assertEqual({dtype for dtype, _, _ in stored(self.folder / "half-hf").values()}, {"F16"})
+        model = self.folder / "mixtral/model.safetensors"
+        data = bytearray(model.read_bytes())
+        length = struct.unpack("<Q", data[:8])[0]
+        name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+        begin = 8 + length + json.loads(data[8:8 + length])[name]["data_offsets"][0]
+        data[begin:begin + 4] = struct.pack("<f", 70000.0)
+        model.write_bytes(bytes(data))
+        for to in ("hf", "moesaic"):
+            result = self.run_job(1, "convert", "mixtral", f"large-{to}", "--convert.to", to, *keys)
+            self.assert_fault(result, 77, "experts.2.", "70000")
+            self.assertFalse((self.folder / f"large-{to}/step-00000000").exists())
+            self.assertFalse((self.folder / f"large-{to}/config.json").exists())
+
     # Protects: training begins where the folder ends, and its checkpoints become folders again.
     def test_training_continues(self):
         for name in ("gpt_oss", "deepseek_v3"):

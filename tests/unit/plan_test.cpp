@@ -51,6 +51,22 @@ TEST(ModelSize, CountsByHand) {
   EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
 }
 
+// Protects what a checkpoint in few bits is said to take: products' weights in so many bytes, the
+// rest in four; the same on any ranks.
+TEST(Memory, QuantizedCheckpoint) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  EXPECT_EQ(estimate(c, 1).quantized_bytes, 0.0);
+  c.run.quantize = config::Quantize::kInt8;
+  // Kept: embedding 800, router 272, norms 112. In products: 3456 + 1920 + 7680 + 1920 + 800.
+  EXPECT_DOUBLE_EQ(estimate(c, 1).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
+  c.parallel.ep = 4;
+  EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
+  c.run.quantize = config::Quantize::kInt4;
+  c.model.tie_embeddings = true;  // the table stays as it is, and there is no other
+  EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 14976 * (0.5 + 2.0 / 32 + 4.0 / 256));
+}
+
 // Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
 TEST(ModelSize, CountsFlop) {
   config::Config c = small_config();

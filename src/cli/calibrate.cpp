@@ -1,0 +1,151 @@
+#include "cli/calibrate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/checkpoint_model.h"
+#include "io/hdf5_thread.h"
+#include "io/model_source.h"
+#include "model/pipeline.h"
+#include "model/quantize.h"
+#include "model/storage.h"
+
+namespace moesaic::cli {
+namespace {
+
+// Enough for means over columns, and for about a thousand tokens of each expert.
+std::int64_t tokens_wanted(const config::Model& model) {
+  constexpr std::int64_t kLeast = 32768, kOfAnExpert = 1024;
+  return std::max(kLeast, kOfAnExpert * model.experts / std::max<std::int64_t>(1, model.top_k));
+}
+
+// Batches at equal distances over all shards, those of this replica; the same number on each, so
+// that some may be empty. On any one rank the corpora are only read.
+std::vector<model::MicroBatch> read_batches(const config::Model& model,
+                                            infer::ScoreCorpora& corpora, std::int64_t replica,
+                                            std::int64_t replicas) {
+  constexpr std::int64_t kWindow = 2048;
+  const std::int64_t window = std::min(model.max_seq, kWindow);
+  const std::int64_t wanted = tokens_wanted(model) / std::max(window, config::kScoreTokens);
+  std::vector<model::MicroBatch> batches;
+  std::int64_t opened = -1, last = -1, found = 0;
+  io::ShardDocuments documents;
+  std::vector<infer::WindowBatch> of_shard;
+  for (std::int64_t i = 0; i < wanted; ++i) {
+    const double place = (static_cast<double>(i) + 0.5) / static_cast<double>(wanted) *
+                         static_cast<double>(corpora.shards());
+    const auto shard = static_cast<std::int64_t>(place);
+    if (shard != opened) {
+      documents = corpora.documents(shard);
+      of_shard = infer::pack(documents, {.window = window, .stride = window});
+      opened = shard;
+      last = -1;
+    }
+    const auto number = static_cast<std::int64_t>((place - std::floor(place)) *
+                                                  static_cast<double>(of_shard.size()));
+    if (number == last || of_shard.empty()) {
+      continue;
+    }
+    last = number;
+    if (found++ % replicas == replica) {
+      const infer::WindowBatch& windows = of_shard[static_cast<std::size_t>(number)];
+      batches.push_back(infer::to_micro_batch(
+          windows, corpora.tokens(shard, windows, documents.offsets), documents.task));
+    }
+  }
+  if (found == 0) {
+    throw Error(Exit::kNoInput, "convert.calibration: the corpus has nothing to read");
+  }
+  batches.resize(static_cast<std::size_t>((found + replicas - 1) / replicas));
+  return batches;
+}
+
+// Collective over the mesh: tokens, targets and the sum of their log-probabilities.
+struct Reading {
+  double tokens = 0.0, targets = 0.0, logprob = 0.0;
+};
+Reading read(model::Instance& instance, model::InputSums& sums,
+             std::span<const model::MicroBatch> batches, comm::Watchdog& watchdog) {
+  model::Context ctx = instance.context();
+  ctx.dropless = true;
+  ctx.inputs = &sums;
+  Reading total;
+  const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
+  for (std::size_t first = 0; first < batches.size(); first += stages) {
+    watchdog.doing("calibration");
+    const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
+    model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
+      const auto rows = instance.transformer.head().log_probs(ctx, hidden);
+      if (instance.mesh.speaks()) {
+        total.tokens += static_cast<double>(round[i].size());
+        total.targets += static_cast<double>(round[i].counted());
+        total.logprob = std::accumulate(rows.logprob.begin(), rows.logprob.end(), total.logprob);
+      }
+    });
+  }
+  std::vector<double> all{total.tokens, total.targets, total.logprob};
+  instance.mesh.world.all_reduce(std::span(all), comm::Reduce::kSum);
+  return {all[0], all[1], all[2]};
+}
+
+}  // namespace
+
+infer::ScoreCorpora open_calibration(const config::Config& config,
+                                     const std::filesystem::path& model,
+                                     const std::vector<std::string>& tasks) {
+  if (config.convert.calibration.empty()) {
+    return {};
+  }
+  auto corpora = infer::ScoreCorpora::open(config.convert.calibration, tasks);
+  auto source = io::ModelSource::open(model);
+  check_vocabulary(source, corpora.first());
+  return corpora;
+}
+
+model::Calibration calibrate(const config::Config& config, const std::filesystem::path& model,
+                             infer::ScoreCorpora& corpora, const comm::Mesh& mesh,
+                             comm::Watchdog& watchdog) {
+  std::optional<model::Instance> instance;
+  std::vector<model::MicroBatch> batches;
+  mesh.world.together("set up the calibration", [&] {
+    instance.emplace(config, mesh, false);
+    auto source = io::ModelSource::open(model);
+    model::load_parameters(*instance, source, model::Load::kValues,
+                           [&] { watchdog.doing("loading"); });
+    batches = io::hdf5_run([&] {
+      return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
+    });
+  });
+  model::InputSums sums;
+  const Reading total = read(*instance, sums, batches, watchdog);
+  if (!std::isfinite(total.logprob)) {
+    throw comm::AgreedError(Exit::kBadNumbers,
+                            fmt::format("{}: the model gives log-probabilities that are no numbers "
+                                        "on convert.calibration",
+                                        model.string()));
+  }
+  log::print(fmt::format("calibration: {} tokens, perplexity {:.4f} before",
+                         short_count(total.tokens),
+                         std::exp(-total.logprob / std::max(1.0, total.targets))));
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : model::stored_kinds(config.model, config.router)) {
+    if (kind.packable) {
+      names.push_back(name);
+    }
+  }
+  watchdog.doing("calibration");
+  model::Calibration result = model::join_sums(*instance, sums, names);
+  for (const std::string& warning : result.warnings) {
+    log::warn(warning);
+  }
+  return result;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,234 @@
+#include "cli/convert_write.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "config/compare.h"
+#include "io/checkpoint_manifest.h"
+#include "io/files.h"
+#include "io/model_source.h"
+#include "io/stored_type.h"
+#include "io/tokenizer.h"
+#include "model/quantize.h"
+#include "train/resume.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::int64_t> zeros_like(const std::vector<std::int64_t>& shape) {
+  return std::vector<std::int64_t>(shape.size(), 0);
+}
+
+// The tokenizer that lies beside a model; empty: none.
+std::optional<io::Tokenizer> tokenizer_of(const fs::path& folder) {
+  for (const char* const name : {"tokenizer.json", "tokenizer.model"}) {
+    if (fs::exists(folder / name)) {
+      return io::Tokenizer::load(folder);
+    }
+  }
+  return std::nullopt;
+}
+
+// Moments and other sums of training have a folder in their names.
+bool is_of_training(const std::string& name) { return name.find('/') != std::string::npos; }
+
+io::BlockType block_type(config::StoredAs dtype) {
+  switch (dtype) {
+    case config::StoredAs::kBf16:
+      return io::BlockType::kBF16;
+    case config::StoredAs::kFp16:
+      return io::BlockType::kF16;
+    default:
+      return io::BlockType::kF32;
+  }
+}
+
+io::StoredType stored_type(config::StoredAs dtype) {
+  switch (dtype) {
+    case config::StoredAs::kFp32:
+      return io::StoredType::kF32;
+    case config::StoredAs::kFp16:
+      return io::StoredType::kF16;
+    default:
+      return io::StoredType::kBF16;
+  }
+}
+
+/// Makes the blocks of a checkpoint; it must outlive them.
+class Blocks {
+ public:
+  Blocks(const ConvertInputs& inputs, const model::Calibration& calibration)
+      : source_(io::ModelSource::open(inputs.source)),
+        calibration_(calibration),
+        backend_(make_cpu_backend(static_cast<int>(inputs.config.run.threads))),
+        kinds_(model::stored_kinds(inputs.config.model, inputs.config.router)),
+        dtype_(block_type(dtype_of(inputs))),
+        quantize_(inputs.config.convert.quantize) {}
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> names = source_.names();
+    std::erase_if(names, is_of_training);
+    return names;
+  }
+
+  double fp32_bytes() const {
+    double bytes = 0.0;
+    for (const std::string& name : names()) {
+      bytes += static_cast<double>(sizeof(float)) *
+               static_cast<double>(io::volume(*source_.shape(name)));
+    }
+    return bytes;
+  }
+
+  io::BlockToSave of(const std::string& name) {
+    const std::vector<std::int64_t> shape = *source_.shape(name);
+    const auto kind = kinds_.find(name);
+    const bool known = kind != kinds_.end();
+    io::BlockToSave block{.name = name,
+                          .shape = shape,
+                          .offset = zeros_like(shape),
+                          .extent = shape,
+                          .values = [this, name, shape] { return values(name, shape); }};
+    if (known && kind->second.packable && quantize_ != config::Quantize::kNone) {
+      const bool int8 = quantize_ == config::Quantize::kInt8;
+      block.type = int8 ? io::BlockType::kInt8 : io::BlockType::kInt4;
+      block.rows = [this, name, shape, int8] {
+        return rows(name, shape, int8 ? QuantizedType::kInt8 : QuantizedType::kInt4);
+      };
+    } else if (known && kind->second.trained) {
+      block.type = dtype_;
+    }
+    return block;
+  }
+
+ private:
+  std::vector<float> values(const std::string& name, const std::vector<std::int64_t>& shape) {
+    std::vector<float> values(static_cast<std::size_t>(io::volume(shape)));
+    source_.read(name, zeros_like(shape), shape, values);
+    return values;
+  }
+
+  QuantizedRows rows(const std::string& name, const std::vector<std::int64_t>& shape,
+                     QuantizedType type) {
+    const auto importance = calibration_.importance.find(name);
+    try {
+      return model::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
+                             importance == calibration_.importance.end()
+                                 ? std::span<const float>()
+                                 : std::span(importance->second));
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("tensor {}: {}", name, error.what()));
+    }
+  }
+
+  io::ModelSource source_;
+  const model::Calibration& calibration_;
+  std::unique_ptr<Backend> backend_;
+  std::map<std::string, model::StoredKind> kinds_;
+  io::BlockType dtype_;
+  config::Quantize quantize_;
+};
+
+// Files that lie beside the weights: those of the source's manifest, or the folder's tokenizer,
+// which is written to `out` for as long as they are copied.
+struct Companions {
+  std::vector<fs::path> files;
+  std::string vocab_sha256;
+  fs::path temporary;  // empty: none
+};
+Companions companions_of(const ConvertInputs& inputs, bool writes) {
+  Companions beside{.files = {}, .vocab_sha256 = inputs.vocab_sha256, .temporary = {}};
+  if (fs::exists(inputs.source / io::kManifestName)) {
+    for (const auto& [name, file] : io::read_manifest(inputs.source).files) {
+      beside.files.push_back(inputs.source / name);
+    }
+  } else if (const auto tokenizer = tokenizer_of(inputs.source)) {
+    beside.vocab_sha256 = tokenizer->sha256();
+    beside.temporary = inputs.out / tokenizer->file_name();
+    beside.files.push_back(beside.temporary);
+    if (writes) {
+      io::make_folder(inputs.out);
+      io::write_whole(beside.temporary, tokenizer->model());
+    }
+  }
+  return beside;
+}
+
+void print_bytes(const fs::path& made, double fp32_bytes) {
+  double bytes = 0.0;
+  for (const auto& [name, file] : io::read_manifest(made).parts) {
+    bytes += static_cast<double>(file.bytes);
+  }
+  constexpr double kBits = 32.0;
+  log::print(fmt::format("weights: {} in fp32 -> {}, {:.2f} bits each", short_bytes(fp32_bytes),
+                         short_bytes(bytes), kBits * bytes / fp32_bytes));
+}
+
+}  // namespace
+
+io::HfKeys keys_of(const config::Config& config) {
+  io::HfKeys keys;
+  for (const auto& [key, value] : config::flatten(config)) {
+    if (key.starts_with("model.") || key.starts_with("router.")) {
+      keys[key] = value;
+    }
+  }
+  return keys;
+}
+
+config::StoredAs dtype_of(const ConvertInputs& inputs) {
+  const config::StoredAs dtype = inputs.config.convert.dtype;
+  if (dtype != config::StoredAs::kAuto) {
+    return dtype;
+  }
+  return inputs.to_folder ? config::StoredAs::kBf16 : config::StoredAs::kFp32;
+}
+
+fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration& calibration,
+                          const comm::Communicator& world) {
+  Companions beside;
+  world.together("write the tokenizer", [&] { beside = companions_of(inputs, world.is_root()); });
+  Blocks all(inputs, calibration);
+  std::vector<io::BlockToSave> blocks;
+  std::int64_t number = 0;
+  for (const std::string& name : all.names()) {
+    if (number++ % world.size() == world.rank()) {
+      blocks.push_back(all.of(name));
+    }
+  }
+  const train::Progress start{.tasks = inputs.tasks, .control = {}, .notes = {}};
+  const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
+  fs::path saved = io::save_checkpoint(
+      {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files}, blocks, world);
+  if (world.is_root()) {
+    if (!beside.temporary.empty()) {
+      fs::remove(beside.temporary);
+    }
+    print_bytes(saved, all.fp32_bytes());
+  }
+  return saved;
+}
+
+fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world) {
+  auto source = io::ModelSource::open(inputs.source);
+  io::write_hf_folder(
+      {.folder = inputs.out,
+       .family = inputs.family,
+       .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
+       .type = stored_type(dtype_of(inputs)),
+       .copy = io::companion_files(inputs.source)},
+      [&](const std::string& name, const std::vector<std::int64_t>& offset,
+          const std::vector<std::int64_t>& extent,
+          std::span<float> values) { source.read(name, offset, extent, values); },
+      world);
+  return inputs.out;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "io/hf_folder.h"
+#include "model/calibration.h"
+
+namespace moesaic::cli {
+
+/// What the job convert reads and makes.
+struct ConvertInputs {
+  config::Config config;  // of the model, on the ranks of this job
+  std::filesystem::path source, out;
+  bool to_folder = false;
+  io::HfFamily family = io::HfFamily::kMixtral;  // of the folder that is read or written
+  std::string text;                              // of the source
+  std::vector<std::string> tasks;                // [0] = "none"
+  std::string vocab_sha256;                      // empty: unknown
+};
+
+/// All keys of a model, as a folder needs them.
+io::HfKeys keys_of(const config::Config& config);
+
+/// convert.dtype, without auto.
+config::StoredAs dtype_of(const ConvertInputs& inputs);
+
+// Tensors go through memory one at a time, shared out over the ranks. Both return what was made,
+// and are collective over world.
+
+/// A checkpoint of step 0, as if training had begun with these weights.
+std::filesystem::path write_checkpoint(const ConvertInputs& inputs,
+                                       const model::Calibration& calibration,
+                                       const comm::Communicator& world);
+std::filesystem::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world);
+
+}  // namespace moesaic::cli

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace moesaic::model {
+
+struct Parameter;
+
+/// What the weights of products have been given on this rank: for each column of w (N, K) or
+/// (G, N, K) the sum of the squares of its inputs. An error of a weight costs so much.
+class InputSums {
+ public:
+  struct Sums {
+    std::vector<double> squares;     // (G, K)
+    std::vector<std::int64_t> rows;  // (G)
+  };
+
+  /// Rows [offsets[g], offsets[g + 1]) of x (R, K) meet group g.
+  void add(Backend& backend, const Tensor& x, std::span<const std::int64_t> offsets,
+           const Parameter& weight);
+  /// nullptr: it met nothing.
+  const Sums* of(const Parameter& weight) const;
+
+ private:
+  std::map<const Parameter*, Sums> sums_;
+};
+
+}  // namespace moesaic::model

@@ -1,0 +1,38 @@
+#include "model/quantize.h"
+
+#include "backend/packed_rows.h"
+#include "model/transformer.h"
+
+namespace moesaic::model {
+
+std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
+                                               const config::Router& router) {
+  Parameters parameters;  // of one rank, which get no memory
+  const Transformer transformer(parameters, model, router, Placement{});
+  std::map<std::string, StoredKind> kinds;
+  for (const Parameter& p : parameters.all()) {
+    for (const PublicTensor& tensor : p.spec.tensors) {
+      kinds[tensor.name] = {.packable = p.spec.in_products && p.spec.packable &&
+                                        !p.spec.looked_up && tensor.shape.rank() == 2,
+                            .trained = p.spec.trained};
+    }
+  }
+  return kinds;
+}
+
+QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
+                       std::int64_t rows, std::int64_t columns, std::span<const float> importance) {
+  const Tensor wide = backend.empty(DType::kF32, {1, rows, columns});
+  backend.upload(std::as_bytes(w), wide);
+  Tensor weights;
+  if (!importance.empty()) {
+    weights = backend.empty(DType::kF32, {columns});
+    backend.upload(std::as_bytes(importance), weights);
+  }
+  const PackedWeights packed = backend.pack(format_of(type), wide, weights);
+  std::vector<std::byte> panels(packed.bytes());
+  backend.download(packed.words, panels);
+  return rows_of_panels(type, panels, rows, columns);
+}
+
+}  // namespace moesaic::model

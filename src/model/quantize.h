@@ -1,0 +1,28 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "config/config.h"
+#include "tensor/quantized.h"
+
+namespace moesaic::model {
+
+/// How a public tensor may be stored.
+struct StoredKind {
+  bool packable = false;  // a matrix that products alone read: in few bits
+  bool trained = true;    // else counts and biases of the router, which stay fp32
+};
+/// Of every public tensor of a model.
+std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
+                                               const config::Router& router);
+
+/// w (rows, columns) in few bits, as run.quantize makes them. importance: of each column, for int4;
+/// empty: all the same. kBadData if a number is not finite.
+QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
+                       std::int64_t rows, std::int64_t columns, std::span<const float> importance);
+
+}  // namespace moesaic::model

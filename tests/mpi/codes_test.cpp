@@ -1,0 +1,120 @@
+// Weights in few bits, read by the ranks of tp: each has the very codes of its part where that
+// begins at a whole block of columns.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "model/quantize.h"
+#include "model/storage.h"
+#include "support/shared_dir.h"
+
+namespace moesaic::model {
+namespace {
+
+using Extents = std::vector<std::int64_t>;
+
+config::Config model_on(int ranks, config::Quantize quantize) {
+  config::Config config;
+  config.model.layers = 1;
+  config.model.d_model = 32;
+  config.model.heads = config.model.kv_heads = 4;
+  config.model.head_dim = 8;
+  config.model.vocab_size = 37;
+  config.model.experts = 3;
+  config.model.shared_experts = 1;
+  config.model.expert_d_ff = config.model.d_ff = 1024;  // 256 columns for each of four ranks
+  config.parallel.tp = ranks;
+  config.parallel.expert_tp = ranks;
+  config.run.precision = config::Precision::kFp32;
+  config.run.quantize = quantize;
+  config.run.threads = 1;
+  return config;
+}
+
+Extents extents_of(const Shape& shape) {
+  return PublicTensor{.name = {}, .shape = shape, .part = {0, shape[0]}}.extent();
+}
+
+// The initial values of the model in few bits, written by the world's root.
+void save(const config::Config& config, QuantizedType type, const std::filesystem::path& dir,
+          const comm::Communicator& world) {
+  const auto backend = make_cpu_backend(1);
+  auto kinds = stored_kinds(config.model, config.router);
+  Parameters parameters;
+  const Transformer transformer(parameters, config.model, config.router, Placement{});
+  std::vector<io::BlockToSave> blocks;
+  for (const Parameter& p : parameters.all()) {
+    for (const PublicTensor& tensor : p.spec.tensors) {
+      const Extents extent = extents_of(tensor.shape);
+      io::BlockToSave block{.name = tensor.name,
+                            .shape = extent,
+                            .offset = Extents(extent.size(), 0),
+                            .extent = extent,
+                            .values = [&] { return initial_values(p.spec, tensor, 5); }};
+      if (kinds.at(tensor.name).packable) {
+        block.type = type == QuantizedType::kInt8 ? io::BlockType::kInt8 : io::BlockType::kInt4;
+        block.rows = [&] {
+          return quantize(*backend, type, initial_values(p.spec, tensor, 5), tensor.shape[0],
+                          tensor.shape[1], {});
+        };
+      }
+      if (world.is_root()) {
+        blocks.push_back(block);
+      }
+    }
+  }
+  const nlohmann::json state{{"step", 0}};
+  io::save_checkpoint({dir, 0, state, {}}, blocks, world);
+}
+
+// Protects: no part is rounded twice but those that cannot begin at a scale.
+TEST(Codes, PartsOverTp) {
+  const comm::Communicator world = comm::Communicator::world();
+  for (const QuantizedType type : {QuantizedType::kInt8, QuantizedType::kInt4}) {
+    const testing::SharedDir dir(world);
+    const config::Config config =
+        model_on(world.size(),
+                 type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4);
+    save(config, type, dir.path, world);
+    comm::Mesh mesh = make_mesh(config);
+    Instance instance(config, mesh, false);
+    auto source = io::ModelSource::open(dir.path);
+    EXPECT_EQ(source.quantized(), type);
+    load_parameters(instance, source, Load::kValues);
+    std::set<std::string> exact, rounded;
+    for (const Parameter& p : instance.parameters.all()) {
+      if (p.packed.groups == 0) {
+        continue;
+      }
+      const Tensor wide =
+          instance.backend->empty(DType::kF32, {p.packed.groups, p.packed.rows, p.packed.columns});
+      instance.backend->unpack(p.packed, wide);
+      const std::vector<float> values = to_host_f32(*instance.backend, wide);
+      std::size_t at = 0;
+      for (const PublicTensor& tensor : p.spec.tensors) {
+        std::vector<float> stored(static_cast<std::size_t>(tensor.part_shape().numel()));
+        source.read(tensor.name, tensor.offset(), tensor.extent(), stored);
+        const std::vector<float> own(
+            values.begin() + static_cast<std::ptrdiff_t>(at),
+            values.begin() + static_cast<std::ptrdiff_t>(at + stored.size()));
+        at += stored.size();
+        (own == stored ? exact : rounded).insert(tensor.name);
+        for (std::size_t i = 0; i < own.size(); ++i) {
+          ASSERT_NEAR(own[i], stored[i], type == QuantizedType::kInt8 ? 0.005F : 0.08F)
+              << tensor.name;
+        }
+      }
+    }
+    // Rows of all, and columns of the experts' down; those of attention are cut through a block.
+    EXPECT_TRUE(exact.contains("model.layers.0.mlp.experts.2.down_proj.weight"));
+    EXPECT_TRUE(exact.contains("model.layers.0.mlp.shared_experts.down_proj.weight"));
+    EXPECT_TRUE(exact.contains("lm_head.weight"));
+    const std::set<std::string> cut{"model.layers.0.self_attn.o_proj.weight"};
+    EXPECT_EQ(rounded, instance.place.tp_rank == 0 ? std::set<std::string>{} : cut);
+    mesh.close();
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::model
