@@ -191,6 +191,7 @@ struct ScoreJob {
   std::string shards;       // I/N
   std::int64_t window = 0;  // 0: model.max_seq
   std::int64_t stride = 0;  // 0: window / 2
+  std::int64_t batch = 0;   // windows at once; 0: as many as fit into kScoreTokens
   Truncate truncate = Truncate::kNone;
 };
 

@@ -45,6 +45,9 @@ std::vector<Key> score_keys() {
                 "Longest piece of a document given to the model. 0: model.max_seq."),
       s.integer("stride", &ScoreJob::stride, between(0, 1e8), "tokens",
                 "New tokens of each further window of a long document. 0: window / 2."),
+      s.integer("batch", &ScoreJob::batch, between(0, 1e6), "windows",
+                "Most windows that are computed at once. 0: as many as fit into 4096 tokens, or "
+                "one."),
       s.choice("truncate", &ScoreJob::truncate,
                "left: score only the last window of a long document."),
   };
@@ -171,7 +174,7 @@ std::vector<Key> run_keys() {
                      "bf16 leave out the processor's matrix units, where it has them, whose sums "
                      "depend on the number of rows, and are slower then; elsewhere it costs "
                      "nothing."),
-           "generate"),
+           "score generate"),
       s.choice("progress", &Run::progress,
                "Overwrite one line of progress. auto: on a terminal only."),
   };
