@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -146,10 +147,12 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
 }
 
 void print_end(const io::ScoreTotals& totals, const std::string& path) {
-  log::print(fmt::format(
-      "perplexity {:.4f}\nbits per byte {:.4f}\ntokens {} in {} documents\n"
-      "scores: {}",
-      totals.perplexity(), totals.bits_per_byte(), totals.tokens, totals.documents, path));
+  const auto text = [](double value) {
+    return std::isnan(value) ? std::string("-") : fmt::format("{:.4f}", value);
+  };
+  log::print(fmt::format("perplexity {}\nbits per byte {}\ntokens {} in {} documents\nscores: {}",
+                         text(totals.perplexity()), text(totals.bits_per_byte()), totals.tokens,
+                         totals.documents, path));
 }
 
 /// Collective over the mesh: computes the missing parts.
