@@ -81,7 +81,7 @@ void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
                   .ends = ends_of(source, corpus),
                   .tokenizer = inputs.tokenizer ? &*inputs.tokenizer : nullptr,
                   .stop = &keys.stop,
-                  .batch = keys.batch > 0 ? keys.batch : config::GenerateJob::kMostAtOnce,
+                  .batch = config::sequences_at_once(keys),
                   .prefill = keys.prefill};
 }
 

@@ -211,6 +211,11 @@ struct GenerateJob {
   static constexpr std::int64_t kMostAtOnce = 256;
 };
 
+/// The most continuations at once on each replica.
+constexpr std::int64_t sequences_at_once(const GenerateJob& job) {
+  return job.batch > 0 ? job.batch : GenerateJob::kMostAtOnce;
+}
+
 struct ExpertsJob {
   std::int64_t count = 1;
   std::vector<std::string> source;  // numbers, or "busiest"; empty: by load

@@ -77,15 +77,18 @@ std::vector<Key> generate_keys() {
       s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
                 "Of the draws, with the document's number and the token's place: the same tokens "
                 "for every batch and on any ranks."),
-      s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
-                "Continuations at once on each replica of the model. 0: as many as generate.cache "
-                "holds, at most 256."),
-      s.bytes("cache", &GenerateJob::cache,
-              "Memory of each rank for the keys and values of sequences. Prompts that begin alike "
-              "share it."),
-      s.integer("prefill", &GenerateJob::prefill, between(1, 1e8), "tokens",
-                "Tokens of prompts that a step reads beside one token of each running "
-                "continuation."),
+      only(s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
+                     "Continuations at once on each replica of the model. 0: as many as "
+                     "generate.cache holds, at most 256."),
+           "generate plan"),
+      only(s.bytes("cache", &GenerateJob::cache,
+                   "Memory of each rank for the keys and values of sequences. Prompts that begin "
+                   "alike share it."),
+           "generate plan"),
+      only(s.integer("prefill", &GenerateJob::prefill, between(1, 1e8), "tokens",
+                     "Tokens of prompts that a step reads beside one token of each running "
+                     "continuation."),
+           "generate plan"),
   };
 }
 
@@ -123,7 +126,7 @@ std::vector<Key> plan_keys() {
           "Rate of a rank's matrix products, to predict the time of a step. 0: no prediction."),
       s.bytes("network", &Plan::network,
               "Bytes that a rank sends in a second, for the same. 0: sending takes no time."),
-      s.text("job", &Plan::job, "train|score", "The job to plan."),
+      s.text("job", &Plan::job, "train|score|generate", "The job to plan."),
   };
 }
 
