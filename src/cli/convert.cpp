@@ -144,8 +144,9 @@ fs::path write_checkpoint(const Inputs& inputs, const comm::Communicator& world)
                         return values;
                       }});
   }
-  const nlohmann::json state =
+  nlohmann::json state =
       train::to_state({}, inputs.config, "", tokenizer ? tokenizer->sha256() : "");
+  state["end_tokens"] = source.end_tokens();
   std::vector<fs::path> files;
   if (tokenizer) {
     files.push_back(copy);
@@ -178,7 +179,8 @@ void write_folder(const Inputs& inputs, const comm::Communicator& world) {
        .family = inputs.family,
        .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
        .type = stored_type(inputs.config.convert.dtype),
-       .copy = io::companion_files(inputs.source)},
+       .copy = io::companion_files(inputs.source),
+       .end_tokens = source.end_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent,
           std::span<float> values) { source.read(name, offset, extent, values); },
