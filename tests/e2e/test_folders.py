@@ -163,6 +163,32 @@ class Folders(harness.EndToEnd):
             first = next(i for i, token in enumerate(tokens) if token in ends)
             self.assertEqual((row["reason"], row["tokens"]), ("eos", first + 1), model)
 
+    # Protects: a corpus whose ids mean other texts is refused; another file of the same is not.
+    def test_other_tokenizer(self):
+        tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+                     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+                     "decoder": {"type": "ByteLevel"},
+                     "model": {"type": "BPE", "merges": [],
+                               "vocab": {chr(33 + i): i for i in range(67)}}}
+        (self.folder / "mixtral/tokenizer.json").write_text(json.dumps(tokenizer))
+        vocab = tokenizer["model"]["vocab"]
+        (self.folder / "same").mkdir()
+        (self.folder / "same/tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+        (self.folder / "other").mkdir()
+        tokenizer["model"]["vocab"] = {text: 66 - i for text, i in vocab.items()}
+        (self.folder / "other/tokenizer.json").write_text(json.dumps(tokenizer))
+        (self.folder / "letters.txt").write_text("ABCABCABABAABCBC")
+        for name, code in (("same", 0), ("other", 65)):
+            made = self.run_job(0, "tokenize", "--tokenize.input", "letters.txt", "--tokenize.output",
+                                f"{name}-corpus", "--tokenize.tokenizer", name, "--tokenize.eos", 0)
+            self.assertEqual(made.code, 0, made.text)
+            for job in ("score", "generate"):
+                result = self.run_job(1, job, "--model.path", "mixtral", "--data.corpus",
+                                      f"{name}-corpus", f"--{job}.output", f"{name}-{job}.h5",
+                                      "--run.precision", "fp32")
+                self.assertEqual(result.code, code, result.text)
+                self.assertEqual("another tokenizer" in result.err, code == 65, result.text)
+
     # Protects: what no family can hold is refused by its key; outputs are never overwritten.
     def test_refusals(self):
         self.trained(2, "--train.steps", 5)
