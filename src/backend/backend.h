@@ -72,11 +72,22 @@ struct AttentionShape {
   float scale = 1.0F;
 };
 
-/// The keys that a token t sees: first[t] .. t, but not gap[t][0] .. gap[t][1] - 1. first does not
-/// decrease.
+/// Rows [begin, begin + rows) continue a sequence from position `shared` on; its positions before
+/// are earlier rows, from `leader` on. shared is a multiple of kSharedUnit.
+struct KeyRun {
+  std::int64_t begin = 0, rows = 0;
+  std::int64_t shared = 0, leader = 0;
+
+  std::int64_t size() const { return shared + rows; }
+};
+constexpr std::int64_t kSharedUnit = 2;  // keys are multiplied in pairs
+
+/// The keys that a token t sees: first[t] .. t. first does not decrease. With runs, which are all
+/// rows in order, keys are counted by positions in the token's run, and its bits depend on nothing
+/// else in the batch.
 struct VisibleKeys {
-  Tensor first;     // (T) int32
-  Tensor gap = {};  // (T, 2) int32; undefined: none
+  Tensor first;  // (T) int32
+  std::span<const KeyRun> runs = {};
 };
 
 /// Tokens of a page: a head's keys, and its values, of so many neighbours lie in a row.
@@ -205,7 +216,7 @@ class Backend {
   /// (Dao et al. 2022).
   virtual void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                          const Tensor& out, const Tensor& lse) = 0;
-  /// dout as out, dqkv as qkv. Of keys without a gap.
+  /// dout as out, dqkv as qkv. Of keys without runs.
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;

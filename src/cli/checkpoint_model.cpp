@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -11,6 +13,7 @@
 #include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/pool.h"
+#include "io/tokenizer.h"
 
 namespace moesaic::cli {
 
@@ -165,6 +168,50 @@ void check_folder(const std::string& path, const comm::Communicator& world) {
   }
 }
 
+namespace {
+
+bool has_tokenizer(const std::filesystem::path& folder) {
+  return std::filesystem::exists(folder / "tokenizer.json") ||
+         std::filesystem::exists(folder / "tokenizer.model");
+}
+
+// A Hugging Face folder's tokenizer may be another file than the corpus's, but not number the
+// tokens otherwise: texts of some ids are compared, of which a few may be special to one of them.
+void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& corpus) {
+  constexpr std::int64_t kSample = 1000, kFew = 10;  // one in kFew
+  std::optional<io::Tokenizer> theirs, ours;
+  try {
+    theirs = io::Tokenizer::load(folder);
+    ours = io::Tokenizer::of(corpus);
+  } catch (const Error& error) {
+    log::info(fmt::format("the tokenizers of {} and {} are not compared: {}", folder.string(),
+                          corpus.name, error.what()));
+    return;
+  }
+  if (theirs->sha256() == ours->sha256()) {
+    return;
+  }
+  const std::int64_t common = std::min(theirs->vocab_size(), ours->vocab_size());
+  const std::int64_t sample = std::min(kSample, common);
+  std::int64_t differ = 0;
+  std::int32_t first = -1;
+  for (std::int64_t i = 0; i < sample; ++i) {
+    const auto id = static_cast<std::int32_t>(i * common / sample);
+    if (theirs->piece(id) != ours->piece(id)) {
+      first = differ++ == 0 ? id : first;
+    }
+  }
+  if (differ > sample / kFew) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} was made with another tokenizer than that of {}: of {} ids {} mean "
+                            "other texts, the first of them {}; tokenize the text again with "
+                            "--tokenize.tokenizer {}",
+                            corpus.name, folder.string(), sample, differ, first, folder.string()));
+  }
+}
+
+}  // namespace
+
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
   const std::string hash = source.vocab_sha256();
   const std::int64_t size = std::stoll(source.keys().at("model.vocab_size"));
@@ -179,6 +226,9 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
                             "({:.12}): tokenize the text with the tokenizer file beside the model",
                             corpus.name, corpus.vocab_size, corpus.vocab_sha256,
                             source.path().string(), size, hash));
+  }
+  if (hash.empty() && !corpus.vocab_sha256.empty() && has_tokenizer(source.path())) {
+    check_tokens(source.path(), corpus);
   }
 }
 

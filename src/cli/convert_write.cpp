@@ -72,6 +72,7 @@ class Blocks {
         dtype_(block_type(dtype_of(inputs))),
         quantize_(inputs.config.convert.quantize) {}
 
+  const io::ModelSource& source() const { return source_; }
   std::vector<std::string> names() const {
     std::vector<std::string> names = source_.names();
     std::erase_if(names, is_of_training);
@@ -204,7 +205,8 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
     }
   }
   const train::Progress start{.tasks = inputs.tasks, .control = {}, .notes = {}};
-  const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
+  nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
+  state["end_tokens"] = all.source().end_tokens();
   fs::path saved = io::save_checkpoint(
       {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files}, blocks, world);
   if (world.is_root()) {
@@ -223,7 +225,8 @@ fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& wor
        .family = inputs.family,
        .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
        .type = stored_type(dtype_of(inputs)),
-       .copy = io::companion_files(inputs.source)},
+       .copy = io::companion_files(inputs.source),
+       .end_tokens = source.end_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent,
           std::span<float> values) { source.read(name, offset, extent, values); },

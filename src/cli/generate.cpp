@@ -51,12 +51,9 @@ std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
   return std::nullopt;
 }
 
-// Those of the corpus and of a Hugging Face folder.
-std::vector<std::int32_t> ends_of(io::ModelSource& source, const io::CorpusInfo& corpus) {
-  std::vector<std::int32_t> ends;
-  if (source.folder() != nullptr) {
-    ends = io::end_tokens(source.path());
-  }
+// Those of the model and of the corpus.
+std::vector<std::int32_t> ends_of(const io::ModelSource& source, const io::CorpusInfo& corpus) {
+  std::vector<std::int32_t> ends = source.end_tokens();
   if (corpus.eos_id >= 0) {
     ends.push_back(static_cast<std::int32_t>(corpus.eos_id));
   }
@@ -81,7 +78,7 @@ void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
                   .ends = ends_of(source, corpus),
                   .tokenizer = inputs.tokenizer ? &*inputs.tokenizer : nullptr,
                   .stop = &keys.stop,
-                  .batch = keys.batch > 0 ? keys.batch : config::GenerateJob::kMostAtOnce,
+                  .batch = config::sequences_at_once(keys),
                   .prefill = keys.prefill};
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -70,10 +71,14 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
 
 /// A hash of all that the scores depend on.
 std::string fingerprint(const Inputs& inputs) {
-  const std::string text = provenance(inputs.config, inputs.corpora, [](std::string_view key) {
+  const bool free_batch = !inputs.config.router.eval_capacity;
+  const std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
     const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
-                        key == "run.precision" || key == "run.quantize";
-    return counts && key != "score.output" && key != "score.shards";
+                        key == "run.precision" || key == "run.quantize" ||
+                        key == "run.deterministic";
+    const bool free =
+        key == "score.output" || key == "score.shards" || (key == "score.batch" && free_batch);
+    return counts && !free;
   });
   return Sha256::of(std::as_bytes(std::span(text)));
 }
@@ -82,12 +87,16 @@ std::string fingerprint(const Inputs& inputs) {
 /// window, of which a stride is new; the ranks of tp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;
-  const std::int64_t batch =
-      std::max(keys.window, config::kScoreTokens) * (ranks / inputs.config.parallel.tp);
+  const std::int64_t replicas = ranks / inputs.config.parallel.tp;
+  const std::int64_t batch = std::max(keys.window, config::kScoreTokens) * replicas;
   std::int64_t rows = 0;
   for (const std::int64_t shard : inputs.shards) {
-    const std::int64_t read = inputs.corpora.info(shard).tokens / keys.stride * keys.window;
-    rows += 1 + 2 * read / batch;  // documents do not fill a batch
+    const io::ShardInfo& info = inputs.corpora.info(shard);
+    const std::int64_t read = info.tokens / keys.stride * keys.window;
+    const std::int64_t by_tokens = 2 * read / batch;  // documents do not fill a batch
+    const std::int64_t windows = info.documents + info.tokens / keys.stride;
+    const std::int64_t by_windows = keys.batch > 0 ? windows / (keys.batch * replicas) : 0;
+    rows += 1 + std::max(by_tokens, by_windows);
   }
   return rows / inputs.config.trace.every;
 }
@@ -138,10 +147,12 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
 }
 
 void print_end(const io::ScoreTotals& totals, const std::string& path) {
-  log::print(fmt::format(
-      "perplexity {:.4f}\nbits per byte {:.4f}\ntokens {} in {} documents\n"
-      "scores: {}",
-      totals.perplexity(), totals.bits_per_byte(), totals.tokens, totals.documents, path));
+  const auto text = [](double value) {
+    return std::isnan(value) ? std::string("-") : fmt::format("{:.4f}", value);
+  };
+  log::print(fmt::format("perplexity {}\nbits per byte {}\ntokens {} in {} documents\nscores: {}",
+                         text(totals.perplexity()), text(totals.bits_per_byte()), totals.tokens,
+                         totals.documents, path));
 }
 
 /// Collective over the mesh: computes the missing parts.

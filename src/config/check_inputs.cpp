@@ -90,6 +90,11 @@ void check_score(const Config& c, Lines& lines) {
     lines.push_back(
         fmt::format("score.stride = {} is more than score.window = {}", s.stride, s.window));
   }
+  if (c.run.deterministic && c.router.eval_capacity) {
+    lines.emplace_back(
+        "run.deterministic = 1 contradicts router.eval_capacity = 1: who finds an expert full "
+        "depends on the rest of the batch; leave one out");
+  }
   try {
     parse_shards(s.shards);
   } catch (const Error& error) {

@@ -191,6 +191,7 @@ struct ScoreJob {
   std::string shards;       // I/N
   std::int64_t window = 0;  // 0: model.max_seq
   std::int64_t stride = 0;  // 0: window / 2
+  std::int64_t batch = 0;   // windows at once; 0: as many as fit into kScoreTokens
   Truncate truncate = Truncate::kNone;
 };
 
@@ -209,6 +210,11 @@ struct GenerateJob {
 
   static constexpr std::int64_t kMostAtOnce = 256;
 };
+
+/// The most continuations at once on each replica.
+constexpr std::int64_t sequences_at_once(const GenerateJob& job) {
+  return job.batch > 0 ? job.batch : GenerateJob::kMostAtOnce;
+}
 
 struct ExpertsJob {
   std::int64_t count = 1;

@@ -45,6 +45,9 @@ std::vector<Key> score_keys() {
                 "Longest piece of a document given to the model. 0: model.max_seq."),
       s.integer("stride", &ScoreJob::stride, between(0, 1e8), "tokens",
                 "New tokens of each further window of a long document. 0: window / 2."),
+      s.integer("batch", &ScoreJob::batch, between(0, 1e6), "windows",
+                "Most windows that are computed at once. 0: as many as fit into 4096 tokens, or "
+                "one."),
       s.choice("truncate", &ScoreJob::truncate,
                "left: score only the last window of a long document."),
   };
@@ -74,15 +77,18 @@ std::vector<Key> generate_keys() {
       s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
                 "Of the draws, with the document's number and the token's place: the same tokens "
                 "for every batch and on any ranks."),
-      s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
-                "Continuations at once on each replica of the model. 0: as many as generate.cache "
-                "holds, at most 256."),
-      s.bytes("cache", &GenerateJob::cache,
-              "Memory of each rank for the keys and values of sequences. Prompts that begin alike "
-              "share it."),
-      s.integer("prefill", &GenerateJob::prefill, between(1, 1e8), "tokens",
-                "Tokens of prompts that a step reads beside one token of each running "
-                "continuation."),
+      only(s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
+                     "Continuations at once on each replica of the model. 0: as many as "
+                     "generate.cache holds, at most 256."),
+           "generate plan"),
+      only(s.bytes("cache", &GenerateJob::cache,
+                   "Memory of each rank for the keys and values of sequences. Prompts that begin "
+                   "alike share it."),
+           "generate plan"),
+      only(s.integer("prefill", &GenerateJob::prefill, between(1, 1e8), "tokens",
+                     "Tokens of prompts that a step reads beside one token of each running "
+                     "continuation."),
+           "generate plan"),
   };
 }
 
@@ -128,7 +134,7 @@ std::vector<Key> plan_keys() {
           "Rate of a rank's matrix products, to predict the time of a step. 0: no prediction."),
       s.bytes("network", &Plan::network,
               "Bytes that a rank sends in a second, for the same. 0: sending takes no time."),
-      s.text("job", &Plan::job, "train|score", "The job to plan."),
+      s.text("job", &Plan::job, "train|score|generate", "The job to plan."),
   };
 }
 
@@ -180,7 +186,7 @@ std::vector<Key> run_keys() {
                      "bf16 leave out the processor's matrix units, where it has them, whose sums "
                      "depend on the number of rows, and are slower then; elsewhere it costs "
                      "nothing."),
-           "generate"),
+           "score generate"),
       s.choice("progress", &Run::progress,
                "Overwrite one line of progress. auto: on a terminal only."),
   };

@@ -181,7 +181,8 @@ Parsed parse(int argc, const char* const* argv) {
     parsed.job = line.positional.front();
     parsed.arguments.assign(line.positional.begin() + 1, line.positional.end());
   }
-  if (parsed.help || parsed.version) {
+  const bool explain = parsed.help && (parsed.job.empty() || find_job(parsed.job) != nullptr);
+  if (explain || parsed.version) {
     return parsed;
   }
   check_job(parsed, problems);

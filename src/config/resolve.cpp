@@ -74,7 +74,7 @@ void resolve(Config& config, const std::string& job) {
   set_if_zero(config.score.window, model.max_seq);
   set_if_zero(config.score.stride, default_stride(config));
 
-  if (job == "train" || job == "score") {
+  if (job == "train" || job == "score" || job == "generate") {
     config.plan.job = job;
   }
   const RunPaths paths = run_paths(config.run.dir);

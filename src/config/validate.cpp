@@ -158,13 +158,14 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     }
     check_model_job(config, ranks, "the number of ranks", lines);
   } else if (job == "plan") {
-    const bool known = config.plan.job == "train" || config.plan.job == "score";
+    const std::string& planned = config.plan.job;
+    const bool known = planned == "train" || planned == "score" || planned == "generate";
     if (!known) {
       lines.push_back(
-          fmt::format("plan.job = {} cannot be planned: use train or score", config.plan.job));
+          fmt::format("plan.job = {} cannot be planned: use train, score or generate", planned));
     }
     check_model_job(config, static_cast<int>(config.plan.ranks), "plan.ranks", lines);
-    if (config.plan.job == "train") {
+    if (planned == "train") {
       check_training(config, lines);
       check_rounds(config, static_cast<int>(config.plan.ranks), lines);
     }

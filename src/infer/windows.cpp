@@ -12,8 +12,6 @@ namespace {
 // be a leader's.
 void add_window(const Window& window, std::span<const std::int32_t> tokens, std::uint8_t task,
                 std::int32_t first_row, model::MicroBatch& batch) {
-  const auto gap_begin = static_cast<std::int32_t>(first_row + window.shared);
-  const auto gap_end = static_cast<std::int32_t>(batch.size());
   for (std::int64_t i = window.shared; i < window.size; ++i) {
     const auto at = static_cast<std::size_t>(i);
     const bool counted = window.begin + i + 1 >= window.first_target;
@@ -21,7 +19,6 @@ void add_window(const Window& window, std::span<const std::int32_t> tokens, std:
     batch.target.push_back(counted ? tokens[at + 1] : -1);
     batch.position.push_back(static_cast<std::int32_t>(i));
     batch.first_key.push_back(first_row);
-    batch.gap.insert(batch.gap.end(), {gap_begin, gap_end});
     batch.task.push_back(task);
   }
 }
@@ -49,6 +46,9 @@ std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t
 std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules,
                               const std::vector<std::uint8_t>& repeats) {
   const std::int64_t limit = std::max(rules.window, config::kScoreTokens);
+  const auto full = [&](const WindowBatch& batch) {
+    return rules.batch > 0 && std::ssize(batch) >= rules.batch;
+  };
   std::vector<WindowBatch> batches;
   std::int64_t room = 0;
   std::optional<std::size_t> leader;  // in the last batch, of the document before
@@ -62,11 +62,11 @@ std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowR
       leader.reset();
     }
     if (leader) {  // the last given token predicts another one here: it is read again
-      windows[0].shared = given - 1;
+      windows[0].shared = (given - 1) / kSharedUnit * kSharedUnit;
       windows[0].leader = *leader;
     }
     for (Window& window : windows) {
-      if (window.rows() > room) {
+      if (window.rows() > room || full(batches.back())) {
         batches.emplace_back();
         room = limit;
         window.shared = 0;
@@ -86,20 +86,16 @@ model::MicroBatch to_micro_batch(const WindowBatch& windows, std::span<const std
                                  std::span<const std::uint8_t> task) {
   model::MicroBatch batch;
   std::size_t begin = 0;
-  bool any_shared = false;
   std::vector<std::int32_t> first_rows;
   for (const Window& window : windows) {
     const auto length = static_cast<std::size_t>(window.size) + 1;
     const bool shares = window.shared > 0;
-    first_rows.push_back(shares ? first_rows[window.leader]
-                                : static_cast<std::int32_t>(batch.size()));
+    const std::int64_t row = batch.size();
+    first_rows.push_back(shares ? first_rows[window.leader] : static_cast<std::int32_t>(row));
+    batch.key_runs.push_back({row, window.rows(), window.shared, first_rows.back()});
     add_window(window, tokens.subspan(begin, length),
                task[static_cast<std::size_t>(window.document)], first_rows.back(), batch);
-    any_shared = any_shared || shares;
     begin += length;
-  }
-  if (!any_shared) {
-    batch.gap.clear();
   }
   return batch;
 }

@@ -17,6 +17,7 @@ struct WindowRules {
   bool last_only = false;   // truncate = left
   /// Contexts that neighbours have in common are read once; not where a layer has a sliding window.
   bool share = false;
+  std::int64_t batch = 0;  // most windows of a batch; 0: as many as fit
 };
 
 /// Reads tokens [begin, begin + size) of a document and predicts [first_target, begin + size]. The
@@ -41,8 +42,9 @@ std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t
 /// Windows that are computed together.
 using WindowBatch = std::vector<Window>;
 
-/// The windows of a shard's documents in order, in batches that read at most max(window, 4096)
-/// tokens. repeats: [D] whether a document's context is that of the one before; empty: none is.
+/// The windows of a shard's documents in order, in batches of at most rules.batch that read at most
+/// max(window, 4096) tokens. repeats: [D] whether a document's context is that of the one before;
+/// empty: none is.
 std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowRules& rules,
                               const std::vector<std::uint8_t>& repeats = {});
 

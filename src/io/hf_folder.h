@@ -63,8 +63,9 @@ struct HfFolderRequest {
   HfFamily family = HfFamily::kMixtral;
   HfKeys keys;
   StoredType type = StoredType::kBF16;
-  std::int64_t shard_bytes = 5'000'000'000;  // a larger tensor has a file of its own
-  std::vector<std::filesystem::path> copy;   // files to lie beside the model's
+  std::int64_t shard_bytes = 5'000'000'000;   // a larger tensor has a file of its own
+  std::vector<std::filesystem::path> copy;    // files to lie beside the model's
+  std::vector<std::int32_t> end_tokens = {};  // eos_token_id
 };
 
 /// Files of a folder that belong to a model's tokenizer and text generation, those that exist.

@@ -199,7 +199,12 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
   if (shards.size() > 1) {
     write_index(request.folder, shards);
   }
-  const json config = hf_config_of(request.family, request.keys, request.type);
+  json config = hf_config_of(request.family, request.keys, request.type);
+  if (request.end_tokens.size() == 1) {
+    config["eos_token_id"] = request.end_tokens.front();
+  } else if (!request.end_tokens.empty()) {
+    config["eos_token_id"] = request.end_tokens;
+  }
   write_whole(request.folder / kConfigName, config.dump(2) + "\n");
 }
 

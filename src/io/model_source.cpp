@@ -88,6 +88,12 @@ std::vector<std::string> ModelSource::pool() const {
                          : ours->state().value("pool", std::vector<std::string>{});
 }
 
+std::vector<std::int32_t> ModelSource::end_tokens() const {
+  const CheckpointReader* const ours = checkpoint();
+  return ours == nullptr ? io::end_tokens(path())
+                         : ours->state().value("end_tokens", std::vector<std::int32_t>{});
+}
+
 std::vector<std::string> ModelSource::names() const {
   return std::visit([](const auto& source) { return source.names(); }, source_);
 }

@@ -93,8 +93,16 @@ Tensor first_keys(Context& ctx, std::int64_t window) {
 }
 
 VisibleKeys visible_keys(Context& ctx, std::int64_t window) {
-  require(window == 0 || !ctx.batch.gap.defined(), "a window counts no keys behind a gap");
-  return {first_keys(ctx, window), ctx.batch.gap};
+  const MicroBatch& batch = *ctx.host_batch;
+  if (!batch.key_runs.empty()) {
+    std::vector<std::int32_t> first(batch.position.size(), 0);
+    for (std::size_t t = 0; window > 0 && t < first.size(); ++t) {
+      first[t] =
+          static_cast<std::int32_t>(std::max<std::int64_t>(0, batch.position[t] - window + 1));
+    }
+    return {to_device(ctx.backend, first, {batch.size()}), batch.key_runs};
+  }
+  return {first_keys(ctx, window)};
 }
 
 LinearOptions output_options(const std::string& prefix, const config::Model& model,

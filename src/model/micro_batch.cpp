@@ -48,8 +48,7 @@ std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice 
 DeviceBatch upload(Backend& backend, const MicroBatch& batch) {
   const Shape shape{batch.size()};
   return {.position = to_device(backend, batch.position, shape),
-          .first_key = to_device(backend, batch.first_key, shape),
-          .gap = batch.gap.empty() ? Tensor() : to_device(backend, batch.gap, {batch.size(), 2})};
+          .first_key = to_device(backend, batch.first_key, shape)};
 }
 
 Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape) {

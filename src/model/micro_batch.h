@@ -26,11 +26,13 @@ struct MicroBatch {
   std::vector<std::int32_t> target;     // [T]; -1: not counted
   std::vector<std::int32_t> position;   // [T] within the token's document (for RoPE)
   std::vector<std::int32_t> first_key;  // [T] first token of this micro-batch that it may see
-  std::vector<std::int32_t> gap;        // [T, 2] tokens behind it that it may not see; empty: none
   std::vector<std::uint8_t> task;       // [T]
   std::vector<std::int32_t> sample;     // [T] which of the samples it is of; empty: unknown
   std::int64_t first = 0;               // its first token among those of the step
   PageRuns runs;                        // of all rows, where the context has a cache
+  // Likewise without one, where bits do not depend on what else is in the batch; position is then
+  // that in the run. Empty: first_key says it all.
+  std::vector<KeyRun> key_runs;
 
   std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }
   std::int64_t counted() const;  // targets that are not -1
@@ -39,7 +41,6 @@ struct MicroBatch {
 /// The parts of a micro-batch that kernels read, on the device.
 struct DeviceBatch {
   Tensor position, first_key;  // (T) int32
-  Tensor gap;                  // (T, 2) int32; undefined: none
 };
 DeviceBatch upload(Backend& backend, const MicroBatch& batch);
 

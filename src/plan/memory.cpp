@@ -76,6 +76,28 @@ double packed_bytes(config::Quantize quantize) {
   return quantize == config::Quantize::kInt8 ? 1.0 + 4.0 / 256.0 : 0.5 + 2.0 / 32.0 + 4.0 / 256.0;
 }
 
+/// Tokens that a rank computes at once while nothing is trained.
+double tokens_at_once(const config::Config& config) {
+  const config::GenerateJob& generate = config.generate;
+  if (config.plan.job == "generate") {
+    return real(generate.prefill + config::sequences_at_once(generate));
+  }
+  return real(std::max(config.score.window, config::kScoreTokens));
+}
+
+/// Of generate: pages of keys and values, and the parts of W_b that latent attention reads by
+/// heads.
+double cache_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const config::Model& m = config.model;
+  const Stage s = stage_of(m, layout, stage);
+  const double by_heads = config::is_latent(m)
+                              ? real(s.dense + s.moe) * heads_of(m, layout).query *
+                                    real((m.qk_nope_head_dim + m.v_head_dim) * m.kv_lora_rank)
+                              : 0.0;
+  return real(cache_pages(config, layout)) * page_bytes(config, layout, stage) +
+         compute_width(config) * by_heads;
+}
+
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
   return real(std::min(rounds(config.train, layout) * layout.chunks,
@@ -145,14 +167,33 @@ double quantized_bytes(const config::Config& config) {
   return kFp32 * kept + packed_bytes(config.run.quantize) * (held.sum() - kept);
 }
 
-std::array<std::pair<std::string_view, double>, 7> Memory::classes() const {
+double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const config::Model& m = config.model;
+  const Stage s = stage_of(m, layout, stage);
+  const double numbers =
+      config::is_latent(m)
+          ? real(m.kv_lora_rank + m.qk_rope_head_dim)
+          : heads_of(m, layout).kv * real(config::key_width(m) + config::value_width(m));
+  return real((s.dense + s.moe) * kCachePage) * numbers * compute_width(config);
+}
+
+std::int64_t cache_pages(const config::Config& config, const Layout& layout) {
+  double most = 0.0;
+  for (std::int64_t stage = 0; stage < layout.pp; ++stage) {
+    most = std::max(most, page_bytes(config, layout, stage));
+  }
+  return static_cast<std::int64_t>(config.generate.cache / most);
+}
+
+std::array<std::pair<std::string_view, double>, 8> Memory::classes() const {
   return {{{"weights fp32", weights},
            {"weights of products", copies},
            {"gradients", gradients},
            {"AdamW moments", moments},
            {"activations", activations},
            {"dispatch buffers", dispatch},
-           {"logits", logits}}};
+           {"logits", logits},
+           {"keys and values", cache}}};
 }
 
 double Memory::sum() const {
@@ -169,8 +210,8 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const Held held = held_by_rank(config, layout, stage);
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
-  const double tokens = training ? real(config.train.micro_batch * config.data.seq_len)
-                                 : real(std::max(config.score.window, config::kScoreTokens));
+  const double tokens =
+      training ? real(config.train.micro_batch * config.data.seq_len) : tokens_at_once(config);
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
   const double dense_bytes = s.dense > 0 ? dense_layer(m, layout, tokens).bytes(width) : 0.0;
@@ -192,6 +233,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.dispatch = width * rows *
                     (real(3 * m.d_model) +
                      (training ? 3.0 : 1.0) * real(m.expert_d_ff) / real(layout.expert_split()));
+  memory.cache = config.plan.job == "generate" ? cache_bytes(config, layout, stage) : 0.0;
   if (!training) {
     memory.activations = std::max(dense_bytes, moe_bytes);
     return memory;

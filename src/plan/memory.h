@@ -34,10 +34,18 @@ struct Memory {
   double activations = 0.0;  // kept from forward to backward, of all micro-batches in flight
   double dispatch = 0.0;     // rows on their way through the experts of one layer
   double logits = 0.0;       // of one block of rows
+  double cache = 0.0;        // of generate: all pages, and what latent attention reads beside them
 
-  std::array<std::pair<std::string_view, double>, 7> classes() const;
+  std::array<std::pair<std::string_view, double>, 8> classes() const;
   double sum() const;
 };
+
+/// Tokens of a page of generate's cache (kPageTokens of the backend).
+constexpr std::int64_t kCachePage = 64;
+/// Bytes that a page takes on one rank of a stage, in all its layers.
+double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage);
+/// Pages in generate.cache, of the stage that has room for fewest.
+std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 
 /// Of a resolved config, for one stage. `training` adds gradients, moments and what backward needs.
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,

@@ -62,6 +62,25 @@ void add_memory(const Estimate& e, const config::Plan& plan, Rows& rows) {
   }
 }
 
+void add_cache(const Estimate& e, const config::Config& config, Rows& rows) {
+  if (e.job != "generate") {
+    return;
+  }
+  double bytes = 0.0;
+  for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
+    bytes = std::max(bytes, page_bytes(config, e.layout, stage));
+  }
+  const std::int64_t pages = cache_pages(config, e.layout);
+  const std::int64_t longest = (config.model.max_seq + kCachePage - 1) / kCachePage;
+  rows.push_back({"cache", fmt::format("{} pages of {} tokens, {} each on a rank ({} a token)",
+                                       pages, kCachePage, short_bytes(bytes),
+                                       short_bytes(bytes / static_cast<double>(kCachePage)))});
+  rows.push_back(
+      {"", fmt::format("{} sequences of model.max_seq = {} tokens, of at most {} at once",
+                       pages / longest, config.model.max_seq,
+                       config::sequences_at_once(config.generate))});
+}
+
 void add_data(const Estimate& e, const config::Config& config, std::int64_t corpus_tokens,
               Rows& rows) {
   if (corpus_tokens > 0) {
@@ -139,12 +158,15 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
 }  // namespace
 
 Estimate estimate(const config::Config& config, int ranks) {
-  const bool training = config.plan.job != "score";
+  const bool training = config.plan.job == "train";
+  const bool scoring = config.plan.job == "score";
   Estimate e;
   e.job = config.plan.job;
   e.size = model_size(config);
   e.layout = Layout::of(config, ranks);
-  e.flop = flop_per_token(config, training ? config.data.seq_len : config.score.window);
+  e.flop = flop_per_token(config, training  ? config.data.seq_len
+                                  : scoring ? config.score.window
+                                            : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
     const Memory memory = memory_per_rank(config, e.layout, stage, training);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
@@ -173,6 +195,7 @@ std::string report(const Estimate& e, const config::Config& config, std::int64_t
   rows.push_back({"layout", fmt::format("{} ranks: {}, {}", e.layout.ranks(), layout_text(e.layout),
                                         config::name_of(config.run.precision))});
   add_memory(e, config.plan, rows);
+  add_cache(e, config, rows);
   add_data(e, config, corpus_tokens, rows);
   add_cost(e, config, rows);
   return table(rows);

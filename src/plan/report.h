@@ -12,7 +12,7 @@ namespace moesaic::plan {
 
 /// What a job will take, of a resolved config.
 struct Estimate {
-  std::string job;  // train or score
+  std::string job;  // train, score or generate
   ModelSize size;
   Layout layout;
   Memory memory;                  // on one rank, of the stage that needs most
@@ -25,7 +25,7 @@ struct Estimate {
   double bubble = 0.0;            // share of a step that a pipeline stage waits
   double step_seconds = 0.0;      // from plan.flops and plan.network; 0: not known
 };
-/// Plans config.plan.job on so many ranks; resolve sets plan.job for train and score themselves.
+/// Plans config.plan.job on so many ranks; resolve sets plan.job for the jobs themselves.
 Estimate estimate(const config::Config& config, int ranks);
 
 /// The table that `plan` prints and that training begins with; ends in a newline. corpus_tokens: 0

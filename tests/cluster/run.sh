@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains and scores under a real Slurm of four hosts, which are namespaces of this machine.
+# Trains, scores and generates under a real Slurm of four hosts, which are namespaces of this machine.
 #   bash tests/cluster/run.sh [TEST...]    needs root, a release build, slurm-wlm, munge, iproute2
 # Exits 77 with the reason where that cannot be. Nothing outlives it: the cluster, its network and
 # its files are in namespaces that end with it, also when it is killed.

@@ -1,4 +1,4 @@
-"""Training and scoring with slurm/*.sbatch, on hosts that are signalled, preempted and lost."""
+"""Training, scoring and generating with slurm/*.sbatch, on hosts that are signalled, preempted and lost."""
 import os
 import pathlib
 import shutil
@@ -164,6 +164,31 @@ class Score(OnHosts):
         self.assertEqual(len(found), len(set(found)))
         self.assertGreater(len(found), 500)
         self.assertEqual(self.score(), made)
+
+
+class Generate(OnHosts):
+    def generate(self, output):
+        return machine.submit("--cpus-per-task=1", "slurm/generate.sbatch", "config.cfg", "--model.path",
+                              "reference/checkpoints", "--generate.output", output,
+                              "--generate.max_tokens", "24", "--generate.batch", "1",
+                              "--generate.temperature", "1", "--run.deterministic", "1",
+                              "--data.corpus", "corpus/heldout", "--parallel.tp", "1",
+                              "--parallel.ep", "2")
+
+    # Protects: a job that is told to stop goes back into the queue, and writes each continuation once.
+    def test_signalled(self):
+        whole = self.generate("whole.h5")
+        finish(whole)
+        job = self.generate("answers.h5")
+        parts = SHARED / "answers.h5.parts"
+        wait_for(lambda: list(parts.glob("*.h5")), "a part", also_say=lambda: log(job))
+        run("scancel", "--signal=USR1", job)
+        finish(job)
+        self.assertIn("exit code 75: back into the queue", log(job))
+        self.assertEqual((SHARED / "answers.jsonl").read_bytes(),
+                         (SHARED / "whole.jsonl").read_bytes())
+        self.assertEqual(len(documents(SHARED / "answers.h5")),
+                         len(set(documents(SHARED / "answers.h5"))))
 
 
 if __name__ == "__main__":

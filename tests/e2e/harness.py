@@ -150,12 +150,14 @@ class EndToEnd(unittest.TestCase):
             self.fail(f"{arguments} hangs:\n{out}\n{err}")
         return Result(child.returncode, out, err, time.monotonic() - begin)
 
-    def faulty(self, fault):
+    def faulty(self, fault, **settings):
         """A wrapper that gives each rank a fault of tests/support/faults.c."""
         source = ROOT / "tests/support/faults.c"
         library = self.folder / "faults.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-        return ["env", f"LD_PRELOAD={library}", f"FAULT={fault}"]
+        if not library.exists():
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        return ["env", f"LD_PRELOAD={library}", f"FAULT={fault}",
+                *(f"{name}={value}" for name, value in settings.items())]
 
     def start(self, ranks, *arguments, wrapper=()):
         """Starts a job that goes on while the test does something; it is killed at the end."""

@@ -178,6 +178,55 @@ class Folders(harness.EndToEnd):
                 self.assertEqual({dtype for dtype, _, _ in stored(self.folder / f"{name}-tuned").values()},
                                  {"BF16", "F32"} if name == "deepseek_v3" else {"BF16"})
 
+    # Protects: the tokens that end a text come along to a checkpoint and back.
+    def test_end_tokens(self):
+        with h5py.File(self.folder / "mixtral/oracle.h5") as oracle:
+            prompt, tokens = oracle["generation/prompt"][()], oracle["generation/tokens"][()]
+        with h5py.File(self.folder / "prompt.h5", "w") as shard:
+            shard.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": 67})
+            shard["tokens"] = prompt.astype("u2")
+            shard["documents/offsets"] = np.array([0, len(prompt)], "u8")
+        ends = [int(tokens[5]), 66 if int(tokens[5]) != 66 else 65]
+        config = json.loads((self.folder / "mixtral/config.json").read_text())
+        (self.folder / "mixtral/config.json").write_text(json.dumps({**config, "eos_token_id": ends}))
+        for source, made in (("mixtral", "ours"), ("ours", "back")):
+            result = self.run_job(1, "convert", source, made, "--convert.dtype", "fp32")
+            self.assertEqual(result.code, 0, result.text)
+        self.assertEqual(json.loads((self.folder / "back/config.json").read_text())["eos_token_id"], ends)
+        for model in ("mixtral", "ours", "back"):
+            result = self.run_job(1, "generate", "--model.path", model, "--data.corpus", "prompt.h5",
+                                  "--generate.output", f"{model}.h5", "--run.precision", "fp32")
+            self.assertEqual(result.code, 0, result.text)
+            row = json.loads((self.folder / f"{model}.jsonl").read_text())
+            first = next(i for i, token in enumerate(tokens) if token in ends)
+            self.assertEqual((row["reason"], row["tokens"]), ("eos", first + 1), model)
+
+    # Protects: a corpus whose ids mean other texts is refused; another file of the same is not.
+    def test_other_tokenizer(self):
+        tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+                     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+                     "decoder": {"type": "ByteLevel"},
+                     "model": {"type": "BPE", "merges": [],
+                               "vocab": {chr(33 + i): i for i in range(67)}}}
+        (self.folder / "mixtral/tokenizer.json").write_text(json.dumps(tokenizer))
+        vocab = tokenizer["model"]["vocab"]
+        (self.folder / "same").mkdir()
+        (self.folder / "same/tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+        (self.folder / "other").mkdir()
+        tokenizer["model"]["vocab"] = {text: 66 - i for text, i in vocab.items()}
+        (self.folder / "other/tokenizer.json").write_text(json.dumps(tokenizer))
+        (self.folder / "letters.txt").write_text("ABCABCABABAABCBC")
+        for name, code in (("same", 0), ("other", 65)):
+            made = self.run_job(0, "tokenize", "--tokenize.input", "letters.txt", "--tokenize.output",
+                                f"{name}-corpus", "--tokenize.tokenizer", name, "--tokenize.eos", 0)
+            self.assertEqual(made.code, 0, made.text)
+            for job in ("score", "generate"):
+                result = self.run_job(1, job, "--model.path", "mixtral", "--data.corpus",
+                                      f"{name}-corpus", f"--{job}.output", f"{name}-{job}.h5",
+                                      "--run.precision", "fp32")
+                self.assertEqual(result.code, code, result.text)
+                self.assertEqual("another tokenizer" in result.err, code == 65, result.text)
+
     # Protects: what no family can hold is refused by its key; outputs are never overwritten.
     def test_refusals(self):
         self.trained(2, "--train.steps", 5)

@@ -85,6 +85,7 @@ class Score(harness.EndToEnd):
         result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
                               "bare.h5", "--score.output", "bare-scores.h5")
         self.assertEqual(result.code, 0, result.text)
+        self.assertIn("bits per byte -\n", result.out)
         self.assert_sound("bare-scores.h5")
         table = subprocess.run([sys.executable, harness.ROOT / "analysis/scores.py", "bare-scores.h5",
                                 "-o", "bare.csv"], cwd=self.folder, capture_output=True, text=True)

@@ -1,10 +1,12 @@
 /* Preloaded into moesaic by tests/e2e: a file system without locks (FAULT=flock), a wall clock that
-   jumps by an hour, forth and back (FAULT=clock), and a rank 1 that stops amid its second save
-   (FAULT=save). */
+   jumps by an hour, forth and back (FAULT=clock), a rank 1 that stops amid its second save
+   (FAULT=save), and a rank KILL_RANK that is killed before its KILL_AT-th read, write, sync or
+   renaming of a file below the current folder (FAULT=kill). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +18,66 @@ static int wanted(const char *fault) {
   return value != NULL && strcmp(value, fault) == 0;
 }
 
+static void *real_of(const char *name) { return dlsym(RTLD_NEXT, name); }
+
+/* Counts a call about the path, and ends the process where it shall. */
+static void count_path(const char *path) {
+  static atomic_int calls;
+  static char folder[4096];
+  const char *const rank = getenv("OMPI_COMM_WORLD_RANK");
+  const char *const wanted_rank = getenv("KILL_RANK");
+  const char *const at = getenv("KILL_AT");
+  if (!wanted("kill") || at == NULL ||
+      (rank != NULL && wanted_rank != NULL && strcmp(rank, wanted_rank) != 0)) {
+    return;
+  }
+  if (folder[0] == '\0' && getcwd(folder, sizeof folder) == NULL) {
+    return;
+  }
+  const int below = path[0] != '/' || strncmp(path, folder, strlen(folder)) == 0;
+  if (below && atomic_fetch_add(&calls, 1) + 1 == atoi(at)) {
+    raise(SIGKILL);
+  }
+}
+
+static void count_file(int descriptor) {
+  char link[64];
+  char path[4096] = "";
+  if (!wanted("kill")) {
+    return;
+  }
+  snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+  if (readlink(link, path, sizeof path - 1) > 0 && path[0] == '/') {
+    count_path(path);
+  }
+}
+
+ssize_t write(int descriptor, const void *bytes, size_t count) {
+  count_file(descriptor);
+  return ((ssize_t(*)(int, const void *, size_t))real_of("write"))(descriptor, bytes, count);
+}
+ssize_t pwrite(int descriptor, const void *bytes, size_t count, off_t at) {
+  count_file(descriptor);
+  return ((ssize_t(*)(int, const void *, size_t, off_t))real_of("pwrite"))(descriptor, bytes, count,
+                                                                           at);
+}
+ssize_t pwrite64(int descriptor, const void *bytes, size_t count, off64_t at) {
+  return pwrite(descriptor, bytes, count, at);
+}
+ssize_t pread(int descriptor, void *bytes, size_t count, off_t at) {
+  count_file(descriptor);
+  return ((ssize_t(*)(int, void *, size_t, off_t))real_of("pread"))(descriptor, bytes, count, at);
+}
+ssize_t pread64(int descriptor, void *bytes, size_t count, off64_t at) {
+  return pread(descriptor, bytes, count, at);
+}
+int rename(const char *from, const char *to) {
+  count_path(to);
+  return ((int (*)(const char *, const char *))real_of("rename"))(from, to);
+}
+
 int flock(int descriptor, int operation) {
-  int (*const real)(int, int) = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
+  int (*const real)(int, int) = (int (*)(int, int))real_of("flock");
   if (wanted("flock")) {
     errno = ENOLCK;
     return -1;
@@ -27,7 +87,8 @@ int flock(int descriptor, int operation) {
 
 int fsync(int descriptor) {
   static int saves;
-  int (*const real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+  int (*const real)(int) = (int (*)(int))real_of("fsync");
+  count_file(descriptor);
   if (wanted("save")) {
     char link[64];
     char path[4096] = "";
@@ -43,7 +104,7 @@ int fsync(int descriptor) {
 int clock_gettime(clockid_t clock, struct timespec *now) {
   static int calls;
   int (*const real)(clockid_t, struct timespec *) =
-      (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+      (int (*)(clockid_t, struct timespec *))real_of("clock_gettime");
   const int status = real(clock, now);
   if (clock == CLOCK_REALTIME && wanted("clock") && ++calls % 2 == 0) {
     now->tv_sec -= 3600;

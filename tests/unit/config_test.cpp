@@ -142,6 +142,14 @@ TEST(Help, MentionsEveryKey) {
   }
 }
 
+// Protects who mistypes a job and asks for its help from being told that all is well.
+TEST(Help, OfAnUnknownJobIsAnError) {
+  const Strings lines = usage_error({"trian", "--help"});
+  EXPECT_NE(join(lines, "\n").find("did you mean train?"), std::string::npos);
+  EXPECT_TRUE(parse_words({"train", "--help"}).help);
+  EXPECT_TRUE(parse_words({"--help"}).help);
+}
+
 // Protects configs/README.md from falling behind the table of keys.
 TEST(Help, ReadmeIsUpToDate) {
   const std::filesystem::path readme =

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cmath>
-#include <numeric>
 
 #include "reference/attention.h"
 #include "unit/kernel_test.h"
@@ -105,43 +104,52 @@ TEST_P(AttentionKernels, LongDocuments) {
   check(heads_of(2, 1, 6), packed(1300, {700, 90, 510}), 1.0, tolerance());
 }
 
-// Sequences that share their first tokens, which lie in the batch once: each is what it is alone.
-TEST_P(AttentionKernels, SharedBeginning) {
-  for (const Indices& lengths : {Indices{5, 3, 1, 7}, Indices{70, 30, 64, 1, 90}}) {
-    const Heads heads = heads_of(4, 2, 10);
-    const std::int64_t shared = lengths[0];
-    const std::int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
-    const std::int64_t width = 8 * heads.head_dim;
-    const Vector qkv = random({tokens, width}, "qkv", compute());
-    Indices gap;
-    Vector expected;  // of the parts behind the shared tokens
-    std::int64_t begin = shared;
-    gap.insert(gap.end(), 2 * shared, 0);
-    for (std::size_t part = 1; part < lengths.size(); begin += lengths[part], ++part) {
-      Vector alone(qkv.begin(), qkv.begin() + shared * width);
-      alone.insert(alone.end(), qkv.begin() + begin * width,
-                   qkv.begin() + (begin + lengths[part]) * width);
-      const Indices first_key(static_cast<std::size_t>(shared + lengths[part]), 0);
-      const Vector out = reference::attention(alone, heads, first_key).out;
-      expected.insert(expected.end(), out.begin() + shared * heads.query * heads.v_dim, out.end());
-      for (std::int64_t t = 0; t < lengths[part]; ++t) {
-        gap.insert(gap.end(), {shared, begin});
-      }
-    }
-    const Tensor out = poisoned({tokens, heads.query, heads.v_dim}, compute());
-    const Tensor lse = poisoned({tokens, heads.query});
-    backend().attention(
-        upload(qkv, {tokens, width}, compute()),
-        {.heads = heads.query,
-         .kv_heads = heads.key_value,
-         .head_dim = heads.head_dim,
-         .v_dim = heads.v_dim,
-         .scale = to_float(heads.scale)},
-        {upload(Indices(static_cast<std::size_t>(tokens), 0), {tokens}), upload(gap, {tokens, 2})},
-        out, lse);
-    const Vector all = download(out);
-    expect_close({all.begin() + shared * heads.query * heads.v_dim, all.end()}, expected,
-                 tolerance(), fmt::format("out of {} tokens", tokens));
+// With runs a sequence has the same bits alone and among others, whether its first tokens are its
+// own or another's; and they are those that it should have.
+TEST_P(AttentionKernels, RunsHaveTheirOwnBits) {
+  struct Part {
+    std::int64_t tokens, shared;  // with the first run
+  };
+  const Heads heads = with_values(4, 2, 10, 6);
+  const std::int64_t width = 6 * heads.head_dim + 2 * heads.v_dim;
+  const std::int64_t row = heads.query * heads.v_dim;
+  const auto attend = [&](const Vector& qkv, const std::vector<KeyRun>& runs) {
+    const std::int64_t rows = std::ssize(qkv) / width;
+    const Tensor out = poisoned({rows, heads.query, heads.v_dim}, compute());
+    const Tensor lse = poisoned({rows, heads.query});
+    backend().attention(upload(qkv, {rows, width}, compute()),
+                        {.heads = heads.query,
+                         .kv_heads = heads.key_value,
+                         .head_dim = heads.head_dim,
+                         .v_dim = heads.v_dim,
+                         .scale = to_float(heads.scale)},
+                        {upload(Indices(static_cast<std::size_t>(rows), 0), {rows}), runs}, out,
+                        lse);
+    return download(out);
+  };
+  const std::vector<Part> parts = {{150, 0},  {9, 0},      {151, 150}, {100, 98},   {64, 62},
+                                   {300, 64}, {1201, 130}, {1, 0},     {1301, 128}, {20, 2}};
+  Vector all;
+  std::vector<KeyRun> runs;
+  std::vector<Vector> alone;
+  for (const Part& part : parts) {
+    const std::int64_t rows = part.tokens - part.shared;
+    const Vector own = random({rows, width}, fmt::format("run {}", runs.size()), compute());
+    runs.push_back({std::ssize(all) / width, rows, part.shared, 0});
+    alone.emplace_back(all.begin(), all.begin() + part.shared * width);
+    alone.back().insert(alone.back().end(), own.begin(), own.end());
+    all.insert(all.end(), own.begin(), own.end());
+  }
+  const Vector together = attend(all, runs);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const Vector one = attend(alone[i], {{0, runs[i].size(), 0, 0}});
+    const Vector own(one.begin() + runs[i].shared * row, one.end());
+    const auto from = together.begin() + runs[i].begin * row;
+    EXPECT_EQ(own, Vector(from, from + runs[i].rows * row)) << "run " << i;
+    const Indices first_key(static_cast<std::size_t>(runs[i].size()), 0);
+    // Over a long run the mean of values is small, but that of the first rows is not.
+    expect_close(one, reference::attention(alone[i], heads, first_key).out, 2.0 * tolerance(),
+                 fmt::format("out of run {}", i));
   }
 }
 

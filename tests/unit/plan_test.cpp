@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
+#include "comm/mesh.h"
 #include "config/validate.h"
+#include "model/instance.h"
 #include "plan/report.h"
 
 namespace moesaic::plan {
@@ -113,6 +115,63 @@ TEST(Traffic, CountsByGroup) {
   // Gates 256, of 9280 numbers that are no experts', are summed in their own call.
   EXPECT_EQ(both.replicas, 2.0 * 4 * (9280 - 256) * 3 / 4);
   EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
+}
+
+// Protects the plan of generate from differing from what a rank takes: pages, and weights in few
+// bits.
+TEST(Memory, IsWhatARunTakes) {
+  for (const bool latent : {false, true}) {
+    config::Config c = small_config();
+    c.model.d_model = 256;
+    c.model.expert_d_ff = 64;
+    c.model.d_ff = 128;
+    c.model.kv_lora_rank = latent ? 32 : 0;
+    c.model.qk_nope_head_dim = latent ? 8 : 0;
+    c.model.qk_rope_head_dim = latent ? 4 : 0;
+    c.model.v_head_dim = latent ? 12 : 0;
+    c.run.precision = config::Precision::kBf16;
+    c.run.threads = 1;
+    c.plan.job = "generate";
+    c.generate.cache = 1e6;
+    const comm::Mesh mesh = comm::Mesh::single();
+    {
+      model::Instance instance(c, mesh, false);
+      const auto bytes = instance.transformer.page_bytes(instance.context());
+      EXPECT_EQ(page_bytes(c, {}, 0), static_cast<double>(bytes));
+      EXPECT_EQ(kCachePage, kPageTokens);
+      EXPECT_EQ(cache_pages(c, {}), 1'000'000 / bytes);
+      const Memory memory = memory_per_rank(c, {}, 0, false);
+      EXPECT_GE(memory.cache, static_cast<double>(1'000'000 / bytes * bytes));
+    }
+    for (const auto quantize : {config::Quantize::kInt8, config::Quantize::kInt4}) {
+      c.run.quantize = quantize;
+      model::Instance instance(c, mesh, false);
+      instance.parameters.initialise(*instance.backend, 1);
+      double kept = 0.0;
+      for (const model::Parameter& parameter : instance.parameters.all()) {
+        if (parameter.packed.groups > 0) {
+          kept += static_cast<double>(parameter.packed.bytes());
+        }
+      }
+      EXPECT_GT(kept, 0.0);
+      if (!latent) {  // there W_b stays as it is
+        EXPECT_NEAR(memory_per_rank(c, {}, 0, false).copies / kept, 1.0, 0.06);
+      }
+    }
+  }
+}
+
+// Protects what is said about the cache: how many sequences fit.
+TEST(Report, OfGenerate) {
+  config::Config c = small_config();
+  c.plan.job = "generate";
+  c.model.max_seq = 100;
+  c.generate.cache = 100'000;  // a page: 3 layers x 2 heads x 64 tokens x 12 numbers x 4 bytes
+  const std::string text = report(estimate(c, 1), c);
+  for (const char* const part : {"5 pages of 64 tokens, 18.0 KiB each on a rank (288 B a token)",
+                                 "2 sequences of model.max_seq = 100 tokens", "keys and values"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;
+  }
 }
 
 // Protects the table that training begins with.

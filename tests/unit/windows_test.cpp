@@ -135,8 +135,6 @@ TEST(Windows, SharedContexts) {
   EXPECT_EQ(batch.target, (std::vector<std::int32_t>{-1, -1, -1, -1, 61, 62, 63, 71, 72}));
   EXPECT_EQ(batch.position, (std::vector<std::int32_t>{0, 1, 2, 3, 4, 5, 6, 4, 5}));
   EXPECT_EQ(batch.first_key, std::vector<std::int32_t>(9, 0));
-  const std::vector<std::int32_t> hidden(batch.gap.end() - 4, batch.gap.end());
-  EXPECT_EQ(hidden, (std::vector<std::int32_t>{4, 7, 4, 7}));
 
   documents = documents_of(std::vector<std::int64_t>(3000, 8));
   documents.context.assign(3000, 5);
@@ -144,6 +142,35 @@ TEST(Windows, SharedContexts) {
     EXPECT_EQ(each[0].shared, 0);
     EXPECT_EQ(each[1].shared, 4);
   }
+}
+
+// Attention goes through windows one by one, and what they share begins where it was read; a batch
+// holds no more windows than it may.
+TEST(Windows, Runs) {
+  io::ShardDocuments documents = documents_of({8, 7, 9});
+  documents.context = {6, 6, 6};
+  WindowRules rules{16, 8, false, true};
+  const auto batches = pack(documents, rules, {0, 1, 1});
+  ASSERT_EQ(batches.size(), 1U);
+  std::vector<std::int32_t> tokens(27);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  const model::MicroBatch batch =
+      to_micro_batch(batches[0], tokens, std::vector<std::uint8_t>(3, 0));
+  ASSERT_EQ(batch.key_runs.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const KeyRun& run = batch.key_runs[i];
+    EXPECT_EQ(run.begin, std::vector<std::int64_t>({0, 7, 9})[i]);
+    EXPECT_EQ(run.rows, std::vector<std::int64_t>({7, 2, 4})[i]);
+    EXPECT_EQ(run.shared, i == 0 ? 0 : 4);
+    EXPECT_EQ(run.leader, 0);
+  }
+  EXPECT_EQ(batch.size(), 13);
+
+  rules.batch = 2;
+  const auto pairs = pack(documents, rules, {0, 1, 1});
+  ASSERT_EQ(pairs.size(), 2U);
+  EXPECT_EQ(pairs[0].size(), 2U);
+  EXPECT_EQ(pairs[1][0].shared, 0);
 }
 
 // Rows see their own window alone, and overlapped tokens are not counted again.

@@ -25,34 +25,46 @@ void require_fused(const Tensor& qkv, const AttentionShape& shape) {
                       shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim));
 }
 
-// One query head of a fused qkv tensor (T, H hd + Hkv hd + Hkv vd).
+// The row where position 0 of a run would be if all its tokens were its own.
+std::int64_t base_of(const KeyRun& run) { return run.begin - run.shared; }
+
+// One query head of a fused qkv tensor (T, H hd + Hkv hd + Hkv vd), for the rows of a run.
 template <class A>
 AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
-                         std::int64_t head) {
-  const A* data = qkv.as<A>().data();
+                         const KeyRun& run, std::int64_t head) {
+  const A* data = qkv.as<A>().data() + base_of(run) * fused_width(shape);
   const std::int64_t kv = head / (shape.heads / shape.kv_heads);
   return {.q = data + head * shape.head_dim,
           .k = data + (shape.heads + kv) * shape.head_dim,
           .v = data + values_begin(shape) + kv * shape.v_dim,
           .stride = fused_width(shape),
-          .first_key = keys.first.as<std::int32_t>().data(),
-          .gap = keys.gap.defined() ? keys.gap.as<std::int32_t>().data() : nullptr,
-          .tokens = qkv.dim(0),
+          .first_key = keys.first.as<std::int32_t>().data() + base_of(run),
+          .tokens = run.size(),
           .head_dim = shape.head_dim,
           .v_dim = shape.v_dim,
-          .scale = shape.scale};
+          .scale = shape.scale,
+          .shared = run.shared,
+          .back = base_of(run) - run.leader};
 }
 
 // Tiles of queries that share keys and values once converted.
 constexpr std::int64_t kTilesAtOnce = 16;
 
-// The most keys that so many tiles of queries see, from the first tile of them on.
-std::int64_t most_keys(std::span<const std::int32_t> first_key) {
-  const auto tokens = std::ssize(first_key);
+// The tiles of queries of a run, by their numbers in its sequence.
+Range tiles_of(const KeyRun& run) {
+  return {run.shared / kAttentionTile, (run.size() + kAttentionTile - 1) / kAttentionTile};
+}
+
+// The most keys that so many tiles of queries of a run see, from the first tile of them on.
+// first_key: of all rows.
+std::int64_t most_keys(std::span<const std::int32_t> first_key, const KeyRun& run) {
+  const Range tiles = tiles_of(run);
   std::int64_t most = 0;
-  for (std::int64_t query = 0; query < tokens; query += kAttentionTile) {
-    const std::int64_t end = std::min(query + kTilesAtOnce * kAttentionTile, tokens);
-    most = std::max(most, end - first_key[at(query)] / kAttentionTile * kAttentionTile);
+  for (std::int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    const std::int64_t query = tile * kAttentionTile;
+    const std::int64_t end = std::min(query + kTilesAtOnce * kAttentionTile, run.size());
+    const std::int64_t first = first_key[at(base_of(run) + std::max(query, run.shared))];
+    most = std::max(most, end - first / kAttentionTile * kAttentionTile);
   }
   return most;
 }
@@ -137,22 +149,39 @@ void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tens
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                            const Tensor& out, const Tensor& lse) {
   require_fused(qkv, shape);
-  const std::int64_t tokens = qkv.dim(0);
-  const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
-  const std::int64_t scratch_size =
-      attention_scratch(most_keys(keys.first.as<std::int32_t>()), shape.head_dim, shape.v_dim);
+  const KeyRun whole{.begin = 0, .rows = qkv.dim(0)};
+  const std::span<const KeyRun> runs = keys.runs.empty() ? std::span(&whole, 1) : keys.runs;
+  std::int64_t most = 0;
+  std::vector<std::int64_t> starts = {0};  // of the runs among all tiles of a head
+  for (const KeyRun& run : runs) {
+    const Range tiles = tiles_of(run);
+    most = std::max(most, most_keys(keys.first.as<std::int32_t>(), run));
+    starts.push_back(starts.back() + tiles.end - tiles.begin);
+  }
+  const std::int64_t scratch_size = attention_scratch(most, shape.head_dim, shape.v_dim);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
+  const std::int64_t tiles = starts.back();
   with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
+    // Tiles [begin, end) of a run, by their numbers among all of a head.
+    const auto compute = [&](std::int64_t head, std::size_t r, Range range, std::int64_t thread) {
+      const KeyRun& run = runs[r];
+      const std::int64_t before = starts[r] - tiles_of(run).begin;
+      const std::int64_t row = base_of(run) * shape.heads + head;
+      kernels.attention(head_of<A>(qkv, shape, keys, run, head),
+                        (range.begin - before) * kAttentionTile,
+                        std::min((range.end - before) * kAttentionTile, run.size()),
+                        out.as<A>().data() + row * shape.v_dim, shape.heads * shape.v_dim,
+                        lse.as<float>().data() + row, shape.heads,
+                        scratch.as<float>().data() + thread * scratch_size);
+    };
     share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
       for (std::int64_t i = begin, next = 0; i < end; i = next) {
         const std::int64_t head = i / tiles;
-        next = std::min({end, (head + 1) * tiles, i + kTilesAtOnce});
-        kernels.attention(head_of<A>(qkv, shape, keys, head), i % tiles * kAttentionTile,
-                          std::min((next - head * tiles) * kAttentionTile, tokens),
-                          out.as<A>().data() + head * shape.v_dim, shape.heads * shape.v_dim,
-                          lse.as<float>().data() + head, shape.heads,
-                          scratch.as<float>().data() + thread * scratch_size);
+        const std::int64_t tile = i % tiles;
+        const auto after = std::upper_bound(starts.begin(), starts.end(), tile);
+        next = std::min({end, head * tiles + *after, i + kTilesAtOnce});
+        compute(head, at(after - starts.begin() - 1), {tile, next - head * tiles}, thread);
       }
     });
   });
@@ -163,7 +192,8 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
                                     const Tensor& first_key, const Tensor& dqkv) {
   require_fused(qkv, shape);
   const std::int64_t tokens = qkv.dim(0);
-  const std::int64_t tiles = (tokens + kAttentionTile - 1) / kAttentionTile;
+  const KeyRun whole{.begin = 0, .rows = tokens};
+  const std::int64_t tiles = tiles_of(whole).end;
   const std::int64_t hd = shape.head_dim;
   const std::int64_t vd = shape.v_dim;
   const std::int64_t padded = padded_head(hd);
@@ -188,7 +218,7 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
                                           .dq = dq,
                                           .dk = dk,
                                           .dv = dv};
-      kernels.attention_backward(head_of<A>(qkv, shape, {first_key}, head), gradient,
+      kernels.attention_backward(head_of<A>(qkv, shape, {first_key}, whole, head), gradient,
                                  scratch.as<float>().data() + thread * scratch.dim(1));
     };
     const auto dq_of = [&](std::int64_t head) { return dqkv.as<A>().data() + head * hd; };

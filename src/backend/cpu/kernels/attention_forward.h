@@ -14,9 +14,8 @@ namespace {
 // A tile of queries on its way through the keys.
 struct QueryTile {
   Index query, queries;
+  Index strip;  // the first one that has queries; counted in queries
   I16 first_key[kTile / kLanes];
-  I16 gap_begin[kTile / kLanes], gap_end[kTile / kLanes];
-  Index least_gap_begin, most_gap_begin, least_gap_end, most_gap_end;  // of all queries
   Softmax softmax;
 };
 
@@ -25,49 +24,22 @@ QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
   QueryTile tile{};
   tile.query = query;
   tile.queries = queries;
+  tile.strip = larger(head.shared - query, 0) / kStrip * kStrip;
   std::int32_t first[kTile] = {};
   std::memcpy(first, head.first_key + query, static_cast<std::size_t>(queries) * sizeof first[0]);
   std::memcpy(tile.first_key, first, sizeof first);
-  if (head.gap != nullptr) {
-    std::int32_t begin[kTile] = {};
-    std::int32_t end[kTile] = {};
-    tile.least_gap_begin = tile.least_gap_end = head.tokens;
-    tile.most_gap_begin = 0;
-    for (Index i = 0; i < queries; ++i) {
-      const std::int32_t* const gap = head.gap + 2 * (query + i);
-      begin[i] = gap[0];
-      end[i] = gap[1];
-      tile.least_gap_begin = smaller(tile.least_gap_begin, gap[0]);
-      tile.most_gap_begin = larger(tile.most_gap_begin, gap[0]);
-      tile.least_gap_end = smaller(tile.least_gap_end, gap[1]);
-      tile.most_gap_end = larger(tile.most_gap_end, gap[1]);
-    }
-    std::memcpy(tile.gap_begin, begin, sizeof begin);
-    std::memcpy(tile.gap_end, end, sizeof end);
-  }
   return tile;
 }
 
-// Whether a tile of keys is hidden from all queries, or touches what is hidden from some.
-bool in_gaps(const QueryTile& tile, Index key, Index keys) {
-  return tile.most_gap_begin <= key && key + keys <= tile.least_gap_end;
-}
-bool meets_gap(const QueryTile& tile, Index key, Index keys) {
-  return tile.least_gap_begin < key + keys && key < tile.most_gap_end;
-}
-
-// Takes out the scores of keys [key, key + keys) that causality, a document's border or a gap
-// forbids to the sixteen queries of a strip.
+// Takes out the scores of keys [key, key + keys) that causality or a document's border forbids to
+// the sixteen queries of a strip.
 void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index keys) {
   const I16 first = tile.first_key[strip / kLanes];
   const I16 last = kLane + splat_index(tile.query + strip);
-  const I16 gap_begin = tile.gap_begin[strip / kLanes];
-  const I16 gap_end = tile.gap_end[strip / kLanes];
   for (Index j = 0; j < keys; ++j, scores += kTile) {
     const I16 here = splat_index(key + j);
     const F16 score = load(scores);
-    const I16 hidden = (here >= gap_begin) & (here < gap_end);
-    const I16 masked = (here < first) | (here > last) | hidden;
+    const I16 masked = (here < first) | (here > last);
     store(scores, masked ? splat(kMasked) : score);
   }
 }
@@ -87,26 +59,42 @@ void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Ind
   const Index v_row = round_up(head.v_dim);
   const Index at_once = rows_at_once(tile.query, key);
   for (Index j = 0; j < keys; j += at_once) {
-    const Index first = first_strip(tile.query, key + j);
+    const Index first = larger(first_strip(tile.query, key + j), tile.strip);
     multiply<Step>({t.k + j * row, row, 1, t.q_columns + first, kTile, t.scores + j * kTile + first,
-                    kTile, smaller(at_once, keys - j), kTile - first, words_of<Step>(head.head_dim),
-                    Into::kOverwrite});
+                    kTile, smaller(at_once, keys - j), round_up(tile.queries) - first,
+                    words_of<Step>(head.head_dim), Into::kOverwrite});
   }
-  const bool border = head.first_key[tile.query + tile.queries - 1] > key ||
-                      key + keys - 1 > tile.query || meets_gap(tile, key, keys);
-  for (Index i = 0; i < tile.queries; i += kStrip) {
+  const bool border =
+      head.first_key[tile.query + tile.queries - 1] > key || key + keys - 1 > tile.query;
+  for (Index i = tile.strip; i < tile.queries; i += kStrip) {
     const Index seen = keys_seen(tile.query + i, key, keys);
     if (border) {
       mask(t.scores + i, i, tile, key, seen);
     }
     update_softmax<Step>(t.scores + i, i, tile.softmax, seen, head.scale * kLog2E);
   }
-  for (Index i = 0; i < tile.queries; i += at_once) {
+  for (Index i = tile.strip; i < tile.queries; i += at_once) {
     multiply<Step>({reinterpret_cast<const Word*>(t.scores + i), 1, Step::kElements * kTile, t.v,
                     v_row, t.sums + i * v_row, v_row, smaller(at_once, tile.queries - i), v_row,
                     words_of<Step>(smaller(keys, tile.query + i + at_once - key)),
                     Into::kScaleAndAdd, tile.softmax.factor + i});
   }
+}
+
+// Keys and values [first, end) in words, the shared ones from where they lie.
+template <class Step, class A>
+void load_keys(const AttentionHead<A>& head, Index first, Index end, Word* k, Word* v) {
+  const Index own = larger(first, head.shared);
+  const auto load = [&](Index key, Index after, Index back) {
+    const Index from = (key - back) * head.stride;
+    load_rows<Step>(head.k + from, head.stride, k + (key - first) * row_words<Step>(head.head_dim),
+                    after - key, head.head_dim);
+    load_across<Step>(head.v + from, head.stride,
+                      v + words_of<Step>(key - first) * round_up(head.v_dim), after - key,
+                      head.v_dim);
+  };
+  load(first, own, head.back);
+  load(own, end, 0);
 }
 
 template <class Step, class A>
@@ -122,8 +110,7 @@ void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index 
   t.q_columns = reinterpret_cast<Word*>(t.sums + kTile * v_row);
   Word* const k = t.q_columns + kTile * row;
   Word* const v = k + (end - first) * row;
-  load_rows<Step>(head.k + first * head.stride, head.stride, k, end - first, head.head_dim);
-  load_across<Step>(head.v + first * head.stride, head.stride, v, end - first, head.v_dim);
+  load_keys<Step>(head, first, end, k, v);
   for (Index query = begin; query < end; query += kTile) {
     const Index queries = smaller(kTile, end - query);
     QueryTile tile = begin_tile(head, query, queries);
@@ -131,14 +118,11 @@ void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index 
                        head.head_dim);
     clear(t.sums, queries * v_row);
     for (Index key = first_tile(head.first_key[query]); key < query + queries; key += kTile) {
-      if (in_gaps(tile, key, kTile)) {
-        continue;
-      }
       t.k = k + (key - first) * row;
       t.v = v + words_of<Step>(key - first) * v_row;
       add_keys<Step>(t, head, tile, key, smaller(kTile, end - key));
     }
-    for (Index i = 0; i < queries; ++i) {
+    for (Index i = larger(head.shared - query, 0); i < queries; ++i) {
       const Index to = query + i;
       lse[to * lse_stride] = write_row(tile.softmax, i, t.sums + i * v_row, head.scale,
                                        out + to * out_stride, head.v_dim);

@@ -20,9 +20,10 @@ struct AttentionHead {
   const A* v;
   Index stride;  // of q, k and v
   const std::int32_t* first_key;
-  const std::int32_t* gap;        // (tokens, 2) of hidden keys; may be null
   Index tokens, head_dim, v_dim;  // head_dim of q and k, v_dim of v and out
   float scale;
+  // The first `shared` keys lie `back` rows before their places, and have no queries.
+  Index shared = 0, back = 0;
 };
 
 struct Range {
@@ -156,9 +157,9 @@ struct Kernels {
   void (*swiglu)(const A* gate_up, float limit, A* y, Index rows, Index hidden);
   void (*swiglu_backward)(const A* dy, const A* gate_up, float limit, A* dgate_up, Index rows,
                           Index hidden);
-  // Queries [begin, end), begin a multiple of kAttentionTile; out and lse point at this head,
-  // strides out_stride and lse_stride. scratch: attention_scratch floats for the keys that these
-  // queries see, from the first tile of them on.
+  // Queries [begin, end) but the shared ones, begin a multiple of kAttentionTile; out and lse point
+  // at this head, strides out_stride and lse_stride. scratch: attention_scratch floats for the keys
+  // that these queries see, from the first tile of them on.
   void (*attention)(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                     float* lse, Index lse_stride, float* scratch);
   // scratch: attention_backward_scratch floats.
