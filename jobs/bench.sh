@@ -9,12 +9,16 @@
 #   --growth      also the cost of a token over sequence length, experts, batch and depth
 #                 (DIR/growth.png)
 #   --no-kernels  leave out the kernels one by one
-# TORCH_PYTHON= names a python that has torch (default: the first that has). Compared are ratios in
-# one call: other work on the machine changes the figures, and by turns it meets both.
+#   --inference MODEL  instead: scoring, prefill and decode with a Hugging Face folder in fp32, bf16,
+#                 int8 and int4 (DIR/inference.md)
+# TORCH_PYTHON= names a python that has torch, and transformers for --inference (default: the first
+# that has). LLAMA_CPP= names the folder of llama.cpp's programs, GGUF= that of MODEL in its
+# formats. Compared are ratios in one call: other work on the machine changes the figures, and by
+# turns it meets all.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-threads='' rounds=3 steps=4 limit=300 growth=0 kernels=1 out=''
+threads='' rounds=3 steps=4 limit=300 growth=0 kernels=1 inference='' out=''
 while [ $# -gt 0 ]; do
   case "$1" in
     --threads) need_value "$1" "${2:-}"; threads=$2; shift 2 ;;
@@ -23,8 +27,9 @@ while [ $# -gt 0 ]; do
     --limit) need_value "$1" "${2:-}"; limit=$2; shift 2 ;;
     --growth) growth=1; shift ;;
     --no-kernels) kernels=0; shift ;;
+    --inference) need_value "$1" "${2:-}"; inference=$2; shift 2 ;;
     -o) need_value "$1" "${2:-}"; out=$2; shift 2 ;;
-    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail 64 "unknown option $1 (see --help)" ;;
   esac
 done
@@ -32,14 +37,28 @@ done
 [ "$steps" -gt 1 ] || fail 64 "--steps $steps: the first is left out, so at least 2 are needed"
 threads=${threads:-$(usable_cores)}
 bench=${MOESAIC_BENCH:-$root/build/release/tests/bench}
-[ -x "$bench/train_step" ] || fail 66 "no program $bench/train_step: build it (cmake --preset release" \
-  "-DMOESAIC_BENCH=ON; cmake --build --preset release)"
 moesaic=${MOESAIC:-$bench/../../moesaic}
 [ -x "$moesaic" ] || fail 66 "no program $moesaic: build it, or set MOESAIC=/path/to/moesaic"
 python=$(find_python)
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
+if [ -n "$inference" ]; then
+  peers=()
+  if torch=$(python_with 'torch, transformers' "${TORCH_PYTHON:-python3}"); then
+    peers+=(--torch "$torch")
+  else
+    echo "bench.sh: no python has transformers: it is left out" >&2
+  fi
+  if [ -n "${LLAMA_CPP:-}" ]; then
+    peers+=(--llama "$LLAMA_CPP" --gguf "${GGUF:?the folder of the model in formats of llama.cpp}")
+  fi
+  exec "$python" "$root/tests/bench/inference.py" --moesaic "$moesaic" --model "$inference" \
+    --threads "$threads" --rounds "$rounds" --limit "$limit" -o "$out" "${peers[@]}"
+fi
+
+[ -x "$bench/train_step" ] || fail 66 "no program $bench/train_step: build it (cmake --preset release" \
+  "-DMOESAIC_BENCH=ON; cmake --build --preset release)"
 torch=$(python_with torch "${TORCH_PYTHON:-python3}") || true
 [ -n "$torch" ] || echo "bench.sh: no python has torch: PyTorch is left out" >&2
 # Not the user's own: a run that is given up may leave half a file there.

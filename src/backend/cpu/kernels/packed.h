@@ -307,7 +307,7 @@ void multiply_rows(const PackedProduct<C>& p, const Tiles& tiles, Index panel_by
   const Index blocks = packed_blocks(p.columns);
   const auto most = tile_kernel<Engine, Format, kHighest, C>(tiles.height);
   const auto last = tile_kernel<Engine, Format, kHighest, C>(tiles.last);
-  const Index at_once = larger(1, kCachedWords / (tiles.height * row_words));
+  const Index at_once = larger(1, kCachedWords / larger(1, tiles.height * row_words));
   for (Index first = 0; first < tiles.count; first += at_once) {
     const Index end = smaller(first + at_once, tiles.count);
     for (Index panel = 0; panel < p.panels; panel += most.panels) {
