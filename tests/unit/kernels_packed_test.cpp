@@ -85,7 +85,8 @@ TEST_P(PackedKernels, MatchTheReference) {
                               {{0, 0}, 5, 70},
                               {{0, 3}, 4, 0},
                               {{0, 3}, 0, 70},
-                              {{0, 200}, 48, 256}};
+                              {{0, 200}, 48, 256},
+                              {{0, 130}, 40, 5200}};  // of rows that fill the cache several times
   for (const PackedFormat format : kFormats) {
     for (const Problem& problem : problems) {
       const auto groups = std::ssize(problem.offsets) - 1;

@@ -48,6 +48,15 @@ void hide(float* scores, Index strip, const SeenKeys& seen, Index key, Index key
   }
 }
 
+// Calls a page of a head from memory, which does not foresee where it lies.
+template <class A>
+void call_page(const A* page, Index row) {
+  constexpr Index kLine = 64 / sizeof(A);
+  for (Index i = 0; i < kTile * row; i += kLine) {
+    __builtin_prefetch(page + i);
+  }
+}
+
 template <class Step, class A>
 void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
                   Index lse_stride, float* scratch) {
@@ -75,6 +84,8 @@ void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_str
                     head.head_dim);
     load_across<Step>(head.values + head.pages[page] * head.value_page, head.value_row, v, keys,
                       head.v_dim);
+    const std::int32_t next = head.pages[smaller(page + 1, seen.most_last / kTile)];
+    call_page(head.keys + next * head.key_page, head.key_row);
     multiply<Step>({k, row, 1, q_columns, kTile, scores, kTile, keys, columns,
                     words_of<Step>(head.head_dim), Into::kOverwrite});
     const bool border = seen.most_first > key || seen.least_last < key + keys - 1;
@@ -84,6 +95,7 @@ void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_str
       }
       update_softmax<Step>(scores + strip, strip, softmax, keys, head.scale * kLog2E);
     }
+    call_page(head.values + next * head.value_page, head.value_row);
     multiply<Step>({reinterpret_cast<const Word*>(scores), 1, Step::kElements * kTile, v, v_row,
                     sums, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
                     softmax.factor});
