@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Times scoring and generation with a Hugging Face folder, next to transformers and llama.cpp.
+"""Times scoring and generation with a model, next to transformers and llama.cpp.
 
 usage: inference.py --moesaic FILE --model FOLDER -o DIR [--threads N] [--rounds N] [--limit N]
-                    [--torch PYTHON] [--llama FOLDER --gguf FOLDER]
+                    [--vocabulary N] [--prompt N] [--torch PYTHON] [--llama FOLDER --gguf FOLDER]
+--vocabulary, --prompt: for a checkpoint, which has no config.json, and where max_seq is small.
 --torch: a python that has torch and transformers. --llama: the folder of llama.cpp's programs;
 --gguf: the same model for it, X.gguf for each format X. Every engine runs once in each round, the
 rounds follow each other, and medians are compared. Documents are random tokens:
   score     documents of 512 tokens, 8 at once, the log-probability of each token
-  prefill   a prompt of 2048 tokens, up to the next token
+  prefill   a prompt of --prompt (2048) tokens, up to the next token
   decode B  B prompts of 64 tokens and 64 more tokens of each; only these are counted
 Writes DIR/inference.jsonl (every figure) and DIR/inference.md (the table).
 """
@@ -61,10 +62,12 @@ class Moesaic:
 
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        config = json.loads((pathlib.Path(options.model) / "config.json").read_text("utf-8"))
-        vocabulary = config["vocab_size"]
+        vocabulary = options.vocabulary
+        if not vocabulary:
+            config = (pathlib.Path(options.model) / "config.json").read_text(encoding="utf-8")
+            vocabulary = json.loads(config)["vocab_size"]
         write_corpus(folder / "score.h5", vocabulary, 32, 513)
-        write_corpus(folder / "prefill.h5", vocabulary, 4, 2048)
+        write_corpus(folder / "prefill.h5", vocabulary, 4, options.prompt)
         for batch in BATCHES:
             write_corpus(folder / f"decode {batch}.h5", vocabulary, batch, 64)
 
@@ -105,7 +108,7 @@ class Transformers:
             said = output_of(self.options, f"transformers {experts}",
                              [self.options.torch, str(HERE / "transformers_infer.py"),
                               self.options.model, "--threads", str(self.options.threads),
-                              "--experts", experts])
+                              "--experts", experts, "--prompt", str(self.options.prompt)])
             for line in (said or "").splitlines():
                 row = json.loads(line)
                 yield "transformers", f"bf16, {experts}", row["work"], row["tokens_per_second"]
@@ -127,8 +130,8 @@ class LlamaCpp:
 
     def run(self):
         for model in self.models:
-            for row in self.lines("llama-bench", model, "-p", "2048", "-n", "0", "-r", "1", "-o",
-                                  "jsonl"):
+            for row in self.lines("llama-bench", model, "-p", str(self.options.prompt), "-n", "0",
+                                  "-r", "1", "-o", "jsonl"):
                 yield "llama.cpp", model.stem, "prefill", row["avg_ts"]
             for row in self.lines("llama-batched-bench", model, "-c", "8192", "-b", "2048", "-ub",
                                   "512", "-npp", "64", "-ntg", "64", "-npl",
@@ -160,6 +163,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--vocabulary", type=int)
+    parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--torch")
     parser.add_argument("--llama")
     parser.add_argument("--gguf")

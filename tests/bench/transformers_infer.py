@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times scoring and generation with transformers, in bf16; see inference.py for the work.
 
-usage: transformers_infer.py FOLDER [--threads N] [--experts grouped_mm|eager]
+usage: transformers_infer.py FOLDER [--threads N] [--experts grouped_mm|eager] [--prompt N]
 """
 import argparse
 import json
@@ -40,6 +40,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--experts", default="eager")
+    parser.add_argument("--prompt", type=int, default=2048)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -47,11 +48,12 @@ def main():
         options.model, dtype=torch.bfloat16, experts_implementation=options.experts).eval()
     vocabulary = model.config.vocab_size
     documents = torch.randint(vocabulary, (8, 513))
-    prompt = torch.randint(vocabulary, (1, 2048))
+    prompt = torch.randint(vocabulary, (1, options.prompt))
     with torch.inference_mode():
         speeds = {
             "score": 8 * 512 / seconds(lambda: score(model, documents)),
-            "prefill": 2048 / seconds(lambda: model(prompt, use_cache=False, logits_to_keep=1))}
+            "prefill": options.prompt / seconds(
+                lambda: model(prompt, use_cache=False, logits_to_keep=1))}
         for batch in (1, 8, 32):
             speeds[f"decode {batch}"] = decode(model, batch)
     for work, speed in speeds.items():

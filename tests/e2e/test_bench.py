@@ -8,6 +8,9 @@ import sys
 import tempfile
 import unittest
 
+import h5py
+import numpy as np
+
 import harness
 
 PROGRAM = os.environ.get("MOESAIC_TRAIN_STEP",
@@ -67,6 +70,47 @@ class BenchTest(unittest.TestCase):
         self.assertLess(many["peak_mib"], few["peak_mib"] + 4)
         self.assertGreater(many["tokens_per_second"], 0)
         self.assertAlmostEqual(many["of_onednn"] / many["tokens_per_second"], 3 / 12, delta=1e-9)
+
+    # Protects: every kind of work is timed in every precision, peers stand beside it, and one that
+    # fails is left out.
+    def test_inference(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        with h5py.File(folder / "corpus.h5", "w") as file:
+            file.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": 300})
+            file["tokens"] = np.arange(300, dtype="u2")
+            file["documents/offsets"] = np.array([0, 300], dtype="u8")
+        done = subprocess.run(
+            [harness.MOESAIC, "train", *MODEL[:-4], "--model.vocab_size", "300", "--model.max_seq",
+             "512", "--data.corpus", str(folder / "corpus.h5"), "--train.batch", "1",
+             "--train.micro_batch", "1", "--train.steps", "1", "--run.dir", str(folder / "model")],
+            capture_output=True, text=True, check=False, env=harness.environment(),
+            timeout=harness.LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        peers = folder / "peers"
+        peers.mkdir()
+        (peers / "q.gguf").touch()
+        for name, body in (("llama-bench", "exit 3"),
+                           ("llama-batched-bench", 'echo \'{"pl": 8, "speed_tg": 5.5}\'')):
+            (peers / name).write_text(f"#!/bin/sh\n{body}\n")
+            (peers / name).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, str(harness.ROOT / "tests/bench/inference.py"), "--moesaic",
+             harness.MOESAIC, "--model", str(folder / "model/checkpoints"), "--vocabulary", "300",
+             "--prompt", "100", "--threads", "1", "--rounds", "1", "--llama", str(peers), "--gguf",
+             str(peers), "-o", str(folder / "out")],
+            capture_output=True, text=True, check=False, env=harness.environment(),
+            timeout=harness.LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [json.loads(line)
+                for line in (folder / "out/inference.jsonl").read_text().splitlines()]
+        ours = {(row["variant"], row["work"]) for row in rows if row["engine"] == "moesaic"}
+        self.assertEqual(ours, {(precision, work) for precision in ("fp32", "bf16", "int8", "int4")
+                                for work in ("score", "prefill", "decode 1", "decode 8",
+                                             "decode 32")})
+        self.assertTrue(all(row["tokens_per_second"] > 0 for row in rows))
+        self.assertIn("llama-bench q left out: status 3", done.stderr)
+        self.assertRegex((folder / "out/inference.md").read_text(),
+                         r"\| llama.cpp q \|  \|  \|  \| 6 \(0 %\) \|  \|")
 
     # Protects: medians and ratios of the table, and that the figure is drawn.
     def test_table_and_figure(self):
