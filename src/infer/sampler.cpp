@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "tensor/rng.h"
@@ -32,28 +33,39 @@ void keep_likeliest(std::vector<Candidate>& candidates, std::int64_t count) {
   candidates.erase(end, candidates.end());
 }
 
-// The first of them, in the order of likelihood, that reach the share p of the whole.
+// The first of them, in the order of likelihood, that reach the share p of the whole. Few tokens
+// have most of the weight, so that only those are sorted which have some of it.
 void keep_share(std::vector<Candidate>& candidates, double p) {
-  std::sort(candidates.begin(), candidates.end(), likelier);
   const double enough = p * sum(candidates);
+  auto end = candidates.begin();
   double reached = 0.0;
-  std::size_t count = 0;
-  while (count < candidates.size() && (count == 0 || reached < enough)) {
-    reached += candidates[count].weight;
-    ++count;
+  const auto is_short = [&] { return end == candidates.begin() || reached < enough; };
+  for (double least = 1e-2; end != candidates.end() && is_short(); least *= 1e-2) {
+    const auto heavy = std::partition(end, candidates.end(),
+                                      [&](const Candidate& c) { return c.weight >= least; });
+    reached = std::accumulate(end, heavy, reached,
+                              [](double sum, const Candidate& c) { return sum + c.weight; });
+    end = least > 0.0 ? heavy : candidates.end();
   }
-  candidates.resize(count);
+  std::sort(candidates.begin(), end, likelier);
+  reached = 0.0;
+  auto kept = candidates.begin();
+  while (kept != end && (kept == candidates.begin() || reached < enough)) {
+    reached += kept->weight;
+    ++kept;
+  }
+  candidates.erase(kept, candidates.end());
 }
 
 }  // namespace
 
 std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::int64_t document,
                            std::int64_t place) const {
-  const auto best = static_cast<double>(largest);
   std::vector<Candidate> candidates(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
+    const double below = static_cast<double>(logits[i] - largest) / keys_.temperature;
     candidates[i] = {static_cast<std::int32_t>(i),
-                     std::exp((static_cast<double>(logits[i]) - best) / keys_.temperature)};
+                     static_cast<double>(std::exp(static_cast<float>(below)))};
   }
   if (keys_.top_k > 0) {
     keep_likeliest(candidates, keys_.top_k);

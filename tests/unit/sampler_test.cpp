@@ -83,6 +83,30 @@ TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
   expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
 }
 
+// Weights that fall by many orders of magnitude, or not at all.
+TEST(Sampler, TopPOfManyTokens) {
+  config::GenerateJob keys = warm();
+  keys.top_p = 0.0;
+  EXPECT_EQ(choose(Sampler(keys), kLogits, 0, 0).token, 2);
+  keys.top_p = 0.5;
+  std::vector<float> steep(1000), flat(1000, 1.0F);
+  for (std::size_t i = 0; i < steep.size(); ++i) {
+    steep[i] = -0.01F * static_cast<float>((i * 367) % 1000);  // any order
+  }
+  std::set<std::int32_t> of_steep, of_flat;
+  for (std::int64_t i = 0; i < 20000; ++i) {
+    of_steep.insert(choose(Sampler(keys), steep, i, 0).token);
+    of_flat.insert(choose(Sampler(keys), flat, i, 0).token);
+  }
+  // 1 - exp(-0.01 n) reaches one half of 1 - exp(-10) at n = 70.
+  EXPECT_EQ(of_steep.size(), 70);
+  for (const std::int32_t token : of_steep) {
+    EXPECT_LT(token * 367 % 1000, 70);
+  }
+  EXPECT_EQ(of_flat.size(), 500);
+  EXPECT_EQ(*of_flat.rbegin(), 499);
+}
+
 TEST(Sampler, MinPKeepsAShareOfTheLikeliest) {
   config::GenerateJob keys = warm();
   keys.min_p = 0.45;
