@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
+#include <queue>
 
 #include "base/log.h"
 #include "base/timer.h"
@@ -272,12 +274,14 @@ Deal deal(const GenerateJob& job, const std::vector<std::uint8_t>& done) {
 
 // What the prompts of these parts need, or cannot have.
 struct Need {
-  std::int64_t tokens = 0, pages = 0;  // of all prompts; for all of them at once
+  std::int64_t tokens = 0;  // of all prompts
+  std::int64_t pages = 0;   // for the longest of them, as many as run at once
 };
 
 Need need_of(const GenerateJob& job, const std::vector<std::int64_t>& parts, std::int64_t pages,
              std::int64_t page_bytes) {
   Need need;
+  std::priority_queue<std::int64_t, std::vector<std::int64_t>, std::greater<>> longest;  // pages
   for (const std::int64_t part : parts) {
     const std::vector<std::int64_t> lengths =
         io::hdf5_run([&] { return job.prompts.lengths(part); });
@@ -288,6 +292,11 @@ Need need_of(const GenerateJob& job, const std::vector<std::int64_t>& parts, std
       }
       const std::int64_t wanted = KvCache::pages_for(job.rules.most_cached(length));
       need.pages += wanted;
+      longest.push(wanted);
+      if (std::ssize(longest) > job.rules.batch) {
+        need.pages -= longest.top();
+        longest.pop();
+      }
       if (wanted > pages) {
         const std::vector<Prompt> prompts = io::hdf5_run([&] { return job.prompts.read(part); });
         throw Error(
