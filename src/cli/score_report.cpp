@@ -28,43 +28,59 @@ std::string percent(double part, double whole) {
 std::string of_reference(const io::ScoreTotals& totals, const std::string& text) {
   const io::ReferenceTotals& reference = totals.reference;
   return fmt::format(
-      "reference perplexity {} ({})\nKL divergence {} nats a token, at most {}\n"
-      "same likeliest token {}",
-      number(std::exp(-totals.per_token(reference.logprob))), text,
+      "reference: {}\nreference perplexity {}\nKL divergence {} nats a token, at most {}\n"
+      "same likeliest token {}\n",
+      text, number(std::exp(-totals.per_token(reference.logprob))),
       nats(totals.per_token(reference.divergence)), nats(reference.largest),
       percent(static_cast<double>(reference.agreeing), static_cast<double>(totals.tokens)));
 }
 
-std::string by_layer(const io::ScoreTotals& totals) {
-  const std::vector<double>& layers = totals.reference.details.layers;
-  Rows rows = {{"in few bits alone", "KL, nats a token"}};
-  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-    const bool head = layer + 1 == layers.size();
-    rows.push_back({head ? std::string("head") : fmt::format("layer {}", layer),
-                    nats(totals.per_token(layers[layer]))});
+// Of the experts of row m: all together, and the worst of them.
+std::vector<std::string> errors_of_experts(const io::ReferenceDetails& details, std::size_t m) {
+  const auto experts = static_cast<std::size_t>(details.experts());
+  double errors = 0.0, squares = 0.0, worst = -1.0;
+  std::string which = "-";
+  for (std::size_t at = m * experts; at < (m + 1) * experts; ++at) {
+    errors += details.expert_errors[at];
+    squares += details.expert_squares[at];
+    const double share = details.expert_errors[at] / details.expert_squares[at];
+    if (details.expert_squares[at] > 0.0 && share > worst) {
+      worst = share;
+      which = fmt::format("{} of expert {} on {:.0f} tokens", nats(share), at - m * experts,
+                          details.expert_tokens[at]);
+    }
   }
-  return table(rows);
+  return {squares > 0.0 ? nats(errors / squares) : std::string("-"), which};
 }
 
-// Of a layer: its experts together, and the worst of them.
-std::string by_expert(const io::ReferenceDetails& details) {
-  Rows rows = {{"experts of", "error^2 / output^2", "worst expert"}};
-  const auto experts = static_cast<std::size_t>(details.experts());
-  for (std::size_t m = 0; m < details.expert_layers.size(); ++m) {
-    double errors = 0.0, squares = 0.0, worst = -1.0;
-    std::string which = "-";
-    for (std::size_t e = 0; e < experts; ++e) {
-      const std::size_t at = m * experts + e;
-      errors += details.expert_errors[at];
-      squares += details.expert_squares[at];
-      const double share = details.expert_errors[at] / details.expert_squares[at];
-      if (details.expert_squares[at] > 0.0 && share > worst) {
-        worst = share;
-        which = fmt::format("{}: {}, {:.0f} tokens", e, nats(share), details.expert_tokens[at]);
-      }
+// A row for each layer that something is known of, and the head.
+std::string by_layer(const io::ScoreTotals& totals, const io::ReferenceDetails& details) {
+  const bool layers = !details.layers.empty(), experts = !details.expert_layers.empty();
+  Rows rows = {{""}};
+  if (layers) {
+    rows[0].emplace_back("KL if it alone differs");
+  }
+  if (experts) {
+    rows[0].insert(rows[0].end(), {"experts' error^2 / output^2", "the largest"});
+  }
+  const std::int64_t last = layers ? std::ssize(details.layers) - 1 : details.expert_layers.back();
+  for (std::int64_t layer = 0; layer <= last; ++layer) {
+    const auto found = std::find(details.expert_layers.begin(), details.expert_layers.end(), layer);
+    const bool has_experts = found != details.expert_layers.end();
+    if (!layers && !has_experts) {
+      continue;
     }
-    rows.push_back({fmt::format("layer {}", details.expert_layers[m]),
-                    squares > 0.0 ? nats(errors / squares) : std::string("-"), which});
+    const bool head = layers && layer == last;
+    std::vector<std::string>& row = rows.emplace_back();
+    row.push_back(head ? std::string("head") : fmt::format("layer {}", layer));
+    if (layers) {
+      row.push_back(nats(totals.per_token(details.layers[static_cast<std::size_t>(layer)])));
+    }
+    if (has_experts) {
+      const auto m = static_cast<std::size_t>(found - details.expert_layers.begin());
+      const std::vector<std::string> errors = errors_of_experts(details, m);
+      row.insert(row.end(), errors.begin(), errors.end());
+    }
   }
   return table(rows);
 }
@@ -73,21 +89,17 @@ std::string by_expert(const io::ReferenceDetails& details) {
 
 std::string score_report(const io::ScoreTotals& totals, const std::string& output,
                          const std::string& reference) {
-  std::vector<std::string> lines = {fmt::format("perplexity {}", number(totals.perplexity()))};
-  if (!reference.empty()) {
-    lines.push_back(of_reference(totals, reference));
-  }
+  std::string text = fmt::format("perplexity {}\nbits per byte {}\ntokens {} in {} documents\n",
+                                 number(totals.perplexity()), number(totals.bits_per_byte()),
+                                 totals.tokens, totals.documents);
   const io::ReferenceDetails& details = totals.reference.details;
-  if (!details.layers.empty()) {
-    lines.push_back(by_layer(totals));
+  if (!reference.empty()) {
+    text += of_reference(totals, reference);
   }
-  if (!details.expert_layers.empty()) {
-    lines.push_back(by_expert(details));
+  if (!details.layers.empty() || !details.expert_layers.empty()) {
+    text += by_layer(totals, details);
   }
-  lines.push_back(fmt::format("bits per byte {}\ntokens {} in {} documents\nscores: {}",
-                              number(totals.bits_per_byte()), totals.tokens, totals.documents,
-                              output));
-  return join(lines, "\n");
+  return text + "scores: " + output;
 }
 
 }  // namespace moesaic::cli

@@ -50,10 +50,13 @@ std::vector<Key> score_keys() {
                 "one."),
       s.choice("truncate", &ScoreJob::truncate,
                "left: score only the last window of a long document."),
-      s.text("reference", &ScoreJob::reference, "bf16|fp32|path",
-             "Compare each token's probabilities with those of a second model in memory: the same "
-             "one with all weights in this type (./bf16 is a path), or that of a checkpoint or "
-             "folder, such as the original of one in few bits. Empty: none."),
+      only(
+          s.text(
+              "reference", &ScoreJob::reference, "bf16|fp32|path",
+              "Compare each token's probabilities with those of a second model in memory: the same "
+              "one with all weights in this type (./bf16 is a path), or that of a checkpoint or "
+              "folder, such as the original of one in few bits. Empty: none."),
+          "score plan"),
       s.choice("reference_detail", &ScoreJob::reference_detail,
                "What else to find out. layers: the divergence with one layer's weights in few bits "
                "and all others as in the reference, each layer in turn, which takes a pass of the "
