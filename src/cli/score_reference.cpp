@@ -10,6 +10,7 @@
 #include "cli/checkpoint_model.h"
 #include "config/compare.h"
 #include "config/enum_names.h"
+#include "config/layers.h"
 #include "io/model_source.h"
 
 namespace moesaic::cli {
@@ -68,7 +69,7 @@ void check_same_shape(const config::Config& config, const config::Config& other)
   }
 }
 
-void check_layers(const config::Config& config) {
+void check_detail(const config::Config& config) {
   const config::ReferenceDetail detail = config.score.reference_detail;
   const bool by_layer =
       detail == config::ReferenceDetail::kLayers || detail == config::ReferenceDetail::kBoth;
@@ -78,12 +79,17 @@ void check_layers(const config::Config& config) {
                             "turn, but {} has none: set run.quantize, or leave it out",
                             name_of(detail), config.model.path));
   }
+  if (detail == config::ReferenceDetail::kExperts && config::moe_layers(config.model).empty()) {
+    throw Error(Exit::kUsage,
+                fmt::format("score.reference_detail = experts: {} has no experts: leave it out",
+                            config.model.path));
+  }
 }
 
 }  // namespace
 
 Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks) {
-  check_layers(config);
+  check_detail(config);
   const std::string& name = config.score.reference;
   const bool same = name == "bf16" || name == "fp32";
   auto source = io::ModelSource::open(same ? config.model.path : name);

@@ -76,6 +76,12 @@ ReferenceDetails read_details(const Hdf5File& file) {
     details.expert_tokens = file.read_all<double>("/experts/tokens");
     details.expert_squares = file.read_all<double>("/experts/squares");
     details.expert_errors = file.read_all<double>("/experts/errors");
+    const std::size_t layers = details.expert_layers.size(), all = details.expert_tokens.size();
+    if (layers == 0 || all % layers != 0 || details.expert_squares.size() != all ||
+        details.expert_errors.size() != all) {
+      throw Error(Exit::kBadData,
+                  file.path().string() + ": /experts: the tables differ in size: run score again");
+    }
   }
   return details;
 }
@@ -97,6 +103,22 @@ void write_reference(Hdf5File& file, const std::string& text, const ScoreTotals&
   file.set_attribute("/", "agreeing", reference.agreeing);
   file.set_attribute("/", "agreement", totals.per_token(static_cast<double>(reference.agreeing)));
   write_details(file, reference.details);
+}
+
+TokenScores read_tokens(const Hdf5File& file, bool compared, std::int64_t begin,
+                        std::int64_t count) {
+  TokenScores tokens;
+  const auto read = [&]<class T>(const std::string& name, std::vector<T>& to) {
+    to.resize(static_cast<std::size_t>(count));
+    file.read<T>(name, {begin}, {count}, to);
+  };
+  read("/tokens/logprob", tokens.logprob);
+  if (compared) {
+    read("/tokens/reference_logprob", tokens.reference_logprob);
+    read("/tokens/divergence", tokens.divergence);
+    read("/tokens/agrees", tokens.agrees);
+  }
+  return tokens;
 }
 
 }  // namespace
@@ -253,26 +275,6 @@ std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
     return std::nullopt;
   }
 }
-
-namespace {
-
-TokenScores read_tokens(const Hdf5File& file, bool compared, std::int64_t begin,
-                        std::int64_t count) {
-  TokenScores tokens;
-  const auto read = [&]<class T>(const std::string& name, std::vector<T>& to) {
-    to.resize(static_cast<std::size_t>(count));
-    file.read<T>(name, {begin}, {count}, to);
-  };
-  read("/tokens/logprob", tokens.logprob);
-  if (compared) {
-    read("/tokens/reference_logprob", tokens.reference_logprob);
-    read("/tokens/divergence", tokens.divergence);
-    read("/tokens/agrees", tokens.agrees);
-  }
-  return tokens;
-}
-
-}  // namespace
 
 ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path,
                         const ScoresHeader& header) {

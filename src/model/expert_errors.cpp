@@ -7,7 +7,7 @@ namespace {
 
 // Never the tensor itself, which others read.
 Tensor fp32_copy(Context& ctx, const Tensor& x) {
-  const Tensor copy = ctx.empty(DType::kF32, x.shape());
+  Tensor copy = ctx.empty(DType::kF32, x.shape());
   ctx.backend.convert(x, copy);
   return copy;
 }
