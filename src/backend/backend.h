@@ -277,6 +277,13 @@ class Backend {
   /// largest. V may be a share of a vocabulary.
   virtual void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
                              const Tensor& best) = 0;
+  /// divergence (R) fp32 = sum over v of p (log p - log q) - p + q, in nats, which over a whole
+  /// vocabulary is the Kullback-Leibler divergence D(p || q). log p = reference (R, V) fp32 -
+  /// log_sums (R, 2)[0] and log q = logits - log_sums[1]; all logits finite. No term is negative,
+  /// and errors of the sums, and of differences of logits, count in second order alone. V may be a
+  /// share of a vocabulary.
+  virtual void divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
+                          const Tensor& divergence) = 0;
   /// dlogits (R, V) compute = scale (softmax - one-hot) with the stats of the whole vocabulary, 0
   /// where the target is -1. A target of V or more is counted, but lies in another share.
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,

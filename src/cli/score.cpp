@@ -13,7 +13,10 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
+#include "cli/facts.h"
 #include "cli/inference.h"
+#include "cli/score_reference.h"
+#include "cli/score_report.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
@@ -36,6 +39,7 @@ struct Inputs {
   std::vector<std::int64_t> shards;  // of this task
   bool first_task = true;
   std::string model;  // path and step
+  std::optional<Reference> reference;
 };
 
 void choose_shards(Inputs& inputs) {
@@ -66,13 +70,16 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
   check_vocabulary(source, inputs.corpora.first());
   inputs.model = source.text();
   choose_shards(inputs);
+  if (!inputs.config.score.reference.empty()) {
+    inputs.reference = open_reference(parsed, inputs.config, ranks);
+  }
   return inputs;
 }
 
 /// A hash of all that the scores depend on.
 std::string fingerprint(const Inputs& inputs) {
   const bool free_batch = !inputs.config.router.eval_capacity;
-  const std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
+  std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
     const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize" ||
                         key == "run.deterministic";
@@ -80,6 +87,9 @@ std::string fingerprint(const Inputs& inputs) {
         key == "score.output" || key == "score.shards" || (key == "score.batch" && free_batch);
     return counts && !free;
   });
+  if (inputs.reference) {
+    text += inputs.reference->text + "\n" + inputs.reference->fingerprint + "\n";
+  }
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
@@ -104,10 +114,11 @@ std::int64_t trace_rows(const Inputs& inputs, int ranks) {
 /// About the bytes of this task's parts, twice for one file that is joined from them.
 double score_bytes(const Inputs& inputs) {
   constexpr std::int64_t kPerDocument = 96, kPerFile = std::int64_t{1} << 20U;
+  const std::int64_t per_token = inputs.reference ? 13 : 4;
   std::int64_t bytes = 0;
   for (const std::int64_t shard : inputs.shards) {
     const io::ShardInfo& info = inputs.corpora.info(shard);
-    bytes += 4 * info.tokens + kPerDocument * info.documents + kPerFile;
+    bytes += per_token * info.tokens + kPerDocument * info.documents + kPerFile;
   }
   return static_cast<double>(inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes);
 }
@@ -146,13 +157,9 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
   return lock;
 }
 
-void print_end(const io::ScoreTotals& totals, const std::string& path) {
-  const auto text = [](double value) {
-    return std::isnan(value) ? std::string("-") : fmt::format("{:.4f}", value);
-  };
-  log::print(fmt::format("perplexity {}\nbits per byte {}\ntokens {} in {} documents\nscores: {}",
-                         text(totals.perplexity()), text(totals.bits_per_byte()), totals.tokens,
-                         totals.documents, path));
+void print_end(const io::ScoreTotals& totals, const Inputs& inputs) {
+  log::print(score_report(totals, inputs.config.score.output,
+                          inputs.reference ? inputs.reference->text : std::string()));
 }
 
 /// Collective over the mesh: computes the missing parts.
@@ -163,15 +170,25 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   log::print(table(mesh.layout.rows()));
-  log::print(table(
-      {{"model", inputs.model},
-       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
-       {"placement", threads.place},
-       {"trace", config.trace.path}}));
-  std::optional<model::Instance> instance;
+  std::vector<std::vector<std::string>> rows = {
+      {"model", inputs.model},
+      {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
+      {"placement", threads.place},
+      {"trace", config.trace.path}};
+  std::optional<model::Instance> instance, reference;
+  if (inputs.reference) {
+    rows.insert(rows.begin() + 1, {"reference", inputs.reference->text + ", in memory beside it"});
+    inputs.reference->config.run.threads = threads.count;
+  }
+  log::print(table(rows));
   set_up(instance, config, mesh, world, watchdog);
+  if (inputs.reference) {
+    set_up(reference, inputs.reference->config, mesh, world, watchdog);
+  }
   const infer::ScoreResult result =
-      infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog});
+      infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog,
+                           reference ? &*reference : nullptr});
+  reference.reset();
   instance.reset();
   mesh.close();
   return result;
@@ -182,7 +199,7 @@ void finish(const Inputs& inputs, const io::ScoresOutput& output) {
   const std::vector<std::uint8_t> done = output.parts_done();
   const bool all = std::find(done.begin(), done.end(), 0) == done.end();
   const io::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
-  print_end(totals, inputs.config.score.output);
+  print_end(totals, inputs);
 }
 
 }  // namespace
@@ -195,13 +212,17 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     inputs = read_inputs(parsed, world.size());
     print = world.is_root() ? fingerprint(inputs) : "";
     facts = facts_of(inputs.config, inputs.corpora);
+    if (inputs.reference) {
+      facts.push_back(fact_of_model(inputs.reference->config.model.path));
+    }
   });
   comm::check_same(facts, world);
   world.broadcast(print, 0);
   watchdog.doing("loading");
   const io::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
-      {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size});
+      {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size,
+       inputs.reference ? inputs.reference->text : std::string()});
   if (inputs.shards.empty()) {
     log::print(fmt::format("no shard for score.shards = {}: the corpus has {}",
                            inputs.config.score.shards, inputs.corpora.shards()));
@@ -216,7 +237,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     if (output.is_finished()) {
       finished = 1;
       log::print("already scored, with the same model, corpus and settings");
-      print_end(output.totals({}), inputs.config.score.output);
+      print_end(output.totals({}), inputs);
       return;
     }
     lock = claim_outputs(inputs, output, world.size());

@@ -95,6 +95,12 @@ void check_score(const Config& c, Lines& lines) {
         "run.deterministic = 1 contradicts router.eval_capacity = 1: who finds an expert full "
         "depends on the rest of the batch; leave one out");
   }
+  if (s.reference.empty() && s.reference_detail != ReferenceDetail::kNone) {
+    lines.push_back(fmt::format(
+        "score.reference_detail = {} has no effect without score.reference: set it, to bf16 or "
+        "fp32 for the same model unquantized",
+        name_of(s.reference_detail)));
+  }
   try {
     parse_shards(s.shards);
   } catch (const Error& error) {

@@ -29,6 +29,7 @@ enum class Quantize { kNone, kInt8, kInt4 };
 enum class Device { kCpu, kCuda };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
+enum class ReferenceDetail { kNone, kLayers, kExperts, kBoth };
 enum class Tri { kAuto, kOff, kOn };
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
@@ -193,6 +194,8 @@ struct ScoreJob {
   std::int64_t stride = 0;  // 0: window / 2
   std::int64_t batch = 0;   // windows at once; 0: as many as fit into kScoreTokens
   Truncate truncate = Truncate::kNone;
+  std::string reference;  // bf16 or fp32: the same model so; else a path; empty: none
+  ReferenceDetail reference_detail = ReferenceDetail::kNone;
 };
 
 struct GenerateJob {

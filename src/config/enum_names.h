@@ -87,6 +87,12 @@ constexpr Names<OnError, 2> names_of(OnError) {
 constexpr Names<Truncate, 2> names_of(Truncate) {
   return {{{Truncate::kNone, "none"}, {Truncate::kLeft, "left"}}};
 }
+constexpr Names<ReferenceDetail, 4> names_of(ReferenceDetail) {
+  return {{{ReferenceDetail::kNone, "none"},
+           {ReferenceDetail::kLayers, "layers"},
+           {ReferenceDetail::kExperts, "experts"},
+           {ReferenceDetail::kBoth, "both"}}};
+}
 constexpr Names<Tri, 3> names_of(Tri) {
   return {{{Tri::kAuto, "auto"}, {Tri::kOff, "0"}, {Tri::kOn, "1"}}};
 }

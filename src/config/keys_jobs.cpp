@@ -50,6 +50,18 @@ std::vector<Key> score_keys() {
                 "one."),
       s.choice("truncate", &ScoreJob::truncate,
                "left: score only the last window of a long document."),
+      only(
+          s.text(
+              "reference", &ScoreJob::reference, "bf16|fp32|path",
+              "Compare each token's probabilities with those of a second model in memory: the same "
+              "one with all weights in this type (./bf16 is a path), or that of a checkpoint or "
+              "folder, such as the original of one in few bits. Empty: none."),
+          "score plan"),
+      s.choice("reference_detail", &ScoreJob::reference_detail,
+               "What else to find out. layers: the divergence with one layer's weights in few bits "
+               "and all others as in the reference, each layer in turn, which takes a pass of the "
+               "reference for each; experts: the error of each expert's output on the tokens that "
+               "it gets in the reference, which computes the experts twice."),
   };
 }
 

@@ -20,9 +20,9 @@ class ScorePart {
   ScorePart& operator=(const ScorePart&) = delete;
 
   /// The targets of these windows, which follow those of the last call.
-  void add(const WindowBatch& windows, std::vector<float> logprob,
+  void add(const WindowBatch& windows, io::TokenScores tokens,
            std::span<const std::uint8_t> likeliest);
-  void finish(std::int64_t trace_step);
+  void finish(std::int64_t trace_step, const io::ReferenceDetails& details);
 
  private:
   const io::ScoresOutput& output_;

@@ -11,6 +11,7 @@
 #include "config/wall_time.h"
 #include "infer/round_recorder.h"
 #include "infer/score_part.h"
+#include "infer/score_reference.h"
 #include "io/hdf5_thread.h"
 #include "model/pipeline.h"
 
@@ -66,7 +67,7 @@ class BatchSource {
 
 /// The scores of a batch's targets, in its order.
 struct BatchScores {
-  std::vector<float> logprob;
+  io::TokenScores tokens;
   std::vector<std::uint8_t> likeliest;
 };
 
@@ -83,6 +84,7 @@ class Scorer {
   void gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
               std::optional<ScorePart>& part);
   bool score(const Work& work);  // false: stopped before its end
+  BatchScores read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden);
   std::vector<BatchScores> forward(std::span<const model::MicroBatch> batches);
   void end_round(std::span<const model::MicroBatch> batches, std::span<const BatchScores> scores,
                  std::int64_t shard);
@@ -96,6 +98,7 @@ class Scorer {
   Timer since_start_;
   const double wall_;
   model::Context ctx_;
+  std::optional<ScoreReference> reference_;
   model::MoeStats stats_;
   RoundRecorder recorder_;
   bool stopping_ = false;
@@ -120,6 +123,9 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
   job_.watchdog.follow(&instance_.clock);
   ctx_.stats = &stats_;
   ctx_.dropless = !job.config.router.eval_capacity;
+  if (job.reference != nullptr) {
+    reference_.emplace(*job.reference, instance_, ctx_, job.config);
+  }
 }
 
 Work Scorer::open(std::int64_t shard) {
@@ -138,20 +144,43 @@ Work Scorer::open(std::int64_t shard) {
   return work;
 }
 
-// Collective over the mesh: the scores of each batch, where the mesh speaks; else none.
+// Collective over tp: the scores of batch j of a round, where the mesh speaks; else none.
+BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
+  const PhaseScope phase(instance_.clock, Phase::kForward);
+  model::Head::Comparison rows;
+  if (reference_) {
+    rows = reference_->compare(ctx_, batch, j, hidden);
+  } else {
+    rows.own = instance_.transformer.head().log_probs(ctx_, hidden);
+  }
+  BatchScores scores;
+  for (std::size_t i = 0; instance_.mesh.speaks() && i < batch.target.size(); ++i) {
+    if (batch.target[i] < 0) {
+      continue;
+    }
+    scores.tokens.logprob.push_back(rows.own.logprob[i]);
+    scores.likeliest.push_back(rows.own.best[i] == batch.target[i] ? 1 : 0);
+    if (reference_) {
+      scores.tokens.reference_logprob.push_back(rows.reference.logprob[i]);
+      scores.tokens.divergence.push_back(rows.divergence[i]);
+      scores.tokens.agrees.push_back(rows.own.best[i] == rows.reference.best[i] ? 1 : 0);
+    }
+  }
+  return scores;
+}
+
+// Collective over the mesh: the scores of each batch.
 std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batches) {
   std::vector<BatchScores> scores(batches.size());
+  if (reference_) {
+    reference_->forward(batches);
+  }
   model::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
-    const PhaseScope phase(instance_.clock, Phase::kForward);
-    const model::Head::LogProbs rows = instance_.transformer.head().log_probs(ctx_, hidden);
-    const std::vector<std::int32_t>& target = batches[j].target;
-    for (std::size_t i = 0; instance_.mesh.speaks() && i < target.size(); ++i) {
-      if (target[i] >= 0) {
-        scores[j].logprob.push_back(rows.logprob[i]);
-        scores[j].likeliest.push_back(rows.best[i] == target[i] ? 1 : 0);
-      }
-    }
+    scores[j] = read_head(batches[j], j, hidden);
   });
+  if (reference_) {
+    reference_->forward_layers(batches);
+  }
   return scores;
 }
 
@@ -159,21 +188,25 @@ std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batc
 void Scorer::end_round(std::span<const model::MicroBatch> batches,
                        std::span<const BatchScores> scores, std::int64_t shard) {
   RoundSums sums;
+  double reference_sum = 0.0;  // of divergences
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
   for (std::size_t j = 0; instance_.mesh.speaks() && j < batches.size(); ++j) {
-    for (const float p : scores[j].logprob) {
+    for (const float p : scores[j].tokens.logprob) {
       sums.nats -= static_cast<double>(p);
+    }
+    for (const float divergence : scores[j].tokens.divergence) {
+      reference_sum += static_cast<double>(divergence);
     }
     for (const std::uint8_t task : batches[j].task) {
       sums.task_tokens[task] += 1.0;
     }
     sums.tokens += static_cast<double>(batches[j].size());
-    sums.targets += static_cast<double>(scores[j].logprob.size());
+    sums.targets += static_cast<double>(scores[j].tokens.logprob.size());
   }
   const double margin = recorder_.longest_round() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
   std::vector<double> values = {sums.nats, sums.tokens, sums.targets,
-                                signal_.requested() || late ? 1.0 : 0.0};
+                                signal_.requested() || late ? 1.0 : 0.0, reference_sum};
   world_.all_reduce(std::span(values), comm::Reduce::kSum);
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
@@ -189,6 +222,15 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
                     "weights are bad, or run.precision is too low for it",
                     job_.corpora.info(shard).file.string(), recorder_.step() + 1));
   }
+  if (!std::isfinite(values[4])) {
+    recorder_.close();
+    throw comm::AgreedError(
+        Exit::kBadNumbers,
+        fmt::format("score.reference = {}: its probabilities are no numbers in batch {} of {}: its "
+                    "weights are bad, or its precision is too low",
+                    job_.config.score.reference, recorder_.step() + 1,
+                    job_.corpora.info(shard).file.string()));
+  }
   sums.work = sums.tokens;
   recorder_.add(sums, stats_, fmt::format("shard={}/{}", shard + 1, job_.corpora.shards()));
   stats_.clear();
@@ -198,15 +240,23 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
 // rank order, which is the order of the batches: the part grows at its end.
 void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
                     std::optional<ScorePart>& part) {
-  const auto logprob = replicas_.gather(std::span<const float>(mine.logprob), writer);
-  const auto likeliest = replicas_.gather(std::span<const std::uint8_t>(mine.likeliest), writer);
+  const auto gathered = [&]<class T>(const std::vector<T>& values) {
+    return replicas_.gather(std::span<const T>(values), writer);
+  };
+  io::TokenScores tokens{gathered(mine.tokens.logprob), {}, {}, {}};
+  const auto likeliest = gathered(mine.likeliest);
+  if (reference_) {
+    tokens.reference_logprob = gathered(mine.tokens.reference_logprob);
+    tokens.divergence = gathered(mine.tokens.divergence);
+    tokens.agrees = gathered(mine.tokens.agrees);
+  }
   if (part) {
     WindowBatch windows;
     for (std::int64_t r = 0; r < replicas_.size(); ++r) {
       const WindowBatch& theirs = work.batch(first + r);
       windows.insert(windows.end(), theirs.begin(), theirs.end());
     }
-    part->add(windows, logprob, likeliest);
+    part->add(windows, std::move(tokens), likeliest);
   }
 }
 
@@ -243,9 +293,11 @@ bool Scorer::score(const Work& work) {
   }
   job_.watchdog.doing("the end of a shard");
   recorder_.flush();
+  const io::ReferenceDetails details =
+      reference_ ? reference_->take_details() : io::ReferenceDetails();
   world_.together("finish a part of the scores", [&] {
     if (part) {
-      part->finish(recorder_.step());
+      part->finish(recorder_.step(), details);
     }
   });
   return true;

@@ -17,6 +17,7 @@ struct ScoreJob {
   const io::ScoresOutput& output;
   const std::vector<std::int64_t>& shards;  // to score, ascending
   comm::Watchdog& watchdog;
+  model::Instance* reference = nullptr;  // to compare with; may be absent
 };
 struct ScoreResult {
   bool stopped = false;  // before all of these shards had their parts

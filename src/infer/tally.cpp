@@ -15,8 +15,16 @@ Tally::Tally(const io::ShardDocuments& documents)
              std::vector<std::uint8_t>(count, 0), documents.id};
 }
 
-void Tally::add(const WindowBatch& windows, std::span<const float> logprob,
+void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
                 std::span<const std::uint8_t> likeliest) {
+  const std::span<const float> logprob(tokens.logprob);
+  for (std::size_t i = 0; i < tokens.divergence.size(); ++i) {
+    const auto divergence = static_cast<double>(tokens.divergence[i]);
+    reference_.logprob += static_cast<double>(tokens.reference_logprob[i]);
+    reference_.divergence += divergence;
+    reference_.largest = std::max(reference_.largest, divergence);
+    reference_.agreeing += tokens.agrees[i];
+  }
   std::size_t at = 0;
   for (const Window& window : windows) {
     const auto d = static_cast<std::size_t>(window.document);
@@ -34,7 +42,7 @@ void Tally::add(const WindowBatch& windows, std::span<const float> logprob,
 }
 
 io::ScoreTotals Tally::totals(std::int64_t vocab_size) const {
-  io::ScoreTotals totals{.documents = std::ssize(length_)};
+  io::ScoreTotals totals{.documents = std::ssize(length_), .reference = reference_};
   for (std::size_t d = 0; d < length_.size(); ++d) {
     totals.tokens += scores_.tokens[d];
     totals.logprob += scores_.logprob[d];

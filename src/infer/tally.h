@@ -14,8 +14,8 @@ class Tally {
  public:
   explicit Tally(const io::ShardDocuments& documents);
 
-  /// The targets of a batch in its order: log-probability, and 1 where it was the likeliest token.
-  void add(const WindowBatch& windows, std::span<const float> logprob,
+  /// The targets of a batch in its order, with 1 where it was the likeliest token.
+  void add(const WindowBatch& windows, const io::TokenScores& tokens,
            std::span<const std::uint8_t> likeliest);
 
   const io::DocumentScores& documents() const { return scores_; }
@@ -23,6 +23,7 @@ class Tally {
 
  private:
   std::vector<std::int64_t> length_, given_, bytes_;
+  io::ReferenceTotals reference_;
   io::DocumentScores scores_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/error.h"
@@ -33,7 +34,105 @@ void append_values(Hdf5File& file, const std::string& name, std::int64_t at,
   }
 }
 
+void add_to(std::vector<double>& sums, const std::vector<double>& others) {
+  require(sums.size() == others.size(), "details of two models are added");
+  std::transform(sums.begin(), sums.end(), others.begin(), sums.begin(), std::plus<>());
+}
+
+void write_sums(Hdf5File& file, const std::string& name, const Extents& extents,
+                const std::vector<double>& values, const std::string& units,
+                const std::string& long_name) {
+  file.write_all<double>(name, extents, values);
+  file.set_attribute(name, "units", units);
+  file.set_attribute(name, "long_name", long_name);
+}
+
+void write_details(Hdf5File& file, const ReferenceDetails& details) {
+  if (!details.layers.empty()) {
+    write_sums(file, "/layers/divergence", {std::ssize(details.layers)}, details.layers, "nat",
+               "sum over tokens with this layer alone as in the model; the last: the head");
+  }
+  if (!details.expert_layers.empty()) {
+    const std::int64_t layers = std::ssize(details.expert_layers);
+    const Extents extents{layers, details.experts()};
+    file.write_all<std::int64_t>("/experts/layer", {layers}, details.expert_layers);
+    file.set_attribute("/experts/layer", "long_name", std::string("layer of each row of experts"));
+    write_sums(file, "/experts/tokens", extents, details.expert_tokens, "token",
+               "rows that the expert got in the reference");
+    write_sums(file, "/experts/squares", extents, details.expert_squares, "1",
+               "sum over rows of the squared norm of the reference's answer");
+    write_sums(file, "/experts/errors", extents, details.expert_errors, "1",
+               "sum over rows of the squared norm of the error of the model's answer");
+  }
+}
+
+ReferenceDetails read_details(const Hdf5File& file) {
+  ReferenceDetails details;
+  if (file.has("/layers/divergence")) {
+    details.layers = file.read_all<double>("/layers/divergence");
+  }
+  if (file.has("/experts/layer")) {
+    details.expert_layers = file.read_all<std::int64_t>("/experts/layer");
+    details.expert_tokens = file.read_all<double>("/experts/tokens");
+    details.expert_squares = file.read_all<double>("/experts/squares");
+    details.expert_errors = file.read_all<double>("/experts/errors");
+    const std::size_t layers = details.expert_layers.size(), all = details.expert_tokens.size();
+    if (layers == 0 || all % layers != 0 || details.expert_squares.size() != all ||
+        details.expert_errors.size() != all) {
+      throw Error(Exit::kBadData,
+                  file.path().string() + ": /experts: the tables differ in size: run score again");
+    }
+  }
+  return details;
+}
+
+ReferenceTotals read_reference(const Hdf5File& file) {
+  return {file.double_attribute("/", "reference_logprob"), file.double_attribute("/", "divergence"),
+          file.double_attribute("/", "divergence_max"), file.int_attribute("/", "agreeing"),
+          read_details(file)};
+}
+
+void write_reference(Hdf5File& file, const std::string& text, const ScoreTotals& totals) {
+  const ReferenceTotals& reference = totals.reference;
+  file.set_attribute("/", "reference", text);
+  file.set_attribute("/", "reference_logprob", reference.logprob);
+  file.set_attribute("/", "reference_perplexity", std::exp(-totals.per_token(reference.logprob)));
+  file.set_attribute("/", "divergence", reference.divergence);
+  file.set_attribute("/", "divergence_mean", totals.per_token(reference.divergence));
+  file.set_attribute("/", "divergence_max", reference.largest);
+  file.set_attribute("/", "agreeing", reference.agreeing);
+  file.set_attribute("/", "agreement", totals.per_token(static_cast<double>(reference.agreeing)));
+  write_details(file, reference.details);
+}
+
+TokenScores read_tokens(const Hdf5File& file, bool compared, std::int64_t begin,
+                        std::int64_t count) {
+  TokenScores tokens;
+  const auto read = [&]<class T>(const std::string& name, std::vector<T>& to) {
+    to.resize(static_cast<std::size_t>(count));
+    file.read<T>(name, {begin}, {count}, to);
+  };
+  read("/tokens/logprob", tokens.logprob);
+  if (compared) {
+    read("/tokens/reference_logprob", tokens.reference_logprob);
+    read("/tokens/divergence", tokens.divergence);
+    read("/tokens/agrees", tokens.agrees);
+  }
+  return tokens;
+}
+
 }  // namespace
+
+void ReferenceDetails::add(const ReferenceDetails& other) {
+  if (layers.empty() && expert_layers.empty()) {
+    *this = other;
+    return;
+  }
+  add_to(layers, other.layers);
+  add_to(expert_tokens, other.expert_tokens);
+  add_to(expert_squares, other.expert_squares);
+  add_to(expert_errors, other.expert_errors);
+}
 
 void ScoreTotals::add(const ScoreTotals& other) {
   documents += other.documents;
@@ -41,22 +140,39 @@ void ScoreTotals::add(const ScoreTotals& other) {
   logprob += other.logprob;
   whole_nats += other.whole_nats;
   whole_bytes += other.whole_bytes;
+  reference.logprob += other.reference.logprob;
+  reference.divergence += other.reference.divergence;
+  reference.largest = std::max(reference.largest, other.reference.largest);
+  reference.agreeing += other.reference.agreeing;
+  reference.details.add(other.reference.details);
 }
 
-double ScoreTotals::perplexity() const {
-  return tokens > 0 ? std::exp(-logprob / static_cast<double>(tokens))
-                    : std::numeric_limits<double>::quiet_NaN();
+double ScoreTotals::per_token(double sum) const {
+  return tokens > 0 ? sum / static_cast<double>(tokens) : std::numeric_limits<double>::quiet_NaN();
 }
+
+double ScoreTotals::perplexity() const { return std::exp(-per_token(logprob)); }
 
 double ScoreTotals::bits_per_byte() const {
   return whole_bytes > 0 ? whole_nats / (std::log(2.0) * static_cast<double>(whole_bytes))
                          : std::numeric_limits<double>::quiet_NaN();
 }
 
-ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width)
-    : final_(file), temporary_(file.string() + ".tmp"), file_(Hdf5File::create(temporary_)) {
+ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width, bool compared)
+    : final_(file),
+      temporary_(file.string() + ".tmp"),
+      file_(Hdf5File::create(temporary_)),
+      compared_(compared) {
   create_column<float>(file_, "/tokens/logprob", kTokenChunk, "nat",
                        "log-probability of each predicted token");
+  if (compared_) {
+    create_column<float>(file_, "/tokens/reference_logprob", kTokenChunk, "nat",
+                         "the reference's log-probability of each predicted token");
+    create_column<float>(file_, "/tokens/divergence", kTokenChunk, "nat",
+                         "Kullback-Leibler divergence D(reference || model) at each token");
+    create_column<std::uint8_t>(file_, "/tokens/agrees", kTokenChunk, "1",
+                                "whether the likeliest token is the reference's");
+  }
   create_column<std::uint64_t>(file_, "/documents/offsets", kDocumentChunk, "1",
                                "first entry of /tokens/logprob of each document, and the end");
   create_column<double>(file_, "/documents/logprob", kDocumentChunk, "nat",
@@ -78,9 +194,18 @@ ScoresWriter::~ScoresWriter() {
   }
 }
 
-void ScoresWriter::add_tokens(std::span<const float> logprob) {
-  append_values(file_, "/tokens/logprob", tokens_, logprob);
-  tokens_ += static_cast<std::int64_t>(logprob.size());
+void ScoresWriter::add_tokens(const TokenScores& tokens) {
+  append_values<float>(file_, "/tokens/logprob", tokens_, tokens.logprob);
+  if (compared_) {
+    require(tokens.reference_logprob.size() == tokens.logprob.size() &&
+                tokens.divergence.size() == tokens.logprob.size() &&
+                tokens.agrees.size() == tokens.logprob.size(),
+            "each token needs its reference");
+    append_values<float>(file_, "/tokens/reference_logprob", tokens_, tokens.reference_logprob);
+    append_values<float>(file_, "/tokens/divergence", tokens_, tokens.divergence);
+    append_values<std::uint8_t>(file_, "/tokens/agrees", tokens_, tokens.agrees);
+  }
+  tokens_ += std::ssize(tokens.logprob);
 }
 
 void ScoresWriter::add_documents(const DocumentScores& documents) {
@@ -120,6 +245,9 @@ void ScoresWriter::finish(const ScoresHeader& header, const ScoreTotals& totals,
   file_.set_attribute("/", "perplexity", totals.perplexity());
   file_.set_attribute("/", "bits_per_byte", totals.bits_per_byte());
   file_.set_attribute("/", "trace_step", trace_step);
+  if (compared_) {
+    write_reference(file_, header.reference, totals);
+  }
   file_.close();
   publish(temporary_, final_);
   finished_ = true;
@@ -133,12 +261,15 @@ std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
         file.int_attribute("/", "version") != 1) {
       return std::nullopt;
     }
+    const bool compared = file.has_attribute("/", "reference");
     return ScoresSummary{
         {file.string_attribute("/", "model"), file.string_attribute("/", "config"),
-         file.string_attribute("/", "fingerprint"), file.int_attribute("/", "vocab_size")},
+         file.string_attribute("/", "fingerprint"), file.int_attribute("/", "vocab_size"),
+         compared ? file.string_attribute("/", "reference") : std::string()},
         {file.int_attribute("/", "documents"), file.int_attribute("/", "tokens"),
          file.double_attribute("/", "logprob"), file.double_attribute("/", "whole_nats"),
-         file.int_attribute("/", "whole_bytes")},
+         file.int_attribute("/", "whole_bytes"),
+         compared ? read_reference(file) : ReferenceTotals()},
         file.int_attribute("/", "trace_step")};
   } catch (const Error&) {
     return std::nullopt;
@@ -152,7 +283,8 @@ ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path
   for (const fs::path& part : parts) {
     id_width = std::max(id_width, Hdf5File::open(part).string_width("/documents/id"));
   }
-  ScoresWriter joined(path, id_width);
+  const bool compared = !header.reference.empty();
+  ScoresWriter joined(path, id_width, compared);
   ScoreTotals totals;
   std::int64_t trace_step = 0;
   for (const fs::path& part : parts) {
@@ -165,9 +297,7 @@ ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path
     const Hdf5File file = Hdf5File::open(part);
     for (std::int64_t begin = 0; begin < summary->totals.tokens; begin += kBlock) {
       const std::int64_t count = std::min(kBlock, summary->totals.tokens - begin);
-      std::vector<float> block(static_cast<std::size_t>(count));
-      file.read<float>("/tokens/logprob", {begin}, {count}, block);
-      joined.add_tokens(block);
+      joined.add_tokens(read_tokens(file, compared, begin, count));
     }
     joined.add_documents({file.read_all<double>("/documents/logprob"),
                           file.read_all<std::int64_t>("/documents/tokens"),

@@ -10,7 +10,10 @@
 #include "io/hdf5.h"
 
 // A scores file: /tokens/logprob, one for each predicted token in document order, and
-// /documents/{offsets,logprob,tokens,greedy,id}. What writes or reads one runs on the HDF5 thread.
+// /documents/{offsets,logprob,tokens,greedy,id}. With a reference (score.reference) as well
+// /tokens/{reference_logprob,divergence,agrees}, and where details were asked for
+// /layers/divergence (L + 1), and /experts/{layer,tokens,squares,errors} (M, E): sums that add up
+// over files. What writes or reads one runs on the HDF5 thread.
 namespace moesaic::io {
 
 /// Where the scores come from.
@@ -19,6 +22,30 @@ struct ScoresHeader {
   std::string config;       // as a config file
   std::string fingerprint;  // of all that the numbers depend on
   std::int64_t vocab_size = 0;
+  std::string reference = {};  // path, step and precision of score.reference; empty: none
+};
+
+/// Sums of what score.reference_detail asks for.
+struct ReferenceDetails {
+  // Of the divergences in nats where this layer alone is as in the model; the last: the head.
+  std::vector<double> layers;               // (L + 1), or empty
+  std::vector<std::int64_t> expert_layers;  // (M) the layers that have experts, or empty
+  // What an expert got of the reference's rows, and sums over these of |y|^2 and of |error of y|^2.
+  std::vector<double> expert_tokens, expert_squares, expert_errors;  // (M, E)
+
+  void add(const ReferenceDetails& other);  // empty here: becomes the other
+  std::int64_t experts() const {            // E
+    return expert_layers.empty() ? 0 : std::ssize(expert_tokens) / std::ssize(expert_layers);
+  }
+};
+
+/// How the model differs from the reference on the scored tokens.
+struct ReferenceTotals {
+  double logprob = 0.0;       // the reference's, nats
+  double divergence = 0.0;    // D(reference || model) nats, summed over tokens
+  double largest = 0.0;       // of a token
+  std::int64_t agreeing = 0;  // tokens where the likeliest token is the same
+  ReferenceDetails details;
 };
 
 /// Sums that add up over the parts of an output.
@@ -29,10 +56,19 @@ struct ScoreTotals {
   // a part that was cut off have no log-probability beside them.
   double whole_nats = 0.0;  // -log p + first tokens x ln(vocab_size)
   std::int64_t whole_bytes = 0;
+  ReferenceTotals reference = {};
 
   void add(const ScoreTotals& other);
-  double perplexity() const;     // NaN without tokens
-  double bits_per_byte() const;  // NaN without bytes
+  double perplexity() const;           // NaN without tokens
+  double bits_per_byte() const;        // NaN without bytes
+  double per_token(double sum) const;  // NaN without tokens
+};
+
+/// Of tokens, one after the other. With a reference all are of one length.
+struct TokenScores {
+  std::vector<float> logprob;
+  std::vector<float> reference_logprob, divergence;  // nats
+  std::vector<std::uint8_t> agrees;                  // 1: the likeliest token is the reference's
 };
 
 /// A row for each document, in the order of the corpus.
@@ -47,13 +83,13 @@ struct DocumentScores {
 /// but the rows of a call.
 class ScoresWriter {
  public:
-  /// id_width: bytes of the longest id.
-  ScoresWriter(const std::filesystem::path& file, std::int64_t id_width);
+  /// id_width: bytes of the longest id. compared: with a reference.
+  ScoresWriter(const std::filesystem::path& file, std::int64_t id_width, bool compared);
   ~ScoresWriter();  // removes what was not finished
   ScoresWriter(const ScoresWriter&) = delete;
   ScoresWriter& operator=(const ScoresWriter&) = delete;
 
-  void add_tokens(std::span<const float> logprob);
+  void add_tokens(const TokenScores& tokens);
   void add_documents(const DocumentScores& documents);
   /// trace_step: the last batch of the trace that is in here.
   void finish(const ScoresHeader& header, const ScoreTotals& totals, std::int64_t trace_step);
@@ -61,6 +97,7 @@ class ScoresWriter {
  private:
   std::filesystem::path final_, temporary_;
   Hdf5File file_;
+  bool compared_;
   bool finished_ = false;
   std::int64_t tokens_ = 0, documents_ = 0, offset_ = 0;
 };

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -84,15 +85,22 @@ void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
   for (std::int64_t shard = 0; shard < parts_.count(); ++shard) {
     parts.push_back(part(shard).filename().string());
   }
-  const nlohmann::json manifest = {{"schema", "moesaic-scores"},
-                                   {"version", 1},
-                                   {"model", header_.model},
-                                   {"fingerprint", header_.fingerprint},
-                                   {"documents", totals.documents},
-                                   {"tokens", totals.tokens},
-                                   {"perplexity", totals.perplexity()},
-                                   {"bits_per_byte", totals.bits_per_byte()},
-                                   {"parts", parts}};
+  nlohmann::json manifest = {{"schema", "moesaic-scores"},
+                             {"version", 1},
+                             {"model", header_.model},
+                             {"fingerprint", header_.fingerprint},
+                             {"documents", totals.documents},
+                             {"tokens", totals.tokens},
+                             {"perplexity", totals.perplexity()},
+                             {"bits_per_byte", totals.bits_per_byte()},
+                             {"parts", parts}};
+  if (!header_.reference.empty()) {
+    manifest["reference"] = header_.reference;
+    manifest["reference_perplexity"] = std::exp(-totals.per_token(totals.reference.logprob));
+    manifest["divergence_mean"] = totals.per_token(totals.reference.divergence);
+    manifest["divergence_max"] = totals.reference.largest;
+    manifest["agreement"] = totals.per_token(static_cast<double>(totals.reference.agreeing));
+  }
   // Tasks of an array that end together must not write into one temporary file.
   const fs::path mine = path_ / fmt::format("scores.json.{}", ::getpid());
   write_whole(mine, manifest.dump(2) + "\n");

@@ -106,6 +106,44 @@ void check_totals(const ScoreTotals& totals, const Table& table, Problems& probl
   }
 }
 
+// What was compared with a reference: columns as long as the others, whose sums the attributes are.
+void check_reference(const Hdf5File& file, const ReferenceTotals& totals, std::int64_t tokens,
+                     Problems& problems) {
+  constexpr std::int64_t kBlock = std::int64_t{1} << 20U;
+  for (const char* name : {"/tokens/reference_logprob", "/tokens/divergence", "/tokens/agrees"}) {
+    if (const std::int64_t length = file.extents(name).at(0); length != tokens) {
+      problems.push_back(fmt::format("{}: has {} of {} tokens", name, length, tokens));
+      return;
+    }
+  }
+  ReferenceTotals sums;
+  for (std::int64_t begin = 0; begin < tokens; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, tokens - begin);
+    std::vector<float> logprob(static_cast<std::size_t>(count)), divergence(logprob.size());
+    std::vector<std::uint8_t> agrees(logprob.size());
+    file.read<float>("/tokens/reference_logprob", {begin}, {count}, logprob);
+    file.read<float>("/tokens/divergence", {begin}, {count}, divergence);
+    file.read<std::uint8_t>("/tokens/agrees", {begin}, {count}, agrees);
+    for (std::size_t i = 0; i < logprob.size(); ++i) {
+      sums.logprob += static_cast<double>(logprob[i]);
+      sums.divergence += static_cast<double>(divergence[i]);
+      sums.largest = std::max(sums.largest, static_cast<double>(divergence[i]));
+      sums.agreeing += agrees[i];
+    }
+  }
+  const auto differ = [](double a, double b) {
+    return !(std::abs(a - b) <= 1e-6 * (1.0 + std::abs(b)));
+  };
+  if (differ(totals.logprob, sums.logprob) || differ(totals.divergence, sums.divergence) ||
+      differ(totals.largest, sums.largest) || totals.agreeing != sums.agreeing) {
+    problems.push_back(fmt::format(
+        "attributes: a reference of log-probability {} and divergence {}, at most {}, that agrees "
+        "at {} tokens; but the file has {}, {}, {} and {}",
+        totals.logprob, totals.divergence, totals.largest, totals.agreeing, sums.logprob,
+        sums.divergence, sums.largest, sums.agreeing));
+  }
+}
+
 Problems verify_file(const fs::path& path) {
   Problems problems;
   try {
@@ -119,6 +157,9 @@ Problems verify_file(const fs::path& path) {
       check_sums(file, table, problems);
       check_ids(table, problems);
       check_totals(summary->totals, table, problems);
+      if (!summary->header.reference.empty()) {
+        check_reference(file, summary->totals.reference, table.offsets.back(), problems);
+      }
     }
   } catch (const Error& error) {
     problems.emplace_back(error.what());

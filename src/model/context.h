@@ -15,6 +15,8 @@
 
 namespace moesaic::model {
 
+class ExpertErrors;
+
 /// What every layer needs besides its input: where to compute, with whom, and on which micro-batch.
 struct Context {
   Backend& backend;
@@ -30,10 +32,11 @@ struct Context {
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;
   InputSums* inputs = nullptr;  // told what each product with weights reads; may be absent
-  bool sequence = false;        // the ranks of tp share the rows outside of the layers' products
-  bool recompute = false;       // keep a block's input alone and compute the rest again in backward
-  bool dropless = false;        // ignore the capacity (evaluation, score)
-  std::int64_t step = 1;        // of training; moves a forced hot expert on
+  ExpertErrors* expert_errors = nullptr;  // told what the experts answer; may be absent
+  bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
+  bool recompute = false;  // keep a block's input alone and compute the rest again in backward
+  bool dropless = false;   // ignore the capacity (evaluation, score)
+  std::int64_t step = 1;   // of training; moves a forced hot expert on
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
   /// Told in the step's last backward through a part that its gradients are complete; may be empty.
   std::function<void(int part)> on_part_done;

@@ -97,6 +97,42 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
   return result;
 }
 
+Head::Comparison Head::compare(Context& ctx, const Tensor& x, Context& reference_ctx,
+                               const Head& reference, const Tensor& reference_x) const {
+  const Tensor all = all_rows(ctx, x), reference_all = all_rows(reference_ctx, reference_x);
+  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::int64_t tokens = all.dim(0);
+  const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
+  Comparison result;
+  const std::int64_t block = block_rows(ctx);
+  for (std::int64_t begin = 0; begin < tokens; begin += block) {
+    const std::int64_t rows = std::min(block, tokens - begin);
+    const auto targets =
+        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows));
+    std::vector<float> log_sums(2 * targets.size());
+    // The log-probabilities of one model, and its place in log_sums.
+    const auto read = [&](const Tensor& scores, std::size_t place, LogProbs& to) {
+      const BlockStats stats = stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
+      append_log_probs(stats, targets, to.logprob);
+      to.best.insert(to.best.end(), stats.best.begin(), stats.best.end());
+      for (std::size_t r = 0; r < targets.size(); ++r) {
+        const float* const row = &stats.rows[kStats * r];
+        log_sums[2 * r + place] = row[0] + std::log(row[1]);
+      }
+    };
+    const Tensor theirs = reference.logits(reference_ctx, reference_all.rows(begin, rows));
+    const Tensor ours = logits(ctx, all.rows(begin, rows));
+    read(theirs, 0, result.reference);
+    read(ours, 1, result.own);
+    const Tensor divergence = ctx.empty(DType::kF32, {rows});
+    ctx.backend.divergence(theirs, ours, to_device(ctx.backend, log_sums, {rows, 2}), divergence);
+    ctx.tp.all_reduce_sum(divergence);
+    const std::vector<float> values = to_host_f32(ctx.backend, divergence);
+    result.divergence.insert(result.divergence.end(), values.begin(), values.end());
+  }
+  return result;
+}
+
 // Collective over tp: rows (R, V) from each rank's share of them.
 std::vector<float> Head::whole_rows(const Context& ctx, const Tensor& share) const {
   const comm::Communicator& group = ctx.tp.group();

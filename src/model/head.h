@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/context.h"
+#include "model/exchange.h"
 #include "model/parameters.h"
 
 namespace moesaic::model {
@@ -23,6 +24,17 @@ class Head {
   };
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
+
+  bool in_few_bits() const { return model::in_few_bits(weight_); }
+
+  struct Comparison {
+    LogProbs own, reference;
+    std::vector<float> divergence;  // [T] D(reference || own), nats
+  };
+  /// What this model says of the tokens beside a reference, whose head reads reference_x. Both have
+  /// this micro-batch, one vocabulary and one layout. Collective over tp.
+  Comparison compare(Context& ctx, const Tensor& x, Context& reference_ctx, const Head& reference,
+                     const Tensor& reference_x) const;
 
   /// A row of logits in short.
   struct Peak {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "config/layers.h"
+#include "model/expert_errors.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -174,8 +175,11 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   }
   {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
-    grouped =
-        experts_.forward(ctx, grouped, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
+    const Tensor met = grouped;
+    grouped = experts_.forward(ctx, met, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
+    if (ctx.expert_errors != nullptr) {
+      ctx.expert_errors->add(ctx, moe_layer_, met, s.routes.offsets, grouped, !folded_);
+    }
   }
   Tensor y = ctx.empty(DType::kF32, {sent.count, x.dim(1)});
   {

@@ -204,6 +204,29 @@ double Memory::sum() const {
   return all;
 }
 
+namespace {
+
+// Of score: a second model and its logits. One from a path counts as unquantized.
+void add_reference(const config::Config& config, const Layout& layout, std::int64_t stage,
+                   Memory& memory) {
+  const std::string& name = config.score.reference;
+  if (config.plan.job != "score" || name.empty()) {
+    return;
+  }
+  config::Config other = config;
+  other.score.reference.clear();
+  other.run.quantize = config::Quantize::kNone;
+  if (name == "bf16" || name == "fp32") {
+    other.run.precision = name == "bf16" ? config::Precision::kBf16 : config::Precision::kFp32;
+  }
+  const Memory second = memory_per_rank(other, layout, stage, false);
+  memory.weights += second.weights;
+  memory.copies += second.copies;
+  memory.logits += second.logits;
+}
+
+}  // namespace
+
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training) {
   const config::Model& m = config.model;
@@ -236,6 +259,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.cache = config.plan.job == "generate" ? cache_bytes(config, layout, stage) : 0.0;
   if (!training) {
     memory.activations = std::max(dense_bytes, moe_bytes);
+    add_reference(config, layout, stage, memory);
     return memory;
   }
   memory.gradients = kFp32 * held.sum();

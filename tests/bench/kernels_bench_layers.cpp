@@ -118,6 +118,18 @@ void softmax_stats(benchmark::State& state) {
 }
 BENCHMARK(softmax_stats)->Arg(kTokens)->UseRealTime();
 
+// Reads both.
+void divergence(benchmark::State& state) {
+  const Loss loss(state.range(0)), other(state.range(0));
+  const Tensor log_sums = zeros({state.range(0), 2});
+  const Tensor result = zeros({state.range(0)});
+  for (auto _ : state) {
+    backend().divergence(loss.logits, other.logits, log_sums, result);
+  }
+  count_bytes(state, 2 * loss.logits.bytes());
+}
+BENCHMARK(divergence)->Arg(kTokens)->UseRealTime();
+
 // Rows, dtype of the gradient
 void cross_entropy_backward(benchmark::State& state) {
   const Loss loss(state.range(0));

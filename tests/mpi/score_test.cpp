@@ -1,160 +1,20 @@
 // The score job on any layout: equal to a forward of each whole document, continued after a stop,
 // done again only where something changed.
-#include "cli/score.h"
-
 #include <fmt/format.h>
-#include <gtest/gtest.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "comm/mesh.h"
-#include "config/compare.h"
-#include "config/validate.h"
-#include "io/checkpoint.h"
-#include "io/corpus_manifest.h"
-#include "io/corpus_shard.h"
 #include "io/hdf5_thread.h"
 #include "io/scores.h"
 #include "io/trace.h"
 #include "model/storage.h"
-#include "support/temp_dir.h"
+#include "mpi/score_fixture.h"
 
 namespace moesaic::cli {
 namespace {
-
-int score(const config::Parsed& parsed, const comm::Communicator& world) {
-  comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
-  const int code = cli::score(parsed, world, watchdog);
-  watchdog.close();
-  return code;
-}
-
-using moesaic::testing::TempDir;
-namespace fs = std::filesystem;
-using Documents = std::vector<io::DocumentRecord>;
-
-constexpr std::int64_t kVocab = 50, kMaxSeq = 32;
-
-config::Config model_config() {
-  config::Config config;
-  config.model.layers = 2;
-  config.model.d_model = 32;
-  config.model.heads = 2;
-  config.model.dense_layers = 1;
-  config.model.experts = 4;
-  config.model.shared_experts = 1;
-  config.model.max_seq = kMaxSeq;
-  config.model.vocab_size = kVocab;
-  config.run.precision = config::Precision::kFp32;
-  config.run.threads = 1;
-  config::resolve(config, "train");
-  return config;
-}
-
-io::DocumentRecord document(std::int64_t tokens, std::int64_t context, std::int64_t number) {
-  io::DocumentRecord record;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    record.tokens.push_back(static_cast<std::int32_t>((i * i + 7 * number + i) % kVocab));
-  }
-  record.context = context;
-  record.bytes = 3 * tokens;
-  record.task = static_cast<std::uint8_t>(number % 2);
-  record.id = fmt::format("doc{}", number);
-  return record;
-}
-
-// Shard 0: documents without a target, pairs, and a whole one; 1: several batches; 2: none at all;
-// 3: longer than the model.
-std::vector<Documents> shards() {
-  std::vector<Documents> all(4);
-  all[0] = {document(0, 0, 0), document(1, 0, 1), document(2, 0, 2),
-            document(9, 4, 3), document(5, 5, 4), document(kMaxSeq + 1, 0, 5)};
-  for (std::int64_t number = 10; number < 460; ++number) {
-    all[1].push_back(document(20 + number % 14, 0, number));
-  }
-  all[3] = {document(100, 0, 500), document(80, 70, 501)};
-  return all;
-}
-
-void write_corpus(const fs::path& folder, const std::string& vocab_sha256) {
-  fs::create_directories(folder);
-  io::CorpusInfo info;
-  info.name = "tiny";
-  info.manifest = folder / "tiny.json";
-  info.vocab_size = kVocab;
-  info.vocab_sha256 = vocab_sha256;
-  info.task_names = {"none", "code"};
-  const auto all = shards();
-  for (std::int64_t s = 0; s < std::ssize(all); ++s) {
-    info.shards.push_back(io::hdf5_run([&] {
-      io::ShardHeader header;
-      header.vocab_size = kVocab;
-      header.vocab_sha256 = vocab_sha256;
-      header.task_names = info.task_names;
-      header.shard_index = s;
-      header.shard_count = std::ssize(all);
-      io::ShardWriter writer(folder / io::shard_file_name("tiny", s, header.shard_count), header,
-                             false);
-      for (const io::DocumentRecord& record : all[static_cast<std::size_t>(s)]) {
-        writer.add(record);
-      }
-      return writer.finish();
-    }));
-    info.tokens += info.shards.back().tokens;
-    info.documents += info.shards.back().documents;
-  }
-  io::write_corpus_manifest(info);
-}
-
-void write_checkpoint(const fs::path& dir) {
-  const config::Config config = model_config();
-  const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
-  instance.parameters.initialise(*instance.backend, 3);
-  nlohmann::json flat;
-  for (const auto& [key, value] : config::flatten(config)) {
-    flat[key] = value;
-  }
-  const nlohmann::json state = {
-      {"config", flat}, {"step", 7}, {"task_names", {"none", "code"}}, {"vocab_sha256", "feed"}};
-  const auto blocks = model::blocks_to_save(instance);
-  io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());
-}
-
-class ScoreTest : public ::testing::Test {
- protected:
-  ScoreTest() {
-    std::string name;
-    if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
-      name = owned_->path().string();
-      write_corpus(fs::path(name) / "corpus", "feed");
-      write_checkpoint(fs::path(name) / "checkpoints");
-    }
-    world.broadcast(name, 0);
-    dir = name;
-  }
-  ~ScoreTest() override { world.barrier(); }
-
-  config::Parsed command(const std::string& output) const {
-    config::Parsed parsed;
-    parsed.job = "score";
-    parsed.config.model.path = (dir / "checkpoints").string();
-    parsed.config.data.corpus = {(dir / "corpus").string()};
-    parsed.config.score.output = (dir / output).string();
-    parsed.config.run.precision = config::Precision::kFp32;
-    parsed.config.run.threads = 1;
-    return parsed;
-  }
-
-  const comm::Communicator world = comm::Communicator::world();
-  fs::path dir;
-
- private:
-  std::unique_ptr<TempDir> owned_;
-};
 
 // The log-probabilities of one forward over the whole document; needs tokens <= max_seq + 1.
 std::vector<float> direct(model::Instance& instance, const io::DocumentRecord& record) {

@@ -51,6 +51,20 @@ Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab,
   return dlogits;
 }
 
+Vector divergence(View reference, View logits, std::int64_t vocab) {
+  Vector out;
+  for (std::int64_t begin = 0; begin < std::ssize(logits); begin += vocab) {
+    const Vector p = log_softmax(reference.subspan(begin, vocab));
+    const Vector q = log_softmax(logits.subspan(begin, vocab));
+    double sum = 0.0;
+    for (std::int64_t v = 0; v < vocab; ++v) {
+      sum += std::exp(p[v]) * (p[v] - q[v]);
+    }
+    out.push_back(sum);
+  }
+  return out;
+}
+
 Vector embedding_backward(View dy, IndexView token, std::int64_t vocab, std::int64_t dim) {
   Vector dtable(vocab * dim, 0.0);
   for (std::int64_t t = 0; t < std::ssize(token); ++t) {

@@ -11,6 +11,9 @@ Indices best_tokens(View logits, std::int64_t vocab);
 /// dlogits (R, V) of -scale sum(target_log_probs).
 Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab, double scale);
 
+/// D(p || q) of each row, p and q the softmax of reference and logits (R, V).
+Vector divergence(View reference, View logits, std::int64_t vocab);
+
 /// dtable (V, dim): the sum of the rows dy (T, dim) of each token.
 Vector embedding_backward(View dy, IndexView token, std::int64_t vocab, std::int64_t dim);
 

@@ -133,6 +133,108 @@ TEST_P(LossKernels, AShareOfTheVocabulary) {
   EXPECT_EQ(download(own)[5], 0.0);  // the logit of a target that is elsewhere
 }
 
+// log sum exp of each row, of both, rounded as they come from softmax_stats.
+Vector log_sums(const Vector& reference, const Vector& logits, std::int64_t vocab) {
+  Vector sums;
+  for (std::size_t begin = 0; begin < logits.size(); begin += static_cast<std::size_t>(vocab)) {
+    for (const Vector* const from : {&reference, &logits}) {
+      double sum = 0.0;
+      for (std::size_t v = begin; v < begin + static_cast<std::size_t>(vocab); ++v) {
+        sum += std::exp((*from)[v]);
+      }
+      sums.push_back(to_float(std::log(sum)));
+    }
+  }
+  return sums;
+}
+
+class DivergenceKernel : public LossKernels {
+ protected:
+  Vector divergence(const Vector& reference, const Vector& logits, const Vector& sums,
+                    std::int64_t vocab) const {
+    const std::int64_t rows = std::ssize(logits) / vocab;
+    const Tensor result = poisoned({rows});
+    backend().divergence(upload(reference, {rows, vocab}), upload(logits, {rows, vocab}),
+                         upload(sums, {rows, 2}), result);
+    return download(result);
+  }
+
+  // Of logits that are apart by normal numbers of this scale, to a share of each result.
+  void check(std::int64_t rows, std::int64_t vocab, double scale, double share) const {
+    const Vector reference = random({rows, vocab}, "reference");
+    Vector logits = random({rows, vocab}, "difference");
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = to_float(reference[i] + scale * logits[i]);
+    }
+    const Vector found = divergence(reference, logits, log_sums(reference, logits, vocab), vocab);
+    const Vector expected = reference::divergence(reference, logits, vocab);
+    for (std::size_t r = 0; r < found.size(); ++r) {
+      EXPECT_NEAR(found[r], expected[r], share * expected[r] + 1e-10)
+          << fmt::format("({}, {}) apart by {}, row {}", rows, vocab, scale, r);
+    }
+  }
+};
+
+// To four digits, also where p and q differ by less than fp32 resolves of log p.
+TEST_P(DivergenceKernel, MatchesForEverySizeAndDistance) {
+  for (const std::int64_t rows : kRowCounts) {
+    for (const std::int64_t vocab : {2, 16, 53, 259, 2053}) {
+      for (const double scale : {10.0, 1.0, 0.1, 0.01}) {
+        check(rows, vocab, scale, 2e-4);
+      }
+    }
+  }
+}
+
+// A model against itself is at no distance, and no rounding makes one negative.
+TEST_P(DivergenceKernel, IsZeroForEqualsAndNeverNegative) {
+  const Vector reference = random({7, 301}, "reference");
+  for (const double d :
+       divergence(reference, reference, log_sums(reference, reference, 301), 301)) {
+    EXPECT_EQ(d, 0.0);
+  }
+  Vector logits = reference;
+  for (double& logit : logits) {
+    logit = to_float(logit + 1e-3);
+  }
+  for (const double d : divergence(reference, logits, log_sums(reference, logits, 301), 301)) {
+    EXPECT_GE(d, 0.0);
+    EXPECT_LT(d, 1e-11);
+  }
+}
+
+// Tokens that one of the two all but excludes.
+TEST_P(DivergenceKernel, FarApart) {
+  const Vector reference{0.0, -300.0, 0.0, 1.0, 80.0, 0.0};
+  const Vector logits{-300.0, 0.0, 0.0, 1.0, 0.0, 80.0};
+  const Vector found = divergence(reference, logits, log_sums(reference, logits, 3), 3);
+  const Vector expected = reference::divergence(reference, logits, 3);
+  expect_close(found, expected, 1e-5, "divergence");
+}
+
+// The shares of a vocabulary that ranks of tp have add up to the whole.
+TEST_P(DivergenceKernel, SharesAddUp) {
+  const Vector reference = random({1, 40}, "reference"), logits = random({1, 40}, "logits");
+  const Vector sums = log_sums(reference, logits, 40);
+  double total = 0.0;
+  for (const auto& [begin, end] : {std::pair{0, 17}, std::pair{17, 40}}) {
+    const auto part = [begin = begin, end = end](const Vector& x) {
+      return Vector(x.begin() + begin, x.begin() + end);
+    };
+    total += divergence(part(reference), part(logits), sums, end - begin).front();
+  }
+  EXPECT_NEAR(total, reference::divergence(reference, logits, 40).front(), 1e-4);
+}
+
+TEST_P(DivergenceKernel, NotANumberReachesTheSum) {
+  Vector reference = random({1, 40}, "reference");
+  const Vector logits = random({1, 40}, "logits");
+  const Vector sums = log_sums(reference, logits, 40);
+  reference[37] = std::nan("");
+  EXPECT_FALSE(std::isfinite(divergence(reference, logits, sums, 40).front()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, DivergenceKernel, all_cases(), case_name);
 INSTANTIATE_TEST_SUITE_P(Backends, LossKernels, all_cases(), case_name);
 
 }  // namespace

@@ -69,6 +69,25 @@ TEST(Memory, QuantizedCheckpoint) {
   EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 14976 * (0.5 + 2.0 / 32 + 4.0 / 256));
 }
 
+// Protects what score.reference takes: the weights and logits of both models, one pass at a time.
+TEST(Memory, ReferenceOfScore) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  const auto memory = [&](config::Quantize quantize, const char* reference) {
+    c.run.quantize = quantize;
+    c.score.reference = reference;
+    return estimate(c, 1).memory;
+  };
+  const Memory few = memory(config::Quantize::kInt4, "");
+  const Memory whole = memory(config::Quantize::kNone, "");
+  const Memory both = memory(config::Quantize::kInt4, "fp32");
+  EXPECT_DOUBLE_EQ(both.weights, few.weights + whole.weights);
+  EXPECT_DOUBLE_EQ(both.copies, few.copies + whole.copies);
+  EXPECT_DOUBLE_EQ(both.logits, 2 * few.logits);
+  EXPECT_DOUBLE_EQ(both.activations, few.activations);
+  EXPECT_GT(memory(config::Quantize::kInt4, "bf16").copies, few.copies);
+}
+
 // Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
 TEST(ModelSize, CountsFlop) {
   config::Config c = small_config();

@@ -28,9 +28,9 @@ void write_part(const fs::path& file, const std::string& fingerprint, float shif
   const double first = -3.5 - static_cast<double>(shift);
   const ScoreTotals totals{3, 5, first - 4.25, 10.0, 7};
   hdf5_run([&] {
-    ScoresWriter writer(file, 64);
-    writer.add_tokens(std::span(logprob).first(2));
-    writer.add_tokens(std::span(logprob).subspan(2));
+    ScoresWriter writer(file, 64, false);
+    writer.add_tokens({{logprob.begin(), logprob.begin() + 2}, {}, {}, {}});
+    writer.add_tokens({{logprob.begin() + 2, logprob.end()}, {}, {}, {}});
     writer.add_documents({{first, 0.0, -4.25}, {3, 0, 2}, {1, 0, 0}, {file.string(), "b", "c"}});
     writer.finish(header_of(fingerprint), totals, 12);
   });
@@ -58,7 +58,7 @@ TEST(Scores, WriteAndRead) {
     EXPECT_EQ(file.type_of("/documents/logprob"), "f8");
     EXPECT_EQ(file.type_of("/tokens/logprob"), "f4");
     EXPECT_DOUBLE_EQ(file.double_attribute("/", "perplexity"), std::exp(7.75 / 5.0));
-    const ScoresWriter unfinished(dir / "b.h5", 1);
+    const ScoresWriter unfinished(dir / "b.h5", 1, false);
   });
   EXPECT_FALSE(fs::exists(dir / "b.h5"));
   EXPECT_FALSE(fs::exists(dir / "b.h5.tmp"));
@@ -83,6 +83,68 @@ TEST(Scores, Join) {
   });
   // Both have documents "b" and "c".
   EXPECT_EQ(verify_scores(dir / "ab.h5").size(), 1U);
+}
+
+// Two tokens beside a reference, with details of one layer and two experts.
+void write_compared(const fs::path& file, float divergence) {
+  ScoresHeader header = header_of("f");
+  header.reference = "original step=7, fp32";
+  const auto sum = static_cast<double>(divergence) + 0.25;
+  ScoreTotals totals{1, 2, -3.0, 10.0, 7, {-2.0, sum, static_cast<double>(divergence), 1, {}}};
+  totals.reference.details = {{1.0, 2.0}, {5}, {3.0, 0.0}, {8.0, 0.0}, {2.0, 0.0}};
+  hdf5_run([&] {
+    ScoresWriter writer(file, 64, true);
+    writer.add_tokens({{-1.0F, -2.0F}, {-0.5F, -1.5F}, {0.25F, divergence}, {1, 0}});
+    writer.add_documents({{-3.0}, {2}, {0}, {file.string()}});
+    writer.finish(header, totals, 12);
+  });
+}
+
+// What is said of a reference comes back, means follow from sums, and parts add up.
+TEST(Scores, Reference) {
+  const TempDir dir;
+  write_compared(dir / "a.h5", 1.0F);
+  write_compared(dir / "b.h5", 0.5F);
+  EXPECT_EQ(verify_scores(dir / "a.h5"), std::vector<std::string>{});
+  ScoresHeader header = header_of("f");
+  header.reference = "original step=7, fp32";
+  hdf5_run([&] { join_scores({dir / "a.h5", dir / "b.h5"}, dir / "ab.h5", header); });
+  EXPECT_EQ(verify_scores(dir / "ab.h5"), std::vector<std::string>{});
+  hdf5_run([&] {
+    const auto summary = read_scores_summary(dir / "ab.h5");
+    ASSERT_TRUE(summary);
+    EXPECT_EQ(summary->header.reference, "original step=7, fp32");
+    const ReferenceTotals& reference = summary->totals.reference;
+    EXPECT_EQ(reference.logprob, -4.0);
+    EXPECT_EQ(reference.divergence, 2.0);
+    EXPECT_EQ(reference.largest, 1.0);
+    EXPECT_EQ(reference.agreeing, 2);
+    EXPECT_EQ(reference.details.layers, (std::vector<double>{2.0, 4.0}));
+    EXPECT_EQ(reference.details.expert_layers, std::vector<std::int64_t>{5});
+    EXPECT_EQ(reference.details.expert_tokens, (std::vector<double>{6.0, 0.0}));
+    EXPECT_EQ(reference.details.expert_errors, (std::vector<double>{4.0, 0.0}));
+    const Hdf5File file = Hdf5File::open(dir / "ab.h5");
+    EXPECT_DOUBLE_EQ(file.double_attribute("/", "reference_perplexity"), std::exp(1.0));
+    EXPECT_DOUBLE_EQ(file.double_attribute("/", "divergence_mean"), 0.5);
+    EXPECT_DOUBLE_EQ(file.double_attribute("/", "agreement"), 0.5);
+    EXPECT_EQ(file.extents("/experts/squares"), (Extents{1, 2}));
+    EXPECT_EQ(file.read_all<float>("/tokens/divergence")[3], 0.5F);
+    EXPECT_EQ(file.type_of("/tokens/agrees"), "u1");
+  });
+}
+
+// verify names what the reference's columns do not bear out.
+TEST(Scores, VerifyFindsADamagedReference) {
+  const TempDir dir;
+  write_compared(dir / "a.h5", 1.0F);
+  hdf5_run([&] {
+    Hdf5File file = Hdf5File::open_to_write(dir / "a.h5");
+    file.write<float>("/tokens/divergence", {0}, {1}, std::vector<float>{0.5F});
+    file.close();
+  });
+  const auto problems = verify_scores(dir / "a.h5");
+  ASSERT_EQ(problems.size(), 1U);
+  EXPECT_NE(problems[0].find("divergence 1.25"), std::string::npos) << problems[0];
 }
 
 // verify names a sum that does not follow from its tokens.
@@ -158,7 +220,7 @@ TEST(Scores, BitsPerByte) {
   documents.task = {0, 0, 0, 0};
   infer::Tally tally(documents);
   const infer::WindowBatch windows{{0, 0, 2, 1}, {3, 0, 3, 2}};
-  tally.add(windows, std::vector<float>{-1.0F, -2.0F, -0.5F, -0.25F},
+  tally.add(windows, {{-1.0F, -2.0F, -0.5F, -0.25F}, {}, {}, {}},
             std::vector<std::uint8_t>{1, 1, 1, 0});
   EXPECT_EQ(tally.documents().tokens, (std::vector<std::int64_t>{2, 0, 0, 2}));
   EXPECT_EQ(tally.documents().logprob, (std::vector<double>{-3.0, 0.0, 0.0, -0.75}));

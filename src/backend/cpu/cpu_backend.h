@@ -109,6 +109,8 @@ class CpuBackend : public Backend {
                              const Tensor& dweight) override;
   void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
                      const Tensor& best) override;
+  void divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
+                  const Tensor& divergence) override;
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
                               float scale, const Tensor& dlogits) override;
   void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,

@@ -300,6 +300,17 @@ void CpuBackend::softmax_stats(const Tensor& logits, const Tensor& target, const
   });
 }
 
+void CpuBackend::divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
+                            const Tensor& divergence) {
+  const std::int64_t vocab = logits.dim(1);
+  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    set_.common->divergence(reference.as<float>().data() + begin * vocab,
+                            logits.as<float>().data() + begin * vocab,
+                            log_sums.as<float>().data() + 2 * begin,
+                            divergence.as<float>().data() + begin, end - begin, vocab);
+  });
+}
+
 void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& target,
                                         const Tensor& stats, float scale, const Tensor& dlogits) {
   const std::int64_t vocab = logits.dim(1);

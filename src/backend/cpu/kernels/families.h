@@ -22,6 +22,8 @@ void swiglu_backward(const A* dy, const A* gate_up, float limit, A* dgate_up, In
                      Index hidden);
 void softmax_stats(const float* logits, const std::int32_t* target, float* stats,
                    std::int32_t* best, Index rows, Index vocab);
+void divergence(const float* reference, const float* logits, const float* log_sums,
+                float* divergence, Index rows, Index vocab);
 template <class A>
 void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
                             float scale, A* dlogits, Index rows, Index vocab);

@@ -191,6 +191,9 @@ struct CommonKernels {
                             float* dx, float* dweight, Index rows, Index dim);
   void (*softmax_stats)(const float* logits, const std::int32_t* target, float* stats,
                         std::int32_t* best, Index rows, Index vocab);
+  // log_sums: (rows, 2).
+  void (*divergence)(const float* reference, const float* logits, const float* log_sums,
+                     float* divergence, Index rows, Index vocab);
   void (*route)(const RouteRow& row, const RouteRows& rows, Index tokens);
   void (*route_weights)(const RouteRow& row, const float* scores, const std::int32_t* choice,
                         float* weight, Index tokens);

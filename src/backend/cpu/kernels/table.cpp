@@ -42,6 +42,7 @@ constexpr CommonKernels kCommon = {
     .sum_of_squares = sum_of_squares,
     .rms_norm_backward = rms_norm_backward,
     .softmax_stats = softmax_stats,
+    .divergence = divergence,
     .route = route,
     .route_weights = route_weights,
     .route_backward = route_backward,

@@ -1,0 +1,115 @@
+#include "cli/score_reference.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "cli/checkpoint_model.h"
+#include "config/compare.h"
+#include "config/enum_names.h"
+#include "config/layers.h"
+#include "io/model_source.h"
+
+namespace moesaic::cli {
+namespace {
+
+// The same model, held in other precision.
+config::Config same_model(const config::Config& config, const io::ModelSource& source) {
+  if (const auto type = source.quantized()) {
+    throw Error(Exit::kUsage,
+                fmt::format("score.reference = {}: {} has its weights in {} alone: name the "
+                            "checkpoint or folder that it was made of",
+                            config.score.reference, source.path().string(), name_of(*type)));
+  }
+  config::Config other = config;
+  other.run.precision =
+      config.score.reference == "bf16" ? config::Precision::kBf16 : config::Precision::kFp32;
+  other.run.quantize = config::Quantize::kNone;
+  return other;
+}
+
+// model.path and what comes with it are those of the reference; windows are the model's.
+config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks) {
+  std::erase_if(parsed.places, [](const auto& place) {
+    const std::string& key = place.first;
+    return key.starts_with("model.") || key == "run.quantize";
+  });
+  parsed.config.model.path = config.score.reference;
+  parsed.config.run.quantize = config::Quantize::kNone;
+  parsed.config.score.window = config.score.window;
+  parsed.config.score.stride = config.score.stride;
+  return config::checked(adopt_model(parsed), ranks);
+}
+
+void check_same_shape(const config::Config& config, const config::Config& other) {
+  const config::Flat theirs = config::flatten(other);
+  const std::map<std::string, std::string> values(theirs.begin(), theirs.end());
+  std::vector<std::string> lines;
+  for (const auto& [key, value] : config::flatten(config)) {
+    if (key.starts_with("model.") && key != "model.path" && values.at(key) != value) {
+      lines.push_back(fmt::format("{} = {}, but {} has {}", key, value, config.score.reference,
+                                  values.at(key)));
+    }
+  }
+  if (config.router.task_names != other.router.task_names) {
+    lines.emplace_back("its tasks are others");
+  }
+  const bool by_part = config.score.reference_detail != config::ReferenceDetail::kNone;
+  if (by_part && config.model.pool != other.model.pool) {
+    lines.emplace_back("score.reference_detail compares experts one by one, and its are others");
+  }
+  if (!lines.empty()) {
+    throw Error(Exit::kUsage,
+                fmt::format("score.reference = {} is no model of this shape: use the "
+                            "one that {} was made of\n{}",
+                            config.score.reference, config.model.path, join(lines, "\n")));
+  }
+}
+
+void check_detail(const config::Config& config) {
+  const config::ReferenceDetail detail = config.score.reference_detail;
+  const bool by_layer =
+      detail == config::ReferenceDetail::kLayers || detail == config::ReferenceDetail::kBoth;
+  if (by_layer && config.run.quantize == config::Quantize::kNone) {
+    throw Error(Exit::kUsage,
+                fmt::format("score.reference_detail = {} takes the layers' weights in few bits in "
+                            "turn, but {} has none: set run.quantize, or leave it out",
+                            name_of(detail), config.model.path));
+  }
+  if (detail == config::ReferenceDetail::kExperts && config::moe_layers(config.model).empty()) {
+    throw Error(Exit::kUsage,
+                fmt::format("score.reference_detail = experts: {} has no experts: leave it out",
+                            config.model.path));
+  }
+}
+
+}  // namespace
+
+Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks) {
+  check_detail(config);
+  const std::string& name = config.score.reference;
+  const bool same = name == "bf16" || name == "fp32";
+  auto source = io::ModelSource::open(same ? config.model.path : name);
+  Reference reference;
+  if (same) {
+    reference.config = same_model(config, source);
+  } else {
+    reference.config = other_model(parsed, config, ranks);
+    adopt_pool(source, reference.config);
+    adopt_tasks(source.tasks(), reference.config);
+    check_same_shape(config, reference.config);
+  }
+  const config::Run& run = reference.config.run;
+  const std::string precision =
+      run.quantize == config::Quantize::kNone
+          ? name_of(run.precision)
+          : fmt::format("{}, {}", name_of(run.quantize), name_of(run.precision));
+  reference.text = fmt::format("{}, {}", source.text(), precision);
+  reference.fingerprint = source.fingerprint();
+  return reference;
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,105 @@
+#include "infer/score_reference.h"
+
+#include <algorithm>
+
+#include "config/layers.h"
+#include "config/pool.h"
+#include "model/pipeline.h"
+
+namespace moesaic::infer {
+namespace {
+
+bool wants(const config::Config& config, config::ReferenceDetail detail) {
+  const config::ReferenceDetail wanted = config.score.reference_detail;
+  return wanted == detail || wanted == config::ReferenceDetail::kBoth;
+}
+
+}  // namespace
+
+ScoreReference::ScoreReference(model::Instance& reference, model::Instance& model,
+                               const model::Context& ctx, const config::Config& config)
+    : reference_(reference),
+      model_(model),
+      ctx_(reference.context(ctx.clock)),
+      layers_(config.model.layers),
+      by_layer_(wants(config, config::ReferenceDetail::kLayers)),
+      by_expert_(wants(config, config::ReferenceDetail::kExperts)) {
+  ctx_.dropless = ctx.dropless;
+  if (by_layer_) {
+    details_.layers.assign(static_cast<std::size_t>(layers_ + 1), 0.0);
+  }
+  if (by_expert_) {
+    details_.expert_layers = config::moe_layers(config.model);
+    expert_errors_.emplace(model.transformer, model.context(ctx.clock),
+                           config::expert_numbers(config.model, config.router));
+  }
+}
+
+void ScoreReference::forward(std::span<const model::MicroBatch> batches) {
+  hidden_.assign(batches.size(), {});
+  ctx_.expert_errors = expert_errors_ ? &*expert_errors_ : nullptr;
+  model::forward_all(reference_, ctx_, batches,
+                     [&](std::size_t j, const Tensor& hidden) { hidden_[j] = hidden; });
+  ctx_.expert_errors = nullptr;
+}
+
+model::Head::Comparison ScoreReference::compare(model::Context& ctx, const model::MicroBatch& batch,
+                                                std::size_t j, const Tensor& hidden) {
+  model::set_batch(ctx_, batch);
+  return model_.transformer.head().compare(ctx, hidden, ctx_, reference_.transformer.head(),
+                                           hidden_[j]);
+}
+
+// Collective over tp, on the last stage: adds what head says of rows that differ from hidden_[j].
+void ScoreReference::add_divergence(std::int64_t layer, const model::Head& head,
+                                    const model::MicroBatch& batch, std::size_t j,
+                                    const Tensor& hidden) {
+  model::set_batch(ctx_, batch);
+  const model::Head& original = reference_.transformer.head();
+  const std::vector<float> divergence =
+      head.compare(ctx_, hidden, ctx_, original, hidden_[j]).divergence;
+  for (std::size_t i = 0; reference_.mesh.speaks() && i < divergence.size(); ++i) {
+    if (batch.target[i] >= 0) {
+      details_.layers[static_cast<std::size_t>(layer)] += static_cast<double>(divergence[i]);
+    }
+  }
+}
+
+// The model's weights are those of the reference meanwhile.
+void ScoreReference::forward_layers(std::span<const model::MicroBatch> batches) {
+  if (!by_layer_) {
+    return;
+  }
+  for (std::int64_t layer = 0; layer < layers_; ++layer) {
+    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+    model::forward_all(reference_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
+      add_divergence(layer, reference_.transformer.head(), batches[j], j, hidden);
+    });
+    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+  }
+  const bool last_stage = model_.mesh.pp.rank() == model_.mesh.pp.size() - 1;
+  if (last_stage && model_.transformer.head().in_few_bits()) {
+    for (std::size_t j = 0; j < batches.size(); ++j) {
+      add_divergence(layers_, model_.transformer.head(), batches[j], j, hidden_[j]);
+    }
+  }
+}
+
+io::ReferenceDetails ScoreReference::take_details() {
+  io::ReferenceDetails taken = details_;
+  std::fill(details_.layers.begin(), details_.layers.end(), 0.0);
+  if (expert_errors_) {
+    const model::ExpertErrors::Sums& sums = expert_errors_->sums();
+    taken.expert_tokens = sums.rows;
+    taken.expert_squares = sums.squares;
+    taken.expert_errors = sums.errors;
+    expert_errors_->clear();
+  }
+  for (std::vector<double>* const list :
+       {&taken.layers, &taken.expert_tokens, &taken.expert_squares, &taken.expert_errors}) {
+    reference_.mesh.world.all_reduce(std::span(*list), comm::Reduce::kSum);
+  }
+  return taken;
+}
+
+}  // namespace moesaic::infer

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/parameters.h"
+
+namespace moesaic::model {
+
+/// Whether a weight is kept in eight bits or fewer.
+bool in_few_bits(const Parameter& parameter);
+
+/// Exchanges the weights of a layer that are in few bits in one of two models, of one shape and on
+/// one layout, with those that the other has in their place. Twice is as if it never was.
+void exchange_quantized(Parameters& one, Parameters& other, std::int64_t layer);
+
+}  // namespace moesaic::model

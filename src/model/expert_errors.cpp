@@ -1,0 +1,59 @@
+#include "model/expert_errors.h"
+
+#include <algorithm>
+
+namespace moesaic::model {
+namespace {
+
+// Never the tensor itself, which others read.
+Tensor fp32_copy(Context& ctx, const Tensor& x) {
+  Tensor copy = ctx.empty(DType::kF32, x.shape());
+  ctx.backend.convert(x, copy);
+  return copy;
+}
+
+}  // namespace
+
+ExpertErrors::ExpertErrors(const Transformer& other, Context other_context, std::int64_t experts)
+    : other_(other), context_(std::move(other_context)), experts_(experts) {
+  const std::size_t size = other.moe_layers().size() * static_cast<std::size_t>(experts);
+  sums_ = {std::vector<double>(size), std::vector<double>(size), std::vector<double>(size)};
+}
+
+void ExpertErrors::clear() {
+  for (std::vector<double>* const list : {&sums_.rows, &sums_.squares, &sums_.errors}) {
+    std::fill(list->begin(), list->end(), 0.0);
+  }
+}
+
+void ExpertErrors::add(Context& ctx, std::int64_t moe_layer, const Tensor& x,
+                       std::span<const std::int64_t> offsets, const Tensor& y, bool terms) {
+  const Moe& moe = *other_.moe(moe_layer);
+  const Tensor whole = fp32_copy(ctx, y);
+  const Tensor error = fp32_copy(
+      context_,
+      moe.experts().forward(context_, context_.as(context_.compute, x), offsets, nullptr));
+  if (terms) {
+    ctx.tp.all_reduce_sum(whole);
+    ctx.tp.all_reduce_sum(error);
+    if (ctx.tp.group().rank() > 0) {
+      return;
+    }
+  }
+  const Tensor minus = fp32_copy(ctx, whole);
+  ctx.backend.scale(minus, -1.0F);
+  ctx.backend.add(minus, error);
+  const std::span<const std::int32_t> numbers = moe.numbers();
+  for (std::size_t g = 0; g < numbers.size(); ++g) {
+    const std::int64_t rows = offsets[g + 1] - offsets[g];
+    if (rows == 0) {
+      continue;
+    }
+    const auto at = static_cast<std::size_t>(moe_layer * experts_ + numbers[g]);
+    sums_.rows[at] += static_cast<double>(rows);
+    sums_.squares[at] += ctx.backend.sum_of_squares(whole.rows(offsets[g], rows));
+    sums_.errors[at] += ctx.backend.sum_of_squares(error.rows(offsets[g], rows));
+  }
+}
+
+}  // namespace moesaic::model

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/context.h"
+#include "model/transformer.h"
+
+namespace moesaic::model {
+
+/// How far the answers of another model's experts are from those of the model that computes, on the
+/// rows that its experts get. Both lie on the ranks in the same way.
+class ExpertErrors {
+ public:
+  /// Of each expert of each MoE layer, by number; what this rank has seen.
+  struct Sums {
+    std::vector<double> rows;             // (M, E) tokens
+    std::vector<double> squares, errors;  // (M, E) sums over rows of |y|^2, |other y - y|^2
+  };
+
+  /// experts: E. Both must outlive this.
+  ExpertErrors(const Transformer& other, Context other_context, std::int64_t experts);
+
+  /// Rows x (R, D), of this rank's experts as offsets say, were answered with y (R, D). terms: with
+  /// this rank's term of a sum over tp, which has the same rows on each rank. Collective over tp.
+  void add(Context& ctx, std::int64_t moe_layer, const Tensor& x,
+           std::span<const std::int64_t> offsets, const Tensor& y, bool terms);
+  const Sums& sums() const { return sums_; }
+  void clear();
+
+ private:
+  const Transformer& other_;
+  Context context_;
+  std::int64_t experts_;
+  Sums sums_;
+};
+
+}  // namespace moesaic::model

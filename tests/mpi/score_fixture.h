@@ -1,0 +1,73 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/options.h"
+#include "io/corpus_shard.h"
+#include "model/instance.h"
+#include "support/temp_dir.h"
+
+// What the tests of the score job have in common: a small model in a checkpoint, and a corpus.
+namespace moesaic::cli {
+
+using moesaic::testing::TempDir;
+namespace fs = std::filesystem;
+using Documents = std::vector<io::DocumentRecord>;
+
+constexpr std::int64_t kVocab = 50, kMaxSeq = 32;
+
+/// The job with a watchdog.
+int score(const config::Parsed& parsed, const comm::Communicator& world);
+
+config::Config model_config();
+
+/// Shard 0: documents without a target, pairs, and a whole one; 1: several batches; 2: none at all;
+/// 3: longer than the model.
+std::vector<Documents> shards();
+void write_corpus(const fs::path& folder, const std::string& vocab_sha256);
+
+/// edit: what to change in the values of the seed; may be empty.
+void write_checkpoint(const fs::path& dir, std::int64_t seed = 3,
+                      const std::function<void(model::Instance&)>& edit = {});
+
+class ScoreTest : public ::testing::Test {
+ protected:
+  ScoreTest() {
+    std::string name;
+    if (world.is_root()) {
+      owned_ = std::make_unique<TempDir>();
+      name = owned_->path().string();
+      write_corpus(fs::path(name) / "corpus", "feed");
+      write_checkpoint(fs::path(name) / "checkpoints");
+    }
+    world.broadcast(name, 0);
+    dir = name;
+  }
+  ~ScoreTest() override { world.barrier(); }
+
+  config::Parsed command(const std::string& output) const {
+    config::Parsed parsed;
+    parsed.job = "score";
+    parsed.config.model.path = (dir / "checkpoints").string();
+    parsed.config.data.corpus = {(dir / "corpus").string()};
+    parsed.config.score.output = (dir / output).string();
+    parsed.config.run.precision = config::Precision::kFp32;
+    parsed.config.run.threads = 1;
+    return parsed;
+  }
+
+  const comm::Communicator world = comm::Communicator::world();
+  fs::path dir;
+
+ private:
+  std::unique_ptr<TempDir> owned_;
+};
+
+}  // namespace moesaic::cli
