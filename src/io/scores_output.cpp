@@ -120,7 +120,7 @@ ScoreTotals ScoresOutput::finish() const {
     write_manifest(totals);
     return totals;
   }
-  const ScoreTotals totals = hdf5_run([&] { return join_scores(parts, path_, header_); });
+  ScoreTotals totals = hdf5_run([&] { return join_scores(parts, path_, header_); });
   fs::remove_all(parts_.folder());
   return totals;
 }
