@@ -41,10 +41,11 @@ std::string provenance(const config::Config& config, const infer::ScoreCorpora& 
 }
 
 void set_up(std::optional<model::Instance>& instance, const config::Config& config,
-            const comm::Mesh& mesh, const comm::Communicator& world, comm::Watchdog& watchdog) {
+            const comm::Mesh& mesh, const comm::Communicator& world, comm::Watchdog& watchdog,
+            bool few_rows) {
   world.together("set up the model", [&] {
     check_folder(config.model.path, world);
-    instance.emplace(config, mesh, false);
+    instance.emplace(config, mesh, false, few_rows);
     auto source = io::ModelSource::open(config.model.path);
     model::load_parameters(*instance, source, model::Load::kValues,
                            [&] { watchdog.doing("loading"); });

@@ -21,7 +21,7 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
 
 // Of weights, while nothing is trained.
 std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
-                                          config::Quantize quantize) {
+                                          config::Quantize quantize, bool few_rows) {
   switch (quantize) {
     case config::Quantize::kInt8:
       return PackedFormat::kInt8;
@@ -30,7 +30,7 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
     case config::Quantize::kNone:
       break;
   }
-  return backend.reading_format(compute);
+  return few_rows ? backend.reading_format(compute) : std::nullopt;
 }
 
 Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
@@ -59,7 +59,8 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
       ledger);
 }
 
-Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training)
+Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training,
+                   bool few_rows)
     : mesh(the_mesh),
       place(placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
@@ -80,7 +81,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, boo
     owners[sum] = config.parallel.zero > 0 ? Owner{group.rank(), group.size()} : Owner{};
   }
   parameters.allocate(*backend, compute_, training, owners,
-                      packed_format(*backend, compute_, config.run.quantize));
+                      packed_format(*backend, compute_, config.run.quantize, few_rows));
 }
 
 comm::Collectives& Instance::group_of(SumOver sum) {

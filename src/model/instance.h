@@ -18,7 +18,9 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger = nullpt
 class Instance {
  public:
   /// The config must be resolved, vocab_size included. The mesh must outlive it.
-  Instance(const config::Config& config, const comm::Mesh& mesh, bool training);
+  /// few_rows: of most products, so that reading weights takes the time.
+  Instance(const config::Config& config, const comm::Mesh& mesh, bool training,
+           bool few_rows = false);
 
   /// The group that sums a gradient.
   comm::Collectives& group_of(SumOver sum);
