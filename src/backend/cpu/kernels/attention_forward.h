@@ -31,19 +31,6 @@ QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
   return tile;
 }
 
-// Takes out the scores of keys [key, key + keys) that causality or a document's border forbids to
-// the sixteen queries of a strip.
-void mask(float* scores, Index strip, const QueryTile& tile, Index key, Index keys) {
-  const I16 first = tile.first_key[strip / kLanes];
-  const I16 last = kLane + splat_index(tile.query + strip);
-  for (Index j = 0; j < keys; ++j, scores += kTile) {
-    const I16 here = splat_index(key + j);
-    const F16 score = load(scores);
-    const I16 masked = (here < first) | (here > last);
-    store(scores, masked ? splat(kMasked) : score);
-  }
-}
-
 // The tiles in the scratch memory.
 struct Tiles {
   float *scores, *sums;
@@ -69,7 +56,8 @@ void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Ind
   for (Index i = tile.strip; i < tile.queries; i += kStrip) {
     const Index seen = keys_seen(tile.query + i, key, keys);
     if (border) {
-      mask(t.scores + i, i, tile, key, seen);
+      mask(t.scores + i, tile.first_key[i / kLanes], kLane + splat_index(tile.query + i), key,
+           seen);
     }
     update_softmax<Step>(t.scores + i, i, tile.softmax, seen, head.scale * kLog2E);
   }

@@ -37,17 +37,6 @@ SeenKeys seen_keys(const PagedHead<A>& head, Range queries) {
   return seen;
 }
 
-// Takes out the scores of keys [key, key + keys) that a strip of queries does not see.
-void hide(float* scores, Index strip, const SeenKeys& seen, Index key, Index keys) {
-  const I16 first = seen.first[strip / kLanes];
-  const I16 last = seen.last[strip / kLanes];
-  for (Index j = 0; j < keys; ++j, scores += kTile) {
-    const I16 here = splat_index(key + j);
-    const F16 score = load(scores);
-    store(scores, (here < first) | (here > last) ? splat(kMasked) : score);
-  }
-}
-
 // Calls a page of a head from memory, which does not foresee where it lies.
 template <class A>
 void call_page(const A* page, Index row) {
@@ -77,25 +66,29 @@ void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_str
   clear(sums, count * v_row);
   const SeenKeys seen = seen_keys(head, queries);
   Softmax softmax;
-  for (Index page = seen.least_first / kTile; page <= seen.most_last / kTile; ++page) {
+  const Index last_page = seen.most_last / kTile;
+  for (Index page = seen.least_first / kTile; page <= last_page; ++page) {
     const Index key = page * kTile;
     const Index keys = smaller(kTile, seen.most_last + 1 - key);
     load_rows<Step>(head.keys + head.pages[page] * head.key_page, head.key_row, k, keys,
                     head.head_dim);
     load_across<Step>(head.values + head.pages[page] * head.value_page, head.value_row, v, keys,
                       head.v_dim);
-    const std::int32_t next = head.pages[smaller(page + 1, seen.most_last / kTile)];
-    call_page(head.keys + next * head.key_page, head.key_row);
+    if (page < last_page) {
+      call_page(head.keys + head.pages[page + 1] * head.key_page, head.key_row);
+    }
     multiply<Step>({k, row, 1, q_columns, kTile, scores, kTile, keys, columns,
                     words_of<Step>(head.head_dim), Into::kOverwrite});
     const bool border = seen.most_first > key || seen.least_last < key + keys - 1;
     for (Index strip = 0; strip < columns; strip += kLanes) {
       if (border) {
-        hide(scores + strip, strip, seen, key, keys);
+        mask(scores + strip, seen.first[strip / kLanes], seen.last[strip / kLanes], key, keys);
       }
       update_softmax<Step>(scores + strip, strip, softmax, keys, head.scale * kLog2E);
     }
-    call_page(head.values + next * head.value_page, head.value_row);
+    if (page < last_page) {
+      call_page(head.values + head.pages[page + 1] * head.value_page, head.value_row);
+    }
     multiply<Step>({reinterpret_cast<const Word*>(scores), 1, Step::kElements * kTile, v, v_row,
                     sums, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
                     softmax.factor});

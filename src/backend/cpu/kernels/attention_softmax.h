@@ -20,6 +20,16 @@ struct Softmax {
   }
 };
 
+// Takes out the scores of keys [key, key + keys) that lie outside of the [first, last] of each of
+// the sixteen queries of a strip.
+void mask(float* scores, I16 first, I16 last, Index key, Index keys) {
+  for (Index j = 0; j < keys; ++j, scores += kTile) {
+    const I16 here = splat_index(key + j);
+    const F16 score = load(scores);
+    store(scores, (here < first) | (here > last) ? splat(kMasked) : score);
+  }
+}
+
 // Of each query of a strip, and of what is given.
 F16 largest(const float* scores, Index keys, F16 given) {
   F16 best[4] = {given, given, given, given};
