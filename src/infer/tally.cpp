@@ -18,13 +18,7 @@ Tally::Tally(const io::ShardDocuments& documents)
 void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
                 std::span<const std::uint8_t> likeliest) {
   const std::span<const float> logprob(tokens.logprob);
-  for (std::size_t i = 0; i < tokens.divergence.size(); ++i) {
-    const auto divergence = static_cast<double>(tokens.divergence[i]);
-    reference_.logprob += static_cast<double>(tokens.reference_logprob[i]);
-    reference_.divergence += divergence;
-    reference_.largest = std::max(reference_.largest, divergence);
-    reference_.agreeing += tokens.agrees[i];
-  }
+  reference_.add(tokens);
   std::size_t at = 0;
   for (const Window& window : windows) {
     const auto d = static_cast<std::size_t>(window.document);

@@ -105,22 +105,6 @@ void write_reference(Hdf5File& file, const std::string& text, const ScoreTotals&
   write_details(file, reference.details);
 }
 
-TokenScores read_tokens(const Hdf5File& file, bool compared, std::int64_t begin,
-                        std::int64_t count) {
-  TokenScores tokens;
-  const auto read = [&]<class T>(const std::string& name, std::vector<T>& to) {
-    to.resize(static_cast<std::size_t>(count));
-    file.read<T>(name, {begin}, {count}, to);
-  };
-  read("/tokens/logprob", tokens.logprob);
-  if (compared) {
-    read("/tokens/reference_logprob", tokens.reference_logprob);
-    read("/tokens/divergence", tokens.divergence);
-    read("/tokens/agrees", tokens.agrees);
-  }
-  return tokens;
-}
-
 }  // namespace
 
 void ReferenceDetails::add(const ReferenceDetails& other) {
@@ -134,17 +118,31 @@ void ReferenceDetails::add(const ReferenceDetails& other) {
   add_to(expert_errors, other.expert_errors);
 }
 
+void ReferenceTotals::add(const TokenScores& tokens) {
+  for (std::size_t i = 0; i < tokens.divergence.size(); ++i) {
+    const auto nats = static_cast<double>(tokens.divergence[i]);
+    logprob += static_cast<double>(tokens.reference_logprob[i]);
+    divergence += nats;
+    largest = std::max(largest, nats);
+    agreeing += tokens.agrees[i];
+  }
+}
+
+void ReferenceTotals::add(const ReferenceTotals& other) {
+  logprob += other.logprob;
+  divergence += other.divergence;
+  largest = std::max(largest, other.largest);
+  agreeing += other.agreeing;
+  details.add(other.details);
+}
+
 void ScoreTotals::add(const ScoreTotals& other) {
   documents += other.documents;
   tokens += other.tokens;
   logprob += other.logprob;
   whole_nats += other.whole_nats;
   whole_bytes += other.whole_bytes;
-  reference.logprob += other.reference.logprob;
-  reference.divergence += other.reference.divergence;
-  reference.largest = std::max(reference.largest, other.reference.largest);
-  reference.agreeing += other.reference.agreeing;
-  reference.details.add(other.reference.details);
+  reference.add(other.reference);
 }
 
 double ScoreTotals::per_token(double sum) const {
@@ -276,6 +274,22 @@ std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
   }
 }
 
+TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t begin,
+                              std::int64_t count) {
+  TokenScores tokens;
+  const auto read = [&]<class T>(const std::string& name, std::vector<T>& to) {
+    to.resize(static_cast<std::size_t>(count));
+    file.read<T>(name, {begin}, {count}, to);
+  };
+  read("/tokens/logprob", tokens.logprob);
+  if (compared) {
+    read("/tokens/reference_logprob", tokens.reference_logprob);
+    read("/tokens/divergence", tokens.divergence);
+    read("/tokens/agrees", tokens.agrees);
+  }
+  return tokens;
+}
+
 ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path,
                         const ScoresHeader& header) {
   constexpr std::int64_t kBlock = std::int64_t{1} << 20U;
@@ -297,7 +311,7 @@ ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path
     const Hdf5File file = Hdf5File::open(part);
     for (std::int64_t begin = 0; begin < summary->totals.tokens; begin += kBlock) {
       const std::int64_t count = std::min(kBlock, summary->totals.tokens - begin);
-      joined.add_tokens(read_tokens(file, compared, begin, count));
+      joined.add_tokens(read_token_scores(file, compared, begin, count));
     }
     joined.add_documents({file.read_all<double>("/documents/logprob"),
                           file.read_all<std::int64_t>("/documents/tokens"),

@@ -39,6 +39,13 @@ struct ReferenceDetails {
   }
 };
 
+/// Of tokens, one after the other. With a reference all are of one length.
+struct TokenScores {
+  std::vector<float> logprob;
+  std::vector<float> reference_logprob, divergence;  // nats
+  std::vector<std::uint8_t> agrees;                  // 1: the likeliest token is the reference's
+};
+
 /// How the model differs from the reference on the scored tokens.
 struct ReferenceTotals {
   double logprob = 0.0;       // the reference's, nats
@@ -46,6 +53,9 @@ struct ReferenceTotals {
   double largest = 0.0;       // of a token
   std::int64_t agreeing = 0;  // tokens where the likeliest token is the same
   ReferenceDetails details;
+
+  void add(const TokenScores& tokens);
+  void add(const ReferenceTotals& other);
 };
 
 /// Sums that add up over the parts of an output.
@@ -62,13 +72,6 @@ struct ScoreTotals {
   double perplexity() const;           // NaN without tokens
   double bits_per_byte() const;        // NaN without bytes
   double per_token(double sum) const;  // NaN without tokens
-};
-
-/// Of tokens, one after the other. With a reference all are of one length.
-struct TokenScores {
-  std::vector<float> logprob;
-  std::vector<float> reference_logprob, divergence;  // nats
-  std::vector<std::uint8_t> agrees;                  // 1: the likeliest token is the reference's
 };
 
 /// A row for each document, in the order of the corpus.
@@ -110,6 +113,10 @@ struct ScoresSummary {
 };
 /// Nothing if there is no such file or it is no scores file.
 std::optional<ScoresSummary> read_scores_summary(const std::filesystem::path& file);
+
+/// Tokens [begin, begin + count) of a scores file; compared: with a reference. On the HDF5 thread.
+TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t begin,
+                              std::int64_t count);
 
 /// One file from the parts, in their order, a block at a time.
 ScoreTotals join_scores(const std::vector<std::filesystem::path>& parts,

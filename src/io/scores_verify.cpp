@@ -118,18 +118,7 @@ void check_reference(const Hdf5File& file, const ReferenceTotals& totals, std::i
   }
   ReferenceTotals sums;
   for (std::int64_t begin = 0; begin < tokens; begin += kBlock) {
-    const std::int64_t count = std::min(kBlock, tokens - begin);
-    std::vector<float> logprob(static_cast<std::size_t>(count)), divergence(logprob.size());
-    std::vector<std::uint8_t> agrees(logprob.size());
-    file.read<float>("/tokens/reference_logprob", {begin}, {count}, logprob);
-    file.read<float>("/tokens/divergence", {begin}, {count}, divergence);
-    file.read<std::uint8_t>("/tokens/agrees", {begin}, {count}, agrees);
-    for (std::size_t i = 0; i < logprob.size(); ++i) {
-      sums.logprob += static_cast<double>(logprob[i]);
-      sums.divergence += static_cast<double>(divergence[i]);
-      sums.largest = std::max(sums.largest, static_cast<double>(divergence[i]));
-      sums.agreeing += agrees[i];
-    }
+    sums.add(read_token_scores(file, true, begin, std::min(kBlock, tokens - begin)));
   }
   const auto differ = [](double a, double b) {
     return !(std::abs(a - b) <= 1e-6 * (1.0 + std::abs(b)));

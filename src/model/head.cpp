@@ -47,12 +47,27 @@ BlockStats whole_vocabulary(const Context& ctx, BlockStats own, std::int64_t beg
   return own;
 }
 
+// log sum of exp(logit) of row r.
+float log_sum(const BlockStats& stats, std::size_t r) {
+  return stats.rows[kStats * r] + std::log(stats.rows[kStats * r + 1]);
+}
+
 void append_log_probs(const BlockStats& stats, std::span<const std::int32_t> target,
                       std::vector<float>& logprob) {
   for (std::size_t r = 0; r < target.size(); ++r) {
     const float* const row = &stats.rows[kStats * r];
     logprob.push_back(target[r] < 0 ? 0.0F : row[2] - row[0] - std::log(row[1]));
   }
+}
+
+void append(const BlockStats& stats, std::span<const std::int32_t> target, Head::LogProbs& rows) {
+  append_log_probs(stats, target, rows.logprob);
+  rows.best.insert(rows.best.end(), stats.best.begin(), stats.best.end());
+}
+
+std::span<const std::int32_t> part(const std::vector<std::int32_t>& ids, std::int64_t begin,
+                                   std::int64_t count) {
+  return std::span(ids).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
 }
 
 BlockStats stats_of(Context& ctx, const Tensor& logits, const Tensor& target, std::int64_t begin) {
@@ -88,11 +103,7 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
     const std::int64_t rows = std::min(block, tokens - begin);
     const BlockStats stats = stats_of(ctx, logits(ctx, all.rows(begin, rows)),
                                       local.rows(begin, rows), vocabulary_.begin);
-    append_log_probs(
-        stats,
-        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows)),
-        result.logprob);
-    result.best.insert(result.best.end(), stats.best.begin(), stats.best.end());
+    append(stats, part(target, begin, rows), result);
   }
   return result;
 }
@@ -107,17 +118,14 @@ Head::Comparison Head::compare(Context& ctx, const Tensor& x, Context& reference
   const std::int64_t block = block_rows(ctx);
   for (std::int64_t begin = 0; begin < tokens; begin += block) {
     const std::int64_t rows = std::min(block, tokens - begin);
-    const auto targets =
-        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows));
+    const auto targets = part(target, begin, rows);
     std::vector<float> log_sums(2 * targets.size());
     // The log-probabilities of one model, and its place in log_sums.
     const auto read = [&](const Tensor& scores, std::size_t place, LogProbs& to) {
       const BlockStats stats = stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
-      append_log_probs(stats, targets, to.logprob);
-      to.best.insert(to.best.end(), stats.best.begin(), stats.best.end());
+      append(stats, targets, to);
       for (std::size_t r = 0; r < targets.size(); ++r) {
-        const float* const row = &stats.rows[kStats * r];
-        log_sums[2 * r + place] = row[0] + std::log(row[1]);
+        log_sums[2 * r + place] = log_sum(stats, r);
       }
     };
     const Tensor theirs = reference.logits(reference_ctx, reference_all.rows(begin, rows));
@@ -168,8 +176,8 @@ void Head::each_row(
     const std::vector<float> whole = logits_wanted ? whole_rows(ctx, share) : std::vector<float>();
     const std::size_t width = whole.size() / static_cast<std::size_t>(now);
     for (std::size_t i = 0; i < stats.best.size(); ++i) {
-      const float* const row = &stats.rows[kStats * i];
-      use(static_cast<std::size_t>(begin) + i, {stats.best[i], row[0], row[0] + std::log(row[1])},
+      use(static_cast<std::size_t>(begin) + i,
+          {stats.best[i], stats.rows[kStats * i], log_sum(stats, i)},
           std::span(whole).subspan(i * width, width));
     }
   }
@@ -188,10 +196,7 @@ Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
     const Tensor x_rows = all.rows(begin, rows);
     const Tensor scores = logits(ctx, x_rows);
     const BlockStats stats = stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
-    append_log_probs(
-        stats,
-        std::span(target).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows)),
-        result.logprob);
+    append_log_probs(stats, part(target, begin, rows), result.logprob);
     const Tensor dscores =
         ctx.compute == DType::kF32 ? scores : ctx.empty(ctx.compute, scores.shape());
     ctx.backend.cross_entropy_backward(scores, local.rows(begin, rows),
