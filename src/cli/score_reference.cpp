@@ -71,9 +71,8 @@ void check_same_shape(const config::Config& config, const config::Config& other)
 
 void check_detail(const config::Config& config) {
   const config::ReferenceDetail detail = config.score.reference_detail;
-  const bool by_layer =
-      detail == config::ReferenceDetail::kLayers || detail == config::ReferenceDetail::kBoth;
-  if (by_layer && config.run.quantize == config::Quantize::kNone) {
+  if (includes(detail, config::ReferenceDetail::kLayers) &&
+      config.run.quantize == config::Quantize::kNone) {
     throw Error(Exit::kUsage,
                 fmt::format("score.reference_detail = {} takes the layers' weights in few bits in "
                             "turn, but {} has none: set run.quantize, or leave it out",

@@ -30,6 +30,9 @@ enum class Device { kCpu, kCuda };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
 enum class ReferenceDetail { kNone, kLayers, kExperts, kBoth };
+constexpr bool includes(ReferenceDetail wanted, ReferenceDetail detail) {
+  return wanted == detail || wanted == ReferenceDetail::kBoth;
+}
 enum class Tri { kAuto, kOff, kOn };
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 

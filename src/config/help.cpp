@@ -116,9 +116,8 @@ const std::vector<Job>& jobs() {
       {"convert", "moesaic convert IN OUT", true,
        "Makes a checkpoint to start from out of a Hugging Face folder, or such a folder out of a "
        "checkpoint; with convert.quantize, a small checkpoint for score and generate out of "
-       "either. "
-       "Then both compute the same tokens and are compared. train and score read folders as they "
-       "are, with model.path.",
+       "either. Then both compute the same tokens and are compared. train and score read folders "
+       "as they are, with model.path.",
        "moesaic convert runs/first/checkpoints exported --convert.dtype bf16"},
       {"verify", "moesaic verify PATH...", true,
        "Checks corpora, checkpoints, Hugging Face folders, traces and scores, and says what is "

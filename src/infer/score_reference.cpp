@@ -7,14 +7,6 @@
 #include "model/pipeline.h"
 
 namespace moesaic::infer {
-namespace {
-
-bool wants(const config::Config& config, config::ReferenceDetail detail) {
-  const config::ReferenceDetail wanted = config.score.reference_detail;
-  return wanted == detail || wanted == config::ReferenceDetail::kBoth;
-}
-
-}  // namespace
 
 ScoreReference::ScoreReference(model::Instance& reference, model::Instance& model,
                                const model::Context& ctx, const config::Config& config)
@@ -22,8 +14,8 @@ ScoreReference::ScoreReference(model::Instance& reference, model::Instance& mode
       model_(model),
       ctx_(reference.context(ctx.clock)),
       layers_(config.model.layers),
-      by_layer_(wants(config, config::ReferenceDetail::kLayers)),
-      by_expert_(wants(config, config::ReferenceDetail::kExperts)) {
+      by_layer_(includes(config.score.reference_detail, config::ReferenceDetail::kLayers)),
+      by_expert_(includes(config.score.reference_detail, config::ReferenceDetail::kExperts)) {
   ctx_.dropless = ctx.dropless;
   if (by_layer_) {
     details_.layers.assign(static_cast<std::size_t>(layers_ + 1), 0.0);

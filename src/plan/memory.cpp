@@ -177,12 +177,16 @@ double page_bytes(const config::Config& config, const Layout& layout, std::int64
   return real((s.dense + s.moe) * kCachePage) * numbers * compute_width(config);
 }
 
-std::int64_t cache_pages(const config::Config& config, const Layout& layout) {
+double most_page_bytes(const config::Config& config, const Layout& layout) {
   double most = 0.0;
   for (std::int64_t stage = 0; stage < layout.pp; ++stage) {
     most = std::max(most, page_bytes(config, layout, stage));
   }
-  return static_cast<std::int64_t>(config.generate.cache / most);
+  return most;
+}
+
+std::int64_t cache_pages(const config::Config& config, const Layout& layout) {
+  return static_cast<std::int64_t>(config.generate.cache / most_page_bytes(config, layout));
 }
 
 std::array<std::pair<std::string_view, double>, 8> Memory::classes() const {

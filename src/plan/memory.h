@@ -44,6 +44,8 @@ struct Memory {
 constexpr std::int64_t kCachePage = 64;
 /// Bytes that a page takes on one rank of a stage, in all its layers.
 double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage);
+/// The same, of the stage where it takes most.
+double most_page_bytes(const config::Config& config, const Layout& layout);
 /// Pages in generate.cache, of the stage that has room for fewest.
 std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 

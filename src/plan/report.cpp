@@ -66,10 +66,7 @@ void add_cache(const Estimate& e, const config::Config& config, Rows& rows) {
   if (e.job != "generate") {
     return;
   }
-  double bytes = 0.0;
-  for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
-    bytes = std::max(bytes, page_bytes(config, e.layout, stage));
-  }
+  const double bytes = most_page_bytes(config, e.layout);
   const std::int64_t pages = cache_pages(config, e.layout);
   const std::int64_t longest = (config.model.max_seq + kCachePage - 1) / kCachePage;
   rows.push_back({"cache", fmt::format("{} pages of {} tokens, {} each on a rank ({} a token)",
