@@ -15,7 +15,6 @@
 #include "io/model_source.h"
 #include "model/pipeline.h"
 #include "model/quantize.h"
-#include "model/storage.h"
 
 namespace moesaic::cli {
 namespace {
@@ -116,9 +115,7 @@ model::Calibration calibrate(const config::Config& config, const std::filesystem
   std::vector<model::MicroBatch> batches;
   mesh.world.together("set up the calibration", [&] {
     instance.emplace(config, mesh, false);
-    auto source = io::ModelSource::open(model);
-    model::load_parameters(*instance, source, model::Load::kValues,
-                           [&] { watchdog.doing("loading"); });
+    load_values(*instance, model, watchdog);
     batches = io::hdf5_run([&] {
       return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
     });

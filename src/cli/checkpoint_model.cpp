@@ -14,6 +14,7 @@
 #include "config/layers.h"
 #include "config/pool.h"
 #include "io/tokenizer.h"
+#include "model/storage.h"
 
 namespace moesaic::cli {
 
@@ -211,6 +212,13 @@ void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& cor
 }
 
 }  // namespace
+
+void load_values(model::Instance& instance, const std::filesystem::path& path,
+                 comm::Watchdog& watchdog) {
+  auto source = io::ModelSource::open(path);
+  model::load_parameters(instance, source, model::Load::kValues,
+                         [&] { watchdog.doing("loading"); });
+}
 
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
   const std::string hash = source.vocab_sha256();

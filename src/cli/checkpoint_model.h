@@ -1,10 +1,13 @@
 #pragma once
 
+#include <filesystem>
 #include <string_view>
 
+#include "comm/watchdog.h"
 #include "config/options.h"
 #include "io/corpus.h"
 #include "io/model_source.h"
+#include "model/instance.h"
 #include "model/pool_change.h"
 
 namespace moesaic::cli {
@@ -21,6 +24,10 @@ void refuse_quantized(const io::ModelSource& source, std::string_view what);
 /// On rank 0, where the path is that of a Hugging Face folder: throws kBadData with all that is
 /// wrong with its tensors, and says what is left out.
 void check_folder(const std::string& path, const comm::Communicator& world);
+
+/// The values of a model's weights, from a checkpoint or a Hugging Face folder.
+void load_values(model::Instance& instance, const std::filesystem::path& path,
+                 comm::Watchdog& watchdog);
 
 /// Throws kBadData unless the corpus has the vocabulary that the model was trained with. An empty
 /// hash is unknown: bare shards have none, and Hugging Face folders, whose embedding may have more

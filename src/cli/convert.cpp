@@ -87,28 +87,20 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks) {
 
 // As many tokens as a short sentence has, spread over the vocabulary.
 model::MicroBatch probe(const config::Config& config) {
-  const std::int64_t length = std::min<std::int64_t>(48, config.model.max_seq);
-  model::MicroBatch batch;
-  for (std::int64_t t = 0; t < length; ++t) {
-    const auto id = [&](std::int64_t i) {
-      return static_cast<std::int32_t>((7919 * (i + 1)) % config.model.vocab_size);
-    };
-    batch.token.push_back(id(t));
-    batch.target.push_back(t + 1 < length ? id(t + 1) : -1);
-    batch.position.push_back(static_cast<std::int32_t>(t));
-    batch.first_key.push_back(0);
-    batch.task.push_back(0);
+  std::vector<std::int32_t> tokens(
+      static_cast<std::size_t>(std::min<std::int64_t>(48, config.model.max_seq)));
+  std::int64_t place = 0;
+  for (std::int32_t& token : tokens) {
+    token = static_cast<std::int32_t>(7919 * ++place % config.model.vocab_size);
   }
-  return batch;
+  return model::text_batch(tokens, std::ssize(tokens));
 }
 
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
 std::vector<float> compute(const config::Config& config, const fs::path& path,
                            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   model::Instance instance(config, mesh, false);
-  auto source = io::ModelSource::open(path);
-  model::load_parameters(instance, source, model::Load::kValues,
-                         [&] { watchdog.doing("loading"); });
+  load_values(instance, path, watchdog);
   model::Context ctx = instance.context();
   ctx.dropless = true;
   const model::MicroBatch batch = probe(config);

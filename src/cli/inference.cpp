@@ -8,7 +8,6 @@
 #include "config/compare.h"
 #include "io/files.h"
 #include "io/model_source.h"
-#include "model/storage.h"
 
 namespace moesaic::cli {
 
@@ -46,9 +45,7 @@ void set_up(std::optional<model::Instance>& instance, const config::Config& conf
   world.together("set up the model", [&] {
     check_folder(config.model.path, world);
     instance.emplace(config, mesh, false, few_rows);
-    auto source = io::ModelSource::open(config.model.path);
-    model::load_parameters(*instance, source, model::Load::kValues,
-                           [&] { watchdog.doing("loading"); });
+    load_values(*instance, config.model.path, watchdog);
   });
 }
 

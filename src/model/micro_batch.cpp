@@ -45,6 +45,19 @@ std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice 
   return local;
 }
 
+MicroBatch text_batch(std::span<const std::int32_t> tokens, std::int64_t rows) {
+  MicroBatch batch;
+  const auto count = static_cast<std::size_t>(rows);
+  for (std::size_t t = 0; t < count; ++t) {
+    batch.token.push_back(tokens[t]);
+    batch.target.push_back(t + 1 < tokens.size() ? tokens[t + 1] : -1);
+    batch.position.push_back(static_cast<std::int32_t>(t));
+  }
+  batch.first_key.resize(count);
+  batch.task.resize(count);
+  return batch;
+}
+
 DeviceBatch upload(Backend& backend, const MicroBatch& batch) {
   const Shape shape{batch.size()};
   return {.position = to_device(backend, batch.position, shape),

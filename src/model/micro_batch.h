@@ -38,6 +38,10 @@ struct MicroBatch {
   std::int64_t counted() const;  // targets that are not -1
 };
 
+/// The first `rows` tokens of a text, each of which has the next one as its target, if there is
+/// one.
+MicroBatch text_batch(std::span<const std::int32_t> tokens, std::int64_t rows);
+
 /// The parts of a micro-batch that kernels read, on the device.
 struct DeviceBatch {
   Tensor position, first_key;  // (T) int32

@@ -201,14 +201,7 @@ io::Continuation direct(model::Instance& instance, const io::DocumentRecord& rec
   std::vector<std::int32_t> tokens = prompt_of(record);
   result.prompt_tokens = std::ssize(tokens);
   while (std::ssize(tokens) < kMaxSeq && std::ssize(result.token) < kNew) {
-    model::MicroBatch batch;
-    batch.token = tokens;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      batch.target.push_back(-1);
-      batch.position.push_back(static_cast<std::int32_t>(i));
-      batch.first_key.push_back(0);
-      batch.task.push_back(0);
-    }
+    const model::MicroBatch batch = model::text_batch(tokens, std::ssize(tokens));
     model::Context ctx = instance.context();
     ctx.dropless = true;
     model::set_batch(ctx, batch);

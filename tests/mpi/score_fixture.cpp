@@ -95,6 +95,10 @@ void write_corpus(const fs::path& folder, const std::string& vocab_sha256) {
   io::write_corpus_manifest(info);
 }
 
+model::MicroBatch predicted(const io::DocumentRecord& record) {
+  return model::text_batch(record.tokens, std::max<std::int64_t>(0, std::ssize(record.tokens) - 1));
+}
+
 void write_checkpoint(const fs::path& dir, std::int64_t seed,
                       const std::function<void(model::Instance&)>& edit) {
   const config::Config config = model_config();

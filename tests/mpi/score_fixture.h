@@ -33,6 +33,9 @@ config::Config model_config();
 std::vector<Documents> shards();
 void write_corpus(const fs::path& folder, const std::string& vocab_sha256);
 
+/// All tokens of a document that predict another one.
+model::MicroBatch predicted(const io::DocumentRecord& record);
+
 /// edit: what to change in the values of the seed; may be empty.
 void write_checkpoint(const fs::path& dir, std::int64_t seed = 3,
                       const std::function<void(model::Instance&)>& edit = {});

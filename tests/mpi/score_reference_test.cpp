@@ -59,14 +59,7 @@ Row log_softmax(std::span<const float> logits) {
 std::vector<Row> rows_of(model::Instance& instance, const Documents& documents) {
   std::vector<Row> rows;
   for (const io::DocumentRecord& record : documents) {
-    model::MicroBatch batch;
-    for (std::size_t i = 0; i + 1 < record.tokens.size(); ++i) {
-      batch.token.push_back(record.tokens[i]);
-      batch.target.push_back(record.tokens[i + 1]);
-      batch.position.push_back(static_cast<std::int32_t>(i));
-      batch.first_key.push_back(0);
-      batch.task.push_back(0);
-    }
+    const model::MicroBatch batch = predicted(record);
     model::Context ctx = instance.context();
     ctx.dropless = true;
     model::set_batch(ctx, batch);

@@ -18,14 +18,7 @@ namespace {
 
 // The log-probabilities of one forward over the whole document; needs tokens <= max_seq + 1.
 std::vector<float> direct(model::Instance& instance, const io::DocumentRecord& record) {
-  model::MicroBatch batch;
-  for (std::size_t i = 0; i + 1 < record.tokens.size(); ++i) {
-    batch.token.push_back(record.tokens[i]);
-    batch.target.push_back(record.tokens[i + 1]);
-    batch.position.push_back(static_cast<std::int32_t>(i));
-    batch.first_key.push_back(0);
-    batch.task.push_back(0);
-  }
+  const model::MicroBatch batch = predicted(record);
   model::Context ctx = instance.context();
   model::set_batch(ctx, batch);
   const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);

@@ -92,15 +92,7 @@ struct Oracle {
 };
 
 model::MicroBatch sequence(std::span<const std::int32_t> tokens) {
-  model::MicroBatch batch;
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    batch.token.push_back(tokens[t]);
-    batch.target.push_back(t + 1 < tokens.size() ? tokens[t + 1] : -1);
-    batch.position.push_back(static_cast<std::int32_t>(t));
-    batch.first_key.push_back(0);
-    batch.task.push_back(0);
-  }
-  return batch;
+  return model::text_batch(tokens, std::ssize(tokens));
 }
 
 // Tokens [begin, end) of a sequence whose earlier ones are in the cache.
