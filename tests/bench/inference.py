@@ -22,7 +22,8 @@ import sys
 import tempfile
 
 import h5py
-import numpy as np
+
+from score_job import write_shard
 
 HERE = pathlib.Path(__file__).resolve().parent
 OURS = {"fp32": ["--run.precision", "fp32"], "bf16": ["--run.precision", "bf16"],
@@ -30,14 +31,6 @@ OURS = {"fp32": ["--run.precision", "fp32"], "bf16": ["--run.precision", "bf16"]
         "int4": ["--run.precision", "bf16", "--run.quantize", "int4"]}
 WORK = ["score", "prefill", "decode 1", "decode 8", "decode 32"]
 BATCHES = (1, 8, 32)
-
-
-def write_corpus(path, vocabulary, documents, length):
-    draw = np.random.default_rng(documents * length)
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": vocabulary})
-        file["tokens"] = draw.integers(0, vocabulary, documents * length, dtype="u4")
-        file["documents/offsets"] = np.arange(documents + 1, dtype="u8") * length
 
 
 def output_of(options, name, command):
@@ -66,10 +59,10 @@ class Moesaic:
         if not vocabulary:
             config = (pathlib.Path(options.model) / "config.json").read_text(encoding="utf-8")
             vocabulary = json.loads(config)["vocab_size"]
-        write_corpus(folder / "score.h5", vocabulary, 32, 513)
-        write_corpus(folder / "prefill.h5", vocabulary, 4, options.prompt)
+        write_shard(folder / "score.h5", vocabulary, 32, 513)
+        write_shard(folder / "prefill.h5", vocabulary, 4, options.prompt)
         for batch in BATCHES:
-            write_corpus(folder / f"decode {batch}.h5", vocabulary, batch, 64)
+            write_shard(folder / f"decode {batch}.h5", vocabulary, batch, 64)
 
     def job(self, job, precision, name, *keys):
         trace, output = self.folder / "out.trace.h5", self.folder / "out.h5"

@@ -25,13 +25,13 @@ LENGTH = 512
 WIDTH = LENGTH + 1  # of a document
 
 
-def write_shard(path, tokens, vocabulary):
-    documents = tokens // LENGTH
+def write_shard(path, vocabulary, documents, length):
+    """Documents of random tokens, the same every time."""
     draw = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
         file.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": vocabulary})
-        file["tokens"] = draw.integers(0, vocabulary, documents * WIDTH, dtype="u4")
-        file["documents/offsets"] = np.arange(documents + 1, dtype="u8") * WIDTH
+        file["tokens"] = draw.integers(0, vocabulary, documents * length, dtype="u4")
+        file["documents/offsets"] = np.arange(documents + 1, dtype="u8") * length
 
 
 def run(options, job, *keys):
@@ -46,7 +46,7 @@ def run(options, job, *keys):
 
 
 def make_model(options, folder):
-    write_shard(folder / "train.h5", LENGTH, options.vocabulary)
+    write_shard(folder / "train.h5", options.vocabulary, 1, WIDTH)
     run(options, "train", "--config", options.config, "--data.corpus", str(folder / "train.h5"),
         "--data.seq_len", str(LENGTH), "--train.steps", "1", "--train.batch", "1",
         "--train.micro_batch", "1", "--model.vocab_size", str(options.vocabulary), "--run.dir",
@@ -58,7 +58,7 @@ def make_model(options, folder):
 def score(options, folder, model, tokens):
     corpus, output = folder / f"{tokens}.h5", folder / f"scores-{tokens}.h5"
     trace = folder / f"{tokens}.trace.h5"
-    write_shard(corpus, tokens, options.vocabulary)
+    write_shard(corpus, options.vocabulary, tokens // LENGTH, WIDTH)
     run(options, "score", "--model.path", str(model), "--data.corpus", str(corpus),
         "--score.output", str(output), "--trace.path", str(trace))
     with h5py.File(trace) as file:

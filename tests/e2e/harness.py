@@ -211,3 +211,28 @@ class EndToEnd(unittest.TestCase):
     def assert_sound(self, *paths):
         result = self.run_job(0, "verify", *paths)
         self.assertEqual(result.code, 0, result.text)
+
+
+class Trained(EndToEnd):
+    """Tests that share a model, trained with `keys`: checkpoints in run/ and the keys in config.cfg."""
+
+    keys = {}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        (cls.shared / "config.cfg").write_text(config(cls.keys))
+        subprocess.run(command(2, ["train", "--config", "config.cfg"]), cwd=cls.shared,
+                       env=environment(), check=True, capture_output=True, timeout=LIMIT)
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "run").symlink_to(self.shared / "run")
+        (self.folder / "config.cfg").write_text(config(self.keys))
+
+    def score(self, output, *arguments, ranks=1, model="run/checkpoints"):
+        result = self.run_job(ranks, "score", "--model.path", model, "--data.corpus",
+                              "corpus/heldout", "--run.precision", "fp32", "--score.output", output,
+                              *arguments)
+        self.assertEqual(result.code, 0, result.text)
+        return result

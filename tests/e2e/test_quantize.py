@@ -1,7 +1,6 @@
 """Checkpoints whose weights are stored in few bits: what convert.quantize writes is what run.quantize
 computes with, any reader can decode it, and what cannot be done with it is refused."""
 import json
-import subprocess
 
 import h5py
 import numpy as np
@@ -50,19 +49,8 @@ def tensors(folder):
     return found
 
 
-class Quantize(harness.EndToEnd):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        (cls.shared / "config.cfg").write_text(harness.config(MODEL))
-        subprocess.run(harness.command(2, ["train", "--config", "config.cfg"]), cwd=cls.shared,
-                       env=harness.environment(), check=True, capture_output=True,
-                       timeout=harness.LIMIT)
-
-    def setUp(self):
-        super().setUp()
-        (self.folder / "run").symlink_to(self.shared / "run")
-        (self.folder / "config.cfg").write_text(harness.config(MODEL))
+class Quantize(harness.Trained):
+    keys = MODEL
 
     def convert(self, ranks, out, *arguments, precision="fp32"):
         result = self.run_job(ranks, "convert", "run/checkpoints", out, "--run.precision", precision,
@@ -70,11 +58,8 @@ class Quantize(harness.EndToEnd):
         self.assertEqual(result.code, 0, result.text)
         return result
 
-    def score(self, ranks, model, output, *arguments):
-        result = self.run_job(ranks, "score", "--model.path", model, "--data.corpus",
-                              "corpus/heldout", "--run.precision", "fp32", "--score.output", output,
-                              *arguments)
-        self.assertEqual(result.code, 0, result.text)
+    def logprobs(self, ranks, model, output, *arguments):
+        self.score(output, *arguments, ranks=ranks, model=model)
         with h5py.File(self.folder / output) as file:
             return file["tokens/logprob"][()]
 
@@ -95,8 +80,8 @@ class Quantize(harness.EndToEnd):
                     self.assertEqual(stored, kind if name.endswith(PACKABLE) else "fp32", name)
                     np.testing.assert_array_equal(values, two[name][1], err_msg=name)
                 np.testing.assert_array_equal(
-                    self.score(1, f"{kind}-exact", f"{kind}.h5"),
-                    self.score(1, "run/checkpoints", f"{kind}-run.h5", "--run.quantize", kind))
+                    self.logprobs(1, f"{kind}-exact", f"{kind}.h5"),
+                    self.logprobs(1, "run/checkpoints", f"{kind}-run.h5", "--run.quantize", kind))
                 generate = ["generate", "--data.corpus", "corpus/heldout", "--run.precision", "fp32",
                             "--generate.max_tokens", 5]
                 texts = []
@@ -154,10 +139,10 @@ class Quantize(harness.EndToEnd):
     def test_layouts(self):
         for kind, bound in (("int8", 0.02), ("int4", 0.25)):
             self.convert(1, kind, "--convert.quantize", kind)
-            one = self.score(1, kind, f"{kind}.h5")
+            one = self.logprobs(1, kind, f"{kind}.h5")
             np.testing.assert_allclose(
-                self.score(2, kind, f"{kind}-ep.h5", "--parallel.ep", 2), one, atol=1e-5)
-            split = self.score(2, kind, f"{kind}-tp.h5", "--parallel.tp", 2)
+                self.logprobs(2, kind, f"{kind}-ep.h5", "--parallel.ep", 2), one, atol=1e-5)
+            split = self.logprobs(2, kind, f"{kind}-tp.h5", "--parallel.tp", 2)
             self.assertLess(np.abs(split - one).mean(), bound)
 
     # Protects: calibration changes the codes of int4, and finds the same in every layout.

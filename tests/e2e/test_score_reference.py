@@ -1,34 +1,12 @@
 """score.reference: what few bits cost, against the original in memory beside them."""
-import subprocess
-
 import h5py
 import numpy as np
 
 import harness
 
-MODEL = {"train.steps": 10, "train.decay_steps": 10}
 
-
-class ScoreReference(harness.EndToEnd):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        (cls.shared / "config.cfg").write_text(harness.config(MODEL))
-        subprocess.run(harness.command(2, ["train", "--config", "config.cfg"]), cwd=cls.shared,
-                       env=harness.environment(), check=True, capture_output=True,
-                       timeout=harness.LIMIT)
-
-    def setUp(self):
-        super().setUp()
-        (self.folder / "run").symlink_to(self.shared / "run")
-        (self.folder / "config.cfg").write_text(harness.config(MODEL))
-
-    def score(self, output, *arguments, ranks=1, model="run/checkpoints"):
-        result = self.run_job(ranks, "score", "--model.path", model, "--data.corpus",
-                              "corpus/heldout", "--run.precision", "fp32", "--score.output", output,
-                              *arguments)
-        self.assertEqual(result.code, 0, result.text)
-        return result
+class ScoreReference(harness.Trained):
+    keys = {"train.steps": 10, "train.decay_steps": 10}
 
     def read(self, output):
         with h5py.File(self.folder / output) as file:
