@@ -103,6 +103,16 @@ def processes_of(folder):
     return found
 
 
+def is_gone(pid):
+    """Whether a killed process has closed its files, which are locked until then."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return len(threads) == 1 and state.split()[0] == "Z"
+
+
 def rank_of(pid):
     """The world rank of a process that mpirun started."""
     variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -168,11 +178,13 @@ class EndToEnd(unittest.TestCase):
         return child
 
     def end(self, child):
-        for pid in processes_of(self.folder):
+        ranks = processes_of(self.folder)
+        for pid in ranks:
             os.kill(pid, signal.SIGKILL)
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
         child.communicate(timeout=LIMIT)
+        self.wait_for(lambda: all(map(is_gone, ranks)), "the end of killed ranks")
 
     def process_of(self, rank):
         """Id of the process of a rank of the job that runs in the test's folder."""
