@@ -26,7 +26,8 @@ void mask(float* scores, I16 first, I16 last, Index key, Index keys) {
   for (Index j = 0; j < keys; ++j, scores += kTile) {
     const I16 here = splat_index(key + j);
     const F16 score = load(scores);
-    store(scores, (here < first) | (here > last) ? splat(kMasked) : score);
+    const I16 hidden = (here < first) | (here > last);
+    store(scores, hidden ? splat(kMasked) : score);
   }
 }
 
