@@ -60,7 +60,7 @@ void expect_region(CheckpointReader& reader, const std::string& name, std::int64
 TEST(Checkpoint, AnyLayoutReadsAnyOther) {
   const auto world = comm::Communicator::world();
   for (int savers = 1; savers <= world.size(); savers *= 2) {
-    const SharedDir dir(world);
+    const SharedDir dir;
     comm::Communicator group = world.split(world.rank() < savers ? 0 : 1, world.rank());
     if (world.rank() < savers) {
       save(dir.path, group);
@@ -84,7 +84,7 @@ TEST(Checkpoint, AnyLayoutReadsAnyOther) {
 // A rank that cannot write fails the save on every rank alike, and the next save works.
 TEST(Checkpoint, OneRankFails) {
   const auto world = comm::Communicator::world();
-  const SharedDir dir(world);
+  const SharedDir dir;
   const std::vector<float> values{1, 2};
   const bool last = world.rank() == world.size() - 1;
   // The last rank's block claims more values than it has.

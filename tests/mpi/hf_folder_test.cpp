@@ -33,7 +33,7 @@ std::set<std::string> files_of(const fs::path& folder) {
 // Whatever the number of ranks, the files are the same to the byte.
 TEST(HfFolderRanks, SameFiles) {
   const comm::Communicator world = comm::Communicator::world();
-  const SharedDir dir(world);
+  const SharedDir dir;
   HfFolder from = fixture();
   const ReadPart read = [&](const std::string& name, const Extents& offset, const Extents& extent,
                             std::span<float> values) { from.read(name, offset, extent, values); };
@@ -55,7 +55,7 @@ TEST(HfFolderRanks, SameFiles) {
 // A rank that cannot read its part ends all alike, and no model is left behind.
 TEST(HfFolderRanks, OneFails) {
   const comm::Communicator world = comm::Communicator::world();
-  const SharedDir dir(world);
+  const SharedDir dir;
   const HfFolder from = fixture();
   const ReadPart read = [&](const std::string& name, const Extents&, const Extents&,
                             std::span<float>) {

@@ -73,7 +73,7 @@ void check(const fs::path& file, std::int64_t steps) {
 // What several ranks write into one chunk is what one rank would write.
 TEST(RoutingRanks, WriteOneFile) {
   const auto world = comm::Communicator::world();
-  const SharedDir dir(world);
+  const SharedDir dir;
   RoutingWriter writer = RoutingWriter::create(dir.path / "t.h5", axes_of(), world);
   for (std::int64_t step = 1; step <= 9; ++step) {
     writer.add(step, kRows, part_of(step, world.rank(), world.size()));
@@ -105,7 +105,7 @@ class NoRoom {
 // A rank that cannot write stops all of them with its reason; the file holds the steps before.
 TEST(RoutingRanks, OneCannotWrite) {
   const auto world = comm::Communicator::world();
-  const SharedDir dir(world);
+  const SharedDir dir;
   const fs::path file = dir.path / "t.h5";
   RoutingWriter writer = RoutingWriter::create(file, axes_of(), world);
   writer.add(1, kRows, part_of(1, world.rank(), world.size()));

@@ -12,12 +12,11 @@
 #include "config/options.h"
 #include "io/corpus_shard.h"
 #include "model/instance.h"
-#include "support/temp_dir.h"
+#include "support/shared_dir.h"
 
 // What the tests of the score job have in common: a small model in a checkpoint, and a corpus.
 namespace moesaic::cli {
 
-using moesaic::testing::TempDir;
 namespace fs = std::filesystem;
 using Documents = std::vector<io::DocumentRecord>;
 
@@ -43,17 +42,12 @@ void write_checkpoint(const fs::path& dir, std::int64_t seed = 3,
 class ScoreTest : public ::testing::Test {
  protected:
   ScoreTest() {
-    std::string name;
     if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
-      name = owned_->path().string();
-      write_corpus(fs::path(name) / "corpus", "feed");
-      write_checkpoint(fs::path(name) / "checkpoints");
+      write_corpus(dir / "corpus", "feed");
+      write_checkpoint(dir / "checkpoints");
     }
-    world.broadcast(name, 0);
-    dir = name;
+    world.barrier();
   }
-  ~ScoreTest() override { world.barrier(); }
 
   config::Parsed command(const std::string& output) const {
     config::Parsed parsed;
@@ -66,11 +60,9 @@ class ScoreTest : public ::testing::Test {
     return parsed;
   }
 
-  const comm::Communicator world = comm::Communicator::world();
-  fs::path dir;
-
- private:
-  std::unique_ptr<TempDir> owned_;
+  const testing::SharedDir shared;
+  const comm::Communicator& world = shared.world;
+  const fs::path& dir = shared.path;
 };
 
 }  // namespace moesaic::cli

@@ -14,48 +14,29 @@
 #include "io/corpus.h"
 #include "io/hdf5_thread.h"
 #include "io/tokenizer.h"
-#include "support/temp_dir.h"
+#include "support/shared_dir.h"
 
 namespace moesaic::cli {
 namespace {
 
 using comm::Communicator;
 using moesaic::testing::read_file;
-using moesaic::testing::TempDir;
 using moesaic::testing::write_file;
 namespace fs = std::filesystem;
 
-// A folder that all ranks see, made and removed by rank 0.
-class SharedDir {
+class Inputs : public testing::SharedDir {
  public:
-  SharedDir() {
-    if (world.is_root()) {
-      dir_.emplace();
-      path = dir_->path().string();
-    }
-    world.broadcast(path, 0);
-  }
-  ~SharedDir() { world.barrier(); }
-  SharedDir(const SharedDir&) = delete;
-  SharedDir& operator=(const SharedDir&) = delete;
-
-  std::string operator/(const std::string& name) const { return path + "/" + name; }
+  std::string operator/(const std::string& name) const { return (path / name).string(); }
   // Files are written by rank 0 before anyone goes on.
   void write(const std::map<std::string, std::string>& files) const {
     if (world.is_root()) {
       for (const auto& [name, text] : files) {
-        fs::create_directories(fs::path(path + "/" + name).parent_path());
-        write_file(path + "/" + name, text);
+        fs::create_directories((path / name).parent_path());
+        write_file(path / name, text);
       }
     }
     world.barrier();
   }
-
-  Communicator world = Communicator::world();
-  std::string path;
-
- private:
-  std::optional<TempDir> dir_;
 };
 
 std::string words(int seed, int count) {
@@ -82,8 +63,7 @@ std::map<std::string, std::string> many_texts() {
   return files;
 }
 
-config::Config config_for(const SharedDir& dir, const std::string& input,
-                          const std::string& output) {
+config::Config config_for(const Inputs& dir, const std::string& input, const std::string& output) {
   config::Config config;
   config.tokenize.input = {dir / input};
   config.tokenize.output = dir / output;
@@ -133,7 +113,7 @@ void expect_failure(const std::function<void()>& work, Exit code,
 }
 
 // Runs on all ranks into `many`, on rank 0 alone into `one`, and compares every byte.
-void expect_same_as_one_rank(const SharedDir& dir, config::Config config) {
+void expect_same_as_one_rank(const Inputs& dir, config::Config config) {
   config.tokenize.output = dir / "many/corpus";
   EXPECT_EQ(tokenize(config, dir.world), 0);
   if (dir.world.is_root()) {
@@ -149,7 +129,7 @@ void expect_same_as_one_rank(const SharedDir& dir, config::Config config) {
 
 // Bytes, held-out shards and all: the number of ranks leaves no trace.
 TEST(Tokenize, RanksLeaveNoTrace) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write(many_texts());
   config::Config config = config_for(dir, "text", "");
   config.tokenize.holdout = 0.2;
@@ -159,7 +139,7 @@ TEST(Tokenize, RanksLeaveNoTrace) {
 
 // Nor does it in a vocabulary that is trained on a sample.
 TEST(Tokenize, TrainedVocabularyIsTheSame) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write(many_texts());
   config::Config config = config_for(dir, "text", "");
   config.tokenize.tokenizer = "train";
@@ -177,7 +157,7 @@ TEST(Tokenize, TrainedVocabularyIsTheSame) {
 
 // Nor in one of a Hugging Face folder, whose file then lies beside the corpus with its marks.
 TEST(Tokenize, HuggingFaceFolderIsTheSame) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write(many_texts());
   dir.write({{"hf/tokenizer.json",
               read_file(std::string(MOESAIC_GOLDEN_DIR) + "/tokenizers/deepseek_v3.json")},
@@ -198,7 +178,7 @@ TEST(Tokenize, HuggingFaceFolderIsTheSame) {
 
 // Documents lie in input order, each once: the first of equal texts stays.
 TEST(Tokenize, KeepsOrderAndRemovesDuplicates) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write({{"b.txt", "beta"},
              {"a.txt", "alpha"},
              {"copy.txt", "beta"},
@@ -222,7 +202,7 @@ TEST(Tokenize, KeepsOrderAndRemovesDuplicates) {
 
 // What is held out depends on ids alone, not on ranks or the order of the input.
 TEST(Tokenize, HoldsOutById) {
-  const SharedDir dir;
+  const Inputs dir;
   std::map<std::string, std::string> files;
   for (int i = 0; i < 200; ++i) {
     files[(i % 2 == 0 ? "a/" : "b/") + std::to_string(i)] = words(i, 12) + std::to_string(i);
@@ -246,7 +226,7 @@ TEST(Tokenize, HoldsOutById) {
 
 // A held-out corpus is never empty, however small the share.
 TEST(Tokenize, HoldsOutAtLeastOne) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write({{"t/a", "one"}, {"t/b", "two"}, {"t/c", "three"}});
   config::Config config = config_for(dir, "t", "corpus");
   config.tokenize.holdout = 1e-9;
@@ -258,7 +238,7 @@ TEST(Tokenize, HoldsOutAtLeastOne) {
 // Pairs: spaces move to the continuation, an empty context becomes bos or eos, and no eos ends
 // them.
 TEST(Tokenize, ReadsPairs) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write({{"p.jsonl",
               "{\"context\": \"ab  \", \"continuation\": \"c\", \"id\": 7, \"task\": \"quiz\"}\n"
               "\n"
@@ -277,7 +257,7 @@ TEST(Tokenize, ReadsPairs) {
 
 // tokenize.task names the task of each input; a line's own field goes before it.
 TEST(Tokenize, NamesTasks) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write({{"code/a", "int x;"},
              {"prose.jsonl", "{\"text\": \"once\"}\n{\"text\": \"upon\", \"task\": \"aside\"}\n"}});
   config::Config config = config_for(dir, "code", "corpus");
@@ -294,7 +274,7 @@ TEST(Tokenize, NamesTasks) {
 
 // Packed files give what they hold.
 TEST(Tokenize, UnpacksGzip) {
-  const SharedDir dir;
+  const Inputs dir;
   if (dir.world.is_root()) {
     const gzFile file = gzopen((dir / "t.jsonl.gz").c_str(), "wb");
     for (int i = 0; i < 1000; ++i) {
@@ -315,7 +295,7 @@ TEST(Tokenize, UnpacksGzip) {
 
 // A bad line ends the job naming its place, or is passed over.
 TEST(Tokenize, FindsBadLines) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write(
       {{"t.jsonl", "{\"text\": \"good\"}\n{\"text\": \n{\"other\": 1}\n{\"text\": \"too\"}\n"}});
   config::Config config = config_for(dir, "t.jsonl", "corpus");
@@ -329,14 +309,14 @@ TEST(Tokenize, FindsBadLines) {
 
 // Missing input is named by its full path on every rank.
 TEST(Tokenize, NamesMissingInput) {
-  const SharedDir dir;
+  const Inputs dir;
   expect_failure([&] { tokenize(config_for(dir, "nowhere", "corpus"), dir.world); }, Exit::kNoInput,
                  {dir / "nowhere"});
 }
 
 // A second run has nothing to do; other settings or other text never overwrite a corpus.
 TEST(Tokenize, SecondRunContinues) {
-  const SharedDir dir;
+  const Inputs dir;
   dir.write({{"t/a", "one"}, {"t/b", "two"}});
   config::Config config = config_for(dir, "t", "corpus");
   EXPECT_EQ(tokenize(config, dir.world), 0);

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "comm/communicator.h"
@@ -8,22 +8,28 @@
 
 namespace moesaic::testing {
 
-/// One temporary folder for all ranks; rank 0 owns it.
+/// One temporary folder for all ranks of the world, removed when the last of them has left it.
+/// Collective, its end as well.
 class SharedDir {
  public:
-  explicit SharedDir(const comm::Communicator& world) {
+  SharedDir() {
     std::string name;
     if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
+      owned_.emplace();
       name = owned_->path().string();
     }
     world.broadcast(name, 0);
     path = name;
   }
+  ~SharedDir() { world.barrier(); }
+  SharedDir(const SharedDir&) = delete;
+  SharedDir& operator=(const SharedDir&) = delete;
+
+  const comm::Communicator world = comm::Communicator::world();
   std::filesystem::path path;
 
  private:
-  std::unique_ptr<TempDir> owned_;
+  std::optional<TempDir> owned_;
 };
 
 }  // namespace moesaic::testing
