@@ -3,18 +3,34 @@
 #include <cstdint>
 
 #include "backend/packed_layout.h"
+#include "base/share.h"
 #include "tensor/tensor.h"
 
 namespace moesaic {
 
 const char* name_of(PackedFormat format);
 
+/// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
+/// ranks share them out. As scales belong to whole blocks of columns, w keeps all blocks that these
+/// are in, and so the same codes as the whole matrix.
+struct ColumnPart {
+  std::int64_t begin = 0, count = 0, whole = 0;
+
+  /// Of whole rows.
+  Slice blocks() const;
+  /// Columns that w has in front of them.
+  std::int64_t before() const { return begin - blocks().begin; }
+  /// Whether among `ranks`, which share out the columns evenly, some share a block.
+  bool shares_blocks(std::int64_t ranks) const;
+};
+
 /// Weights w (G, N, K) that are only read, as Backend::pack makes them: in few bits, in the order
 /// in which products read them (packed_layout.h). A handle, as a Tensor is.
 struct PackedWeights {
   PackedFormat format = PackedFormat::kBf16;
   std::int64_t groups = 0, rows = 0, columns = 0;
-  Tensor words;  // (G, bytes of a group / 4) int32
+  ColumnPart part;  // pack: all of them
+  Tensor words;     // (G, bytes of a group / 4) int32
 
   std::size_t bytes() const { return words.bytes(); }
 };

@@ -26,6 +26,13 @@ constexpr Slice share_of(std::int64_t n, std::int64_t i, std::int64_t parts) {
   return {begin, n * (i + 1) / parts - begin};
 }
 
+/// The blocks of an axis of n things that a part of it is in; the last one may be shorter.
+constexpr Slice whole_blocks(Slice part, std::int64_t block, std::int64_t n) {
+  const std::int64_t begin = part.begin / block * block;
+  const std::int64_t end = (part.end() + block - 1) / block * block;
+  return {begin, (end < n ? end : n) - begin};
+}
+
 /// The layers of pipeline chunk c of `chunks`: consecutive, and the first ones have one more where
 /// they do not divide evenly, as the last has the head to compute.
 constexpr Slice layers_of_chunk(std::int64_t layers, std::int64_t c, std::int64_t chunks) {

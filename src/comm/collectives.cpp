@@ -59,6 +59,13 @@ class MpiCollectives final : public Collectives {
     }
   }
 
+  void all_reduce_max(const Tensor& inout) override {
+    if (group_.size() > 1) {
+      sent_ += 2.0 * ring() * bytes(inout);
+      group_.all_reduce(inout.as<std::int32_t>(), Reduce::kMax);
+    }
+  }
+
   Exchange start_all_to_all(Backend& backend, const Tensor& send,
                             std::span<const std::int64_t> send_rows,
                             std::span<const std::int64_t> recv_rows) override {

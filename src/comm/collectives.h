@@ -29,6 +29,9 @@ class Collectives {
   /// inout (fp32, any shape) becomes the sum over the group, the same bits on every rank.
   virtual void all_reduce_sum(const Tensor& inout) = 0;
 
+  /// inout (int32, any shape) becomes the largest over the group.
+  virtual void all_reduce_max(const Tensor& inout) = 0;
+
   /// Rows of `send` (rows, D), ordered by destination (send_rows[r] of them go to rank r); returns
   /// those that arrive, ordered by source (recv_rows[r] from rank r). A group of one gets `send`.
   /// The two halves of it, between which this rank may compute; one at a time.

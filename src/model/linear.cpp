@@ -15,6 +15,18 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
 
 std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
+// Collective over tp where its ranks have parts of a block of x: so that all round these by the
+// largest value of the whole block, as a rank does that has all columns.
+Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
+  if (w.format == PackedFormat::kBf16 || !w.part.shares_blocks(ctx.tp.group().size())) {
+    return {};
+  }
+  Tensor peaks = ctx.empty(DType::kI32, {x.dim(0), packed_blocks(w.part.whole)});
+  ctx.backend.block_peaks(x, w.part, peaks);
+  ctx.tp.all_reduce_max(peaks);
+  return peaks;
+}
+
 }  // namespace
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
@@ -23,7 +35,7 @@ void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offse
     ctx.inputs->add(ctx.backend, x, offsets, weight);
   }
   if (weight.packed.groups > 0) {
-    ctx.backend.packed_matmul(x, offsets, weight.packed, y);
+    ctx.backend.packed_matmul(x, offsets, weight.packed, y, shared_peaks(ctx, x, weight.packed));
   } else if (weight.spec.shape.rank() == 3) {
     ctx.backend.grouped_matmul(x, offsets, weight.compute, y);
   } else {

@@ -21,6 +21,15 @@ Shape with_dim(const Shape& shape, int dim, std::int64_t extent) {
   return changed;
 }
 
+void place_tensors(ParameterSpec& spec) {
+  std::int64_t total = 0;
+  for (PublicTensor& tensor : spec.tensors) {
+    tensor.begin = total;
+    total += tensor.part_shape().numel();
+  }
+  require(total == spec.shape.numel(), "public tensors do not fill " + spec.tensors.front().name);
+}
+
 }  // namespace
 
 Shape PublicTensor::part_shape() const { return with_dim(shape, dim, part.count); }
@@ -80,12 +89,7 @@ std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor&
 }
 
 Parameter& Parameters::add(ParameterSpec spec) {
-  std::int64_t total = 0;
-  for (PublicTensor& tensor : spec.tensors) {
-    tensor.begin = total;
-    total += tensor.part_shape().numel();
-  }
-  require(total == spec.shape.numel(), "public tensors do not fill " + spec.tensors.front().name);
+  place_tensors(spec);
   Parameter& p = list_.emplace_back();
   p.spec = std::move(spec);
   p.part = part_;
@@ -102,6 +106,20 @@ Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
 
 Slice Parameter::rows_with(const PublicTensor& tensor) const {
   return {tensor.begin / columns(), tensor.part_shape().numel() / columns()};
+}
+
+void Parameter::hold_whole_blocks() {
+  if (spec.tensors.empty() || spec.tensors.front().dim != 1) {
+    return;
+  }
+  const PublicTensor& first = spec.tensors.front();
+  own_columns = {first.part.begin, first.part.count, first.shape[1]};
+  const Slice blocks = own_columns->blocks();
+  for (PublicTensor& tensor : spec.tensors) {
+    tensor.part = blocks;
+  }
+  spec.shape.set(spec.shape.rank() - 1, blocks.count);
+  place_tensors(spec);
 }
 
 std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::*member) {
@@ -205,6 +223,9 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
     fill_buckets(values, carve(backend, &Parameter::grad), owners);
   }
   for (Parameter& p : list_) {
+    if (packs(p) && *pack_ != PackedFormat::kBf16) {
+      p.hold_whole_blocks();
+    }
     const bool copied = p.spec.in_products && compute != DType::kF32;
     if (!training && ((!copied && !packs(p)) || p.spec.looked_up)) {
       p.value = backend.empty(DType::kF32, p.spec.shape);
@@ -242,8 +263,10 @@ void Parameters::set_codes(Backend& backend, Parameter& parameter,
   packed = {.format = *pack_,
             .groups = grouped ? shape[0] : 1,
             .rows = shape[grouped ? 1 : 0],
-            .columns = shape[grouped ? 2 : 1],
+            .columns = parameter.columns(),
+            .part = {},
             .words = {}};
+  packed.part = parameter.own_columns.value_or(ColumnPart{0, packed.columns, packed.columns});
   const std::int64_t bytes =
       packed_parts(packed.rows, kPackedRows) * packed_panel_bytes(*pack_, packed.columns);
   packed.words = backend.empty(DType::kI32, {packed.groups, bytes / 4});
@@ -271,6 +294,7 @@ void Parameters::set(Backend& backend, Parameter& parameter,
     const Shape& shape = parameter.spec.shape;
     const Tensor groups = shape.rank() == 3 ? wide : wide.reshaped({1, shape[0], shape[1]});
     parameter.packed = backend.pack(*pack_, groups, {});
+    parameter.packed.part = parameter.own_columns.value_or(parameter.packed.part);
   } else if (parameter.compute.dtype() != DType::kF32) {
     backend.convert(wide, parameter.compute);
   }

@@ -72,12 +72,13 @@ std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor&
 
 struct Parameter {
   ParameterSpec spec;
-  int part = 0;                // of the model, in its order: embedding, each block, norm and head
-  std::int64_t begin = 0;      // where it lies among those of the same sum, elements
-  Tensor value, grad;          // fp32; grad: while training; no value where products alone read it
-  Tensor compute;              // value itself, or its copy in the compute dtype
-  PackedWeights packed;        // instead of these, where weights are kept in few bits
-  Slice owned;                 // the rows whose update this rank computes
+  int part = 0;            // of the model, in its order: embedding, each block, norm and head
+  std::int64_t begin = 0;  // where it lies among those of the same sum, elements
+  Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
+  Tensor compute;          // value itself, or its copy in the compute dtype
+  PackedWeights packed;    // instead of these, where weights are kept in few bits
+  std::optional<ColumnPart> own_columns;  // where those have more than the spec's
+  Slice owned;                            // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
   Tensor held;                 // likewise, if buffered: the sum of the gradients held back
@@ -86,6 +87,9 @@ struct Parameter {
   std::int64_t columns() const;
   Slice all_rows() const { return {0, spec.shape.numel() / columns()}; }
   Tensor rows_of(const Tensor& tensor, Slice rows) const;
+  /// Where the columns of its tensors are shared out: from now on it has all blocks that its own
+  /// are in (backend/packed_weights.h).
+  void hold_whole_blocks();
   /// The rows in which a tensor of the spec lies.
   Slice rows_with(const PublicTensor& tensor) const;
 

@@ -92,14 +92,12 @@ void check_shape(const io::ModelSource& checkpoint, const std::string& name, con
   }
 }
 
-// The columns of this rank's part begin at whole blocks of the stored ones, so that it can have
-// their very codes; else the numbers are decoded, and rounded again.
+// Whether this rank can have the very codes that are stored.
 bool has_codes(const Instance& instance, const io::ModelSource& checkpoint, const Parameter& p) {
   const auto has = [&](const PublicTensor& tensor) {
     const auto type =
         checkpoint.shape(tensor.name) ? checkpoint.quantized(tensor.name) : std::nullopt;
-    return type && instance.parameters.packs_as(p, *type) &&
-           tensor.offset()[1] % kQuantizedBlock == 0;
+    return type && instance.parameters.packs_as(p, *type);
   };
   const std::vector<PublicTensor>& tensors = p.spec.tensors;
   return instance.parameters.packs(p) && !tensors.empty() &&

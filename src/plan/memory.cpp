@@ -71,9 +71,42 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
   return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }
 
-/// Of a weight that is kept in few bits, with its scales (backend/packed_layout.h).
+/// Experts of a layer on the rank that has most.
+double fullest(const config::Config& config, const Layout& layout) {
+  const std::string pool = config::pool_of(config.model, config.router, 0);
+  const auto most = [&](char kind) {
+    return std::ceil(real(config::count_of(pool, kind)) / real(layout.expert_ranks()));
+  };
+  return most('r') + most('s');
+}
+
+constexpr std::int64_t kBlock = 256;  // columns with one scale (backend/packed_layout.h)
+
+/// Of a weight that is kept in few bits, with its scales.
 double packed_bytes(config::Quantize quantize) {
-  return quantize == config::Quantize::kInt8 ? 1.0 + 4.0 / 256.0 : 0.5 + 2.0 / 32.0 + 4.0 / 256.0;
+  const double scale = 4.0 / real(kBlock);
+  return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
+}
+
+/// Weights of other ranks' columns that one keeps, as scales belong to whole blocks of columns.
+double others_columns(const config::Config& config, const Layout& layout, std::int64_t stage) {
+  const config::Model& m = config.model;
+  const Stage s = stage_of(m, layout, stage);
+  const auto more = [](std::int64_t columns, std::int64_t ranks) {
+    std::int64_t most = 0;
+    for (std::int64_t r = 0; r < ranks; ++r) {
+      const Slice own = share_of(columns, r, ranks);
+      most = std::max(most, whole_blocks(own, kBlock, columns).count - own.count);
+    }
+    return real(most);
+  };
+  const double attention =
+      real(s.dense + s.moe) * more(m.heads * config::value_width(m), layout.tp);
+  const double dense = real(s.dense) * more(m.d_ff, layout.tp);
+  const double shared = real(s.moe) * more(config::shared_width(m), layout.tp);
+  const double experts =
+      real(s.moe) * fullest(config, layout) * more(m.expert_d_ff, layout.expert_split());
+  return real(m.d_model) * (attention + dense + shared + experts);
 }
 
 /// Tokens that a rank computes at once while nothing is trained.
@@ -119,11 +152,7 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
   const double gates = real(s.moe * (gate.products + gate.tasks));
   const bool own_table = s.embedding && !(m.tie_embeddings && s.head);
 
-  // Of the rank that holds most.
-  const std::string pool = config::pool_of(m, config.router, 0);
-  const double fullest =
-      std::ceil(real(config::count_of(pool, 'r')) / real(layout.expert_ranks())) +
-      std::ceil(real(config::count_of(pool, 's')) / real(layout.expert_ranks()));
+  const double most_experts = fullest(config, layout);
 
   Held held;
   const AttentionSize a = attention_size(m);
@@ -133,9 +162,10 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
   const double vectors = layers * (heads.query * real(a.head_vectors) +
                                    heads.kv * real(a.kv_head_vectors) + real(a.output_bias));
   const double biases =
-      real(s.moe) * fullest * (split_bias / real(layout.expert_split()) + whole_bias);
+      real(s.moe) * most_experts * (split_bias / real(layout.expert_split()) + whole_bias);
   held.experts =
-      real(s.moe) * fullest * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split()) + biases;
+      real(s.moe) * most_experts * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split()) +
+      biases;
   held.summed_over_stage = gates + (layout.sequence ? norms : 0.0) +
                            layers * real(a.shared + a.shared_vectors) + shared_gate;
   held.others =
@@ -253,7 +283,8 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.copies = narrow ? kBf16 * in_products : 0.0;
   if (!training && config.run.quantize != config::Quantize::kNone) {
     memory.weights = kFp32 * (held.not_in_products + held.looked_up);
-    memory.copies = packed_bytes(config.run.quantize) * in_products;
+    memory.copies =
+        packed_bytes(config.run.quantize) * (in_products + others_columns(config, layout, stage));
   }
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.

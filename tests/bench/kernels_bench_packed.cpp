@@ -87,7 +87,7 @@ void packed(benchmark::State& state) {
   const double plain = plain_seconds(w, x, offsets, y);
   std::size_t layer = 0;
   for (auto _ : state) {
-    backend().packed_matmul(x, offsets, w.packed[layer], y);
+    backend().packed_matmul(x, offsets, w.packed[layer], y, {});
     layer = (layer + 1) % w.packed.size();
   }
   using benchmark::Counter;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
@@ -44,7 +45,7 @@ class PackedKernels : public KernelTest {
   Vector multiply(const Vector& x, const Indices& offsets, const PackedWeights& w,
                   DType out) const {
     const Tensor y = poisoned({offsets.back(), w.rows}, out);
-    backend().packed_matmul(upload(x, {offsets.back(), w.columns}, compute()), offsets, w, y);
+    backend().packed_matmul(upload(x, {offsets.back(), w.columns}, compute()), offsets, w, y, {});
     return download(y);
   }
   std::string error_of(PackedFormat format, const Vector& w, const Shape& shape,
@@ -132,7 +133,7 @@ TEST_P(PackedKernels, ThreadsChangeNoBit) {
     for (const int threads : {1, 3, 7}) {
       cpu::CpuBackend other(threads, set_of(std::get<Engine>(GetParam())));
       const Tensor y = poisoned({offsets.back(), kN});
-      other.packed_matmul(upload(x, {offsets.back(), kK}, compute()), offsets, w, y);
+      other.packed_matmul(upload(x, {offsets.back(), kK}, compute()), offsets, w, y, {});
       EXPECT_EQ(download(y), expected) << name_of(format) << ", " << threads << " threads";
     }
   }
@@ -149,8 +150,8 @@ TEST_P(PackedKernels, IntegersHaveTheSameBitsOnEveryInstructionSet) {
   for (const PackedFormat format : {PackedFormat::kInt8, PackedFormat::kInt4}) {
     const Tensor y = poisoned({offsets.back(), kN});
     const Tensor other = poisoned({offsets.back(), kN});
-    backend().packed_matmul(x, offsets, backend().pack(format, from, {}), y);
-    avx2.packed_matmul(x, offsets, avx2.pack(format, from, {}), other);
+    backend().packed_matmul(x, offsets, backend().pack(format, from, {}), y, {});
+    avx2.packed_matmul(x, offsets, avx2.pack(format, from, {}), other, {});
     EXPECT_EQ(download(y), download(other)) << name_of(format);
   }
 }
@@ -185,6 +186,75 @@ TEST_P(PackedKernels, ZerosAndNumbersThatAreNotFinite) {
       EXPECT_FALSE(std::isfinite(y[static_cast<std::size_t>(2 * kN + j)])) << name_of(format);
     }
   }
+}
+
+Vector columns_of(const Vector& matrix, std::int64_t width, Slice columns) {
+  Vector part;
+  for (std::int64_t at = 0; at < std::ssize(matrix); at += width) {
+    const auto row = matrix.begin() + at + columns.begin;
+    part.insert(part.end(), row, row + columns.count);
+  }
+  return part;
+}
+
+// Ranks that share out the columns of w and x, also through blocks with one scale: their terms add
+// up to what one rank has, so that the layout changes sums in floats alone.
+TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
+  constexpr std::int64_t kN = 35, kRows = 11;
+  for (const auto& [whole, ranks] :
+       {std::pair<std::int64_t, int>{40, 2}, {600, 4}, {515, 3}, {768, 2}, {1024, 4}, {3, 5}}) {
+    const Vector w = random({1, kN, whole}, "w");
+    const Vector x = random({kRows, whole}, "x", compute());
+    const Tensor peaks = backend().empty(DType::kI32, {kRows, packed_blocks(whole)});
+    backend().zero(peaks);
+    const auto of_rank = [&](int rank) {
+      const Slice own = share_of(whole, rank, ranks);
+      return ColumnPart{own.begin, own.count, whole};
+    };
+    const auto x_of = [&](const ColumnPart& part) {
+      return upload(columns_of(x, whole, {part.begin, part.count}), {kRows, part.count}, compute());
+    };
+    for (int rank = 0; rank < ranks; ++rank) {
+      const Tensor own = backend().empty(DType::kI32, peaks.shape());
+      backend().block_peaks(x_of(of_rank(rank)), of_rank(rank), own);
+      const auto most = peaks.as<std::int32_t>();
+      std::transform(most.begin(), most.end(), own.as<std::int32_t>().begin(), most.begin(),
+                     [](std::int32_t a, std::int32_t b) { return std::max(a, b); });
+    }
+    for (const PackedFormat format : {PackedFormat::kInt8, PackedFormat::kInt4}) {
+      Vector sum = constant(kRows * kN, 0.0);
+      const PackedWeights all = pack(format, w, {1, kN, whole});
+      for (int rank = 0; rank < ranks; ++rank) {
+        const ColumnPart part = of_rank(rank);
+        const Slice blocks = part.blocks();
+        PackedWeights own = pack(format, columns_of(w, whole, blocks), {1, kN, blocks.count});
+        EXPECT_EQ(unpack(own), columns_of(unpack(all), whole, blocks));
+        own.part = part;
+        const Tensor y = poisoned({kRows, kN});
+        backend().packed_matmul(x_of(part), Indices{0, kRows}, own, y, peaks);
+        const Vector term = download(y);
+        std::transform(sum.begin(), sum.end(), term.begin(), sum.begin(), std::plus<>());
+      }
+      expect_close(sum, multiply(x, {0, kRows}, all, DType::kF32), 2e-6,
+                   fmt::format("{}, {} columns over {} ranks", name_of(format), whole, ranks));
+    }
+  }
+}
+
+TEST(ColumnPart, KnowsItsBlocks) {
+  const ColumnPart middle{300, 300, 1200};
+  EXPECT_EQ(middle.blocks().begin, 256);
+  EXPECT_EQ(middle.blocks().count, 512);
+  EXPECT_EQ(middle.before(), 44);
+  const ColumnPart last{900, 300, 1200};
+  EXPECT_EQ(last.blocks().begin, 768);
+  EXPECT_EQ(last.blocks().count, 432);
+  // All ranks must answer alike, as they agree on the largest values or not.
+  for (const ColumnPart& part : {ColumnPart{0, 128, 640}, ColumnPart{512, 128, 640}}) {
+    EXPECT_TRUE(part.shares_blocks(5));
+  }
+  EXPECT_FALSE((ColumnPart{256, 256, 1024}.shares_blocks(4)));
+  EXPECT_FALSE((ColumnPart{0, 640, 640}.shares_blocks(5)));  // the others have all of them, too
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, PackedKernels, packed_cases(), case_name);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
@@ -54,10 +55,14 @@ void check_importance(const Tensor& importance, std::int64_t groups, std::int64_
 }  // namespace
 
 PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& importance) {
-  PackedWeights packed{
-      .format = format, .groups = w.dim(0), .rows = w.dim(1), .columns = w.dim(2), .words = {}};
-  check_importance(importance, packed.groups, packed.columns);
-  const std::int64_t columns = packed.columns;
+  const std::int64_t columns = w.dim(2);
+  PackedWeights packed{.format = format,
+                       .groups = w.dim(0),
+                       .rows = w.dim(1),
+                       .columns = columns,
+                       .part = {0, columns, columns},
+                       .words = {}};
+  check_importance(importance, packed.groups, columns);
   const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
   packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
   const std::span<const float> values = w.as<float>();
@@ -111,8 +116,28 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
 }
 
 void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
-                               const PackedWeights& w, const Tensor& y) {
-  cpu::packed_matmul(set_, threads_, x, offsets, w, y, pool_);
+                               const PackedWeights& w, const Tensor& y, const Tensor& peaks) {
+  cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, pool_);
+}
+
+void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) {
+  const std::int64_t blocks = packed_blocks(part.whole);
+  require(x.dim(1) == part.count && peaks.numel() == x.dim(0) * blocks,
+          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
+  zero(peaks);
+  std::int32_t* const of_rows = peaks.as<std::int32_t>().data();
+  with_kernels(x.dtype(), [&](const auto&, auto number) {
+    const auto* const numbers = x.as<decltype(number)>().data();
+    share(x.dim(0), [&](std::int64_t begin, std::int64_t end, auto) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        for (std::int64_t k = 0; k < part.count; ++k) {
+          const auto value = static_cast<float>(numbers[row * part.count + k]);
+          std::int32_t& peak = of_rows[row * blocks + (part.begin + k) / kPackedBlock];
+          peak = std::max(peak, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
+        }
+      }
+    });
+  });
 }
 
 }  // namespace moesaic::cpu

@@ -70,19 +70,30 @@ class Shares {
 
   std::int64_t tiles() const { return tiles_; }
 
+  // peaks: a row of them for each of x, or nullptr.
   template <class A>
-  void lay_out(const A* x, std::int64_t part, std::int64_t parts) const {
+  void lay_out(const A* x, const std::int32_t* peaks, std::int64_t part, std::int64_t parts) const {
+    const ColumnPart& read = w_.part;
+    const std::int64_t peak_stride = packed_blocks(read.whole);
     const std::int64_t begin = border(tiles_, part, parts);
     const std::int64_t end = border(tiles_, part + 1, parts);
     for (const Group& g : groups_) {
       const std::int64_t count = kernels_.tiles(g.rows);
       const Range tiles{std::clamp<std::int64_t>(begin - g.first_tile, 0, count),
                         std::clamp<std::int64_t>(end - g.first_tile, 0, count)};
-      const A* const rows = x + g.row * w_.columns;
+      const PackedSource<A> source{
+          .x = x + g.row * read.count,
+          .rows = g.rows,
+          .columns = read.count,
+          .before = read.before(),
+          .all = w_.columns,
+          .peaks =
+              peaks == nullptr ? nullptr : peaks + g.row * peak_stride + read.begin / kPackedBlock,
+          .peak_stride = peak_stride};
       if constexpr (std::is_same_v<A, float>) {
-        kernels_.rows_of_f32(rows, g.rows, w_.columns, g.laid_out, tiles);
+        kernels_.rows_of_f32(source, g.laid_out, tiles);
       } else {
-        kernels_.rows_of_bf16(rows, g.rows, w_.columns, g.laid_out, tiles);
+        kernels_.rows_of_bf16(source, g.laid_out, tiles);
       }
     }
   }
@@ -138,17 +149,17 @@ class Shares {
 };
 
 template <class A, class C>
-void run(const Shares& shares, const A* x, C* y, int threads) {
+void run(const Shares& shares, const A* x, const std::int32_t* peaks, C* y, int threads) {
   const bool alone = shares.tiles() <= kTilesAlone;
   if (alone) {
-    shares.lay_out(x, 0, 1);
+    shares.lay_out(x, peaks, 0, 1);
   }
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     if (!alone) {
 #pragma omp for schedule(static, 1)
       for (int t = 0; t < threads; ++t) {
-        shares.lay_out(x, t, threads);
+        shares.lay_out(x, peaks, t, threads);
       }
     }
 #pragma omp for schedule(static, 1) nowait
@@ -184,16 +195,21 @@ void with_numbers(const Tensor& tensor, const Work& work) {
 
 void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
                    std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
-                   Pool& pool) {
+                   const Tensor& peaks, Pool& pool) {
   require(std::ssize(offsets) == w.groups + 1 && offsets.front() == 0 &&
               std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() == x.dim(0),
           fmt::format("{} group offsets for {} groups", offsets.size(), w.groups));
-  require(x.dim(1) == w.columns && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
+  require(x.dim(1) == w.part.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
           fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
-                      w.rows, w.columns, y.shape().text()));
+                      w.rows, w.part.count, y.shape().text()));
+  require(w.columns == w.part.blocks().count || (w.part.before() == 0 && w.columns == w.part.count),
+          "packed weights do not have the blocks of their columns");
+  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.part.whole),
+          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
+  const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
   const Shares shares(kernels_of(set, w.format), offsets, w, pool);
   with_numbers(x, [&](const auto* rows) {
-    with_numbers(y, [&](auto* results) { run(shares, rows, results, threads); });
+    with_numbers(y, [&](auto* results) { run(shares, rows, known, results, threads); });
   });
 }
 

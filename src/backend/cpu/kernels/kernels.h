@@ -210,6 +210,17 @@ struct PackedRows {
   std::int32_t* sum;     // (rows, blocks)
 };
 
+/// x (rows, columns), the columns from `before` on of `all`, the others being 0.
+template <class A>
+struct PackedSource {
+  const A* x;
+  Index rows, columns, before, all;
+  // The bits of the largest absolute value in each block of all columns, a row every peak_stride;
+  // nullptr: as they are in x.
+  const std::int32_t* peaks;
+  Index peak_stride;
+};
+
 /// y (rows, n) = x w^T for some panels of w, from panel 0 on, whose columns of y begin at y.
 template <class C>
 struct PackedProduct {
@@ -227,10 +238,9 @@ struct PackedKernels {
   Index number_bytes;  // of each of the packed_depth(columns) numbers of a row that is laid out
   Index (*tiles)(Index rows);
   Index (*padded_rows)(Index rows);  // that the tiles have
-  // Some tiles of x (rows, columns).
-  void (*rows_of_f32)(const float* x, Index rows, Index columns, const PackedRows& to, Range tiles);
-  void (*rows_of_bf16)(const BFloat16* x, Index rows, Index columns, const PackedRows& to,
-                       Range tiles);
+  // Some tiles of x. For weights in bf16 x has all columns.
+  void (*rows_of_f32)(const PackedSource<float>& x, const PackedRows& to, Range tiles);
+  void (*rows_of_bf16)(const PackedSource<BFloat16>& x, const PackedRows& to, Range tiles);
   // scratch: packed_scratch bytes on a border of 64, for int4.
   void (*to_f32)(const PackedProduct<float>& product, void* scratch);
   void (*to_bf16)(const PackedProduct<BFloat16>& product, void* scratch);

@@ -11,13 +11,21 @@ using I8 = std::int32_t __attribute__((vector_size(32)));
 
 /// Numbers of one block of a row, filled up with zeros.
 struct RowBlock {
-  float values[kPackedBlock];
+  float values[kPackedBlock + kLanes];
   Index depth;
 
+  // Row `row` from column `begin` of all on.
   template <class A>
-  RowBlock(const A* x, Index n) : depth(packed_depth(n)) {
-    for (Index k = 0; k < depth; k += kLanes) {
-      store(values + k, k < n ? load(x + k, n - k) : F16{});
+  RowBlock(const PackedSource<A>& from, Index row, Index begin)
+      : depth(packed_depth(smaller(kPackedBlock, from.all - begin))) {
+    const Index first = from.before > begin ? from.before - begin : 0;
+    for (Index k = 0; k < first; k += kLanes) {
+      store(values + k, F16{});
+    }
+    const A* const x = from.x + row * from.columns + (begin + first - from.before);
+    const Index end = smaller(kPackedBlock, from.before + from.columns - begin);
+    for (Index k = first; k < depth; k += kLanes) {
+      store(values + k, k < end ? load(x + (k - first), end - k) : F16{});
     }
   }
   Floats at(Index k) const {
@@ -71,18 +79,20 @@ inline std::int32_t sum_of(Integers v) {
   return total;
 }
 
-/// Row i of a tile as signed bytes. What is below 1e-30 counts as zero; a block with a number that
-/// is not finite has the scale NaN.
+/// Row `row` of x, the i-th of a tile, as signed bytes. What is below 1e-30 counts as zero; a block
+/// with a number that is not finite has the scale NaN.
 template <class A>
-void quantise_row(const A* x, Index columns, Index i, Index height, const PackedRows& to) {
+void quantise_row(const PackedSource<A>& x, Index row, Index i, Index height,
+                  const PackedRows& to) {
   constexpr float kLeast = 1e-30F;
   constexpr std::int32_t kInfinity = 0x7f800000;
   auto* const bytes = reinterpret_cast<std::byte*>(to.words);
-  const Index blocks = packed_blocks(columns);
+  const Index blocks = packed_blocks(x.all);
   for (Index b = 0; b < blocks; ++b) {
     const Index begin = b * kPackedBlock;
-    const RowBlock block(x + begin, smaller(kPackedBlock, columns - begin));
-    const std::int32_t bits = block.largest_bits();
+    const RowBlock block(x, row, begin);
+    const std::int32_t bits =
+        x.peaks != nullptr ? x.peaks[row * x.peak_stride + b] : block.largest_bits();
     float most;
     std::memcpy(&most, &bits, sizeof most);
     const bool finite = bits < kInfinity;
@@ -103,12 +113,13 @@ void quantise_row(const A* x, Index columns, Index i, Index height, const Packed
 
 /// The same as bf16; scale and sum are left alone.
 template <class A>
-void round_row(const A* x, Index columns, Index i, Index height, const PackedRows& to) {
+void round_row(const PackedSource<A>& x, Index row, Index i, Index height, const PackedRows& to) {
   auto* const numbers = reinterpret_cast<BFloat16*>(to.words);
+  const A* const from = x.x + row * x.columns;
   constexpr Index kNumbers = 2 * kChunk;  // of 64 bytes
-  for (Index k = 0; k < packed_depth(columns); k += kLanes) {
+  for (Index k = 0; k < packed_depth(x.columns); k += kLanes) {
     store(numbers + (k / kNumbers * height + i) * kNumbers + k % kNumbers,
-          k < columns ? load(x + k, columns - k) : F16{});
+          k < x.columns ? load(from + k, x.columns - k) : F16{});
   }
 }
 
@@ -124,17 +135,17 @@ Index tile_count(Index rows) {
 }
 
 template <class Engine, class A>
-void lay_out(const A* x, Index rows, Index columns, const PackedRows& to, Range range) {
-  const Tiles tiles = tiles_of(rows, Engine::kTileRows);
-  const Index blocks = packed_blocks(columns);
+void lay_out(const PackedSource<A>& x, const PackedRows& to, Range range) {
+  const Tiles tiles = tiles_of(x.rows, Engine::kTileRows);
+  const Index blocks = packed_blocks(x.all);
   for (Index t = range.begin; t < range.end; ++t) {
     const Index row = t * tiles.height;
     const Index height = t + 1 == tiles.count ? tiles.last : tiles.height;
-    const PackedRows tile{to.words + row * packed_depth(columns) / Engine::kWordNumbers,
+    const PackedRows tile{to.words + row * packed_depth(x.all) / Engine::kWordNumbers,
                           to.scale + row * blocks, to.sum + row * blocks};
     for (Index i = 0; i < height; ++i) {
       // What fills a tile up is any row: its results are not written.
-      Engine::lay_out_row(x + smaller(row + i, rows - 1) * columns, columns, i, height, tile);
+      Engine::lay_out_row(x, smaller(row + i, x.rows - 1), i, height, tile);
     }
   }
 }
@@ -147,8 +158,9 @@ struct OfIntegers {
   static constexpr Index kWordNumbers = 4;
 
   template <class A>
-  static void lay_out_row(const A* x, Index columns, Index i, Index height, const PackedRows& to) {
-    quantise_row(x, columns, i, height, to);
+  static void lay_out_row(const PackedSource<A>& x, Index row, Index i, Index height,
+                          const PackedRows& to) {
+    quantise_row(x, row, i, height, to);
   }
   template <class Format, int M, int V>
   static void tile(const TileRows& x, const Panels<V>& w, Index depth, Floats (&totals)[M][V]) {
@@ -163,8 +175,9 @@ struct OfHalves {
   static constexpr Index kWordNumbers = 2;
 
   template <class A>
-  static void lay_out_row(const A* x, Index columns, Index i, Index height, const PackedRows& to) {
-    round_row(x, columns, i, height, to);
+  static void lay_out_row(const PackedSource<A>& x, Index row, Index i, Index height,
+                          const PackedRows& to) {
+    round_row(x, row, i, height, to);
   }
   template <class Format, int M, int V>
   static void tile(const TileRows& x, const Panels<V>& w, Index depth, Floats (&totals)[M][V]) {
