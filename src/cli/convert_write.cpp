@@ -204,9 +204,9 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
       blocks.push_back(all.of(name));
     }
   }
-  const train::Progress start{.tasks = inputs.tasks, .control = {}, .notes = {}};
-  nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
-  state["end_tokens"] = all.source().end_tokens();
+  const train::Progress start{
+      .tasks = inputs.tasks, .end_tokens = all.source().end_tokens(), .control = {}, .notes = {}};
+  const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
   fs::path saved = io::save_checkpoint(
       {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files}, blocks, world);
   if (world.is_root()) {

@@ -129,6 +129,7 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
     auto source = io::ModelSource::open(config.model.path);
     check_vocabulary(source, corpus);
     progress.tasks = source.tasks();
+    progress.end_tokens = source.end_tokens();
     model::load_parameters(instance, source, model::Load::kValues, got_on);
   } else {
     instance.parameters.initialise(*instance.backend, config.train.seed);
@@ -216,7 +217,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   std::optional<model::Instance> instance;
   train::Progress progress;
   const auto load = [&](const model::PoolChange* change) {
-    instance.emplace(config, mesh, true);
+    instance.emplace(config, mesh, model::Use::kTraining);
     progress = load_start(config, *instance, resume, corpora.info(0), watchdog, change);
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);

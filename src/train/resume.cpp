@@ -40,6 +40,7 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
           {"tokens", progress.tokens},
           {"evaluation_due", progress.evaluation_due},
           {"task_names", progress.tasks},
+          {"end_tokens", progress.end_tokens},
           {"control", progress.control},
           {"pool", pool},
           {"config", flat},
@@ -55,6 +56,7 @@ Progress from_state(const nlohmann::json& state) {
           .tokens = state.at("tokens"),
           .evaluation_due = state.value("evaluation_due", false),
           .tasks = state.at("task_names"),
+          .end_tokens = state.value("end_tokens", std::vector<std::int32_t>{}),
           .control = state.value("control", ""),
           .notes = {}};
 }

@@ -24,6 +24,7 @@ struct Progress {
   std::int64_t tokens = 0;      // positions trained on
   bool evaluation_due = false;  // that of this step was cut short by a stop
   std::vector<std::string> tasks = {"none"};
+  std::vector<std::int32_t> end_tokens;  // of the model that training began with
   std::string control;  // what is done of run.control, but not yet marked so (ControlFile)
   std::vector<Note> notes;
 };

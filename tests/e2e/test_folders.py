@@ -160,6 +160,9 @@ class Folders(harness.EndToEnd):
         for name in ("gpt_oss", "deepseek_v3"):
             with self.subTest(name):
                 _, loss = self.corpus_of(name)
+                config = json.loads((self.folder / f"{name}/config.json").read_text())
+                (self.folder / f"{name}/config.json").write_text(
+                    json.dumps({**config, "eos_token_id": [5, 9]}))
                 keys = {"model.path": name, "data.corpus": f"{name}.h5", "data.seq_len": 39,
                         "train.batch": 2, "train.micro_batch": 2, "train.steps": 3,
                         "train.decay_steps": 3, "run.dir": f"{name}-run", "train.warmup": 1,
@@ -175,7 +178,8 @@ class Folders(harness.EndToEnd):
                 self.assertLess(losses[-1], losses[0])
                 result = self.run_job(1, "convert", f"{name}-run/checkpoints", f"{name}-tuned")
                 self.assertEqual(result.code, 0, result.text)
-                self.assertIn(f'"{name}"', (self.folder / f"{name}-tuned/config.json").read_text())
+                tuned = json.loads((self.folder / f"{name}-tuned/config.json").read_text())
+                self.assertEqual((tuned["model_type"], tuned["eos_token_id"]), (name, [5, 9]))
                 self.assertEqual({dtype for dtype, _, _ in stored(self.folder / f"{name}-tuned").values()},
                                  {"BF16", "F32"} if name == "deepseek_v3" else {"BF16"})
 
