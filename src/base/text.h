@@ -7,9 +7,10 @@
 
 namespace moesaic {
 
-std::string short_count(double value);       // 17.3 M
-std::string short_bytes(double bytes);       // 1.2 GiB
-std::string short_duration(double seconds);  // 1:02:03
+std::string short_count(double value);                        // 17.3 M
+std::string short_bytes(double bytes);                        // 1.2 GiB
+std::string short_duration(double seconds);                   // 1:02:03
+std::string counted(std::int64_t n, std::string_view thing);  // 1 rank, 4 ranks
 std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);  // without white space at both ends
 std::string join(const std::vector<std::string>& parts, std::string_view separator);

@@ -114,7 +114,7 @@ model::Calibration calibrate(const config::Config& config, const std::filesystem
   std::optional<model::Instance> instance;
   std::vector<model::MicroBatch> batches;
   mesh.world.together("set up the calibration", [&] {
-    instance.emplace(config, mesh, false);
+    instance.emplace(config, mesh, model::Use::kManyRows);
     load_values(*instance, model, watchdog);
     batches = io::hdf5_run([&] {
       return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());

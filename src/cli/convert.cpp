@@ -99,7 +99,7 @@ model::MicroBatch probe(const config::Config& config) {
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
 std::vector<float> compute(const config::Config& config, const fs::path& path,
                            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
-  model::Instance instance(config, mesh, false);
+  model::Instance instance(config, mesh, model::Use::kManyRows);
   load_values(instance, path, watchdog);
   model::Context ctx = instance.context();
   ctx.dropless = true;

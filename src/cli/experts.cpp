@@ -98,7 +98,7 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
   inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
   std::optional<model::Instance> instance;
   world.together("change the experts", [&] {
-    instance.emplace(inputs.config, mesh, true);
+    instance.emplace(inputs.config, mesh, model::Use::kTraining);
     auto source = io::ModelSource::open(inputs.source);
     model::load_parameters(
         *instance, source, model::Load::kAll, [&] { watchdog.doing("loading"); }, &inputs.change);

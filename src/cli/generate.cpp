@@ -158,7 +158,7 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
        {"placement", threads.place},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
-  set_up(instance, config, mesh, world, watchdog, true);
+  set_up(instance, config, mesh, world, watchdog, model::Use::kFewRows);
   const infer::GenerateResult result =
       infer::generate({config, *instance, inputs.corpora, prompts, inputs.rules, output, watchdog});
   instance.reset();

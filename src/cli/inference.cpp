@@ -41,10 +41,10 @@ std::string provenance(const config::Config& config, const infer::ScoreCorpora& 
 
 void set_up(std::optional<model::Instance>& instance, const config::Config& config,
             const comm::Mesh& mesh, const comm::Communicator& world, comm::Watchdog& watchdog,
-            bool few_rows) {
+            model::Use use) {
   world.together("set up the model", [&] {
     check_folder(config.model.path, world);
-    instance.emplace(config, mesh, false, few_rows);
+    instance.emplace(config, mesh, use);
     load_values(*instance, config.model.path, watchdog);
   });
 }

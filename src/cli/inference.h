@@ -25,6 +25,6 @@ std::string provenance(const config::Config& config, const infer::ScoreCorpora& 
 /// The model of model.path, ready to compute. Collective over world.
 void set_up(std::optional<model::Instance>& instance, const config::Config& config,
             const comm::Mesh& mesh, const comm::Communicator& world, comm::Watchdog& watchdog,
-            bool few_rows = false);
+            model::Use use);
 
 }  // namespace moesaic::cli

@@ -181,9 +181,9 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
     inputs.reference->config.run.threads = threads.count;
   }
   log::print(table(rows));
-  set_up(instance, config, mesh, world, watchdog);
+  set_up(instance, config, mesh, world, watchdog, model::Use::kManyRows);
   if (inputs.reference) {
-    set_up(reference, inputs.reference->config, mesh, world, watchdog);
+    set_up(reference, inputs.reference->config, mesh, world, watchdog, model::Use::kManyRows);
   }
   const infer::ScoreResult result =
       infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog,

@@ -11,6 +11,7 @@
 
 #include "base/host.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace moesaic::cli {
 namespace {
@@ -85,9 +86,9 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
     threads.count = std::max(1, available / sharers);
   }
   const std::string host = host_name();
-  threads.place =
-      fmt::format("host {}: {} ranks, cores {}, {} threads each{}", host, node.size(), mask,
-                  threads.count, omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
+  threads.place = fmt::format("host {}: {}, cores {}, {} each{}", host,
+                              counted(node.size(), "rank"), mask, counted(threads.count, "thread"),
+                              omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
   if (threads.count * sharers > available && node.is_root()) {
     log::warn(fmt::format(
         "{} ranks with {} threads each share cores {} of {}: fewer ranks, run.threads={} or "

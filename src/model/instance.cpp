@@ -21,7 +21,7 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
 
 // Of weights, while nothing is trained.
 std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
-                                          config::Quantize quantize, bool few_rows) {
+                                          config::Quantize quantize, Use use) {
   switch (quantize) {
     case config::Quantize::kInt8:
       return PackedFormat::kInt8;
@@ -30,7 +30,7 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
     case config::Quantize::kNone:
       break;
   }
-  return few_rows ? backend.reading_format(compute) : std::nullopt;
+  return use == Use::kFewRows ? backend.reading_format(compute) : std::nullopt;
 }
 
 Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
@@ -59,8 +59,7 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
       ledger);
 }
 
-Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, bool training,
-                   bool few_rows)
+Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use)
     : mesh(the_mesh),
       place(placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
@@ -80,8 +79,8 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, boo
     const comm::Communicator& group = group_of(sum).group();
     owners[sum] = config.parallel.zero > 0 ? Owner{group.rank(), group.size()} : Owner{};
   }
-  parameters.allocate(*backend, compute_, training, owners,
-                      packed_format(*backend, compute_, config.run.quantize, few_rows));
+  parameters.allocate(*backend, compute_, use == Use::kTraining, owners,
+                      packed_format(*backend, compute_, config.run.quantize, use));
 }
 
 comm::Collectives& Instance::group_of(SumOver sum) {

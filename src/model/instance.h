@@ -14,13 +14,15 @@ namespace moesaic::model {
 /// world.
 comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger = nullptr);
 
+/// What a model is for: training, or products of many rows, or of few, so that reading the weights
+/// takes the time.
+enum class Use { kTraining, kManyRows, kFewRows };
+
 /// A model on this rank: its device, its share of the parameters, and the groups it talks to.
 class Instance {
  public:
   /// The config must be resolved, vocab_size included. The mesh must outlive it.
-  /// few_rows: of most products, so that reading weights takes the time.
-  Instance(const config::Config& config, const comm::Mesh& mesh, bool training,
-           bool few_rows = false);
+  Instance(const config::Config& config, const comm::Mesh& mesh, Use use);
 
   /// The group that sums a gradient.
   comm::Collectives& group_of(SumOver sum);

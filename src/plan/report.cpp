@@ -189,8 +189,9 @@ Estimate estimate(const config::Config& config, int ranks) {
 std::string report(const Estimate& e, const config::Config& config, std::int64_t corpus_tokens) {
   Rows rows;
   add_model(e, rows);
-  rows.push_back({"layout", fmt::format("{} ranks: {}, {}", e.layout.ranks(), layout_text(e.layout),
-                                        config::name_of(config.run.precision))});
+  rows.push_back(
+      {"layout", fmt::format("{}: {}, {}", counted(e.layout.ranks(), "rank"), layout_text(e.layout),
+                             config::name_of(config.run.precision))});
   add_memory(e, config.plan, rows);
   add_cache(e, config, rows);
   add_data(e, config, corpus_tokens, rows);

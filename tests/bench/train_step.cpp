@@ -222,7 +222,7 @@ int bench(const config::Parsed& parsed, bool forward) {
   comm::Mesh mesh = model::make_mesh(config);
   config.run.threads = cli::choose_threads(config.run, mesh.node).count;
   {
-    model::Instance instance(config, mesh, !forward);
+    model::Instance instance(config, mesh, forward ? model::Use::kManyRows : model::Use::kTraining);
     instance.parameters.initialise(*instance.backend, config.train.seed);
     const train::StepBatches batches =
         random_batches(config, mesh.replicas.rank(), mesh.replicas.size());

@@ -109,7 +109,7 @@ class OddSystems(harness.EndToEnd):
                               wrapper=["env", "-u", "OMP_NUM_THREADS", "OMP_PROC_BIND=true"])
         self.assertEqual(result.code, 0, result.text)
         cores = len(os.sched_getaffinity(0))
-        self.assertRegex(result.text, rf"1 ranks, cores [-\d,]+, {cores} threads each, pinned")
+        self.assertRegex(result.text, rf"1 rank, cores [-\d,]+, {cores} threads? each, pinned")
         self.assertNotIn("share cores", result.text)
 
     # Protects: a reader that holds the trace open never stops the run, nor costs it rows.

@@ -21,12 +21,11 @@
 #include "io/tokenizer.h"
 #include "io/trace.h"
 #include "model/storage.h"
-#include "support/temp_dir.h"
+#include "support/shared_dir.h"
 
 namespace moesaic::cli {
 namespace {
 
-using moesaic::testing::TempDir;
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kVocab = 257, kMaxSeq = 150, kNew = 9;
@@ -142,7 +141,7 @@ void write_corpus(const fs::path& folder) {
 void write_checkpoint(const fs::path& dir, Kind kind) {
   const config::Config config = model_config(kind);
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, 3);
   nlohmann::json flat;
   for (const auto& [key, value] : config::flatten(config)) {
@@ -159,18 +158,13 @@ void write_checkpoint(const fs::path& dir, Kind kind) {
 class GenerateTest : public ::testing::Test {
  protected:
   GenerateTest() {
-    std::string name;
     if (world.is_root()) {
-      owned_ = std::make_unique<TempDir>();
-      name = owned_->path().string();
-      write_corpus(fs::path(name) / "prompts");
-      write_checkpoint(fs::path(name) / "grouped", Kind::kGrouped);
-      write_checkpoint(fs::path(name) / "latent", Kind::kLatent);
+      write_corpus(dir / "prompts");
+      write_checkpoint(dir / "grouped", Kind::kGrouped);
+      write_checkpoint(dir / "latent", Kind::kLatent);
     }
-    world.broadcast(name, 0);
-    dir = name;
+    world.barrier();
   }
-  ~GenerateTest() override { world.barrier(); }
 
   config::Parsed command(const std::string& output, Kind kind = Kind::kGrouped) const {
     config::Parsed parsed;
@@ -188,11 +182,9 @@ class GenerateTest : public ::testing::Test {
     return io::hdf5_run([&] { return io::read_generations(dir / output); });
   }
 
-  const comm::Communicator world = comm::Communicator::world();
-  fs::path dir;
-
- private:
-  std::unique_ptr<TempDir> owned_;
+  const testing::SharedDir shared;
+  const comm::Communicator& world = shared.world;
+  const fs::path& dir = shared.path;
 };
 
 // Token by token, each from a forward over all before it.
@@ -250,7 +242,7 @@ TEST_F(GenerateTest, EqualsDirectForwardsOnAnyLayout) {
     std::vector<io::Continuation> expected;
     if (world.is_root()) {
       const comm::Mesh mesh = comm::Mesh::single();
-      model::Instance instance(model_config(kind), mesh, false);
+      model::Instance instance(model_config(kind), mesh, model::Use::kManyRows);
       auto reader = io::ModelSource::open(command("x", kind).config.model.path);
       model::load_parameters(instance, reader, model::Load::kValues);
       for (const io::DocumentRecord& record : documents()) {

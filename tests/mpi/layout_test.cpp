@@ -134,7 +134,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   // Collective over the mesh.
   Outcome train(const config::Config& config, const comm::Mesh& mesh, std::int64_t steps,
                 const Outcome* serial) const {
-    model::Instance instance(config, mesh, true);
+    model::Instance instance(config, mesh, model::Use::kTraining);
     set_values(instance);
     model::MoeStats stats = stats_of(config);
     train::GradientBuffer buffer(instance, config.router.gradient_buffer);
@@ -244,7 +244,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     }
     SCOPED_TRACE(text_of(config));
     comm::Mesh mesh = model::make_mesh(config);
-    model::Instance instance(config, mesh, true);
+    model::Instance instance(config, mesh, model::Use::kTraining);
     set_values(instance);
     model::MoeStats stats = stats_of(config);
     evaluate(instance, stats);

@@ -89,7 +89,7 @@ class ReplicaCheck : public ::testing::Test {
     for (const Case& flipped : cases) {
       const config::Config config = small(flipped.parallel);
       comm::Mesh mesh = model::make_mesh(config);
-      model::Instance instance(config, mesh, true);
+      model::Instance instance(config, mesh, model::Use::kTraining);
       train(instance, config, 1);
       if (world.rank() == flipped.rank) {
         flip(instance, flipped.tensor, flipped.member);
@@ -121,7 +121,7 @@ TEST_F(ReplicaCheck, SoundRanksAreAlike) {
   for (const config::Config& config : layouts(world.size())) {
     comm::Mesh mesh = model::make_mesh(config);
     SCOPED_TRACE(fmt::format("{} zero={}", mesh.layout.text(), config.parallel.zero));
-    model::Instance instance(config, mesh, true);
+    model::Instance instance(config, mesh, model::Use::kTraining);
     train(instance, config, 0);
     EXPECT_FALSE(compare_replicas(instance));
     train(instance, config, 3);

@@ -103,7 +103,7 @@ void write_checkpoint(const fs::path& dir, std::int64_t seed,
                       const std::function<void(model::Instance&)>& edit) {
   const config::Config config = model_config();
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, seed);
   if (edit) {
     edit(instance);

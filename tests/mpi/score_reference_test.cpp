@@ -96,7 +96,7 @@ std::unique_ptr<model::Instance> load(const fs::path& checkpoint, const comm::Me
   config::Config config = model_config();
   const bool all = prefix.empty();
   config.run.quantize = all ? quantize : config::Quantize::kNone;
-  auto instance = std::make_unique<model::Instance>(config, mesh, false);
+  auto instance = std::make_unique<model::Instance>(config, mesh, model::Use::kManyRows);
   auto source = io::ModelSource::open(checkpoint);
   model::load_parameters(*instance, source, model::Load::kValues);
   for (model::Parameter& p : instance->parameters.all()) {

@@ -50,7 +50,7 @@ void expect_document(model::Instance& instance, const io::DocumentRecord& record
 
 void expect_all_documents(const fs::path& file, const fs::path& checkpoint) {
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(model_config(), mesh, false);
+  model::Instance instance(model_config(), mesh, model::Use::kManyRows);
   auto reader = io::ModelSource::open(checkpoint);
   model::load_parameters(instance, reader, model::Load::kValues);
   std::vector<float> logprob;

@@ -114,7 +114,7 @@ class TrainFaults : public ::testing::Test {
   Ran run(const Slips& slips) {
     std::filesystem::remove(config.trace.path);
     comm::Mesh mesh = model::make_mesh(config);
-    model::Instance instance(config, mesh, true);
+    model::Instance instance(config, mesh, model::Use::kTraining);
     const auto former = std::exchange(
         instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
     instance.parameters.initialise(*instance.backend, config.train.seed);

@@ -108,7 +108,7 @@ void expect_steady(const std::function<void(std::int64_t step)>& run) {
 TEST(AllocationsTest, TrainingIsSteady) {
   const config::Config config = steady_config();
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, config.train.seed);
   train::Stepper stepper(config, instance, 1);
   const train::StepBatches batches = random_batches(config, 1);
@@ -119,7 +119,7 @@ TEST(AllocationsTest, TrainingIsSteady) {
 TEST(AllocationsTest, ScoringIsSteady) {
   const config::Config config = steady_config();
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, false);
+  model::Instance instance(config, mesh, model::Use::kManyRows);
   instance.parameters.initialise(*instance.backend, config.train.seed);
   const train::StepBatches batches = random_batches(config, 1);
   model::Context ctx = instance.context();

@@ -43,7 +43,7 @@ MicroBatch batch_of(std::int32_t tokens) {
 struct Seen {
   comm::Mesh mesh = comm::Mesh::single();
   config::Config config = small_model();
-  Instance instance{config, mesh, false};
+  Instance instance{config, mesh, Use::kManyRows};
   InputSums sums;
   Calibration found;
 

@@ -130,7 +130,7 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
     config.train.eps = 1e-8;
     config.train.weight_decay = 0.1;
     config::resolve(config, "train");
-    instance = std::make_unique<model::Instance>(config, mesh, true);
+    instance = std::make_unique<model::Instance>(config, mesh, model::Use::kTraining);
     model::load_parameters(*instance, source, model::Load::kValues);
   }
 
@@ -270,7 +270,7 @@ TEST_P(FamilyTest, FewBits) {
   for (const auto& [quantize, bound] :
        {std::pair(config::Quantize::kInt8, 0.1), std::pair(config::Quantize::kInt4, 0.6)}) {
     config.run.quantize = quantize;
-    instance = std::make_unique<model::Instance>(config, mesh, false);
+    instance = std::make_unique<model::Instance>(config, mesh, model::Use::kManyRows);
     model::load_parameters(*instance, source, model::Load::kValues);
     const std::vector<float> logits = logits_of(batch(), nullptr);
     double distance = 0.0;

@@ -36,7 +36,7 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
  protected:
   GoldenTest() {
     golden.config.run.precision = GetParam().precision;
-    instance = std::make_unique<model::Instance>(golden.config, mesh, true);
+    instance = std::make_unique<model::Instance>(golden.config, mesh, model::Use::kTraining);
     set_parameters(*instance, golden);
   }
 

@@ -53,6 +53,21 @@ TEST(ModelSize, CountsByHand) {
   EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
 }
 
+// Protects: memory counts the whole blocks of columns that a rank of tp keeps.
+TEST(Memory, BlocksOfColumnsOverTp) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  c.model.d_ff = 600;         // in parts of 300: 512 and 344 columns are kept
+  c.model.expert_d_ff = 512;  // in parts of whole blocks; shared: 1024
+  c.parallel.tp = c.parallel.expert_tp = 2;
+  const auto copies = [&] { return memory_per_rank(c, Layout::of(c, 2), 0, false).copies; };
+  c.run.precision = config::Precision::kBf16;
+  const double weights = copies() / 2.0;
+  c.run.quantize = config::Quantize::kInt8;
+  // 16 rows of each: 212 columns of the dense layer, 12 of attention in each of three.
+  EXPECT_DOUBLE_EQ(copies(), (weights + 16 * (212 + 3 * 12)) * (1 + 4.0 / 256));
+}
+
 // Protects what a checkpoint in few bits is said to take: products' weights in so many bytes, the
 // rest in four; the same on any ranks.
 TEST(Memory, QuantizedCheckpoint) {
@@ -154,7 +169,7 @@ TEST(Memory, IsWhatARunTakes) {
     c.generate.cache = 1e6;
     const comm::Mesh mesh = comm::Mesh::single();
     {
-      model::Instance instance(c, mesh, false);
+      model::Instance instance(c, mesh, model::Use::kManyRows);
       const auto bytes = instance.transformer.page_bytes(instance.context());
       EXPECT_EQ(page_bytes(c, {}, 0), static_cast<double>(bytes));
       EXPECT_EQ(kCachePage, kPageTokens);
@@ -164,7 +179,7 @@ TEST(Memory, IsWhatARunTakes) {
     }
     for (const auto quantize : {config::Quantize::kInt8, config::Quantize::kInt4}) {
       c.run.quantize = quantize;
-      model::Instance instance(c, mesh, false);
+      model::Instance instance(c, mesh, model::Use::kManyRows);
       instance.parameters.initialise(*instance.backend, 1);
       double kept = 0.0;
       for (const model::Parameter& parameter : instance.parameters.all()) {

@@ -164,7 +164,7 @@ TEST(ExpertPool, ByLoad) {
 
 class Changed : public ::testing::Test {
  protected:
-  Changed() : before(config, mesh, true) {
+  Changed() : before(config, mesh, model::Use::kTraining) {
     before.parameters.initialise(*before.backend, config.train.seed);
     train::Stepper stepper(config, before, 1);
     for (std::int64_t step = 1; step <= 2; ++step) {
@@ -184,7 +184,7 @@ class Changed : public ::testing::Test {
     const PoolChange change = model::change_pools(config, requests, {});
     config::Config after = config;
     model::adopt(change, after);
-    auto instance = std::make_unique<model::Instance>(after, mesh, true);
+    auto instance = std::make_unique<model::Instance>(after, mesh, model::Use::kTraining);
     model::load_parameters(*instance, checkpoint, model::Load::kAll, {}, &change);
     return instance;
   }
@@ -266,7 +266,7 @@ TEST_F(Changed, Add) {
   const auto after = changed({{PoolAction::kAdd, 1, {}}});
   config::Config wide = config;
   wide.model.experts = 5;
-  model::Instance fresh(wide, mesh, true);
+  model::Instance fresh(wide, mesh, model::Use::kTraining);
   fresh.parameters.initialise(*fresh.backend, config.train.seed);
   const std::string name = in_layer("experts.4.up_proj.weight");
   EXPECT_EQ(values(*after, name), values(fresh, name));

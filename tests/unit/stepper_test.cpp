@@ -53,7 +53,7 @@ struct Trained {
 
 Trained train(const config::Config& config) {
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, config.train.seed);
   train::Stepper stepper(config, instance, 1);
   Trained run;
@@ -92,7 +92,7 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   config::Config config = small_config(GetParam());
   config.train.lr = config.train.min_lr = 0.0;
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   const auto* const backend = dynamic_cast<const cpu::CpuBackend*>(instance.backend.get());
   ASSERT_NE(backend, nullptr);
   instance.parameters.initialise(*instance.backend, config.train.seed);
@@ -119,7 +119,7 @@ TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
   config.train.weight_decay = 0.0;
   config.router.gradient_buffer = 400;  // of 444 choices in a step, for five experts
   const comm::Mesh mesh = comm::Mesh::single();
-  model::Instance instance(config, mesh, true);
+  model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, config.train.seed);
   train::Stepper stepper(config, instance, 1);
   const model::Moe& moe = *instance.transformer.moe(0);
