@@ -175,7 +175,8 @@ int verify_here(const std::string& path) {
       log::print(fmt::format("{}: sound ({})", name, verdict.what));
       return static_cast<int>(Exit::kDone);
     }
-    log::print(fmt::format("{}: {} problems ({})", name, verdict.problems.size(), verdict.what));
+    log::print(fmt::format("{}: {} ({})", name, counted(std::ssize(verdict.problems), "problem"),
+                           verdict.what));
     for (const std::string& problem : verdict.problems) {
       log::print("  " + problem);
     }

@@ -251,24 +251,26 @@ void ScoresWriter::finish(const ScoresHeader& header, const ScoreTotals& totals,
   finished_ = true;
 }
 
+ScoresSummary scores_summary(const Hdf5File& file) {
+  if (!file.has_attribute("/", "schema") ||
+      file.string_attribute("/", "schema") != "moesaic-scores" ||
+      file.int_attribute("/", "version") != 1) {
+    throw Error(Exit::kBadData, file.path().string() + ": is no scores file of version 1");
+  }
+  const bool compared = file.has_attribute("/", "reference");
+  return {
+      {file.string_attribute("/", "model"), file.string_attribute("/", "config"),
+       file.string_attribute("/", "fingerprint"), file.int_attribute("/", "vocab_size"),
+       compared ? file.string_attribute("/", "reference") : std::string()},
+      {file.int_attribute("/", "documents"), file.int_attribute("/", "tokens"),
+       file.double_attribute("/", "logprob"), file.double_attribute("/", "whole_nats"),
+       file.int_attribute("/", "whole_bytes"), compared ? read_reference(file) : ReferenceTotals()},
+      file.int_attribute("/", "trace_step")};
+}
+
 std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
   try {
-    const Hdf5File file = Hdf5File::open(path);
-    if (!file.has_attribute("/", "schema") ||
-        file.string_attribute("/", "schema") != "moesaic-scores" ||
-        file.int_attribute("/", "version") != 1) {
-      return std::nullopt;
-    }
-    const bool compared = file.has_attribute("/", "reference");
-    return ScoresSummary{
-        {file.string_attribute("/", "model"), file.string_attribute("/", "config"),
-         file.string_attribute("/", "fingerprint"), file.int_attribute("/", "vocab_size"),
-         compared ? file.string_attribute("/", "reference") : std::string()},
-        {file.int_attribute("/", "documents"), file.int_attribute("/", "tokens"),
-         file.double_attribute("/", "logprob"), file.double_attribute("/", "whole_nats"),
-         file.int_attribute("/", "whole_bytes"),
-         compared ? read_reference(file) : ReferenceTotals()},
-        file.int_attribute("/", "trace_step")};
+    return scores_summary(Hdf5File::open(path));
   } catch (const Error&) {
     return std::nullopt;
   }

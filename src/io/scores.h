@@ -111,7 +111,9 @@ struct ScoresSummary {
   ScoreTotals totals;
   std::int64_t trace_step = 0;
 };
-/// Nothing if there is no such file or it is no scores file.
+/// Of a scores file; on the HDF5 thread. Throws kBadData naming what is missing or damaged.
+ScoresSummary scores_summary(const Hdf5File& file);
+/// Nothing if there is no such file or it is no sound scores file.
 std::optional<ScoresSummary> read_scores_summary(const std::filesystem::path& file);
 
 /// Tokens [begin, begin + count) of a scores file; compared: with a reference. On the HDF5 thread.

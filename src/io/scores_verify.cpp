@@ -133,21 +133,37 @@ void check_reference(const Hdf5File& file, const ReferenceTotals& totals, std::i
   }
 }
 
+// Sums of squares, divergences and counts.
+void check_details(const ReferenceDetails& details, Problems& problems) {
+  const auto check = [&](const char* name, const std::vector<double>& values, bool counts) {
+    const auto wrong = [&](double value) {
+      return !std::isfinite(value) || value < 0.0 || (counts && value != std::floor(value));
+    };
+    const auto at = std::find_if(values.begin(), values.end(), wrong);
+    if (at != values.end()) {
+      problems.push_back(fmt::format("{}: value {} is {}, which is no {}", name,
+                                     at - values.begin(), *at, counts ? "count" : "such sum"));
+    }
+  };
+  check("/layers/divergence", details.layers, false);
+  check("/experts/tokens", details.expert_tokens, true);
+  check("/experts/squares", details.expert_squares, false);
+  check("/experts/errors", details.expert_errors, false);
+}
+
 Problems verify_file(const fs::path& path) {
   Problems problems;
   try {
-    const std::optional<ScoresSummary> summary = read_scores_summary(path);
     const Hdf5File file = Hdf5File::open(path);
-    if (!summary) {
-      return {path.string() + ": is no scores file (schema, version or an attribute is missing)"};
-    }
+    const ScoresSummary summary = scores_summary(file);
     const Table table = read_table(file);
     if (check_rows(table, file.extents("/tokens/logprob").at(0), problems)) {
       check_sums(file, table, problems);
       check_ids(table, problems);
-      check_totals(summary->totals, table, problems);
-      if (!summary->header.reference.empty()) {
-        check_reference(file, summary->totals.reference, table.offsets.back(), problems);
+      check_totals(summary.totals, table, problems);
+      if (!summary.header.reference.empty()) {
+        check_reference(file, summary.totals.reference, table.offsets.back(), problems);
+        check_details(summary.totals.reference.details, problems);
       }
     }
   } catch (const Error& error) {

@@ -79,6 +79,19 @@ class ScoreReference(harness.Trained):
         share = errors[got] / squares[got]
         self.assertTrue((share > 1e-4).all() and (share < 0.1).all(), share)
         self.assert_sound("details.h5")
+        for name, damaged in (("errors", errors[:, 1:]), ("errors", np.where(got, np.nan, errors)),
+                              ("squares", -squares), ("tokens", tokens + 0.5)):
+            with h5py.File(self.folder / "details.h5", "a") as file:
+                whole = file[f"experts/{name}"][()]
+                del file[f"experts/{name}"]
+                file[f"experts/{name}"] = damaged
+            result = self.run_job(0, "verify", "details.h5")
+            self.assertEqual(result.code, 65, result.text)
+            self.assertRegex(result.out, "details.h5: /experts")
+            with h5py.File(self.folder / "details.h5", "a") as file:
+                del file[f"experts/{name}"]
+                file[f"experts/{name}"] = whole
+        self.assert_sound("details.h5")
 
     # Protects: what cannot be compared is refused with what to do.
     def test_refusals(self):
