@@ -16,7 +16,8 @@ Vector rounded_rows(View x, std::int64_t columns, std::int64_t block) {
       }
       for (std::int64_t k = begin; k < end && most > 0.0F; ++k) {
         const std::int64_t i = row * columns + k;
-        y[i] = std::nearbyint(x[i] * (127.0F / most)) * (most * (1.0F / 127.0F));
+        const float level = static_cast<float>(x[i]) * (127.0F / most);  // rounded to a float first
+        y[i] = std::nearbyint(level) * (most * (1.0F / 127.0F));
       }
     }
   }

@@ -89,6 +89,8 @@ Vector sum(const Vector& a, const Vector& b) {
 
 cpu::InstructionSet set_of(Engine engine) {
   switch (engine) {
+    case Engine::kAvx2:
+      return cpu::avx2_kernels();
     case Engine::kAvx512:
       return cpu::avx512_kernels();
     case Engine::kAvx512Pairs:
@@ -97,14 +99,19 @@ cpu::InstructionSet set_of(Engine engine) {
     case Engine::kMatrixUnits:
       return cpu::matrix_unit_kernels();
     default:
-      return cpu::avx2_kernels();
+      return cpu::portable_kernels();
   }
 }
 
 void KernelTest::SetUp() {
   const Engine engine = std::get<Engine>(GetParam());
   switch (engine) {
+    case Engine::kPortable:
+      break;
     case Engine::kAvx2:
+      if (!cpu::avx2_is_usable()) {
+        GTEST_SKIP() << "this processor has no AVX2 with FMA";
+      }
       break;
     case Engine::kAvx512:
     case Engine::kMatrixUnits:
@@ -175,6 +182,9 @@ Indices KernelTest::download_indices(const Tensor& tensor) const {
 std::string case_name(const ::testing::TestParamInfo<KernelCase>& info) {
   const char* engine = "";
   switch (std::get<Engine>(info.param)) {
+    case Engine::kPortable:
+      engine = "portable";
+      break;
     case Engine::kAvx2:
       engine = "avx2";
       break;

@@ -20,7 +20,7 @@ namespace moesaic::testing {
 using reference::Indices;
 using reference::Vector;
 
-enum class Engine { kAvx2, kAvx512, kAvx512Pairs, kMatrixUnits, kCuda };
+enum class Engine { kPortable, kAvx2, kAvx512, kAvx512Pairs, kMatrixUnits, kCuda };
 using KernelCase = std::tuple<Engine, DType>;  // the dtype is the compute dtype
 
 /// The kernels of an engine on the host; pairs come with sums of bytes where the processor has
@@ -63,17 +63,18 @@ class KernelTest : public ::testing::TestWithParam<KernelCase> {
 };
 
 std::string case_name(const ::testing::TestParamInfo<KernelCase>& info);
-inline const auto kEngines = ::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kAvx512Pairs,
-                                               Engine::kMatrixUnits, Engine::kCuda);
+inline const auto kEngines =
+    ::testing::Values(Engine::kPortable, Engine::kAvx2, Engine::kAvx512, Engine::kAvx512Pairs,
+                      Engine::kMatrixUnits, Engine::kCuda);
 /// Every engine with both compute dtypes, or with fp32 alone.
 inline auto all_cases() {
   return ::testing::Combine(kEngines, ::testing::Values(DType::kF32, DType::kBf16));
 }
 /// Without the engines that only have other products of whole matrices.
 inline auto packed_cases() {
-  return ::testing::Combine(
-      ::testing::Values(Engine::kAvx2, Engine::kAvx512, Engine::kAvx512Pairs, Engine::kCuda),
-      ::testing::Values(DType::kF32, DType::kBf16));
+  return ::testing::Combine(::testing::Values(Engine::kPortable, Engine::kAvx2, Engine::kAvx512,
+                                              Engine::kAvx512Pairs, Engine::kCuda),
+                            ::testing::Values(DType::kF32, DType::kBf16));
 }
 inline auto fp32_cases() { return ::testing::Combine(kEngines, ::testing::Values(DType::kF32)); }
 

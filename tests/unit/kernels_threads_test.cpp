@@ -212,8 +212,8 @@ TEST_P(ProductBits, OfAGroupWhereverItLies) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ProductBits,
-                         ::testing::Combine(::testing::Values(Engine::kAvx2, Engine::kAvx512,
-                                                              Engine::kAvx512Pairs,
+                         ::testing::Combine(::testing::Values(Engine::kPortable, Engine::kAvx2,
+                                                              Engine::kAvx512, Engine::kAvx512Pairs,
                                                               Engine::kMatrixUnits),
                                             ::testing::Values(DType::kF32, DType::kBf16)),
                          case_name);

@@ -6,7 +6,6 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_matmul.h"
-#include "backend/cpu/packing.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -82,14 +81,15 @@ PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tenso
         }
         return;
       }
-      pack_panel(format,
-                 {.w = values.data() + first,
-                  .rows = place.rows,
-                  .columns = columns,
-                  .importance = importance.defined() ? importance.as<float>().data() +
-                                                           (shared ? 0 : place.group * columns)
-                                                     : nullptr},
-                 place.panel);
+      set_.panels->pack(
+          format,
+          {.w = values.data() + first,
+           .rows = place.rows,
+           .columns = columns,
+           .importance = importance.defined()
+                             ? importance.as<float>().data() + (shared ? 0 : place.group * columns)
+                             : nullptr},
+          place.panel);
     }
   });
   if (bad < w.numel()) {
@@ -109,8 +109,8 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
   share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
     for (std::int64_t i = begin; i < end; ++i) {
       const Place place = place_of(packed, i);
-      unpack_panel(packed.format, place.panel, place.rows, packed.columns,
-                   values + place.row * packed.columns);
+      set_.panels->unpack(packed.format, place.panel, place.rows, packed.columns,
+                          values + place.row * packed.columns);
     }
   });
 }

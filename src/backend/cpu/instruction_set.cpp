@@ -4,6 +4,10 @@
 
 namespace moesaic::cpu {
 
+bool avx2_is_usable() {
+  return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+}
+
 bool avx512_is_usable() {
   return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
          __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
@@ -17,14 +21,26 @@ bool avx512_bytes_are_usable() {
   return avx512_is_usable() && __builtin_cpu_supports("avx512vnni") != 0;
 }
 
+InstructionSet portable_kernels() {
+  return {.name = "portable",
+          .f32 = &portable::kernels_f32(),
+          .bf16 = &portable::kernels_bf16(),
+          .common = &portable::kernels_common(),
+          .packed_bf16 = &portable::packed_bf16(),
+          .packed_int8 = &portable::packed_int8(),
+          .packed_int4 = &portable::packed_int4(),
+          .panels = &portable::panels()};
+}
+
 InstructionSet avx2_kernels() {
   return {.name = "avx2",
           .f32 = &avx2::kernels_f32(),
           .bf16 = &avx2::kernels_bf16(),
           .common = &avx2::kernels_common(),
-          .packed_bf16 = &avx2::packed(PackedFormat::kBf16),
-          .packed_int8 = &avx2::packed(PackedFormat::kInt8),
-          .packed_int4 = &avx2::packed(PackedFormat::kInt4)};
+          .packed_bf16 = &avx2::packed_bf16(),
+          .packed_int8 = &avx2::packed_int8(),
+          .packed_int4 = &avx2::packed_int4(),
+          .panels = &avx2::panels()};
 }
 
 InstructionSet avx512_kernels() {
@@ -32,9 +48,10 @@ InstructionSet avx512_kernels() {
           .f32 = &avx512::kernels_f32(),
           .bf16 = &avx512::kernels_bf16(),
           .common = &avx512::kernels_common(),
-          .packed_bf16 = &avx512::packed(PackedFormat::kBf16),
-          .packed_int8 = &avx512::packed(PackedFormat::kInt8),
-          .packed_int4 = &avx512::packed(PackedFormat::kInt4)};
+          .packed_bf16 = &avx512::packed_bf16(),
+          .packed_int8 = &avx512::packed_int8(),
+          .packed_int4 = &avx512::packed_int4(),
+          .panels = &avx2::panels()};
 }
 
 InstructionSet avx512_pairs_kernels() {
@@ -66,7 +83,7 @@ InstructionSet with_bytes(InstructionSet set) {
 
 InstructionSet best_kernels() {
   if (!avx512_is_usable()) {
-    return avx2_kernels();
+    return avx2_is_usable() ? avx2_kernels() : portable_kernels();
   }
   InstructionSet set = avx512_kernels();
   if (matrix_units_are_usable()) {

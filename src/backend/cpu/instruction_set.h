@@ -13,15 +13,18 @@ struct InstructionSet {
   const Kernels<BFloat16>* bf16;
   const CommonKernels* common;
   const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
+  const PanelKernels* panels;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
   bool pairs = false;         // of bf16 are multiplied as fast as it goes here
 };
 
-bool avx512_is_usable();                // on this processor
+bool avx2_is_usable();                  // on this processor; with FMA
+bool avx512_is_usable();                // likewise
 bool avx512_pairs_are_usable();         // AVX512-BF16
 bool avx512_bytes_are_usable();         // AVX512-VNNI
-InstructionSet avx2_kernels();          // any processor that this program starts on
-InstructionSet avx512_kernels();        // call only where usable; without bytes
+InstructionSet portable_kernels();      // any processor that this program starts on
+InstructionSet avx2_kernels();          // call only where usable
+InstructionSet avx512_kernels();        // likewise; without bytes
 InstructionSet avx512_pairs_kernels();  // likewise
 InstructionSet matrix_unit_kernels();   // likewise; falls back to vectors where there are no units
 InstructionSet with_bytes(InstructionSet set);  // sums of bytes with AVX512-VNNI, likewise

@@ -246,6 +246,24 @@ struct PackedKernels {
   void (*to_bf16)(const PackedProduct<BFloat16>& product, void* scratch);
 };
 
+/// Rows of w (rows, columns) that become one panel (packed_layout.h); rows <= kPackedRows.
+/// importance (columns): weights of the squared errors along k, for four bits; null: all the same.
+struct PanelSource {
+  const float* w;
+  Index rows, columns;
+  const float* importance;
+};
+
+/// Panels from numbers, and back.
+struct PanelKernels {
+  // bf16: rounded to nearest. int8: d = max |w| / 127 over a block. int4: of each group the s and m
+  // with the least sum of importance (w - rounded w)^2, found by trying some s near range / 15, for
+  // three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
+  void (*pack)(PackedFormat format, const PanelSource& source, std::byte* out);
+  // w (rows, columns): what the panel stands for, exactly.
+  void (*unpack)(PackedFormat format, const std::byte* panel, Index rows, Index columns, float* w);
+};
+
 /// Panels that a thread takes at least.
 constexpr Index kPackedPanels = 4;
 /// Bytes for panels of int8 that were int4.
@@ -286,17 +304,31 @@ constexpr Index gemm_scratch(Index k) {
   return 4 * (kGemmTileWords + kGemmRowWords + (panel < kGemmPanelWords ? kGemmPanelWords : panel));
 }
 
+namespace portable {
+const Kernels<float>& kernels_f32();
+const Kernels<BFloat16>& kernels_bf16();
+const CommonKernels& kernels_common();
+const PackedKernels& packed_bf16();
+const PackedKernels& packed_int8();
+const PackedKernels& packed_int4();
+const PanelKernels& panels();
+}  // namespace portable
 namespace avx2 {
 const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
-const PackedKernels& packed(PackedFormat format);
+const PackedKernels& packed_bf16();
+const PackedKernels& packed_int8();
+const PackedKernels& packed_int4();
+const PanelKernels& panels();
 }  // namespace avx2
 namespace avx512 {
 const Kernels<float>& kernels_f32();
 const Kernels<BFloat16>& kernels_bf16();
 const CommonKernels& kernels_common();
-const PackedKernels& packed(PackedFormat format);
+const PackedKernels& packed_bf16();
+const PackedKernels& packed_int8();
+const PackedKernels& packed_int4();
 }  // namespace avx512
 namespace avx512bf16 {
 /// Puts the products of bf16 in pairs in the place of others.

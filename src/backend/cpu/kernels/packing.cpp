@@ -1,19 +1,11 @@
-#include "backend/cpu/packing.h"
+// Panels of packed weights from numbers, and back.
+#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/simd.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#include "tensor/bf16.h"
-
-namespace moesaic::cpu {
+namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
-using Index = std::int64_t;
 using Byte = std::uint8_t;
-
 using F8 = float __attribute__((vector_size(32)));
 
 constexpr Index kWord = 4;  // bytes
@@ -24,38 +16,44 @@ void put(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 template <class T>
-T get(const std::byte* from) {
+T get(const void* from) {
   T value;
   std::memcpy(&value, from, sizeof value);
   return value;
 }
 
+float within(float x, float least, float most) { return x < least ? least : x > most ? most : x; }
+float min_of(float a, float b) { return b < a ? b : a; }
+float max_of(float a, float b) { return a < b ? b : a; }
+
+// To nearest; of finite numbers.
+std::uint16_t as_bf16(float x) {
+  const auto bits = get<std::uint32_t>(&x);
+  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16U) & 1U)) >> 16U);
+}
+float of_bf16(std::uint16_t half) {
+  const std::uint32_t bits = std::uint32_t{half} << 16U;
+  return get<float>(&bits);
+}
+
 // A block of one row, filled up with zeros.
 struct Block {
-  std::array<float, kPackedBlock> w{}, importance{};
+  float w[kPackedBlock] = {}, importance[kPackedBlock] = {};
   Index depth = 0;
   float largest = 0.0F;
 
   Block(const PanelSource& source, Index row, Index begin) {
-    const Index n = std::min(kPackedBlock, source.columns - begin);
+    const Index n = smaller(kPackedBlock, source.columns - begin);
     depth = packed_depth(n);
-    std::fill_n(importance.begin(), n, 1.0F);
+    for (Index k = 0; k < n; ++k) {
+      importance[k] = source.importance != nullptr ? source.importance[begin + k] : 1.0F;
+    }
     for (Index k = 0; k < n && row < source.rows; ++k) {
-      const auto i = static_cast<std::size_t>(k);
-      w[i] = source.w[row * source.columns + begin + k];
-      largest = std::max(largest, std::abs(w[i]));
-      if (source.importance != nullptr) {
-        importance[i] = source.importance[begin + k];
-      }
+      w[k] = source.w[row * source.columns + begin + k];
+      largest = max_of(largest, __builtin_fabsf(w[k]));
     }
   }
 };
-
-F8 load(const float* p) {
-  F8 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 
 float sum(const F8& v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
 
@@ -75,9 +73,9 @@ void pack_int8(const Block& block, Index row, std::byte* out) {
   const float d = block.largest / 127.0F;
   put(out + row * kWord, d);
   for (Index k = 0; k < block.depth; ++k) {
-    const float level = d > 0.0F ? nearest(block.w[static_cast<std::size_t>(k)] / d) : 0.0F;
+    const float level = d > 0.0F ? nearest(block.w[k] / d) : 0.0F;
     *number_at(out + kPackedScaleBytes, row, k) =
-        static_cast<Byte>(std::clamp(level, -127.0F, 127.0F) + 128.0F);
+        static_cast<Byte>(within(level, -127.0F, 127.0F) + 128.0F);
   }
 }
 
@@ -87,7 +85,7 @@ constexpr float kTop = 255.0F;  // q s + m
 // Levels q s + m of a group, 0 <= q <= 15.
 struct Levels {
   float s = 1.0F, m = 128.0F;
-  float error = std::numeric_limits<float>::infinity();
+  float error = __builtin_inff();
 };
 
 template <class F>
@@ -99,29 +97,35 @@ F q_of(F x, const Levels& levels) {
 
 // A group of one row in units of d, from 128 on.
 struct Group {
-  std::array<float, kPackedGroup> x, importance;  // the largest importance is 1
+  float x[kPackedGroup], importance[kPackedGroup];  // the largest importance is 1
   float least, range, unit, weight_sum = 0.0F;
 
   Group(const float* w, const float* weights, float d) {
-    const float most = *std::max_element(weights, weights + kPackedGroup);
+    float most = 0.0F;
+    for (Index i = 0; i < kPackedGroup; ++i) {
+      most = max_of(most, weights[i]);
+    }
     unit = most > 0.0F ? most : 1.0F;
-    for (std::size_t i = 0; i < x.size(); ++i) {
+    for (Index i = 0; i < kPackedGroup; ++i) {
       x[i] = w[i] / d + 128.0F;
       importance[i] = most > 0.0F ? weights[i] / most : 1.0F;
       weight_sum += importance[i];
     }
-    const auto [low, high] = std::minmax_element(x.begin(), x.end());
-    least = *low;
-    range = *high - least;
+    float highest = least = x[0];
+    for (Index i = 1; i < kPackedGroup; ++i) {
+      least = min_of(least, x[i]);
+      highest = max_of(highest, x[i]);
+    }
+    range = highest - least;
   }
 
   // Sets the error of the levels; returns the m that would be best for the same q.
   float judge(Levels& levels) const {
     F8 errors{};
     F8 rests{};
-    for (std::size_t i = 0; i < x.size(); i += sizeof(F8) / sizeof(float)) {
-      const F8 values = load(&x[i]);
-      const F8 weight = load(&importance[i]);
+    for (Index i = 0; i < kPackedGroup; i += 8) {
+      const auto values = get<F8>(x + i);
+      const auto weight = get<F8>(importance + i);
       const F8 rest = values - q_of(values, levels) * levels.s;
       errors += weight * (rest - levels.m) * (rest - levels.m);
       rests += weight * rest;
@@ -133,13 +137,13 @@ struct Group {
   Levels best() const {
     constexpr int kRounds = 3;
     constexpr float kNarrowest = 0.7F;
-    const float widest = std::clamp(std::ceil(range / kMost), 1.0F, kTop / kMost);
+    const float widest = within(__builtin_ceilf(range / kMost), 1.0F, kTop / kMost);
     Levels found;
-    for (float s = widest; s >= 1.0F && s >= std::floor(kNarrowest * widest); s -= 1.0F) {
+    for (float s = widest; s >= 1.0F && s >= __builtin_floorf(kNarrowest * widest); s -= 1.0F) {
       float m = least + (range - kMost * s) / 2.0F;
       Levels levels{.s = s, .m = -1.0F};
       for (int round = 0; round < kRounds; ++round) {
-        const float next = std::clamp(nearest(m), 0.0F, kTop - kMost * s);
+        const float next = within(nearest(m), 0.0F, kTop - kMost * s);
         if (next == levels.m) {
           break;
         }
@@ -158,24 +162,25 @@ constexpr Index kGroups = kPackedBlock / kPackedGroup;
 
 struct Int4Block {
   float d = 0.0F;
-  std::array<Levels, kGroups> levels{};
+  Levels levels[kGroups];
   double error = 0.0;
 };
 
 Int4Block levels_of(const Block& block, float d) {
-  Int4Block found{.d = d};
+  Int4Block found;
+  found.d = d;
   for (Index g = 0; g < block.depth / kPackedGroup; ++g) {
-    const auto begin = static_cast<std::size_t>(g * kPackedGroup);
-    const Group group(block.w.data() + begin, block.importance.data() + begin, d);
+    const Index begin = g * kPackedGroup;
+    const Group group(block.w + begin, block.importance + begin, d);
     const Levels levels = group.best();
-    found.levels[static_cast<std::size_t>(g)] = levels;
+    found.levels[g] = levels;
     found.error += static_cast<double>(levels.error) * group.unit * d * d;
   }
   return found;
 }
 
 Int4Block best_levels(const Block& block) {
-  constexpr std::array<float, 2> kOthers = {0.94F, 1.06F};
+  constexpr float kOthers[] = {0.94F, 1.06F};
   const float d = block.largest / 127.0F;
   if (!(d > 0.0F)) {
     return {};
@@ -197,11 +202,11 @@ void pack_int4(const Block& block, Index row, std::byte* out) {
   std::byte* const pairs = out + kPackedScaleBytes;
   std::byte* words = pairs + groups * kPackedPairBytes;
   for (Index g = 0; g < groups; ++g) {
-    const Levels& levels = best.levels[static_cast<std::size_t>(g)];
+    const Levels& levels = best.levels[g];
     put(pairs + g * kPackedPairBytes + 2 * row, static_cast<Byte>(levels.s));
     put(pairs + g * kPackedPairBytes + 2 * row + 1, static_cast<Byte>(levels.m));
     for (Index k = 0; k < kPackedGroup; ++k) {
-      const float w = block.w[static_cast<std::size_t>(g * kPackedGroup + k)];
+      const float w = block.w[g * kPackedGroup + k];
       const float x = best.d > 0.0F ? w / best.d + 128.0F : 128.0F;
       // Words 2 i and 2 i + 1 of four numbers share 64 bytes.
       Byte* const both = number_at(words + k / (2 * kWord) * kLine, row, k % kWord);
@@ -220,12 +225,10 @@ void pack_bf16(const PanelSource& source, std::byte* out) {
     for (Index row = 0; row < kPackedRows; ++row) {
       const bool exists = row < source.rows && k < source.columns;
       put(out + k / kPair * kLine + row * kWord + k % kPair * kPair,
-          BFloat16(exists ? source.w[row * source.columns + k] : 0.0F));
+          as_bf16(exists ? source.w[row * source.columns + k] : 0.0F));
     }
   }
 }
-
-}  // namespace
 
 void pack_panel(PackedFormat format, const PanelSource& source, std::byte* out) {
   if (format == PackedFormat::kBf16) {
@@ -248,14 +251,14 @@ void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index
   for (Index k = 0; k < columns; ++k) {
     const Index begin = k / kPackedBlock * kPackedBlock;
     const std::byte* const block = panel + block_bytes(format, begin);
-    const Index groups = packed_depth(std::min(kPackedBlock, columns - begin)) / kPackedGroup;
+    const Index groups = packed_depth(smaller(kPackedBlock, columns - begin)) / kPackedGroup;
     const Index at = k - begin;
     for (Index row = 0; row < rows; ++row) {
       float& value = w[row * columns + k];
       if (format == PackedFormat::kBf16) {
         constexpr Index kPair = 2;
-        value = static_cast<float>(
-            get<BFloat16>(panel + k / kPair * kLine + row * kWord + k % kPair * kPair));
+        value = of_bf16(
+            get<std::uint16_t>(panel + k / kPair * kLine + row * kWord + k % kPair * kPair));
         continue;
       }
       const auto d = get<float>(block + row * kWord);
@@ -275,4 +278,10 @@ void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index
   }
 }
 
-}  // namespace moesaic::cpu
+constexpr PanelKernels kPanels = {.pack = pack_panel, .unpack = unpack_panel};
+
+}  // namespace
+
+const PanelKernels& panels() { return kPanels; }
+
+}  // namespace moesaic::cpu::MOESAIC_ISA
