@@ -52,6 +52,21 @@ void check_pool(const io::ModelSource& source) {
   }
 }
 
+// Of an earlier conversion may be left what did not end.
+void check_output(const fs::path& out) {
+  std::error_code none;
+  const bool only_a_save = fs::exists(out / "step-00000000.tmp") &&
+                           std::distance(fs::directory_iterator(out, none), {}) == 1;
+  if (fs::exists(out) && !fs::is_directory(out)) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("{}: is a file: name another folder", fs::absolute(out).string()));
+  }
+  if (!only_a_save && !io::is_free(out)) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("{}: is not empty: name another folder", fs::absolute(out).string()));
+  }
+}
+
 ConvertInputs read_inputs(config::Parsed parsed, int ranks) {
   if (parsed.arguments.size() != 2) {
     throw Error(Exit::kUsage, "convert takes two arguments: moesaic convert IN OUT");
@@ -77,11 +92,7 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks) {
     }
     inputs.family = io::family_for(keys_of(inputs.config));
   }
-  const fs::path made =
-      inputs.to_folder ? inputs.out / "config.json" : io::checkpoint_folder(inputs.out, 0);
-  if (fs::exists(made)) {
-    throw Error(Exit::kCannotCreate, fmt::format("{} exists: name another folder", made.string()));
-  }
+  check_output(inputs.out);
   return inputs;
 }
 
@@ -125,6 +136,17 @@ double bound_of(const ConvertInputs& inputs) {
   return dtype_of(inputs) == config::StoredAs::kFp32 ? kExact : kSixteenBits;
 }
 
+// The folder was empty before.
+void remove_made(const fs::path& out) {
+  std::vector<fs::path> made;
+  for (const auto& entry : fs::directory_iterator(out)) {
+    made.push_back(entry.path());
+  }
+  for (const fs::path& path : made) {
+    fs::remove_all(path);
+  }
+}
+
 /// Throws kMismatch if the two models do not compute the same, as far as what is stored lets them.
 /// Collective over the mesh.
 void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh,
@@ -144,10 +166,13 @@ void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh
   log::print(fmt::format("check: log-probabilities of {} tokens differ by {:.2g} nats on average",
                          probe(inputs.config).counted(), mean));
   if (!(mean <= bound)) {
+    if (mesh.world.is_root()) {
+      remove_made(inputs.out);
+    }
     throw comm::AgreedError(
         Exit::kMismatch,
         fmt::format("{} does not compute what {} does: log-probabilities differ by {:.2g} nats on "
-                    "average, more than {}; do not use it",
+                    "average, more than {}; it was removed",
                     made.string(), inputs.source.string(), mean, bound));
   }
 }

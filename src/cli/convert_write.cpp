@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -137,27 +138,27 @@ class Blocks {
   config::Quantize quantize_;
 };
 
-// Files that lie beside the weights: those of the source's manifest, or the folder's tokenizer,
-// which is written to `out` for as long as they are copied.
+// Files that lie beside the weights: those of the source's manifest, or of the folder, whose
+// tokenizer is written as we keep it.
 struct Companions {
   std::vector<fs::path> files;
+  std::map<std::string, std::string> texts;
   std::string vocab_sha256;
-  fs::path temporary;  // empty: none
 };
-Companions companions_of(const ConvertInputs& inputs, bool writes) {
-  Companions beside{.files = {}, .vocab_sha256 = inputs.vocab_sha256, .temporary = {}};
+Companions companions_of(const ConvertInputs& inputs) {
+  Companions beside{.files = {}, .texts = {}, .vocab_sha256 = inputs.vocab_sha256};
   if (fs::exists(inputs.source / io::kManifestName)) {
     for (const auto& [name, file] : io::read_manifest(inputs.source).files) {
       beside.files.push_back(inputs.source / name);
     }
-  } else if (const auto tokenizer = tokenizer_of(inputs.source)) {
+    return beside;
+  }
+  beside.files = io::companion_files(inputs.source);
+  if (const auto tokenizer = tokenizer_of(inputs.source)) {
     beside.vocab_sha256 = tokenizer->sha256();
-    beside.temporary = inputs.out / tokenizer->file_name();
-    beside.files.push_back(beside.temporary);
-    if (writes) {
-      io::make_folder(inputs.out);
-      io::write_whole(beside.temporary, tokenizer->model());
-    }
+    beside.texts[tokenizer->file_name()] = tokenizer->model();
+    std::erase_if(beside.files,
+                  [&](const fs::path& file) { return file.filename() == tokenizer->file_name(); });
   }
   return beside;
 }
@@ -195,7 +196,12 @@ config::StoredAs dtype_of(const ConvertInputs& inputs) {
 fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration& calibration,
                           const comm::Communicator& world) {
   Companions beside;
-  world.together("write the tokenizer", [&] { beside = companions_of(inputs, world.is_root()); });
+  world.together("read the tokenizer", [&] {
+    beside = companions_of(inputs);
+    if (world.is_root()) {
+      io::make_folder(inputs.out);
+    }
+  });
   Blocks all(inputs, calibration);
   std::vector<io::BlockToSave> blocks;
   std::int64_t number = 0;
@@ -205,14 +211,12 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
     }
   }
   const train::Progress start{
-      .tasks = inputs.tasks, .end_tokens = all.source().end_tokens(), .control = {}, .notes = {}};
+      .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}, .notes = {}};
   const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
   fs::path saved = io::save_checkpoint(
-      {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files}, blocks, world);
+      {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files, .texts = beside.texts},
+      blocks, world);
   if (world.is_root()) {
-    if (!beside.temporary.empty()) {
-      fs::remove(beside.temporary);
-    }
     print_bytes(saved, all.fp32_bytes());
   }
   return saved;
@@ -226,7 +230,7 @@ fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& wor
        .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
        .type = stored_type(dtype_of(inputs)),
        .copy = io::companion_files(inputs.source),
-       .end_tokens = source.end_tokens()},
+       .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent,
           std::span<float> values) { source.read(name, offset, extent, values); },

@@ -53,7 +53,7 @@ std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
 
 // Those of the model and of the corpus.
 std::vector<std::int32_t> ends_of(const io::ModelSource& source, const io::CorpusInfo& corpus) {
-  std::vector<std::int32_t> ends = source.end_tokens();
+  std::vector<std::int32_t> ends = source.special_tokens().eos;
   if (corpus.eos_id >= 0) {
     ends.push_back(static_cast<std::int32_t>(corpus.eos_id));
   }

@@ -11,6 +11,7 @@
 #include "config/compare.h"
 #include "config/enum_names.h"
 #include "config/layers.h"
+#include "config/pool.h"
 #include "io/model_source.h"
 
 namespace moesaic::cli {
@@ -44,6 +45,15 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   return config::checked(adopt_model(parsed), ranks);
 }
 
+// Of each layer with experts.
+std::vector<std::string> pools_of(const config::Config& config) {
+  std::vector<std::string> pools;
+  for (std::size_t layer = 0; layer < config::moe_layers(config.model).size(); ++layer) {
+    pools.push_back(config::pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
+  }
+  return pools;
+}
+
 void check_same_shape(const config::Config& config, const config::Config& other) {
   const config::Flat theirs = config::flatten(other);
   const std::map<std::string, std::string> values(theirs.begin(), theirs.end());
@@ -58,7 +68,7 @@ void check_same_shape(const config::Config& config, const config::Config& other)
     lines.emplace_back("its tasks are others");
   }
   const bool by_part = config.score.reference_detail != config::ReferenceDetail::kNone;
-  if (by_part && config.model.pool != other.model.pool) {
+  if (by_part && pools_of(config) != pools_of(other)) {
     lines.emplace_back("score.reference_detail compares experts one by one, and its are others");
   }
   if (!lines.empty()) {

@@ -113,6 +113,17 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
   }
 }
 
+// Those of the corpus, where the model has none.
+void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
+  const auto add = [](std::int64_t token, std::vector<std::int32_t>& tokens) {
+    if (tokens.empty() && token >= 0) {
+      tokens.push_back(static_cast<std::int32_t>(token));
+    }
+  };
+  add(corpus.bos_id, special.bos);
+  add(corpus.eos_id, special.eos);
+}
+
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
@@ -129,11 +140,12 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
     auto source = io::ModelSource::open(config.model.path);
     check_vocabulary(source, corpus);
     progress.tasks = source.tasks();
-    progress.end_tokens = source.end_tokens();
+    progress.special = source.special_tokens();
     model::load_parameters(instance, source, model::Load::kValues, got_on);
   } else {
     instance.parameters.initialise(*instance.backend, config.train.seed);
   }
+  add_special(corpus, progress.special);
   return progress;
 }
 

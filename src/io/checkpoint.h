@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -43,7 +44,8 @@ struct SaveRequest {
   std::filesystem::path dir;  // the folder of all checkpoints
   std::int64_t step = 0;
   const nlohmann::json& state;
-  std::vector<std::filesystem::path> copy;  // files to keep beside it (the tokenizer's)
+  std::vector<std::filesystem::path> copy;        // files to keep beside it (the tokenizer's)
+  std::map<std::string, std::string> texts = {};  // others, by name
 };
 
 /// Collective over world. Writes step-XXXXXXXX.tmp, fsyncs, and renames it after the manifest is in

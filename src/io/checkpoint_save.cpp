@@ -154,13 +154,20 @@ void check_coverage(const Manifest& manifest) {
 }
 
 std::map<std::string, StoredFile> copy_files(const SaveRequest& request, const fs::path& folder) {
-  std::map<std::string, StoredFile> files;
+  std::vector<fs::path> made;
   for (const fs::path& file : request.copy) {
-    const fs::path copy = folder / file.filename();
-    fs::copy_file(file, copy, fs::copy_options::overwrite_existing);
-    sync(copy);
-    files[copy.filename().string()] = {static_cast<std::int64_t>(fs::file_size(copy)),
-                                       sha256_of_file(copy)};
+    made.push_back(folder / file.filename());
+    fs::copy_file(file, made.back(), fs::copy_options::overwrite_existing);
+    sync(made.back());
+  }
+  for (const auto& [name, text] : request.texts) {
+    made.push_back(folder / name);
+    write_whole(made.back(), text);
+  }
+  std::map<std::string, StoredFile> files;
+  for (const fs::path& file : made) {
+    files[file.filename().string()] = {static_cast<std::int64_t>(fs::file_size(file)),
+                                       sha256_of_file(file)};
   }
   return files;
 }

@@ -49,9 +49,12 @@ class HfFolder {
   std::unique_ptr<State> state_;
 };
 
-/// Tokens that end a text, as generation_config.json or else config.json says (eos_token_id, one or
-/// several); empty: neither does. kBadData.
-std::vector<std::int32_t> end_tokens(const std::filesystem::path& folder);
+/// Tokens that begin and end a text, one or several; empty: unknown.
+struct SpecialTokens {
+  std::vector<std::int32_t> bos, eos;
+};
+/// bos_token_id and eos_token_id, as generation_config.json or else config.json says. kBadData.
+SpecialTokens special_tokens(const std::filesystem::path& folder);
 
 /// Reads a part of one of our tensors, as HfFolder::read does.
 using ReadPart =
@@ -63,17 +66,20 @@ struct HfFolderRequest {
   HfFamily family = HfFamily::kMixtral;
   HfKeys keys;
   StoredType type = StoredType::kBF16;
-  std::int64_t shard_bytes = 5'000'000'000;   // a larger tensor has a file of its own
-  std::vector<std::filesystem::path> copy;    // files to lie beside the model's
-  std::vector<std::int32_t> end_tokens = {};  // eos_token_id
+  std::int64_t shard_bytes = 5'000'000'000;  // a larger tensor has a file of its own
+  std::vector<std::filesystem::path> copy;   // files to lie beside the model's
+  SpecialTokens special = {};
 };
 
-/// Files of a folder that belong to a model's tokenizer and text generation, those that exist.
+/// Files of a model that belong to its tokenizer and text generation, those that exist.
 std::vector<std::filesystem::path> companion_files(const std::filesystem::path& folder);
+
+/// Whether a model may be written there: nothing is, or what an unfinished writing left.
+bool is_free(const std::filesystem::path& folder);
 
 /// Collective over world: each rank writes some of the files, rank 0 index and config at last, so
 /// that a folder with a config.json is whole. Throws AgreedError on all ranks if it failed on any:
-/// kCannotCreate if the folder holds a model already. Memory: a tensor, or one expert's part of it.
+/// kCannotCreate if the folder is not free. Memory: a tensor, or one expert's part of it.
 void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
                      const comm::Communicator& world);
 

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
 using nlohmann::json;
 
+constexpr const char* kUnfinishedName = ".unfinished";  // there while the folder is written
 constexpr std::int64_t kBlock = std::int64_t{1} << 24;  // elements that are copied at once
 
 /// One stored tensor and those of ours that it holds, in the order in which they lie in it.
@@ -140,14 +141,8 @@ void write_shard(const fs::path& file, const Shard& shard, const ReadPart& read)
   writer.close();
 }
 
-/// Makes the folder; parts that an unfinished writing left there go.
-void prepare(const fs::path& folder) {
-  if (HfFolder::is_one(folder)) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: holds a model already; name another folder, or remove it",
-                            fs::absolute(folder).string()));
-  }
-  make_folder(folder);
+/// Removes what a writing that did not end left there.
+void clear_unfinished(const fs::path& folder) {
   std::vector<fs::path> stale;
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
@@ -157,6 +152,7 @@ void prepare(const fs::path& folder) {
       stale.push_back(entry->path());
     }
   }
+  stale.push_back(folder / kUnfinishedName);
   for (std::size_t i = 0; !error && i < stale.size(); ++i) {
     fs::remove(stale[i], error);
   }
@@ -164,6 +160,18 @@ void prepare(const fs::path& folder) {
     throw Error(Exit::kCannotCreate, fmt::format("{}: cannot be cleared of an unfinished model: {}",
                                                  fs::absolute(folder).string(), error.message()));
   }
+}
+
+/// Makes the folder and marks it.
+void prepare(const fs::path& folder) {
+  make_folder(folder);
+  if (!is_free(folder)) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("{}: is not empty; name another folder, or remove it",
+                            fs::absolute(folder).string()));
+  }
+  clear_unfinished(folder);
+  write_whole(folder / kUnfinishedName, "");
 }
 
 void write_index(const fs::path& folder, const std::vector<Shard>& shards) {
@@ -200,15 +208,23 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
     write_index(request.folder, shards);
   }
   json config = hf_config_of(request.family, request.keys, request.type);
-  if (request.end_tokens.size() == 1) {
-    config["eos_token_id"] = request.end_tokens.front();
-  } else if (!request.end_tokens.empty()) {
-    config["eos_token_id"] = request.end_tokens;
-  }
+  const auto set = [&](const char* name, const std::vector<std::int32_t>& tokens) {
+    if (!tokens.empty()) {
+      config[name] = tokens.size() == 1 ? json(tokens.front()) : json(tokens);
+    }
+  };
+  set("bos_token_id", request.special.bos);
+  set("eos_token_id", request.special.eos);
   write_whole(request.folder / kConfigName, config.dump(2) + "\n");
+  fs::remove(request.folder / kUnfinishedName);
 }
 
 }  // namespace
+
+bool is_free(const fs::path& folder) {
+  return !fs::exists(folder) || fs::is_empty(folder) ||
+         (fs::exists(folder / kUnfinishedName) && !HfFolder::is_one(folder));
+}
 
 std::vector<fs::path> companion_files(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -236,17 +252,24 @@ void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
       prepare(request.folder);
     }
   });
-  world.together("write the model", [&] {
-    for (auto i = static_cast<std::size_t>(world.rank()); i < shards.size();
-         i += static_cast<std::size_t>(world.size())) {
-      write_shard(request.folder / shard_name(i, shards.size()), shards[i], read);
-    }
-  });
-  world.together("write the config", [&] {
+  try {
+    world.together("write the model", [&] {
+      for (auto i = static_cast<std::size_t>(world.rank()); i < shards.size();
+           i += static_cast<std::size_t>(world.size())) {
+        write_shard(request.folder / shard_name(i, shards.size()), shards[i], read);
+      }
+    });
+    world.together("write the config", [&] {
+      if (world.is_root()) {
+        finish(request, shards);
+      }
+    });
+  } catch (const comm::AgreedError&) {
     if (world.is_root()) {
-      finish(request, shards);
+      clear_unfinished(request.folder);
     }
-  });
+    throw;
+  }
 }
 
 }  // namespace moesaic::io

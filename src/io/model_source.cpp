@@ -88,10 +88,15 @@ std::vector<std::string> ModelSource::pool() const {
                          : ours->state().value("pool", std::vector<std::string>{});
 }
 
-std::vector<std::int32_t> ModelSource::end_tokens() const {
+SpecialTokens ModelSource::special_tokens() const {
   const CheckpointReader* const ours = checkpoint();
-  return ours == nullptr ? io::end_tokens(path())
-                         : ours->state().value("end_tokens", std::vector<std::int32_t>{});
+  if (ours == nullptr) {
+    return io::special_tokens(path());
+  }
+  const auto tokens = [&](const char* name) {
+    return ours->state().value(name, std::vector<std::int32_t>{});
+  };
+  return {tokens("begin_tokens"), tokens("end_tokens")};
 }
 
 std::vector<std::string> ModelSource::names() const {

@@ -34,8 +34,8 @@ class ModelSource {
   std::string vocab_sha256() const;        // empty: unknown
   std::vector<std::string> tasks() const;  // [0] = "none"
   std::vector<std::string> pool() const;   // config::Model::pool; empty: as the keys say
-  /// Tokens that end a text, as the Hugging Face folder says that it is or came from. kBadData.
-  std::vector<std::int32_t> end_tokens() const;
+  /// As the folder says, or those that the checkpoint was made with. kBadData.
+  SpecialTokens special_tokens() const;
 
   std::vector<std::string> names() const;
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;

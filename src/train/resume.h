@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "io/hf_folder.h"
 #include "train/corpora.h"
 
 namespace moesaic::train {
@@ -24,8 +25,8 @@ struct Progress {
   std::int64_t tokens = 0;      // positions trained on
   bool evaluation_due = false;  // that of this step was cut short by a stop
   std::vector<std::string> tasks = {"none"};
-  std::vector<std::int32_t> end_tokens;  // of the model that training began with
-  std::string control;  // what is done of run.control, but not yet marked so (ControlFile)
+  io::SpecialTokens special;  // of the model that training began with, or of the corpus
+  std::string control;        // what is done of run.control, but not yet marked so (ControlFile)
   std::vector<Note> notes;
 };
 

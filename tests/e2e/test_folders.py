@@ -130,6 +130,11 @@ class Folders(harness.EndToEnd):
                                       "int4", *LAYOUTS[name])
                 self.assertEqual(result.code, 0, result.text)
                 self.assert_sound(f"{name}-few", f"{name}-few-2")
+                result = self.run_job(2, "score", "--model.path", f"{name}-few", "--data.corpus",
+                                      f"{name}.h5", "--score.output", f"{name}-cost.h5",
+                                      "--score.reference", name, "--score.reference_detail", "both",
+                                      *LAYOUTS[name])
+                self.assertEqual(result.code, 0, result.text)
                 np.testing.assert_array_equal(
                     self.scores(1, f"{name}-few-2", f"{name}.h5"),
                     self.scores(1, name, f"{name}.h5", "--run.quantize", "int4"))
@@ -182,6 +187,38 @@ class Folders(harness.EndToEnd):
                 self.assertEqual((tuned["model_type"], tuned["eos_token_id"]), (name, [5, 9]))
                 self.assertEqual({dtype for dtype, _, _ in stored(self.folder / f"{name}-tuned").values()},
                                  {"BF16", "F32"} if name == "deepseek_v3" else {"BF16"})
+
+    # Protects: what lies beside a model comes along to a checkpoint and back, with the tokens that
+    # begin and end a text.
+    def test_companions(self):
+        beside = {"generation_config.json": '{"bos_token_id": 3, "eos_token_id": [5, 9]}',
+                  "tokenizer_config.json": '{"model_max_length": 64}'}
+        for name, text in beside.items():
+            (self.folder / "mixtral" / name).write_text(text)
+        for source, made in (("mixtral", "ours"), ("ours", "back")):
+            result = self.run_job(1, "convert", source, made)
+            self.assertEqual(result.code, 0, result.text)
+        self.assert_sound("ours", "back")
+        for name, text in beside.items():
+            self.assertEqual((self.folder / "back" / name).read_text(), text)
+        config = json.loads((self.folder / "back/config.json").read_text())
+        self.assertEqual((config["bos_token_id"], config["eos_token_id"]), (3, [5, 9]))
+
+    # Protects: a model that computes something else than the original does not stay.
+    def test_failed_check(self):
+        model = self.folder / "mixtral/model.safetensors"
+        data = bytearray(model.read_bytes())
+        length = struct.unpack("<Q", data[:8])[0]
+        begin, end = (8 + length + place for place in
+                      json.loads(data[8:8 + length])["lm_head.weight"]["data_offsets"])
+        logits = np.frombuffer(data[begin:end], "f4")  # of which few bits then miss whole nats
+        data[begin:end] = (200 * logits).tobytes()
+        model.write_bytes(bytes(data))
+        result = self.run_job(2, "convert", "mixtral", "few", "--convert.quantize", "int4")
+        self.assert_fault(result, 76, "few", "it was removed")
+        self.assertEqual(list((self.folder / "few").iterdir()), [])
+        result = self.run_job(1, "convert", "mixtral", "few", "--convert.to", "moesaic")
+        self.assertEqual(result.code, 0, result.text)
 
     # Protects: the tokens that end a text come along to a checkpoint and back.
     def test_end_tokens(self):
@@ -239,7 +276,17 @@ class Folders(harness.EndToEnd):
         self.assert_fault(result, 64, "model.shared_experts")
         self.assertFalse((self.folder / "out").exists())
         result = self.run_job(1, "convert", "mixtral", "mixtral", "--convert.to", "hf")
-        self.assert_fault(result, 73, "config.json exists")
+        self.assert_fault(result, 73, "mixtral: is not empty")
+        for to in ("hf", "moesaic"):  # whatever lies there
+            (self.folder / "own").mkdir(exist_ok=True)
+            (self.folder / "own/tokenizer.json").write_text("mine")
+            result = self.run_job(2, "convert", "mixtral", "own", "--convert.to", to)
+            self.assert_fault(result, 73, "own: is not empty")
+            self.assertEqual((self.folder / "own/tokenizer.json").read_text(), "mine")
+            result = self.run_job(1, "convert", "mixtral", "own/tokenizer.json", "--convert.to", to)
+            self.assert_fault(result, 73, "tokenizer.json")
+            result = self.run_job(1, "convert", "mixtral", "own/tokenizer.json/out", "--convert.to", to)
+            self.assert_fault(result, 73, "own/tokenizer.json/out")
         result = self.run_job(1, "convert", "run/checkpoints", "out", "--convert.to", "moesaic")
         self.assert_fault(result, 64, "is a checkpoint of moesaic already")
 

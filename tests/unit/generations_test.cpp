@@ -155,20 +155,28 @@ TEST(Generations, OtherSettingsSetBothAside) {
   EXPECT_EQ(other.parts_done(), std::vector<std::uint8_t>{0});
 }
 
-// One end, several, none, and the file that wins.
-TEST(Generations, EndTokensOfAFolder) {
+// One token, several, none, and the file that wins.
+TEST(Generations, SpecialTokensOfAFolder) {
   const TempDir dir;
-  EXPECT_EQ(end_tokens(dir.path()), std::vector<std::int32_t>{});
-  write_file(dir.path() / "config.json", R"({"eos_token_id": 5})");
-  EXPECT_EQ(end_tokens(dir.path()), std::vector<std::int32_t>{5});
+  const auto expect = [&](const std::vector<std::int32_t>& bos,
+                          const std::vector<std::int32_t>& eos) {
+    const SpecialTokens special = special_tokens(dir.path());
+    EXPECT_EQ(special.bos, bos);
+    EXPECT_EQ(special.eos, eos);
+  };
+  expect({}, {});
+  write_file(dir.path() / "config.json", R"({"eos_token_id": 5, "bos_token_id": 1})");
+  expect({1}, {5});
   write_file(dir.path() / "generation_config.json", R"({"eos_token_id": [7, 5]})");
-  EXPECT_EQ(end_tokens(dir.path()), (std::vector<std::int32_t>{7, 5}));
-  write_file(dir.path() / "generation_config.json", R"({"eos_token_id": null})");
-  EXPECT_EQ(end_tokens(dir.path()), std::vector<std::int32_t>{5});
-  for (const char* bad : {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})",
-                          R"({"eos_token_id": [1, 4294967296]})", "{"}) {
+  expect({1}, {7, 5});
+  write_file(dir.path() / "generation_config.json", R"({"eos_token_id": null, "bos_token_id": 2})");
+  expect({2}, {5});
+  for (const char* bad :
+       {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})", R"({"bos_token_id": "x"})",
+        R"({"eos_token_id": [1, 4294967296]})", "{"}) {
     write_file(dir.path() / "config.json", bad);
-    EXPECT_THROW(end_tokens(dir.path()), Error) << bad;
+    write_file(dir.path() / "generation_config.json", "{}");
+    EXPECT_THROW(special_tokens(dir.path()), Error) << bad;
   }
 }
 

@@ -444,11 +444,13 @@ TEST(HfFolder, Existing) {
   EXPECT_EQ(companions, std::vector<fs::path>{dir / "tokenizer.json"});
   const HfFolderRequest request{dir / "out",      from.config().family, from.config().keys,
                                 StoredType::kF32, 5'000'000'000,        companions};
+  expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
+  EXPECT_EQ(testing::read_file(dir / "out" / "model-00001-of-00002.safetensors"), "half");
+  testing::write_file(dir / "out" / ".unfinished", "");
   rewrite(from, request);
   EXPECT_EQ(testing::read_file(dir / "out" / "tokenizer.json"), "{}");
   EXPECT_EQ(std::distance(fs::directory_iterator(dir / "out"), {}), 3);
-  expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate),
-            "holds a model already");
+  expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
 }
 
 // Random changes of the index or of the files' headers end in an error of input or in a model that
