@@ -171,11 +171,6 @@ void check_folder(const std::string& path, const comm::Communicator& world) {
 
 namespace {
 
-bool has_tokenizer(const std::filesystem::path& folder) {
-  return std::filesystem::exists(folder / "tokenizer.json") ||
-         std::filesystem::exists(folder / "tokenizer.model");
-}
-
 // A Hugging Face folder's tokenizer may be another file than the corpus's, but not number the
 // tokens otherwise: texts of some ids are compared, of which a few may be special to one of them.
 void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& corpus) {
@@ -235,7 +230,7 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
                             corpus.name, corpus.vocab_size, corpus.vocab_sha256,
                             source.path().string(), size, hash));
   }
-  if (hash.empty() && !corpus.vocab_sha256.empty() && has_tokenizer(source.path())) {
+  if (hash.empty() && !corpus.vocab_sha256.empty() && io::Tokenizer::is_in(source.path())) {
     check_tokens(source.path(), corpus);
   }
 }

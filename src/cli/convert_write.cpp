@@ -27,16 +27,6 @@ std::vector<std::int64_t> zeros_like(const std::vector<std::int64_t>& shape) {
   return std::vector<std::int64_t>(shape.size(), 0);
 }
 
-// The tokenizer that lies beside a model; empty: none.
-std::optional<io::Tokenizer> tokenizer_of(const fs::path& folder) {
-  for (const char* const name : {"tokenizer.json", "tokenizer.model"}) {
-    if (fs::exists(folder / name)) {
-      return io::Tokenizer::load(folder);
-    }
-  }
-  return std::nullopt;
-}
-
 // Moments and other sums of training have a folder in their names.
 bool is_of_training(const std::string& name) { return name.find('/') != std::string::npos; }
 
@@ -154,11 +144,12 @@ Companions companions_of(const ConvertInputs& inputs) {
     return beside;
   }
   beside.files = io::companion_files(inputs.source);
-  if (const auto tokenizer = tokenizer_of(inputs.source)) {
-    beside.vocab_sha256 = tokenizer->sha256();
-    beside.texts[tokenizer->file_name()] = tokenizer->model();
+  if (io::Tokenizer::is_in(inputs.source)) {
+    const auto tokenizer = io::Tokenizer::load(inputs.source);
+    beside.vocab_sha256 = tokenizer.sha256();
+    beside.texts[tokenizer.file_name()] = tokenizer.model();
     std::erase_if(beside.files,
-                  [&](const fs::path& file) { return file.filename() == tokenizer->file_name(); });
+                  [&](const fs::path& file) { return file.filename() == tokenizer.file_name(); });
   }
   return beside;
 }

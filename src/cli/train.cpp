@@ -124,6 +124,20 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
   add(corpus.eos_id, special.eos);
 }
 
+// The tokenizer of the corpus, and what else lies beside the model that training began with.
+std::vector<std::filesystem::path> files_beside(const config::Config& config,
+                                                const io::CorpusInfo& corpus) {
+  std::vector<std::filesystem::path> files;
+  if (!config.model.path.empty() && std::filesystem::exists(config.model.path)) {
+    files = io::companion_files(io::ModelSource::open(config.model.path).path());
+  }
+  if (!corpus.tokenizer.empty()) {
+    std::erase_if(files, [](const auto& file) { return file.stem() == "tokenizer"; });
+    files.push_back(corpus.tokenizer);
+  }
+  return files;
+}
+
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
 train::Progress load_start(const config::Config& config, model::Instance& instance,
                            const std::optional<std::filesystem::path>& resume,
@@ -259,6 +273,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .eval_corpora = eval_corpora,
                          .progress = progress,
                          .checkpoint = resume,
+                         .beside = files_beside(config, corpora.info(0)),
                          .rollbacks = rollbacks,
                          .policy = policy,
                          .signal = signal,

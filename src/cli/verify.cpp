@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
 #include "io/corpus.h"
 #include "io/corpus_manifest.h"
 #include "io/generations.h"
@@ -23,6 +24,7 @@
 #include "io/routing_record.h"
 #include "io/scores.h"
 #include "io/space.h"
+#include "io/tokenizer.h"
 #include "io/trace.h"
 
 namespace moesaic::cli {
@@ -54,15 +56,42 @@ Verdict judge_checkpoint(const fs::path& path) {
   return verdict;
 }
 
+// Every number of a tensor, some rows at a time.
+void read_all(io::HfFolder& folder, const std::string& name) {
+  constexpr std::int64_t kAtOnce = std::int64_t{1} << 24U;
+  std::vector<std::int64_t> extent = folder.shape(name).value();
+  std::vector<std::int64_t> offset(extent.size(), 0);
+  const std::int64_t rows = extent[0];
+  const std::int64_t row = io::volume(extent) / std::max<std::int64_t>(rows, 1);
+  const std::int64_t most = std::max<std::int64_t>(kAtOnce / std::max<std::int64_t>(row, 1), 1);
+  for (; offset[0] < rows; offset[0] += most) {
+    extent[0] = std::min(most, rows - offset[0]);
+    std::vector<float> values(static_cast<std::size_t>(io::volume(extent)));
+    folder.read(name, offset, extent, values);
+  }
+}
+
 Verdict judge_folder(const fs::path& path) {
   Verdict verdict{"Hugging Face folder", {}};
-  try {
+  const auto attempt = [&](const auto& step) {
+    try {
+      step();
+    } catch (const Error& error) {
+      verdict.problems.emplace_back(error.what());
+    }
+  };
+  attempt([&] {
     auto folder = io::HfFolder::open(path);
     folder.check();
+    for (const std::string& name : folder.names()) {
+      attempt([&] { read_all(folder, name); });
+    }
     verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
                                io::name_of(folder.config().family), folder.names().size());
-  } catch (const Error& error) {
-    verdict.problems.emplace_back(error.what());
+  });
+  attempt([&] { io::special_tokens(path); });
+  if (io::Tokenizer::is_in(path)) {
+    attempt([&] { io::Tokenizer::load(path); });
   }
   return verdict;
 }

@@ -59,7 +59,8 @@ void GenerationsOutput::prepare() const {
   // Texts are of this model and corpus only where the file beside them is.
   if (!parts_.is_current(path_) && fs::exists(lines_)) {
     const fs::path other = set_aside(lines_);
-    log::info(fmt::format("{} is of another run: it is now {}", lines_.string(), other.string()));
+    log::info(fmt::format("{} belongs to no such continuations: it is now {}", lines_.string(),
+                          other.string()));
   }
   parts_.drop_stale(path_);
   parts_.make_folder();

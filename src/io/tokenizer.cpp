@@ -66,6 +66,11 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   return from_model(read_tokenizer(path), std::filesystem::absolute(path).string());
 }
 
+bool Tokenizer::is_in(const std::filesystem::path& folder) {
+  return std::filesystem::exists(folder / "tokenizer.json") ||
+         std::filesystem::exists(folder / "tokenizer.model");
+}
+
 Tokenizer Tokenizer::from_model(std::string model, const std::string& name) {
   std::string sha256 = sha256_of(model);
   if (is_json(model)) {

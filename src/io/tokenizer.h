@@ -23,6 +23,8 @@ class Tokenizer {
   /// A SentencePiece .model, a tokenizer.json, or a Hugging Face folder. kNoInput, kBadData name
   /// it.
   static Tokenizer load(const std::filesystem::path& path);
+  /// Whether one lies in the folder.
+  static bool is_in(const std::filesystem::path& folder);
   /// What read_tokenizer gave; `name` is for messages.
   static Tokenizer from_model(std::string model, const std::string& name);
   /// The tokenizer that a corpus was made with, checked against the corpus's hash.

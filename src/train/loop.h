@@ -25,6 +25,7 @@ struct Start {
   Corpora& eval_corpora;  // may be empty
   Progress progress;      // step 0: a fresh start
   std::optional<std::filesystem::path> checkpoint;  // that the progress is from
+  std::vector<std::filesystem::path> beside = {};   // files for each checkpoint, if still there
   std::int64_t rollbacks = 0;                       // that are still allowed
   // They outlive a rollback.
   SavePolicy& policy;

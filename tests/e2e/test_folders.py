@@ -168,6 +168,7 @@ class Folders(harness.EndToEnd):
                 config = json.loads((self.folder / f"{name}/config.json").read_text())
                 (self.folder / f"{name}/config.json").write_text(
                     json.dumps({**config, "eos_token_id": [5, 9]}))
+                (self.folder / f"{name}/tokenizer_config.json").write_text('{"a": 1}')
                 keys = {"model.path": name, "data.corpus": f"{name}.h5", "data.seq_len": 39,
                         "train.batch": 2, "train.micro_batch": 2, "train.steps": 3,
                         "train.decay_steps": 3, "run.dir": f"{name}-run", "train.warmup": 1,
@@ -185,6 +186,8 @@ class Folders(harness.EndToEnd):
                 self.assertEqual(result.code, 0, result.text)
                 tuned = json.loads((self.folder / f"{name}-tuned/config.json").read_text())
                 self.assertEqual((tuned["model_type"], tuned["eos_token_id"]), (name, [5, 9]))
+                self.assertEqual(
+                    (self.folder / f"{name}-tuned/tokenizer_config.json").read_text(), '{"a": 1}')
                 self.assertEqual({dtype for dtype, _, _ in stored(self.folder / f"{name}-tuned").values()},
                                  {"BF16", "F32"} if name == "deepseek_v3" else {"BF16"})
 
@@ -289,6 +292,20 @@ class Folders(harness.EndToEnd):
             self.assert_fault(result, 73, "own/tokenizer.json/out")
         result = self.run_job(1, "convert", "run/checkpoints", "out", "--convert.to", "moesaic")
         self.assert_fault(result, 64, "is a checkpoint of moesaic already")
+
+    # Protects: verify reads every number and what lies beside them.
+    def test_verify(self):
+        self.assert_sound(*LAYOUTS)
+        model = self.folder / "olmoe/model.safetensors"
+        data = bytearray(model.read_bytes())
+        data[-4:] = struct.pack("<f", float("nan"))
+        model.write_bytes(bytes(data))
+        (self.folder / "olmoe/tokenizer.json").write_text('{"model":')
+        (self.folder / "olmoe/generation_config.json").write_text('{"eos_token_id": "x"}')
+        result = self.run_job(0, "verify", "olmoe")
+        self.assertEqual(result.code, 65, result.text)
+        for word in ("3 problems", "nan", "tokenizer.json", "eos_token_id"):
+            self.assertIn(word, result.out)
 
     # Protects: a damaged folder ends in one clear message, whatever is wrong with it.
     def test_damage(self):
