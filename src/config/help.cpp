@@ -16,10 +16,11 @@ constexpr std::string_view kConfigFiles =
     "A config FILE is INI: [section] headers with key = value, or section.key = value. The command "
     "line wins over the last file, that over an earlier one, that over the default; a later source "
     "replaces a list. # or ; begin a comment at the start of a line or after white space. Lists: "
-    "repeat the key or separate with commas; quote a value that has commas or outer spaces. "
-    "Booleans are 0, 1, false or true; integers also 4e9 or 64Ki; durations 90 s, 20 min, 3:55:00 "
-    "or bare seconds; sizes 16GiB. ${NAME} and ~ are expanded. Relative paths are relative to the "
-    "current folder.";
+    "repeat the key or separate with commas; quote a value that has commas or outer spaces. Double "
+    "quotes may hold \\n (line break), \\t, \\r, \\\", \\', \\$ and \\\\; in single quotes all "
+    "stands for itself. Booleans are 0, 1, false or true; integers also 4e9 or 64Ki; durations 90 "
+    "s, 20 min, 3:55:00 or bare seconds; sizes 16GiB. ${NAME} and ~ are expanded. Relative paths "
+    "are relative to the current folder.";
 
 constexpr std::string_view kExitCodes =
     "Exit codes: 0 done; 64 usage or config; 65 bad data; 66 input missing; 70 internal error; 73 "

@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -9,6 +12,12 @@
 
 namespace moesaic::config {
 namespace {
+
+constexpr std::string_view kSpace = " \t\r\n\f\v";
+
+/// What may follow a backslash in double quotes, and what it stands for.
+constexpr std::array<std::pair<char, char>, 7> kEscapes = {
+    {{'n', '\n'}, {'t', '\t'}, {'r', '\r'}, {'\\', '\\'}, {'"', '"'}, {'\'', '\''}, {'$', '$'}}};
 
 std::string environment(const std::string& name, std::string_view asked) {
   const char* const value = std::getenv(name.c_str());
@@ -19,6 +28,31 @@ std::string environment(const std::string& name, std::string_view asked) {
   return value;
 }
 
+char unescaped(char name) {
+  for (const auto& [known, meaning] : kEscapes) {
+    if (known == name) {
+      return meaning;
+    }
+  }
+  throw Error(Exit::kUsage, fmt::format("\\{} is not known in double quotes: write \\n, \\t, \\r, "
+                                        "\\\", \\', \\$, or \\\\ for a backslash",
+                                        name));
+}
+
+/// The item without the spaces around it. White space alone, and line breaks, may be meant.
+std::string without_space(const std::string& item) {
+  const std::string_view kept = trim(item);
+  std::string space = item;
+  space.erase(item.find(kept), kept.size());
+  if ((kept.empty() && !space.empty()) || space.find_first_of("\r\n") != std::string::npos) {
+    throw Error(Exit::kUsage,
+                fmt::format("white space around a value is dropped: write {}, with its quotes, to "
+                            "keep it, or leave it out",
+                            quote_item(item)));
+  }
+  return std::string(kept);
+}
+
 /// Reads the items of one value from left to right.
 class ItemReader {
  public:
@@ -26,27 +60,26 @@ class ItemReader {
 
   std::vector<std::string> read() {
     std::vector<std::string> items;
-    while (true) {
+    while (!at_end()) {
+      const std::size_t begin = at_;
       skip_space();
-      if (at_end()) {
-        return items;
-      }
-      const char first = text_[at_];
+      const char first = at_end() ? '\0' : text_[at_];
       if (first == '\'' || first == '"') {
         items.push_back(quoted(first));
-      } else if (std::optional<std::string> item = plain()) {
+      } else if (std::optional<std::string> item = plain(begin)) {
         items.push_back(std::move(*item));
       }
       if (!at_end()) {
         ++at_;  // the comma
       }
     }
+    return items;
   }
 
  private:
   bool at_end() const { return at_ >= text_.size(); }
 
-  void skip_space() { at_ = std::min(text_.find_first_not_of(" \t\r\n", at_), text_.size()); }
+  void skip_space() { at_ = std::min(text_.find_first_not_of(kSpace, at_), text_.size()); }
 
   /// `${NAME}` at the cursor, or one character as it stands.
   std::string piece() {
@@ -61,18 +94,19 @@ class ItemReader {
     return {text_[at_++]};
   }
 
-  std::optional<std::string> plain() {
+  /// The item that begins, with its space, at `begin`; the cursor is behind that space.
+  std::optional<std::string> plain(std::size_t begin) {
     const std::size_t end = std::min(text_.find(',', at_), text_.size());
-    std::string item;
+    std::string item(text_.substr(begin, at_ - begin));
     const std::string_view raw = trim(text_.substr(at_, end - at_));
     if (raw == "~" || raw.starts_with("~/")) {
-      item = environment("HOME", "~");
+      item += environment("HOME", "~");
       ++at_;
     }
     while (at_ < end) {
       item += piece();
     }
-    return raw.empty() ? std::nullopt : std::optional(std::string(trim(item)));
+    return end == begin ? std::nullopt : std::optional(without_space(item));
   }
 
   std::string quoted(char quote) {
@@ -81,7 +115,7 @@ class ItemReader {
       if (quote == '\'') {
         item += text_[at_++];
       } else if (text_[at_] == '\\' && at_ + 1 < text_.size()) {
-        item += text_[at_ + 1];
+        item += unescaped(text_[at_ + 1]);
         at_ += 2;
       } else {
         item += piece();
@@ -108,20 +142,21 @@ class ItemReader {
 std::vector<std::string> parse_items(std::string_view text) { return ItemReader(text).read(); }
 
 std::string quote_item(const std::string& item) {
-  const bool plain = !item.empty() && trim(item) == item && item[0] != '~' &&
+  const bool one_line = item.find_first_of("\n\r\t") == std::string::npos;
+  const bool plain = one_line && !item.empty() && trim(item) == item && item[0] != '~' &&
                      item.find_first_of(",'\"#;$\\") == std::string::npos;
   if (plain) {
     return item;
   }
-  if (item.find('\'') == std::string::npos) {
+  if (one_line && item.find('\'') == std::string::npos) {
     return fmt::format("'{}'", item);
   }
   std::string text;
   for (const char c : item) {
-    if (c == '"' || c == '\\' || c == '$') {
-      text += '\\';
-    }
-    text += c;
+    const auto* const escape = std::find_if(kEscapes.begin(), kEscapes.end(),
+                                            [&](const auto& each) { return each.second == c; });
+    text += escape == kEscapes.end() || c == '\'' ? std::string(1, c)
+                                                  : std::string{'\\', escape->first};
   }
   return fmt::format("\"{}\"", text);
 }

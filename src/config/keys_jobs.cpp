@@ -85,7 +85,8 @@ std::vector<Key> generate_keys() {
                "Then draw from those that have at least this share of the likeliest one's "
                "probability."),
       s.texts("stop", &GenerateJob::stop, "list of texts",
-              "A continuation ends at the first of these, and its text before it."),
+              "A continuation ends at the first of these, and its text before it. A line break is "
+              "written \"\\n\", with the quotes; in a shell '\"\\n\"'."),
       s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
                 "Of the draws, with the document's number and the token's place: the same tokens "
                 "for every batch and on any ranks."),

@@ -139,6 +139,23 @@ class Generate(harness.EndToEnd):
         self.assertEqual([json.loads(line)["tokens"] for line in cut[1].splitlines()],
                          list(lengths))
 
+    # Protects: a stop string that is a line break ends texts, and stands in the config that the run
+    # writes.
+    def test_line_break_stops(self):
+        def texts(output, *arguments):
+            rows = self.generate(1, output, "--generate.temperature", 5, *arguments)[1].splitlines()
+            return [json.loads(row)["text"] for row in rows]
+
+        whole = texts("whole.h5")
+        expected = [text.split("\n")[0] for text in whole]
+        self.assertNotEqual(whole, expected)
+        self.assertEqual(texts("cut.h5", "--generate.stop", '"\\n"', "--run.dir", "cut"), expected)
+        self.assertEqual(texts("again.h5", "--config", "cut/generate.cfg"), expected)
+        for lost in ("\n", "\nUser:"):
+            refused = self.run_job(1, *self.command("no.h5", "--generate.stop", lost))
+            self.assertEqual(refused.code, 64, refused.text)
+            self.assertIn("generate.stop: white space around a value", refused.text)
+
     # Protects: a model in a Hugging Face folder continues as transformers does, on any layout, also
     # without run.deterministic (the likeliest token leads by 2e-3); a bare shard has no texts.
     def test_families(self):

@@ -81,6 +81,20 @@ TEST(Options, ReadsIniFiles) {
   EXPECT_TRUE(config.checkpoint.allow.empty());
 }
 
+// Protects stop texts with line breaks, which mean the same in a file and on the command line.
+TEST(Options, ReadsLineBreaks) {
+  const TempDir dir;
+  write_file(dir / "a.cfg", "[generate]\nstop = \"\\n\", \"\\\"#\\n\" # why\n");
+  const Strings expected = {"\n", "\"#\n"};
+  EXPECT_EQ(parse_words({"generate", "--config", dir / "a.cfg"}).config.generate.stop, expected);
+  EXPECT_EQ(parse_words({"generate", "--generate.stop", "\"\\n\", '\"#\n'"}).config.generate.stop,
+            expected);
+  for (const char* const lost : {"\n", "\r-", "\nUser:"}) {
+    EXPECT_TRUE(contains(usage_error({"generate", "--generate.stop", lost})[0],
+                         "command line: generate.stop: white space around a value"));
+  }
+}
+
 // Protects that one run shows every mistake, where it is and what was probably meant.
 TEST(Options, ReportsAllProblemsAtOnce) {
   const TempDir dir;
@@ -173,6 +187,8 @@ TEST(Compare, WrittenConfigReadsBackEqual) {
                    "4e9", "--model.path", "'its # ${x}'", "--data.skip_samples", "3:5,5:900"})
           .config;
   config.tokenize.id_field = "quote ' and \" # ~";
+  config.generate.stop = {"\n",  "\n\nQ:", "\r", "\t",  "\\n",
+                          " # ", "'\"\n",  ";",  "a=b", "\xC3\xBC"};
   for (const std::string& run_dir : {std::string(), std::string("runs/a")}) {
     config.run.dir = run_dir;
     resolve(config, "train");

@@ -106,9 +106,60 @@ TEST(Value, ReadsItems) {
   EXPECT_THROW(parse_items("${MOESAIC_TEST_UNSET}"), Error);
   EXPECT_THROW(parse_items("'open"), Error);
   EXPECT_THROW(parse_items("'a' b"), Error);
-  for (const char* const item : {"plain", "", " outer ", "a,b", "it's", "'", "say \"x\"", "~/x",
-                                 "${HOME}", "both ' and \" and ${HOME}\\", "a # b", "; c"}) {
+  const Items nasty = {"plain",
+                       "",
+                       " outer ",
+                       "a,b",
+                       "it's",
+                       "'",
+                       "say \"x\"",
+                       "~/x",
+                       "${HOME}",
+                       "a # b",
+                       "; c",
+                       "\n",
+                       "\r\n",
+                       "\t",
+                       "\\",
+                       "\\n",
+                       "'\n",
+                       "\n\"",
+                       "a\\",
+                       "\n\nQ:",
+                       "a\nb",
+                       " ",
+                       "x\ty",
+                       "\f",
+                       "\xC3\xBC",
+                       "\x01",
+                       "[x]",
+                       "=",
+                       "both ' and \" and ${HOME}\\"};
+  for (const std::string& item : nasty) {
     EXPECT_EQ(parse_items(quote_item(item)), Items{item}) << quote_item(item);
+    EXPECT_EQ(quote_item(item).find_first_of("\n\r"), std::string::npos) << quote_item(item);
+  }
+}
+
+// Protects texts with line breaks: what double quotes hold, and what is never dropped in silence.
+TEST(Value, ReadsEscapes) {
+  EXPECT_EQ(parse_items(R"("\n", "a\tb\r", "\\n\"\'\$")"), (Items{"\n", "a\tb\r", "\\n\"'$"}));
+  EXPECT_EQ(parse_items(R"('\n', \n)"), (Items{"\\n", "\\n"}));
+  EXPECT_EQ(parse_items("a\nb,\n 'c'"), (Items{"a\nb", "c"}));
+  const auto refused = [](const std::string& text) -> std::string {
+    try {
+      return "read as " + quote_item(parse_items(text).at(0));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::kUsage);
+      return error.what();
+    }
+  };
+  EXPECT_NE(refused(R"("a\d")").find("\\d is not known in double quotes"), std::string::npos);
+  const std::vector<std::pair<std::string, std::string>> lost = {
+      {"\n", R"("\n")"},       {" ", "' '"},           {"\f", "'\f'"}, {"\r-", R"("\r-")"},
+      {"\nQ: ", R"("\nQ: ")"}, {"a, \n,b", R"(" \n")"}};
+  for (const auto& [text, remedy] : lost) {
+    EXPECT_NE(refused(text).find("write " + remedy + ", with"), std::string::npos) << refused(text);
   }
 }
 
