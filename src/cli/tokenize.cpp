@@ -206,7 +206,7 @@ int tokenize(const config::Config& config, const Communicator& world) {
                            fs::absolute(wanted.output).string()));
     return 0;
   }
-  const std::int64_t duplicates = remove_duplicates(scan, owner, world);
+  const std::int64_t duplicates = remove_duplicates(scan, owner, wanted.unique, world);
   const std::int64_t skipped = world.all_reduce(scan.skipped, comm::Reduce::kSum);
   if (!tokenizer) {
     tokenizer = train_vocabulary(scan.sample, wanted, world);

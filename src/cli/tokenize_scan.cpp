@@ -137,6 +137,7 @@ void Scanner::read(std::int64_t file) {
     scanned.hash = text_hash(document);
     scanned.id_hash = hash_of(document.id);
     scanned.task = task_of(document, input);
+    scanned.pair = document.pair;
     scan_.documents.push_back(scanned);
     if (sample_limit_ > 0 && scanned.id_hash >= holdout_limit(config_.holdout)) {
       draw(document, mix(scanned.hash[0]));
@@ -244,8 +245,11 @@ std::string fingerprint(const Scan& scan, const std::string& settings,
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner,
+std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config::Tri unique,
                                const comm::Communicator& world) {
+  if (unique == config::Tri::kOff) {
+    return 0;
+  }
   struct Seen {
     std::array<std::uint64_t, 2> hash;
     std::uint64_t file, line;
@@ -254,6 +258,9 @@ std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner,
   const auto ranks = static_cast<std::size_t>(world.size());
   std::vector<std::vector<std::uint64_t>> send(ranks);
   for (const ScannedDocument& document : scan.documents) {
+    if (document.pair && unique == config::Tri::kAuto) {
+      continue;
+    }
     auto& part = send[document.hash[0] % ranks];
     part.insert(part.end(),
                 {document.hash[0], document.hash[1], static_cast<std::uint64_t>(document.file),

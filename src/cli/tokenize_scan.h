@@ -20,6 +20,7 @@ struct ScannedDocument {
   std::array<std::uint64_t, 2> hash{};          // half of the text's SHA-256
   std::uint64_t id_hash = 0;
   std::int64_t task = 0;  // index into Scan::task_names
+  bool pair = false;      // context and continuation
 };
 
 /// A block of text to train a vocabulary on; the smallest keys are taken.
@@ -51,8 +52,9 @@ std::string fingerprint(const Scan& scan, const std::string& settings,
                         const comm::Communicator& world);
 
 /// Collective over world: removes every document whose text another one before it, in input order,
-/// has too. Each rank compares a range of hashes. Returns how many were removed over all ranks.
-std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner,
+/// has too, of those that have to be `unique` (auto: all but pairs). Each rank compares a range of
+/// hashes. Returns how many were removed over all ranks.
+std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config::Tri unique,
                                const comm::Communicator& world);
 
 }  // namespace moesaic::cli

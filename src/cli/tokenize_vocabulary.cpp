@@ -98,7 +98,8 @@ std::string settings_of(const config::Tokenize& config,
                          {"compress", config.compress},
                          {"holdout", config.holdout},
                          {"bos", static_cast<int>(config.bos)},
-                         {"eos", static_cast<int>(config.eos)}};
+                         {"eos", static_cast<int>(config.eos)},
+                         {"unique", static_cast<int>(config.unique)}};
   return settings.dump();
 }
 

@@ -185,7 +185,7 @@ struct Tokenize {
   std::vector<std::string> task;  // one name, or one for each input
   bool compress = false;
   double holdout = 0.0;
-  Tri bos = Tri::kAuto, eos = Tri::kAuto;
+  Tri bos = Tri::kAuto, eos = Tri::kAuto, unique = Tri::kAuto;
   std::string text_field = "text", id_field = "id", task_field = "task";
   OnError on_error = OnError::kStop;
 };

@@ -25,6 +25,9 @@ std::vector<Key> tokenize_keys() {
       s.choice("bos", &Tokenize::bos, "Begin every document with bos."),
       s.choice("eos", &Tokenize::eos,
                "End every document with eos. auto: for text, not for context and continuation."),
+      s.choice("unique", &Tokenize::unique,
+               "Keep only the first of documents with equal text. auto: of text, not of context "
+               "and continuation."),
       s.text("text_field", &Tokenize::text_field, "name", "JSONL field of the text."),
       s.text("id_field", &Tokenize::id_field, "name", "JSONL field of the document's id."),
       s.text("task_field", &Tokenize::task_field, "name", "JSONL field of the task's name."),

@@ -200,6 +200,28 @@ TEST(Tokenize, KeepsOrderAndRemovesDuplicates) {
   EXPECT_EQ(info.source_bytes, 22);
 }
 
+// Equal pairs are questions of their own: tokenize.unique says what is kept, on any ranks.
+TEST(Tokenize, KeepsEqualPairs) {
+  const std::string pair = "{\"context\": \"ab\", \"continuation\": \"c\"}\n";
+  const std::string text = "{\"text\": \"abc\"}\n";
+  const std::map<config::Tri, std::vector<std::string>> kept = {
+      {config::Tri::kAuto, {"a.jsonl:1", "a.jsonl:2", "b.jsonl:2"}},
+      {config::Tri::kOff, {"a.jsonl:1", "a.jsonl:2", "a.jsonl:3", "b.jsonl:1", "b.jsonl:2"}},
+      {config::Tri::kOn, {"a.jsonl:1", "a.jsonl:2"}}};
+  for (const auto& [unique, expected] : kept) {
+    const Inputs dir;
+    dir.write({{"t/a.jsonl", pair + text + text}, {"t/b.jsonl", text + pair}});
+    config::Config config = config_for(dir, "t", "");
+    config.tokenize.unique = unique;
+    expect_same_as_one_rank(dir, config);
+    std::vector<std::string> ids;
+    for (const auto& [id, decoded] : documents_of(dir / "many/corpus")) {
+      ids.push_back(id);
+    }
+    EXPECT_EQ(ids, expected);
+  }
+}
+
 // What is held out depends on ids alone, not on ranks or the order of the input.
 TEST(Tokenize, HoldsOutById) {
   const Inputs dir;
@@ -329,6 +351,9 @@ TEST(Tokenize, SecondRunContinues) {
                  {dir / "corpus", "tokenize.output"});
   dir.write({{"t/b", "two"}});
   config.tokenize.bos = config::Tri::kOn;
+  expect_failure([&] { tokenize(config, dir.world); }, Exit::kCannotCreate, {dir / "corpus"});
+  config.tokenize.bos = config::Tri::kAuto;
+  config.tokenize.unique = config::Tri::kOff;
   expect_failure([&] { tokenize(config, dir.world); }, Exit::kCannotCreate, {dir / "corpus"});
   dir.world.barrier();
   EXPECT_TRUE(files_below(dir / "corpus") == before);
