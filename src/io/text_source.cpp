@@ -82,16 +82,22 @@ void make_names_distinct(const std::vector<std::string>& inputs, std::vector<Inp
   }
 }
 
-/// A field that is text; empty if it is absent and need not be there.
+/// A field that is text and must be there.
 std::string text_of(const json& line, const std::string& field) {
   const auto found = line.find(field);
-  if (found == line.end() || found->is_null()) {
-    return "";
+  if (found == line.end()) {
+    throw Error(Exit::kBadData, fmt::format("its field '{}' is missing", field));
   }
   if (!found->is_string()) {
     throw Error(Exit::kBadData, fmt::format("its field '{}' is not a string", field));
   }
   return found->get<std::string>();
+}
+
+/// Empty if it is absent or null.
+std::string optional_text_of(const json& line, const std::string& field) {
+  const auto found = line.find(field);
+  return found == line.end() || found->is_null() ? "" : text_of(line, field);
 }
 
 /// An id may also be a number.
@@ -100,7 +106,24 @@ std::string id_of(const json& line, const std::string& field) {
   if (found != line.end() && found->is_number()) {
     return found->dump();
   }
-  return text_of(line, field);
+  return optional_text_of(line, field);
+}
+
+/// Whether the line is a context and a continuation, not text.
+bool is_pair(const json& line, const std::string& text_field) {
+  const bool text = line.contains(text_field);
+  const bool continuation = text_field != "continuation" && line.contains("continuation");
+  if (!text && !continuation) {
+    throw Error(Exit::kBadData, fmt::format("neither '{}' nor 'context' and 'continuation' are "
+                                            "there (tokenize.text_field)",
+                                            text_field));
+  }
+  if (text && continuation && text_field != "context") {
+    throw Error(Exit::kBadData, fmt::format("it has both '{}' and 'continuation': a line is either "
+                                            "text or context and continuation",
+                                            text_field));
+  }
+  return !text;
 }
 
 /// Trailing spaces of the context move to the continuation: a word keeps the space before it.
@@ -199,15 +222,10 @@ void DocumentReader::parse(TextDocument& document) const {
     if (!line.is_object()) {
       throw Error(Exit::kBadData, "the line is not a JSON object");
     }
-    document.pair = !line.contains(fields_.text) && line.contains("continuation");
-    if (!document.pair && !line.contains(fields_.text)) {
-      throw Error(Exit::kBadData, fmt::format("neither '{}' nor 'context' and 'continuation' are "
-                                              "there (tokenize.text_field)",
-                                              fields_.text));
-    }
+    document.pair = is_pair(line, fields_.text);
     document.text = text_of(line, document.pair ? "continuation" : fields_.text);
     document.id = id_of(line, fields_.id);
-    document.task = text_of(line, fields_.task);
+    document.task = optional_text_of(line, fields_.task);
     if (document.pair) {
       document.context = text_of(line, "context");
       move_spaces(document);

@@ -34,7 +34,7 @@ struct TextPlace {
   std::int64_t line = 0, offset = 0;
 };
 
-/// A document as it was written: text, or a context and its continuation.
+/// A document as it was written: text, or a context (which may be empty) and its continuation.
 struct TextDocument {
   std::string id, task;       // task: empty if the line names none
   std::string context, text;  // text: of the document, or the continuation

@@ -107,6 +107,43 @@ TEST(TextSource, SkipsToAPlace) {
   }
 }
 
+// A line is text or a context with its continuation: what is neither, or both, is refused by line
+// and field.
+TEST(TextSource, JudgesFields) {
+  const TempDir dir;
+  const auto told = [&](const std::string& line, const TextFields& fields = {}) -> std::string {
+    write_file(dir / "a.jsonl", "\n" + line + "\n");
+    DocumentReader reader(list_inputs({(dir / "a.jsonl").string()}).at(0), fields);
+    TextDocument document;
+    try {
+      reader.next(document);
+    } catch (const BadLine& error) {
+      EXPECT_EQ(error.code(), Exit::kBadData);
+      return error.what();
+    }
+    return document.context + "|" + document.text;
+  };
+  EXPECT_EQ(told(R"({"text": ""})"), "|");
+  EXPECT_EQ(told(R"({"text": "a", "id": null, "task": null, "context": "b"})"), "|a");
+  EXPECT_EQ(told(R"({"context": "", "continuation": "c"})"), "|c");
+  EXPECT_EQ(told(R"({"context": "b", "continuation": "c"})", {.text = "context"}), "|b");
+  EXPECT_EQ(told(R"({"context": "b", "continuation": "c"})", {.text = "continuation"}), "|c");
+  const std::vector<std::pair<std::string, std::string>> refused = {
+      {R"({"text": null})", "its field 'text' is not a string"},
+      {R"({"text": 5})", "its field 'text' is not a string"},
+      {R"({"text": "a", "context": "b", "continuation": "c"})", "both 'text' and 'continuation'"},
+      {R"({"context": null, "continuation": "c"})", "its field 'context' is not a string"},
+      {R"({"context": "b", "continuation": null})", "its field 'continuation' is not a string"},
+      {R"({"continuation": "c"})", "its field 'context' is missing"},
+      {R"({"context": "b"})", "neither 'text' nor 'context' and 'continuation'"},
+      {R"({"text": "a", "task": 1})", "its field 'task' is not a string"}};
+  for (const auto& [line, why] : refused) {
+    EXPECT_NE(told(line).find("a.jsonl:2: not a legal document: "), std::string::npos)
+        << told(line);
+    EXPECT_NE(told(line).find(why), std::string::npos) << told(line);
+  }
+}
+
 // Inputs that share a name get ids that differ.
 TEST(TextSource, TellsEqualNamesApart) {
   const TempDir dir;
