@@ -202,6 +202,11 @@ json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type) {
 }
 
 HfFamily family_for(const HfKeys& keys) {
+  if (integer_of(keys, "model.experts") == 0) {
+    throw Error(Exit::kUsage,
+                "no Hugging Face family has this dense model (model.experts = 0): only models with "
+                "experts can be written as a folder");
+  }
   std::string lines;
   for (std::size_t i = 0; i < kHfFamilyNames.size(); ++i) {
     const auto lost = lost_keys(static_cast<HfFamily>(i), keys);

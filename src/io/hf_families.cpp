@@ -57,8 +57,8 @@ void read_qwen2_moe(Reading& r) {
   }
   f.ignore({"max_window_layers"});
   if (windows && types.empty()) {
-    f.problem("use_sliding_window",
-              "needs layer_types: versions of transformers differ in which layers have a window");
+    f.conflict("use_sliding_window", {"layer_types"},
+               "needs layer_types: versions of transformers differ in which layers have a window");
   } else if (!types.empty()) {
     read_windows(r, windows ? f.optional_count("sliding_window", 4096) : std::nullopt, types);
   }
@@ -118,8 +118,8 @@ void read_deepseek(Reading& r) {
   r.set("model.kv_heads", r.get("model.heads"));
   r.set("model.head_dim", "0");
   const std::int64_t width = r.get("model.qk_nope_head_dim") + r.get("model.qk_rope_head_dim");
-  f.must_be("num_key_value_heads", r.get("model.heads"));
-  f.must_be("qk_head_dim", width);
+  f.must_be("num_key_value_heads", r.get("model.heads"), {"num_attention_heads"});
+  f.must_be("qk_head_dim", width, {"qk_nope_head_dim", "qk_rope_head_dim"});
   f.must_be("attention_bias", false);
   f.must_be("mlp_bias", false);
   f.must_be("moe_layer_freq", 1);
@@ -154,7 +154,7 @@ void read_deepseek_v2(Reading& r) {
   const auto top = f.optional_count("topk_group", std::nullopt);
   if (method == "group_limited_greedy") {
     if (!groups || !top) {
-      f.problem("topk_method", "needs n_group and topk_group");
+      f.conflict("topk_method", {"n_group", "topk_group"}, "needs n_group and topk_group");
     }
     read_groups(r, groups.value_or(1), top.value_or(1));
   } else if (method != "greedy") {
@@ -180,7 +180,8 @@ void read_deepseek_v3(Reading& r) {
   r.set("router.normalize", f.flag("norm_topk_prob", true));
   read_groups(r, f.count("n_group", 8), f.count("topk_group", 4));
   if (r.get("model.experts") < 2 * r.get("router.groups")) {
-    f.problem("n_group", "leaves groups of one expert: a group's score is that of two");
+    f.conflict("n_group", {"n_routed_experts"},
+               "leaves groups of one expert: a group's score is that of two");
   }
   f.must_be("scoring_func", "sigmoid");
   f.must_be("topk_method", "noaux_tc");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -44,10 +45,28 @@ bool HfFields::has(const std::string& name) const {
   return found != object_.end() && !found->is_null();
 }
 
-void HfFields::problem(const std::string& name, const std::string& why) {
+void HfFields::tell(const std::string& name, const std::string& why) {
   const auto found = object_.find(name);
   problems_.push_back(prefix_ + name + (found == object_.end() ? "" : " = " + shown(*found)) + " " +
                       why);
+}
+
+bool HfFields::any_refused(std::initializer_list<const char*> names) const {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const char* name) { return refused_.contains(name); });
+}
+
+void HfFields::problem(const std::string& name, const std::string& why) {
+  if (refused_.insert(name).second) {
+    tell(name, why);
+  }
+}
+
+void HfFields::conflict(const std::string& name, std::initializer_list<const char*> others,
+                        const std::string& why) {
+  if (!refused_.contains(name) && !any_refused(others)) {
+    tell(name, why);
+  }
 }
 
 std::int64_t HfFields::count(const std::string& name, std::int64_t otherwise, std::int64_t least,
@@ -151,9 +170,10 @@ json HfFields::object(const std::string& name) {
   return *value;
 }
 
-void HfFields::must_be(const std::string& name, const json& value) {
+void HfFields::must_be(const std::string& name, const json& value,
+                       std::initializer_list<const char*> from) {
   const json* found = find(name);
-  if (found != nullptr && !found->is_null() && *found != value) {
+  if (found != nullptr && !found->is_null() && *found != value && !any_refused(from)) {
     problem(name, fmt::format("is not supported for {}: only {} is", family_, shown(value)));
   }
 }

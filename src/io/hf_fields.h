@@ -33,13 +33,19 @@ class HfFields {
   std::vector<std::string> texts(const std::string& name);                        // null: empty
   nlohmann::json object(const std::string& name);  // null or absent: null
 
-  /// The field, where it is there, must have this value.
-  void must_be(const std::string& name, const nlohmann::json& value);
+  /// The field, where it is there, must have this value, which follows from the fields `from`:
+  /// where one of those has a problem, nothing is told.
+  void must_be(const std::string& name, const nlohmann::json& value,
+               std::initializer_list<const char*> from = {});
   void ignore(std::initializer_list<const char*> names);
   /// `other` is another name of `name`; both may be there if they agree.
   void same(const std::string& name, const std::string& other);
 
+  /// The field's first problem is told.
   void problem(const std::string& name, const std::string& why);
+  /// A problem with other fields, told where neither they nor this one have a problem of their own.
+  void conflict(const std::string& name, std::initializer_list<const char*> others,
+                const std::string& why);
   void add(const std::string& problem) { problems_.push_back(problem); }
   /// The problems, those of fields that nobody asked for included.
   std::vector<std::string> problems() const;
@@ -48,10 +54,12 @@ class HfFields {
 
  private:
   const nlohmann::json* find(const std::string& name);
+  void tell(const std::string& name, const std::string& why);
+  bool any_refused(std::initializer_list<const char*> names) const;
 
   nlohmann::json object_;
   std::string family_, prefix_;
-  std::set<std::string> known_;
+  std::set<std::string> known_, refused_;
   std::vector<std::string> problems_;
 };
 

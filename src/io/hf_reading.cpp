@@ -97,12 +97,13 @@ void read_heads(Reading& r, std::optional<std::int64_t> kv_heads,
   const std::int64_t heads = r.get("model.heads"), hidden = r.get("model.d_model");
   const std::int64_t kv = r.fields.optional_count("num_key_value_heads", kv_heads).value_or(heads);
   if (heads % kv != 0) {
-    r.fields.problem("num_key_value_heads", fmt::format("does not divide {} heads", heads));
+    r.fields.conflict("num_key_value_heads", {"num_attention_heads"},
+                      fmt::format("does not divide {} heads", heads));
   }
   const auto dim = r.fields.optional_count("head_dim", head_dim);
   if (!dim && hidden % heads != 0) {
-    r.fields.problem("head_dim",
-                     fmt::format("is needed: {} heads do not divide {}", heads, hidden));
+    r.fields.conflict("head_dim", {"num_attention_heads", "hidden_size"},
+                      fmt::format("is needed: {} heads do not divide {}", heads, hidden));
   }
   r.set("model.kv_heads", kv);
   r.set("model.head_dim", dim.value_or(hidden / heads));
@@ -111,11 +112,12 @@ void read_heads(Reading& r, std::optional<std::int64_t> kv_heads,
 void read_experts(Reading& r, const char* count, std::int64_t experts) {
   r.set("model.experts", r.fields.count(count, experts, 1, kMostExperts));
   if (r.get("model.experts") * r.get("model.layers") > kMostInAll) {
-    r.fields.problem(count, fmt::format("is too many for {} layers", r.get("model.layers")));
+    r.fields.conflict(count, {"num_hidden_layers"},
+                      fmt::format("is too many for {} layers", r.get("model.layers")));
   }
   if (r.get("model.top_k") > r.get("model.experts")) {
-    r.fields.problem("num_experts_per_tok",
-                     fmt::format("is more than there are experts ({})", r.get("model.experts")));
+    r.fields.conflict("num_experts_per_tok", {count},
+                      fmt::format("is more than there are experts ({})", r.get("model.experts")));
   }
 }
 
@@ -132,10 +134,11 @@ void read_windows(Reading& r, std::optional<std::int64_t> width,
     }
   }
   if (static_cast<std::int64_t>(types.size()) != layers) {
-    r.fields.problem("layer_types",
-                     fmt::format("has {} entries for {} layers", types.size(), layers));
+    r.fields.conflict("layer_types", {"num_hidden_layers"},
+                      fmt::format("has {} entries for {} layers", types.size(), layers));
   } else if (!with.empty() && !width) {
-    r.fields.problem("layer_types", "has windows, but there is no sliding_window");
+    r.fields.conflict("layer_types", {"sliding_window"},
+                      "has windows, but there is no sliding_window");
   } else if (!with.empty()) {
     r.set("model.sliding_window", *width);
     const bool all = static_cast<std::int64_t>(with.size()) == layers;
@@ -146,11 +149,12 @@ void read_windows(Reading& r, std::optional<std::int64_t> width,
 void read_groups(Reading& r, std::int64_t groups, std::int64_t top) {
   const std::int64_t experts = r.get("model.experts");
   if (experts % groups != 0) {
-    r.fields.problem("n_group", fmt::format("does not divide {} experts", experts));
+    r.fields.conflict("n_group", {"n_routed_experts"},
+                      fmt::format("does not divide {} experts", experts));
   } else if (top > groups || r.get("model.top_k") > experts / groups * top) {
-    r.fields.problem("topk_group", fmt::format("does not suit {} groups of {} experts and {} for "
-                                               "each token",
-                                               groups, experts / groups, r.get("model.top_k")));
+    r.fields.conflict("topk_group", {"n_routed_experts", "n_group", "num_experts_per_tok"},
+                      fmt::format("does not suit {} groups of {} experts and {} for each token",
+                                  groups, experts / groups, r.get("model.top_k")));
   }
   r.set("router.groups", groups);
   r.set("router.top_groups", top);

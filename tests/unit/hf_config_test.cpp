@@ -256,6 +256,35 @@ TEST(HfConfig, Refused) {
   expect_refused(config_of("gpt_oss"), "swiglu_alpha", 1.0, "swiglu_alpha = 1.0");
 }
 
+// A value that is refused leads to no second problem of what would follow from its default.
+TEST(HfConfig, OneProblemForOneValue) {
+  const auto lines = [](const json& config) {
+    try {
+      parse_hf_config(config.dump(), "config.json");
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      return std::count(message.begin(), message.end(), '\n');
+    }
+    return std::ptrdiff_t{0};
+  };
+  for (const std::string& folder : kFolders) {
+    json sound = config_of(folder);
+    sound.erase("experts_per_token");  // another name, which would contradict
+    for (const auto& [field, value] : sound.items()) {
+      for (const json& bad : {json(0), json("4"), json(-1), json(1e18)}) {
+        json config = sound;
+        config[field] = field == "model_type" ? value : bad;
+        EXPECT_LE(lines(config), 1) << folder << " " << field << " " << bad;
+      }
+    }
+  }
+  json heads = config_of("mixtral");
+  heads["num_attention_heads"] = 0;
+  EXPECT_EQ(lines(heads), 1);
+  heads["hidden_act"] = "gelu";
+  EXPECT_EQ(lines(heads), 2);
+}
+
 // All problems of a file are told at once; what is no config at all is told, too.
 TEST(HfConfig, AllProblems) {
   json config = config_of("mixtral");
@@ -325,6 +354,7 @@ TEST(HfConfig, NoFamily) {
     const std::string message = message_of([&] { family_for(keys); }, Exit::kUsage);
     EXPECT_NE(message.find(key + " = " + value), std::string::npos) << message;
   };
+  refused("model.experts", "0");
   refused("model.shared_experts", "1");
   refused("router.task_gate", "1");
   refused("router.threshold", "0.8");
