@@ -206,6 +206,11 @@ void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& cor
   }
 }
 
+std::string vocabulary_text(std::int64_t size, const std::string& hash) {
+  const std::string tokens = counted(size, "token");
+  return hash.empty() ? tokens : fmt::format("{} ({:.12})", tokens, hash);
+}
+
 }  // namespace
 
 void load_values(model::Instance& instance, const std::filesystem::path& path,
@@ -225,10 +230,10 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
   const bool fits = more_rows ? corpus.vocab_size <= size : corpus.vocab_size == size;
   if (!same_hash || !fits) {
     throw Error(Exit::kBadData,
-                fmt::format("{} has a vocabulary of {} tokens ({:.12}), {} was trained with {} "
-                            "({:.12}): tokenize the text with the tokenizer file beside the model",
-                            corpus.name, corpus.vocab_size, corpus.vocab_sha256,
-                            source.path().string(), size, hash));
+                fmt::format("{} has a vocabulary of {}, {} was trained with {}: tokenize the text "
+                            "with the tokenizer file beside the model",
+                            corpus.name, vocabulary_text(corpus.vocab_size, corpus.vocab_sha256),
+                            source.path().string(), vocabulary_text(size, hash)));
   }
   if (hash.empty() && !corpus.vocab_sha256.empty() && io::Tokenizer::is_in(source.path())) {
     check_tokens(source.path(), corpus);

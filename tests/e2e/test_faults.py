@@ -157,6 +157,9 @@ class RunFaults(harness.EndToEnd):
         self.assert_fault(result, 65, "other has", "beef", "step-00000005", "tokenize")
         result = self.train(2, *other, "--checkpoint.allow", "data")
         self.assert_fault(result, 76, "step-00000005", "beef")
+        write_bare(self.folder / "other.h5", [0, 2000, 4000], np.arange(4000) % 257, vocab_size=300)
+        result = self.train(2, *other, "--model.path", "run/checkpoints", "--run.dir", "new")
+        self.assert_fault(result, 65, "other has a vocabulary of 300 tokens, ", "trained with 257 tokens (")
         self.assertEqual(self.newest_step(), 5)
 
     # Protects: before the first checkpoint, the message promises none.
