@@ -159,7 +159,8 @@ std::vector<Key> run_keys() {
   return {
       only(s.text("dir", &Run::dir, "path",
                   "Folder of the run: sets trace.path, checkpoint.dir, score.output and "
-                  "generate.output, and gets config.cfg and log.txt."),
+                  "generate.output, and gets config.cfg (of other jobs score.cfg, generate.cfg) "
+                  "and log.txt."),
            "train score generate"),
       only(s.text("control", &Run::control, "path",
                   "File that changes the experts of a running job, looked for between steps: lines "
