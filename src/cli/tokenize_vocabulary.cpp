@@ -92,14 +92,16 @@ io::Tokenizer train_vocabulary(const std::vector<Sample>& sample, const config::
 
 std::string settings_of(const config::Tokenize& config,
                         const std::optional<io::Tokenizer>& tokenizer) {
-  const json settings = {{"tokenizer", tokenizer ? tokenizer->sha256() : "train"},
-                         {"vocab_size", tokenizer ? 0 : config.vocab_size},
-                         {"shards", config.shards},
-                         {"compress", config.compress},
-                         {"holdout", config.holdout},
-                         {"bos", static_cast<int>(config.bos)},
-                         {"eos", static_cast<int>(config.eos)},
-                         {"unique", static_cast<int>(config.unique)}};
+  json settings = {{"tokenizer", tokenizer ? tokenizer->sha256() : "train"},
+                   {"vocab_size", tokenizer ? 0 : config.vocab_size},
+                   {"shards", config.shards},
+                   {"compress", config.compress},
+                   {"holdout", config.holdout},
+                   {"bos", static_cast<int>(config.bos)},
+                   {"eos", static_cast<int>(config.eos)}};
+  if (config.unique != Tri::kAuto) {  // corpora that are older than the key stay as they are
+    settings["unique"] = static_cast<int>(config.unique);
+  }
   return settings.dump();
 }
 
