@@ -80,7 +80,8 @@ class ParallelFaults(harness.EndToEnd):
         for seen in (lambda: len(harness.processes_of(self.folder)) == 4,
                      lambda: (self.folder / "run/config.cfg").exists()):
             code, out = self.stop_at(seen, [])
-            self.assertIn(code, (75, 143), out)
+            # Ranks that end before they have joined mpirun may take it along with their pipes.
+            self.assertIn(code, (75, 143, -signal.SIGPIPE), out)
             self.assertEqual(code == 75, self.newest_step() > 0, out)
         self.assert_continues()
 
