@@ -166,8 +166,12 @@ constexpr std::array<Write, kHfFamilyNames.size()> kWriters{
     write_mixtral,     write_qwen2_moe,   write_qwen3_moe, write_olmoe,
     write_deepseek_v2, write_deepseek_v3, write_gpt_oss};
 
-/// What the family's config.json cannot say of these keys; nothing if it cannot say the essentials.
-std::optional<std::vector<std::string>> lost_keys(HfFamily family, const HfKeys& keys) {
+/// How a family's config.json expresses a model.
+struct Fit {
+  std::vector<std::string> lost;  // keys that it cannot say
+  std::string problem;            // why it would be refused
+};
+Fit fit_of(HfFamily family, const HfKeys& keys) {
   HfKeys read;
   try {
     const json config = hf_config_of(family, keys, StoredType::kF32);
@@ -176,16 +180,16 @@ std::optional<std::vector<std::string>> lost_keys(HfFamily family, const HfKeys&
     if (error.code() == Exit::kInternal) {
       throw;
     }
-    return std::nullopt;
+    return {{}, error.what()};
   }
-  std::vector<std::string> lost;
+  Fit fit;
   for (const auto& [key, value] : canonical(keys)) {
     const auto found = read.find(key);
     if (found == read.end() || found->second != value) {
-      lost.push_back(fmt::format("{} = {}", key, value.empty() ? "(none)" : value));
+      fit.lost.push_back(fmt::format("{} = {}", key, value.empty() ? "(none)" : value));
     }
   }
-  return lost;
+  return fit;
 }
 
 }  // namespace
@@ -207,19 +211,20 @@ HfFamily family_for(const HfKeys& keys) {
                 "no Hugging Face family has this dense model (model.experts = 0): only models with "
                 "experts can be written as a folder");
   }
-  std::string lines;
+  std::string missing, refused;
   for (std::size_t i = 0; i < kHfFamilyNames.size(); ++i) {
-    const auto lost = lost_keys(static_cast<HfFamily>(i), keys);
-    if (lost && lost->empty()) {
+    const Fit fit = fit_of(static_cast<HfFamily>(i), keys);
+    if (fit.lost.empty() && fit.problem.empty()) {
       return static_cast<HfFamily>(i);
     }
-    if (lost) {
-      lines += fmt::format("\n  {} has not {}", kHfFamilyNames[i], join(*lost, ", "));
+    if (fit.problem.empty()) {
+      missing += fmt::format("\n  {} has not {}", kHfFamilyNames[i], join(fit.lost, ", "));
+    } else {
+      refused += fmt::format("\n  {}: {}", kHfFamilyNames[i], fit.problem);
     }
   }
   throw Error(Exit::kUsage,
-              "no Hugging Face family has this model" +
-                  (lines.empty() ? std::string(", with experts and of this shape") : ":" + lines));
+              "no Hugging Face family has this model:" + (missing.empty() ? refused : missing));
 }
 
 }  // namespace moesaic::io

@@ -362,6 +362,11 @@ TEST(HfConfig, NoFamily) {
   refused("router.balance", "bias");
   refused("model.rope_interleave", "1");
   refused("model.new_key", "3");
+  // What none of them can even say is named as their own configs would name it.
+  HfKeys keys = plain();
+  keys["model.top_k"] = "100";
+  const std::string message = message_of([&] { family_for(keys); }, Exit::kUsage);
+  EXPECT_NE(message.find("num_experts_per_tok"), std::string::npos) << message;
 }
 
 // Random changes of a config end in keys or an error that names the file, never in a crash.
