@@ -124,12 +124,17 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
   add(corpus.eos_id, special.eos);
 }
 
-// The tokenizer of the corpus, and what else lies beside the model that training began with.
+// The tokenizer of the corpus, and what else lies beside the model that training began with, which
+// a run that continues can do without.
 std::vector<std::filesystem::path> files_beside(const config::Config& config,
                                                 const io::CorpusInfo& corpus) {
   std::vector<std::filesystem::path> files;
-  if (!config.model.path.empty() && std::filesystem::exists(config.model.path)) {
-    files = io::companion_files(io::ModelSource::open(config.model.path).path());
+  try {
+    if (!config.model.path.empty()) {
+      files = io::companion_files(io::ModelSource::open(config.model.path).path());
+    }
+  } catch (const Error& error) {
+    log::debug(fmt::format("nothing to keep beside checkpoints: {}", error.what()));
   }
   if (!corpus.tokenizer.empty()) {
     std::erase_if(files, [](const auto& file) { return file.stem() == "tokenizer"; });
