@@ -136,14 +136,17 @@ double bound_of(const ConvertInputs& inputs) {
   return dtype_of(inputs) == config::StoredAs::kFp32 ? kExact : kSixteenBits;
 }
 
-// The folder was empty before.
-void remove_made(const fs::path& out) {
-  std::vector<fs::path> made;
-  for (const auto& entry : fs::directory_iterator(out)) {
-    made.push_back(entry.path());
-  }
-  for (const fs::path& path : made) {
-    fs::remove_all(path);
+// What cannot be removed stays: the message says that it is of no use.
+void remove_made(const ConvertInputs& inputs, const fs::path& made) {
+  try {
+    if (inputs.to_folder) {
+      io::clear_written(made);
+    } else {
+      fs::remove_all(made);
+      fs::remove(inputs.out / "latest");
+    }
+  } catch (const std::exception& error) {
+    log::warn(fmt::format("{}: remove it: {}", made.string(), error.what()));
   }
 }
 
@@ -167,12 +170,12 @@ void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh
                          probe(inputs.config).counted(), mean));
   if (!(mean <= bound)) {
     if (mesh.world.is_root()) {
-      remove_made(inputs.out);
+      remove_made(inputs, made);
     }
     throw comm::AgreedError(
         Exit::kMismatch,
         fmt::format("{} does not compute what {} does: log-probabilities differ by {:.2g} nats on "
-                    "average, more than {}; it was removed",
+                    "average, more than {}; it is removed",
                     made.string(), inputs.source.string(), mean, bound));
   }
 }

@@ -191,6 +191,7 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
     beside = companions_of(inputs);
     if (world.is_root()) {
       io::make_folder(inputs.out);
+      io::clear_written(inputs.out);  // by a conversion to a folder that did not end
     }
   });
   Blocks all(inputs, calibration);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -124,23 +125,19 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
   add(corpus.eos_id, special.eos);
 }
 
-// The tokenizer of the corpus, and what else lies beside the model that training began with, which
-// a run that continues can do without.
-std::vector<std::filesystem::path> files_beside(const config::Config& config,
+// What lies beside the model or the checkpoint that is gone on from; the tokenizer is the corpus's.
+std::map<std::string, std::string> texts_beside(const std::string& path,
                                                 const io::CorpusInfo& corpus) {
-  std::vector<std::filesystem::path> files;
-  try {
-    if (!config.model.path.empty()) {
-      files = io::companion_files(io::ModelSource::open(config.model.path).path());
+  std::map<std::string, std::string> texts;
+  if (path.empty()) {
+    return texts;
+  }
+  for (const auto& file : io::companion_files(io::ModelSource::open(path).path())) {
+    if (corpus.tokenizer.empty() || file.stem() != "tokenizer") {
+      texts[file.filename().string()] = io::read_whole(file);
     }
-  } catch (const Error& error) {
-    log::debug(fmt::format("nothing to keep beside checkpoints: {}", error.what()));
   }
-  if (!corpus.tokenizer.empty()) {
-    std::erase_if(files, [](const auto& file) { return file.stem() == "tokenizer"; });
-    files.push_back(corpus.tokenizer);
-  }
-  return files;
+  return texts;
 }
 
 // The state to start from: a checkpoint of this run, the weights of model.path, or random values.
@@ -253,9 +250,13 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     corpora.join_tasks(progress.tasks);
     eval_corpora.join_tasks(progress.tasks);
   };
+  std::map<std::string, std::string> beside;  // on rank 0
   world.together("set up the model", [&] {
     if (!resume) {
       check_folder(config.model.path, world);
+    }
+    if (world.is_root()) {
+      beside = texts_beside(resume ? resume->string() : config.model.path, corpora.info(0));
     }
     load(nullptr);
   });
@@ -278,7 +279,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .eval_corpora = eval_corpora,
                          .progress = progress,
                          .checkpoint = resume,
-                         .beside = files_beside(config, corpora.info(0)),
+                         .beside = beside,
                          .rollbacks = rollbacks,
                          .policy = policy,
                          .signal = signal,

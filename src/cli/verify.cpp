@@ -98,7 +98,7 @@ Verdict judge_folder(const fs::path& path) {
 
 /// A folder of checkpoints: every complete one.
 Verdict judge_checkpoints(const std::vector<fs::path>& checkpoints) {
-  Verdict verdict{fmt::format("{} checkpoints", checkpoints.size()), {}};
+  Verdict verdict{counted(std::ssize(checkpoints), "checkpoint"), {}};
   for (const fs::path& checkpoint : checkpoints) {
     const auto problems = io::verify_checkpoint(checkpoint);
     verdict.problems.insert(verdict.problems.end(), problems.begin(), problems.end());

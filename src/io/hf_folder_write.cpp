@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,23 @@ using nlohmann::json;
 
 constexpr const char* kUnfinishedName = ".unfinished";  // there while the folder is written
 constexpr std::int64_t kBlock = std::int64_t{1} << 24;  // elements that are copied at once
+
+constexpr std::array kCompanions{
+    "tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model", "added_tokens.json",     "vocab.json",
+    "merges.txt",      "chat_template.jinja",   "generation_config.json"};
+
+/// Whether a file has a name that write_hf_folder gives.
+bool is_written(const fs::path& file) {
+  fs::path name = file.filename();
+  if (name.extension() == ".tmp") {
+    name.replace_extension();
+  }
+  const std::string text = name.string();
+  return text == kUnfinishedName || text == kConfigName ||
+         (text.starts_with("model") && text.find(".safetensors") != std::string::npos) ||
+         std::find(kCompanions.begin(), kCompanions.end(), text) != kCompanions.end();
+}
 
 /// One stored tensor and those of ours that it holds, in the order in which they lie in it.
 struct Stored {
@@ -141,27 +159,6 @@ void write_shard(const fs::path& file, const Shard& shard, const ReadPart& read)
   writer.close();
 }
 
-/// Removes what a writing that did not end left there.
-void clear_unfinished(const fs::path& folder) {
-  std::vector<fs::path> stale;
-  std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    if (name.starts_with("model") && name.find(".safetensors") != std::string::npos) {
-      stale.push_back(entry->path());
-    }
-  }
-  stale.push_back(folder / kUnfinishedName);
-  for (std::size_t i = 0; !error && i < stale.size(); ++i) {
-    fs::remove(stale[i], error);
-  }
-  if (error) {
-    throw Error(Exit::kCannotCreate, fmt::format("{}: cannot be cleared of an unfinished model: {}",
-                                                 fs::absolute(folder).string(), error.message()));
-  }
-}
-
 /// Makes the folder and marks it.
 void prepare(const fs::path& folder) {
   make_folder(folder);
@@ -170,7 +167,7 @@ void prepare(const fs::path& folder) {
                 fmt::format("{}: is not empty; name another folder, or remove it",
                             fs::absolute(folder).string()));
   }
-  clear_unfinished(folder);
+  clear_written(folder);
   write_whole(folder / kUnfinishedName, "");
 }
 
@@ -221,22 +218,44 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
 
 }  // namespace
 
-bool is_free(const fs::path& folder) {
-  return !fs::exists(folder) || fs::is_empty(folder) ||
-         (fs::exists(folder / kUnfinishedName) && !HfFolder::is_one(folder));
-}
-
 std::vector<fs::path> companion_files(const fs::path& folder) {
   std::vector<fs::path> files;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "tokenizer.model", "added_tokens.json", "vocab.json", "merges.txt",
-                           "chat_template.jinja", "generation_config.json"}) {
+  for (const char* name : kCompanions) {
     std::error_code ignored;
     if (fs::is_regular_file(folder / name, ignored)) {
       files.push_back(folder / name);
     }
   }
   return files;
+}
+
+bool is_free(const fs::path& folder) {
+  if (!fs::exists(folder) || fs::is_empty(folder)) {
+    return true;
+  }
+  const auto entries = fs::directory_iterator(folder);
+  return fs::exists(folder / kUnfinishedName) && !HfFolder::is_one(folder) &&
+         std::all_of(begin(entries), end(entries),
+                     [](const auto& entry) { return is_written(entry.path()); });
+}
+
+void clear_written(const fs::path& folder) {
+  std::vector<fs::path> written;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (is_written(entry->path()) && entry->path().filename() != kUnfinishedName) {
+      written.push_back(entry->path());
+    }
+  }
+  written.push_back(folder / kUnfinishedName);  // last, as the rest is known by it
+  for (std::size_t i = 0; !error && i < written.size(); ++i) {
+    fs::remove(written[i], error);
+  }
+  if (error) {
+    throw Error(Exit::kCannotCreate, fmt::format("{}: cannot be cleared of an unfinished model: {}",
+                                                 fs::absolute(folder).string(), error.message()));
+  }
 }
 
 void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
@@ -266,7 +285,7 @@ void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
     });
   } catch (const comm::AgreedError&) {
     if (world.is_root()) {
-      clear_unfinished(request.folder);
+      clear_written(request.folder);
     }
     throw;
   }

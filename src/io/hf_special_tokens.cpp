@@ -29,7 +29,7 @@ json content_of(const fs::path& file) {
   return content.is_object() ? content : json::object();
 }
 
-// A field of one token or several; empty: it is not there.
+// A field of one token or several; empty: it is not there. Throws if it is something else.
 std::vector<std::int32_t> tokens_of(const json& content, const char* name, const fs::path& file) {
   const json field = content.value(name, json());
   std::vector<std::int32_t> tokens;
@@ -53,7 +53,8 @@ SpecialTokens special_tokens(const fs::path& folder) {
   SpecialTokens special;
   for (const char* name : {"generation_config.json", "config.json"}) {
     const json content = content_of(folder / name);
-    if (special.bos.empty()) {
+    const json bos = content.value("bos_token_id", json());
+    if (special.bos.empty() && (bos.is_number_unsigned() || bos.is_array())) {  // else: none
       special.bos = tokens_of(content, "bos_token_id", folder / name);
     }
     if (special.eos.empty()) {

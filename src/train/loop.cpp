@@ -218,12 +218,17 @@ bool Loop::save() {
   const auto blocks = model::blocks_to_save(instance_);
   const nlohmann::json state =
       to_state(progress_, config_, instance_.mesh.layout.text(), start_.corpora.vocab_sha256());
-  std::vector<std::filesystem::path> copy = start_.beside;
-  std::erase_if(copy, [](const auto& file) { return !std::filesystem::exists(file); });
+  std::vector<std::filesystem::path> copy;
+  if (!start_.corpora.info(0).tokenizer.empty()) {
+    copy.push_back(start_.corpora.info(0).tokenizer);
+  }
   try {
-    const auto path = io::save_checkpoint(
-        {.dir = config_.checkpoint.dir, .step = progress_.step, .state = state, .copy = copy},
-        blocks, world_);
+    const auto path = io::save_checkpoint({.dir = config_.checkpoint.dir,
+                                           .step = progress_.step,
+                                           .state = state,
+                                           .copy = copy,
+                                           .texts = start_.beside},
+                                          blocks, world_);
     newest_ = path;
     if (world_.is_root()) {
       io::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,

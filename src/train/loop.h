@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -25,7 +26,7 @@ struct Start {
   Corpora& eval_corpora;  // may be empty
   Progress progress;      // step 0: a fresh start
   std::optional<std::filesystem::path> checkpoint;  // that the progress is from
-  std::vector<std::filesystem::path> beside = {};   // files for each checkpoint, if still there
+  std::map<std::string, std::string> beside = {};   // small files for each checkpoint; on rank 0
   std::int64_t rollbacks = 0;                       // that are still allowed
   // They outlive a rollback.
   SavePolicy& policy;

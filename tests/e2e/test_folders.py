@@ -182,6 +182,11 @@ class Folders(harness.EndToEnd):
                     losses = trace["lm_loss"][()]
                 self.assertAlmostEqual(losses[0], loss, delta=0.05)  # of all but each row's last
                 self.assertLess(losses[-1], losses[0])
+                # What lay beside the model comes from the checkpoint then.
+                (self.folder / f"{name}/tokenizer_config.json").unlink()
+                result = self.run_job(2, "train", "--config", "from.cfg", "--train.steps", 4,
+                                      "--checkpoint.allow", "train.steps", "--checkpoint.keep", 1)
+                self.assertEqual(result.code, 0, result.text)
                 result = self.run_job(1, "convert", f"{name}-run/checkpoints", f"{name}-tuned")
                 self.assertEqual(result.code, 0, result.text)
                 tuned = json.loads((self.folder / f"{name}-tuned/config.json").read_text())
@@ -218,10 +223,20 @@ class Folders(harness.EndToEnd):
         data[begin:end] = (200 * logits).tobytes()
         model.write_bytes(bytes(data))
         result = self.run_job(2, "convert", "mixtral", "few", "--convert.quantize", "int4")
-        self.assert_fault(result, 76, "few", "it was removed")
+        self.assert_fault(result, 76, "few", "it is removed")
         self.assertEqual(list((self.folder / "few").iterdir()), [])
+        # What a killed conversion left makes way; anything else beside it does not.
+        for name in (".unfinished", "model-00001-of-00002.safetensors", "merges.txt.tmp"):
+            (self.folder / "few" / name).write_text("")
+        (self.folder / "few/notes.txt").write_text("mine")
+        for to in ("hf", "moesaic"):
+            result = self.run_job(1, "convert", "mixtral", "few", "--convert.to", to)
+            self.assert_fault(result, 73, "few: is not empty")
+        (self.folder / "few/notes.txt").unlink()
         result = self.run_job(1, "convert", "mixtral", "few", "--convert.to", "moesaic")
         self.assertEqual(result.code, 0, result.text)
+        self.assertEqual({path.name for path in (self.folder / "few").iterdir()},
+                         {"latest", "step-00000000"})
 
     # Protects: the tokens that end a text come along to a checkpoint and back.
     def test_end_tokens(self):

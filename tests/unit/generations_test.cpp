@@ -169,10 +169,12 @@ TEST(Generations, SpecialTokensOfAFolder) {
   expect({1}, {5});
   write_file(dir.path() / "generation_config.json", R"({"eos_token_id": [7, 5]})");
   expect({1}, {7, 5});
+  write_file(dir.path() / "generation_config.json", R"({"bos_token_id": -1})");  // as some say none
+  expect({1}, {5});
   write_file(dir.path() / "generation_config.json", R"({"eos_token_id": null, "bos_token_id": 2})");
   expect({2}, {5});
   for (const char* bad :
-       {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})", R"({"bos_token_id": "x"})",
+       {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})", R"({"bos_token_id": ["x"]})",
         R"({"eos_token_id": [1, 4294967296]})", "{"}) {
     write_file(dir.path() / "config.json", bad);
     write_file(dir.path() / "generation_config.json", "{}");
