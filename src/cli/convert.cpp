@@ -124,7 +124,7 @@ std::vector<float> compute(const config::Config& config, const fs::path& path,
 
 /// How far log-probabilities may be off on average, in nats: what rounding does and errors do not.
 double bound_of(const ConvertInputs& inputs) {
-  constexpr double kExact = 1e-6, kSixteenBits = 0.1, kInt8 = 0.5, kInt4 = 1.0;
+  constexpr double kExact = 1e-6, kSixteenBits = 0.1, kInt8 = 0.25, kInt4 = 1.0;
   switch (inputs.config.convert.quantize) {
     case config::Quantize::kInt8:
       return kInt8;

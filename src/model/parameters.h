@@ -77,7 +77,7 @@ struct Parameter {
   Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
   Tensor compute;          // value itself, or its copy in the compute dtype
   PackedWeights packed;    // instead of these, where weights are kept in few bits
-  std::optional<ColumnPart> own_columns;  // where those have more than the spec's
+  std::optional<ColumnPart> own_columns;  // of those kept, where ranks share out whole rows
   Slice owned;                            // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
