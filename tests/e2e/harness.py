@@ -113,6 +113,12 @@ def is_gone(pid):
     return len(threads) == 1 and state.split()[0] == "Z"
 
 
+def is_stopped(pid):
+    """Whether a process has been stopped by SIGSTOP."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
 def rank_of(pid):
     """The world rank of a process that mpirun started."""
     variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -168,6 +174,11 @@ class EndToEnd(unittest.TestCase):
             subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
         return ["env", f"LD_PRELOAD={library}", f"FAULT={fault}",
                 *(f"{name}={value}" for name, value in settings.items())]
+
+    def stopping(self, once, at="*", **settings):
+        """A wrapper that stops ranks before their first use of a file like `at`, once a file like
+        `once` is there: what a test then does falls where it shall, however slow the machine is."""
+        return self.faulty("stop", STOP_ONCE=once, STOP_AT=at, **settings)
 
     def start(self, ranks, *arguments, wrapper=()):
         """Starts a job that goes on while the test does something; it is killed at the end."""

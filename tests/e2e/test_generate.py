@@ -84,26 +84,24 @@ class Generate(harness.EndToEnd):
         np.testing.assert_array_equal(tp[0]["tokens/token"], one[0]["tokens/token"])
         self.assert_sound("one.h5", "four.h5", "four.trace.h5")
 
-    # Protects: every prompt is continued exactly once after kills at any time, also while files are
-    # joined.
+    # Protects: every prompt is continued exactly once after kills, and no finished part is made again.
     def test_kill(self):
         arguments = [*DRAWN, "--generate.batch", 2]
         whole = self.generate(1, "whole.h5", *arguments)
         parts = self.folder / "out.h5.parts"
-        for ranks, more in ((1, 3), (2, 8), (2, 20)):
-            child = self.start(ranks, *self.command("out.h5", *arguments))
-            before = len(list(parts.glob("*.h5")))
+        kept = {}
+        for ranks, enough in ((1, 3), (2, 11), (2, 21)):
+            child = self.start(ranks, *self.command("out.h5", *arguments),
+                               wrapper=self.stopping("out.h5.parts/*-00025-of-*.h5"))
             self.wait_for(lambda: child.poll() is not None
-                          or len(list(parts.glob("*.h5"))) >= before + more, "parts")
+                          or len(list(parts.glob("*.h5"))) >= enough, "parts")
             for pid in harness.processes_of(self.folder):
                 os.kill(pid, signal.SIGKILL)
             self.end(child)
             self.assertFalse((self.folder / "out.h5").exists(), "it ended before it was killed")
-        kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.h5")}
+            self.assertEqual(kept, {path: path.stat().st_mtime_ns for path in kept}, "made again")
+            kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.h5")}
         self.assertGreater(len(kept), 20)
-        stopped = self.run_job(2, *self.command("out.h5", *arguments), "--run.max_wall", 1)
-        self.assertIn(stopped.code, (75, 143), stopped.text)
-        self.assertEqual(kept, {path: path.stat().st_mtime_ns for path in kept}, "made again")
         self.assert_equal(self.generate(2, "out.h5", *arguments), whole)
         self.assertFalse(parts.exists(), "finished parts are joined and deleted")
         self.assert_sound("out.h5", "out.trace.h5")
@@ -112,10 +110,13 @@ class Generate(harness.EndToEnd):
 
     # Protects: a signal ends a job with what is done, and it goes on from there.
     def test_signal(self):
-        child = self.start(2, *self.command("out.h5", "--generate.batch", 1))
-        parts = self.folder / "out.h5.parts"
-        self.wait_for(lambda: child.poll() is not None or list(parts.glob("*.h5")), "a part")
-        os.kill(self.process_of(1), signal.SIGUSR1)
+        child = self.start(2, *self.command("out.h5", "--generate.batch", 1),
+                           wrapper=self.stopping("out.h5.parts/*.h5", FAULT_RANK=1))
+        self.wait_for(lambda: len(harness.processes_of(self.folder)) == 2, "both ranks")
+        rank = self.process_of(1)
+        self.wait_for(lambda: harness.is_stopped(rank), "a part")
+        os.kill(rank, signal.SIGUSR1)
+        os.kill(rank, signal.SIGCONT)
         out, _ = child.communicate(timeout=harness.LIMIT)
         self.assertEqual(child.returncode, 75, out)
         self.assert_equal(self.generate(1, "out.h5"), self.generate(1, "whole.h5"))

@@ -44,7 +44,7 @@ class Kills(harness.EndToEnd):
         while kills < KILLS:
             output = f"out{ends}.h5"
             rank = choose.randint(0, 1)
-            fault = self.faulty("kill", KILL_AT=choose.randint(1, most[rank]), KILL_RANK=rank)
+            fault = self.faulty("kill", KILL_AT=choose.randint(1, most[rank]), FAULT_RANK=rank)
             result = self.run_job(2, *command, output, wrapper=fault)
             if result.code == 0:
                 self.assertEqual(contents(self.folder / output), expected)

@@ -47,7 +47,8 @@ class Layouts(harness.EndToEnd):
         ranks, layout = LAYOUTS[number]
         child = self.start(ranks, "train", "--config", "config.cfg", *MODEL, *arguments(layout),
                            "--run.dir", run, "--train.steps", 100000, "--checkpoint.every", 1,
-                           "--checkpoint.keep", 100)
+                           "--checkpoint.keep", 100, wrapper=self.stopping(
+                               f"{run}/checkpoints/step-00000015/manifest.json"))
         self.wait_for(lambda: self.newest_step(run) >= step or child.poll() is not None,
                       f"step {step}")
         self.assertIsNone(child.poll(), "it ended by itself")

@@ -86,17 +86,20 @@ class ParallelFaults(harness.EndToEnd):
         self.assert_continues()
 
     def test_stop_amid_evaluation(self):
-        (self.folder / "large").mkdir()
-        harness.write_text(self.folder / "large/text.jsonl", 5000, seed=9)
-        self.tokenize(self.folder / "large")
-        code, out = self.stop_at(lambda: self.trace_has(2), ["--eval.every", 2, "--data.eval_corpus",
-                                                             "large/corpus/train"])
+        evaluated = ["--eval.every", 2, "--data.eval_corpus", "corpus/heldout"]
+        child = self.start(4, *LONG, *evaluated, wrapper=self.stopping(
+            "run/trace.h5", "*/corpus/heldout/*", FAULT_RANK=1))
+        self.wait_for(lambda: len(harness.processes_of(self.folder)) == 4, "all ranks")
+        rank = self.process_of(1)
+        self.wait_for(lambda: harness.is_stopped(rank), "the evaluation")
+        self.kill(signal.SIGTERM)
+        os.kill(rank, signal.SIGCONT)
+        code, out = self.end_of(child)
         self.assertEqual(code, 75, out)
         self.assertEqual(self.newest_step(), 2, out)  # the step of the evaluation
         trace = self.folder / "run/trace.h5"
         self.assertEqual(list(harness.column(trace, "eval/step")), [])  # so that the stop is quick
-        short = ["--train.steps", 4, "--eval.every", 2, "--eval.tokens", 512,
-                 "--data.eval_corpus", "large/corpus/train"]
+        short = [*evaluated, "--train.steps", 4, "--eval.tokens", 512]
         # A run that saves nothing begins with the evaluation that is due, too.
         self.trained(4, *LAYOUT, *short, "--run.dir", "", "--trace.path", "apart.h5",
                      "--checkpoint.resume", "run/checkpoints/step-00000002")

@@ -73,7 +73,8 @@ class Resume(harness.EndToEnd):
     # Protects: kill -9 of all ranks at any moment costs the steps since the checkpoint, no more.
     def test_kill(self):
         child = self.start(2, "train", "--config", "config.cfg", "--checkpoint.every", 1,
-                           "--checkpoint.keep", 30)
+                           "--checkpoint.keep", 30, wrapper=self.stopping(
+                               "run/checkpoints/step-00000015/manifest.json"))
         self.wait_for(lambda: self.newest_step() >= 3, "a checkpoint")
         for pid in harness.processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)

@@ -91,7 +91,8 @@ class Routing(harness.EndToEnd):
         """Starts a run and kills all its ranks once it has a checkpoint."""
         child = self.start(ranks, "train", "--config", "config.cfg", *ROUTED, *arguments(layout),
                            "--trace.routing", "all", "--run.dir", run, "--train.steps", 100000,
-                           "--checkpoint.every", 3, "--checkpoint.keep", 100, *more)
+                           "--checkpoint.every", 3, "--checkpoint.keep", 100, *more,
+                           wrapper=self.stopping(f"{run}/checkpoints/step-00000015/manifest.json"))
         self.wait_for(lambda: self.newest_step(run) >= 3 or child.poll() is not None, "a checkpoint")
         self.assertIsNone(child.poll(), "it ended by itself")
         for pid in harness.processes_of(self.folder):

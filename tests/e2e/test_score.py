@@ -49,7 +49,8 @@ class Score(harness.EndToEnd):
     def test_kill(self):
         whole = self.score(1, "whole.h5")
         parts = self.folder / "out.h5.parts"
-        child = self.start(1, *COMMAND, "--score.output", "out.h5")
+        child = self.start(1, *COMMAND, "--score.output", "out.h5",
+                           wrapper=self.stopping("out.h5.parts/*.h5", "*out.h5"))
         self.wait_for(lambda: child.poll() is not None or list(parts.glob("*.h5")), "a part")
         for pid in harness.processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)

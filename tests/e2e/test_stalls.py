@@ -106,22 +106,14 @@ class Stalls(harness.EndToEnd):
         self.tokenize(self.folder / "large")
         job = ["score", "--model.path", "run/checkpoints", "--data.corpus", "large/corpus/train",
                "--score.output", "out.h5", "--parallel.tp", 2]
-        child = self.start(2, *job, *TIMEOUT)
-        self.wait_for(lambda: list(self.folder.glob("out.h5.parts/*.h5")), "a part")
-        os.kill(self.process_of(1), signal.SIGSTOP)
+        stop = self.stopping("out.h5.parts/*.h5", "*/large/corpus/*", FAULT_RANK=1)
+        child = self.start(2, *job, *TIMEOUT, wrapper=stop)
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 70, out)
         self.assert_named(out, 1, {"tp", "world", "stage"})
         again = self.run_job(2, *job)
         self.assertEqual(again.code, 0, again.text)
         self.assert_sound("out.h5")
-
-    def stall_when(self, ready, *arguments):
-        """Stops rank 1 once ready() holds; returns the output of the job, which must end with 70."""
-        child = self.start(2, *LONG, *TIMEOUT, *arguments)
-        self.wait_for(ready, "the moment to stop")
-        os.kill(self.process_of(1), signal.SIGSTOP)
-        return self.output_of(child)
 
     def output_of(self, child):
         """What a job says in which rank 1 was stopped."""
@@ -132,26 +124,18 @@ class Stalls(harness.EndToEnd):
 
     # Protects: a stall amid a save is one of the save, and leaves the old checkpoint or the new one.
     def test_save(self):
-        out = self.output_of(self.start(2, *LONG, *TIMEOUT, "--checkpoint.every", 1,
-                                        wrapper=self.faulty("save")))
+        stop = self.stopping("run/checkpoints/step-00000001/manifest.json", "*/part-00001.h5",
+                             FAULT_RANK=1)
+        out = self.output_of(self.start(2, *LONG, *TIMEOUT, "--checkpoint.every", 1, wrapper=stop))
         self.assertRegex(out, r"waits for it there.*, in a save")
         self.assert_continues(2, [])
 
     # Protects: likewise for an evaluation, whose steps are saved by the one before it.
     def test_evaluation(self):
-        (self.folder / "large").mkdir()
-        harness.write_text(self.folder / "large/text.jsonl", 5000, seed=9)
-        self.tokenize(self.folder / "large")
-        trace = self.folder / "run/trace.h5"
-
-        def evaluates():
-            try:
-                return 7 in harness.column(trace, "step")
-            except (OSError, KeyError):
-                return False  # not there yet, or being written
-
-        out = self.stall_when(evaluates, "--eval.every", 7, "--data.eval_corpus",
-                              "large/corpus/train")
+        stop = self.stopping("run/checkpoints/step-00000005/manifest.json", "*/corpus/heldout/*",
+                             FAULT_RANK=1)
+        out = self.output_of(self.start(2, *LONG, *TIMEOUT, "--eval.every", 7,
+                                        "--data.eval_corpus", "corpus/heldout", wrapper=stop))
         self.assertRegex(out, r"waits for it there.*, in evaluation")
         self.assertEqual(self.newest_step(), 5)
         self.assert_continues(2, [])

@@ -1,10 +1,13 @@
 /* Preloaded into moesaic by tests/e2e: a file system without locks (FAULT=flock), a wall clock that
-   jumps by an hour, forth and back (FAULT=clock), a rank 1 that stops amid its second save
-   (FAULT=save), and a rank KILL_RANK that is killed before its KILL_AT-th read, write, sync or
-   renaming of a file below the current folder (FAULT=kill). */
+   jumps by an hour, forth and back (FAULT=clock), a rank FAULT_RANK (all ranks without it) that is
+   killed before its KILL_AT-th read, write, sync or renaming of a file below the current folder
+   (FAULT=kill), or that stops before the first of these that is of a file like STOP_AT, once a file
+   like STOP_ONCE is there (FAULT=stop; both are patterns of a shell, * matches / in STOP_AT). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fnmatch.h>
+#include <glob.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -20,44 +23,45 @@ static int wanted(const char *fault) {
 
 static void *real_of(const char *name) { return dlsym(RTLD_NEXT, name); }
 
-/* Counts a call about the path, and ends the process where it shall. */
-static void count_path(const char *path) {
+/* Kills or stops the process before a call about a path, if it is one where it shall. */
+static void reach(const char *path) {
   static atomic_int calls;
   static char folder[4096];
   const char *const rank = getenv("OMPI_COMM_WORLD_RANK");
-  const char *const wanted_rank = getenv("KILL_RANK");
-  const char *const at = getenv("KILL_AT");
-  if (!wanted("kill") || at == NULL ||
+  const char *const wanted_rank = getenv("FAULT_RANK");
+  glob_t found = {0};
+  if ((folder[0] == '\0' && getcwd(folder, sizeof folder) == NULL) ||
+      (path[0] == '/' && strncmp(path, folder, strlen(folder)) != 0) ||
       (rank != NULL && wanted_rank != NULL && strcmp(rank, wanted_rank) != 0)) {
     return;
   }
-  if (folder[0] == '\0' && getcwd(folder, sizeof folder) == NULL) {
-    return;
-  }
-  const int below = path[0] != '/' || strncmp(path, folder, strlen(folder)) == 0;
-  if (below && atomic_fetch_add(&calls, 1) + 1 == atoi(at)) {
+  if (wanted("kill") && atomic_fetch_add(&calls, 1) + 1 == atoi(getenv("KILL_AT"))) {
     raise(SIGKILL);
   }
+  if (wanted("stop") && fnmatch(getenv("STOP_AT"), path, 0) == 0 &&
+      glob(getenv("STOP_ONCE"), 0, NULL, &found) == 0 && atomic_fetch_add(&calls, 1) == 0) {
+    raise(SIGSTOP);
+  }
+  globfree(&found);
 }
 
-static void count_file(int descriptor) {
+static void reach_file(int descriptor) {
   char link[64];
   char path[4096] = "";
-  if (!wanted("kill")) {
-    return;
-  }
-  snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-  if (readlink(link, path, sizeof path - 1) > 0 && path[0] == '/') {
-    count_path(path);
+  if (wanted("kill") || wanted("stop")) {
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    if (readlink(link, path, sizeof path - 1) > 0 && path[0] == '/') {
+      reach(path);
+    }
   }
 }
 
 ssize_t write(int descriptor, const void *bytes, size_t count) {
-  count_file(descriptor);
+  reach_file(descriptor);
   return ((ssize_t(*)(int, const void *, size_t))real_of("write"))(descriptor, bytes, count);
 }
 ssize_t pwrite(int descriptor, const void *bytes, size_t count, off_t at) {
-  count_file(descriptor);
+  reach_file(descriptor);
   return ((ssize_t(*)(int, const void *, size_t, off_t))real_of("pwrite"))(descriptor, bytes, count,
                                                                            at);
 }
@@ -65,14 +69,14 @@ ssize_t pwrite64(int descriptor, const void *bytes, size_t count, off64_t at) {
   return pwrite(descriptor, bytes, count, at);
 }
 ssize_t pread(int descriptor, void *bytes, size_t count, off_t at) {
-  count_file(descriptor);
+  reach_file(descriptor);
   return ((ssize_t(*)(int, void *, size_t, off_t))real_of("pread"))(descriptor, bytes, count, at);
 }
 ssize_t pread64(int descriptor, void *bytes, size_t count, off64_t at) {
   return pread(descriptor, bytes, count, at);
 }
 int rename(const char *from, const char *to) {
-  count_path(to);
+  reach(to);
   return ((int (*)(const char *, const char *))real_of("rename"))(from, to);
 }
 
@@ -86,19 +90,8 @@ int flock(int descriptor, int operation) {
 }
 
 int fsync(int descriptor) {
-  static int saves;
-  int (*const real)(int) = (int (*)(int))real_of("fsync");
-  count_file(descriptor);
-  if (wanted("save")) {
-    char link[64];
-    char path[4096] = "";
-    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-    if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "part-00001.h5") != NULL &&
-        ++saves == 2) {
-      raise(SIGSTOP);
-    }
-  }
-  return real(descriptor);
+  reach_file(descriptor);
+  return ((int (*)(int))real_of("fsync"))(descriptor);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
