@@ -21,42 +21,15 @@ bool avx512_bytes_are_usable() {
   return avx512_is_usable() && __builtin_cpu_supports("avx512vnni") != 0;
 }
 
-InstructionSet portable_kernels() {
-  return {.name = "portable",
-          .f32 = &portable::kernels_f32(),
-          .bf16 = &portable::kernels_bf16(),
-          .common = &portable::kernels_common(),
-          .packed_bf16 = &portable::packed_bf16(),
-          .packed_int8 = &portable::packed_int8(),
-          .packed_int4 = &portable::packed_int4(),
-          .panels = &portable::panels()};
-}
+InstructionSet portable_kernels() { return {portable::kernels(), &portable::panels(), "portable"}; }
 
-InstructionSet avx2_kernels() {
-  return {.name = "avx2",
-          .f32 = &avx2::kernels_f32(),
-          .bf16 = &avx2::kernels_bf16(),
-          .common = &avx2::kernels_common(),
-          .packed_bf16 = &avx2::packed_bf16(),
-          .packed_int8 = &avx2::packed_int8(),
-          .packed_int4 = &avx2::packed_int4(),
-          .panels = &avx2::panels()};
-}
+InstructionSet avx2_kernels() { return {avx2::kernels(), &avx2::panels(), "avx2"}; }
 
-InstructionSet avx512_kernels() {
-  return {.name = "avx512",
-          .f32 = &avx512::kernels_f32(),
-          .bf16 = &avx512::kernels_bf16(),
-          .common = &avx512::kernels_common(),
-          .packed_bf16 = &avx512::packed_bf16(),
-          .packed_int8 = &avx512::packed_int8(),
-          .packed_int4 = &avx512::packed_int4(),
-          .panels = &avx2::panels()};
-}
+InstructionSet avx512_kernels() { return {avx512::kernels(), &avx2::panels(), "avx512"}; }
 
 InstructionSet avx512_pairs_kernels() {
   static const Kernels<BFloat16> pairs = [] {
-    Kernels<BFloat16> kernels = avx512::kernels_bf16();
+    Kernels<BFloat16> kernels = *avx512::kernels().bf16;
     avx512bf16::replace_products(kernels);
     return kernels;
   }();

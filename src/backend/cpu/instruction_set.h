@@ -7,13 +7,9 @@
 namespace moesaic::cpu {
 
 /// The kernels of one instruction set.
-struct InstructionSet {
-  std::string_view name;
-  const Kernels<float>* f32;
-  const Kernels<BFloat16>* bf16;
-  const CommonKernels* common;
-  const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
+struct InstructionSet : KernelSet {
   const PanelKernels* panels;
+  std::string_view name;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
   bool pairs = false;         // of bf16 are multiplied as fast as it goes here
 };

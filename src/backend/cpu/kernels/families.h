@@ -97,4 +97,8 @@ void route_backward(const RouteRow& row, const RouteRows& rows, const std::int32
                     const float* dweight, const float* daux, float dz, float* dlogits,
                     Index tokens);
 
+const PackedKernels& packed_bf16();
+const PackedKernels& packed_int8();
+const PackedKernels& packed_int4();
+
 }  // namespace moesaic::cpu::MOESAIC_ISA

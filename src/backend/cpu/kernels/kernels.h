@@ -304,31 +304,24 @@ constexpr Index gemm_scratch(Index k) {
   return 4 * (kGemmTileWords + kGemmRowWords + (panel < kGemmPanelWords ? kGemmPanelWords : panel));
 }
 
+/// The kernels that every instruction set has (table.cpp).
+struct KernelSet {
+  const Kernels<float>* f32;
+  const Kernels<BFloat16>* bf16;
+  const CommonKernels* common;
+  const PackedKernels *packed_bf16, *packed_int8, *packed_int4;
+};
+
 namespace portable {
-const Kernels<float>& kernels_f32();
-const Kernels<BFloat16>& kernels_bf16();
-const CommonKernels& kernels_common();
-const PackedKernels& packed_bf16();
-const PackedKernels& packed_int8();
-const PackedKernels& packed_int4();
+KernelSet kernels();
 const PanelKernels& panels();
 }  // namespace portable
 namespace avx2 {
-const Kernels<float>& kernels_f32();
-const Kernels<BFloat16>& kernels_bf16();
-const CommonKernels& kernels_common();
-const PackedKernels& packed_bf16();
-const PackedKernels& packed_int8();
-const PackedKernels& packed_int4();
+KernelSet kernels();
 const PanelKernels& panels();
 }  // namespace avx2
 namespace avx512 {
-const Kernels<float>& kernels_f32();
-const Kernels<BFloat16>& kernels_bf16();
-const CommonKernels& kernels_common();
-const PackedKernels& packed_bf16();
-const PackedKernels& packed_int8();
-const PackedKernels& packed_int4();
+KernelSet kernels();
 }  // namespace avx512
 namespace avx512bf16 {
 /// Puts the products of bf16 in pairs in the place of others.

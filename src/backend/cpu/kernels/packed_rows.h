@@ -185,36 +185,27 @@ struct OfHalves {
   }
 };
 
+template <class Engine>
+constexpr PackedKernels kernels_of(void (*to_f32)(const PackedProduct<float>&, void*),
+                                   void (*to_bf16)(const PackedProduct<BFloat16>&, void*)) {
+  return {.number_bytes = 4 / Engine::kWordNumbers,
+          .tiles = tile_count<Engine>,
+          .padded_rows = padded_rows<Engine>,
+          .rows_of_f32 = lay_out<Engine, float>,
+          .rows_of_bf16 = lay_out<Engine, BFloat16>,
+          .to_f32 = to_f32,
+          .to_bf16 = to_bf16};
+}
+
 template <class Dot>
-constexpr PackedKernels kBf16Kernels = {
-    .number_bytes = 2,
-    .tiles = tile_count<OfHalves<Dot>>,
-    .padded_rows = padded_rows<OfHalves<Dot>>,
-    .rows_of_f32 = lay_out<OfHalves<Dot>, float>,
-    .rows_of_bf16 = lay_out<OfHalves<Dot>, BFloat16>,
-    .to_f32 = multiply<OfHalves<Dot>, Bf16, float>,
-    .to_bf16 = multiply<OfHalves<Dot>, Bf16, BFloat16>,
-};
+constexpr PackedKernels kBf16Kernels = kernels_of<OfHalves<Dot>>(
+    multiply<OfHalves<Dot>, Bf16, float>, multiply<OfHalves<Dot>, Bf16, BFloat16>);
 template <class Dot>
-constexpr PackedKernels kInt8Kernels = {
-    .number_bytes = 1,
-    .tiles = tile_count<OfIntegers<Dot>>,
-    .padded_rows = padded_rows<OfIntegers<Dot>>,
-    .rows_of_f32 = lay_out<OfIntegers<Dot>, float>,
-    .rows_of_bf16 = lay_out<OfIntegers<Dot>, BFloat16>,
-    .to_f32 = multiply<OfIntegers<Dot>, Int8, float>,
-    .to_bf16 = multiply<OfIntegers<Dot>, Int8, BFloat16>,
-};
+constexpr PackedKernels kInt8Kernels = kernels_of<OfIntegers<Dot>>(
+    multiply<OfIntegers<Dot>, Int8, float>, multiply<OfIntegers<Dot>, Int8, BFloat16>);
 template <class Dot>
-constexpr PackedKernels kInt4Kernels = {
-    .number_bytes = 1,
-    .tiles = tile_count<OfIntegers<Dot>>,
-    .padded_rows = padded_rows<OfIntegers<Dot>>,
-    .rows_of_f32 = lay_out<OfIntegers<Dot>, float>,
-    .rows_of_bf16 = lay_out<OfIntegers<Dot>, BFloat16>,
-    .to_f32 = multiply_int4<OfIntegers<Dot>, float>,
-    .to_bf16 = multiply_int4<OfIntegers<Dot>, BFloat16>,
-};
+constexpr PackedKernels kInt4Kernels = kernels_of<OfIntegers<Dot>>(
+    multiply_int4<OfIntegers<Dot>, float>, multiply_int4<OfIntegers<Dot>, BFloat16>);
 
 }  // namespace
 }  // namespace moesaic::cpu::MOESAIC_ISA

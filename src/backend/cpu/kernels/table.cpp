@@ -50,8 +50,13 @@ constexpr CommonKernels kCommon = {
 
 }  // namespace
 
-const Kernels<float>& kernels_f32() { return kKernels<float>; }
-const Kernels<BFloat16>& kernels_bf16() { return kKernels<BFloat16>; }
-const CommonKernels& kernels_common() { return kCommon; }
+KernelSet kernels() {
+  return {.f32 = &kKernels<float>,
+          .bf16 = &kKernels<BFloat16>,
+          .common = &kCommon,
+          .packed_bf16 = &packed_bf16(),
+          .packed_int8 = &packed_int8(),
+          .packed_int4 = &packed_int4()};
+}
 
 }  // namespace moesaic::cpu::MOESAIC_ISA
