@@ -54,6 +54,19 @@ void paged_decode(benchmark::State& state) {
 }
 BENCHMARK(paged_decode)->ArgsProduct({{1, 32}, {512, 8192}, {0, 1}})->UseRealTime();
 
+// One token of a latent model (DeepSeek): all heads read the same keys, which hold the values.
+void paged_latent(benchmark::State& state) {
+  const AttentionShape shape{
+      .heads = 16, .kv_heads = 1, .head_dim = 576, .v_dim = 512, .scale = 0.1F};
+  Paged paged(shape, 1, state.range(0), 1, dtype_of_case(state, 1));
+  paged.values = {};
+  for (auto _ : state) {
+    paged.attend();
+  }
+  count_bytes(state, paged.keys.bytes());
+}
+BENCHMARK(paged_latent)->ArgsProduct({{512, 2048, 8192}, {0, 1}})->UseRealTime();
+
 void paged_prefill(benchmark::State& state) {
   const std::int64_t tokens = state.range(0);
   const Paged paged(shape_of(16, 4), 1, tokens, tokens, dtype_of_case(state, 1));

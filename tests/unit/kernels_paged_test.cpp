@@ -171,6 +171,26 @@ TEST_P(PagedKernels, BitsDoNotDependOnNeighbours) {
   EXPECT_EQ(whole.lse, one_by_one.lse);
 }
 
+// Threads share the keys of a long sequence, whose sums are joined: the same bits as of whole tiles
+// that one thread sums.
+TEST_P(PagedKernels, LongSequences) {
+  for (const bool latent : {false, true}) {
+    for (const std::int64_t window : {0, 1500}) {
+      make(heads_of(2, 1, 20, latent ? 12 : 24), {2300, 1030}, latent);
+      const Result whole = compute_rows({{0, 0, 2300}, {1, 0, 1030}}, window);
+      check({{0, 2290, 2300}}, window);
+      check({{1, 1020, 1030}}, window);
+      for (const std::int64_t row : {1020, 1023, 1024, 1600, 2299}) {
+        const Result alone = compute_rows({{0, row, row + 1}}, window);
+        const auto out = whole.out.begin() + row * std::ssize(alone.out);
+        const auto lse = whole.lse.begin() + row * std::ssize(alone.lse);
+        EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), out)) << row;
+        EXPECT_TRUE(std::equal(alone.lse.begin(), alone.lse.end(), lse)) << row;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, PagedKernels, all_cases(), case_name);
 
 }  // namespace

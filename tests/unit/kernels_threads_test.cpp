@@ -104,6 +104,30 @@ class ProductBits : public KernelTest {
     return {bits(on, out), bits(on, lse), bits(on, dqkv)};
   }
 
+  /// out and lse of rows of sequences of these lengths, in pages, the last `rows` of each.
+  std::array<Bytes, 2> paged_attention(int threads, std::span<const std::int64_t> lengths,
+                                       std::int64_t rows) const {
+    constexpr std::int64_t kHeads = 4, kHeadDim = 10;
+    cpu::CpuBackend on = backend(threads);
+    std::vector<std::int64_t> offsets = {0}, position, page_offsets = {0};
+    for (const std::int64_t length : lengths) {
+      offsets.push_back(offsets.back() + rows);
+      position.push_back(length - rows);
+      page_offsets.push_back(page_offsets.back() + (length + kPageTokens - 1) / kPageTokens);
+    }
+    std::vector<std::int32_t> pages(static_cast<std::size_t>(page_offsets.back()));
+    std::iota(pages.rbegin(), pages.rend(), 0);
+    const Shape in_pages{page_offsets.back(), 1, kPageTokens, kHeadDim};
+    const Tensor out = on.empty(compute(), {offsets.back(), kHeads, kHeadDim});
+    const Tensor lse = on.empty(DType::kF32, {offsets.back(), kHeads});
+    on.paged_attention(
+        draw(on, "q", {offsets.back(), kHeads * kHeadDim}),
+        {.heads = kHeads, .kv_heads = 1, .head_dim = kHeadDim, .v_dim = kHeadDim, .scale = 0.3F}, 0,
+        {offsets, position, page_offsets, pages}, draw(on, "keys", in_pages),
+        draw(on, "values", in_pages), out, lse);
+    return {bits(on, out), bits(on, lse)};
+  }
+
   struct Grouped {
     Bytes y, dx, dw;
     bool operator==(const Grouped&) const = default;
@@ -161,6 +185,21 @@ TEST_P(ProductBits, AttentionOnAnyNumberOfThreads) {
     for (const int threads : kThreadCounts) {
       EXPECT_TRUE(attention(threads, kv_heads) == expected)
           << kv_heads << " heads of keys on " << threads << " threads";
+    }
+  }
+}
+
+// Threads take whole tiles where there are enough of them, and else parts of their keys.
+TEST_P(ProductBits, PagedAttentionOnAnyNumberOfThreads) {
+  constexpr std::array<std::int64_t, 3> kLengths = {1500, 2100, 40};
+  for (const std::size_t sequences : {1U, 3U}) {
+    for (const std::int64_t rows : {1, 40}) {
+      const std::span lengths = std::span(kLengths).first(sequences);
+      const auto expected = paged_attention(1, lengths, rows);
+      for (const int threads : kThreadCounts) {
+        EXPECT_TRUE(paged_attention(threads, lengths, rows) == expected)
+            << rows << " rows of " << sequences << " sequences on " << threads << " threads";
+      }
     }
   }
 }

@@ -11,6 +11,10 @@ namespace {
 
 static_assert(kPageTokens == kAttentionTile);
 
+// Pages of a sequence whose sums are joined as one, from fixed places of it on, so that a row has
+// the same bits however threads share its keys.
+constexpr std::int64_t kJoinedPages = 16;
+
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Neighbouring rows [begin, end) of one run, and where its sequence's pages begin.
@@ -33,20 +37,36 @@ void for_pieces(const PagedRuns& runs, std::int64_t begin, std::int64_t end, con
 }
 
 // At most kAttentionTile queries of the rows of a run that read the same key head: those of each
-// row after each other.
+// row after each other; and the pages that they see.
 struct QueryTile {
   std::size_t run;
   std::int64_t head;
-  Range queries;
+  Range queries, pages;
+
+  // Its parts are those of the sequence that it sees.
+  std::int64_t first_part() const { return pages.begin / kJoinedPages; }
+  std::int64_t last_part() const { return (pages.end - 1) / kJoinedPages; }
+  Range part(std::int64_t number) const {
+    return {std::max(pages.begin, number * kJoinedPages),
+            std::min(pages.end, (number + 1) * kJoinedPages)};
+  }
+  std::int64_t work() const { return (queries.end - queries.begin) * (pages.end - pages.begin); }
 };
 
-std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group) {
+std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group,
+                                   std::int64_t window) {
   std::vector<QueryTile> tiles;
+  tiles.reserve(runs.position.size() * at(heads));
   for (std::size_t run = 0; run < runs.position.size(); ++run) {
     const std::int64_t queries = (runs.offsets[run + 1] - runs.offsets[run]) * group;
     for (std::int64_t head = 0; head < heads; ++head) {
       for (std::int64_t begin = 0; begin < queries; begin += kAttentionTile) {
-        tiles.push_back({run, head, {begin, std::min(begin + kAttentionTile, queries)}});
+        const std::int64_t end = std::min(begin + kAttentionTile, queries);
+        const std::int64_t position = runs.position[run] + begin / group;
+        const std::int64_t first =
+            window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
+        const std::int64_t last = runs.position[run] + (end - 1) / group;
+        tiles.push_back({run, head, {begin, end}, {first / kPageTokens, last / kPageTokens + 1}});
       }
     }
   }
@@ -62,6 +82,123 @@ void require_runs(const PagedRuns& runs, std::int64_t rows) {
     require((runs.page_offsets[i + 1] - runs.page_offsets[i]) * kPageTokens >= end,
             "a run without a page");
   }
+}
+
+// One call of attention to pages; sums: two for each thread.
+template <class A>
+struct PagedCall {
+  const Kernels<A>& kernels;
+  const CommonKernels& common;
+  const AttentionShape& shape;
+  const PagedRuns& runs;
+  std::int64_t window;
+  const Tensor &q, &keys, &values, &out, &lse, &scratch, &sums;
+  int threads;
+
+  std::int64_t group() const { return shape.heads / shape.kv_heads; }
+
+  PagedHead<A> head_of(const QueryTile& tile) const {
+    const std::int64_t query = tile.head * group();
+    return {.q = q.as<A>().data() + runs.offsets[tile.run] * q.dim(1) + query * shape.head_dim,
+            .q_stride = q.dim(1),
+            .heads = group(),
+            .keys = keys.as<A>().data() + tile.head * kPageTokens * keys.dim(3),
+            .values = values.as<A>().data() + tile.head * kPageTokens * values.dim(3),
+            .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
+            .key_row = keys.dim(3),
+            .value_page = values.dim(1) * kPageTokens * values.dim(3),
+            .value_row = values.dim(3),
+            .pages = runs.pages.data() + runs.page_offsets[tile.run],
+            .position = runs.position[tile.run],
+            .window = window,
+            .head_dim = shape.head_dim,
+            .v_dim = shape.v_dim,
+            .scale = shape.scale};
+  }
+  PagedSums sums_at(std::int64_t thread, std::int64_t i) const {
+    float* const sum = sums.as<float>().data() + (2 * thread + i) * sums.dim(2);
+    float* const top = sum + kAttentionTile * padded_head(shape.v_dim);
+    return {sum, top, top + kAttentionTile};
+  }
+
+  void attend(const QueryTile& tile, std::int64_t part, const PagedSums& to) const {
+    kernels.paged_attention(head_of(tile), tile.queries, tile.part(part), to,
+                            scratch.as<float>().data() + omp_get_thread_num() * scratch.dim(1));
+  }
+  void join(const QueryTile& tile, const PagedSums& next, const PagedSums& to) const {
+    common.join_paged(next, shape.scale, tile.queries.end - tile.queries.begin, shape.v_dim, to);
+  }
+  void write(const QueryTile& tile, const PagedSums& from) const {
+    const std::int64_t first = runs.offsets[tile.run] * shape.heads + tile.head * group();
+    kernels.write_paged(head_of(tile), tile.queries, from, out.as<A>().data() + first * shape.v_dim,
+                        shape.heads * shape.v_dim, lse.as<float>().data() + first, shape.heads);
+  }
+
+  // Threads take tiles, which differ by as much as the lengths of their sequences do.
+  void share_tiles(const std::vector<QueryTile>& tiles) const {
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (tiles.size() > 1)
+    for (const QueryTile& tile : tiles) {
+      const PagedSums all = sums_at(omp_get_thread_num(), 0);
+      const PagedSums next = sums_at(omp_get_thread_num(), 1);
+      attend(tile, tile.first_part(), all);
+      for (std::int64_t part = tile.first_part() + 1; part <= tile.last_part(); ++part) {
+        attend(tile, part, next);
+        join(tile, next, all);
+      }
+      write(tile, all);
+    }
+  }
+
+  struct Part {
+    const QueryTile& tile;
+    std::int64_t number;
+  };
+
+  // Joins the sums of a part to those of the parts before it.
+  void add(const Part& part, PagedSums& sum, PagedSums& all) const {
+    if (part.number == part.tile.first_part()) {
+      std::swap(sum, all);
+    } else {
+      join(part.tile, sum, all);
+    }
+    if (part.number == part.tile.last_part()) {
+      write(part.tile, all);
+    }
+  }
+
+  // Threads take parts of tiles, which are joined in their order.
+  void share_parts(const std::vector<QueryTile>& tiles) const {
+    std::vector<Part> parts;
+    for (const QueryTile& tile : tiles) {
+      for (std::int64_t part = tile.first_part(); part <= tile.last_part(); ++part) {
+        parts.push_back({tile, part});
+      }
+    }
+    std::vector<PagedSums> own;
+    own.reserve(at(threads));
+    for (int thread = 0; thread < threads; ++thread) {
+      own.push_back(sums_at(thread, 0));
+    }
+    PagedSums all = sums_at(0, 1);
+#pragma omp parallel for ordered num_threads(threads) schedule(dynamic) if (parts.size() > 1)
+    for (const Part& part : parts) {
+      PagedSums& sum = own[at(omp_get_thread_num())];
+      attend(part.tile, part.number, sum);
+#pragma omp ordered
+      add(part, sum, all);
+    }
+  }
+};
+
+// Whether some tile is more than half of a thread's share, so that threads would wait for it.
+bool is_uneven(const std::vector<QueryTile>& tiles, std::int64_t threads) {
+  std::int64_t all = 0;
+  std::int64_t most = 0;
+  for (const QueryTile& tile : tiles) {
+    all += tile.work();
+    most = std::max(most, tile.work());
+  }
+  return 2 * threads * most > all;
 }
 
 }  // namespace
@@ -98,40 +235,28 @@ void CpuBackend::paged_attention(const Tensor& q, const AttentionShape& shape, s
               q.dim(1) >= shape.heads * shape.head_dim,
           fmt::format("paged attention of {} to {} with {} / {} heads of {}", q.shape().text(),
                       keys.shape().text(), shape.heads, shape.kv_heads, shape.head_dim));
-  const Tensor& v = values.defined() ? values : keys;
-  const std::int64_t group = shape.heads / shape.kv_heads;
-  const std::vector<QueryTile> tiles = query_tiles(runs, shape.kv_heads, group);
-  const std::int64_t scratch_size = paged_scratch(shape.head_dim, shape.v_dim);
-  const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
+  const std::vector<QueryTile> tiles =
+      query_tiles(runs, shape.kv_heads, shape.heads / shape.kv_heads, window);
+  const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(shape.head_dim, shape.v_dim)});
+  const Tensor sums = empty(DType::kF32, {threads_, 2, paged_sums(shape.v_dim)});
   with_kernels(q.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    const auto run = [&](const QueryTile& tile, std::int64_t thread) {
-      const std::int64_t row = runs.offsets[tile.run];
-      const std::int64_t query = tile.head * group;
-      const PagedHead<A> paged{.q = q.as<A>().data() + row * q.dim(1) + query * shape.head_dim,
-                               .q_stride = q.dim(1),
-                               .heads = group,
-                               .keys = keys.as<A>().data() + tile.head * kPageTokens * keys.dim(3),
-                               .values = v.as<A>().data() + tile.head * kPageTokens * v.dim(3),
-                               .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
-                               .key_row = keys.dim(3),
-                               .value_page = v.dim(1) * kPageTokens * v.dim(3),
-                               .value_row = v.dim(3),
-                               .pages = runs.pages.data() + runs.page_offsets[tile.run],
-                               .position = runs.position[tile.run],
-                               .window = window,
-                               .head_dim = shape.head_dim,
-                               .v_dim = shape.v_dim,
-                               .scale = shape.scale};
-      kernels.paged_attention(
-          paged, tile.queries, out.as<A>().data() + (row * shape.heads + query) * shape.v_dim,
-          shape.heads * shape.v_dim, lse.as<float>().data() + row * shape.heads + query,
-          shape.heads, scratch.as<float>().data() + thread * scratch_size);
-    };
-    // Tiles differ by as much as the lengths of their sequences do.
-#pragma omp parallel for num_threads(threads_) schedule(dynamic) if (tiles.size() > 1)
-    for (const QueryTile& tile : tiles) {
-      run(tile, omp_get_thread_num());
+    const PagedCall<decltype(type)> call{.kernels = kernels,
+                                         .common = *set_.common,
+                                         .shape = shape,
+                                         .runs = runs,
+                                         .window = window,
+                                         .q = q,
+                                         .keys = keys,
+                                         .values = values.defined() ? values : keys,
+                                         .out = out,
+                                         .lse = lse,
+                                         .scratch = scratch,
+                                         .sums = sums,
+                                         .threads = threads_};
+    if (is_uneven(tiles, threads_)) {
+      call.share_parts(tiles);
+    } else {
+      call.share_tiles(tiles);
     }
   });
 }

@@ -112,8 +112,9 @@ void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index 
     }
     for (Index i = larger(head.shared - query, 0); i < queries; ++i) {
       const Index to = query + i;
-      lse[to * lse_stride] = write_row(tile.softmax, i, t.sums + i * v_row, head.scale,
-                                       out + to * out_stride, head.v_dim);
+      lse[to * lse_stride] = write_row(
+          tile.softmax.top[i / kLanes][i % kLanes], tile.softmax.total[i / kLanes][i % kLanes],
+          t.sums + i * v_row, head.scale, out + to * out_stride, head.v_dim);
     }
   }
 }

@@ -3,7 +3,9 @@
 // Attention to keys and values in pages (Kwon et al. 2023), in tiles as attention_forward.h: a page
 // is a tile of keys. The columns of a tile of scores are all queries that read the same key head,
 // those of a row beside each other. Pages begin at fixed positions of the sequence and a hidden key
-// adds zero, so that the sums of a row have one order, whatever else is in its tile.
+// adds zero, so that the sums of a row have one order, whatever else is in its tile. Sums over
+// some of the pages can be joined, so that threads share a long sequence (Flash-Decoding, Dao et
+// al. 2023).
 #include "backend/cpu/kernels/attention_softmax.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
@@ -12,7 +14,7 @@ namespace {
 // The positions [first, last] that each query of a tile sees.
 struct SeenKeys {
   I16 first[kTile / kLanes], last[kTile / kLanes];
-  Index least_first, most_first, least_last, most_last;
+  Index most_first, least_last, most_last;
 };
 
 template <class A>
@@ -32,7 +34,6 @@ SeenKeys seen_keys(const PagedHead<A>& head, Range queries) {
   std::memcpy(seen.last, last, sizeof last);
   seen.least_last = head.position + queries.begin / head.heads;
   seen.most_last = head.position + (queries.end - 1) / head.heads;
-  seen.least_first = first_of(seen.least_last);
   seen.most_first = first_of(seen.most_last);
   return seen;
 }
@@ -47,15 +48,14 @@ void call_page(const A* page, Index row) {
 }
 
 template <class Step, class A>
-void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
-                  Index lse_stride, float* scratch) {
+void attend_pages(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
+                  float* scratch) {
   const Index row = row_words<Step>(head.head_dim);
   const Index v_row = round_up(head.v_dim);
   const Index count = queries.end - queries.begin;
   const Index columns = round_up(count);
   float* const scores = scratch;
-  float* const sums = scores + kTile * kTile;
-  auto* const q_columns = reinterpret_cast<Word*>(sums + kTile * v_row);
+  auto* const q_columns = reinterpret_cast<Word*>(scores + kTile * kTile);
   Word* const k = q_columns + kTile * row;
   Word* const v = k + kTile * row;
   const auto query = [&](Index i) {
@@ -63,11 +63,11 @@ void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_str
     return head.q + at / head.heads * head.q_stride + at % head.heads * head.head_dim;
   };
   load_columns<Step>(query, q_columns, count, head.head_dim);
-  clear(sums, count * v_row);
+  clear(to.values, count * v_row);
   const SeenKeys seen = seen_keys(head, queries);
   Softmax softmax;
-  const Index last_page = seen.most_last / kTile;
-  for (Index page = seen.least_first / kTile; page <= last_page; ++page) {
+  const Index last_page = seen.most_last / kTile;  // those after the range may be next
+  for (Index page = pages.begin; page < pages.end; ++page) {
     const Index key = page * kTile;
     const Index keys = smaller(kTile, seen.most_last + 1 - key);
     load_rows<Step>(head.keys + head.pages[page] * head.key_page, head.key_row, k, keys,
@@ -90,15 +90,11 @@ void attend_pages(const PagedHead<A>& head, Range queries, A* out, Index out_str
       call_page(head.values + head.pages[page + 1] * head.value_page, head.value_row);
     }
     multiply<Step>({reinterpret_cast<const Word*>(scores), 1, Step::kElements * kTile, v, v_row,
-                    sums, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
+                    to.values, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
                     softmax.factor});
   }
-  for (Index i = 0; i < count; ++i) {
-    const Index to = queries.begin + i;
-    lse[to / head.heads * lse_stride + to % head.heads] =
-        write_row(softmax, i, sums + i * v_row, head.scale,
-                  out + to / head.heads * out_stride + to % head.heads * head.v_dim, head.v_dim);
-  }
+  std::memcpy(to.top, softmax.top, sizeof softmax.top);
+  std::memcpy(to.total, softmax.total, sizeof softmax.total);
 }
 
 }  // namespace

@@ -68,16 +68,15 @@ void update_softmax(float* scores, Index strip, Softmax& softmax, Index keys, fl
   top = best;
 }
 
-// What was summed with the weights of query i becomes its row of the result; returns its lse.
+// What was summed with the weights of a query, whose sum is total, becomes its row of the result;
+// returns its lse.
 template <class A>
-float write_row(const Softmax& softmax, Index i, const float* sums, float scale, A* out,
-                Index dim) {
-  const float total = softmax.total[i / kLanes][i % kLanes];
+float write_row(float top, float total, const float* sums, float scale, A* out, Index dim) {
   const float inverse = 1.0F / total;
   for (Index c = 0; c < dim; c += kLanes) {
     store(out + c, load(sums + c) * inverse, dim - c);
   }
-  return scale * softmax.top[i / kLanes][i % kLanes] + __builtin_logf(total);
+  return scale * top + __builtin_logf(total);
 }
 
 }  // namespace

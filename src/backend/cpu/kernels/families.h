@@ -77,8 +77,13 @@ template <class A>
 void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
                float* lse, Index lse_stride, float* scratch);
 template <class A>
-void paged_attention(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
-                     Index lse_stride, float* scratch);
+void paged_attention(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
+                     float* scratch);
+void join_paged(const PagedSums& next, float scale, Index queries, Index v_dim,
+                const PagedSums& to);
+template <class A>
+void write_paged(const PagedHead<A>& head, Range queries, const PagedSums& from, A* out,
+                 Index out_stride, float* lse, Index lse_stride);
 template <class A>
 void attention_backward(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                         float* scratch);

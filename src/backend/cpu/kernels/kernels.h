@@ -76,6 +76,13 @@ struct PagedHead {
   float scale;
 };
 
+/// Of a tile of queries over some of their keys: the largest score, the sum of exp(scale (score -
+/// top)), and that of the values with these weights.
+struct PagedSums {
+  float* values;       // (kAttentionTile, padded_head(v_dim))
+  float *top, *total;  // (kAttentionTile)
+};
+
 struct RouteRow {
   Index experts, top_k, candidates, groups, top_groups, group_best;
   float threshold, temperature;
@@ -165,10 +172,13 @@ struct Kernels {
   // scratch: attention_backward_scratch floats.
   void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                              float* scratch);
-  // At most kAttentionTile queries of neighbouring rows, those of each row after each other; out
-  // and lse point at query 0. scratch: paged_scratch floats.
-  void (*paged_attention)(const PagedHead<A>& head, Range queries, A* out, Index out_stride,
-                          float* lse, Index lse_stride, float* scratch);
+  // At most kAttentionTile queries of neighbouring rows, those of each row after each other, over
+  // their keys in some pages of the sequence. scratch: paged_scratch floats.
+  void (*paged_attention)(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
+                          float* scratch);
+  // The sums over all keys become results; out and lse point at query 0.
+  void (*write_paged)(const PagedHead<A>& head, Range queries, const PagedSums& from, A* out,
+                      Index out_stride, float* lse, Index lse_stride);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
@@ -194,6 +204,9 @@ struct CommonKernels {
   // log_sums: (rows, 2).
   void (*divergence)(const float* reference, const float* logits, const float* log_sums,
                      float* divergence, Index rows, Index vocab);
+  // The sums over more keys, `next`, are joined to those so far.
+  void (*join_paged)(const PagedSums& next, float scale, Index queries, Index v_dim,
+                     const PagedSums& to);
   void (*route)(const RouteRow& row, const RouteRows& rows, Index tokens);
   void (*route_weights)(const RouteRow& row, const float* scores, const std::int32_t* choice,
                         float* weight, Index tokens);
@@ -285,10 +298,11 @@ constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v
          (tokens + 1) / 2 * 3 * both + tokens * padded_head(head_dim) + (tokens + 15) / 16 * 16;
 }
 
-/// Floats of scratch of paged attention.
+/// Floats of scratch of paged attention, and of its PagedSums.
 constexpr Index paged_scratch(Index head_dim, Index v_dim) {
-  return kAttentionTile * (kAttentionTile + 2 * padded_head(head_dim) + 2 * padded_head(v_dim));
+  return kAttentionTile * (kAttentionTile + 2 * padded_head(head_dim) + padded_head(v_dim));
 }
+constexpr Index paged_sums(Index v_dim) { return kAttentionTile * (padded_head(v_dim) + 2); }
 
 /// Words of 4 bytes in the buffers of a product: panels of b, packed rows of a, results of one row
 /// of tiles. So many panels at most are packed at once.

@@ -5,12 +5,11 @@
 namespace moesaic::cpu::MOESAIC_ISA {
 
 template <class A>
-void paged_attention(const PagedHead<A>& head, Range queries, A* out, Index out_stride, float* lse,
-                     Index lse_stride, float* scratch) {
-  attend_pages<Pairs>(head, queries, out, out_stride, lse, lse_stride, scratch);
+void paged_attention(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
+                     float* scratch) {
+  attend_pages<Pairs>(head, queries, pages, to, scratch);
 }
 
-template void paged_attention(const PagedHead<BFloat16>&, Range, BFloat16*, Index, float*, Index,
-                              float*);
+template void paged_attention(const PagedHead<BFloat16>&, Range, Range, const PagedSums&, float*);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA
