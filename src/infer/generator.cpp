@@ -8,6 +8,7 @@
 #include <map>
 #include <queue>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/stop.h"
@@ -85,15 +86,19 @@ Generator::Generator(const GenerateJob& job, std::vector<std::int64_t> parts, st
   ctx_.cache = &cache_;
 }
 
-// Lets more prompts wait while there is use for them.
+// Lets more prompts wait while there is use for them. A part that has none to wait ends the round,
+// so that it is written, and a stop is heard, before the next one is read.
 void Generator::fetch(RoundEnd& end) {
   const PhaseScope phase(instance_.clock, Phase::kData);
-  while (scheduler_.is_hungry() && !source_.is_empty()) {
+  bool waits = true;
+  while (waits && scheduler_.is_hungry() && !source_.is_empty()) {
     PromptSource::Part part = source_.next();
+    waits = false;
     open_.open(part);
     for (Prompt& prompt : part.prompts) {
       if (std::ssize(prompt.tokens) < job_.rules.max_seq) {
         scheduler_.add(std::move(prompt));
+        waits = true;
         continue;
       }
       end.ended += 1.0;  // there is no room for a token
@@ -221,6 +226,7 @@ GenerateResult Generator::run() {
     RoundEnd end;
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();
+    require(!runs.empty() || scheduler_.is_idle(), "no sequence has room in the cache");
     const std::vector<std::vector<SequenceRun>> parts = cut_runs(runs, instance_.mesh.pp.size());
     std::vector<model::MicroBatch> batches(parts.size());
     for (std::size_t j = 0; j < parts.size(); ++j) {
@@ -290,7 +296,8 @@ Need need_of(const GenerateJob& job, const std::vector<std::int64_t>& parts, std
       if (length >= job.rules.max_seq) {
         continue;
       }
-      const std::int64_t wanted = KvCache::pages_for(job.rules.most_cached(length));
+      // Where an eos was taken for granted, there may be one token more.
+      const std::int64_t wanted = KvCache::pages_for(job.rules.most_cached(length + 1));
       need.pages += wanted;
       longest.push(wanted);
       if (std::ssize(longest) > job.rules.batch) {

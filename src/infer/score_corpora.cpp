@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/error.h"
 
@@ -32,6 +33,12 @@ void ScoreCorpora::add(io::Corpus corpus) {
   for (const std::string& task : info.task_names) {
     auto found = std::find(tasks_.begin(), tasks_.end(), task);
     if (found == tasks_.end()) {
+      if (tasks_.size() > std::numeric_limits<std::uint8_t>::max()) {
+        throw Error(Exit::kBadData,
+                    fmt::format("data.corpus: with {} there are more than 255 task names, those of "
+                                "the model included: score the corpora one by one",
+                                info.name));
+      }
       found = tasks_.insert(found, task);
     }
     joined_task_.back().push_back(static_cast<std::uint8_t>(found - tasks_.begin()));

@@ -12,16 +12,17 @@ constexpr const char* kUnknown =
 
 StopText::StopText(const io::Tokenizer& tokenizer, const std::vector<std::string>& stops,
                    std::span<const std::int32_t> prompt)
-    : tokenizer_(&tokenizer), stops_(&stops), begins_(tokenizer.decode(prompt).empty()) {}
+    : tokenizer_(&tokenizer),
+      stops_(&stops),
+      begins_(std::all_of(prompt.begin(), prompt.end(), [&](std::int32_t token) {
+        return token < tokenizer.vocab_size() && tokenizer.piece(token).empty();
+      })) {}
 
 bool StopText::add(std::int32_t token) {
   const std::size_t before = text_.size();
-  if (token >= tokenizer_->vocab_size()) {
-    text_ += kUnknown;
-  } else {
-    text_ += begins_ ? tokenizer_->decode(std::span(&token, 1)) : tokenizer_->piece(token);
-  }
-  begins_ = begins_ && text_.empty();
+  const std::string piece = token < tokenizer_->vocab_size() ? tokenizer_->piece(token) : kUnknown;
+  text_ += begins_ && piece != kUnknown ? tokenizer_->decode(std::span(&token, 1)) : piece;
+  begins_ = begins_ && piece.empty();
   std::size_t end = std::string::npos;
   for (const std::string& stop : *stops_) {
     const std::size_t from = before < stop.size() ? 0 : before - stop.size() + 1;

@@ -55,8 +55,8 @@ class Generate(harness.EndToEnd):
         for name in ("prompts", "run"):
             (self.folder / name).symlink_to(self.shared / name)
 
-    def command(self, output, *arguments):
-        return ["generate", "--model.path", "run/checkpoints", "--data.corpus", "prompts",
+    def command(self, output, *arguments, corpus="prompts"):
+        return ["generate", "--model.path", "run/checkpoints", "--data.corpus", corpus,
                 "--run.precision", "fp32", "--generate.max_tokens", 24, "--generate.output", output,
                 *arguments]
 
@@ -107,6 +107,33 @@ class Generate(harness.EndToEnd):
         self.assert_sound("out.h5", "out.trace.h5")
         again = self.run_job(1, *self.command("out.h5", *arguments))
         self.assertIn("already generated", again.out)
+
+    # Protects: a prompt that does not end with eos has room for all its tokens, page borders included.
+    def test_page_border(self):
+        (self.folder / "one").mkdir()
+        (self.folder / "one/text.jsonl").write_text(json.dumps({"text": "a" * 66}) + "\n")
+        made = self.run_job(0, "tokenize", "--tokenize.input", "one/text.jsonl", "--tokenize.output",
+                            "border", "--tokenize.eos", 0)
+        self.assertEqual(made.code, 0, made.text)
+        result = self.run_job(1, *self.command("border.h5", "--run.deterministic", 1, corpus="border"),
+                              "--generate.max_tokens", 64)
+        self.assertEqual(result.code, 0, result.text)
+        self.assertEqual(read(self.folder / "border.h5")[0]["documents/prompt_tokens"].tolist(), [66])
+
+    # Protects: prompts without room for a token are answered part by part.
+    def test_long_prompts(self):
+        (self.folder / "one").mkdir()
+        with open(self.folder / "one/text.jsonl", "w", encoding="utf-8") as file:
+            for number in range(40):
+                file.write(json.dumps({"text": f"{number} " + "a" * 400}) + "\n")
+        made = self.run_job(0, "tokenize", "--tokenize.input", "one/text.jsonl", "--tokenize.output",
+                            "long")
+        self.assertEqual(made.code, 0, made.text)
+        result = self.run_job(2, *self.command("long.h5", corpus="long"))
+        self.assertEqual(result.code, 0, result.text)
+        self.assertEqual(read(self.folder / "long.h5")[0]["documents/reason"].tolist(), [3] * 40)
+        with h5py.File(self.folder / "long.trace.h5") as file:
+            self.assertGreater(len(file["step"]), 5, "all parts were read in one round")
 
     # Protects: a signal ends a job with what is done, and it goes on from there.
     def test_signal(self):

@@ -1,5 +1,6 @@
 """Scores are the same on any number of ranks and after any kill."""
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -63,6 +64,20 @@ class Score(harness.EndToEnd):
         self.assert_equal(read(self.folder / "out.h5"), whole)
         self.assert_sound("out.h5")
         self.assertFalse(parts.exists(), "finished parts are joined and deleted")
+
+    # Protects: task names of many corpora are never mixed up, as a byte has no room for more.
+    def test_many_tasks(self):
+        for corpus, tasks in (("a", range(200)), ("b", range(200, 300))):
+            (self.folder / corpus).mkdir()
+            with open(self.folder / corpus / "text.jsonl", "w", encoding="utf-8") as file:
+                for task in tasks:
+                    file.write(json.dumps({"text": f"text {task}", "task": f"task{task}"}) + "\n")
+            made = self.run_job(0, "tokenize", "--tokenize.input", f"{corpus}/text.jsonl",
+                                "--tokenize.output", f"{corpus}/corpus")
+            self.assertEqual(made.code, 0, made.text)
+        result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
+                              "a/corpus,b/corpus", "--score.output", "out.h5")
+        self.assert_fault(result, 65, "255 task names")
 
     # Protects: a model never scores a corpus of another vocabulary.
     def test_other_vocabulary(self):

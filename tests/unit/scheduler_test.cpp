@@ -174,6 +174,7 @@ TEST(Scheduler, StopStrings) {
 // included.
 TEST(Scheduler, TextsContinueTheirPrompts) {
   std::vector<std::string> texts;
+  texts.reserve(200);
   for (int i = 0; i < 200; ++i) {
     texts.push_back("some words of number " + std::to_string(i * i) + " and others");
   }
@@ -190,6 +191,28 @@ TEST(Scheduler, TextsContinueTheirPrompts) {
     }
     EXPECT_EQ(tokenizer.decode(prompt) + rest.text(), text) << given << " tokens are given";
   }
+}
+
+// A text that begins with a token of a space alone loses that one space, as it does in whole.
+TEST(Scheduler, TextsThatBeginWithASpace) {
+  const io::Tokenizer tokenizer =
+      io::Tokenizer::load(std::string(MOESAIC_GOLDEN_DIR) + "/tokenizers/mixtral.json");
+  const auto token_of = [&](const std::string& piece) {
+    std::int32_t token = 0;
+    while (token < tokenizer.vocab_size() && tokenizer.piece(token) != piece) {
+      ++token;
+    }
+    return token;
+  };
+  const std::vector<std::int32_t> tokens = {token_of(" "), token_of(" the")};
+  ASSERT_LT(std::max(tokens[0], tokens[1]), tokenizer.vocab_size());
+  const std::vector<std::string> stops;
+  StopText text(tokenizer, stops, {});
+  for (const std::int32_t token : tokens) {
+    text.add(token);
+  }
+  EXPECT_EQ(text.text(), tokenizer.decode(tokens));
+  EXPECT_EQ(text.text(), " the");
 }
 
 // Tokens that an embedding has and a vocabulary has not become a sign for the unknown.
