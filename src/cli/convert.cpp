@@ -110,14 +110,17 @@ model::MicroBatch probe(const config::Config& config) {
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
 std::vector<float> compute(const config::Config& config, const fs::path& path,
                            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
-  model::Instance instance(config, mesh, model::Use::kManyRows);
-  load_values(instance, path, watchdog);
-  model::Context ctx = instance.context();
+  std::optional<model::Instance> instance;
+  mesh.world.together("set up the check", [&] {
+    instance.emplace(config, mesh, model::Use::kManyRows);
+    load_values(*instance, path, watchdog);
+  });
+  model::Context ctx = instance->context();
   ctx.dropless = true;
   const model::MicroBatch batch = probe(config);
   std::vector<float> result;
-  model::forward_all(instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {
-    result = instance.transformer.head().log_probs(ctx, hidden).logprob;
+  model::forward_all(*instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {
+    result = instance->transformer.head().log_probs(ctx, hidden).logprob;
   });
   return result;
 }
@@ -136,8 +139,11 @@ double bound_of(const ConvertInputs& inputs) {
   return dtype_of(inputs) == config::StoredAs::kFp32 ? kExact : kSixteenBits;
 }
 
-// What cannot be removed stays: the message says that it is of no use.
-void remove_made(const ConvertInputs& inputs, const fs::path& made) {
+// By rank 0. What cannot be removed stays: the message says that it is of no use.
+void remove_made(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh) {
+  if (!mesh.world.is_root()) {
+    return;
+  }
   try {
     if (inputs.to_folder) {
       io::clear_written(made);
@@ -150,14 +156,27 @@ void remove_made(const ConvertInputs& inputs, const fs::path& made) {
   }
 }
 
+/// What the copy computes; one that cannot be read is removed. Collective over the mesh.
+std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& made,
+                                const comm::Mesh& mesh, comm::Watchdog& watchdog) {
+  config::Config stored = inputs.config;
+  stored.run.quantize = inputs.config.convert.quantize;
+  try {
+    return compute(stored, made, mesh, watchdog);
+  } catch (const comm::AgreedError& error) {
+    remove_made(inputs, made, mesh);
+    throw comm::AgreedError(
+        error.code(), fmt::format("the copy cannot be read back, and is removed: {}", error.what()),
+        error.where());
+  }
+}
+
 /// Throws kMismatch if the two models do not compute the same, as far as what is stored lets them.
 /// Collective over the mesh.
 void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh,
              comm::Watchdog& watchdog) {
-  config::Config stored = inputs.config;
-  stored.run.quantize = inputs.config.convert.quantize;
   const std::vector<float> was = compute(inputs.config, inputs.source, mesh, watchdog);
-  const std::vector<float> is = compute(stored, made, mesh, watchdog);
+  const std::vector<float> is = compute_copy(inputs, made, mesh, watchdog);
   std::vector<double> sums(2, 0.0);  // of differences, and their number
   for (std::size_t i = 0; i < was.size(); ++i) {
     sums[0] += std::abs(static_cast<double>(was[i]) - static_cast<double>(is[i]));
@@ -169,9 +188,7 @@ void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh
   log::print(fmt::format("check: log-probabilities of {} tokens differ by {:.2g} nats on average",
                          probe(inputs.config).counted(), mean));
   if (!(mean <= bound)) {
-    if (mesh.world.is_root()) {
-      remove_made(inputs, made);
-    }
+    remove_made(inputs, made, mesh);
     throw comm::AgreedError(
         Exit::kMismatch,
         fmt::format("{} does not compute what {} does: log-probabilities differ by {:.2g} nats on "

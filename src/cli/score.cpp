@@ -151,7 +151,9 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
   check_outputs_fit(inputs, folder, ranks);
   if (!config.run.dir.empty()) {
     io::make_folder(config.run.dir);
-    io::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
+    if (inputs.first_task) {  // the other tasks of an array have the same
+      io::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
+    }
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
   return lock;

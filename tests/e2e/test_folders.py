@@ -1,7 +1,9 @@
 """Hugging Face folders: scored, trained from, converted both ways, and refused where they are damaged."""
 import json
+import os
 import pathlib
 import shutil
+import signal
 import struct
 
 import h5py
@@ -237,6 +239,24 @@ class Folders(harness.EndToEnd):
         self.assertEqual(result.code, 0, result.text)
         self.assertEqual({path.name for path in (self.folder / "few").iterdir()},
                          {"latest", "step-00000000"})
+
+    # Protects: neither does a copy that cannot be read back.
+    def test_unreadable_copy(self):
+        for made, once, at in (("ours", "ours/latest", "*/ours/*.h5"),
+                               ("hf", "hf/config.json", "*/hf/*.safetensors")):
+            child = self.start(2, "convert", "mixtral", made, "--convert.to",
+                               "moesaic" if made == "ours" else "hf",
+                               wrapper=self.stopping(once, at, FAULT_RANK=1))
+            self.wait_for(lambda: len(harness.processes_of(self.folder)) == 2, "both ranks")
+            rank = self.process_of(1)
+            self.wait_for(lambda: harness.is_stopped(rank), "the check")
+            for path in (self.folder / made).rglob(at.rpartition("/")[2]):
+                harness.truncate(path)
+            os.kill(rank, signal.SIGCONT)
+            out = child.communicate(timeout=harness.LIMIT)[0]
+            self.assertEqual(child.returncode, 65, out)
+            self.assertIn("the copy cannot be read back, and is removed", out)
+            self.assertEqual(list((self.folder / made).iterdir()), [])
 
     # Protects: the tokens that end a text come along to a checkpoint and back.
     def test_end_tokens(self):
