@@ -5,10 +5,17 @@
 #include <cstdlib>
 
 namespace moesaic::config {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+const Clock::time_point program_start = Clock::now();
+
+}  // namespace
 
 double wall_seconds(const Run& run) {
   if (run.max_wall >= 0.0) {
-    return run.max_wall;
+    const double gone = std::chrono::duration<double>(Clock::now() - program_start).count();
+    return std::max(0.0, run.max_wall - gone);
   }
   const char* const end = std::getenv("SLURM_JOB_END_TIME");
   if (end == nullptr) {

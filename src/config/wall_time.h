@@ -4,8 +4,8 @@
 
 namespace moesaic::config {
 
-/// Seconds until run.max_wall's end: its value, or with `auto` until SLURM_JOB_END_TIME; negative:
-/// no limit.
+/// Seconds from now until run.max_wall's end, which is counted from the start of the program, or
+/// with `auto` until SLURM_JOB_END_TIME; negative: no limit.
 double wall_seconds(const Run& run);
 
 }  // namespace moesaic::config
