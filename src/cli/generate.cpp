@@ -176,7 +176,7 @@ bool is_finished(const Inputs& inputs, std::int64_t documents, const io::Generat
     }
     if (output.is_finished()) {
       finished = 1;
-      output.drop_parts();
+      output.remove_parts();  // a job that was killed may have left some
       log::print("already generated, with the same model, corpus and settings");
       print_end(output.totals(), inputs.config.generate.output, output);
       return;
@@ -216,7 +216,10 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   }
   world.together("finish the continuations", [&] {
     if (world.is_root()) {
-      print_end(output.finish(), inputs.config.generate.output, output);
+      const io::GenerationTotals totals = output.finish();
+      lock.reset();
+      output.remove_parts();
+      print_end(totals, inputs.config.generate.output, output);
     }
   });
   return 0;

@@ -197,10 +197,15 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
 }
 
 /// On rank 0: the joined output if all parts are there, else only this task's are.
-void finish(const Inputs& inputs, const io::ScoresOutput& output) {
+void finish(const Inputs& inputs, const io::ScoresOutput& output,
+            std::unique_ptr<io::RunLock> lock) {
   const std::vector<std::uint8_t> done = output.parts_done();
   const bool all = std::find(done.begin(), done.end(), 0) == done.end();
   const io::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
+  lock.reset();
+  if (all) {
+    output.remove_parts();
+  }
   print_end(totals, inputs);
 }
 
@@ -238,6 +243,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     }
     if (output.is_finished()) {
       finished = 1;
+      output.remove_parts();  // a job that was killed may have left some
       log::print("already scored, with the same model, corpus and settings");
       print_end(output.totals({}), inputs);
       return;
@@ -256,7 +262,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   }
   world.together("finish the scores", [&] {
     if (world.is_root()) {
-      finish(inputs, output);
+      finish(inputs, output, std::move(lock));
     }
   });
   return 0;

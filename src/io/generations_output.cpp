@@ -128,7 +128,6 @@ void GenerationsOutput::join_lines() const {
 GenerationTotals GenerationsOutput::finish() const {
   const GenerationTotals totals = hdf5_run([&] { return join(); });
   join_lines();
-  drop_parts();
   return totals;
 }
 

@@ -40,12 +40,13 @@ class GenerationsOutput {
   std::int64_t last_trace_step() const;
 
   void write_part(std::int64_t i, const GenerationsPart& part, std::int64_t trace_step) const;
-  /// When all parts are there: the two files, made from them. Returns the totals.
+  /// When all parts are there: the two files, made from them, which are not needed after that.
+  /// Returns the totals.
   GenerationTotals finish() const;
   /// Of the finished file.
   GenerationTotals totals() const;
-  /// What a job that was killed while it deleted the parts has left of them.
-  void drop_parts() const { std::filesystem::remove_all(parts_.folder()); }
+  /// Once both files are there, and nobody holds the lock of the folder.
+  void remove_parts() const { parts_.remove(); }
 
  private:
   std::filesystem::path lines_of(std::int64_t i) const;

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
+#include "io/run_lock.h"
 
 namespace moesaic::io {
 
@@ -68,6 +69,28 @@ void PartFiles::make_folder() const {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{}: cannot write into this folder", fs::absolute(folder_).string()));
   }
+}
+
+void PartFiles::remove() const {
+  std::vector<fs::path> own;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder_, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const fs::path name = entry->path().filename();
+    const fs::path ending = name.extension();
+    const bool like_a_part = name.string().starts_with(name_ + "-") &&
+                             (ending == ".h5" || ending == ".jsonl" || ending == ".tmp");
+    if (like_a_part || name == RunLock::kName) {
+      own.push_back(entry->path());
+    }
+  }
+  for (const fs::path& file : own) {
+    if (!fs::remove(file, error) && error) {
+      log::warn(fmt::format("{} cannot be removed: {}; it is not needed any more", file.string(),
+                            error.message()));
+    }
+  }
+  fs::remove(folder_, error);  // unless it is not empty
 }
 
 }  // namespace moesaic::io

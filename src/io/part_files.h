@@ -33,6 +33,10 @@ class PartFiles {
   void drop_other_counts() const;
   /// Makes the folder. Throws kCannotCreate, also if it is not writable.
   void make_folder() const;
+  /// Removes the parts, what is named like them, and the lock, once they are not needed; the
+  /// folder, too, unless something was set aside there. What cannot be removed stays, with a
+  /// warning.
+  void remove() const;
 
  private:
   std::filesystem::path folder_;

@@ -28,7 +28,7 @@ std::string own_name() {
 }  // namespace
 
 RunLock::RunLock(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "lock";
+  const std::filesystem::path file = folder / kName;
   descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
     throw Error(Exit::kCannotCreate, fmt::format("{}: {}", std::filesystem::absolute(file).string(),

@@ -8,6 +8,8 @@ namespace moesaic::io {
 /// The kernel lets go of it with the process, so that no stale lock can be left.
 class RunLock {
  public:
+  static constexpr const char* kName = "lock";  // of the file in the folder
+
   /// Throws kCannotCreate, naming host, process and job of the holder. On a filesystem without
   /// locks it warns and lets the job run.
   explicit RunLock(const std::filesystem::path& folder);

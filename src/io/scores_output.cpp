@@ -120,9 +120,13 @@ ScoreTotals ScoresOutput::finish() const {
     write_manifest(totals);
     return totals;
   }
-  ScoreTotals totals = hdf5_run([&] { return join_scores(parts, path_, header_); });
-  fs::remove_all(parts_.folder());
-  return totals;
+  return hdf5_run([&] { return join_scores(parts, path_, header_); });
+}
+
+void ScoresOutput::remove_parts() const {
+  if (one_file_) {
+    parts_.remove();
+  }
 }
 
 }  // namespace moesaic::io

@@ -32,6 +32,8 @@ class ScoresOutput {
 
   /// When all parts are there: the one file, made from them, or scores.json. Returns the totals.
   ScoreTotals finish() const;
+  /// Once the one file is there, and nobody holds the lock of the folder.
+  void remove_parts() const;
   /// The totals of these shards' parts, or of the finished file.
   ScoreTotals totals(const std::vector<std::int64_t>& shards) const;
 

@@ -124,8 +124,13 @@ TEST(Generations, PartsBecomeOneOutput) {
   EXPECT_NE(whole.find("text of a"), std::string::npos);
   EXPECT_LT(whole.find("text of b"), whole.find("text of c"));
   EXPECT_TRUE(output.is_finished());
+  EXPECT_TRUE(fs::exists(output.part(0).string() + ".1"));
+  output.remove_parts();  // but what was set aside
+  EXPECT_EQ(std::distance(fs::directory_iterator(output.folder()), fs::directory_iterator()), 1);
+  fs::remove(output.part(0).string() + ".1");
 
   // Killed between the two files.
+  fs::remove(output.folder());
   fs::remove(lines);
   fs::rename(dir.path() / "parts", output.folder());
   output.prepare();
@@ -134,6 +139,8 @@ TEST(Generations, PartsBecomeOneOutput) {
   EXPECT_EQ(output.finish().tokens, 4);
   EXPECT_EQ(read_file(lines), whole);
   EXPECT_FALSE(fs::exists(file.string() + ".1"));
+  fs::remove(output.part(0).string() + ".1");
+  output.remove_parts();
   EXPECT_FALSE(fs::exists(output.folder()));
 }
 

@@ -176,7 +176,7 @@ TEST(Scores, OnlyTheSameFingerprintIsReused) {
   EXPECT_EQ(output.last_trace_step({0, 1, 2}), 12);
 }
 
-// One file: it appears when it is complete, and takes the parts' folder away.
+// One file: it appears when it is complete, and the parts' folder goes, unless it keeps something.
 TEST(Scores, OneFile) {
   const TempDir dir;
   const ScoresOutput output(dir / "x.h5", 2, header_of("f"));
@@ -186,6 +186,14 @@ TEST(Scores, OneFile) {
   EXPECT_FALSE(output.is_finished());
   output.finish();
   EXPECT_TRUE(output.is_finished());
+  const fs::path kept = dir / "x.h5.parts" / "scores-00000-of-00002.h5.1";  // it was set aside
+  write_part(kept, "g");
+  write_part(dir / "x.h5.parts" / "lock", "");
+  output.remove_parts();
+  EXPECT_TRUE(fs::exists(kept));
+  EXPECT_FALSE(fs::exists(output.part(0)));
+  fs::remove(kept);
+  output.remove_parts();
   EXPECT_FALSE(fs::exists(dir / "x.h5.parts"));
   const ScoresOutput other(dir / "x.h5", 2, header_of("g"));
   other.prepare({0, 1}, true);
