@@ -73,19 +73,19 @@ def rows_of(file_path):
 
 
 def read_rows(paths):
-    rows, first = [], {}
+    rows, seen = [], set()
     for path in paths:
-        mine = [row for file in files_of(path) for row in rows_of(file)]
+        files = files_of(path)
+        again = [file for file in files if file.resolve() in seen]
+        if again:
+            fail(65, f"{again[0].resolve()} is there twice: name each corpus's scores once")
+        seen.update(file.resolve() for file in files)
+        mine = [row for file in files for row in rows_of(file)]
         promised = manifest_documents(path)
         if isinstance(promised, int) and promised != len(mine):
             fail(65, f"{Path(path).resolve()}: scores.json promises {promised} documents, "
                      f"the parts hold {len(mine)}")
         rows += mine
-    for row in rows:
-        if row[1] in first:
-            fail(65, f"document {row[1]} is there twice: in {first[row[1]]} and in {row[0]}. "
-                     "Name each corpus's scores once")
-        first[row[1]] = row[0]
     return rows
 
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/error.h"
 #include "io/files.h"
@@ -81,16 +80,6 @@ void check_sums(const Hdf5File& file, const Table& table, Problems& problems) {
   }
 }
 
-void check_ids(const Table& table, Problems& problems) {
-  std::set<std::string> seen;
-  for (const std::string& id : table.id) {
-    if (!seen.insert(id).second) {
-      problems.push_back(fmt::format("/documents/id: {} is there twice", id));
-      return;
-    }
-  }
-}
-
 void check_totals(const ScoreTotals& totals, const Table& table, Problems& problems) {
   double sum = 0.0;
   for (const double logprob : table.logprob) {
@@ -159,7 +148,6 @@ Problems verify_file(const fs::path& path) {
     const Table table = read_table(file);
     if (check_rows(table, file.extents("/tokens/logprob").at(0), problems)) {
       check_sums(file, table, problems);
-      check_ids(table, problems);
       check_totals(summary.totals, table, problems);
       if (!summary.header.reference.empty()) {
         check_reference(file, summary.totals.reference, table.offsets.back(), problems);

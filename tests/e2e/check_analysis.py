@@ -148,7 +148,7 @@ class Analysis(unittest.TestCase):
             file["tokens/logprob"] = [-1.5] * (2 * len(ids))
 
     def test_scores_table(self):
-        """All parts make one table; a missing part and a repeated document are refused."""
+        """All parts make one table, also with equal ids; missing and repeated parts are refused."""
         table = self.dir / "scores.csv"
         self.scores("scores-00000-of-00002.h5", ["a", "b"])
         done = run("analysis/scores.py", self.dir / "scores", "-o", table)
@@ -159,9 +159,12 @@ class Analysis(unittest.TestCase):
         rows = list(csv.DictReader(table.read_text().splitlines()))
         self.assertEqual([(row["id"], row["logprob"]) for row in rows],
                          [("a", "-3.0"), ("b", "-3.0"), ("c", "-3.0")])
-        self.scores("scores-00001-of-00002.h5", ["a"])
+        self.scores("scores-00001-of-00002.h5", ["a"])  # of another file than the first a
         done = run("analysis/scores.py", self.dir / "scores", "-o", table)
-        self.assertEqual((done.returncode, "document a is there twice" in done.stderr), (65, True))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(table.read_text().splitlines()), 4)
+        done = run("analysis/scores.py", self.dir / "scores", self.dir / "scores", "-o", table)
+        self.assertEqual((done.returncode, "00000-of-00002.h5 is there twice" in done.stderr), (65, True))
 
 
 if __name__ == "__main__":
