@@ -39,7 +39,7 @@ comm::Facts::value_type fact_of_model(const std::filesystem::path& path) {
   }
   const auto source = io::ModelSource::open(path);
   return {"model", fmt::format("{}, SHA-256 {}", source.path().string(),
-                               source.fingerprint().substr(0, 16))};
+                               source.fingerprint(io::ModelSource::Times::kIgnored).substr(0, 16))};
 }
 
 }  // namespace moesaic::cli

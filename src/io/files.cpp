@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -91,6 +92,15 @@ void write_whole(const fs::path& file, const std::string& text) {
 
 std::string read_whole(const fs::path& file) {
   const std::ifstream in = open_to_read(file);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return std::move(text).str();
+}
+
+std::string read_end(const fs::path& file, std::int64_t bytes) {
+  std::ifstream in = open_to_read(file);
+  in.seekg(0, std::ios::end);
+  in.seekg(std::max<std::int64_t>(0, in.tellg() - std::streamoff{bytes}));
   std::ostringstream text;
   text << in.rdbuf();
   return std::move(text).str();

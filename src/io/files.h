@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -17,6 +18,8 @@ void sync(const std::filesystem::path& path);
 void write_whole(const std::filesystem::path& file, const std::string& text);
 /// Throws kNoInput with the absolute path if it cannot be read.
 std::string read_whole(const std::filesystem::path& file);
+/// The last bytes of a file, or all if it has no more. Throws likewise.
+std::string read_end(const std::filesystem::path& file, std::int64_t bytes);
 /// SHA-256 of a file's bytes, streamed.
 std::string sha256_of_file(const std::filesystem::path& file);
 /// If `path` exists, renames it to `path.1`, `.2`, ... (first free) and returns the new name, else

@@ -14,13 +14,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// config.json's bytes, and the length and time of each file.
-std::string folder_fingerprint(const fs::path& folder) {
+std::string folder_fingerprint(const fs::path& folder, ModelSource::Times times) {
+  constexpr std::int64_t kBytes = 4096;  // of weights: a file's header comes first
   std::vector<std::string> lines;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() == ".safetensors") {
-      lines.push_back(fmt::format("{} {} {}", entry.path().filename().string(), entry.file_size(),
-                                  entry.last_write_time().time_since_epoch().count()));
+      const auto time = times == ModelSource::Times::kCount
+                            ? entry.last_write_time().time_since_epoch().count()
+                            : 0;
+      const std::string end = read_end(entry.path(), kBytes);
+      lines.push_back(fmt::format("{} {} {} {}", entry.path().filename().string(),
+                                  entry.file_size(), time,
+                                  Sha256::of(std::as_bytes(std::span(end)))));
     }
   }
   std::sort(lines.begin(), lines.end());
@@ -52,9 +57,9 @@ std::string ModelSource::text() const {
   return fmt::format("{} ({})", where, name_of(std::get<HfFolder>(source_).config().family));
 }
 
-std::string ModelSource::fingerprint() const {
+std::string ModelSource::fingerprint(Times times) const {
   return checkpoint() != nullptr ? sha256_of_file(path() / kManifestName)
-                                 : folder_fingerprint(path());
+                                 : folder_fingerprint(path(), times);
 }
 
 std::map<std::string, std::string> ModelSource::keys() const {

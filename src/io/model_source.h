@@ -25,9 +25,11 @@ class ModelSource {
   const std::filesystem::path& path() const;
   /// The path, and what is there.
   std::string text() const;
-  /// A hash of all that says which weights these are. A Hugging Face folder has no sums: lengths
-  /// and times of its files stand for them.
-  std::string fingerprint() const;
+  /// A hash of all that says which weights these are. A Hugging Face folder has no sums: lengths,
+  /// times and the last bytes of its files stand for them; without times it is the same for copies
+  /// on other hosts.
+  enum class Times { kCount, kIgnored };
+  std::string fingerprint(Times times = Times::kCount) const;
 
   /// The keys of model.* and router.* that it was made with.
   std::map<std::string, std::string> keys() const;

@@ -17,6 +17,8 @@ TEST(Files, WriteWhole) {
   write_whole(dir / "a.txt", "one");
   write_whole(dir / "a.txt", "two");
   EXPECT_EQ(read_whole(dir / "a.txt"), "two");
+  EXPECT_EQ(read_end(dir / "a.txt", 2), "wo");
+  EXPECT_EQ(read_end(dir / "a.txt", 5), "two");
   EXPECT_FALSE(std::filesystem::exists(dir / "a.txt.tmp"));
 }
 
