@@ -60,7 +60,9 @@ greatest_common_divisor() {
 set_launcher() {  # RANKS
   local ranks=$1
   if [ -n "${SLURM_JOB_ID:-}" ] && command -v srun >/dev/null; then
-    launcher=(srun --mpi=pmix --ntasks="$ranks" --cpu-bind=cores)
+    # Since Slurm 22.05 srun does not take over --cpus-per-task by itself.
+    launcher=(srun --mpi=pmix --ntasks="$ranks" --cpu-bind=cores
+      --cpus-per-task="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
     return
   fi
   command -v mpirun >/dev/null || fail 69 "no mpirun (Debian: openmpi-bin; module: openmpi)"

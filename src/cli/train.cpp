@@ -26,6 +26,7 @@
 #include "io/space.h"
 #include "model/storage.h"
 #include "plan/report.h"
+#include "train/control_file.h"
 #include "train/loop.h"
 
 namespace moesaic::cli {
@@ -181,6 +182,16 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   adopt_tasks(tasks, inputs.config);
 }
 
+// A run that begins anew, or at a step that it names, leaves checkpoints of later steps behind.
+void set_aside_later(const config::Checkpoint& config, std::int64_t step) {
+  if (config.resume == "auto" || config.dir.empty()) {
+    return;
+  }
+  for (const std::filesystem::path& other : io::set_aside_later(config.dir, step)) {
+    log::info(fmt::format("a checkpoint of a later step is now {}", other.string()));
+  }
+}
+
 // Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
 void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
   const std::string message =
@@ -202,6 +213,16 @@ void continue_changed(const train::ExpertChange& wanted, const model::PoolChange
   progress.control = wanted.control;
   progress.notes.push_back({"experts", message});
   log::info(fmt::format("step {}: {}", progress.step, message));
+}
+
+// What can be done to some experts could not be done to those that the loads chose.
+void continue_unchanged(const std::string& reason, const std::string& control,
+                        const comm::Communicator& world, train::Progress& progress) {
+  progress.notes.push_back({"control_refused", reason});
+  log::warn(fmt::format("the run goes on with the experts it has: {}", reason));
+  if (world.is_root()) {
+    train::ControlFile(control).refuse();
+  }
 }
 
 }  // namespace
@@ -259,6 +280,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       beside = texts_beside(resume ? resume->string() : config.model.path, corpora.info(0));
     }
     load(nullptr);
+    if (world.is_root()) {
+      set_aside_later(config.checkpoint, resume ? progress.step : -1);
+    }
   });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
@@ -294,12 +318,19 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
         auto source = io::ModelSource::open(*resume);
         adopt_pool(source, config);
         std::optional<model::PoolChange> change;
+        std::string refused;
         if (outcome.experts) {
-          change = adopt_change(source, outcome.experts->requests, config);
+          try {
+            change = adopt_change(source, outcome.experts->requests, config);
+          } catch (const Error& error) {
+            refused = error.what();
+          }
         }
         load(change ? &*change : nullptr);
         if (change) {
           continue_changed(*outcome.experts, *change, progress);
+        } else if (outcome.experts) {
+          continue_unchanged(refused, config.run.control, world, progress);
         } else {
           continue_behind(*outcome.rollback, progress);
         }

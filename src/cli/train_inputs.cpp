@@ -33,6 +33,17 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
                 fmt::format("{} has {} tokens, fewer than one sample of data.seq_len + 1 = {}",
                             config.data.corpus.front(), corpora.tokens(), config.data.seq_len + 1));
   }
+  const std::vector<double>& weights = config.data.corpus_weights;
+  for (std::size_t c = 0; c < weights.size(); ++c) {
+    if (weights[c] > 0.0 && corpora.samples()[c] == 0) {
+      throw Error(
+          Exit::kNoInput,
+          fmt::format(
+              "data.corpus_weights gives {} the weight {}, but it has {} tokens, fewer than "
+              "one sample of data.seq_len + 1 = {}: leave it out, or give it no weight",
+              config.data.corpus[c], weights[c], corpora.info(c).tokens, config.data.seq_len + 1));
+    }
+  }
 }
 
 }  // namespace

@@ -22,14 +22,13 @@ std::int64_t KvCache::pages_for(std::int64_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
-std::optional<KvCache::Lease> KvCache::take(std::span<const std::int32_t> prompt,
-                                            std::int64_t tokens) {
+std::optional<KvCache::Lease> KvCache::take(const Text& prompt, std::int64_t tokens) {
   Lease lease;
-  std::int64_t number = 0;
+  std::int64_t number = -std::int64_t{prompt.task};
   std::int64_t unused = free();
   // Pages that end before the prompt's last token.
-  while ((std::ssize(lease.pages) + 1) * kPageTokens < std::ssize(prompt)) {
-    const auto found = known_.find({number, tokens_of_page(prompt, lease.pages.size())});
+  while ((std::ssize(lease.pages) + 1) * kPageTokens < std::ssize(prompt.tokens)) {
+    const auto found = known_.find({number, tokens_of_page(prompt.tokens, lease.pages.size())});
     if (found == known_.end()) {
       break;
     }
@@ -68,12 +67,13 @@ std::int32_t KvCache::take_one() {
   return page;
 }
 
-void KvCache::publish(std::span<const std::int32_t> prompt, const Lease& lease) {
-  std::int64_t before = 0;
-  for (std::size_t i = 0; (i + 1) * kPageTokens <= prompt.size(); ++i) {
+void KvCache::publish(const Text& prompt, const Lease& lease) {
+  std::int64_t before = -std::int64_t{prompt.task};
+  for (std::size_t i = 0; (i + 1) * kPageTokens <= prompt.tokens.size(); ++i) {
     const std::int32_t page = lease.pages[i];
     // Where two prompts computed the same page at once, the second one's stays its own.
-    const auto [entry, is_new] = known_.try_emplace({before, tokens_of_page(prompt, i)}, page);
+    const auto [entry, is_new] =
+        known_.try_emplace({before, tokens_of_page(prompt.tokens, i)}, page);
     if (is_new) {
       at(page).known = entry;
       at(page).number = next_number_++;

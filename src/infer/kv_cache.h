@@ -24,11 +24,16 @@ class KvCache {
   };
   static std::int64_t pages_for(std::int64_t tokens);
 
+  /// A prompt's tokens, and its task, on which its rows depend, too, where a gate knows tasks.
+  struct Text {
+    std::span<const std::int32_t> tokens;
+    std::uint8_t task = 0;
+  };
   /// Pages for so many tokens, of which the prompt is the beginning; nothing if these are not free
   /// now. At least the prompt's last token is to be computed.
-  std::optional<Lease> take(std::span<const std::int32_t> prompt, std::int64_t tokens);
-  /// All of the prompt is computed: others may share its full pages.
-  void publish(std::span<const std::int32_t> prompt, const Lease& lease);
+  std::optional<Lease> take(const Text& prompt, std::int64_t tokens);
+  /// All of the prompt is computed: others of its task may share its full pages.
+  void publish(const Text& prompt, const Lease& lease);
   void release(const Lease& lease);
 
   std::int64_t pages() const { return std::ssize(state_); }
@@ -36,8 +41,8 @@ class KvCache {
   std::int64_t free() const { return std::ssize(empty_) + std::ssize(idle_); }
 
  private:
-  // A full page of a prompt: the one before it (0: none), by a number that is never used again, and
-  // its tokens.
+  // A full page of a prompt: the one before it, by a number that is never used again, and its
+  // tokens. What a task's first pages continue is -task.
   using Key = std::pair<std::int64_t, std::vector<std::int32_t>>;
   using Known = std::map<Key, std::int32_t>;  // to its page
   struct State {

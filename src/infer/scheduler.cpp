@@ -54,7 +54,8 @@ bool Scheduler::admit() {
   }
   Sequence& next = *waiting_.front();
   std::optional<KvCache::Lease> lease =
-      cache_.take(next.prompt_.tokens, rules_.most_cached(std::ssize(next.prompt_.tokens)));
+      cache_.take({next.prompt_.tokens, next.prompt_.task},
+                  rules_.most_cached(std::ssize(next.prompt_.tokens)));
   if (!lease) {
     return false;
   }
@@ -96,7 +97,7 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::finish(const std::vector<Seque
     const auto given = std::ssize(sequence.prompt_.tokens);
     sequence.cached_ += run.rows;
     if (run.first < given && sequence.cached_ >= given) {
-      cache_.publish(sequence.prompt_.tokens, sequence.lease_);
+      cache_.publish({sequence.prompt_.tokens, sequence.prompt_.task}, sequence.lease_);
     }
     if (samples_here && sequence.accept(samples.at(next++), rules_)) {
       cache_.release(sequence.lease_);

@@ -83,7 +83,8 @@ std::vector<std::uint8_t> ScoreCorpora::repeated_contexts(std::int64_t shard,
   };
   for (std::size_t d = 1; d < repeated.size(); ++d) {
     const std::int64_t given = documents.context[d];
-    if (given < 2 || given != documents.context[d - 1]) {
+    if (given < 2 || given != documents.context[d - 1] ||
+        documents.task[d] != documents.task[d - 1]) {
       continue;
     }
     if (read != d - 1) {

@@ -57,6 +57,10 @@ std::filesystem::path save_checkpoint(const SaveRequest& request,
 
 /// Complete checkpoints of a folder, oldest first. Leftovers of an unfinished save are not listed.
 std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& dir);
+/// Renames those of later steps, which another run or another course of this one has left, so that
+/// they do not count any more. Returns their new names. Throws kIoError. Call on one rank.
+std::vector<std::filesystem::path> set_aside_later(const std::filesystem::path& dir,
+                                                   std::int64_t step);
 /// Deletes all but the newest `keep` complete checkpoints (those of a multiple of keep_every steps
 /// stay, if keep_every > 0) and stale unfinished ones. Call on one rank.
 void prune_checkpoints(const std::filesystem::path& dir, std::int64_t keep,

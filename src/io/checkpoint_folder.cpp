@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
+#include "io/files.h"
 
 namespace moesaic::io {
 namespace {
@@ -62,6 +63,16 @@ std::vector<fs::path> complete_checkpoints(const fs::path& dir) {
   return folders;
 }
 
+std::vector<fs::path> set_aside_later(const fs::path& dir, std::int64_t step) {
+  std::vector<fs::path> others;
+  for (const auto& [its_step, folder] : complete_steps(dir)) {
+    if (its_step > step) {
+      others.push_back(set_aside(folder));
+    }
+  }
+  return others;
+}
+
 void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep_every) {
   const Steps steps = complete_steps(dir);
   const auto kept = static_cast<std::size_t>(std::max<std::int64_t>(1, keep));
@@ -77,9 +88,11 @@ void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep
     fs::remove_all(doomed, ignored);
     fs::rename(folder, doomed, ignored);
   }
-  for (const auto& [step, folder] : steps_in(dir, kTemporary)) {
-    std::error_code ignored;
-    fs::remove_all(folder, ignored);
+  for (const std::string& ending : {std::string(kTemporary), std::string(kReplaced)}) {
+    for (const auto& [step, folder] : steps_in(dir, ending)) {
+      std::error_code ignored;
+      fs::remove_all(folder, ignored);
+    }
   }
 }
 

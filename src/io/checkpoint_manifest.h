@@ -15,6 +15,7 @@ namespace moesaic::io {
 
 inline constexpr const char* kManifestName = "manifest.json";
 inline constexpr const char* kTemporary = ".tmp";  // ends the name of an unfinished checkpoint
+inline constexpr const char* kReplaced = ".replaced.tmp";  // and of one that gave way to another
 
 /// Elements [offset, offset + extent) of a tensor: one dataset (or group of them) of one part.
 struct StoredBlock {

@@ -181,16 +181,27 @@ void with_io_errors(const std::function<void()>& step) {
   }
 }
 
-/// Puts the finished folder in its place. One that is there already gives way.
+/// Puts the finished folder in its place. One that is there already gives way: it is exchanged for
+/// the new one where the file system can, so that there is always one of the two.
 void put_in_place(const fs::path& temporary, const fs::path& final) {
-  fs::path older = final;
-  older += fmt::format(".replaced{}", kTemporary);
-  fs::remove_all(older);
-  if (fs::exists(final)) {
-    fs::rename(final, older);
-  }
   sync(temporary);
-  fs::rename(temporary, final);
+  fs::path older = final;
+  older += kReplaced;
+  fs::remove_all(older);
+  if (!fs::exists(final)) {
+    fs::rename(temporary, final);
+  } else if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, final.c_str(), RENAME_EXCHANGE) ==
+             0) {
+    older = temporary;
+  } else {
+    fs::rename(final, older);
+    try {
+      fs::rename(temporary, final);
+    } catch (const fs::filesystem_error&) {
+      fs::rename(older, final);
+      throw;
+    }
+  }
   sync(final.parent_path());
   fs::remove_all(older);
 }

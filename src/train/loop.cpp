@@ -245,7 +245,7 @@ bool Loop::save() {
     log::warn(fmt::format("checkpoint of step {} failed: {}", progress_.step, error.what()));
     policy_.saved(timer.seconds());
     constexpr int kTolerated = 2;
-    if (++failed_saves_ > kTolerated) {
+    if (++failed_saves_ > kTolerated || progress_.step == last_step_) {
       recorder_.close();
       throw;
     }
@@ -319,7 +319,7 @@ Outcome Loop::run() {
   if (progress_.evaluation_due) {
     evaluate();
     if (progress_.evaluation_due) {
-      return {.exit = stop(true)};
+      return {.exit = stop(false)};  // it is still due in the checkpoint that there is
     }
     save();  // so that it is not due again
   }

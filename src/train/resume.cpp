@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -20,6 +21,21 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   return std::any_of(allow.begin(), allow.end(), [&](const std::string& entry) {
     return key == entry || key.starts_with(entry + ".");
   });
+}
+
+// A job that the batch system starts again has the command of its first start: it goes on from what
+// it has saved since.
+std::optional<std::filesystem::path> saved_since(const config::Checkpoint& config) {
+  const char* const restarts = std::getenv("SLURM_RESTART_COUNT");
+  const auto complete = restarts != nullptr && std::string_view(restarts) != "0"
+                            ? io::complete_checkpoints(config.dir)
+                            : std::vector<std::filesystem::path>{};
+  if (complete.empty()) {
+    return std::nullopt;
+  }
+  const auto reader = io::CheckpointReader::open(complete.back());
+  const bool same = config_of(reader.state()).checkpoint.resume == config.resume;
+  return same ? std::optional(reader.path()) : std::nullopt;
 }
 
 }  // namespace
@@ -64,11 +80,13 @@ Progress from_state(const nlohmann::json& state) {
 }
 
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config) {
-  if (config.resume == "none") {
-    return std::nullopt;
-  }
   if (config.resume != "auto") {
-    return io::CheckpointReader::open(config.resume).path();
+    if (auto since = saved_since(config)) {
+      return since;
+    }
+    return config.resume == "none"
+               ? std::nullopt
+               : std::optional(io::CheckpointReader::open(config.resume).path());
   }
   if (config.dir.empty()) {
     return std::nullopt;
@@ -90,12 +108,14 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
   Progress progress = from_state(state);
   std::vector<std::vector<std::string>> refused = {{"key", "was", "is"}};
   std::vector<std::string> passed;
+  bool other_data = false;
   for (const config::Difference& d : config::differences(config_of(state), config)) {
     if (config::may_change_on_resume(d.key)) {
       continue;
     }
     if (allowed(config.checkpoint.allow, d.key)) {
       passed.push_back(fmt::format("{}: {} -> {}", d.key, d.was, d.is));
+      other_data = other_data || d.key.starts_with("data.");
     } else {
       refused.push_back({d.key, d.was, d.is});
     }
@@ -113,7 +133,7 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
                             "a corpus of the same tokenizer",
                             path.string(), stored_vocab, vocab_sha256));
   }
-  if (allowed(config.checkpoint.allow, "data")) {
+  if (other_data) {
     progress.cursor = 0;
   }
   if (!passed.empty()) {

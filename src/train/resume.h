@@ -37,8 +37,9 @@ Progress from_state(const nlohmann::json& state);
 /// The config that the state was saved with.
 config::Config config_of(const nlohmann::json& state);
 
-/// The checkpoint that checkpoint.resume asks for; nothing: a fresh start. Throws kNoInput if a
-/// named one does not exist.
+/// The checkpoint that checkpoint.resume asks for; nothing: a fresh start. In a job that Slurm
+/// started again also the newest one that it saved before, whatever it began from. Throws kNoInput
+/// if a named one does not exist.
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config);
 
 /// Throws kMismatch with a table of key / was / is if the state belongs to another run than the

@@ -132,6 +132,11 @@ TEST(Scheduler, SharedBeginningsAreComputedOnce) {
   EXPECT_EQ(outcome.results.size(), 6U);
   // Of the others the 12 tokens behind two pages; three new tokens of each are read.
   EXPECT_EQ(outcome.rows, 140 + 5 * 12 + 6 * 3);
+  // Rows of another task are other ones, where the gate knows tasks.
+  for (std::size_t d = 0; d < prompts.size(); ++d) {
+    prompts[d].task = static_cast<std::uint8_t>(d % 2);
+  }
+  EXPECT_EQ(run_all(rules, 100, prompts).rows, 2 * 140 + 4 * 12 + 6 * 3);
 }
 
 TEST(Scheduler, Ends) {

@@ -125,8 +125,9 @@ void scores_and_gradients(const Gradients& t, const AttentionHead<A>& head, cons
   };
   scores(t.q.along, t.k_columns, t.p, head.head_dim);
   scores(t.dout.along, t.v_columns, t.ds, head.v_dim);
+  // Columns beyond the last key are masked too, as a word of pairs reads one of them.
   const bool border =
-      head.first_key[m.query + m.queries - 1] > m.key || m.key + m.keys - 1 > m.query;
+      head.first_key[m.query + m.queries - 1] > m.key || m.key + round_up(m.keys) - 1 > m.query;
   for (Index i = 0; i < m.queries; i += Step::kElements) {
     const Index query = m.query + i;
     const Index columns = round_up(keys_seen(query / kStrip * kStrip, m.key, m.keys));
