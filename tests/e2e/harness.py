@@ -16,7 +16,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MOESAIC = os.environ.get("MOESAIC", str(ROOT / "build/release/moesaic"))
 WORDS = "expert router token layer gradient cluster mesh loss batch model train shard corpus".split()
-LIMIT = 60  # seconds until a command counts as hanging
+LIMIT = 300  # seconds until a command counts as hanging, also on a busy machine
 
 KEYS = {
     "model.layers": 2, "model.d_model": 32, "model.heads": 2, "model.experts": 4,
@@ -39,10 +39,10 @@ def environment():
 
 
 class Result:
-    """Exit code, output and seconds of one command."""
+    """Exit code and output of one command."""
 
-    def __init__(self, code, out, err, seconds):
-        self.code, self.out, self.err, self.seconds = code, out, err, seconds
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
         self.text = out + err
 
 
@@ -153,7 +153,6 @@ class EndToEnd(unittest.TestCase):
     def run_job(self, ranks, *arguments, wrapper=()):
         """Runs one job in the test's folder; ranks = 0 runs it without mpirun. A wrapper is a command
         that each rank runs, and that runs moesaic."""
-        begin = time.monotonic()
         child = subprocess.Popen(command(ranks, arguments, wrapper), cwd=self.folder, env=environment(),
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                  errors="replace",  # a damaged name is shown as it is
@@ -164,7 +163,7 @@ class EndToEnd(unittest.TestCase):
             os.killpg(child.pid, signal.SIGKILL)
             out, err = child.communicate()
             self.fail(f"{arguments} hangs:\n{out}\n{err}")
-        return Result(child.returncode, out, err, time.monotonic() - begin)
+        return Result(child.returncode, out, err)
 
     def faulty(self, fault, **settings):
         """A wrapper that gives each rank a fault of tests/support/faults.c."""
@@ -229,7 +228,6 @@ class EndToEnd(unittest.TestCase):
         self.assertEqual(result.code, code, result.text)
         for word in words:
             self.assertIn(word.lower(), result.err.lower())
-        self.assertLess(result.seconds, LIMIT)
 
     def assert_sound(self, *paths):
         result = self.run_job(0, "verify", *paths)

@@ -9,6 +9,8 @@ import numpy as np
 import harness
 from test_faults import write_bare
 
+LONGEST = 60  # seconds of a step, where the clock jumps by 3600
+
 
 class OddCorpora(harness.EndToEnd):
     def refused(self, corpus, code, *words, ranks=2):
@@ -99,7 +101,7 @@ class OddSystems(harness.EndToEnd):
         trace = self.folder / "run/trace.h5"
         np.testing.assert_array_equal(harness.column(trace, "step"), np.arange(1, 7))
         seconds = harness.column(trace, "seconds")
-        self.assertTrue(((seconds > 0) & (seconds < harness.LIMIT)).all(), seconds)
+        self.assertTrue(((seconds > 0) & (seconds < LONGEST)).all(), seconds)
         self.assertGreater(np.ptp(harness.column(trace, "unix_time")), 1800)  # it did jump
 
     # Protects: threads that OMP_PROC_BIND pins use every core of the process, not the first one alone.

@@ -32,7 +32,7 @@ class ParallelFaults(harness.EndToEnd):
 
     def end_of(self, child):
         """Exit code and output; no rank stays behind."""
-        out = child.communicate(timeout=30)[0]
+        out = child.communicate(timeout=harness.LIMIT)[0]
         self.wait_for(lambda: not harness.processes_of(self.folder), "the end of all ranks")
         return child.returncode, out
 
