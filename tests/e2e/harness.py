@@ -187,13 +187,23 @@ class EndToEnd(unittest.TestCase):
         self.addCleanup(self.end, child)
         return child
 
+    def kill(self, number):
+        """Sends a signal to all ranks of the job that runs in the test's folder."""
+        for pid in processes_of(self.folder):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass  # it has just ended
+
     def end(self, child):
+        """Kills all ranks of a job; mpirun gets some time to remove what it shared with them."""
         ranks = processes_of(self.folder)
-        for pid in ranks:
-            os.kill(pid, signal.SIGKILL)
-        if child.poll() is None:
+        self.kill(signal.SIGKILL)
+        try:
+            child.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-        child.communicate(timeout=LIMIT)
+            child.communicate(timeout=LIMIT)
         self.wait_for(lambda: all(map(is_gone, ranks)), "the end of killed ranks")
 
     def process_of(self, rank):

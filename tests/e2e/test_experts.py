@@ -175,8 +175,6 @@ class Experts(harness.EndToEnd):
         for line in child.stdout:
             if "copies" in line:
                 break
-        for pid in harness.processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
         self.end(child)
         self.steered("killed")
         self.assertTrue((self.folder / "control.done").exists())

@@ -130,8 +130,7 @@ class RunFaults(harness.EndToEnd):
         child = self.start(2, "train", "--config", "config.cfg", "--train.steps", 100000)
         self.wait_for(lambda: self.newest_step() >= 5, "the first job")
         self.assert_fault(self.train(2), 73, os.uname().nodename, "run")
-        for pid in harness.processes_of(self.folder):
-            os.kill(pid, signal.SIGTERM)
+        self.kill(signal.SIGTERM)
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 75, out)
         self.assert_sound("run/checkpoints", "run/trace.h5")

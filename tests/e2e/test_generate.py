@@ -95,8 +95,6 @@ class Generate(harness.EndToEnd):
                                wrapper=self.stopping("out.h5.parts/*-00025-of-*.h5"))
             self.wait_for(lambda: child.poll() is not None
                           or len(list(parts.glob("*.h5"))) >= enough, "parts")
-            for pid in harness.processes_of(self.folder):
-                os.kill(pid, signal.SIGKILL)
             self.end(child)
             self.assertFalse((self.folder / "out.h5").exists(), "it ended before it was killed")
             self.assertEqual(kept, {path: path.stat().st_mtime_ns for path in kept}, "made again")

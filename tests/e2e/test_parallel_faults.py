@@ -23,13 +23,6 @@ class ParallelFaults(harness.EndToEnd):
                                       np.arange(1, before + 3))
         self.assert_sound("run/checkpoints", "run/trace.h5")
 
-    def kill(self, number):
-        for pid in harness.processes_of(self.folder):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass  # it has just ended
-
     def end_of(self, child):
         """Exit code and output; no rank stays behind."""
         out = child.communicate(timeout=harness.LIMIT)[0]

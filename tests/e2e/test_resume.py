@@ -1,5 +1,4 @@
 """A run that was interrupted ends where an uninterrupted one does."""
-import os
 import signal
 
 import numpy as np
@@ -76,8 +75,6 @@ class Resume(harness.EndToEnd):
                            "--checkpoint.keep", 30, wrapper=self.stopping(
                                "run/checkpoints/step-00000015/manifest.json"))
         self.wait_for(lambda: self.newest_step() >= 3, "a checkpoint")
-        for pid in harness.processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
         self.end(child)
         self.assertNotEqual(child.returncode, 0)
         self.assertLess(self.newest_step(), 20)
@@ -92,8 +89,7 @@ class Resume(harness.EndToEnd):
                 # Far more steps than the test needs; decay_steps keeps the schedule of 20.
                 child = self.start(2, *run, "--train.steps", 100000)
                 self.wait_for(lambda: self.newest_step(name) >= 5, "a checkpoint")
-                for pid in harness.processes_of(self.folder):
-                    os.kill(pid, getattr(signal, name))
+                self.kill(getattr(signal, name))
                 out = child.communicate(timeout=harness.LIMIT)[0]
                 self.assertEqual(child.returncode, 75, out)
                 steps = harness.column(self.folder / name / "trace.h5", "step")

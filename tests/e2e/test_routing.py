@@ -1,6 +1,4 @@
 """The routing record: one file whatever the ranks, from which the trace's counts follow."""
-import os
-import signal
 import subprocess
 import sys
 
@@ -95,8 +93,6 @@ class Routing(harness.EndToEnd):
                            wrapper=self.stopping(f"{run}/checkpoints/step-00000015/manifest.json"))
         self.wait_for(lambda: self.newest_step(run) >= 3 or child.poll() is not None, "a checkpoint")
         self.assertIsNone(child.poll(), "it ended by itself")
-        for pid in harness.processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
         self.end(child)
         self.assertLess(self.newest_step(run), 20)
 

@@ -78,8 +78,7 @@ class Stalls(harness.EndToEnd):
         os.kill(stopped, signal.SIGCONT)
         after = self.newest_step()
         self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
-        for pid in harness.processes_of(self.folder):
-            os.kill(pid, signal.SIGTERM)
+        self.kill(signal.SIGTERM)
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 75, out)
         self.assert_continues(4, TP_PP)
@@ -88,12 +87,9 @@ class Stalls(harness.EndToEnd):
     def test_suspended_job(self):
         child = self.start(2, *LONG, *TIMEOUT)
         self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
-        ranks = harness.processes_of(self.folder)
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in ranks:
-                os.kill(pid, number)
-            if number == signal.SIGSTOP:
-                time.sleep(15)  # longer than the limit
+        self.kill(signal.SIGSTOP)
+        time.sleep(15)  # longer than the limit
+        self.kill(signal.SIGCONT)
         after = self.newest_step()
         self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
         self.assertIsNone(child.poll())
