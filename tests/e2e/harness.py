@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MOESAIC = os.environ.get("MOESAIC", str(ROOT / "build/release/moesaic"))
 WORDS = "expert router token layer gradient cluster mesh loss batch model train shard corpus".split()
 LIMIT = 300  # seconds until a command counts as hanging, also on a busy machine
+KILLED = (137, -signal.SIGPIPE)  # mpirun's code for a killed rank, which may break its pipes as well
 
 KEYS = {
     "model.layers": 2, "model.d_model": 32, "model.heads": 2, "model.experts": 4,
@@ -120,9 +121,13 @@ def is_stopped(pid):
 
 
 def rank_of(pid):
-    """The world rank of a process that mpirun started."""
-    variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(int(v.split(b"=")[1]) for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK="))
+    """The world rank of a process that mpirun started; None if it just starts or ends."""
+    try:
+        variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((int(v.split(b"=")[1]) for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")),
+                None)
 
 
 class EndToEnd(unittest.TestCase):
@@ -208,7 +213,8 @@ class EndToEnd(unittest.TestCase):
 
     def process_of(self, rank):
         """Id of the process of a rank of the job that runs in the test's folder."""
-        return next(pid for pid in processes_of(self.folder) if rank_of(pid) == rank)
+        return self.wait_for(lambda: [pid for pid in processes_of(self.folder) if rank_of(pid) == rank],
+                             f"rank {rank}")[0]
 
     def train(self, ranks, *arguments):
         return self.run_job(ranks, "train", "--config", "config.cfg", *arguments)
@@ -219,10 +225,12 @@ class EndToEnd(unittest.TestCase):
         return result
 
     def wait_for(self, condition, what):
+        """Waits until condition() is true, and returns it."""
         end = time.monotonic() + LIMIT
-        while not condition():
+        while not (found := condition()):
             self.assertLess(time.monotonic(), end, f"waited in vain for {what}")
             time.sleep(0.02)
+        return found
 
     def checkpoint(self, step, run="run"):
         return self.folder / run / "checkpoints" / f"step-{step:08d}"

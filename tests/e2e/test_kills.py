@@ -51,7 +51,7 @@ class Kills(harness.EndToEnd):
                 ends += 1
                 self.assertLess(ends, KILLS, "it is hardly ever killed")
             else:
-                self.assertIn(result.code, (137, 143), result.text)
+                self.assertIn(result.code, (*harness.KILLED, 143), result.text)
                 kills += 1
                 parts.add((ends, len(list((self.folder / f"{output}.parts").glob("*.h5")))))
         last = self.run_job(2, *command, output)
