@@ -1,4 +1,6 @@
 """A file system that fills up amid a run; needs the right to mount one (root)."""
+import os
+import signal
 import subprocess
 import unittest
 
@@ -23,16 +25,24 @@ class FullDisk(harness.EndToEnd):
             except OSError:
                 pass  # it is full now
 
-    # Protects: the last checkpoint and the trace stay whole, and the run continues afterwards.
-    def test_amid_a_run(self):
-        child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run",
-                           "--train.steps", 5000)
-        self.wait_for(lambda: self.newest_step("disk/run") >= 5, "a checkpoint")
+    def filled(self, *arguments):
+        """A run whose disk is full from the end of its first save on. Nobody writes while it is filled:
+        rank 0 stands there, and the others wait for it."""
+        child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run", *arguments,
+                           wrapper=self.stopping(
+                               "disk/run/checkpoints/step-00000005/manifest.json", "*/checkpoints/*",
+                               FAULT_RANK=0))
+        rank = self.process_of(0)
+        self.wait_for(lambda: harness.is_stopped(rank), "a checkpoint")
         self.fill()
+        os.kill(rank, signal.SIGCONT)
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 74, out)
-        self.assertIn("are free", out)
-        self.assertIn("free some", out)
+        self.assertIn("are free: free some, then run it again", out)
+
+    # Protects: the last checkpoint and the trace stay whole, and the run continues afterwards.
+    def test_amid_a_run(self):
+        self.filled("--train.steps", 5000)
         self.assert_sound("disk/run/checkpoints", "disk/run/trace.h5")
         step = self.newest_step("disk/run")
         (self.disk / "fill").unlink()
@@ -42,13 +52,7 @@ class FullDisk(harness.EndToEnd):
 
     # Protects: so do the steps of a routing record; it goes on where the checkpoint says.
     def test_routing_record(self):
-        child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run",
-                           "--train.steps", 1000, "--trace.routing", "every:2")
-        self.wait_for(lambda: self.newest_step("disk/run") >= 5, "a checkpoint")
-        self.fill()
-        out = child.communicate(timeout=harness.LIMIT)[0]
-        self.assertEqual(child.returncode, 74, out)
-        self.assertIn("free some", out)
+        self.filled("--train.steps", 1000, "--trace.routing", "every:2")
         self.assert_sound("disk/run/trace.routing.h5")
         step = self.newest_step("disk/run")
         (self.disk / "fill").unlink()
