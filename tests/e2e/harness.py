@@ -48,7 +48,8 @@ class Result:
 
 
 def command(ranks, arguments, wrapper=()):
-    launcher = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks else []
+    # Unbound: ranks of two jobs, bound, would share a core while others are free.
+    launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks else []
     return launcher + list(wrapper) + [MOESAIC] + [str(argument) for argument in arguments]
 
 

@@ -29,7 +29,7 @@ MISSING = [name for name in ("lm_eval", "transformers", "torch", "accelerate")
 
 
 def launcher(ranks):
-    return f"mpirun --oversubscribe -n {ranks}" if ranks > 1 else ""
+    return f"mpirun --oversubscribe --bind-to none -n {ranks}" if ranks > 1 else ""
 
 
 def oracle(name):

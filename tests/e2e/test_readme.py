@@ -70,7 +70,7 @@ class Readme(unittest.TestCase):
         reader = Reader(folder / "my_run/trace.h5")
         reader.start()
         for line in commands:
-            line = line.replace("mpirun ", "mpirun --oversubscribe ", 1)
+            line = line.replace("mpirun ", "mpirun --oversubscribe --bind-to none ", 1)
             line = line.replace("build/release/moesaic", harness.MOESAIC)
             done = subprocess.run(["bash", "-c", line], cwd=folder, env=harness.environment(),
                                   capture_output=True, text=True, timeout=harness.LIMIT)
