@@ -9,7 +9,7 @@ import subprocess
 import time
 
 SHARED = pathlib.Path(os.environ["MOESAIC_CLUSTER"])  # the file system that every host sees
-LIMIT = 90  # seconds until a wait counts as in vain
+LIMIT = 180  # seconds until a wait counts as in vain
 
 # cred_expire is also how long a requeued job waits before it may start again (default: 120 s).
 SLURM_CONF = """
@@ -37,7 +37,7 @@ PreemptMode=REQUEUE
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmctldParameters=preempt_send_user_signal
 NodeName=h[1-{hosts}] CPUs=1
-PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=120
 PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
 
@@ -60,12 +60,14 @@ def run(*command):
     return result.stdout.strip()
 
 
-def wait_for(condition, what, limit=LIMIT, also_say=lambda: ""):
-    end = time.monotonic() + limit
-    while not condition():
+def wait_for(condition, what, also_say=lambda: ""):
+    """Waits until condition() is true, and returns it."""
+    end = time.monotonic() + LIMIT
+    while not (found := condition()):
         if time.monotonic() > end:
-            raise TimeoutError(f"waited {limit} s in vain for {what}\n{also_say()}")
+            raise TimeoutError(f"waited {LIMIT} s in vain for {what}\n{also_say()}")
         time.sleep(0.1)
+    return found
 
 
 class Cluster:

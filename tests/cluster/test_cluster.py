@@ -1,8 +1,10 @@
 """Training, scoring and generating with slurm/*.sbatch, on hosts that are signalled, preempted and lost."""
 import os
 import pathlib
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -18,31 +20,74 @@ import harness  # noqa: E402
 HOSTS = 4
 STEPS = 200
 CONFIG = harness.config({
-    "model.max_seq": 64, "data.seq_len": 64, "train.batch": 16, "train.decay_steps": None,
+    "model.max_seq": 64, "data.seq_len": 64, "train.batch": 16, "train.decay_steps": STEPS,
     "train.steps": STEPS, "parallel.tp": 2, "parallel.pp": 2, "parallel.ep": None, "run.dir": None,
     "run.step_timeout": 10, "checkpoint.every": 20})
 BUSY = ("RUNNING", "COMPLETING")
 UNFINISHED = BUSY + ("PENDING", "REQUEUED", "NODE_FAIL", "PREEMPTED", "CONFIGURING")
 
+# A job's first life would last for long; its rank 0 stands still once there is a file like STOP_ONCE.
+STANDING = """#!/bin/sh
+if [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
+  set -- "$@" --train.steps 10000
+  [ "$SLURM_PROCID" != 0 ] || export LD_PRELOAD="$PWD/faults.so" FAULT=stop STOP_AT="*"
+fi
+exec build/release/moesaic "$@"
+"""
+PATIENT = ["--run.step_timeout", "120"]  # longer than rank 0 stands
+
 machine = None  # the cluster of all tests
 
 
-def train(folder):
+def train(folder, *arguments, options=()):
     """Starts a training job, one rank on each host; returns its number."""
-    return machine.submit("--cpus-per-task=1", "slurm/train.sbatch", "config.cfg", "--run.dir", folder)
+    return machine.submit("--cpus-per-task=1", *options, "slurm/train.sbatch", "config.cfg",
+                          "--run.dir", folder, *arguments)
 
 
-def newest_step(folder):
-    """Step of the newest complete checkpoint, -1 before the first."""
-    made = (SHARED / folder / "checkpoints").glob("step-????????/manifest.json")
-    return max((int(path.parent.name[5:]) for path in made), default=-1)
+def standing(once):
+    """Options of sbatch by which rank 0 stands still once there is a file like `once`, so that what a
+    test then does falls amid the job, however slow the machine is."""
+    return [f"--export=ALL,MOESAIC=./standing.sh,STOP_ONCE={once}"]
+
+
+def ranks():
+    """Ids of the processes of the running job."""
+    found = subprocess.run(["pgrep", "-f", "^build/release/moesaic "], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def stopped_rank(job):
+    """The process of rank 0, once it stands still."""
+    def found():
+        return [pid for pid in ranks() if harness.is_stopped(pid)]
+    return wait_for(found, "a rank that stands still", lambda: log(job))[0]
+
+
+def is_told(pid):
+    """Whether a rank that stood still has been sent SIGUSR1, or goes on since Slurm lets it."""
+    status = pathlib.Path(f"/proc/{pid}/status")
+    try:
+        pending = re.search(r"(?s)State:\s*T.*ShdPnd:\s*(\w+)", status.read_text(encoding="utf-8"))
+    except OSError:
+        return True  # it has ended
+    return pending is None or int(pending[1], 16) >> (signal.SIGUSR1 - 1) & 1
+
+
+def go_on(pid):
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass  # it has ended
 
 
 def losses(folder):
-    """The loss of every step, which a run has once."""
+    """The losses of all STEPS steps. A run has each step once, and more of them if Slurm let it go on
+    long before it told it to stop."""
     trace = SHARED / folder / "trace.h5"
-    np.testing.assert_array_equal(harness.column(trace, "step"), np.arange(1, STEPS + 1))
-    return harness.column(trace, "loss")
+    steps = harness.column(trace, "step")
+    np.testing.assert_array_equal(steps, np.arange(1, max(STEPS, len(steps)) + 1))
+    return harness.column(trace, "loss")[:STEPS]
 
 
 def documents(path):
@@ -56,7 +101,7 @@ def log(job):
 
 def finish(job):
     """Waits for the end of a job, over all its restarts."""
-    wait_for(lambda: machine.state(job) not in UNFINISHED, f"the end of job {job}", 180,
+    wait_for(lambda: machine.state(job) not in UNFINISHED, f"the end of job {job}",
              lambda: log(job))
     if machine.state(job) != "COMPLETED":
         raise AssertionError(f"{machine.job(job)}\n{log(job)}")
@@ -67,6 +112,9 @@ def set_up_shared_folder():
     (SHARED / "build/release").mkdir(parents=True)
     harness.MOESAIC = shutil.copy(harness.MOESAIC, SHARED / "build/release/moesaic")
     shutil.copytree(harness.ROOT / "slurm", SHARED / "slurm")
+    (SHARED / "standing.sh").write_text(STANDING)
+    (SHARED / "standing.sh").chmod(0o755)
+    harness.build_faults(SHARED / "faults.so")
     (SHARED / "config.cfg").write_text(CONFIG)
     harness.write_text(SHARED / "text.jsonl", 600, seed=1)
     harness.EndToEnd.tokenize(SHARED)
@@ -91,11 +139,11 @@ class OnHosts(unittest.TestCase):
 
 
 class Train(OnHosts):
-    def started(self, folder):
-        """A job that trains and has made a checkpoint."""
-        job = train(folder)
-        wait_for(lambda: newest_step(folder) >= 20, "a checkpoint", also_say=lambda: log(job))
-        return job
+    def started(self, folder, *arguments):
+        """A job that has made a checkpoint, and the process of its rank 0, which stands still."""
+        once = f"{folder}/checkpoints/step-00000020/manifest.json"
+        job = train(folder, *arguments, options=standing(once))
+        return job, stopped_rank(job)
 
     def assert_continued(self, job, folder):
         """The job goes on to its end, and the losses do not tell what happened on the way."""
@@ -106,31 +154,36 @@ class Train(OnHosts):
 
     # Protects: what --signal sends before the time limit ends in a save and a restart.
     def test_signalled(self):
-        job = self.started("signalled")
+        job, rank = self.started("signalled", *PATIENT)
         run("scancel", "--signal=USR1", job)
+        wait_for(lambda: is_told(rank), "the signal", lambda: log(job))
+        go_on(rank)
         self.assert_continued(job, "signalled")
         self.assertIn("exit code 75: back into the queue", log(job))
 
     # Protects: a more urgent job gets the hosts soon, and this one continues after it.
     def test_preempted(self):
-        job = self.started("preempted")
+        job, rank = self.started("preempted", *PATIENT)
         urgent = machine.submit("--partition=urgent", f"--nodes={HOSTS}", "--wrap", "srun hostname")
+        wait_for(lambda: is_told(rank), "the signal", lambda: log(job))
+        go_on(rank)
         finish(urgent)
         self.assert_continued(job, "preempted")
         self.assertIn("stopped after step", log(job))
 
     # Protects: a rank that the kernel kills (out of memory) ends the others, and the job restarts.
     def test_rank_killed(self):
-        job = self.started("killed")
-        ranks = run("pgrep", "-f", "^build/release/moesaic train").split()
-        os.kill(int(ranks[-1]), signal.SIGKILL)
+        job, rank = self.started("killed", *PATIENT)
+        os.kill(next(pid for pid in ranks() if pid != rank), signal.SIGKILL)
+        go_on(rank)
         self.assert_continued(job, "killed")
 
     # Protects: ranks that wait for a host out of reach say so, and do not wait for ever.
     def test_cable_pulled(self):
-        job = self.started("cut")
+        job, rank = self.started("cut")
         machine.pull_cable("h3")
-        wait_for(lambda: machine.state(job) not in BUSY, "the end of the ranks", 60, lambda: log(job))
+        go_on(rank)
+        wait_for(lambda: machine.state(job) not in BUSY, "the end of the ranks", lambda: log(job))
         self.assertIn("run.step_timeout ends the job", log(job))
         self.assertIn("exit code 70: back into the queue", log(job))
         machine.plug_in("h3")
@@ -138,9 +191,9 @@ class Train(OnHosts):
 
     # Protects: a lost host takes rank 0 and the batch script along, and Slurm restarts the job.
     def test_power_lost(self):
-        job = self.started("dark")
+        job, _ = self.started("dark")
         machine.lose_power("h1")
-        wait_for(lambda: machine.state(job) not in BUSY, "Slurm to miss the host", 60)
+        wait_for(lambda: machine.state(job) not in BUSY, "Slurm to miss the host")
         machine.boot("h1")
         self.assert_continued(job, "dark")
 
@@ -167,22 +220,23 @@ class Score(OnHosts):
 
 
 class Generate(OnHosts):
-    def generate(self, output):
-        return machine.submit("--cpus-per-task=1", "slurm/generate.sbatch", "config.cfg", "--model.path",
-                              "reference/checkpoints", "--generate.output", output,
+    def generate(self, output, options=()):
+        return machine.submit("--cpus-per-task=1", *options, "slurm/generate.sbatch", "config.cfg",
+                              "--model.path", "reference/checkpoints", "--generate.output", output,
                               "--generate.max_tokens", "24", "--generate.batch", "1",
                               "--generate.temperature", "1", "--run.deterministic", "1",
                               "--data.corpus", "corpus/heldout", "--parallel.tp", "1",
-                              "--parallel.ep", "2")
+                              "--parallel.ep", "2", *PATIENT)
 
     # Protects: a job that is told to stop goes back into the queue, and writes each continuation once.
     def test_signalled(self):
         whole = self.generate("whole.h5")
         finish(whole)
-        job = self.generate("answers.h5")
-        parts = SHARED / "answers.h5.parts"
-        wait_for(lambda: list(parts.glob("*.h5")), "a part", also_say=lambda: log(job))
+        job = self.generate("answers.h5", standing("answers.h5.parts/*.h5"))
+        rank = stopped_rank(job)
         run("scancel", "--signal=USR1", job)
+        wait_for(lambda: is_told(rank), "the signal", lambda: log(job))
+        go_on(rank)
         finish(job)
         self.assertIn("exit code 75: back into the queue", log(job))
         self.assertEqual((SHARED / "answers.jsonl").read_bytes(),

@@ -115,6 +115,11 @@ def is_gone(pid):
     return len(threads) == 1 and state.split()[0] == "Z"
 
 
+def build_faults(library):
+    source = ROOT / "tests/support/faults.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+
+
 def is_stopped(pid):
     """Whether a process has been stopped by SIGSTOP."""
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
@@ -173,10 +178,9 @@ class EndToEnd(unittest.TestCase):
 
     def faulty(self, fault, **settings):
         """A wrapper that gives each rank a fault of tests/support/faults.c."""
-        source = ROOT / "tests/support/faults.c"
         library = self.folder / "faults.so"
         if not library.exists():
-            subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+            build_faults(library)
         return ["env", f"LD_PRELOAD={library}", f"FAULT={fault}",
                 *(f"{name}={value}" for name, value in settings.items())]
 
