@@ -1,6 +1,7 @@
 """Experts that come, go and move: by the job experts, and in a running job through run.control."""
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -238,6 +239,21 @@ class Experts(harness.EndToEnd):
                 self.assertEqual(self.kinds("other"), [(STEP, "control_refused")])
                 self.assertFalse((self.folder / "control").exists())
                 self.assertTrue((self.folder / "control.refused").exists())
+        # Which expert the loads choose shows when it is done: the second line cannot be done then.
+        self.control("remove --experts.count 1\n")
+        shutil.copytree(self.folder / "run", self.folder / "chosen")
+        self.steered("chosen", "--train.steps", STEP + 2)
+        message = next(m for _, kind, m in self.events("chosen") if kind == "experts")
+        chosen = next(number for number in re.findall(r"layer \d: (\d+) retired", message)
+                      if number != "0")
+        self.control(f"remove --experts.count 1\nremove --experts.source {chosen}\n")
+        shutil.rmtree(self.folder / "other")
+        shutil.copytree(self.folder / "run", self.folder / "other")
+        result = self.steered("other", "--train.steps", STEP + 2)
+        self.assertIn(f"expert {chosen} is retired", result.text)
+        self.assertEqual(self.kinds("other"), [(STEP, "control_refused")])
+        self.assertTrue((self.folder / "control.refused").exists())
+        self.assertEqual(self.newest_step("other"), STEP + 2)
         self.control("add\n")
         result = self.trained(2, "--train.steps", 2, "--run.dir", "", "--run.control", "control")
         self.assertIn("needs run.dir or checkpoint.dir", result.text)

@@ -74,6 +74,13 @@ class CorpusFaults(harness.EndToEnd):
         self.no_run()
 
     # Protects: the message has the absolute path that was tried.
+    def test_weight_of_no_samples(self):
+        (self.folder / "text.jsonl").write_text('{"text": "too short"}\n')
+        made = self.run_job(0, "tokenize", "--tokenize.input", "text.jsonl", "--tokenize.output", "short")
+        self.assertEqual(made.code, 0, made.text)
+        result = self.train(2, "--data.corpus", "corpus/train,short", "--data.corpus_weights", "0,1")
+        self.assert_fault(result, 66, "data.corpus_weights", "short", "data.seq_len")
+
     def test_missing_corpus(self):
         result = self.train(2, "--data.corpus", "nowhere")
         self.assert_fault(result, 66, str(self.folder / "nowhere"), "moesaic tokenize")

@@ -25,7 +25,7 @@ class FullDisk(harness.EndToEnd):
             except OSError:
                 pass  # it is full now
 
-    def filled(self, *arguments):
+    def filled(self, *arguments, says="are free: free some, then run it again"):
         """A run whose disk is full from the end of its first save on. Nobody writes while it is filled:
         rank 0 stands there, and the others wait for it."""
         child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run", *arguments,
@@ -38,7 +38,8 @@ class FullDisk(harness.EndToEnd):
         os.kill(rank, signal.SIGCONT)
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 74, out)
-        self.assertIn("are free: free some, then run it again", out)
+        self.assertIn(says, out)
+        return out
 
     # Protects: the last checkpoint and the trace stay whole, and the run continues afterwards.
     def test_amid_a_run(self):
@@ -60,6 +61,13 @@ class FullDisk(harness.EndToEnd):
         self.assert_sound("disk/run/trace.routing.h5")
         steps = harness.column(self.disk / "run/trace.routing.h5", "steps/step")
         self.assertEqual(steps.tolist(), list(range(2, step + 5, 2)))
+
+    # Protects: a run whose last step cannot be saved has not ended well.
+    def test_last_save(self):
+        out = self.filled("--train.steps", 6, "--trace.path", "trace.h5", "--trace.flush", 1000,
+                          says="checkpoint not saved")
+        self.assertIn("step 6", out)
+        self.assertEqual(self.newest_step("disk/run"), 5)
 
     # Protects: what cannot fit is said at the start, with bytes needed and free.
     def test_at_the_start(self):

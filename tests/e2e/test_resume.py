@@ -1,4 +1,5 @@
 """A run that was interrupted ends where an uninterrupted one does."""
+import json
 import signal
 
 import numpy as np
@@ -52,6 +53,31 @@ class Resume(harness.EndToEnd):
         self.trained(2, "--train.steps", 10)
         self.trained(4)
         self.assert_same_run(1e-5)
+
+    # Protects: a run that goes back keeps what it saves; its later course lies beside it, and does not
+    # count. What Slurm starts again with the same command goes on.
+    def test_goes_back(self):
+        self.trained(2)
+        back = ["--checkpoint.resume", self.checkpoint(15)]
+        self.trained(2, *back, "--train.steps", 18)
+        self.assertEqual(self.newest_step(), 18)
+        self.assertTrue((self.folder / "run/checkpoints/step-00000020.1/manifest.json").exists())
+        again = self.run_job(2, "train", "--config", "config.cfg", *back,
+                             wrapper=["env", "SLURM_RESTART_COUNT=1"])
+        self.assertEqual(again.code, 0, again.text)
+        self.assertRegex(again.text, "resume from .*step-00000018")
+        self.assert_same_run(0)
+        self.trained(2, "--checkpoint.resume", "none", "--train.steps", 3)
+        self.assertEqual(self.newest_step(), 3)
+
+    # Protects: other data begin at their first sample, once.
+    def test_other_data(self):
+        self.trained(2, "--train.steps", 5)
+        other = ["--data.corpus", "corpus/heldout", "--checkpoint.allow", "data"]
+        for step, cursor in ((7, 16), (10, 40)):
+            self.trained(2, *other, "--train.steps", step)
+            manifest = json.loads((self.checkpoint(step) / "manifest.json").read_text())
+            self.assertEqual(manifest["state"]["cursor"], cursor)
 
     # Protects: sampling by task goes on where it was, on other ranks too, and its key is frozen.
     def test_task_weights(self):
