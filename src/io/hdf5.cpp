@@ -202,15 +202,19 @@ std::optional<Hdf5File> Hdf5File::open_unless_locked(const std::filesystem::path
   fail_open(file, opened.reason);
 }
 
-std::optional<Hdf5File> Hdf5File::open_patiently(const std::filesystem::path& file) {
+Hdf5File Hdf5File::open_patiently(const std::filesystem::path& file) {
   const Timer timer;
-  while (true) {
-    std::optional<Hdf5File> opened = open_unless_locked(file);
-    if (opened || timer.seconds() > kReaderPatience) {
-      return opened;
+  while (timer.seconds() < kReaderPatience) {
+    if (std::optional<Hdf5File> opened = open_unless_locked(file)) {
+      return std::move(*opened);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
+  const Opened opened = open_checked(file, H5F_ACC_RDWR, false);
+  if (opened.id < 0) {
+    fail_open(file, opened.reason);
+  }
+  return Hdf5File(file, opened.id);
 }
 
 Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
@@ -219,14 +223,6 @@ Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
     fail_open(file, std::strerror(EAGAIN));
   }
   return std::move(*opened);
-}
-
-Hdf5File Hdf5File::open_in_spite_of_locks(const std::filesystem::path& file) {
-  const Opened opened = open_checked(file, H5F_ACC_RDWR, false);
-  if (opened.id < 0) {
-    fail_open(file, opened.reason);
-  }
-  return Hdf5File(file, opened.id);
 }
 
 Hdf5File Hdf5File::create(const std::filesystem::path& file) {

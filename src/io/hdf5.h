@@ -23,12 +23,11 @@ class Hdf5File {
  public:
   static Hdf5File open(const std::filesystem::path& file);           // read only
   static Hdf5File open_to_write(const std::filesystem::path& file);  // exists already
-  /// Likewise, although another process may read it.
-  static Hdf5File open_in_spite_of_locks(const std::filesystem::path& file);
   /// Likewise; nothing if another process holds the file's lock.
   static std::optional<Hdf5File> open_unless_locked(const std::filesystem::path& file);
-  /// Likewise after kReaderPatience.
-  static std::optional<Hdf5File> open_patiently(const std::filesystem::path& file);
+  /// Likewise, but after kReaderPatience in spite of the lock: what is in a reader's way is only
+  /// what it has not read.
+  static Hdf5File open_patiently(const std::filesystem::path& file);
   static Hdf5File create(const std::filesystem::path& file);  // replaces
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;

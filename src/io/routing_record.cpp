@@ -94,12 +94,6 @@ void check_same(const Hdf5File& file, const RoutingAxes& axes) {
   check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
 }
 
-/// A reader may keep us waiting, but not for ever: what is in its way is only what it has not read.
-Hdf5File open_record(const fs::path& file) {
-  auto opened = Hdf5File::open_patiently(file);
-  return opened ? std::move(*opened) : Hdf5File::open_in_spite_of_locks(file);
-}
-
 void start(const fs::path& file, const RoutingAxes& axes) {
   make_folder(fs::absolute(file).parent_path());
   fs::path temporary = file;
@@ -133,7 +127,7 @@ void cut(Hdf5File& file, std::int64_t last_step) {
 void go_on(const fs::path& file, const RoutingAxes& axes, std::int64_t last_step) {
   try {
     hdf5_run([&] {
-      Hdf5File opened = open_record(file);
+      Hdf5File opened = Hdf5File::open_patiently(file);
       check_same(opened, axes);
       opened.set_attribute("/", "experts", axes.experts);
       write_routing_attributes(opened, axes);
@@ -221,7 +215,7 @@ std::vector<std::int64_t> RoutingWriter::make_room(std::int64_t rows) {
     const double bytes = routing_step_bytes(layers_, choices_, std::max(rows, chunk_rows_));
     check_room(file_, "the routing record", static_cast<std::uint64_t>(bytes));
     hdf5_run([&] {
-      Hdf5File file = open_record(file_);
+      Hdf5File file = Hdf5File::open_patiently(file_);
       resize_routing(file, rows_ + rows);
       for (const RoutingColumn& column : kRoutingColumns) {
         const auto found = file.chunk_addresses(column.name, rows_, rows_ + rows);
@@ -310,7 +304,7 @@ void RoutingWriter::commit(std::int64_t step, std::int64_t rows) {
       return;
     }
     hdf5_run([&] {
-      Hdf5File file = open_record(file_);
+      Hdf5File file = Hdf5File::open_patiently(file_);
       file.extend("/steps/offset", {steps_ + 2});
       file.write<std::int64_t>("/steps/offset", {steps_ + 1}, {1},
                                std::vector<std::int64_t>{rows_ + rows});

@@ -17,12 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail_locked(const fs::path& path) {
-  throw Error(Exit::kIoError,
-              fmt::format("{}: another process has held this trace open for {} s: close it",
-                          path.string(), kReaderPatience));
-}
-
 }  // namespace
 
 struct TraceWriter::State {
@@ -88,12 +82,9 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   state->flush_seconds = flush_seconds;
   try {
     hdf5_run([&] {
-      std::optional<Hdf5File> opened = Hdf5File::open_patiently(file);
-      if (!opened) {
-        fail_locked(file);
-      }
-      state->written = continue_trace(*opened, axes, last_step);
-      opened->close();
+      Hdf5File opened = Hdf5File::open_patiently(file);
+      state->written = continue_trace(opened, axes, last_step);
+      opened.close();
     });
   } catch (const Error& error) {
     if (error.code() != Exit::kBadData) {
@@ -135,17 +126,14 @@ bool TraceWriter::flush() {
   });
 }
 
-void TraceWriter::close() {
+void TraceWriter::write_all() {
   if (state_->pending.empty()) {
     return;
   }
   check_room(state_->path, "the trace", state_->pending.bytes());
   hdf5_run([this] {
-    std::optional<Hdf5File> file = Hdf5File::open_patiently(state_->path);
-    if (!file) {
-      fail_locked(state_->path);
-    }
-    state_->write(*file);
+    Hdf5File file = Hdf5File::open_patiently(state_->path);
+    state_->write(file);
   });
 }
 

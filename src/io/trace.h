@@ -75,8 +75,8 @@ class TraceWriter {
 
   /// Writes what is kept. Returns false (rows kept) if the file is locked by a reader.
   bool flush();
-  /// The last flush: tries for up to ten seconds, then throws kIoError.
-  void close();
+  /// Likewise, at last in spite of a reader.
+  void write_all();
 
  private:
   struct State;

@@ -91,14 +91,14 @@ void JobTrace::event(std::int64_t step, const std::string& kind, const std::stri
 
 void JobTrace::flush() {
   if (writer_) {
-    writer_->flush();
+    writer_->write_all();
   }
 }
 
 void JobTrace::close() {
   instance_.mesh.world.together("close the trace", [&] {
     if (writer_) {
-      writer_->close();
+      writer_->write_all();
     }
   });
 }

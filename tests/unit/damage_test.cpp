@@ -126,7 +126,7 @@ TEST(Damage, Trace) {
   row.step = 1;
   row.time = row.time_mean = row.rank_seconds = {0.0};
   trace.add(row);
-  trace.close();
+  trace.write_all();
   ASSERT_EQ(verify_trace(file), std::vector<std::string>{});
   const std::string good = testing::read_file(file);
   for (const std::string& version : cut_versions(good, 40)) {
@@ -137,7 +137,7 @@ TEST(Damage, Trace) {
   }
   TraceWriter again = TraceWriter::resume(file, axes, 1e9, 0);
   again.add(row);
-  again.close();
+  again.write_all();
   EXPECT_EQ(verify_trace(file), std::vector<std::string>{});
 }
 

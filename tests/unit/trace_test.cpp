@@ -85,7 +85,7 @@ TEST(Trace, Append) {
   EXPECT_TRUE(trace.flush());
   EXPECT_EQ(read<std::int64_t>(path, "/step"), (std::vector<std::int64_t>{1, 2, 3}));
   add_steps(trace, 4, 300, 2);
-  trace.close();
+  trace.write_all();
   EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
   EXPECT_EQ(read<std::int64_t>(path, "/events/step").size(), 300U);
   EXPECT_EQ(read<std::int64_t>(path, "/task_expert_tokens").size(), 300U * 24U);
@@ -111,11 +111,11 @@ TEST(Trace, ResumeCuts) {
   {
     TraceWriter trace = TraceWriter::create(path, axes_of(2), 1e9);
     add_steps(trace, 1, 9, 2);
-    trace.close();
+    trace.write_all();
   }
   TraceWriter trace = TraceWriter::resume(path, axes_of(3), 1e9, 5);
   add_steps(trace, 6, 7, 3);
-  trace.close();
+  trace.write_all();
   EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
   EXPECT_EQ(read<std::int64_t>(path, "/step"), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7}));
   EXPECT_EQ(read<std::int64_t>(path, "/eval/step").size(), 7U);
@@ -133,10 +133,10 @@ TEST(Trace, ResumeCuts) {
 TEST(Trace, ResumeChecksAxes) {
   const TempDir dir;
   const auto path = dir / "t.h5";
-  TraceWriter::create(path, axes_of(2), 1e9).close();
+  TraceWriter::create(path, axes_of(2), 1e9).write_all();
   TraceWriter trace = TraceWriter::resume(path, axes_of(1), 1e9, 0);
   add_steps(trace, 1, 1, 1);
-  trace.close();
+  trace.write_all();
   EXPECT_TRUE(std::isnan(read<double>(path, "/rank_seconds").at(1)));
   TraceAxes other = axes_of(1);
   other.tasks.emplace_back("maths");
@@ -155,7 +155,7 @@ TEST(Trace, ResumeOfDamage) {
   testing::write_file(dir / "t.h5", "not a trace");
   TraceWriter trace = TraceWriter::resume(dir / "t.h5", axes_of(1), 1e9, 4);
   add_steps(trace, 5, 6, 1);
-  trace.close();
+  trace.write_all();
   EXPECT_EQ(verify_trace(dir / "t.h5"), std::vector<std::string>{});
   EXPECT_EQ(testing::read_file(dir / "t.h5.1"), "not a trace");
 }
@@ -174,6 +174,22 @@ TEST(Trace, ReaderInTheWay) {
   EXPECT_EQ(read<std::int64_t>(path, "/step").size(), 2U);
 }
 
+// One that never lets go costs nothing of what a checkpoint needs on disk.
+TEST(Trace, ReaderThatStays) {
+  const TempDir dir;
+  const auto path = dir / "t.h5";
+  TraceWriter trace = TraceWriter::create(path, axes_of(1), 1e9);
+  const int reader = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(reader, LOCK_SH), 0);
+  add_steps(trace, 1, 2, 1);
+  trace.write_all();
+  EXPECT_EQ(read<std::int64_t>(path, "/step").size(), 2U);
+  add_steps(trace, 3, 3, 1);
+  ::close(reader);
+  EXPECT_TRUE(trace.flush());
+  EXPECT_EQ(read<std::int64_t>(path, "/step").size(), 3U);
+}
+
 // Protects: a job with more experts continues a trace, and so does one that went back to fewer: the
 // others are absent (0) in their rows.
 TEST(Trace, ExpertsComeAndGo) {
@@ -183,7 +199,7 @@ TEST(Trace, ExpertsComeAndGo) {
   {
     TraceWriter trace = TraceWriter::create(path, axes, 1e9);
     trace.add(row_of(1, 1));
-    trace.close();
+    trace.write_all();
   }
   axes.experts = 5;
   TraceRow row = row_of(2, 1);
@@ -201,13 +217,13 @@ TEST(Trace, ExpertsComeAndGo) {
   {
     TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 1);
     trace.add(row);
-    trace.close();
+    trace.write_all();
   }
   axes.experts = 4;
   {
     TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 2);
     trace.add(row_of(3, 1));
-    trace.close();
+    trace.write_all();
   }
   EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
   EXPECT_EQ(read<std::int64_t>(path, "/expert"), (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
@@ -232,7 +248,7 @@ TEST(Trace, Dense) {
   row.rank_seconds = {0};
   row.traffic = {0, 0};
   trace.add(row);
-  trace.close();
+  trace.write_all();
   EXPECT_EQ(verify_trace(dir / "t.h5"), std::vector<std::string>{});
 }
 
@@ -257,7 +273,7 @@ TEST(Trace, VerifyFinds) {
     TraceRow row = row_of(2, 1);
     spoil(row);
     trace.add(row);
-    trace.close();
+    trace.write_all();
     const auto problems = verify_trace(dir / "t.h5");
     ASSERT_EQ(problems.size(), 1U) << word;
     EXPECT_NE(problems[0].find(word), std::string::npos) << problems[0];
