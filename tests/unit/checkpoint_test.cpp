@@ -181,13 +181,31 @@ TEST(Checkpoint, Prune) {
     save(dir.path(), step);
   }
   fs::create_directory(dir / "step-notes");
+  fs::create_directory(dir / "step-00000060.replaced.tmp");
   prune_checkpoints(dir.path(), 2, 20);
+  EXPECT_FALSE(fs::exists(dir / "step-00000060.replaced.tmp"));
   const std::vector<fs::path> kept{dir / "step-00000020", dir / "step-00000040",
                                    dir / "step-00000050", dir / "step-00000060"};
   EXPECT_EQ(complete_checkpoints(dir.path()), kept);
   prune_checkpoints(dir.path(), 0, 0);
   EXPECT_EQ(complete_checkpoints(dir.path()), std::vector<fs::path>{kept.back()});
   EXPECT_TRUE(fs::exists(dir / "step-notes"));
+}
+
+// A run that goes back saves steps before those that are there: these count no more, and stay.
+TEST(Checkpoint, SetAsideLater) {
+  const TempDir dir;
+  for (const std::int64_t step : {10, 20, 30}) {
+    save(dir.path(), step);
+  }
+  const std::vector<fs::path> others{dir / "step-00000020.1", dir / "step-00000030.1"};
+  EXPECT_EQ(set_aside_later(dir.path(), 10), others);
+  const fs::path next = save(dir.path(), 15);
+  prune_checkpoints(dir.path(), 1, 0);
+  EXPECT_EQ(complete_checkpoints(dir.path()), std::vector<fs::path>{next});
+  for (const fs::path& other : others) {
+    EXPECT_EQ(verify_checkpoint(other), std::vector<std::string>{});
+  }
 }
 
 // Nothing to read is kNoInput; a damaged checkpoint names file and remedy.
