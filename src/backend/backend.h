@@ -124,6 +124,8 @@ class Backend {
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
   virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
   virtual void synchronize() = 0;  // the only wait
+  /// Gives back the memory that is held in reserve for the next tensors.
+  virtual void release_reserve() = 0;
 
   // Elementwise.
   virtual void zero(const Tensor& x) = 0;

@@ -169,19 +169,23 @@ Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& late
   ctx.backend.store_in_pages(entry, {0, 1, 0, width}, runs, cache.keys);
 
   const HeadOrder order = order_of(ctx, tokens, h);
-  const Tensor by_head = ctx.empty(ctx.compute, {rows, shape_.head_dim});
-  ctx.backend.gather_rows(q.reshaped({rows, shape_.head_dim}), order.by_head, by_head);
-  const Tensor nope = ctx.empty(ctx.compute, {rows, nope_});
-  ctx.backend.copy_groups(by_head, {0, 1, 0, nope_}, nope, {0, 1, 0, nope_}, Write::kOverwrite);
-  const Tensor absorbed = ctx.empty(ctx.compute, {rows, latent_});
-  ctx.backend.grouped_matmul_dx(nope, order.offsets, cache.key_up, absorbed);
-  const Tensor wide = ctx.empty(ctx.compute, {rows, width});
-  ctx.backend.copy_groups(absorbed, {0, 1, 0, latent_}, wide, {0, 1, 0, latent_},
-                          Write::kOverwrite);
-  ctx.backend.copy_groups(by_head, {nope_, 1, 0, rotated_}, wide, {latent_, 1, 0, rotated_},
-                          Write::kOverwrite);
-  const Tensor query = ctx.empty(ctx.compute, {rows, width});
-  ctx.backend.gather_rows(wide, order.by_token, query);
+  // (T H, R + r): what meets the compressed keys; what is on the way to it is held no longer.
+  const Tensor query = [&] {
+    const Tensor by_head = ctx.empty(ctx.compute, {rows, shape_.head_dim});
+    ctx.backend.gather_rows(q.reshaped({rows, shape_.head_dim}), order.by_head, by_head);
+    const Tensor nope = ctx.empty(ctx.compute, {rows, nope_});
+    ctx.backend.copy_groups(by_head, {0, 1, 0, nope_}, nope, {0, 1, 0, nope_}, Write::kOverwrite);
+    const Tensor absorbed = ctx.empty(ctx.compute, {rows, latent_});
+    ctx.backend.grouped_matmul_dx(nope, order.offsets, cache.key_up, absorbed);
+    const Tensor wide = ctx.empty(ctx.compute, {rows, width});
+    ctx.backend.copy_groups(absorbed, {0, 1, 0, latent_}, wide, {0, 1, 0, latent_},
+                            Write::kOverwrite);
+    ctx.backend.copy_groups(by_head, {nope_, 1, 0, rotated_}, wide, {latent_, 1, 0, rotated_},
+                            Write::kOverwrite);
+    Tensor made = ctx.empty(ctx.compute, {rows, width});
+    ctx.backend.gather_rows(wide, order.by_token, made);
+    return made;
+  }();
 
   const Tensor mixed = ctx.empty(ctx.compute, {tokens, h, latent_});
   const AttentionShape shape{

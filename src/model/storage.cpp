@@ -155,6 +155,7 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
       got_on();
     }
   }
+  instance.backend->release_reserve();  // of what values went through on their way to their types
 }
 
 std::vector<io::BlockToSave> blocks_to_save(Instance& instance) {

@@ -33,20 +33,27 @@ double outside(const Layout& layout, double tokens) {
 
 /// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum; q, k, v
 /// before norm and clamp; latent vectors and what they are made of).
-Numbers attention_part(const config::Model& m, const Layout& layout, double tokens) {
+Numbers attention_part(const config::Config& config, const Layout& layout, double tokens) {
+  const config::Model& m = config.model;
   const Heads heads = heads_of(m, layout);
   const double k = real(config::key_width(m));
   const double v = real(config::value_width(m));
   const double qkv = heads.query * k + heads.kv * (k + v);
   const bool raw = m.qk_norm != config::QkNorm::kNone || m.clip_qkv > 0.0;
   const double latent = real(m.q_lora_rank + m.kv_lora_rank);
-  return {tokens * (real(2 * m.d_model) + (raw ? 2.0 : 1.0) * qkv + heads.query * v + latent),
+  // generate reads the compressed keys: queries and answers have their width, by token and by head.
+  const double entry = real(m.kv_lora_rank + m.qk_rope_head_dim);
+  const bool absorbed = config.plan.job == "generate" && m.kv_lora_rank > 0;
+  const double of_head = absorbed ? 3.0 * entry : 0.0;
+  return {tokens * (real(2 * m.d_model) + (raw ? 2.0 : 1.0) * qkv + heads.query * (v + of_head) +
+                    latent),
           outside(layout, tokens) * real(2 * m.d_model + 2) + tokens * (heads.query + latent)};
 }
 
 /// One layer with its gated feed-forward part: gate, up and their product.
-Numbers dense_layer(const config::Model& m, const Layout& layout, double tokens) {
-  Numbers n = attention_part(m, layout, tokens);
+Numbers dense_layer(const config::Config& config, const Layout& layout, double tokens) {
+  const config::Model& m = config.model;
+  Numbers n = attention_part(config, layout, tokens);
   n.compute += tokens * real(3 * m.d_ff) / real(layout.tp);
   return n;
 }
@@ -56,7 +63,7 @@ Numbers dense_layer(const config::Model& m, const Layout& layout, double tokens)
 Numbers moe_layer(const config::Config& config, const Layout& layout, double tokens, double rows) {
   const config::Model& m = config.model;
   const std::int64_t experts = config::expert_numbers(m, config.router);
-  Numbers n = attention_part(m, layout, tokens);
+  Numbers n = attention_part(config, layout, tokens);
   n.compute += tokens * real(3 * config::shared_width(m)) / real(layout.tp) +
                rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
   n.fp32 += tokens * (real(3 * experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
@@ -183,8 +190,12 @@ Held held_by_rank(const config::Config& config, const Layout& layout, std::int64
 double sent_rows(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const double choices = tokens * real(m.top_k);
-  const std::int64_t slots = expert_slots(config.router.capacity, config.router.capacity_factor,
-                                          static_cast<std::int64_t>(choices), m.experts);
+  const bool limited =
+      config.plan.job == "train" || (config.plan.job == "score" && config.router.eval_capacity);
+  const std::int64_t slots =
+      limited ? expert_slots(config.router.capacity, config.router.capacity_factor,
+                             static_cast<std::int64_t>(choices), m.experts)
+              : 0;
   const double all = slots > 0 ? std::min(choices, real(slots * m.experts)) : choices;
   return layout.folded ? all / real(layout.tp) : all;
 }
@@ -271,7 +282,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
       training ? real(config.train.micro_batch * config.data.seq_len) : tokens_at_once(config);
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
-  const double dense_bytes = s.dense > 0 ? dense_layer(m, layout, tokens).bytes(width) : 0.0;
+  const double dense_bytes = s.dense > 0 ? dense_layer(config, layout, tokens).bytes(width) : 0.0;
   const double moe_bytes = s.moe > 0 ? moe_layer(config, layout, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;

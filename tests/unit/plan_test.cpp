@@ -135,6 +135,11 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
   const Memory scoring = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, false);
   EXPECT_EQ(scoring.gradients + scoring.moments, 0.0);
+  EXPECT_EQ(sent_rows(c, {}, 14), 16);
+  c.plan.job = "score";  // routes without a limit, unless it is asked for
+  EXPECT_EQ(sent_rows(c, {}, 14), 28);
+  c.router.eval_capacity = true;
+  EXPECT_EQ(sent_rows(c, {}, 14), 16);
 }
 
 // Protects what the ranks exchange; a group of one exchanges nothing.

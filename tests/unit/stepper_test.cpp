@@ -108,6 +108,17 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   EXPECT_EQ(std::vector(held.begin() + 2, held.end()), std::vector(held.size() - 2, held[1]));
 }
 
+// Protects what loading went through from staying in memory: what is in reserve goes, no more.
+TEST(Backend, GivesBackItsReserve) {
+  cpu::CpuBackend backend(1, cpu::best_kernels());
+  const Tensor kept = backend.empty(DType::kF32, {1000});
+  const std::size_t before = backend.bytes_held();
+  backend.empty(DType::kF32, {1'000'000});
+  EXPECT_GT(backend.bytes_held(), before);
+  backend.release_reserve();
+  EXPECT_EQ(backend.bytes_held(), before);
+}
+
 // Protects the gradient buffer: while an expert's gradient is held, nothing of it moves; then the
 // mean of the held gradients is applied once, with the expert's own count of updates.
 TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {

@@ -27,6 +27,7 @@ class CpuBackend : public Backend {
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(const Tensor& from, std::span<std::byte> host) override;
   void synchronize() override {}
+  void release_reserve() override { pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;

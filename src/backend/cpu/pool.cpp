@@ -32,12 +32,17 @@ struct Pool::State {
   State() = default;
   State(const State&) = delete;
   State& operator=(const State&) = delete;
-  ~State() {
+  ~State() { release_reserve(); }
+
+  void release_reserve() {
+    const std::lock_guard lock(mutex);
     for (const auto& [size, blocks] : free) {
       for (void* block : blocks) {
         std::free(block);
+        held -= size;
       }
     }
+    free.clear();
   }
 
   // At least `size` bytes; takes a free block that is up to half as large again, as sizes follow
@@ -76,5 +81,7 @@ std::size_t Pool::bytes_held() const {
   const std::lock_guard lock(state_->mutex);
   return state_->held;
 }
+
+void Pool::release_reserve() { state_->release_reserve(); }
 
 }  // namespace moesaic::cpu

@@ -13,6 +13,7 @@ class Pool {
   /// The block returns to the pool with its last owner, also after the Pool itself is gone.
   std::shared_ptr<void> take(std::size_t bytes);
   std::size_t bytes_held() const;  // in use and in reserve
+  void release_reserve();
 
  private:
   struct State;
