@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
@@ -206,6 +207,15 @@ void put_in_place(const fs::path& temporary, const fs::path& final) {
   fs::remove_all(older);
 }
 
+// For people and scripts: the checkpoint is complete without it.
+void write_latest(const fs::path& dir, const fs::path& final) {
+  try {
+    write_whole(dir / "latest", final.filename().string() + "\n");
+  } catch (const Error& error) {
+    log::warn(error.what());
+  }
+}
+
 void start(const fs::path& temporary, std::int64_t needed) {
   fs::create_directories(temporary.parent_path());
   fs::remove_all(temporary);
@@ -260,8 +270,8 @@ fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSa
         with_io_errors([&] {
           write_whole(temporary / kManifestName, to_text(manifest));
           put_in_place(temporary, final);
-          write_whole(request.dir / "latest", final.filename().string() + "\n");
         });
+        write_latest(request.dir, final);
       }
     });
   } catch (const comm::AgreedError& error) {
