@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -21,6 +22,7 @@
 #include "config/routing_steps.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_manifest.h"
 #include "io/files.h"
 #include "io/run_lock.h"
 #include "io/space.h"
@@ -45,8 +47,46 @@ std::size_t task_names_of(const train::Corpora& corpora) {
   return names.size();
 }
 
+// The last step of which checkpoints count: a run that begins anew (-1), or at one that it names,
+// leaves those of later steps behind.
+std::int64_t last_that_counts(const config::Checkpoint& config,
+                              const std::optional<std::filesystem::path>& resume) {
+  if (config.resume == "auto") {
+    return std::numeric_limits<std::int64_t>::max();
+  }
+  return resume ? io::CheckpointReader::open(*resume).state().at("step").get<std::int64_t>() : -1;
+}
+
+// Bytes that make way for new checkpoints.
+double bytes_that_count(const std::filesystem::path& dir, std::int64_t last) {
+  double bytes = 0.0;
+  for (const std::filesystem::path& folder : io::complete_checkpoints(dir)) {
+    bytes += folder <= io::checkpoint_folder(dir, last) ? io::bytes_below(folder) : 0.0;
+  }
+  return bytes;
+}
+
+void set_aside_later(const config::Config& config, std::int64_t last) {
+  const auto own = [&](const std::filesystem::path& folder) {
+    const std::filesystem::path model = config.model.path;
+    return !model.empty() &&
+           std::filesystem::equivalent(io::ModelSource::open(model).path(), folder);
+  };
+  const auto later = io::complete_checkpoints(config.checkpoint.dir);
+  if (last == -1 && std::any_of(later.begin(), later.end(), own)) {
+    throw Error(Exit::kUsage,
+                fmt::format("model.path = {} lies in checkpoint.dir = {}, whose checkpoints a run "
+                            "that begins anew leaves behind: choose another run.dir",
+                            config.model.path, config.checkpoint.dir));
+  }
+  for (const std::filesystem::path& other : io::set_aside_later(config.checkpoint.dir, last)) {
+    log::info(fmt::format("a checkpoint of a later step is now {}", other.string()));
+  }
+}
+
 // All that checkpoint.keep keeps, the one being written, and the trace must fit.
-void check_outputs_fit(const config::Config& config, int ranks, const train::Corpora& corpora) {
+void check_outputs_fit(const config::Config& config, int ranks, const train::Corpora& corpora,
+                       std::int64_t last) {
   std::vector<io::SpaceNeed> needs;
   if (!config.checkpoint.dir.empty()) {
     const double each = plan::estimate(config, ranks).checkpoint_bytes;
@@ -54,7 +94,7 @@ void check_outputs_fit(const config::Config& config, int ranks, const train::Cor
     needs.push_back(
         {fmt::format("checkpoint.keep + 1 = {} checkpoints", config.checkpoint.keep + 1),
          config.checkpoint.dir,
-         each + std::max(0.0, kept - io::bytes_below(config.checkpoint.dir))});
+         each + std::max(0.0, kept - bytes_that_count(config.checkpoint.dir, last))});
   }
   const std::int64_t rows = config::total_steps(config) / config.trace.every;
   const double trace = trace_size(config, ranks, task_names_of(corpora), corpora.size(), rows);
@@ -72,7 +112,8 @@ void check_outputs_fit(const config::Config& config, int ranks, const train::Cor
                   "choose another run.dir");
 }
 
-Outputs claim_outputs(const config::Config& config, int ranks, const train::Corpora& corpora) {
+Outputs claim_outputs(const config::Config& config, int ranks, const train::Corpora& corpora,
+                      std::int64_t last) {
   Outputs outputs;
   const std::filesystem::path trace = config.trace.path;
   if (trace.has_parent_path()) {
@@ -81,12 +122,15 @@ Outputs claim_outputs(const config::Config& config, int ranks, const train::Corp
   if (!config.checkpoint.dir.empty()) {
     io::make_folder(config.checkpoint.dir);
   }
-  check_outputs_fit(config, ranks, corpora);
+  check_outputs_fit(config, ranks, corpora, last);
   if (!config.run.dir.empty()) {
     io::make_folder(config.run.dir);
     outputs.lock = std::make_unique<io::RunLock>(config.run.dir);
     io::write_whole(std::filesystem::path(config.run.dir) / "config.cfg", config::to_cfg(config));
     log::add_file(std::filesystem::path(config.run.dir) / "log.txt");
+  }
+  if (!config.checkpoint.dir.empty()) {
+    set_aside_later(config, last);
   }
   return outputs;
 }
@@ -182,16 +226,6 @@ void adopt_state(TrainInputs& inputs, const std::optional<std::filesystem::path>
   adopt_tasks(tasks, inputs.config);
 }
 
-// A run that begins anew, or at a step that it names, leaves checkpoints of later steps behind.
-void set_aside_later(const config::Checkpoint& config, std::int64_t step) {
-  if (config.resume == "auto" || config.dir.empty()) {
-    return;
-  }
-  for (const std::filesystem::path& other : io::set_aside_later(config.dir, step)) {
-    log::info(fmt::format("a checkpoint of a later step is now {}", other.string()));
-  }
-}
-
 // Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
 void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
   const std::string message =
@@ -255,7 +289,8 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   Outputs outputs;
   world.together("create the outputs", [&] {
     if (world.is_root()) {
-      outputs = claim_outputs(config, world.size(), corpora);
+      outputs =
+          claim_outputs(config, world.size(), corpora, last_that_counts(config.checkpoint, resume));
     }
   });
   show_table(config, mesh, threads, corpora);
@@ -280,9 +315,6 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       beside = texts_beside(resume ? resume->string() : config.model.path, corpora.info(0));
     }
     load(nullptr);
-    if (world.is_root()) {
-      set_aside_later(config.checkpoint, resume ? progress.step : -1);
-    }
   });
   const std::int64_t last_step = config::total_steps(config);
   if (resume) {
@@ -323,6 +355,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
           try {
             change = adopt_change(source, outcome.experts->requests, config);
           } catch (const Error& error) {
+            if (error.code() != Exit::kUsage) {  // a file that this rank cannot read
+              throw;
+            }
             refused = error.what();
           }
         }

@@ -118,7 +118,7 @@ std::vector<Key> checkpoint_keys() {
                 "Also keep those of a multiple of so many steps. 0: none."),
       s.text("resume", &Checkpoint::resume, "auto|none|path",
              "Checkpoint to continue from; auto: the newest complete one of checkpoint.dir, else a "
-             "fresh start."),
+             "fresh start. A job that Slurm starts again goes on from what it has saved."),
       s.texts("allow", &Checkpoint::allow, "list of keys or sections",
               "Keys that may differ from the checkpoint's on resume although they change the "
               "answer."),

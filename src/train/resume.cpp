@@ -23,19 +23,25 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   });
 }
 
-// A job that the batch system starts again has the command of its first start: it goes on from what
-// it has saved since.
+// Of Slurm, which keeps it when it starts the job again; empty: none.
+std::string job_id() {
+  const char* const id = std::getenv("SLURM_JOB_ID");
+  return id != nullptr ? id : "";
+}
+
+// A job that Slurm starts again has the command of its first start: it goes on from what it has
+// saved since.
 std::optional<std::filesystem::path> saved_since(const config::Checkpoint& config) {
   const char* const restarts = std::getenv("SLURM_RESTART_COUNT");
-  const auto complete = restarts != nullptr && std::string_view(restarts) != "0"
-                            ? io::complete_checkpoints(config.dir)
-                            : std::vector<std::filesystem::path>{};
+  if (restarts == nullptr || std::string_view(restarts) == "0" || job_id().empty()) {
+    return std::nullopt;
+  }
+  const auto complete = io::complete_checkpoints(config.dir);
   if (complete.empty()) {
     return std::nullopt;
   }
   const auto reader = io::CheckpointReader::open(complete.back());
-  const bool same = config_of(reader.state()).checkpoint.resume == config.resume;
-  return same ? std::optional(reader.path()) : std::nullopt;
+  return reader.state().value("job", "") == job_id() ? std::optional(reader.path()) : std::nullopt;
 }
 
 }  // namespace
@@ -62,6 +68,7 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
           {"pool", pool},
           {"config", flat},
           {"layout", layout},
+          {"job", job_id()},
           {"vocab_sha256", vocab_sha256},
           {"program_version", version()},
           {"git_hash", git_hash()}};

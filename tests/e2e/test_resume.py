@@ -58,16 +58,23 @@ class Resume(harness.EndToEnd):
     # count. What Slurm starts again with the same command goes on.
     def test_goes_back(self):
         self.trained(2)
-        back = ["--checkpoint.resume", self.checkpoint(15)]
-        self.trained(2, *back, "--train.steps", 18)
+        back = ["train", "--config", "config.cfg", "--checkpoint.resume", self.checkpoint(15)]
+        job = ["env", "SLURM_JOB_ID=7"]
+        first = self.run_job(2, *back, "--train.steps", 18, wrapper=job)
+        self.assertEqual(first.code, 0, first.text)
         self.assertEqual(self.newest_step(), 18)
         self.assertTrue((self.folder / "run/checkpoints/step-00000020.1/manifest.json").exists())
-        again = self.run_job(2, "train", "--config", "config.cfg", *back,
-                             wrapper=["env", "SLURM_RESTART_COUNT=1"])
+        again = self.run_job(2, *back, wrapper=[*job, "SLURM_RESTART_COUNT=1"])
         self.assertEqual(again.code, 0, again.text)
         self.assertRegex(again.text, "resume from .*step-00000018")
         self.assert_same_run(0)
-        self.trained(2, "--checkpoint.resume", "none", "--train.steps", 3)
+        refused = self.train(2, "--checkpoint.resume", "none", "--model.path", "run/checkpoints")
+        self.assert_fault(refused, 64, "model.path", "checkpoint.dir", "another run.dir")
+        # Those of another job are none of its own.
+        anew = self.run_job(2, "train", "--config", "config.cfg", "--checkpoint.resume", "none",
+                            "--train.steps", 3,
+                            wrapper=["env", "SLURM_JOB_ID=8", "SLURM_RESTART_COUNT=1"])
+        self.assertEqual(anew.code, 0, anew.text)
         self.assertEqual(self.newest_step(), 3)
 
     # Protects: other data begin at their first sample, once.
