@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "base/error.h"
 
@@ -29,20 +28,7 @@ void ScoreCorpora::add(io::Corpus corpus) {
                             first().name, first().vocab_sha256, first().vocab_size, info.name,
                             info.vocab_sha256, info.vocab_size));
   }
-  joined_task_.emplace_back();
-  for (const std::string& task : info.task_names) {
-    auto found = std::find(tasks_.begin(), tasks_.end(), task);
-    if (found == tasks_.end()) {
-      if (tasks_.size() > std::numeric_limits<std::uint8_t>::max()) {
-        throw Error(Exit::kBadData,
-                    fmt::format("data.corpus: with {} there are more than 255 task names, those of "
-                                "the model included: score the corpora one by one",
-                                info.name));
-      }
-      found = tasks_.insert(found, task);
-    }
-    joined_task_.back().push_back(static_cast<std::uint8_t>(found - tasks_.begin()));
-  }
+  joined_task_.push_back(io::join_tasks(info, tasks_));
   for (std::int64_t shard = 0; shard < std::ssize(info.shards); ++shard) {
     shards_.push_back({corpora_.size(), shard});
   }

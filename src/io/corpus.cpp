@@ -4,6 +4,7 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/error.h"
 #include "io/corpus_manifest.h"
@@ -108,6 +109,24 @@ CorpusInfo manifest_info(const fs::path& manifest) {
 }
 
 }  // namespace
+
+std::vector<std::uint8_t> join_tasks(const CorpusInfo& corpus, std::vector<std::string>& names) {
+  std::vector<std::uint8_t> numbers;
+  for (const std::string& name : corpus.task_names) {
+    auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) {
+      if (names.size() > std::numeric_limits<std::uint8_t>::max()) {
+        throw Error(Exit::kBadData,
+                    fmt::format("data.corpus: with {} there are more than 255 task names in all, "
+                                "those of the model included: take fewer corpora at once",
+                                corpus.name));
+      }
+      found = names.insert(names.end(), name);
+    }
+    numbers.push_back(static_cast<std::uint8_t>(found - names.begin()));
+  }
+  return numbers;
+}
 
 struct Corpus::State {
   struct OpenShard {

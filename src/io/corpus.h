@@ -29,6 +29,10 @@ struct CorpusInfo {
   std::string fingerprint;  // of the inputs and settings it was made from; empty if unknown
 };
 
+/// The numbers of a corpus's tasks in `names`, which are joined by those that are new. Throws
+/// kBadData if a byte cannot count them.
+std::vector<std::uint8_t> join_tasks(const CorpusInfo& corpus, std::vector<std::string>& names);
+
 /// Tokens [begin, begin + n) of a corpus's stream (its shards in manifest order) and, for each
 /// token, where it stands.
 struct TokenSpan {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "base/error.h"
 
@@ -81,17 +80,7 @@ std::string Corpora::vocab_sha256() const {
 void Corpora::join_tasks(std::vector<std::string>& names) {
   task_numbers_.clear();
   for (const io::Corpus& corpus : corpora_) {
-    std::vector<std::uint8_t> numbers;
-    for (const std::string& name : corpus.info().task_names) {
-      auto found = std::find(names.begin(), names.end(), name);
-      if (found == names.end()) {
-        if (names.size() > std::numeric_limits<std::uint8_t>::max()) {
-          throw Error(Exit::kBadData, "more than 255 task names in all corpora together");
-        }
-        found = names.insert(names.end(), name);
-      }
-      numbers.push_back(static_cast<std::uint8_t>(found - names.begin()));
-    }
+    std::vector<std::uint8_t> numbers = io::join_tasks(corpus.info(), names);
     if (numbers.empty()) {
       numbers.push_back(0);
     }
