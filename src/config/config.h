@@ -27,6 +27,7 @@ enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Precision { kFp32, kBf16 };
 enum class Quantize { kNone, kInt8, kInt4 };
 enum class Device { kCpu, kCuda };
+enum class MpiThreads { kMultiple, kSerialized };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
 enum class ReferenceDetail { kNone, kLayers, kExperts, kBoth };
@@ -184,6 +185,7 @@ struct Tokenize {
   std::int64_t shards = 0;        // 0: by size
   std::vector<std::string> task;  // one name, or one for each input
   bool compress = false;
+  double max_document = 1ULL << 30U;  // bytes of one text
   double holdout = 0.0;
   Tri bos = Tri::kAuto, eos = Tri::kAuto, unique = Tri::kAuto;
   std::string text_field = "text", id_field = "id", task_field = "task";
@@ -232,6 +234,7 @@ struct ConvertJob {
   StoredAs dtype = StoredAs::kAuto;  // bf16 of a folder, fp32 of a checkpoint
   Quantize quantize = Quantize::kNone;
   std::vector<std::string> calibration;  // corpora
+  bool check = true;                     // that the copy computes what the original does
 };
 
 /// Tokens of a batch of score, unless one window is longer.
@@ -254,7 +257,9 @@ struct Run {
   std::int64_t threads = 0;  // 0: this rank's share of its cores
   LogLevel log_level = LogLevel::kInfo;
   double max_wall = -1.0;               // seconds; negative: auto
-  double step_timeout = -1.0;           // seconds; negative: auto
+  // Longest time without progress, seconds; negative: auto.
+  double step_timeout = -1.0, load_timeout = -1.0, save_timeout = -1.0;
+  MpiThreads mpi_threads = MpiThreads::kMultiple;
   std::int64_t compare_replicas = 100;  // steps; 0: never
   Tri progress = Tri::kAuto;
   bool deterministic = false;

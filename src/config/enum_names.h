@@ -78,6 +78,9 @@ constexpr Names<Precision, 2> names_of(Precision) {
 constexpr Names<Quantize, 3> names_of(Quantize) {
   return {{{Quantize::kNone, "none"}, {Quantize::kInt8, "int8"}, {Quantize::kInt4, "int4"}}};
 }
+constexpr Names<MpiThreads, 2> names_of(MpiThreads) {
+  return {{{MpiThreads::kMultiple, "multiple"}, {MpiThreads::kSerialized, "serialized"}}};
+}
 constexpr Names<Device, 2> names_of(Device) {
   return {{{Device::kCpu, "cpu"}, {Device::kCuda, "cuda"}}};
 }

@@ -20,6 +20,9 @@ std::vector<Key> tokenize_keys() {
       s.texts("task", &Tokenize::task, "list of names",
               "Task of the documents: one name, or one for each input."),
       s.boolean("compress", &Tokenize::compress, "Deflate the tokens in the shards."),
+      s.bytes("max_document", &Tokenize::max_document,
+              "Longest text of one document; a longer one is a bad document (on_error). Memory "
+              "grows with it."),
       s.number("holdout", &Tokenize::holdout, from_to_below(0, 1), "",
                "Share of the documents, chosen by a hash of their id, that is held out."),
       s.choice("bos", &Tokenize::bos, "Begin every document with bos."),
@@ -134,6 +137,9 @@ std::vector<Key> convert_keys() {
       s.texts("calibration", &ConvertJob::calibration, "list of paths",
               "Corpora that the model reads some of, so that int4 errs least in the columns of "
               "weights that matter most. Empty: all columns count alike."),
+      s.boolean("check", &ConvertJob::check,
+                "Load the original and the copy and compare what they compute. 0: do not, where "
+                "memory holds neither."),
   };
 }
 
@@ -189,11 +195,22 @@ std::vector<Key> run_keys() {
            "train score generate"),
       only(s.auto_duration(
                "step_timeout", &Run::step_timeout,
-               "End the job, and name the rank that the others wait for, if a step, a round of "
-               "evaluation, a save or a piece of loading takes longer. auto: 10 x the "
-               "median step, at least 60 s; 10 min for rounds, loading and the first "
-               "two steps, 1 h for a save."),
+               "End the job, and name the rank that the others wait for, if a step or a round of "
+               "evaluation takes longer. auto: 10 x the median step, at least 10 min; 10 min for "
+               "rounds and the first two steps."),
            "train score generate experts convert"),
+      only(s.auto_duration("load_timeout", &Run::load_timeout,
+                           "The same for loading: longest time until the next tensor, file or "
+                           "check. auto: 10 min."),
+           "train score generate experts convert"),
+      only(s.auto_duration("save_timeout", &Run::save_timeout,
+                           "The same for saving: longest time until the next tensor is written. "
+                           "auto: 1 h."),
+           "train score generate experts convert"),
+      s.choice("mpi_threads", &Run::mpi_threads,
+               "What is asked of MPI. serialized: for MPI libraries or networks that are slow or "
+               "unreliable with MPI_THREAD_MULTIPLE; the watchdog then ends a hanging job without "
+               "asking other ranks whom they wait for."),
       only(s.integer("compare_replicas", &Run::compare_replicas, at_least(0), "steps",
                      "Every so many steps, ranks that hold the same parameters compare them bit "
                      "by bit, to find damaged memory. 0: never."),
