@@ -40,7 +40,8 @@ class Record:
         self.file = open_hdf5(path)
         if self.file.attrs.get("schema") not in (b"moesaic-routing", "moesaic-routing"):
             fail(65, f"{self.path.resolve()} is not a routing record")
-        self.steps = self.file["steps/step"][()]
+        steps = self.file["steps/step"][()]
+        self.steps = steps[:np.count_nonzero(steps)]  # a step that is being written is 0
         self.offsets = self.file["steps/offset"][:len(self.steps) + 1]
         self.layers = [int(layer) for layer in np.atleast_1d(self.file["layer"].attrs["layer_index"])]
         self.tasks, self.corpora = text_list(self.file["task"][()]), text_list(self.file["corpus"][()])

@@ -1,6 +1,10 @@
 #include <fmt/format.h>
 
-#include "base/error.h"
+#include <cstdlib>
+#include <filesystem>
+#include <string_view>
+
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "cli/convert.h"
@@ -14,6 +18,7 @@
 #include "cli/verify.h"
 #include "comm/communicator.h"
 #include "comm/guard.h"
+#include "comm/launch.h"
 #include "config/help.h"
 #include "config/options.h"
 
@@ -34,6 +39,17 @@ int run_without_mpi(const Parsed& parsed) {
   return moesaic::cli::verify(parsed.arguments);
 }
 
+// Every rank reads the same command line; of those that a launcher has started the first one
+// speaks.
+bool speaks() {
+  for (const char* const name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* const rank = std::getenv(name)) {
+      return std::string_view(rank) == "0";
+    }
+  }
+  return true;
+}
+
 int run_with_mpi(const Parsed& parsed) {
   moesaic::comm::Ledger ledger;
   const auto world = moesaic::comm::Communicator::world(&ledger);
@@ -44,7 +60,9 @@ int run_with_mpi(const Parsed& parsed) {
                    [&] { config = moesaic::config::checked(parsed, world.size()); });
     return moesaic::cli::tokenize(config, world);
   }
-  moesaic::comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
+  moesaic::comm::check_launch(world);
+  const moesaic::config::Run& run = parsed.config.run;
+  moesaic::comm::Watchdog watchdog({run.step_timeout, run.load_timeout, run.save_timeout}, world);
   const auto& job = parsed.job == "score"      ? moesaic::cli::score
                     : parsed.job == "generate" ? moesaic::cli::generate
                     : parsed.job == "experts"  ? moesaic::cli::experts
@@ -73,17 +91,21 @@ int main(int argc, char** argv) {
       return run_without_mpi(parsed);
     }
   } catch (const Error& error) {
-    // Every rank reads the same command line; under mpirun the first one speaks.
-    const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
-    if (rank == nullptr || std::string_view(rank) == "0") {
+    if (speaks()) {
       moesaic::log::error(error.what());
     }
     return static_cast<int>(error.code());
+  } catch (const std::filesystem::filesystem_error& error) {
+    moesaic::log::error(moesaic::to_error(error).what());
+    return static_cast<int>(moesaic::to_error(error).code());
   }
   using Tri = moesaic::config::Tri;
   if (parsed.config.run.progress != Tri::kAuto) {
     moesaic::log::set_terminal(parsed.config.run.progress == Tri::kOn);
   }
-  return moesaic::comm::guarded(argc, argv, level_of(parsed.config.run.log_level),
-                                [&] { return run_with_mpi(parsed); });
+  using moesaic::comm::Threads;
+  const bool serialized = parsed.config.run.mpi_threads == moesaic::config::MpiThreads::kSerialized;
+  return moesaic::comm::guarded(
+      argc, argv, level_of(parsed.config.run.log_level), [&] { return run_with_mpi(parsed); },
+      serialized ? Threads::kSerialized : Threads::kMultiple);
 }

@@ -78,7 +78,7 @@ Reading read(model::Instance& instance, model::InputSums& sums,
   Reading total;
   const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
-    watchdog.doing("calibration");
+    watchdog.round("calibration");
     const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
     model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
@@ -137,7 +137,7 @@ model::Calibration calibrate(const config::Config& config, const std::filesystem
       names.push_back(name);
     }
   }
-  watchdog.doing("calibration");
+  watchdog.round("calibration");
   model::Calibration result = model::join_sums(*instance, sums, names);
   for (const std::string& warning : result.warnings) {
     log::warn(warning);

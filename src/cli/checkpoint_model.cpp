@@ -180,6 +180,9 @@ void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& cor
     theirs = io::Tokenizer::load(folder);
     ours = io::Tokenizer::of(corpus);
   } catch (const Error& error) {
+    if (error.code() == Exit::kIoError) {
+      throw;
+    }
     log::info(fmt::format("the tokenizers of {} and {} are not compared: {}", folder.string(),
                           corpus.name, error.what()));
     return;
@@ -216,8 +219,7 @@ std::string vocabulary_text(std::int64_t size, const std::string& hash) {
 void load_values(model::Instance& instance, const std::filesystem::path& path,
                  comm::Watchdog& watchdog) {
   auto source = io::ModelSource::open(path);
-  model::load_parameters(instance, source, model::Load::kValues,
-                         [&] { watchdog.doing("loading"); });
+  model::load_parameters(instance, source, model::Load::kValues, [&] { watchdog.loading(); });
 }
 
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {

@@ -156,7 +156,7 @@ void remove_made(const ConvertInputs& inputs, const fs::path& made, const comm::
   }
 }
 
-/// What the copy computes; one that cannot be read is removed. Collective over the mesh.
+/// What the copy computes; a damaged one is removed. Collective over the mesh.
 std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& made,
                                 const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   config::Config stored = inputs.config;
@@ -164,6 +164,9 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
   try {
     return compute(stored, made, mesh, watchdog);
   } catch (const comm::AgreedError& error) {
+    if (error.code() == Exit::kIoError) {
+      throw;
+    }
     remove_made(inputs, made, mesh);
     throw comm::AgreedError(
         error.code(), fmt::format("the copy cannot be read back, and is removed: {}", error.what()),
@@ -194,6 +197,25 @@ void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh
         fmt::format("{} does not compute what {} does: log-probabilities differ by {:.2g} nats on "
                     "average, more than {}; it is removed",
                     made.string(), inputs.source.string(), mean, bound));
+  }
+}
+
+/// Compares the two; a copy that could not be compared stays. Collective over the mesh.
+void check(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh,
+           comm::Watchdog& watchdog) {
+  watchdog.loading();
+  try {
+    compare(inputs, made, mesh, watchdog);
+  } catch (const comm::AgreedError& error) {
+    if (error.code() != Exit::kIoError) {
+      throw;
+    }
+    throw comm::AgreedError(
+        error.code(),
+        fmt::format("{} is complete, but could not be compared with the original: {}; use it as it "
+                    "is, or remove it and run this again",
+                    made.string(), error.what()),
+        error.where());
   }
 }
 
@@ -233,12 +255,14 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   if (corpora.shards() > 0) {
     calibration = calibrate(inputs.config, inputs.source, corpora, mesh, watchdog);
   }
-  constexpr double kWriteLimit = 3600.0;  // seconds until the watchdog ends the job
-  watchdog.doing("a save", kWriteLimit);
-  const fs::path made =
-      inputs.to_folder ? write_folder(inputs, world) : write_checkpoint(inputs, calibration, world);
-  watchdog.doing("loading");
-  compare(inputs, made, mesh, watchdog);
+  watchdog.saving();
+  const auto on_progress = [&] { watchdog.saving(); };
+  const fs::path made = inputs.to_folder
+                            ? write_folder(inputs, world, on_progress)
+                            : write_checkpoint(inputs, calibration, world, on_progress);
+  if (inputs.config.convert.check) {
+    check(inputs, made, mesh, watchdog);
+  }
   log::print(fmt::format("{}: {}", inputs.to_folder ? "folder" : "checkpoint", made.string()));
   mesh.close();
   return 0;

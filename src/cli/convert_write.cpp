@@ -185,7 +185,8 @@ config::StoredAs dtype_of(const ConvertInputs& inputs) {
 }
 
 fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration& calibration,
-                          const comm::Communicator& world) {
+                          const comm::Communicator& world,
+                          const std::function<void()>& on_progress) {
   Companions beside;
   world.together("read the tokenizer", [&] {
     beside = companions_of(inputs);
@@ -205,16 +206,21 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
   const train::Progress start{
       .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}, .notes = {}};
   const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
-  fs::path saved = io::save_checkpoint(
-      {.dir = inputs.out, .step = 0, .state = state, .copy = beside.files, .texts = beside.texts},
-      blocks, world);
+  fs::path saved = io::save_checkpoint({.dir = inputs.out,
+                                        .step = 0,
+                                        .state = state,
+                                        .copy = beside.files,
+                                        .texts = beside.texts,
+                                        .on_progress = on_progress},
+                                       blocks, world);
   if (world.is_root()) {
     print_bytes(saved, all.fp32_bytes());
   }
   return saved;
 }
 
-fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world) {
+fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world,
+                      const std::function<void()>& on_progress) {
   auto source = io::ModelSource::open(inputs.source);
   io::write_hf_folder(
       {.folder = inputs.out,
@@ -224,8 +230,10 @@ fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& wor
        .copy = io::companion_files(inputs.source),
        .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
-          const std::vector<std::int64_t>& extent,
-          std::span<float> values) { source.read(name, offset, extent, values); },
+          const std::vector<std::int64_t>& extent, std::span<float> values) {
+        on_progress();
+        source.read(name, offset, extent, values);
+      },
       world);
   return inputs.out;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,12 +30,14 @@ io::HfKeys keys_of(const config::Config& config);
 config::StoredAs dtype_of(const ConvertInputs& inputs);
 
 // Tensors go through memory one at a time, shared out over the ranks. Both return what was made,
-// and are collective over world.
+// call on_progress on each rank before each tensor, and are collective over world.
 
 /// A checkpoint of step 0, as if training had begun with these weights.
 std::filesystem::path write_checkpoint(const ConvertInputs& inputs,
                                        const model::Calibration& calibration,
-                                       const comm::Communicator& world);
-std::filesystem::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world);
+                                       const comm::Communicator& world,
+                                       const std::function<void()>& on_progress);
+std::filesystem::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world,
+                                   const std::function<void()>& on_progress);
 
 }  // namespace moesaic::cli

@@ -68,7 +68,8 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
 }
 
 // Of the state nothing changes but the pool.
-fs::path save(const Inputs& inputs, model::Instance& instance) {
+fs::path save(const Inputs& inputs, model::Instance& instance,
+              const std::function<void()>& on_progress) {
   const auto checkpoint = io::CheckpointReader::open(inputs.source);
   nlohmann::json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
@@ -77,9 +78,12 @@ fs::path save(const Inputs& inputs, model::Instance& instance) {
     copy.push_back(inputs.source / name);
   }
   const auto blocks = model::blocks_to_save(instance);
-  return io::save_checkpoint(
-      {.dir = inputs.out, .step = state.at("step"), .state = state, .copy = copy}, blocks,
-      instance.mesh.world);
+  return io::save_checkpoint({.dir = inputs.out,
+                              .step = state.at("step"),
+                              .state = state,
+                              .copy = copy,
+                              .on_progress = on_progress},
+                             blocks, instance.mesh.world);
 }
 
 }  // namespace
@@ -101,11 +105,10 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
     instance.emplace(inputs.config, mesh, model::Use::kTraining);
     auto source = io::ModelSource::open(inputs.source);
     model::load_parameters(
-        *instance, source, model::Load::kAll, [&] { watchdog.doing("loading"); }, &inputs.change);
+        *instance, source, model::Load::kAll, [&] { watchdog.loading(); }, &inputs.change);
   });
-  constexpr double kSaveLimit = 3600.0;  // seconds until the watchdog ends the job
-  watchdog.doing("a save", kSaveLimit);
-  const fs::path saved = save(inputs, *instance);
+  watchdog.saving();
+  const fs::path saved = save(inputs, *instance, [&] { watchdog.saving(); });
   log::print(table(inputs.change.rows()));
   log::print(fmt::format("checkpoint: {}", saved.string()));
   instance.reset();

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/text.h"
@@ -181,7 +182,7 @@ bool is_finished(const Inputs& inputs, std::int64_t documents, const io::Generat
       print_end(output.totals(), inputs.config.generate.output, output);
       return;
     }
-    lock = claim_outputs(inputs, documents, output, world.size());
+    at_start([&] { lock = claim_outputs(inputs, documents, output, world.size()); });
   });
   world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
   return finished != 0;
@@ -201,7 +202,7 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   });
   comm::check_same(facts, world);
   world.broadcast(print, 0);
-  watchdog.doing("loading");
+  watchdog.loading();
   infer::Prompts prompts(inputs.corpora);
   const io::GenerationsOutput output(inputs.config.generate.output, prompts.parts(),
                                      {inputs.model, config::to_cfg(inputs.config), print});

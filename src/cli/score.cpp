@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/text.h"
@@ -225,7 +226,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   });
   comm::check_same(facts, world);
   world.broadcast(print, 0);
-  watchdog.doing("loading");
+  watchdog.loading();
   const io::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
       {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size,
@@ -248,7 +249,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       print_end(output.totals({}), inputs);
       return;
     }
-    lock = claim_outputs(inputs, output, world.size());
+    at_start([&] { lock = claim_outputs(inputs, output, world.size()); });
   });
   world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
   if (finished != 0) {
@@ -256,9 +257,10 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   }
   const infer::ScoreResult result = compute(inputs, output, world, watchdog);
   if (result.stopped) {
-    log::info(fmt::format("stopped with {} new shards scored: the same command goes on",
-                          result.new_parts));
-    return static_cast<int>(result.new_parts > 0 ? Exit::kStopped : Exit::kTerminated);
+    log::info(fmt::format("stopped with {} new shards scored{}: the same command goes on",
+                          result.new_parts, result.kept ? ", and a part of another" : ""));
+    return static_cast<int>(result.new_parts > 0 || result.kept ? Exit::kStopped
+                                                                : Exit::kTerminated);
   }
   world.together("finish the scores", [&] {
     if (world.is_root()) {

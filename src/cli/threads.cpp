@@ -3,9 +3,14 @@
 #include <fmt/format.h>
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <bit>
+#include <cctype>
+#include <cerrno>
 #include <cstdlib>
+#include <fstream>
 #include <span>
 #include <vector>
 
@@ -33,14 +38,22 @@ std::vector<int> own_cores() {
   if (omp_get_proc_bind() != omp_proc_bind_false) {
     return cores_of_places();
   }
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
+  // The kernel refuses (EINVAL) a mask with less bits than the host has CPUs.
+  constexpr std::size_t kBits = 64, kMost = std::size_t{1} << 14U;
+  std::vector<std::uint64_t> mask(CPU_SETSIZE / kBits);
+  const auto get = [&] {
+    return sched_getaffinity(0, mask.size() * sizeof mask[0],
+                             reinterpret_cast<cpu_set_t*>(mask.data()));
+  };
+  int status = get();
+  while (status != 0 && errno == EINVAL && mask.size() < kMost) {
+    mask.resize(2 * mask.size());
+    status = get();
+  }
   std::vector<int> cores;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) {
-    for (int core = 0; core < CPU_SETSIZE; ++core) {
-      if (CPU_ISSET(core, &mask)) {
-        cores.push_back(core);
-      }
+  for (std::size_t core = 0; status == 0 && core < kBits * mask.size(); ++core) {
+    if ((mask[core / kBits] >> core % kBits & 1U) != 0) {
+      cores.push_back(static_cast<int>(core));
     }
   }
   return cores;
@@ -59,6 +72,50 @@ std::string ranges(const std::vector<int>& cores) {
     i = last + 1;
   }
   return text;
+}
+
+// "0-3 | 4-7": of the host's ranks, each mask once; of many, the first and the last.
+std::string mask_text(std::vector<std::string> masks) {
+  constexpr std::size_t kShown = 4;
+  std::vector<std::string> distinct;
+  for (std::string& mask : masks) {
+    if (std::find(distinct.begin(), distinct.end(), mask) == distinct.end()) {
+      distinct.push_back(std::move(mask));
+    }
+  }
+  if (distinct.size() > kShown) {
+    return fmt::format("{} | ... | {}", distinct.front(), distinct.back());
+  }
+  return join(distinct, " | ");
+}
+
+// The rest of the line "NAME: ..." of a file of /proc.
+std::string line_of(const std::string& file, const std::string& name) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with(name)) {
+      return line.substr(name.size());
+    }
+  }
+  return {};
+}
+
+// Cores that mpirun, or its like on this host, may use; 0 if something else has started this rank.
+int cores_of_launcher() {
+  const std::string process = fmt::format("/proc/{}/", getppid());
+  const std::string name = line_of(process + "status", "Name:\t");
+  const std::vector<std::string> launchers = {"mpirun",  "mpiexec", "orterun",
+                                              "prterun", "orted",   "prted"};
+  if (std::find(launchers.begin(), launchers.end(), name) == launchers.end()) {
+    return 0;
+  }
+  int cores = 0;
+  for (const char digit : line_of(process + "status", "Cpus_allowed:\t")) {
+    if (std::isxdigit(static_cast<unsigned char>(digit)) != 0) {
+      cores += std::popcount(static_cast<unsigned>(std::stoi(std::string(1, digit), nullptr, 16)));
+    }
+  }
+  return cores;
 }
 
 int from_environment(const char* name) {
@@ -86,14 +143,23 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
     threads.count = std::max(1, available / sharers);
   }
   const std::string host = host_name();
-  threads.place = fmt::format("host {}: {}, cores {}, {} each{}", host,
-                              counted(node.size(), "rank"), mask, counted(threads.count, "thread"),
-                              omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
+  threads.place =
+      fmt::format("host {}: {}, cores {}, {} each{}", host, counted(node.size(), "rank"),
+                  mask_text(node.gather(mask, 0)), counted(threads.count, "thread"),
+                  omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
   if (threads.count * sharers > available && node.is_root()) {
     log::warn(fmt::format(
         "{} ranks with {} threads each share cores {} of {}: fewer ranks, run.threads={} or "
         "mpirun --bind-to/--map-by would help",
         sharers, threads.count, mask, host, std::max(1, available / sharers)));
+  }
+  const int launcher = cores_of_launcher();
+  if (node.is_root() && available > 0 && launcher >= 2 * available * node.size()) {
+    log::warn(fmt::format(
+        "{} on {} may use {} each, of {} that the launcher has: mpirun --bind-to none, or --map-by "
+        "slot:PE={}, would use them all",
+        counted(node.size(), "rank"), host, counted(available, "core"), launcher,
+        launcher / node.size()));
   }
   return threads;
 }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/tokenize_plan.h"
@@ -157,7 +158,7 @@ void write_corpora(const WriteRequest& request, const std::string& print, std::i
                    std::int64_t skipped, const Communicator& world) {
   world.together("prepare the output", [&] {
     if (world.is_root()) {
-      prepare(request.folders, request.tokenizer);
+      at_start([&] { prepare(request.folders, request.tokenizer); });
     }
   });
   std::vector<WrittenShard> written;

@@ -17,6 +17,7 @@
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "cli/train_inputs.h"
+#include "comm/launch.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/routing_steps.h"
@@ -143,7 +144,11 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
   std::vector<std::vector<std::string>> places = {
-      {"placement", threads.place}, {"checkpoints", outputs}, {"trace", config.trace.path}};
+      {"placement", threads.place},
+      {"mpi", fmt::format("{}, threads {}, transport {}", comm::mpi_library(), comm::mpi_threads(),
+                          comm::mpi_transport())},
+      {"checkpoints", outputs},
+      {"trace", config.trace.path}};
   if (!config.trace.routing.empty()) {
     places.push_back(
         {"routing record",
@@ -190,19 +195,19 @@ train::Progress load_start(const config::Config& config, model::Instance& instan
                            const std::optional<std::filesystem::path>& resume,
                            const io::CorpusInfo& corpus, comm::Watchdog& watchdog,
                            const model::PoolChange* change) {
-  const auto got_on = [&] { watchdog.doing("loading"); };
+  const auto on_progress = [&] { watchdog.loading(); };
   train::Progress progress;
   if (resume) {
     auto source = io::ModelSource::open(*resume);
     progress =
         train::check_resume(source.checkpoint()->state(), config, corpus.vocab_sha256, *resume);
-    model::load_parameters(instance, source, model::Load::kAll, got_on, change);
+    model::load_parameters(instance, source, model::Load::kAll, on_progress, change);
   } else if (!config.model.path.empty()) {
     auto source = io::ModelSource::open(config.model.path);
     check_vocabulary(source, corpus);
     progress.tasks = source.tasks();
     progress.special = source.special_tokens();
-    model::load_parameters(instance, source, model::Load::kValues, got_on);
+    model::load_parameters(instance, source, model::Load::kValues, on_progress);
   } else {
     instance.parameters.initialise(*instance.backend, config.train.seed);
   }
@@ -278,7 +283,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     }
   });
   comm::check_same(facts, world);
-  watchdog.doing("loading");
+  watchdog.loading();
   config::Config& config = inputs.config;
   train::Corpora& corpora = inputs.corpora;
   train::Corpora& eval_corpora = inputs.eval_corpora;

@@ -42,7 +42,7 @@ class RowTypes {
 // Tensors on the host, over MPI.
 class MpiCollectives final : public Collectives {
  public:
-  explicit MpiCollectives(const Communicator& group) : group_(group) {}
+  MpiCollectives(const Communicator& group, std::size_t most) : group_(group), most_(most) {}
 
   const Communicator& group() const override { return group_; }
 
@@ -123,13 +123,24 @@ class MpiCollectives final : public Collectives {
     sent_ += ring() * bytes(whole);
     Tensor mine =
         backend.empty(DType::kF32, {rows[static_cast<std::size_t>(group_.rank())], width});
-    std::vector<int> count;
+    std::vector<std::int64_t> counts;
     for (const std::int64_t n : rows) {
-      count.push_back(mpi_count(static_cast<std::size_t>(n * width)));
+      counts.push_back(n * width);
     }
     const Ledger::Entry entry = group_.enter(Operation::kReduceScatter);
-    MPI_Reduce_scatter(whole.as<float>().data(), mine.as<float>().data(), count.data(), MPI_FLOAT,
-                       MPI_SUM, group_.handle());
+    const std::span<const float> values = whole.as<float>();
+    const std::span<float> share = mine.as<float>();
+    if (fits(values.size())) {
+      std::vector<int> count, begin;
+      lay_out(counts, count, begin);
+      MPI_Reduce_scatter(values.data(), share.data(), count.data(), MPI_FLOAT, MPI_SUM,
+                         group_.handle());
+      return mine;
+    }
+    for_pieces_of_shares(counts, [&](int owner, std::size_t begin, std::size_t of_share, int n) {
+      float* const result = owner == group_.rank() ? share.data() + of_share : nullptr;
+      MPI_Reduce(values.data() + begin, result, n, MPI_FLOAT, MPI_SUM, owner, group_.handle());
+    });
     return mine;
   }
 
@@ -139,14 +150,12 @@ class MpiCollectives final : public Collectives {
     }
     sent_ += 2.0 * ring() * bytes(inout);
     const std::span<float> values = inout.as<float>();
-    constexpr std::size_t kPiece = std::size_t{1} << 28U;  // below the limit of a count
-    for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
-      const std::span<float> piece = values.subspan(begin, std::min(kPiece, values.size() - begin));
+    for_pieces(values.size(), [&](std::size_t begin, int n) {
       MPI_Request request = MPI_REQUEST_NULL;
-      MPI_Iallreduce(MPI_IN_PLACE, piece.data(), mpi_count(piece.size()), MPI_FLOAT, MPI_SUM,
-                     group_.handle(), &request);
+      MPI_Iallreduce(MPI_IN_PLACE, values.data() + begin, n, MPI_FLOAT, MPI_SUM, group_.handle(),
+                     &request);
       keep(request, started(inout, Operation::kAllReduce, group_.start()));
-    }
+    });
   }
 
   void start_reduce_scatter(const Tensor& inout, std::span<const std::int64_t> counts) override {
@@ -154,32 +163,51 @@ class MpiCollectives final : public Collectives {
       return;
     }
     sent_ += ring() * bytes(inout);
-    Started sum = started(inout, Operation::kReduceScatter, group_.start());
-    std::vector<int> begin;
-    lay_out(counts, sum.counts, begin);
-    const auto own = static_cast<std::size_t>(group_.rank());
-    sum.share = inout.as<float>().subspan(static_cast<std::size_t>(begin[own]),
-                                          static_cast<std::size_t>(sum.counts[own]));
-    sum.result.resize(sum.share.size());
-    MPI_Request request = MPI_REQUEST_NULL;
-    MPI_Ireduce_scatter(inout.as<float>().data(), sum.result.data(), sum.counts.data(), MPI_FLOAT,
-                        MPI_SUM, group_.handle(), &request);
-    keep(request, std::move(sum));
+    const std::span<float> values = inout.as<float>();
+    if (fits(values.size())) {
+      Started sum = started(inout, Operation::kReduceScatter, group_.start());
+      std::vector<int> begin;
+      lay_out(counts, sum.counts, begin);
+      const auto own = static_cast<std::size_t>(group_.rank());
+      sum.share = values.subspan(static_cast<std::size_t>(begin[own]),
+                                 static_cast<std::size_t>(sum.counts[own]));
+      sum.result.resize(sum.share.size());
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Ireduce_scatter(values.data(), sum.result.data(), sum.counts.data(), MPI_FLOAT, MPI_SUM,
+                          group_.handle(), &request);
+      keep(request, std::move(sum));
+      return;
+    }
+    for_pieces_of_shares(counts, [&](int owner, std::size_t begin, std::size_t, int n) {
+      Started sum = started(inout, Operation::kReduceScatter, group_.start());
+      if (owner == group_.rank()) {
+        sum.share = values.subspan(begin, static_cast<std::size_t>(n));
+        sum.result.resize(sum.share.size());
+      }
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Ireduce(values.data() + begin, sum.result.data(), n, MPI_FLOAT, MPI_SUM, owner,
+                  group_.handle(), &request);
+      keep(request, std::move(sum));
+    });
   }
 
   void start_send(const Tensor& tensor, int to, int tag) override {
     sent_ += bytes(tensor);
-    MPI_Request request = MPI_REQUEST_NULL;
-    MPI_Isend(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, to, tag, group_.handle(),
-              &request);
-    keep(request, started(tensor, Operation::kSend, to));
+    const std::byte* const values = static_cast<const std::byte*>(tensor.data());
+    for_pieces(tensor.bytes(), [&](std::size_t begin, int n) {  // MPI keeps them in this order
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Isend(values + begin, n, MPI_BYTE, to, tag, group_.handle(), &request);
+      keep(request, started(tensor, Operation::kSend, to));
+    });
     progress();
   }
 
   void receive(const Tensor& tensor, int from, int tag) override {
     const Ledger::Entry entry = group_.enter_message(Operation::kReceive, from);
-    MPI_Recv(tensor.data(), mpi_count(tensor.bytes()), MPI_BYTE, from, tag, group_.handle(),
-             MPI_STATUS_IGNORE);
+    std::byte* const values = static_cast<std::byte*>(tensor.data());
+    for_pieces(tensor.bytes(), [&](std::size_t begin, int n) {
+      MPI_Recv(values + begin, n, MPI_BYTE, from, tag, group_.handle(), MPI_STATUS_IGNORE);
+    });
   }
 
   void progress() override {
@@ -206,11 +234,18 @@ class MpiCollectives final : public Collectives {
       return;
     }
     sent_ += ring() * bytes(inout);
-    std::vector<int> count, begin;
-    lay_out(counts, count, begin);
     const Ledger::Entry entry = group_.enter(Operation::kAllGather);
-    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, inout.as<float>().data(), count.data(),
-                   begin.data(), MPI_FLOAT, group_.handle());
+    const std::span<float> values = inout.as<float>();
+    if (fits(values.size())) {
+      std::vector<int> count, begin;
+      lay_out(counts, count, begin);
+      MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), count.data(), begin.data(),
+                     MPI_FLOAT, group_.handle());
+      return;
+    }
+    for_pieces_of_shares(counts, [&](int owner, std::size_t begin, std::size_t, int n) {
+      MPI_Bcast(values.data() + begin, n, MPI_FLOAT, owner, group_.handle());
+    });
   }
 
   double bytes_sent() const override { return sent_; }
@@ -219,6 +254,27 @@ class MpiCollectives final : public Collectives {
   static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.bytes()); }
   double ring() const {
     return static_cast<double>(group_.size() - 1) / static_cast<double>(group_.size());
+  }
+
+  bool fits(std::size_t elements) const { return elements <= most_; }
+
+  /// piece(begin, n) for elements [begin, begin + n), in their order.
+  template <class Piece>
+  void for_pieces(std::size_t elements, Piece&& piece) const {
+    for (std::size_t begin = 0; begin < elements; begin += most_) {
+      piece(begin, mpi_count(std::min(most_, elements - begin)));
+    }
+  }
+
+  /// piece(owner, begin, begin in the owner's share, n) for the shares of all ranks.
+  template <class Piece>
+  void for_pieces_of_shares(std::span<const std::int64_t> counts, Piece&& piece) const {
+    std::size_t first = 0;
+    for (int owner = 0; owner < group_.size(); ++owner) {
+      const auto share = static_cast<std::size_t>(counts[static_cast<std::size_t>(owner)]);
+      for_pieces(share, [&](std::size_t begin, int n) { piece(owner, first + begin, begin, n); });
+      first += share;
+    }
   }
 
   static void lay_out(std::span<const std::int64_t> rows, std::vector<int>& count,
@@ -266,6 +322,7 @@ class MpiCollectives final : public Collectives {
   }
 
   const Communicator& group_;
+  const std::size_t most_;
   RowTypes row_types_;
   std::vector<MPI_Request> requests_;
   std::vector<Started> started_;  // one for each request
@@ -274,8 +331,8 @@ class MpiCollectives final : public Collectives {
 
 }  // namespace
 
-std::unique_ptr<Collectives> make_mpi_collectives(const Communicator& group) {
-  return std::make_unique<MpiCollectives>(group);
+std::unique_ptr<Collectives> make_mpi_collectives(const Communicator& group, std::size_t most) {
+  return std::make_unique<MpiCollectives>(group, most);
 }
 
 }  // namespace moesaic::comm

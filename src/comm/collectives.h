@@ -77,8 +77,10 @@ class Collectives {
   virtual double bytes_sent() const = 0;
 };
 
-/// Tensors on the host, over MPI. The group must outlive it.
-std::unique_ptr<Collectives> make_mpi_collectives(const Communicator& group);
+/// Tensors on the host, over MPI. The group must outlive it. An int counts the elements of an MPI
+/// call: more than `most` of a sum, a share or a message's bytes go in pieces.
+std::unique_ptr<Collectives> make_mpi_collectives(const Communicator& group,
+                                                  std::size_t most = std::size_t{1} << 30U);
 /// Throws kUsage in a build without NCCL.
 std::unique_ptr<Collectives> make_nccl_collectives(const Communicator& group);
 

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <limits>
 #include <numeric>
+
+#include "base/io_error.h"
 
 namespace moesaic::comm {
 namespace {
@@ -268,12 +271,17 @@ void Communicator::together(std::string_view what, const std::function<void()>& 
   if (ledger_ != nullptr) {
     ledger_->set_task(what);
   }
-  try {
-    step();
-  } catch (const Error& error) {
+  const auto fail = [&](const Error& error) {
     code = error.code();
     message = error.what();
     where = error.where();
+  };
+  try {
+    step();
+  } catch (const Error& error) {
+    fail(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    fail(to_error(error));
   } catch (const std::exception& error) {
     code = Exit::kInternal;
     message = fmt::format("{}: {}", what, error.what());

@@ -43,8 +43,10 @@ class Diagnosis {
   std::string about(int culprit) const;
   std::string where(int rank) const;
   std::string name(int rank) const {
-    return fmt::format("rank {} on {}", rank, hosts_[static_cast<std::size_t>(rank)]);
+    const std::string& host = hosts_[static_cast<std::size_t>(rank)];
+    return fmt::format("rank {} on {}", rank, host.empty() ? "another host" : host);
   }
+  bool was_asked(int rank) const { return !hosts_[static_cast<std::size_t>(rank)].empty(); }
 
   const std::map<int, Standing>& standings_;
   const std::vector<std::string>& hosts_;
@@ -80,6 +82,11 @@ void Diagnosis::find_stalls() {
       if (!has_begun(stall.members.rank(i), stall.wait)) {
         stall.missing.push_back(stall.members.rank(i));
       }
+    }
+    // What a rank that was not asked has begun is not known: it is blamed if nobody else can be.
+    const auto asked = [this](int rank) { return was_asked(rank); };
+    if (std::any_of(stall.missing.begin(), stall.missing.end(), asked)) {
+      std::erase_if(stall.missing, [&](int rank) { return !asked(rank); });
     }
     if (!stall.missing.empty()) {
       stalls_.push_back(std::move(stall));
@@ -126,6 +133,9 @@ const Stall* Diagnosis::worst_stall(int culprit) const {
 
 std::string Diagnosis::where(int rank) const {
   const auto found = standings_.find(rank);
+  if (!was_asked(rank)) {
+    return "cannot be asked with run.mpi_threads = serialized";
+  }
   if (found == standings_.end()) {
     return "gives no answer: it is stopped, or its host is out of reach";
   }

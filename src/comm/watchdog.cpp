@@ -33,8 +33,21 @@ bool threads_may_talk() {
 
 }  // namespace
 
-Watchdog::Watchdog(double timeout, const Communicator& world) : timeout_(timeout), world_(world) {
-  if (world.size() > 1 && threads_may_talk()) {
+double automatic_step_limit(std::vector<double> durations) {
+  constexpr double kAtLeast = 600.0, kFactor = 10.0;
+  if (durations.empty()) {
+    return kAtLeast;
+  }
+  const auto middle = durations.begin() + static_cast<std::ptrdiff_t>(durations.size() / 2);
+  std::nth_element(durations.begin(), middle, durations.end());
+  return std::max(kAtLeast, kFactor * *middle);
+}
+
+Watchdog::Watchdog(const Limits& limits, const Communicator& world)
+    : limits_(limits), world_(world) {
+  if (world.size() > 1 && !threads_may_talk()) {
+    board_.emplace(world);
+  } else if (world.size() > 1) {
     MPI_Comm_dup(world.handle(), &talk_);
     hosts_ = world.gather(host_name(), 0);
     auto at_last = world.gather(host_name(), world.size() - 1);
@@ -64,9 +77,12 @@ void Watchdog::close() {
   if (talk_ != MPI_COMM_NULL) {
     MPI_Comm_free(&talk_);
   }
+  if (board_) {
+    board_->close();
+  }
 }
 
-void Watchdog::begin(std::string_view what, std::int64_t step, double limit) {
+void Watchdog::begin(Kind kind, std::string_view what, std::int64_t step) {
   const std::lock_guard lock(mutex_);
   constexpr std::size_t kKept = 101;
   if (step_ >= 0) {
@@ -74,16 +90,20 @@ void Watchdog::begin(std::string_view what, std::int64_t step, double limit) {
     durations_[steps_done_ % kKept] = since_.seconds();
     ++steps_done_;
   }
+  kind_ = kind;
   what_ = what;
   step_ = step;
-  limit_ = limit;
   waited_ = 0.0;
   since_.restart();
 }
 
-void Watchdog::step(std::int64_t step) { begin("", step, 0.0); }
+void Watchdog::step(std::int64_t step) { begin(Kind::kStep, "", step); }
 
-void Watchdog::doing(std::string_view what, double limit) { begin(what, -1, limit); }
+void Watchdog::round(std::string_view what) { begin(Kind::kRound, what); }
+
+void Watchdog::loading() { begin(Kind::kLoad, "loading"); }
+
+void Watchdog::saving() { begin(Kind::kSave, "a save"); }
 
 void Watchdog::follow(const PhaseClock* clock) {
   const std::lock_guard lock(mutex_);
@@ -91,19 +111,30 @@ void Watchdog::follow(const PhaseClock* clock) {
 }
 
 double Watchdog::limit() const {
-  if (timeout_ >= 0.0) {
-    return timeout_;
+  constexpr double kMinutes = 60.0;
+  const auto chosen = [](double given, double automatic) {
+    return given >= 0.0 ? given : automatic;
+  };
+  switch (kind_) {
+    case Kind::kLoad:
+      return chosen(limits_.load, 10.0 * kMinutes);
+    case Kind::kSave:
+      return chosen(limits_.save, 60.0 * kMinutes);
+    case Kind::kRound:
+      return chosen(limits_.step, 10.0 * kMinutes);
+    case Kind::kStep:
+      break;
   }
-  if (step_ < 0) {
-    return limit_;
-  }
-  if (durations_.size() < 2) {
-    return kLoading;
-  }
-  std::vector<double> sorted = durations_;
-  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
-  std::nth_element(sorted.begin(), middle, sorted.end());
-  return std::max(60.0, 10.0 * *middle);
+  return chosen(limits_.step, automatic_step_limit(durations_));
+}
+
+// "no progress for 612 s; run.step_timeout ends the job"
+std::string Watchdog::ending(double waited) const {
+  const std::lock_guard lock(mutex_);
+  const char* const key = kind_ == Kind::kLoad   ? "run.load_timeout"
+                          : kind_ == Kind::kSave ? "run.save_timeout"
+                                                 : "run.step_timeout";
+  return fmt::format("no progress for {:.0f} s; {} ends the job", waited, key);
 }
 
 Standing Watchdog::standing() const {
@@ -135,6 +166,9 @@ void Watchdog::watch() {
     const bool late = waited > limit();
     lock.unlock();
     answer_questions();
+    if (board_) {
+      board_->publish(standing());
+    }
     if (late) {
       expire(waited);
     }
@@ -174,9 +208,11 @@ void Watchdog::answer_questions() {
 }
 
 void Watchdog::expire(double waited) {
+  if (board_) {
+    speak_for_host(waited);
+  }
   if (talk_ == MPI_COMM_NULL) {
-    log::error(fmt::format("fatal: no progress for {:.0f} s in {}; run.step_timeout ends the job",
-                           waited, standing().doing.data()));
+    log::error(fmt::format("fatal: {} in {}", ending(waited), standing().doing.data()));
     abort_all(static_cast<int>(Exit::kInternal));
   }
   for (const int collector : {0, world_.size() - 1}) {
@@ -192,10 +228,8 @@ void Watchdog::expire(double waited) {
     answer_questions();
     sleep_for(kShortNap);
   }
-  log::error(
-      fmt::format("fatal: no progress for {:.0f} s in {}, and neither rank 0 nor the last "
-                  "rank says why; run.step_timeout ends the job",
-                  waited, standing().doing.data()));
+  log::error(fmt::format("fatal: {} in {}; neither rank 0 nor the last rank says why",
+                         ending(waited), standing().doing.data()));
   abort_all(static_cast<int>(Exit::kInternal));
 }
 
@@ -213,8 +247,23 @@ void Watchdog::speak(double waited) {
     answer_questions();
     sleep_for(kShortNap);
   }
-  log::error(fmt::format("fatal: no progress for {:.0f} s; run.step_timeout ends the job\n{}",
-                         waited, diagnose(answers_, hosts_)));
+  log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
+  abort_all(static_cast<int>(Exit::kInternal));
+}
+
+void Watchdog::speak_for_host(double waited) {
+  const std::vector<std::uint32_t> before = board_->counts();
+  const Timer timer;
+  while (timer.seconds() < (board_->is_first() ? kFirstSpeaks : kLastSpeaks)) {
+    board_->publish(standing());
+    sleep_for(kShortNap);
+  }
+  answers_ = board_->read(before);
+  hosts_.resize(static_cast<std::size_t>(world_.size()));
+  for (const std::int32_t rank : board_->ranks()) {
+    hosts_[static_cast<std::size_t>(rank)] = host_name();
+  }
+  log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
   abort_all(static_cast<int>(Exit::kInternal));
 }
 

@@ -11,37 +11,54 @@
 #include "base/phase_clock.h"
 #include "base/timer.h"
 #include "comm/communicator.h"
+#include "comm/host_board.h"
 #include "comm/ledger.h"
 
 namespace moesaic::comm {
 
+/// Longest time of a step after steps of these lengths, seconds: 10 x their median, and at least
+/// ten minutes, since a file server that is replaced by its twin keeps a read waiting for minutes.
+double automatic_step_limit(std::vector<double> durations);
+
 /// Ends all ranks (exit 70) if one of them makes no progress for too long, after rank 0, or the
 /// last rank where rank 0 is silent, has said who keeps the others waiting. A thread of each rank
-/// watches it; the threads talk over a communicator of their own.
+/// watches it; the threads talk over a communicator of their own, or, where MPI lets one thread
+/// alone call it, look at each other's standing within a host.
 class Watchdog {
  public:
+  /// Seconds without progress; negative: automatic. As the keys run.*_timeout.
+  struct Limits {
+    double step = -1.0;  // steps and rounds
+    double load = -1.0;
+    double save = -1.0;
+  };
+
   /// Collective over the world, which must record in a ledger if it has more than one rank.
-  /// timeout: seconds for whatever is watched; negative: the limits given below.
-  Watchdog(double timeout, const Communicator& world);
+  Watchdog(const Limits& limits, const Communicator& world);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// A step begins; what was watched before has ended. Limit: max(60, 10 x the median step so far)
-  /// seconds, and ten minutes until two steps are done.
+  // Something begins, or has got on; what was watched before has ended.
+  /// A step. Automatic limit: 10 x the median step so far, at least ten minutes.
   void step(std::int64_t step);
-  /// Something else begins or gets on ("loading"); `limit` in seconds.
-  void doing(std::string_view what, double limit = kLoading);
-  static constexpr double kLoading = 600.0;
+  /// Work like a step whose length differs much ("evaluation"). Automatic limit: ten minutes.
+  void round(std::string_view what);
+  /// Automatic limit: ten minutes.
+  void loading();
+  /// Automatic limit: an hour.
+  void saving();
   /// From now on messages name this clock's phase; it must live until another one, or none, is set.
   void follow(const PhaseClock* clock);
   /// Collective over the world: the watch ends when all ranks have come here.
   void close();
 
  private:
-  void begin(std::string_view what, std::int64_t step, double limit);
+  enum class Kind { kStep, kRound, kLoad, kSave };
+  void begin(Kind kind, std::string_view what, std::int64_t step = -1);
   void watch();
   double limit() const;
+  std::string ending(double waited) const;
   Standing standing() const;
   void stop();
 
@@ -50,11 +67,14 @@ class Watchdog {
   void answer_questions();
   void ask(int rank);
   [[noreturn]] void speak(double waited);
+  [[noreturn]] void speak_for_host(double waited);
   bool is_collector(int rank) const { return rank == 0 || rank == world_.size() - 1; }
 
-  const double timeout_;
+  const Limits limits_;
   const Communicator& world_;
-  MPI_Comm talk_ = MPI_COMM_NULL;   // none: MPI lets one thread alone call it
+  // One of the two, unless there is one rank.
+  MPI_Comm talk_ = MPI_COMM_NULL;
+  std::optional<HostBoard> board_;
   std::vector<std::string> hosts_;  // of all ranks, on the collectors
   std::map<int, Standing> answers_;
   bool asked_ = false;
@@ -62,10 +82,10 @@ class Watchdog {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;
+  Kind kind_ = Kind::kLoad;
   std::string what_ = "loading";
   std::int64_t step_ = -1;  // negative: it is something else
-  double limit_ = kLoading;
-  double waited_ = 0.0;  // seconds in which this process ran
+  double waited_ = 0.0;     // seconds in which this process ran
   Timer since_;
   std::vector<double> durations_;
   std::size_t steps_done_ = 0;

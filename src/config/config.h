@@ -256,7 +256,7 @@ struct Run {
   Quantize quantize = Quantize::kNone;
   std::int64_t threads = 0;  // 0: this rank's share of its cores
   LogLevel log_level = LogLevel::kInfo;
-  double max_wall = -1.0;               // seconds; negative: auto
+  double max_wall = -1.0;  // seconds; negative: auto
   // Longest time without progress, seconds; negative: auto.
   double step_timeout = -1.0, load_timeout = -1.0, save_timeout = -1.0;
   MpiThreads mpi_threads = MpiThreads::kMultiple;

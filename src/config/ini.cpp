@@ -7,7 +7,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
+#include "base/io_error.h"
 #include "base/text.h"
 #include "config/keys.h"
 
@@ -91,12 +93,21 @@ class IniReader {
 }  // namespace
 
 std::vector<Setting> read_ini(const std::string& file, std::vector<std::string>& problems) {
-  std::error_code ignored;
-  std::ifstream stream(file);
-  if (!stream || std::filesystem::is_directory(file, ignored)) {
-    const char* const reason = stream ? "it is a folder" : std::strerror(errno);
-    problems.push_back(fmt::format("--config {}: cannot be read: {} ({})", file,
-                                   std::filesystem::absolute(file, ignored).string(), reason));
+  errno = 0;
+  std::ifstream file_stream(file, std::ios::binary);
+  std::stringstream stream;
+  if (file_stream.peek() != std::ifstream::traits_type::eof()) {
+    stream << file_stream.rdbuf();
+  }
+  if (const int error = errno; !file_stream.is_open() || error != 0) {
+    const std::string problem =
+        fmt::format("--config {}: cannot be read: {} ({})", file,
+                    error == EISDIR ? "it is a folder" : std::strerror(error),
+                    std::filesystem::absolute(file).string());
+    if (storage_failed(error)) {
+      throw Error(Exit::kIoError, problem);
+    }
+    problems.push_back(problem);
     return {};
   }
   IniReader reader(file, problems);

@@ -203,7 +203,7 @@ bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd e
 
 // Collective over the mesh; returns how many parts all ranks have written.
 std::int64_t Generator::write_parts() {
-  job_.watchdog.doing("the end of a part");
+  job_.watchdog.round("the end of a part");
   recorder_.flush();
   std::int64_t written = 0;
   world_.together("write a part of the continuations", [&] {
@@ -222,7 +222,7 @@ std::int64_t Generator::write_parts() {
 GenerateResult Generator::run() {
   GenerateResult result;
   for (bool busy = true; busy && !stopping_;) {
-    job_.watchdog.doing("a round of batches");  // their lengths differ much
+    job_.watchdog.round("a round of batches");  // their lengths differ much
     RoundEnd end;
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();

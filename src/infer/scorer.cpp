@@ -84,6 +84,7 @@ class Scorer {
   void gather(const Work& work, std::int64_t first, const BatchScores& mine, int writer,
               std::optional<ScorePart>& part);
   bool score(const Work& work);  // false: stopped before its end
+  void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
   BatchScores read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden);
   std::vector<BatchScores> forward(std::span<const model::MicroBatch> batches);
   void end_round(std::span<const model::MicroBatch> batches, std::span<const BatchScores> scores,
@@ -264,15 +265,17 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
 bool Scorer::score(const Work& work) {
   const std::int64_t width = replicas_.size();
   const std::int64_t depth = instance_.mesh.pp.size();
-  const std::int64_t rounds = (std::ssize(work.batches) + width * depth - 1) / (width * depth);
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
     if (instance_.mesh.speaks() && replicas_.rank() == writer) {
-      part.emplace(job_.output, work.shard, work.documents);
+      part.emplace(job_.output, work.shard, work.documents, rules_.batch);
     }
   });
-  BatchSource source(job_.corpora, work, replicas_.rank(), width);
+  const std::int64_t kept = world_.all_reduce(part ? part->batches_kept() : 0, comm::Reduce::kMax);
+  const std::int64_t left = std::ssize(work.batches) - kept;
+  const std::int64_t rounds = (left + width * depth - 1) / (width * depth);
+  BatchSource source(job_.corpora, work, kept + replicas_.rank(), width);
   for (std::int64_t round = 0; round < rounds; ++round) {
     std::vector<model::MicroBatch> batches;
     job_.watchdog.step(recorder_.step() + 1);
@@ -284,23 +287,32 @@ bool Scorer::score(const Work& work) {
     }
     const std::vector<BatchScores> mine = forward(batches);
     for (std::int64_t j = 0; j < depth; ++j) {
-      gather(work, (round * depth + j) * width, mine[static_cast<std::size_t>(j)], writer, part);
+      gather(work, kept + (round * depth + j) * width, mine[static_cast<std::size_t>(j)], writer,
+             part);
     }
     end_round(batches, mine, work.shard);
     if (stopping_ && round + 1 < rounds) {
+      end(part, kept + (round + 1) * depth * width);
       return false;
     }
   }
-  job_.watchdog.doing("the end of a shard");
+  end(part, std::nullopt);
+  return true;
+}
+
+// Collective over the mesh: finishes a part, or keeps so many batches of it for the next job.
+void Scorer::end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches) {
+  job_.watchdog.round("the end of a shard");
   recorder_.flush();
   const io::ReferenceDetails details =
       reference_ ? reference_->take_details() : io::ReferenceDetails();
-  world_.together("finish a part of the scores", [&] {
-    if (part) {
+  world_.together("write a part of the scores", [&] {
+    if (part && batches) {
+      part->keep(*batches, recorder_.step(), details);
+    } else if (part) {
       part->finish(recorder_.step(), details);
     }
   });
-  return true;
 }
 
 ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
@@ -309,10 +321,12 @@ ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
     if (done[static_cast<std::size_t>(shard)] != 0) {
       continue;
     }
-    job_.watchdog.doing("the start of a shard");
+    job_.watchdog.round("the start of a shard");
     const Work work = open(shard);
-    if (stopping_ || !score(work)) {
+    const bool begin = !stopping_;
+    if (!begin || !score(work)) {
       result.stopped = true;
+      result.kept = begin;
       recorder_.event("stopped", fmt::format("asked to stop in shard {}", shard));
       break;
     }

@@ -21,12 +21,13 @@ struct ScoreJob {
 };
 struct ScoreResult {
   bool stopped = false;  // before all of these shards had their parts
+  bool kept = false;     // stopped amid a shard, whose finished batches are kept
   std::int64_t new_parts = 0;
 };
 
 /// Makes the missing parts, all ranks together on one shard after the other: batch j of a shard is
 /// computed on replica j mod (dp x ep), and one rank writes the part. Ends early at a stop signal
-/// or at run.max_wall. Collective over the mesh.
+/// or at run.max_wall; the finished batches of a shard are then kept. Collective over the mesh.
 ScoreResult score_shards(const ScoreJob& job);
 
 }  // namespace moesaic::infer

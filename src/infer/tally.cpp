@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace moesaic::infer {
 
@@ -33,6 +34,13 @@ void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
     }
     at += targets;
   }
+}
+
+void Tally::restore(io::DocumentScores documents, io::ReferenceTotals reference) {
+  require(documents.id == scores_.id, "a tally of other documents");
+  scores_ = std::move(documents);
+  reference_ = std::move(reference);
+  reference_.details = {};
 }
 
 io::ScoreTotals Tally::totals(std::int64_t vocab_size) const {

@@ -18,6 +18,9 @@ class Tally {
   void add(const WindowBatch& windows, const io::TokenScores& tokens,
            std::span<const std::uint8_t> likeliest);
 
+  /// Goes on from an earlier tally of the same documents.
+  void restore(io::DocumentScores documents, io::ReferenceTotals reference);
+
   const io::DocumentScores& documents() const { return scores_; }
   io::ScoreTotals totals(std::int64_t vocab_size) const;
 

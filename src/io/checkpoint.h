@@ -46,6 +46,7 @@ struct SaveRequest {
   const nlohmann::json& state;
   std::vector<std::filesystem::path> copy;        // files to keep beside it (the tokenizer's)
   std::map<std::string, std::string> texts = {};  // others, by name
+  std::function<void()> on_progress = {};         // called on each rank before each block
 };
 
 /// Collective over world. Writes step-XXXXXXXX.tmp, fsyncs, and renames it after the manifest is in

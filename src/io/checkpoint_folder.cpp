@@ -36,10 +36,12 @@ using Steps = std::vector<std::pair<std::int64_t, fs::path>>;
 /// Folders whose names say a step, in its order.
 Steps steps_in(const fs::path& dir, std::string_view suffix) {
   Steps steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(dir, error)) {
+  if (!is_there(dir)) {
+    return steps;
+  }
+  for (const auto& entry : fs::directory_iterator(dir)) {
     const auto step = step_of(entry.path(), suffix);
-    if (step && entry.is_directory(error)) {
+    if (step && is_folder(entry.path())) {
       steps.emplace_back(*step, entry.path());
     }
   }
@@ -49,7 +51,7 @@ Steps steps_in(const fs::path& dir, std::string_view suffix) {
 
 Steps complete_steps(const fs::path& dir) {
   Steps steps = steps_in(dir, "");
-  std::erase_if(steps, [](const auto& step) { return !fs::exists(step.second / kManifestName); });
+  std::erase_if(steps, [](const auto& step) { return !is_there(step.second / kManifestName); });
   return steps;
 }
 

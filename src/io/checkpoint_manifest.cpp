@@ -10,6 +10,7 @@
 #include "base/sha256.h"
 #include "io/checkpoint_block.h"
 #include "io/files.h"
+#include "io/format_version.h"
 
 namespace moesaic::io {
 
@@ -101,17 +102,14 @@ StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
   return tensor;
 }
 
-Manifest parse(const std::string& text) {
+Manifest parse(const std::string& text, const std::filesystem::path& file) {
   json body = json::parse(text);
+  check_format(file, body.at("schema").get<std::string>(), body.at("version").get<std::int64_t>(),
+               kSchema, kVersion);
   const auto stated = body.at("sha256").get<std::string>();
   body.erase("sha256");
   if (stated != checksum(body)) {
     throw Error(Exit::kBadData, "its own checksum is wrong");
-  }
-  if (body.at("schema") != kSchema || body.at("version") < 1 || body.at("version") > kVersion) {
-    throw Error(Exit::kBadData,
-                fmt::format("schema {} version {} is not known", dump(body.at("schema"), -1),
-                            dump(body.at("version"), -1)));
   }
   Manifest manifest;
   manifest.step = body.at("step").get<std::int64_t>();
@@ -176,10 +174,13 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
   const std::filesystem::path file = checkpoint / kManifestName;
   const std::string text = read_whole(file);
   try {
-    return parse(text);
+    return parse(text, file);
   } catch (const json::exception& error) {
     fail_damaged(file, fmt::format("is truncated or damaged ({})", error.what()));
   } catch (const Error& error) {
+    if (!is_damage(error)) {
+      throw;
+    }
     fail_damaged(file, fmt::format("is damaged: {}", error.what()));
   }
 }

@@ -8,6 +8,7 @@
 #include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
+#include "io/format_version.h"
 #include "io/hdf5_thread.h"
 
 namespace moesaic::io {
@@ -16,13 +17,13 @@ namespace {
 namespace fs = std::filesystem;
 
 fs::path find_checkpoint(const fs::path& path) {
-  if (fs::exists(path / kManifestName)) {
+  if (is_there(path / kManifestName)) {
     return path;
   }
   const auto complete = complete_checkpoints(path);
   if (complete.empty()) {
     const char* what =
-        fs::exists(path) ? "holds no complete checkpoint (no manifest.json)" : "does not exist";
+        is_there(path) ? "holds no complete checkpoint (no manifest.json)" : "does not exist";
     throw Error(Exit::kNoInput, fmt::format("{}: {}", fs::absolute(path).string(), what));
   }
   return complete.back();
@@ -131,7 +132,7 @@ void CheckpointReader::State::open_part(const std::string& name) {
   std::error_code error;
   const auto bytes = static_cast<std::int64_t>(fs::file_size(file, error));
   if (error) {
-    throw Error(Exit::kBadData, error.message());
+    fail_read(file, error.value());
   }
   if (bytes != due) {
     throw Error(Exit::kBadData,
@@ -151,6 +152,9 @@ void CheckpointReader::State::load(const std::string& tensor, const StoredBlock&
     open_part(wanted.part);
     content = read_block(*part, wanted.dataset, wanted.type, wanted.extent, wanted.sha256);
   } catch (const Error& error) {
+    if (!is_damage(error)) {
+      throw;
+    }
     fail_damaged(path / wanted.part, fmt::format("{} at [{}] is damaged: {}", tensor,
                                                  fmt::join(wanted.offset, ", "), error.what()));
   }

@@ -5,9 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
@@ -44,8 +43,7 @@ void reserve(const fs::path& file, std::int64_t bytes) {
     ::close(descriptor);
   }
   if (error != 0) {
-    throw Error(Exit::kIoError, fmt::format("{}: cannot reserve {} bytes: {}", file.string(), bytes,
-                                            std::strerror(error)));
+    fail_write(file, fmt::format("reserve {} bytes", bytes), error);
   }
 }
 
@@ -93,14 +91,15 @@ struct PartWriter {
     try {
       return write_block(file, dataset, block.extent, content);
     } catch (const Error& error) {
-      throw error.code() == Exit::kBadNumbers
-          ? Error(Exit::kBadNumbers, fmt::format("tensor {}: {}", block.name, error.what()))
-          : error;
+      if (error.code() != Exit::kBadNumbers) {
+        throw;
+      }
+      throw Error(Exit::kBadNumbers, fmt::format("tensor {}: {}", block.name, error.what()));
     }
   }
 
   /// Writes the part and returns its share of the manifest.
-  json write() const {
+  json write(const std::function<void()>& on_progress) const {
     json index{{"blocks", json::array()}};
     if (blocks.empty()) {
       return index;
@@ -115,6 +114,9 @@ struct PartWriter {
                          block->extent,
                          "",
                          block->type};
+      if (on_progress) {
+        on_progress();
+      }
       stored.sha256 = write(*block, stored.dataset, file);
       json entry = block_to_json(stored);
       entry["name"] = block->name;
@@ -178,7 +180,7 @@ void with_io_errors(const std::function<void()>& step) {
   try {
     step();
   } catch (const fs::filesystem_error& error) {
-    throw Error(Exit::kIoError, error.what());
+    throw WriteError(error.code().value(), to_error(error).what());
   }
 }
 
@@ -221,8 +223,8 @@ void start(const fs::path& temporary, std::int64_t needed) {
   fs::remove_all(temporary);
   const auto free = static_cast<std::int64_t>(fs::space(temporary.parent_path()).available);
   if (free < needed) {
-    throw Error(Exit::kIoError,
-                fmt::format("no room for the checkpoint in {}", temporary.parent_path().string()));
+    throw WriteError(
+        ENOSPC, fmt::format("no room for the checkpoint in {}", temporary.parent_path().string()));
   }
   fs::create_directory(temporary);
 }
@@ -256,7 +258,7 @@ fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSa
     });
     json index;
     world.together("checkpoint", [&] {
-      with_io_errors([&] { index = hdf5_run([&] { return part->write(); }); });
+      with_io_errors([&] { index = hdf5_run([&] { return part->write(request.on_progress); }); });
     });
     const std::vector<std::string> indexes = world.gather(index.dump(), 0);
     world.together("checkpoint", [&] {

@@ -4,6 +4,7 @@
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -25,8 +26,8 @@ void check_file(const std::filesystem::path& file, const StoredFile& stored,
 }  // namespace
 
 std::vector<std::string> verify_checkpoint(const std::filesystem::path& path) {
-  std::vector<std::string> problems;
-  try {
+  Problems problems;
+  note(problems, [&] {
     CheckpointReader reader = CheckpointReader::open(path);
     const Manifest manifest = read_manifest(reader.path());
     for (const auto* list : {&manifest.parts, &manifest.files}) {
@@ -39,17 +40,13 @@ std::vector<std::string> verify_checkpoint(const std::filesystem::path& path) {
         problems.push_back(problem);
       }
       for (const StoredBlock& block : tensor.blocks) {
-        try {
+        note(problems, [&] {
           std::vector<float> values(static_cast<std::size_t>(volume(block.extent)));
           reader.read(name, block.offset, block.extent, values);
-        } catch (const Error& error) {
-          problems.emplace_back(error.what());
-        }
+        });
       }
     }
-  } catch (const Error& error) {
-    problems.emplace_back(error.what());
-  }
+  });
   return problems;
 }
 

@@ -4,11 +4,13 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <limits>
 
 #include "base/error.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
+#include "io/files.h"
 #include "io/hdf5_thread.h"
 
 namespace moesaic::io {
@@ -25,10 +27,16 @@ std::string absolute_name(const fs::path& path) {
 std::vector<fs::path> expand_glob(const std::string& pattern) {
   glob_t found{};
   std::vector<fs::path> files;
-  if (glob(pattern.c_str(), 0, nullptr, &found) == 0) {
+  errno = 0;
+  const int status = glob(pattern.c_str(), GLOB_ERR, nullptr, &found);
+  const int error = errno;
+  if (status == 0) {
     files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
   }
   globfree(&found);
+  if (status != 0 && status != GLOB_NOMATCH) {
+    fail_read(pattern, error);
+  }
   return files;
 }
 
@@ -185,10 +193,9 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
 
 Corpus Corpus::open(const std::string& path) {
   auto state = std::make_unique<State>();
-  std::error_code error;
-  if (fs::is_directory(path, error)) {
+  if (is_folder(path)) {
     state->info = manifest_info(find_manifest(path));
-  } else if (fs::exists(path, error)) {
+  } else if (is_there(path)) {
     state->info = fs::path(path).extension() == ".json"
                       ? manifest_info(path)
                       : hdf5_run([&] { return bare_info({path}); });

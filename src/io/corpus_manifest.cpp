@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/text.h"
+#include "io/corpus_shard.h"
 #include "io/files.h"
+#include "io/format_version.h"
 
 namespace moesaic::io {
 namespace {
@@ -15,12 +17,11 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* kSchema = "moesaic-corpus";
 constexpr const char* kTokenizer = "tokenizer.json";  // lies beside a manifest, and may be large
 
 bool is_manifest(const fs::path& file) {
   const json content = json::parse(read_whole(file), nullptr, false);
-  return content.is_object() && content.value("schema", json()) == kSchema;
+  return content.is_object() && content.value("schema", json()) == kCorpusSchema;
 }
 
 ShardInfo shard_of(const json& entry, const fs::path& folder) {
@@ -72,8 +73,10 @@ CorpusInfo info_of(const json& content, const fs::path& file) {
 
 std::vector<fs::path> manifests_in(const fs::path& folder) {
   std::vector<fs::path> found;
-  std::error_code missing;
-  for (const auto& entry : fs::directory_iterator(folder, missing)) {
+  if (!is_there(folder)) {
+    return found;
+  }
+  for (const auto& entry : fs::directory_iterator(folder)) {
     const fs::path& file = entry.path();
     if (!entry.is_directory() && file.extension() == ".json" && file.filename() != kTokenizer &&
         is_manifest(file)) {
@@ -114,14 +117,11 @@ CorpusInfo read_corpus_manifest(const fs::path& file) {
   const std::string text = read_whole(file);
   try {
     const json content = json::parse(text);
-    if (!content.is_object() || content.value("schema", json()) != kSchema) {
-      throw Error(Exit::kBadData, fmt::format("its schema is not '{}'", kSchema));
-    }
-    if (content.value("version", json()) != 1) {
-      throw Error(Exit::kBadData, fmt::format("its version is {}, this program reads version 1",
-                                              content.value("version", json()).dump()));
-    }
+    check_format(file, content.value("schema", "none"), content.value("version", std::int64_t{0}),
+                 kCorpusSchema, kCorpusVersion);
     return info_of(content, file);
+  } catch (const NewerFormat&) {
+    throw;
   } catch (const std::exception& error) {
     throw Error(Exit::kBadData, fmt::format("{} is not a sound corpus manifest: {}",
                                             fs::absolute(file).string(), error.what()));
@@ -138,8 +138,8 @@ void write_corpus_manifest(const CorpusInfo& info) {
                       {"sha256", shard.sha256}});
   }
   const json content = {
-      {"schema", kSchema},
-      {"version", 1},
+      {"schema", kCorpusSchema},
+      {"version", kCorpusVersion},
       {"name", info.name},
       {"vocab_size", info.vocab_size},
       {"vocab_sha256", info.vocab_sha256},
@@ -160,6 +160,9 @@ void check_shard_file(const CorpusInfo& info, const ShardInfo& shard) {
   const auto bytes = fs::file_size(shard.file, error);
   const std::string path = fs::absolute(shard.file).string();
   const std::string manifest = fs::absolute(info.manifest).string();
+  if (error && storage_failed(error.value())) {
+    fail_read(shard.file, error.value());
+  }
   if (error) {
     throw Error(Exit::kNoInput,
                 fmt::format("shard {} is missing or unreadable ({}), but {} lists it: copy it "

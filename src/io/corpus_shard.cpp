@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "io/format_version.h"
 
 namespace moesaic::io {
 namespace {
@@ -24,14 +25,7 @@ std::string string_or(const Hdf5File& file, const std::string& name, const char*
 }
 
 ShardHeader header_of(const Hdf5File& file) {
-  const std::string schema = string_or(file, "schema", "");
-  if (schema != "moesaic-corpus") {
-    refuse(file.path(),
-           fmt::format("its attribute 'schema' is '{}', not 'moesaic-corpus'", schema));
-  }
-  if (const std::int64_t version = file.int_attribute("/", "version"); version != 1) {
-    refuse(file.path(), fmt::format("its version is {}, this program reads version 1", version));
-  }
+  check_format(file, kCorpusSchema, kCorpusVersion);
   ShardHeader header;
   header.vocab_size = file.int_attribute("/", "vocab_size");
   if (header.vocab_size < 1) {

@@ -15,6 +15,9 @@
 // thread.
 namespace moesaic::io {
 
+constexpr const char* kCorpusSchema = "moesaic-corpus";
+constexpr std::int64_t kCorpusVersion = 1;
+
 /// The root attributes of a shard.
 struct ShardHeader {
   std::int64_t vocab_size = 0;

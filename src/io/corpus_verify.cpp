@@ -8,21 +8,12 @@
 #include "io/corpus_shard.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
 
 constexpr std::int64_t kBlockTokens = 1 << 20;
-
-/// Runs one check; an Error becomes a line.
-template <class F>
-void note(std::vector<std::string>& problems, F&& check) {
-  try {
-    check();
-  } catch (const Error& error) {
-    problems.emplace_back(error.what());
-  }
-}
 
 void verify_hash(const ShardInfo& shard, const CorpusInfo& info) {
   if (shard.sha256.empty()) {

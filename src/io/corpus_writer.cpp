@@ -91,8 +91,8 @@ void ShardWriter::write_documents() {
 }
 
 void ShardWriter::write_attributes() {
-  file_.set_attribute("/", "schema", std::string("moesaic-corpus"));
-  file_.set_attribute("/", "version", std::int64_t{1});
+  file_.set_attribute("/", "schema", std::string(kCorpusSchema));
+  file_.set_attribute("/", "version", kCorpusVersion);
   file_.set_attribute("/", "vocab_size", header_.vocab_size);
   file_.set_attribute("/", "vocab_sha256", header_.vocab_sha256);
   file_.set_attribute("/", "tokenizer", header_.tokenizer);

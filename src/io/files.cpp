@@ -2,38 +2,67 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <span>
-#include <sstream>
 #include <vector>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/sha256.h"
+#include "io/descriptor.h"
 
 namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::ifstream open_to_read(const fs::path& file) {
-  std::error_code ignored;
-  if (fs::is_directory(file, ignored)) {
-    throw Error(Exit::kNoInput,
-                fmt::format("{}: is a folder, not a file", fs::absolute(file).string()));
+/// A file that is read from its start on. Every failure is an Error.
+class Reader {
+ public:
+  explicit Reader(const fs::path& file)
+      : file_(file), descriptor_(::open(file.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (!descriptor_.valid()) {
+      fail_read(file_, errno);
+    }
   }
-  errno = 0;
-  std::ifstream in(file, std::ios::binary);
-  if (!in) {
-    throw Error(Exit::kNoInput, fmt::format("{}: cannot be read: {}", fs::absolute(file).string(),
-                                            std::strerror(errno)));
+
+  /// The next bytes, as many as there are up to the size of the block.
+  std::size_t read(std::span<char> block) const {
+    const std::ptrdiff_t got = read_some(descriptor_, block);
+    if (got < 0) {
+      fail_read(file_, errno);
+    }
+    return static_cast<std::size_t>(got);
   }
-  return in;
-}
+
+  std::string rest() const {
+    constexpr std::size_t kBlock = std::size_t{1} << 16U;
+    std::string text;
+    std::size_t got = kBlock;
+    while (got == kBlock) {
+      text.resize(text.size() + kBlock);
+      got = read(std::span(text).last(kBlock));
+      text.resize(text.size() - kBlock + got);
+    }
+    return text;
+  }
+
+  void seek_to_last(std::int64_t bytes) const {
+    const off_t size = ::lseek(descriptor_.number(), 0, SEEK_END);
+    const off_t place = std::max<off_t>(0, size - static_cast<off_t>(bytes));
+    if (size < 0 || ::lseek(descriptor_.number(), place, SEEK_SET) < 0) {
+      fail_read(file_, errno);
+    }
+  }
+
+ private:
+  const fs::path& file_;
+  Descriptor descriptor_;
+};
 
 fs::path folder_of(const fs::path& file) {
   return file.has_parent_path() ? file.parent_path() : fs::path(".");
@@ -41,15 +70,45 @@ fs::path folder_of(const fs::path& file) {
 
 }  // namespace
 
+void fail_read(const fs::path& path, int error) {
+  const char* const what = error == EISDIR ? "is a folder, not a file" : std::strerror(error);
+  throw Error(exit_of_read(error), fmt::format("{}: {}{}", fs::absolute(path).string(),
+                                               error == EISDIR ? "" : "cannot be read: ", what));
+}
+
 void fail_write(const fs::path& path, std::string_view what, int error) {
   std::string message =
       fmt::format("{}: cannot {}: {}", fs::absolute(path).string(), what, std::strerror(error));
   if (error == ENOSPC || error == EDQUOT) {
-    std::error_code ignored;
-    message += fmt::format(" ({} bytes free; remove files or raise the quota)",
-                           fs::space(path.parent_path(), ignored).available);
+    std::error_code unknown;
+    const fs::space_info space = fs::space(folder_of(path), unknown);
+    message +=
+        unknown ? " (remove files or raise the quota)"
+                : fmt::format(" ({} bytes free; remove files or raise the quota)", space.available);
   }
-  throw Error(Exit::kIoError, message);
+  throw WriteError(error, message);
+}
+
+bool is_there(const fs::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) {
+    return true;
+  }
+  if (errno != ENOENT && errno != ENOTDIR) {
+    fail_read(path, errno);
+  }
+  return false;
+}
+
+bool is_folder(const fs::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) {
+    return S_ISDIR(status.st_mode);
+  }
+  if (errno != ENOENT && errno != ENOTDIR) {
+    fail_read(path, errno);
+  }
+  return false;
 }
 
 void sync(const fs::path& path) {
@@ -77,45 +136,44 @@ void publish(const fs::path& temporary, const fs::path& final) {
 void write_whole(const fs::path& file, const std::string& text) {
   fs::path temporary = file;
   temporary += ".tmp";
-  errno = 0;
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out << text;
-  out.close();
-  if (!out) {
+  Descriptor out(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!out.valid() || write_all(out, std::as_bytes(std::span(text))) < 0 || out.close() != 0) {
     const int error = errno;
     std::error_code ignored;
     fs::remove(temporary, ignored);
     fail_write(file, "write", error);
   }
-  publish(temporary, file);
+  try {
+    publish(temporary, file);
+  } catch (const Error&) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
 }
 
-std::string read_whole(const fs::path& file) {
-  const std::ifstream in = open_to_read(file);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return std::move(text).str();
+std::string read_whole(const fs::path& file) { return Reader(file).rest(); }
+
+std::string read_start(const fs::path& file, std::int64_t bytes) {
+  std::string text(static_cast<std::size_t>(bytes), '\0');
+  text.resize(Reader(file).read(text));
+  return text;
 }
 
 std::string read_end(const fs::path& file, std::int64_t bytes) {
-  std::ifstream in = open_to_read(file);
-  in.seekg(0, std::ios::end);
-  in.seekg(std::max<std::int64_t>(0, in.tellg() - std::streamoff{bytes}));
-  std::ostringstream text;
-  text << in.rdbuf();
-  return std::move(text).str();
+  const Reader in(file);
+  in.seek_to_last(bytes);
+  return in.rest();
 }
 
 std::string sha256_of_file(const fs::path& file) {
-  std::ifstream in = open_to_read(file);
+  const Reader in(file);
   Sha256 hash;
   std::vector<char> buffer(std::size_t{1} << 20U);
-  while (in) {
-    in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    hash.update(std::as_bytes(std::span(buffer).first(static_cast<std::size_t>(in.gcount()))));
-  }
-  if (in.bad()) {
-    throw Error(Exit::kNoInput, fmt::format("{}: read failed", fs::absolute(file).string()));
+  std::size_t got = buffer.size();
+  while (got == buffer.size()) {
+    got = in.read(buffer);
+    hash.update(std::as_bytes(std::span(buffer).first(got)));
   }
   return hash.hex();
 }
@@ -141,10 +199,13 @@ fs::path set_aside(const fs::path& path) {
 void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error || !fs::is_directory(folder, error)) {
-    throw Error(Exit::kCannotCreate,
+  if (!error && !is_folder(folder)) {
+    error = std::make_error_code(std::errc::not_a_directory);
+  }
+  if (error) {
+    throw Error(storage_failed(error.value()) ? Exit::kIoError : Exit::kCannotCreate,
                 fmt::format("{}: cannot create this folder: {}", fs::absolute(folder).string(),
-                            error ? error.message() : "a file has that name"));
+                            error.message()));
   }
 }
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSchema = "moesaic-generations";
+constexpr std::int64_t kVersion = 1;
 constexpr std::int64_t kTokenChunk = 65536;
 constexpr std::int64_t kDocumentChunk = 4096;
 constexpr std::array<const char*, 4> kReasons = {"eos", "stop", "max_tokens", "max_seq"};
@@ -102,7 +104,7 @@ void GenerationsWriter::add(std::span<const Continuation> continuations) {
 GenerationTotals GenerationsWriter::finish(const GenerationsHeader& header,
                                            std::int64_t trace_step) {
   file_.set_attribute("/", "schema", std::string(kSchema));
-  file_.set_attribute("/", "version", std::int64_t{1});
+  file_.set_attribute("/", "version", kVersion);
   file_.set_attribute("/", "model", header.model);
   file_.set_attribute("/", "config", header.config);
   file_.set_attribute("/", "fingerprint", header.fingerprint);
@@ -117,21 +119,16 @@ GenerationTotals GenerationsWriter::finish(const GenerationsHeader& header,
 }
 
 std::optional<GenerationsSummary> read_generations_summary(const fs::path& path) {
-  try {
+  return unless_damaged([&]() -> std::optional<GenerationsSummary> {
     const Hdf5File file = Hdf5File::open(path);
-    if (!file.has_attribute("/", "schema") || file.string_attribute("/", "schema") != kSchema ||
-        file.int_attribute("/", "version") != 1) {
-      return std::nullopt;
-    }
+    check_format(file, kSchema, kVersion);
     return GenerationsSummary{
         {file.string_attribute("/", "model"), file.string_attribute("/", "config"),
          file.string_attribute("/", "fingerprint")},
         {file.int_attribute("/", "documents"), file.int_attribute("/", "tokens"),
          file.double_attribute("/", "logprob")},
         file.int_attribute("/", "trace_step")};
-  } catch (const Error&) {
-    return std::nullopt;
-  }
+  });
 }
 
 std::vector<Continuation> read_generations(const fs::path& path) {
@@ -171,7 +168,7 @@ std::vector<std::string> verify_generations(const fs::path& path) {
     }
   };
   hdf5_run([&] {
-    try {
+    note(problems, [&] {
       const std::optional<GenerationsSummary> summary = read_generations_summary(path);
       expect(summary.has_value(), "is no sound file of continuations");
       if (!summary) {
@@ -204,9 +201,7 @@ std::vector<std::string> verify_generations(const fs::path& path) {
       expect(std::all_of(reason.begin(), reason.end(),
                          [](std::uint8_t r) { return r < kReasons.size(); }),
              "/documents/reason has unknown entries");
-    } catch (const Error& error) {
-      problems.emplace_back(error.what());
-    }
+    });
   });
   return problems;
 }

@@ -1,13 +1,14 @@
 #include "io/generations_output.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "io/descriptor.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
 
@@ -17,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<GenerationsSummary> summary_of(const fs::path& file) {
-  return hdf5_run([&] { return read_generations_summary(file); });
+  return is_there(file) ? hdf5_run([&] { return read_generations_summary(file); }) : std::nullopt;
 }
 
 std::optional<std::string> fingerprint_of(const fs::path& file) {
@@ -112,15 +113,14 @@ GenerationTotals GenerationsOutput::join() const {
 
 void GenerationsOutput::join_lines() const {
   const fs::path temporary = lines_.string() + ".tmp";
-  {
-    std::ofstream joined(temporary, std::ios::binary | std::ios::trunc);
-    for (std::int64_t i = 0; i < parts_.count(); ++i) {
-      joined << read_whole(lines_of(i));
-    }
-    joined.flush();
-    if (!joined) {
-      fail_write(temporary, "cannot write", errno);
-    }
+  Descriptor joined(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  bool written = joined.valid();
+  for (std::int64_t i = 0; written && i < parts_.count(); ++i) {
+    const std::string lines = read_whole(lines_of(i));
+    written = write_all(joined, std::as_bytes(std::span(lines))) >= 0;
+  }
+  if (!written || joined.close() != 0) {
+    fail_write(temporary, "write", errno);
   }
   publish(temporary, lines_);
 }

@@ -1,18 +1,16 @@
 #include "io/hdf5.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <fstream>
 #include <functional>
+#include <map>
 #include <thread>
 
 #include "base/timer.h"
+#include "base/unclean_end.h"
+#include "io/files.h"
 #include "io/hdf5_handle.h"
 #include "io/hdf5_thread.h"
 
@@ -26,40 +24,38 @@ void check_magic(const std::filesystem::path& file) {
   if (std::filesystem::is_directory(file, error)) {
     fail_hdf5(Exit::kNoInput, absolute, "", "is a folder, not an HDF5 file", "");
   }
-  errno = 0;
-  std::ifstream in(file, std::ios::binary);
-  if (!in) {
-    fail_hdf5(Exit::kNoInput, absolute, "", "cannot be read", std::strerror(errno));
-  }
-  constexpr std::array<char, 8> kMagic{'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
-  std::array<char, 8> start{};
-  in.read(start.data(), start.size());
-  if (in.gcount() != 8 || start != kMagic) {
+  constexpr std::string_view kMagic = "\x89HDF\r\n\x1a\n";
+  const std::string start = read_start(file, std::ssize(kMagic));
+  if (start != kMagic) {
     fail_hdf5(Exit::kBadData, absolute, "",
-              in.gcount() == 0 ? "is empty" : "is not an HDF5 file (its first 8 bytes differ)", "");
+              start.empty() ? "is empty" : "is not an HDF5 file (its first 8 bytes differ)", "");
   }
-}
-
-bool says_locked(const std::string& reason) { return reason == std::strerror(EAGAIN); }
-
-// On a file system that has no locks (errno 524: Linux's NFS), goes on without them.
-hid_t with_locks_if_any(hid_t access, const std::function<hid_t()>& open) {
-  const hid_t id = open();
-  const std::string reason = id < 0 ? hdf5_reason() : "";
-  for (const int error : {ENOLCK, EOPNOTSUPP, 524}) {
-    if (reason == std::strerror(error)) {
-      H5Pset_file_locking(access, false, true);
-      return open();
-    }
-  }
-  return id;
 }
 
 /// A file's id, or why there is none.
 struct Opened {
   hid_t id = -1;
-  std::string reason;
+  Hdf5Failure failure;
 };
+
+bool is_locked(const Opened& opened) { return opened.id < 0 && opened.failure.error == EAGAIN; }
+
+// On a file system that has no locks (errno 524: Linux's NFS), goes on without them.
+Opened with_locks_if_any(hid_t access, const std::function<hid_t()>& open) {
+  Opened opened{open(), {}};
+  if (opened.id < 0) {
+    opened.failure = hdf5_failure();
+  }
+  for (const int error : {ENOLCK, EOPNOTSUPP, 524}) {
+    if (opened.failure.error == error) {
+      H5Pset_file_locking(access, false, true);
+      opened.id = open();
+      opened.failure = opened.id < 0 ? hdf5_failure() : Hdf5Failure{};
+      break;
+    }
+  }
+  return opened;
+}
 
 Opened open_checked(const std::filesystem::path& file, unsigned flags, bool lock = true) {
   require(on_hdf5_thread(), "HDF5 file opened on another thread");
@@ -68,46 +64,52 @@ Opened open_checked(const std::filesystem::path& file, unsigned flags, bool lock
   if (!lock) {
     H5Pset_file_locking(access.id(), false, true);
   }
-  const hid_t id =
-      with_locks_if_any(access.id(), [&] { return H5Fopen(file.c_str(), flags, access.id()); });
-  return {id, id < 0 ? hdf5_reason() : ""};  // before H5Pclose forgets it
+  return with_locks_if_any(access.id(), [&] { return H5Fopen(file.c_str(), flags, access.id()); });
 }
 
-[[noreturn]] void fail_open(const std::filesystem::path& file, const std::string& reason) {
-  if (says_locked(reason)) {
+[[noreturn]] void fail_open(const std::filesystem::path& file, const Opened& opened,
+                            unsigned flags = H5F_ACC_RDWR) {
+  if (is_locked(opened)) {
     fail_hdf5(Exit::kNoInput, file, "", "is locked by another process: try again when it is done",
               "");
   }
-  fail_hdf5(Exit::kBadData, file, "", "is damaged or cannot be opened", reason);
-}
-
-/// HDF5 cannot let go of a file that it cannot write, and would crash when it ends: what it still
-/// holds goes to memory instead, and is lost with it.
-void abandon(hid_t file) {
-  void* handle = nullptr;
-  const int sink = memfd_create("moesaic-abandoned", MFD_CLOEXEC);
-  if (sink >= 0 && H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) >= 0) {
-    dup2(sink, *static_cast<int*>(handle));
+  if (opened.failure.error == 0) {
+    fail_read({file, ""}, "is damaged", opened.failure);
   }
-  ::close(sink);
+  if (flags == H5F_ACC_RDWR) {
+    fail_write({file, ""}, "cannot be opened to write", opened.failure);
+  }
+  fail_read({file, ""}, "cannot be opened", opened.failure);
 }
 
-/// Closes the file; returns why it could not be written, or nothing.
-std::string release(hid_t file) {
-  std::string reason;
+}  // namespace
+
+// Closing a dataset writes what is left of it, and breaks it if that fails: they stay open until
+// the file has been flushed as a whole, and what could not be written has been given up.
+struct Hdf5File::Written {
+  std::map<std::string, Handle> open;
+};
+
+namespace {
+
+/// Closes the file and its datasets; returns why it could not be written, or nothing.
+template <class Written>
+std::optional<Hdf5Failure> release(hid_t file, std::unique_ptr<Written> written) {
+  std::optional<Hdf5Failure> failure;
   if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0) {
-    reason = hdf5_reason();
+    failure = hdf5_failure();
     abandon(file);
   }
-  if (H5Fclose(file) < 0 && reason.empty()) {
-    reason = hdf5_reason();
+  written.reset();
+  if (H5Fclose(file) < 0) {
+    failure = failure ? failure : hdf5_failure();
+    end_without_clean_up();
   }
-  return reason;
+  return failure;
 }
 
 Handle open_attribute(hid_t file, const Subject& subject, const std::string& name) {
-  if (!link_exists(file, subject.object) ||
-      H5Aexists_by_name(file, subject.object.c_str(), name.c_str(), H5P_DEFAULT) <= 0) {
+  if (!attribute_exists(file, subject, name)) {
     fail_hdf5(Exit::kBadData, subject.file, subject.object,
               fmt::format("has no attribute '{}'", name), "");
   }
@@ -181,12 +183,29 @@ void put_attribute(hid_t file, const Subject& subject, const std::string& name, 
 
 }  // namespace
 
-Hdf5File::Hdf5File(std::filesystem::path file, std::int64_t id) : path_(std::move(file)), id_(id) {}
+Hdf5File::Hdf5File(std::filesystem::path file, std::int64_t id)
+    : path_(std::move(file)), id_(id), written_(std::make_unique<Written>()) {}
+
+void Hdf5File::keep_open(const std::string& dataset, std::int64_t id) {
+  constexpr std::size_t kMost = 256;  // bounds the memory, whatever the number of datasets
+  if (written_->open.size() == kMost) {
+    check_write(H5Fflush(id_, H5F_SCOPE_GLOBAL), {path_, "", id_}, "cannot be written");
+    written_->open.clear();
+  }
+  written_->open.emplace(dataset, Handle(id, H5Dclose));
+}
+
+std::int64_t Hdf5File::to_write(const std::string& dataset) {
+  if (!written_->open.contains(dataset)) {
+    keep_open(dataset, open_dataset(id_, {path_, dataset}).release());
+  }
+  return written_->open.at(dataset).id();
+}
 
 Hdf5File Hdf5File::open(const std::filesystem::path& file) {
   const Opened opened = open_checked(file, H5F_ACC_RDONLY);
   if (opened.id < 0) {
-    fail_open(file, opened.reason);
+    fail_open(file, opened, H5F_ACC_RDONLY);
   }
   return Hdf5File(file, opened.id);
 }
@@ -196,10 +215,10 @@ std::optional<Hdf5File> Hdf5File::open_unless_locked(const std::filesystem::path
   if (opened.id >= 0) {
     return Hdf5File(file, opened.id);
   }
-  if (says_locked(opened.reason)) {
+  if (is_locked(opened)) {
     return std::nullopt;
   }
-  fail_open(file, opened.reason);
+  fail_open(file, opened);
 }
 
 Hdf5File Hdf5File::open_patiently(const std::filesystem::path& file) {
@@ -212,17 +231,17 @@ Hdf5File Hdf5File::open_patiently(const std::filesystem::path& file) {
   }
   const Opened opened = open_checked(file, H5F_ACC_RDWR, false);
   if (opened.id < 0) {
-    fail_open(file, opened.reason);
+    fail_open(file, opened);
   }
   return Hdf5File(file, opened.id);
 }
 
 Hdf5File Hdf5File::open_to_write(const std::filesystem::path& file) {
-  std::optional<Hdf5File> opened = open_unless_locked(file);
-  if (!opened) {
-    fail_open(file, std::strerror(EAGAIN));
+  const Opened opened = open_checked(file, H5F_ACC_RDWR);
+  if (opened.id < 0) {
+    fail_open(file, opened);
   }
-  return std::move(*opened);
+  return Hdf5File(file, opened.id);
 }
 
 Hdf5File Hdf5File::create(const std::filesystem::path& file) {
@@ -233,25 +252,30 @@ Hdf5File Hdf5File::create(const std::filesystem::path& file) {
   H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.id(), false);
-  const hid_t id = with_locks_if_any(access.id(), [&] {
+  const Opened created = with_locks_if_any(access.id(), [&] {
     return H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.id(), access.id());
   });
-  check_write(id, {std::filesystem::absolute(file), ""}, "cannot be created");
-  return Hdf5File(file, id);
+  if (created.id < 0) {
+    fail_write({std::filesystem::absolute(file), ""}, "cannot be created", created.failure);
+  }
+  return Hdf5File(file, created.id);
 }
 
 Hdf5File::Hdf5File(Hdf5File&& other) noexcept
-    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)) {}
+    : path_(std::move(other.path_)),
+      id_(std::exchange(other.id_, -1)),
+      written_(std::move(other.written_)) {}
 
 Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(id_, other.id_);
+  std::swap(written_, other.written_);
   return *this;
 }
 
 Hdf5File::~Hdf5File() {
   if (id_ >= 0) {
-    hdf5_run([this] { release(id_); });
+    hdf5_run([this] { release(id_, std::move(written_)); });
   }
 }
 
@@ -259,12 +283,12 @@ void Hdf5File::close() {
   if (id_ < 0) {
     return;
   }
-  if (const std::string reason = release(std::exchange(id_, -1)); !reason.empty()) {
-    fail_hdf5(Exit::kIoError, path_, "", "cannot be written completely", reason);
+  if (const auto failure = release(std::exchange(id_, -1), std::move(written_))) {
+    fail_write({path_, ""}, "cannot be written completely", *failure);
   }
 }
 
-bool Hdf5File::has(const std::string& object) const { return link_exists(id_, object); }
+bool Hdf5File::has(const std::string& object) const { return link_exists(id_, {path_, object}); }
 
 std::vector<std::string> Hdf5File::members(const std::string& group) const {
   const Subject subject{path_, group};
@@ -280,8 +304,7 @@ std::vector<std::string> Hdf5File::members(const std::string& group) const {
 }
 
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
-  return link_exists(id_, object) &&
-         H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
+  return attribute_exists(id_, {path_, object}, name);
 }
 
 std::vector<std::string> Hdf5File::strings_attribute(const std::string& object,
@@ -311,26 +334,27 @@ void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              const std::string& value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
   const std::size_t width = widest({&value, 1});
-  put_attribute(id_, {path_, object}, name, string_type(width).id(), space.id(),
+  put_attribute(id_, {path_, object, id_}, name, string_type(width).id(), space.id(),
                 packed({&value, 1}, width).data());
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              std::int64_t value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  put_attribute(id_, {path_, object}, name, type_id<std::int64_t>(), space.id(), &value);
+  put_attribute(id_, {path_, object, id_}, name, type_id<std::int64_t>(), space.id(), &value);
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name, double value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  put_attribute(id_, {path_, object}, name, type_id<double>(), space.id(), &value);
+  put_attribute(id_, {path_, object, id_}, name, type_id<double>(), space.id(), &value);
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              const std::vector<std::int64_t>& values) {
   const hsize_t count = values.size();
   const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
-  put_attribute(id_, {path_, object}, name, type_id<std::int64_t>(), space.id(), values.data());
+  put_attribute(id_, {path_, object, id_}, name, type_id<std::int64_t>(), space.id(),
+                values.data());
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
@@ -338,7 +362,7 @@ void Hdf5File::set_attribute(const std::string& object, const std::string& name,
   const hsize_t count = values.size();
   const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
   const std::size_t width = widest(values);
-  put_attribute(id_, {path_, object}, name, string_type(width).id(), space.id(),
+  put_attribute(id_, {path_, object, id_}, name, string_type(width).id(), space.id(),
                 values.empty() ? nullptr : packed(values, width).data());
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -113,10 +114,15 @@ class Hdf5File {
   void attach_scale(const std::string& dataset, const std::string& scale, int dim);
 
  private:
+  struct Written;  // datasets that something was written to, or is about to be
+
   explicit Hdf5File(std::filesystem::path file, std::int64_t id);
+  void keep_open(const std::string& dataset, std::int64_t id);
+  std::int64_t to_write(const std::string& dataset);
 
   std::filesystem::path path_;
   std::int64_t id_ = -1;  // hid_t
+  std::unique_ptr<Written> written_;
 };
 
 }  // namespace moesaic::io

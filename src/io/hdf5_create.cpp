@@ -54,16 +54,16 @@ void make_groups(hid_t file, const Subject& subject) {
   for (std::size_t end = subject.object.find('/', 1); end != std::string::npos;
        end = subject.object.find('/', end + 1)) {
     const std::string name = subject.object.substr(0, end);
-    if (!link_exists(file, name)) {
+    if (!link_exists(file, {subject.file, name})) {
       const Handle group(H5Gcreate(file, name.c_str(), H5P_DEFAULT, list.id(), H5P_DEFAULT),
                          H5Gclose);
-      check_write(group.id(), {subject.file, name}, "cannot be created");
+      check_write(group.id(), {subject.file, name, subject.id}, "cannot be created");
     }
   }
 }
 
-void make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
-                  const Extents& extents, const Hdf5File::Layout& layout) {
+Handle make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
+                    const Extents& extents, const Hdf5File::Layout& layout) {
   require(layout.chunk.empty() || layout.chunk.size() == extents.size(),
           "chunk and extents of a dataset differ in dims");
   std::vector<hsize_t> most = to_hdf5(extents);
@@ -77,10 +77,11 @@ void make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
       H5Sclose);
   make_groups(file, subject);
   const Handle list = properties(layout, extents, floating);
-  const Handle dataset(H5Dcreate(file, subject.object.c_str(), type, space.id(), H5P_DEFAULT,
-                                 list.id(), H5P_DEFAULT),
-                       H5Dclose);
+  Handle dataset(H5Dcreate(file, subject.object.c_str(), type, space.id(), H5P_DEFAULT, list.id(),
+                           H5P_DEFAULT),
+                 H5Dclose);
   check_write(dataset.id(), subject, "cannot be created");
+  return dataset;
 }
 
 }  // namespace
@@ -88,7 +89,9 @@ void make_dataset(hid_t file, const Subject& subject, hid_t type, bool floating,
 template <class T>
 void Hdf5File::create_dataset(const std::string& dataset, const Extents& extents,
                               const Layout& layout) {
-  make_dataset(id_, {path_, dataset}, type_id<T>(), std::is_floating_point_v<T>, extents, layout);
+  keep_open(dataset, make_dataset(id_, {path_, dataset, id_}, type_id<T>(),
+                                  std::is_floating_point_v<T>, extents, layout)
+                         .release());
 }
 
 template <class T>
@@ -100,27 +103,30 @@ void Hdf5File::write_all(const std::string& dataset, const Extents& extents,
 
 void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::string>& values,
                              const Layout& layout) {
-  make_dataset(id_, {path_, dataset}, string_type(widest(values)).id(), false, {std::ssize(values)},
-               layout);
+  keep_open(dataset, make_dataset(id_, {path_, dataset, id_}, string_type(widest(values)).id(),
+                                  false, {std::ssize(values)}, layout)
+                         .release());
   set_attribute(dataset, "_Encoding", std::string("utf-8"));
   write_strings(dataset, 0, values);
 }
 
 void Hdf5File::create_strings(const std::string& dataset, std::int64_t width,
                               const Layout& layout) {
-  make_dataset(id_, {path_, dataset}, string_type(static_cast<std::size_t>(width)).id(), false, {0},
-               layout);
+  keep_open(dataset,
+            make_dataset(id_, {path_, dataset, id_},
+                         string_type(static_cast<std::size_t>(width)).id(), false, {0}, layout)
+                .release());
   set_attribute(dataset, "_Encoding", std::string("utf-8"));
 }
 
 void Hdf5File::make_scale(const std::string& scale, const std::string& name) {
-  const Subject subject{path_, scale};
+  const Subject subject{path_, scale, id_};
   const Handle object = open_dataset(id_, subject);
   check_write(H5DSset_scale(object.id(), name.c_str()), subject, "cannot become a dimension scale");
 }
 
 void Hdf5File::attach_scale(const std::string& dataset, const std::string& scale, int dim) {
-  const Subject subject{path_, dataset};
+  const Subject subject{path_, dataset, id_};
   const Handle object = open_dataset(id_, subject);
   const Handle other = open_dataset(id_, {path_, scale});
   check_write(H5DSattach_scale(object.id(), other.id(), static_cast<unsigned>(dim)), subject,

@@ -112,25 +112,24 @@ std::string Hdf5File::type_of(const std::string& dataset) const {
 }
 
 void Hdf5File::extend(const std::string& dataset, const Extents& extents) {
-  const Subject subject{path_, dataset};
-  const Handle object = open_dataset(id_, subject);
-  check_write(H5Dset_extent(object.id(), to_hdf5(extents).data()), subject, "cannot be resized");
+  const Subject subject{path_, dataset, id_};
+  check_write(H5Dset_extent(to_write(dataset), to_hdf5(extents).data()), subject,
+              "cannot be resized");
 }
 
 template <class T>
 void Hdf5File::write(const std::string& dataset, const Extents& offset, const Extents& count,
                      std::span<const T> values) {
-  const Subject subject{path_, dataset};
-  const Handle object = open_dataset(id_, subject);
-  const Handle space = select_block(object.id(), subject, offset, count);
+  const Subject subject{path_, dataset, id_};
+  const hid_t object = to_write(dataset);
+  const Handle space = select_block(object, subject, offset, count);
   require(element_count(count) == values.size(), "buffer and block of a dataset differ in size");
   if (values.empty()) {
     return;
   }
   const Handle memory = memory_space(std::ssize(values));
-  check_write(
-      H5Dwrite(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
-      subject, "cannot be written");
+  check_write(H5Dwrite(object, type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
+              subject, "cannot be written");
 }
 
 template <class T>
@@ -147,7 +146,7 @@ void Hdf5File::read(const std::string& dataset, const Extents& offset, const Ext
   const Handle memory = memory_space(std::ssize(values));
   check_read(
       H5Dread(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),
-      subject, "cannot be read; copy it again, or make it again");
+      subject, "cannot be read");
 }
 
 template <class T>

@@ -33,25 +33,41 @@ class Handle {
   }
   hid_t id() const { return id_; }
   bool valid() const { return id_ >= 0; }
+  hid_t release() { return std::exchange(id_, -1); }
 
  private:
   hid_t id_;
   Closer close_;
 };
 
-/// The innermost description on HDF5's error stack. Ask before any other HDF5 call clears it.
-std::string hdf5_reason();
+/// Why an HDF5 call failed.
+struct Hdf5Failure {
+  std::string reason;  // the innermost description on HDF5's error stack
+  int error = 0;       // errno of the system call that failed; 0: it was none
+};
+/// Ask before any other HDF5 call clears the stack.
+Hdf5Failure hdf5_failure();
 
 /// Throws "FILE: OBJECT: what (reason)".
 [[noreturn]] void fail_hdf5(Exit code, const std::filesystem::path& file, std::string_view object,
-                            std::string_view what, const std::string& reason = hdf5_reason());
+                            std::string_view what, const std::string& reason);
 
 /// Which object of which file a call is about, for its error messages.
 struct Subject {
   const std::filesystem::path& file;
   std::string object;
+  hid_t id = -1;  // of the file, where something is written
 };
+/// A failed read: what a system call says of it (exit_of_read), else kBadData with the remedy.
+[[noreturn]] void fail_read(const Subject& subject, std::string_view what,
+                            const Hdf5Failure& failure);
 void check_read(std::int64_t status, const Subject& subject, std::string_view what);
+/// HDF5 cannot let go of a file that it cannot write, and would crash when it ends: what it still
+/// holds goes to memory instead, and is lost with it.
+void abandon(hid_t file);
+/// Throws WriteError, and abandons the file.
+[[noreturn]] void fail_write(const Subject& subject, std::string_view what,
+                             const Hdf5Failure& failure);
 void check_write(std::int64_t status, const Subject& subject, std::string_view what);
 
 /// The little-endian type of T: in the file, and in the memory of every machine we build for.
@@ -81,8 +97,10 @@ using Transfer = std::function<herr_t(hid_t type, void* out)>;
 std::vector<std::string> strings_of(hid_t type, std::size_t count, const Subject& subject,
                                     const Transfer& read);
 
-/// Whether each link of the path exists; HDF5 itself fails at the first one that is missing.
-bool link_exists(hid_t file, const std::string& object);
+/// Whether each link of the path exists; HDF5 itself fails at the first one that is missing. Throws
+/// if it cannot be told.
+bool link_exists(hid_t file, const Subject& subject);
+bool attribute_exists(hid_t file, const Subject& subject, const std::string& name);
 /// kBadData if there is no such object.
 Handle open_object(hid_t file, const Subject& subject);
 

@@ -33,7 +33,7 @@ std::vector<std::string> fixed_strings(hid_t type, std::size_t count, const Subj
                                        const Transfer& read) {
   const std::size_t width = H5Tget_size(type);
   std::vector<char> raw(count * width);
-  check_read(read(type, raw.data()), subject, "cannot be read; copy it again, or make it again");
+  check_read(read(type, raw.data()), subject, "cannot be read");
   std::vector<std::string> values;
   values.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -90,17 +90,17 @@ std::int64_t Hdf5File::string_width(const std::string& dataset) const {
 
 void Hdf5File::write_strings(const std::string& dataset, std::int64_t offset,
                              const std::vector<std::string>& values) {
-  const Subject subject{path_, dataset};
-  const Handle object = open_dataset(id_, subject);
+  const Subject subject{path_, dataset, id_};
+  const hid_t object = to_write(dataset);
   const auto width = static_cast<std::size_t>(string_width(dataset));
   const std::int64_t block = block_rows(width);
   for (std::int64_t begin = 0; begin < std::ssize(values); begin += block) {
     const std::int64_t rows = std::min(block, std::ssize(values) - begin);
-    const Handle space = select_block(object.id(), subject, {offset + begin}, {rows});
+    const Handle space = select_block(object, subject, {offset + begin}, {rows});
     const auto part =
         std::span(values).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows));
     const std::vector<char> raw = packed(part, width);
-    check_write(H5Dwrite(object.id(), string_type(width).id(), memory_space(rows).id(), space.id(),
+    check_write(H5Dwrite(object, string_type(width).id(), memory_space(rows).id(), space.id(),
                          H5P_DEFAULT, raw.data()),
                 subject, "cannot be written");
   }
@@ -121,8 +121,9 @@ std::vector<std::string> Hdf5File::read_strings(const std::string& dataset) cons
   for (std::int64_t begin = 0; begin < all[0]; begin += block) {
     const std::int64_t rows = std::min(block, all[0] - begin);
     const Handle space = select_block(object.id(), subject, {begin}, {rows});
+    const Handle packed_rows = memory_space(rows);
     const auto read = [&](hid_t memory, void* out) {
-      return H5Dread(object.id(), memory, memory_space(rows).id(), space.id(), H5P_DEFAULT, out);
+      return H5Dread(object.id(), memory, packed_rows.id(), space.id(), H5P_DEFAULT, out);
     };
     const auto part = strings_of(type.id(), static_cast<std::size_t>(rows), subject, read);
     values.insert(values.end(), part.begin(), part.end());

@@ -236,8 +236,7 @@ HfFolder& HfFolder::operator=(HfFolder&&) noexcept = default;
 HfFolder::~HfFolder() = default;
 
 bool HfFolder::is_one(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path / kConfigName, ignored);
+  return is_there(path / kConfigName) && !is_folder(path / kConfigName);
 }
 
 HfFolder HfFolder::open(const fs::path& path) {
@@ -248,9 +247,8 @@ HfFolder HfFolder::open(const fs::path& path) {
   for (std::size_t i = 0; i < state->tensors.size(); ++i) {
     state->by_name[state->tensors[i].name] = i;
   }
-  std::error_code ignored;
-  if (!fs::exists(path / kOneFile, ignored)) {
-    if (!fs::exists(path / kIndexName, ignored)) {
+  if (!is_there(path / kOneFile)) {
+    if (!is_there(path / kIndexName)) {
       throw Error(Exit::kNoInput,
                   fmt::format("{}: has neither {} nor {}; other formats can be converted with "
                               "transformers' save_pretrained",

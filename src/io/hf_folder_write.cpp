@@ -221,8 +221,7 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
 std::vector<fs::path> companion_files(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const char* name : kCompanions) {
-    std::error_code ignored;
-    if (fs::is_regular_file(folder / name, ignored)) {
+    if (is_there(folder / name) && !is_folder(folder / name)) {
       files.push_back(folder / name);
     }
   }

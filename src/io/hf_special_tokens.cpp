@@ -18,7 +18,7 @@ constexpr int kMostDepth = 32;
 constexpr std::uintmax_t kMostBytes = 16'000'000;
 
 json content_of(const fs::path& file) {
-  if (!fs::exists(file)) {
+  if (!is_there(file)) {
     return json::object();
   }
   if (fs::file_size(file) > kMostBytes) {

@@ -28,7 +28,7 @@ fs::path PartFiles::part(std::int64_t i) const {
 }
 
 bool PartFiles::is_current(const fs::path& file) const {
-  return fs::exists(file) && fingerprint_of_(file) == fingerprint_;
+  return is_there(file) && fingerprint_of_(file) == fingerprint_;
 }
 
 std::vector<std::uint8_t> PartFiles::done() const {
@@ -40,7 +40,7 @@ std::vector<std::uint8_t> PartFiles::done() const {
 }
 
 void PartFiles::drop_stale(const fs::path& file) const {
-  if (!fs::exists(file) || is_current(file)) {
+  if (!is_there(file) || is_current(file)) {
     return;
   }
   const fs::path other = set_aside(file);
@@ -78,8 +78,9 @@ void PartFiles::remove() const {
        entry.increment(error)) {
     const fs::path name = entry->path().filename();
     const fs::path ending = name.extension();
-    const bool like_a_part = name.string().starts_with(name_ + "-") &&
-                             (ending == ".h5" || ending == ".jsonl" || ending == ".tmp");
+    const bool like_a_part =
+        name.string().starts_with(name_ + "-") &&
+        (ending == ".h5" || ending == ".jsonl" || ending == ".begun" || ending == ".tmp");
     if (like_a_part || name == RunLock::kName) {
       own.push_back(entry->path());
     }

@@ -9,9 +9,12 @@
 #include <cerrno>
 #include <limits>
 
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "io/descriptor.h"
 #include "io/files.h"
+#include "io/format_version.h"
 #include "io/hdf5_thread.h"
 #include "io/routing_schema.h"
 #include "io/space.h"
@@ -26,41 +29,27 @@ class Placed {
  public:
   explicit Placed(const fs::path& file)
       : file_(file), descriptor_(::open(file.c_str(), O_WRONLY | O_CLOEXEC)) {
-    if (descriptor_ < 0) {
+    if (!descriptor_.valid()) {
       fail_write(file_, "open", errno);
-    }
-  }
-  Placed(const Placed&) = delete;
-  Placed& operator=(const Placed&) = delete;
-  ~Placed() {
-    if (descriptor_ >= 0) {
-      ::close(descriptor_);
     }
   }
 
   void write(std::int64_t at, std::span<const std::byte> bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), at);
-      if (written < 0 && errno != EINTR) {
-        fail_write(file_, "write the routing record", errno);
-      }
-      if (written > 0) {
-        at += written;
-        bytes = bytes.subspan(static_cast<std::size_t>(written));
-      }
+    if (write_all_at(descriptor_, at, bytes) < 0) {
+      fail_write(file_, "write the routing record", errno);
     }
   }
 
   /// Some file systems say only here that there was no room.
   void close() {
-    if (::close(std::exchange(descriptor_, -1)) != 0) {
+    if (descriptor_.close() != 0) {
       fail_write(file_, "write the routing record", errno);
     }
   }
 
  private:
   const fs::path& file_;
-  int descriptor_;
+  Descriptor descriptor_;
 };
 
 void check_axes(const RoutingAxes& axes) {
@@ -111,8 +100,7 @@ void start(const fs::path& file, const RoutingAxes& axes) {
 
 /// Cuts what came after last_step, and what a kill left of a step.
 void cut(Hdf5File& file, std::int64_t last_step) {
-  const auto steps = file.read_all<std::int64_t>("/steps/step");
-  const auto offsets = file.read_all<std::int64_t>("/steps/offset");
+  const auto [steps, offsets] = read_routing_steps(file);
   const auto keep = std::min(
       std::distance(steps.begin(), std::upper_bound(steps.begin(), steps.end(), last_step)),
       std::ssize(offsets) - 1);
@@ -128,6 +116,7 @@ void go_on(const fs::path& file, const RoutingAxes& axes, std::int64_t last_step
   try {
     hdf5_run([&] {
       Hdf5File opened = Hdf5File::open_patiently(file);
+      check_format(opened, kRoutingSchema, kRoutingVersion);
       check_same(opened, axes);
       opened.set_attribute("/", "experts", axes.experts);
       write_routing_attributes(opened, axes);
@@ -135,7 +124,7 @@ void go_on(const fs::path& file, const RoutingAxes& axes, std::int64_t last_step
       opened.close();
     });
   } catch (const Error& error) {
-    if (error.code() != Exit::kBadData) {
+    if (!is_damage(error)) {
       throw;
     }
     log::warn(
@@ -184,7 +173,7 @@ RoutingWriter RoutingWriter::create(const fs::path& file, const RoutingAxes& axe
   world.together("create the routing record", [&] {
     check_axes(axes);
     if (world.is_root()) {
-      start(file, axes);
+      at_start([&] { start(file, axes); });
     }
   });
   RoutingWriter writer(file, axes, world);
@@ -197,7 +186,7 @@ RoutingWriter RoutingWriter::resume(const fs::path& file, const RoutingAxes& axe
   world.together("open the routing record", [&] {
     check_axes(axes);
     if (world.is_root()) {
-      fs::exists(file) ? go_on(file, axes, last_step) : start(file, axes);
+      at_start([&] { is_there(file) ? go_on(file, axes, last_step) : start(file, axes); });
     }
   });
   RoutingWriter writer(file, axes, world);

@@ -85,8 +85,8 @@ void write_routing_attributes(Hdf5File& file, const RoutingAxes& axes) {
 
 void write_routing_skeleton(Hdf5File& file, const RoutingAxes& axes) {
   file.set_attribute("/", "Conventions", std::string("CF-1.8"));
-  file.set_attribute("/", "schema", std::string("moesaic-routing"));
-  file.set_attribute("/", "version", std::int64_t{1});
+  file.set_attribute("/", "schema", std::string(kRoutingSchema));
+  file.set_attribute("/", "version", kRoutingVersion);
   file.set_attribute("/", "experts", axes.experts);
   write_routing_attributes(file, axes);
   write_scales(file, axes);
@@ -111,6 +111,17 @@ void resize_routing(Hdf5File& file, std::int64_t rows) {
     file.extend(column.name, extents);
   }
   file.extend(kRow, {rows});
+}
+
+RoutingSteps read_routing_steps(const Hdf5File& file) {
+  RoutingSteps steps{file.read_all<std::int64_t>("/steps/step"),
+                     file.read_all<std::int64_t>("/steps/offset")};
+  const auto begun = std::find(steps.step.begin(), steps.step.end(), 0);
+  steps.step.erase(begun, steps.step.end());
+  if (steps.offset.size() > steps.step.size() + 1) {
+    steps.offset.resize(steps.step.size() + 1);
+  }
+  return steps;
 }
 
 }  // namespace moesaic::io

@@ -10,6 +10,9 @@
 // The arrays of a routing record; on the HDF5 thread.
 namespace moesaic::io {
 
+constexpr const char* kRoutingSchema = "moesaic-routing";
+constexpr std::int64_t kRoutingVersion = 1;
+
 /// One array with a row for each token, of every layer or of the token alone.
 struct RoutingColumn {
   const char* name;
@@ -41,6 +44,12 @@ constexpr std::array<RoutingColumn, 9> kRoutingColumns{{{"/chosen", 2, true},
 
 /// A file without steps: all arrays empty, attributes set.
 void write_routing_skeleton(Hdf5File& file, const RoutingAxes& axes);
+/// The steps that are whole, ascending, and the first row of each and the end of the last. Where
+/// the disk or the job failed amid one, a step of 0 or an offset without a step may follow.
+struct RoutingSteps {
+  std::vector<std::int64_t> step, offset;
+};
+RoutingSteps read_routing_steps(const Hdf5File& file);
 void write_routing_attributes(Hdf5File& file, const RoutingAxes& axes);
 
 /// Sets the number of rows of every column.

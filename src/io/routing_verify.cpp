@@ -5,26 +5,17 @@
 
 #include "base/error.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/routing_schema.h"
 
 namespace moesaic::io {
 namespace {
-
-using Problems = std::vector<std::string>;
 
 struct Record {
   const Hdf5File& file;
   std::vector<std::int64_t> steps, offsets;
   std::int64_t layers, choices, experts;
 };
-
-void check_schema(const Hdf5File& file) {
-  const std::string schema =
-      file.has_attribute("/", "schema") ? file.string_attribute("/", "schema") : "none";
-  if (schema != "moesaic-routing" || file.int_attribute("/", "version") != 1) {
-    throw Error(Exit::kBadData, fmt::format("schema is {}, not moesaic-routing version 1", schema));
-  }
-}
 
 /// Whether the arrays have the rows that the offsets name. Rows behind the last step may be there:
 /// a step that was being written.
@@ -139,10 +130,11 @@ void check_tokens(const Record& record, std::size_t step, Problems& problems) {
 
 Problems problems_of(const Hdf5File& file) {
   Problems problems;
-  check_schema(file);
+  check_format(file, kRoutingSchema, kRoutingVersion);
+  const RoutingSteps whole = read_routing_steps(file);
   const Record record{file,
-                      file.read_all<std::int64_t>("/steps/step"),
-                      file.read_all<std::int64_t>("/steps/offset"),
+                      whole.step,
+                      whole.offset,
                       file.extents("/layer").at(0),
                       file.extents("/choice").at(0),
                       file.int_attribute("/", "experts")};
@@ -159,11 +151,9 @@ Problems problems_of(const Hdf5File& file) {
 }  // namespace
 
 std::vector<std::string> verify_routing(const std::filesystem::path& file) {
-  try {
-    return hdf5_run([&] { return problems_of(Hdf5File::open(file)); });
-  } catch (const Error& error) {
-    return {error.what()};
-  }
+  Problems problems;
+  note(problems, [&] { problems = hdf5_run([&] { return problems_of(Hdf5File::open(file)); }); });
+  return problems;
 }
 
 }  // namespace moesaic::io

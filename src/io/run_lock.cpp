@@ -31,8 +31,7 @@ RunLock::RunLock(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / kName;
   descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
-    throw Error(Exit::kCannotCreate, fmt::format("{}: {}", std::filesystem::absolute(file).string(),
-                                                 std::strerror(errno)));
+    fail_write(file, "create", errno);
   }
   if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/files.h"
 #include "io/safetensors_header.h"
 
 namespace moesaic::io {
@@ -38,8 +39,7 @@ void read_bytes(const fs::path& file, const Descriptor& descriptor, std::int64_t
       continue;
     }
     if (got < 0) {
-      throw Error(Exit::kIoError, fmt::format("{}: cannot read at byte {}: {}", file.string(), at,
-                                              std::strerror(errno)));
+      fail_read(file, errno);
     }
     if (got == 0) {
       fail(file, fmt::format("ends at byte {}; it was cut while it was open", at));
@@ -134,21 +134,6 @@ struct InFileOrder {
 
 }  // namespace
 
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  if (this != &other) {
-    close();
-    number_ = other.release();
-  }
-  return *this;
-}
-
-int Descriptor::release() { return std::exchange(number_, -1); }
-
-int Descriptor::close() {
-  const int number = release();
-  return number < 0 ? 0 : ::close(number);
-}
-
 Extents row_major(const Extents& shape) {
   Extents strides(shape.size(), 1);
   for (std::size_t i = shape.size(); i-- > 1;) {
@@ -184,8 +169,7 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   file.descriptor_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status {};
   if (file.descriptor_.number() < 0 || ::fstat(file.descriptor_.number(), &status) != 0) {
-    throw Error(Exit::kNoInput, fmt::format("{}: cannot be read: {}", fs::absolute(path).string(),
-                                            std::strerror(errno)));
+    fail_read(path, errno);
   }
   if (!S_ISREG(status.st_mode)) {
     throw Error(Exit::kNoInput, fmt::format("{}: is not a file", fs::absolute(path).string()));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "io/descriptor.h"
 #include "io/stored_type.h"
 
 // The safetensors format: 8 bytes with the length N of the header (little-endian), N bytes of JSON
@@ -18,24 +19,6 @@ struct SafeTensor {
   std::string dtype;  // as the file names it; it may be one that cannot be read
   std::vector<std::int64_t> shape;
   std::int64_t begin = 0, end = 0;  // bytes, counted from the end of the header
-};
-
-/// A file descriptor that is closed with its owner.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
-  Descriptor& operator=(Descriptor&& other) noexcept;
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { close(); }
-
-  int number() const { return number_; }
-  int release();
-  int close();  // 0, or -1 with errno
-
- private:
-  int number_;
 };
 
 /// Elements of a tensor at regular places: values (extent), row-major, of which the one at (i, j,

@@ -62,9 +62,7 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& file,
   descriptor_ =
       Descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (descriptor_.number() < 0) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: cannot be created: {}", fs::absolute(temporary_).string(),
-                            std::strerror(errno)));
+    fail_write(temporary_, "create", errno);
   }
   const std::uint64_t length = header.size();
   write_bytes(std::as_bytes(std::span(&length, 1)));
@@ -79,15 +77,8 @@ SafetensorsWriter::~SafetensorsWriter() {
 }
 
 void SafetensorsWriter::write_bytes(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const auto put = ::write(descriptor_.number(), bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) {
-      continue;
-    }
-    if (put < 0) {
-      fail_write(path_, "write", errno);
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(put));
+  if (write_all(descriptor_, bytes) < 0) {
+    fail_write(path_, "write", errno);
   }
 }
 
@@ -130,7 +121,7 @@ void SafetensorsWriter::write(std::span<const float> values) {
 void SafetensorsWriter::close() {
   write({});
   require(current_ == tensors_.size(), "safetensors: a file is closed before its last value");
-  if (::close(descriptor_.release()) != 0) {
+  if (descriptor_.close() != 0) {
     const int error = errno;
     std::error_code ignored;
     fs::remove(temporary_, ignored);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "io/files.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -225,12 +226,32 @@ void ScoresWriter::add_documents(const DocumentScores& documents) {
   documents_ += std::ssize(documents.tokens);
 }
 
+void ScoresWriter::copy_tokens(const Hdf5File& file) {
+  constexpr std::int64_t kBlock = std::int64_t{1} << 20U;
+  const std::int64_t all = file.extents("/tokens/logprob").at(0);
+  for (std::int64_t begin = 0; begin < all; begin += kBlock) {
+    add_tokens(read_token_scores(file, compared_, begin, std::min(kBlock, all - begin)));
+  }
+}
+
 void ScoresWriter::finish(const ScoresHeader& header, const ScoreTotals& totals,
                           std::int64_t trace_step) {
+  publish_as(final_, header, totals, trace_step);
+}
+
+void ScoresWriter::keep(const fs::path& file, const ScoresHeader& header, const ScoreTotals& totals,
+                        std::int64_t trace_step, const BegunScores& begun) {
+  file_.set_attribute("/", "batches", begun.batches);
+  file_.set_attribute("/", "windows", begun.windows);
+  publish_as(file, header, totals, trace_step);
+}
+
+void ScoresWriter::publish_as(const fs::path& file, const ScoresHeader& header,
+                              const ScoreTotals& totals, std::int64_t trace_step) {
   require(tokens_ == offset_ && tokens_ == totals.tokens && documents_ == totals.documents,
           "scores of tokens and of documents differ in number");
-  file_.set_attribute("/", "schema", std::string("moesaic-scores"));
-  file_.set_attribute("/", "version", std::int64_t{1});
+  file_.set_attribute("/", "schema", std::string(kScoresSchema));
+  file_.set_attribute("/", "version", kScoresVersion);
   file_.set_attribute("/", "model", header.model);
   file_.set_attribute("/", "config", header.config);
   file_.set_attribute("/", "fingerprint", header.fingerprint);
@@ -247,16 +268,12 @@ void ScoresWriter::finish(const ScoresHeader& header, const ScoreTotals& totals,
     write_reference(file_, header.reference, totals);
   }
   file_.close();
-  publish(temporary_, final_);
+  publish(temporary_, file);
   finished_ = true;
 }
 
 ScoresSummary scores_summary(const Hdf5File& file) {
-  if (!file.has_attribute("/", "schema") ||
-      file.string_attribute("/", "schema") != "moesaic-scores" ||
-      file.int_attribute("/", "version") != 1) {
-    throw Error(Exit::kBadData, file.path().string() + ": is no scores file of version 1");
-  }
+  check_format(file, kScoresSchema, kScoresVersion);
   const bool compared = file.has_attribute("/", "reference");
   return {
       {file.string_attribute("/", "model"), file.string_attribute("/", "config"),
@@ -269,11 +286,8 @@ ScoresSummary scores_summary(const Hdf5File& file) {
 }
 
 std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
-  try {
-    return scores_summary(Hdf5File::open(path));
-  } catch (const Error&) {
-    return std::nullopt;
-  }
+  return unless_damaged(
+      [&]() -> std::optional<ScoresSummary> { return scores_summary(Hdf5File::open(path)); });
 }
 
 TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t begin,
@@ -292,9 +306,18 @@ TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t 
   return tokens;
 }
 
+DocumentScores read_document_scores(const Hdf5File& file) {
+  return {file.read_all<double>("/documents/logprob"),
+          file.read_all<std::int64_t>("/documents/tokens"),
+          file.read_all<std::uint8_t>("/documents/greedy"), file.read_strings("/documents/id")};
+}
+
+BegunScores read_begun(const Hdf5File& file) {
+  return {file.int_attribute("/", "batches"), file.int_attribute("/", "windows")};
+}
+
 ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path,
                         const ScoresHeader& header) {
-  constexpr std::int64_t kBlock = std::int64_t{1} << 20U;
   std::int64_t id_width = 1;
   for (const fs::path& part : parts) {
     id_width = std::max(id_width, Hdf5File::open(part).string_width("/documents/id"));
@@ -311,14 +334,8 @@ ScoreTotals join_scores(const std::vector<fs::path>& parts, const fs::path& path
                                       "and run score again");
     }
     const Hdf5File file = Hdf5File::open(part);
-    for (std::int64_t begin = 0; begin < summary->totals.tokens; begin += kBlock) {
-      const std::int64_t count = std::min(kBlock, summary->totals.tokens - begin);
-      joined.add_tokens(read_token_scores(file, compared, begin, count));
-    }
-    joined.add_documents({file.read_all<double>("/documents/logprob"),
-                          file.read_all<std::int64_t>("/documents/tokens"),
-                          file.read_all<std::uint8_t>("/documents/greedy"),
-                          file.read_strings("/documents/id")});
+    joined.copy_tokens(file);
+    joined.add_documents(read_document_scores(file));
     totals.add(summary->totals);
     trace_step = std::max(trace_step, summary->trace_step);
   }

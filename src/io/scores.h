@@ -16,6 +16,9 @@
 // over files. What writes or reads one runs on the HDF5 thread.
 namespace moesaic::io {
 
+constexpr const char* kScoresSchema = "moesaic-scores";
+constexpr std::int64_t kScoresVersion = 1;
+
 /// Where the scores come from.
 struct ScoresHeader {
   std::string model;        // path and step of the checkpoint
@@ -82,6 +85,12 @@ struct DocumentScores {
   std::vector<std::string> id;
 };
 
+/// How far a shard is scored whose job was stopped.
+struct BegunScores {
+  std::int64_t batches = 0;  // that are in the file, from the first one on
+  std::int64_t windows = 0;  // of a batch: score.batch
+};
+
 /// Writes one file under a temporary name; finish() makes it durable and visible. Holds nothing
 /// but the rows of a call.
 class ScoresWriter {
@@ -94,10 +103,18 @@ class ScoresWriter {
 
   void add_tokens(const TokenScores& tokens);
   void add_documents(const DocumentScores& documents);
+  /// All of a file of scores.
+  void copy_tokens(const Hdf5File& file);
   /// trace_step: the last batch of the trace that is in here.
   void finish(const ScoresHeader& header, const ScoreTotals& totals, std::int64_t trace_step);
+  /// In place of finish, where the job is stopped: makes `file`, with attributes of `begun`.
+  void keep(const std::filesystem::path& file, const ScoresHeader& header,
+            const ScoreTotals& totals, std::int64_t trace_step, const BegunScores& begun);
 
  private:
+  void publish_as(const std::filesystem::path& file, const ScoresHeader& header,
+                  const ScoreTotals& totals, std::int64_t trace_step);
+
   std::filesystem::path final_, temporary_;
   Hdf5File file_;
   bool compared_;
@@ -119,6 +136,11 @@ std::optional<ScoresSummary> read_scores_summary(const std::filesystem::path& fi
 /// Tokens [begin, begin + count) of a scores file; compared: with a reference. On the HDF5 thread.
 TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t begin,
                               std::int64_t count);
+
+/// The rows of documents of a scores file. On the HDF5 thread.
+DocumentScores read_document_scores(const Hdf5File& file);
+/// Of a file that ScoresWriter::keep made.
+BegunScores read_begun(const Hdf5File& file);
 
 /// One file from the parts, in their order, a block at a time.
 ScoreTotals join_scores(const std::vector<std::filesystem::path>& parts,

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<ScoresSummary> summary_of(const fs::path& file) {
-  if (!fs::exists(file)) {
+  if (!is_there(file)) {
     return std::nullopt;
   }
   return hdf5_run([&] { return read_scores_summary(file); });
@@ -46,6 +46,9 @@ void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_t
   parts_.make_folder();
   for (const std::int64_t shard : shards) {
     parts_.drop_stale(part(shard));
+    if (is_there(begun(shard)) && !parts_.is_current(begun(shard))) {
+      fs::remove(begun(shard));
+    }
   }
   if (one_file_) {
     parts_.drop_stale(path_);
@@ -60,8 +63,10 @@ bool ScoresOutput::is_finished() const { return one_file_ && parts_.is_current(p
 std::int64_t ScoresOutput::last_trace_step(const std::vector<std::int64_t>& shards) const {
   std::int64_t last = 0;
   for (const std::int64_t shard : shards) {
-    if (const std::optional<ScoresSummary> summary = summary_of(part(shard))) {
-      last = std::max(last, summary->trace_step);
+    for (const fs::path& file : {part(shard), begun(shard)}) {
+      if (const std::optional<ScoresSummary> summary = summary_of(file)) {
+        last = std::max(last, summary->trace_step);
+      }
     }
   }
   return last;
@@ -85,8 +90,8 @@ void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
   for (std::int64_t shard = 0; shard < parts_.count(); ++shard) {
     parts.push_back(part(shard).filename().string());
   }
-  nlohmann::json manifest = {{"schema", "moesaic-scores"},
-                             {"version", 1},
+  nlohmann::json manifest = {{"schema", kScoresSchema},
+                             {"version", kScoresVersion},
                              {"model", header_.model},
                              {"fingerprint", header_.fingerprint},
                              {"documents", totals.documents},

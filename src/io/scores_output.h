@@ -18,6 +18,8 @@ class ScoresOutput {
   ScoresOutput(const std::filesystem::path& path, std::int64_t shards, ScoresHeader header);
 
   std::filesystem::path part(std::int64_t shard) const { return parts_.part(shard); }
+  /// What a job that was stopped amid a shard has kept of it.
+  std::filesystem::path begun(std::int64_t shard) const { return part(shard).string() + ".begun"; }
   const ScoresHeader& header() const { return header_; }
 
   /// Makes the folders; sets aside, with a notice, what other models or settings left. first_task:

@@ -7,13 +7,13 @@
 #include "base/error.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/scores.h"
 
 namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using Problems = std::vector<std::string>;
 
 struct Table {
   std::vector<std::int64_t> offsets, tokens;
@@ -142,7 +142,7 @@ void check_details(const ReferenceDetails& details, Problems& problems) {
 
 Problems verify_file(const fs::path& path) {
   Problems problems;
-  try {
+  note(problems, [&] {
     const Hdf5File file = Hdf5File::open(path);
     const ScoresSummary summary = scores_summary(file);
     const Table table = read_table(file);
@@ -154,9 +154,7 @@ Problems verify_file(const fs::path& path) {
         check_details(summary.totals.reference.details, problems);
       }
     }
-  } catch (const Error& error) {
-    problems.emplace_back(error.what());
-  }
+  });
   for (std::string& problem : problems) {
     if (!problem.starts_with(path.string())) {
       problem.insert(0, path.string() + ": ");

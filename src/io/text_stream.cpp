@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 #include "base/error.h"
+#include "io/files.h"
 
 namespace moesaic::io {
 namespace {
@@ -47,7 +47,7 @@ struct TextStream::State {
 std::size_t TextStream::State::read_plain(std::span<char> block) const {
   const std::size_t count = std::fread(block.data(), 1, block.size(), file.get());
   if (count < block.size() && std::ferror(file.get()) != 0) {
-    fail(Exit::kIoError, fmt::format("read failed: {}", std::strerror(errno)));
+    fail_read(path, errno);
   }
   return count;
 }
@@ -56,6 +56,9 @@ std::size_t TextStream::State::read_gzip(std::span<char> block) const {
   const int count = gzread(gzip.get(), block.data(), static_cast<unsigned>(block.size()));
   int code = Z_OK;
   const char* message = gzerror(gzip.get(), &code);
+  if (count < 0 && code == Z_ERRNO) {
+    fail_read(path, errno);
+  }
   if (count < 0 || code == Z_BUF_ERROR) {
     fail(Exit::kBadData, fmt::format("the gzip data is damaged or cut ({})", message));
   }
@@ -99,7 +102,7 @@ TextStream::TextStream(const std::filesystem::path& file) : state_(std::make_uni
     state_->file.reset(std::fopen(file.c_str(), "rb"));
   }
   if (!state_->gzip && !state_->file) {
-    state_->fail(Exit::kNoInput, fmt::format("cannot be read: {}", std::strerror(errno)));
+    fail_read(file, errno);
   }
   if (packing == "zst") {
     state_->zstd.reset(ZSTD_createDStream());
@@ -120,7 +123,7 @@ std::size_t TextStream::read(std::span<char> block) {
 void TextStream::seek(std::int64_t offset) {
   require(!is_packed(), "a packed file cannot be sought in");
   if (fseeko(state_->file.get(), offset, SEEK_SET) != 0) {
-    state_->fail(Exit::kIoError, fmt::format("seek failed: {}", std::strerror(errno)));
+    fail_read(state_->path, errno);
   }
 }
 

@@ -18,14 +18,8 @@ using nlohmann::json;
 
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30U;  // the largest in use: 35 MB
 
-bool is_there(const fs::path& file) {
-  std::error_code unreadable;
-  return fs::exists(file, unreadable);
-}
-
 fs::path file_of(const fs::path& path) {
-  std::error_code unreadable;
-  if (!fs::is_directory(path, unreadable)) {
+  if (!is_folder(path)) {
     return path;
   }
   for (const char* const name : {"tokenizer.json", "tokenizer.model"}) {

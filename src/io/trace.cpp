@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "io/files.h"
+#include "io/format_version.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/space.h"
@@ -26,12 +27,31 @@ struct TraceWriter::State {
   TracePending pending;
   TraceLengths written;
 
-  void write(Hdf5File& file);
+  void write(std::optional<Hdf5File> file);
+  void restore() const;
 };
 
-void TraceWriter::State::write(Hdf5File& file) {
-  append(file, pending, written);
-  file.close();
+// As far as the disk lets it: otherwise the next start does it.
+void TraceWriter::State::restore() const {
+  try {
+    Hdf5File file = Hdf5File::open_patiently(path);
+    cut_back(file, written);
+    file.close();
+  } catch (const Error& error) {
+    log::debug(error.what());
+  }
+}
+
+// On the HDF5 thread. If it fails half-way, the file is left as it was.
+void TraceWriter::State::write(std::optional<Hdf5File> file) {
+  try {
+    append(*file, pending, written);
+    file->close();
+  } catch (const Error&) {
+    file.reset();
+    restore();
+    throw;
+  }
   written.rows += static_cast<std::int64_t>(pending.rows.size());
   written.evals += static_cast<std::int64_t>(pending.evals.size());
   written.events += static_cast<std::int64_t>(pending.events.size());
@@ -74,7 +94,7 @@ TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, dou
 
 TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, double flush_seconds,
                                 std::int64_t last_step) {
-  if (!fs::exists(file)) {
+  if (!is_there(file)) {
     return create(file, axes, flush_seconds);
   }
   auto state = std::make_unique<State>();
@@ -83,11 +103,12 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   try {
     hdf5_run([&] {
       Hdf5File opened = Hdf5File::open_patiently(file);
+      check_format(opened, kTraceSchema, kTraceVersion);
       state->written = continue_trace(opened, axes, last_step);
       opened.close();
     });
   } catch (const Error& error) {
-    if (error.code() != Exit::kBadData) {
+    if (!is_damage(error)) {
       throw;
     }
     log::warn(fmt::format("the trace is damaged and a new one is begun: {}", error.what()));
@@ -119,10 +140,11 @@ bool TraceWriter::flush() {
   check_room(state_->path, "the trace", state_->pending.bytes());
   return hdf5_run([this] {
     std::optional<Hdf5File> file = Hdf5File::open_unless_locked(state_->path);
-    if (file) {
-      state_->write(*file);
+    const bool opened = file.has_value();
+    if (opened) {
+      state_->write(std::move(file));
     }
-    return file.has_value();
+    return opened;
   });
 }
 
@@ -131,10 +153,7 @@ void TraceWriter::write_all() {
     return;
   }
   check_room(state_->path, "the trace", state_->pending.bytes());
-  hdf5_run([this] {
-    Hdf5File file = Hdf5File::open_patiently(state_->path);
-    state_->write(file);
-  });
+  hdf5_run([this] { state_->write(Hdf5File::open_patiently(state_->path)); });
 }
 
 }  // namespace moesaic::io

@@ -12,6 +12,8 @@
 namespace moesaic::io {
 namespace {
 
+const std::vector<std::string> kEventColumns = {"/events/step", "/events/kind", "/events/message"};
+
 /// The values of one column in all rows. Where the last axis may grow, and other runs of the trace
 /// had more of it, each is padded with NaN (or 0) up to `width` for each of `lines`.
 template <class T, class Row, class Member>
@@ -92,7 +94,7 @@ void write_events(Hdf5File& file, const std::vector<TraceEvent>& events, std::in
     messages.push_back(fitting(event.message, kMessageBytes));
   }
   const auto count = static_cast<std::int64_t>(events.size());
-  for (const char* name : {"/events/step", "/events/kind", "/events/message"}) {
+  for (const std::string& name : kEventColumns) {
     file.extend(name, {first + count});
   }
   file.write<std::int64_t>("/events/step", {first}, {count}, steps);
@@ -188,6 +190,21 @@ void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at)
   write_rows(file, trace_columns(), pending.rows, at.rows);
 }
 
+void cut_back(Hdf5File& file, const TraceLengths& to) {
+  const auto cut_to = [&](const std::vector<std::string>& names, std::int64_t rows) {
+    for (const std::string& name : names) {
+      Extents extents = file.extents(name);
+      if (extents[0] > rows) {
+        extents[0] = rows;
+        file.extend(name, extents);
+      }
+    }
+  };
+  cut_to(names_in(file, trace_columns()), to.rows);
+  cut_to(names_in(file, eval_columns()), to.evals);
+  cut_to(kEventColumns, to.events);
+}
+
 TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step) {
   check_axes(file, axes);
   write_trace_attributes(file, axes);
@@ -196,7 +213,7 @@ TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t 
   TraceLengths lengths;
   lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
   lengths.evals = cut(file, names_in(file, eval_columns()), last_step);
-  lengths.events = cut(file, {"/events/step", "/events/kind", "/events/message"}, last_step);
+  lengths.events = cut(file, kEventColumns, last_step);
   return lengths;
 }
 

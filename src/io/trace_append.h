@@ -30,6 +30,8 @@ struct TraceLengths {
 
 /// Writes them after the first `at` ones; may be called again if an earlier try failed half-way.
 void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at);
+/// Takes away what an append that failed half-way has left.
+void cut_back(Hdf5File& file, const TraceLengths& to);
 
 /// Readies a file for more rows after last_step: checks the axes, cuts later rows, makes room for
 /// more ranks and experts. Returns the lengths that stay.

@@ -245,8 +245,8 @@ void write_trace_attributes(Hdf5File& file, const TraceAxes& axes) {
 
 void write_trace_skeleton(Hdf5File& file, const TraceAxes& axes) {
   file.set_attribute("/", "Conventions", std::string("CF-1.8"));
-  file.set_attribute("/", "schema", std::string("moesaic-trace"));
-  file.set_attribute("/", "version", std::int64_t{1});
+  file.set_attribute("/", "schema", std::string(kTraceSchema));
+  file.set_attribute("/", "version", kTraceVersion);
   write_trace_attributes(file, axes);
   write_scales(file, axes);
   create_columns(file, trace_columns(), axes);

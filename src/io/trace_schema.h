@@ -10,6 +10,9 @@
 // The arrays of a trace, in one table that the writer and the checker share.
 namespace moesaic::io {
 
+constexpr const char* kTraceSchema = "moesaic-trace";
+constexpr std::int64_t kTraceVersion = 1;
+
 enum class Stored { kF8, kF4, kI8, kI4, kU1 };
 
 /// One growing array of rows: its axes after the first, and where a row keeps its values.

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/trace.h"
 #include "io/trace_schema.h"
 
@@ -71,11 +72,9 @@ std::int64_t number_attribute(const Hdf5File& file, const std::string& name) {
   if (!file.has_attribute("/", name)) {
     return 0;
   }
-  try {
-    return file.int_attribute("/", name);
-  } catch (const Error&) {
-    return std::atoll(file.string_attribute("/", name).c_str());
-  }
+  const std::optional<std::int64_t> number = unless_damaged(
+      [&]() -> std::optional<std::int64_t> { return file.int_attribute("/", name); });
+  return number ? *number : std::atoll(file.string_attribute("/", name).c_str());
 }
 
 void check_steps(const Checked& trace, Problems& problems) {
@@ -210,17 +209,9 @@ void check_phases(const Checked& trace, Problems& problems) {
   }
 }
 
-void check_schema(const Hdf5File& file) {
-  const std::string schema =
-      file.has_attribute("/", "schema") ? file.string_attribute("/", "schema") : "none";
-  if (schema != "moesaic-trace" || file.int_attribute("/", "version") != 1) {
-    throw Error(Exit::kBadData, fmt::format("schema is {}, not moesaic-trace version 1", schema));
-  }
-}
-
 Problems problems_of(const Hdf5File& file) {
   Problems problems;
-  check_schema(file);
+  check_format(file, kTraceSchema, kTraceVersion);
   check_extents(file, trace_columns(), problems);
   check_extents(file, eval_columns(), problems);
   if (!problems.empty()) {
@@ -247,11 +238,9 @@ Problems problems_of(const Hdf5File& file) {
 }  // namespace
 
 std::vector<std::string> verify_trace(const std::filesystem::path& file) {
-  try {
-    return hdf5_run([&] { return problems_of(Hdf5File::open(file)); });
-  } catch (const Error& error) {
-    return {error.what()};
-  }
+  Problems problems;
+  note(problems, [&] { problems = hdf5_run([&] { return problems_of(Hdf5File::open(file)); }); });
+  return problems;
 }
 
 }  // namespace moesaic::io

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/host.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "model/moe_trace.h"
 
@@ -26,8 +27,10 @@ JobTrace::JobTrace(const config::Config& config, Instance& instance,
     const config::Trace& trace = config.trace;
     const io::TraceAxes axes =
         trace_axes(config, instance.mesh, instance.transformer.moe_layers(), tasks, corpora);
-    writer_ = last_step ? io::TraceWriter::resume(trace.path, axes, trace.flush, *last_step)
-                        : io::TraceWriter::create(trace.path, axes, trace.flush);
+    at_start([&] {
+      writer_ = last_step ? io::TraceWriter::resume(trace.path, axes, trace.flush, *last_step)
+                          : io::TraceWriter::create(trace.path, axes, trace.flush);
+    });
   });
 }
 

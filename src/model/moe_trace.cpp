@@ -1,20 +1,20 @@
 #include "model/moe_trace.h"
 
 #include <fmt/format.h>
-#include <mpi.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <numeric>
 #include <span>
+#include <string_view>
 
 #include "base/host.h"
 #include "base/sha256.h"
 #include "base/share.h"
 #include "base/version.h"
+#include "comm/launch.h"
 #include "config/compare.h"
 #include "config/pool.h"
 #include "io/hdf5_version.h"
@@ -57,23 +57,21 @@ void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double 
   }
 }
 
-// The largest resident memory of this process, bytes.
+// The largest resident memory of this process, bytes. Not getrusage's, which begins with that of
+// the program that started this one.
 std::int64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    constexpr std::string_view kPeak = "VmHWM:";
+    if (line.starts_with(kPeak)) {
+      return std::atoll(line.c_str() + kPeak.size()) * 1024;
+    }
+  }
+  return 0;
 }
 
 double unix_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-std::string mpi_version() {
-  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
-  int length = 0;
-  MPI_Get_library_version(text.data(), &length);
-  const std::string full(text.data(), static_cast<std::size_t>(length));
-  return full.substr(0, full.find_first_of(",\n"));
 }
 
 std::string environment(const char* name) {
@@ -104,7 +102,9 @@ std::map<std::string, std::string> attributes(const config::Config& config,
       {"top_k", std::to_string(config.model.top_k)},
       {"every", std::to_string(config.trace.every)},
       {"host", host_name()},
-      {"mpi_version", mpi_version()},
+      {"mpi_version", comm::mpi_library()},
+      {"mpi_threads", comm::mpi_threads()},
+      {"mpi_transport", comm::mpi_transport()},
       {"hdf5_version", io::hdf5_version()},
       {"job_id", environment("SLURM_JOB_ID")},
       {"restart_count", environment("SLURM_RESTART_COUNT")},

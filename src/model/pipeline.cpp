@@ -56,10 +56,11 @@ int StageLink::global_chunk(const PipelineStep& step) const {
   return step.chunk * pp.size() + pp.rank();
 }
 
-// Unlike for every message of a step: by the chunk that sends it, its micro-batch and direction.
-int StageLink::tag(const PipelineStep& step, int from_chunk) const {
-  const int all_chunks = instance_.transformer.chunks() * instance_.mesh.pp.size();
-  return 2 * (step.micro_batch * all_chunks + from_chunk) + (step.pass == Pass::kForward ? 0 : 1);
+// By the chunk that sends it and its direction. Both ends go through the micro-batches of a chunk
+// in ascending order, and MPI keeps messages of one tag in order, so that a tag, which MPI limits,
+// need not count micro-batches.
+int StageLink::tag(const PipelineStep& step, int from_chunk) {
+  return 2 * from_chunk + (step.pass == Pass::kForward ? 0 : 1);
 }
 
 Tensor StageLink::receive(Context& ctx, const PipelineStep& step) {

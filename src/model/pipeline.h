@@ -40,7 +40,7 @@ class StageLink {
 
  private:
   int global_chunk(const PipelineStep& step) const;
-  int tag(const PipelineStep& step, int from_chunk) const;
+  static int tag(const PipelineStep& step, int from_chunk);
 
   Instance& instance_;
 };

@@ -116,13 +116,13 @@ void load_codes(Instance& instance, io::ModelSource& checkpoint, Parameter& p) {
 }  // namespace
 
 void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
-                     const std::function<void()>& got_on, const PoolChange* change) {
+                     const std::function<void()>& on_progress, const PoolChange* change) {
   ChangedCheckpoint source(checkpoint, change);
   for (Parameter& p : instance.parameters.all()) {
     if (change == nullptr && has_codes(instance, checkpoint, p)) {
       load_codes(instance, checkpoint, p);
-      if (got_on) {
-        got_on();
+      if (on_progress) {
+        on_progress();
       }
       continue;
     }
@@ -151,8 +151,8 @@ void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
         instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
       }
     }
-    if (got_on) {
-      got_on();
+    if (on_progress) {
+      on_progress();
     }
   }
   instance.backend->release_reserve();  // of what values went through on their way to their types

@@ -15,7 +15,8 @@ enum class Load { kValues, kAll };  // all: optimizer moments as well
 /// tensor that is missing or of another shape. change: from the pools that the checkpoint was saved
 /// with to those of the instance; nullptr: they are the same.
 void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
-                     const std::function<void()>& got_on = {}, const PoolChange* change = nullptr);
+                     const std::function<void()>& on_progress = {},
+                     const PoolChange* change = nullptr);
 
 /// The blocks that this rank writes: each element once over all ranks. The instance must outlive
 /// them, and its values stay until they are written.

@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <span>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "io/files.h"
 
 namespace moesaic::train {
 namespace {
@@ -17,10 +16,7 @@ namespace fs = std::filesystem;
 
 }  // namespace
 
-std::string ControlFile::text() const {
-  std::ifstream stream(path_, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-}
+std::string ControlFile::text() const { return io::read_whole(path_); }
 
 std::string ControlFile::identity() const {
   std::error_code error;
@@ -28,9 +24,14 @@ std::string ControlFile::identity() const {
     return {};
   }
   const auto time = fs::last_write_time(path_, error).time_since_epoch().count();
-  const std::string all = fmt::format("{}\n{}", time, text());
-  std::string identity = Sha256::of(std::as_bytes(std::span(all)));
-  return error || identity == refused_ ? std::string() : identity;
+  try {
+    const std::string all = fmt::format("{}\n{}", time, text());
+    std::string identity = Sha256::of(std::as_bytes(std::span(all)));
+    return error || identity == refused_ ? std::string() : identity;
+  } catch (const Error& unread) {
+    log::warn(unread.what());  // it is looked for again after the next step
+    return {};
+  }
 }
 
 void ControlFile::refuse() {

@@ -21,8 +21,6 @@
 namespace moesaic::train {
 namespace {
 
-constexpr double kSaveLimit = 3600.0;  // seconds until the watchdog ends the job
-
 // "40:48, 56:64"
 std::string text_of(const SampleRanges& ranges, const char* separator) {
   std::vector<std::string> texts(ranges.size());
@@ -194,10 +192,10 @@ void Loop::check_replicas() {
 void Loop::evaluate() {
   progress_.evaluation_due = false;
   if (start_.eval_corpora.size() > 0) {
-    watchdog_.doing("evaluation");
+    watchdog_.round("evaluation");
     const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
                                      progress_.tasks.size(), progress_.step, [this] {
-                                       watchdog_.doing("evaluation");
+                                       watchdog_.round("evaluation");
                                        return !vote().stop;
                                      });
     progress_.evaluation_due = !row.has_value();
@@ -212,7 +210,7 @@ bool Loop::save() {
     return false;
   }
   const PhaseScope phase(instance_.clock, Phase::kCheckpoint);
-  watchdog_.doing("a save", kSaveLimit);
+  watchdog_.saving();
   const Timer timer;
   recorder_.flush();
   const auto blocks = model::blocks_to_save(instance_);
@@ -227,7 +225,8 @@ bool Loop::save() {
                                            .step = progress_.step,
                                            .state = state,
                                            .copy = copy,
-                                           .texts = start_.beside},
+                                           .texts = start_.beside,
+                                           .on_progress = [this] { watchdog_.saving(); }},
                                           blocks, world_);
     newest_ = path;
     if (world_.is_root()) {
@@ -359,7 +358,7 @@ Outcome Loop::run() {
       }
     }
   }
-  watchdog_.doing("the end");
+  watchdog_.round("the end");
   recorder_.close();
   return {};
 }

@@ -22,7 +22,7 @@ STEPS = 200
 CONFIG = harness.config({
     "model.max_seq": 64, "data.seq_len": 64, "train.batch": 16, "train.decay_steps": STEPS,
     "train.steps": STEPS, "parallel.tp": 2, "parallel.pp": 2, "parallel.ep": None, "run.dir": None,
-    "run.step_timeout": 10, "checkpoint.every": 20})
+    "run.step_timeout": 10, "run.load_timeout": 10, "run.save_timeout": 10, "checkpoint.every": 20})
 BUSY = ("RUNNING", "COMPLETING")
 UNFINISHED = BUSY + ("PENDING", "REQUEUED", "NODE_FAIL", "PREEMPTED", "CONFIGURING")
 
@@ -35,7 +35,7 @@ if ! ls $STOP_ONCE >/dev/null 2>&1; then
 fi
 exec build/release/moesaic "$@"
 """
-PATIENT = ["--run.step_timeout", "120"]  # longer than rank 0 stands
+PATIENT = ["--run.step_timeout", "120", "--run.load_timeout", "120", "--run.save_timeout", "120"]  # longer than rank 0 stands
 
 machine = None  # the cluster of all tests
 
@@ -185,7 +185,7 @@ class Train(OnHosts):
         machine.pull_cable("h3")
         go_on(rank)
         wait_for(lambda: machine.state(job) not in BUSY, "the end of the ranks", lambda: log(job))
-        self.assertIn("run.step_timeout ends the job", log(job))
+        self.assertRegex(log(job), r"run\.\w+_timeout ends the job")
         self.assertIn("exit code 70: back into the queue", log(job))
         machine.plug_in("h3")
         self.assert_continued(job, "cut")

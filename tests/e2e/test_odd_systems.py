@@ -1,6 +1,7 @@
 """Odd but legal corpora, paths, file systems and clocks: they work, or the message says what to do."""
 import os
 import shutil
+import subprocess
 import time
 
 import h5py
@@ -103,6 +104,36 @@ class OddSystems(harness.EndToEnd):
         seconds = harness.column(trace, "seconds")
         self.assertTrue(((seconds > 0) & (seconds < LONGEST)).all(), seconds)
         self.assertGreater(np.ptp(harness.column(trace, "unix_time")), 1800)  # it did jump
+
+    # Protects: cores beyond the 1024 of a plain cpu_set_t are found.
+    def test_large_host(self):
+        result = self.run_job(0, "train", "--config", "config.cfg", "--parallel.ep", 1,
+                              "--train.steps", 1,
+                              wrapper=self.faulty("cpus", OMP_NUM_THREADS=""))
+        self.assertEqual(result.code, 0, result.text)
+        self.assertIn("1 rank, cores 0,1500, 2 threads each", result.text)
+
+    # Protects: a launcher that binds each rank to one of many cores is noticed, by name of the remedy.
+    def test_bound_ranks(self):
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("needs two cores")
+        run = ["train", "--config", "config.cfg", "--parallel.ep", 1, "--train.steps", 1]
+        bound = harness.command(1, run)
+        bound[bound.index("none")] = "core"
+        for command, warns in ((bound, True), (harness.command(1, run), False)):
+            done = subprocess.run(command, cwd=self.folder, env=harness.environment(), text=True,
+                                  capture_output=True, timeout=harness.LIMIT)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertEqual("mpirun --bind-to none" in done.stderr, warns, done.stderr)
+
+    # Protects: tasks that srun starts as jobs of their own are told so.
+    def test_singletons(self):
+        result = self.run_job(0, "train", "--config", "config.cfg", "--parallel.ep", 1,
+                              "--train.steps", 1,
+                              wrapper=["env", "SLURM_STEP_NUM_TASKS=4", "SLURM_PROCID=0"])
+        self.assertEqual(result.code, 0, result.text)
+        self.assertIn("started 4 tasks, but each of them is a job of one rank", result.err)
+        self.assertIn("srun --mpi=pmix", result.err)
 
     # Protects: threads that OMP_PROC_BIND pins use every core of the process, not the first one alone.
     def test_pinned_threads(self):

@@ -5,11 +5,12 @@ import shutil
 import signal
 import time
 
+import h5py
 import numpy as np
 
 import harness
 
-TIMEOUT = ["--run.step_timeout", "10 s"]
+TIMEOUT = [word for kind in ("step", "load", "save") for word in (f"--run.{kind}_timeout", "10 s")]
 LONG = ["train", "--config", "config.cfg", "--train.steps", 100000]
 TP_PP = ["--parallel.tp", 2, "--parallel.pp", 2, "--parallel.ep", 1]
 HOST = os.uname().nodename
@@ -44,7 +45,7 @@ class Stalls(harness.EndToEnd):
         self.assertEqual(missed[0][:2], (str(rank), HOST), out)
         self.assertIn(missed[0][4], groups, out)
         self.assertRegex(out, r"rank \d+ on \S+ waits for it there.*, in .*(step|save|evaluation|shard)")
-        self.assertEqual(out.count("run.step_timeout"), 1, out)
+        self.assertEqual(len(re.findall(r"run\.\w+_timeout ends the job", out)), 1, out)
 
     # Protects: in every kind of group, the message names the rank that stopped, and who waits where.
     def test_layouts(self):
@@ -66,6 +67,15 @@ class Stalls(harness.EndToEnd):
         out = self.stall(4, TP_PP, 0)
         self.assert_named(out, 0, {"tp", "pp", "stage", "ends", "world"})
         self.assertIn(f"[rank 3 {HOST}]", out)
+        self.assert_continues(4, TP_PP)
+
+    # Protects: where MPI lets one thread alone call it, the ranks of a host are still told apart.
+    def test_one_thread_of_mpi(self):
+        out = self.stall(4, [*TP_PP, "--run.mpi_threads", "serialized"], 2)
+        self.assert_named(out, 2, {"tp", "pp", "stage", "ends", "world"})
+        with h5py.File(self.folder / "run/trace.h5") as trace:
+            self.assertEqual(trace.attrs["mpi_threads"].decode(), "serialized")
+            self.assertTrue(trace.attrs["mpi_transport"].decode())
         self.assert_continues(4, TP_PP)
 
     # Protects: a rank that stops for a while, or a job that is suspended, is not killed for it.

@@ -32,7 +32,7 @@ constexpr std::int64_t kVocab = 257, kMaxSeq = 150, kNew = 9;
 constexpr std::int32_t kEos = 256;
 
 int generate(const config::Parsed& parsed, const comm::Communicator& world) {
-  comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
+  comm::Watchdog watchdog({}, world);
   const int code = cli::generate(parsed, world, watchdog);
   watchdog.close();
   return code;

@@ -16,7 +16,7 @@
 namespace moesaic::cli {
 
 int score(const config::Parsed& parsed, const comm::Communicator& world) {
-  comm::Watchdog watchdog(parsed.config.run.step_timeout, world);
+  comm::Watchdog watchdog({}, world);
   const int code = cli::score(parsed, world, watchdog);
   watchdog.close();
   return code;

@@ -125,7 +125,7 @@ class TrainFaults : public ::testing::Test {
     TaskIndex tasks;
     SavePolicy policy(config, kSteps);
     const comm::StopSignal signal;
-    comm::Watchdog watchdog(-1.0, mesh.world);
+    comm::Watchdog watchdog({}, mesh.world);
     Ran ran;
     try {
       train::run({.config = config,

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "comm/watchdog.h"
+
 namespace moesaic::comm {
 namespace {
 
@@ -47,6 +49,24 @@ TEST_F(DiagnosisTest, FollowsTheChain) {
   EXPECT_EQ(text(),
             "rank 3 on n3 has not arrived at all_reduce #812 of tp (ranks 2-3): it is in phase "
             "forward of step 41; rank 2 on n2 waits for it there, in phase forward of step 41");
+}
+
+// Protects: where a host alone is looked at, its own ranks are blamed first, others are not judged.
+TEST_F(DiagnosisTest, RanksOfOtherHosts) {
+  make(4);
+  for (const int rank : {2, 3}) {
+    standings.erase(rank);
+    hosts[static_cast<std::size_t>(rank)].clear();
+  }
+  wait(0, Group::kWorld, 9);
+  EXPECT_EQ(
+      text(),
+      "rank 1 on n1 has not arrived at all_reduce #9 of the world (ranks 0-3): it is in phase "
+      "forward of step 41; rank 0 on n0 waits for it there, in phase forward of step 41");
+  wait(1, Group::kWorld, 9);
+  EXPECT_NE(text().find("rank 2 on another host has not arrived at all_reduce #9"),
+            std::string::npos);
+  EXPECT_NE(text().find("it cannot be asked with run.mpi_threads = serialized"), std::string::npos);
 }
 
 // Protects: a silent rank counts as missing where others wait for it.
@@ -111,6 +131,13 @@ TEST(Members, Strided) {
   const Members every_second{.first = 1, .count = 3, .stride = 2};
   EXPECT_EQ(every_second.text(), "ranks 1, 3, 5");
   EXPECT_EQ((Members{.first = 0, .count = 64, .stride = 8}.text()), "ranks 0, 8, ..., 504");
+}
+
+// Protects: a file server that hangs for minutes does not end a job of short steps.
+TEST(Watchdog, AutomaticLimitOfAStep) {
+  EXPECT_EQ(automatic_step_limit({}), 600.0);
+  EXPECT_EQ(automatic_step_limit({0.1, 0.2, 0.3}), 600.0);
+  EXPECT_EQ(automatic_step_limit({100.0, 90.0, 5000.0}), 1000.0);
 }
 
 }  // namespace

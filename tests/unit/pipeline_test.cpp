@@ -116,6 +116,25 @@ TEST(Pipeline, ForwardAlone) {
   }
 }
 
+// Protects messages, whose tags do not count micro-batches: each chunk goes through them in order.
+TEST(Pipeline, MicroBatchesOfAChunkAscend) {
+  const auto check = [](const std::vector<PipelineStep>& order, const std::string& what) {
+    std::map<std::pair<Pass, int>, int> next;
+    for (const PipelineStep& step : order) {
+      EXPECT_EQ(step.micro_batch, next[std::make_pair(step.pass, step.chunk)]++) << what;
+    }
+  };
+  for (int stages = 1; stages <= 5; ++stages) {
+    for (int chunks = 1; chunks <= 4; ++chunks) {
+      const std::string what = std::to_string(stages) + " stages, " + std::to_string(chunks);
+      check(forward_order(stages, chunks, 7), what);
+      for (int stage = 0; stage < stages; ++stage) {
+        check(training_order(stage, stages, chunks, 3 * stages), what);
+      }
+    }
+  }
+}
+
 // Protects: layers and other things are shared out without gap or overlap, as evenly as can be.
 TEST(Shares, CoverEverythingOnce) {
   for (std::int64_t n = 0; n <= 13; ++n) {
