@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
+from needs import need
 
-from traces import text_list
+need("numpy", "h5py")
+
+import h5py  # noqa: E402
+
+from traces import text_list  # noqa: E402
 
 
 def read_documents(corpus):

@@ -11,10 +11,14 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
+from needs import need
 
-import figures
-from traces import fail, read_traces
+need("numpy", "h5py", "matplotlib")
+
+import numpy as np  # noqa: E402
+
+import figures  # noqa: E402
+from traces import fail, read_traces  # noqa: E402
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1150px; margin: 2em auto;

@@ -4,8 +4,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
-import numpy as np
+from needs import need
+
+need("numpy", "h5py")
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 @dataclass
