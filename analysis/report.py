@@ -74,7 +74,7 @@ def overlaid(traces):
     return [("loss", figures.loss(traces)),
             ("bits_per_byte", figures.bits_per_byte(traces)),
             ("throughput", figures.throughput(traces)),
-            ("learning_rate", figures.curves(traces, "lr", "Learning rate", "learning rate")),
+            ("learning_rate", figures.learning_rate(traces)),
             ("gradient_norm", figures.curves(traces, "grad_norm", "Gradient norm before clipping",
                                              "L2 norm", log=True))]
 

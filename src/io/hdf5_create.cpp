@@ -102,7 +102,6 @@ void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::
                              const Layout& layout) {
   make_dataset(id_, {path_, dataset}, string_type(widest(values)).id(), false, {std::ssize(values)},
                layout);
-  set_attribute(dataset, "_Encoding", std::string("utf-8"));
   write_strings(dataset, 0, values);
 }
 
@@ -110,7 +109,6 @@ void Hdf5File::create_strings(const std::string& dataset, std::int64_t width,
                               const Layout& layout) {
   make_dataset(id_, {path_, dataset}, string_type(static_cast<std::size_t>(width)).id(), false, {0},
                layout);
-  set_attribute(dataset, "_Encoding", std::string("utf-8"));
 }
 
 void Hdf5File::make_scale(const std::string& scale, const std::string& name) {
