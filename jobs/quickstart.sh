@@ -83,22 +83,35 @@ say "4/7 A sharded corpus, with documents held out"
 show_and_run "${launcher[@]}" "${program[@]}" tokenize --config "$root/configs/quickstart.cfg" \
   "${inputs[@]}" "${tasks[@]}" --tokenize.output "$out/corpus" "${tokenize_extra[@]}"
 
+# Of few documents none may be held out; then there is nothing to evaluate or score.
+held_out=$("$python" -c 'import json, sys
+print(sum(json.load(open(name)).get("tokens", 0) for name in sys.argv[1:]))' \
+  "$out"/corpus/heldout/corpus.json)
+eval_corpus=(--data.eval_corpus "$out/corpus/heldout")
+if [ "$held_out" -lt 512 ]; then  # two sequences
+  echo "Held out are $held_out tokens, too few to evaluate: give more documents (files, or lines of JSONL)"
+  eval_corpus=()
+fi
+
 say "5/7 Training"
 show_and_run "${launcher[@]}" "${program[@]}" train --config "$root/configs/quickstart.cfg" \
-  --data.corpus "$out/corpus/train" --data.eval_corpus "$out/corpus/heldout" \
-  --run.dir "$out/train" "${train_extra[@]}" || {
+  --data.corpus "$out/corpus/train" "${eval_corpus[@]}" --run.dir "$out/train" "${train_extra[@]}" || {
   code=$?
   [ $code -ne 75 ] || echo "Stopped with a checkpoint: the same command continues from it"
   exit $code
 }
 
-say "6/7 Scoring the held-out documents"
-show_and_run "${launcher[@]}" "${program[@]}" score --model.path "$out/train/checkpoints" \
-  --data.corpus "$out/corpus/heldout" --score.output "$out/scores.h5" --run.precision fp32
+if [ ${#eval_corpus[@]} -gt 0 ]; then
+  say "6/7 Scoring the held-out documents"
+  show_and_run "${launcher[@]}" "${program[@]}" score --model.path "$out/train/checkpoints" \
+    --data.corpus "$out/corpus/heldout" --score.output "$out/scores.h5" --run.precision fp32
+fi
 
 say "7/7 The report"
 "$python" "$root/analysis/report.py" "$out/train/trace.h5" -o "$out/report"
-"$python" "$root/analysis/compression.py" --scores "$out/scores.h5" --corpus "$out/corpus/heldout" \
-  --text "$text"
+if [ ${#eval_corpus[@]} -gt 0 ]; then
+  "$python" "$root/analysis/compression.py" --scores "$out/scores.h5" --corpus "$out/corpus/heldout" \
+    --text "$text"
+fi
 echo
 echo "Report: $out/report/index.html"

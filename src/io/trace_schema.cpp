@@ -152,8 +152,8 @@ void create_column(Hdf5File& file, const std::string& name, Stored stored, const
 void create_row_axis(Hdf5File& file, const std::string& axis, const std::string& long_name) {
   create_column(file, axis, Stored::kI8, {0}, false);
   describe(file, axis, "1", long_name);
-  file.make_scale(
-      axis, fmt::format("This is a netCDF dimension but not a netCDF variable.{:10}", 0));
+  file.make_scale(axis,
+                  fmt::format("This is a netCDF dimension but not a netCDF variable.{:10}", 0));
 }
 
 /// `rows` is the scale of the first axis: the first column itself, or one that is there.
