@@ -180,6 +180,17 @@ class Train(OnHosts):
         self.assertIn("restart 1 of at most 20", log(job))
         np.testing.assert_array_equal(losses("follow"), losses("reference"))
 
+    # Protects: the scripts find what they share, and the program, from any folder.
+    def test_submitted_from_elsewhere(self):
+        project = SHARED / "my project"
+        project.mkdir()
+        (project / "config.cfg").write_text(CONFIG)
+        finish(machine.submit("--cpus-per-task=1", SHARED / "slurm/train.sbatch", "config.cfg",
+                              "--data.corpus", SHARED / "corpus/train", "--run.dir", "elsewhere",
+                              "--train.steps", "20", folder=project))
+        np.testing.assert_array_equal(harness.column(project / "elsewhere/trace.h5", "step"),
+                                      np.arange(1, 21))
+
     # Protects: a more urgent job gets the hosts soon, and this one continues after it.
     def test_preempted(self):
         job, rank = self.started("preempted", *PATIENT)

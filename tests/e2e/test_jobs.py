@@ -65,7 +65,7 @@ class Jobs(unittest.TestCase):
     def test_quickstart_with_own_text(self):
         out = self.folder / "out"
         out.mkdir()
-        (self.folder / "text").mkdir()
+        (self.folder / "text").mkdir(mode=0o755)
         rows = self.folder / "text/rows.jsonl"
         harness.write_text(rows, 400, seed=3)
         user = []
@@ -74,7 +74,7 @@ class Jobs(unittest.TestCase):
             user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
         program = self.programs / "moesaic"  # fewer steps, and a vocabulary that so little text has
         program.write_text(f'#!/bin/bash\ncase $1 in\n'
-                           '  tokenize) set -- "$@" --tokenize.tokenizer byte --tokenize.vocab_size 0 ;;\n'
+                           '  tokenize) set -- "$@" --tokenize.tokenizer byte ;;\n'
                            '  train) set -- "$@" --train.tokens 4096 --train.batch 4 --model.d_model 32 ;;\n'
                            f'esac\nexec {harness.MOESAIC} "$@"\n')
         program.chmod(0o755)
