@@ -30,6 +30,18 @@ TOKEN_COLUMNS = ("input_ids", "tokens")
 TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 
 
+def files_below(folder, seen):
+    """Also those of linked folders, each once."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from files_below(path, seen)
+        elif path.suffix in SUFFIXES:
+            yield path
+
+
 def inputs_of(paths):
     """The files to read, in order; those of a folder by name."""
     files = []
@@ -37,7 +49,7 @@ def inputs_of(paths):
         if path.suffix == ".idx" or (not path.exists() and Path(f"{path}.bin").exists()):
             path = Path(f"{path.with_suffix('') if path.suffix == '.idx' else path}.bin")
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+            below = sorted(files_below(path, set()))
             if not below:
                 raise CorpusError(66, f"{path.resolve()} has no file that ends in {', '.join(SUFFIXES)}")
             files += below
@@ -255,6 +267,8 @@ def import_tokens(files, folder, options):
     else:
         raise CorpusError(64, "token ids need --vocab-size N, or --vocabulary CORPUS, a corpus that "
                               "`moesaic tokenize` made with the same tokenizer")
+    if options.eos >= vocabulary.vocab_size:
+        raise CorpusError(64, f"--eos {options.eos} is not in a vocabulary of {vocabulary.vocab_size}")
     if options.eos >= 0:
         vocabulary.eos_id = options.eos
     options.eos = vocabulary.eos_id
@@ -306,7 +320,8 @@ def main():
                         help=".npy: cut it every N tokens, not at eos")
     parser.add_argument("--shard-tokens", type=int, default=1 << 26, metavar="N",
                         help="a shard ends with the document that reaches them (default 64 Mi)")
-    parser.add_argument("--field", metavar="NAME", help="column to import (default: text, input_ids, tokens)")
+    parser.add_argument("--field", metavar="NAME",
+                        help="column to import (default: text, input_ids, tokens)")
     parser.add_argument("--id-field", default="id", metavar="NAME")
     parser.add_argument("--task-field", default="task", metavar="NAME")
     options = parser.parse_args()
@@ -317,7 +332,7 @@ def main():
     except CorpusError as error:
         print(f"import_corpus.py: {error}", file=sys.stderr)
         sys.exit(error.code)
-    except PermissionError as error:
+    except (FileNotFoundError, PermissionError) as error:
         print(f"import_corpus.py: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(66)
     except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's, where it closes a file

@@ -95,7 +95,8 @@ class Import(unittest.TestCase):
         np.testing.assert_array_equal(np.concatenate(found), tokens)
         self.assertIn("sound", self.moesaic("verify", "out"))
         shutil.rmtree(self.folder / "out")
-        found, _ = documents_of(self.imported("a.npy", "--vocab-size", 70000, "--document-length", 400000))
+        (self.folder / "linked").symlink_to(".")  # a folder below itself, looked through once
+        found, _ = documents_of(self.imported("linked", "--vocab-size", 70000, "--document-length", 400000))
         self.assertEqual([len(document) for document in found], [400000, 400000, 248584])
 
     # Protects: a corpus with another's vocabulary is tokenized text to train, and mixes with it.
@@ -121,6 +122,10 @@ class Import(unittest.TestCase):
         self.assert_refused(65, "f.npy", "float64", arguments=["f.npy", *sized])
         self.assert_refused(64, "--eos", arguments=["a.npy", "--vocab-size", 10])
         self.assert_refused(64, "--vocab-size", arguments=["m.bin"])
+        self.assert_refused(64, "--eos 10", arguments=["a.npy", "--vocab-size", 10, "--eos", 10])
+        (self.folder / "links").mkdir()
+        (self.folder / "links/gone.npy").symlink_to("nowhere")
+        self.assert_refused(66, "gone.npy", arguments=["links", *sized])
         self.assert_refused(66, "none.npy", arguments=["none.npy", *sized])
         harness.truncate(self.folder / "m.bin")
         self.assert_refused(65, "m.bin:3", "truncated", arguments=["m.bin", *sized])
