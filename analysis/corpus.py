@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-CHUNK_BYTES = 262144  # of a dataset, as in src/io/corpus_writer.cpp
+TOKEN_CHUNK, COLUMN_CHUNK = 16384, 2048  # bytes: samples are read from places all over a shard
+BUFFER = 1 << 18  # tokens that are gathered for one write
 
 
 class CorpusError(RuntimeError):
@@ -57,7 +58,7 @@ class Shard:
         kind = np.dtype("<u2" if vocabulary.vocab_size <= 65536 else "<u4")
         self.file = h5py.File(path, "w")
         self.data = self.file.create_dataset("tokens", (0,), kind, maxshape=(None,), fletcher32=True,
-                                             chunks=(CHUNK_BYTES // kind.itemsize,))
+                                             chunks=(TOKEN_CHUNK // kind.itemsize,))
 
     def append(self, tokens):
         self.data.resize((self.tokens + len(tokens),))
@@ -72,7 +73,7 @@ class Shard:
         self.content.update(offsets.astype("<i8").tobytes())
         for name, values, level in (("offsets", offsets, None),
                                     ("id", np.array(self.ids or [], "S"), 1)):
-            chunk = max(1, min(len(values), CHUNK_BYTES // values.dtype.itemsize))
+            chunk = max(1, COLUMN_CHUNK // values.dtype.itemsize)
             self.file.create_dataset(f"documents/{name}", data=values, fletcher32=True,
                                      chunks=(chunk,), maxshape=(None,), compression=level)
         vocabulary = self.vocabulary
@@ -121,7 +122,7 @@ class CorpusWriter:
             self.open = Shard(self.folder / f"{len(self.shards)}.h5", self.vocabulary)
         self.pieces.append(tokens)
         self.buffered += len(tokens)
-        if self.buffered >= CHUNK_BYTES:
+        if self.buffered >= BUFFER:
             self.flush()
 
     def flush(self):
