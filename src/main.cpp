@@ -26,6 +26,17 @@ moesaic::log::Level level_of(moesaic::config::LogLevel level) {
   return static_cast<moesaic::log::Level>(level);
 }
 
+// Every rank reads the same command line; under a launcher the first one says what is wrong with
+// it.
+bool speaks() {
+  for (const char* const name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* const rank = std::getenv(name); rank != nullptr) {
+      return std::string_view(rank) == "0";
+    }
+  }
+  return true;
+}
+
 // Jobs for the login node: they never start MPI.
 int run_without_mpi(const Parsed& parsed) {
   if (parsed.job == "plan") {
@@ -73,9 +84,7 @@ int main(int argc, char** argv) {
       return run_without_mpi(parsed);
     }
   } catch (const Error& error) {
-    // Every rank reads the same command line; under mpirun the first one speaks.
-    const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
-    if (rank == nullptr || std::string_view(rank) == "0") {
+    if (speaks()) {
       moesaic::log::error(error.what());
     }
     return static_cast<int>(error.code());

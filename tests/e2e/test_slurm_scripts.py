@@ -6,7 +6,9 @@ import subprocess
 import tempfile
 import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import harness
+
+ROOT = harness.ROOT
 
 # Each line of calls.txt is a program and its arguments; files say what the programs answer.
 FAKES = {
@@ -127,6 +129,18 @@ class SlurmScripts(unittest.TestCase):
         code, text = self.submit(MAX_RESTARTS="4", MOESAIC_RESTARTS="2", SLURM_RESTART_COUNT="1")
         self.assertEqual(code, 70)
         self.assertIn("submit it by hand to go on", text)
+
+
+class UsageErrors(unittest.TestCase):
+    # Protects: of thousands of ranks one says what is wrong with the command line, under any launcher.
+    def test_first_rank_speaks(self):
+        unset = {name: value for name, value in os.environ.items()
+                 if not name.startswith(("OMPI_", "PMI", "SLURM_"))}
+        for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+            for rank in (0, 3):
+                done = subprocess.run(harness.command(0, ["train", "--no.such", "1"]), text=True,
+                                      env={**unset, name: str(rank)}, capture_output=True)
+                self.assertEqual((done.returncode, "no.such" in done.stderr), (64, rank == 0), name)
 
 
 if __name__ == "__main__":
