@@ -75,9 +75,8 @@ def plot_curve(ax, steps, values, colour, label, exact=False):
         return
     far = apart(values, max(9, width))
     near = np.where(far, np.nan, values)
-    if exact:
-        shown = np.flatnonzero(~far)  # without gaps, which would hide a line between two points
-        ax.plot(steps[shown], values[shown], color=colour, label=label, linewidth=1.6,
+    if exact:  # without gaps, which would hide a line between two points
+        ax.plot(steps[~far], values[~far], color=colour, label=label, linewidth=1.6,
                 marker="o" if len(values) < 3 else None)
     else:
         ax.plot(steps, near, color=colour, alpha=0.25, linewidth=0.8)
@@ -99,7 +98,7 @@ def run_label(traces, trace, what=""):
     return ": ".join(part for part in (trace.name if len(traces) > 1 else "", what) if part)
 
 
-def curves(traces, name, title, ylabel, scale=1.0, log=False):
+def curves(traces, name, title, ylabel, log=False):
     """One line for each trace of a [step] array."""
     having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
               if trace.get(name) is not None and np.any(trace.get(name) != 0)]
@@ -107,7 +106,7 @@ def curves(traces, name, title, ylabel, scale=1.0, log=False):
         return None
     figure, ax = axes(title, ylabel)
     for trace, colour in having:
-        plot_curve(ax, trace.steps, trace.get(name) * scale, colour, trace.name)
+        plot_curve(ax, trace.steps, trace.get(name), colour, trace.name)
     if log:
         ax.set_yscale("log")
     if len(traces) > 1:
@@ -117,14 +116,14 @@ def curves(traces, name, title, ylabel, scale=1.0, log=False):
 
 def learning_rate(traces):
     """As it was: it is a function of the step, and a sudden change of it is no outlier."""
-    having = [trace for trace in traces if trace.get("lr") is not None and trace.get("lr").any()]
+    having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
+              if trace.get("lr") is not None and trace.get("lr").any()]
     if not having:
         return None
     figure, ax = axes("Learning rate", "learning rate")
-    for trace, colour in zip(traces, RUN_COLOURS * len(traces)):
-        if trace in having:
-            ax.plot(trace.steps, trace.get("lr"), color=colour, label=trace.name, linewidth=1.6,
-                    marker="o" if len(trace.steps) < 3 else None)
+    for trace, colour in having:
+        ax.plot(trace.steps, trace.get("lr"), color=colour, label=trace.name, linewidth=1.6,
+                marker="o" if len(trace.steps) < 3 else None)
     if len(traces) > 1:
         ax.legend()
     return figure
