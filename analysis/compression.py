@@ -5,13 +5,18 @@ usage: compression.py --scores scores.h5 --corpus HELDOUT_FOLDER --text TEXT_FOL
 """
 import argparse
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import h5py
+from needs import need
 
-from traces import text_list
+need("numpy", "h5py")
+
+import h5py  # noqa: E402
+
+from traces import text_list  # noqa: E402
 
 
 def read_documents(corpus):
@@ -43,6 +48,8 @@ def find_source(text, kind, name, size):
 
 
 def compressed_bits(program, data):
+    if shutil.which(program) is None:
+        return math.nan
     result = subprocess.run([program, "-9", "-c"], input=data, stdout=subprocess.PIPE, check=True)
     return 8 * len(result.stdout)
 
@@ -84,7 +91,7 @@ def main():
         bits = (model_bits(logprob[rows], vocab), compressed_bits("gzip", data),
                 compressed_bits("xz", data))
         print(f"  {group:<10} {len(data):9d} " +
-              " ".join(f"{value / len(data):8.3f}" for value in bits))
+              " ".join(f"{value / max(1, len(data)):8.3f}" for value in bits))
     print("  gzip and xz learn from the held-out text alone; the model has read the training text,")
     print("  and its own size is not counted.")
 

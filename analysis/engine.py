@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -264,13 +265,16 @@ class Engine:
         last = deque(maxlen=LAST_LINES)
         try:
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+                                  stderr=subprocess.STDOUT, text=True, errors="replace",
+                              start_new_session=True) as child:  # Ctrl-C would reach mpirun itself
                 try:
                     for line in child.stdout:
                         print(line, end="", file=sys.stderr, flush=True)
                         last.append(line)
                 except BaseException:
-                    child.terminate()  # it stops well, and what it has finished stays
+                    # It stops well, and what it has finished stays. After TERM, Open MPI would kill
+                    # ranks that are not done within a second.
+                    child.send_signal(signal.SIGUSR1)
                     child.communicate()
                     raise
         except OSError as error:

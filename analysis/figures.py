@@ -1,6 +1,12 @@
 """The figures of a report: each takes traces and returns a matplotlib figure, or None if the
 traces do not hold what it shows."""
-import matplotlib
+import warnings
+
+from needs import need
+
+need("numpy", "matplotlib")
+
+import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -16,7 +22,8 @@ PHASE_COLOURS = {"data": "#999999", "forward": "#56b4e9", "router": "#8c510a", "
                  "experts": "#0072b2", "combine": "#f0c060", "backward": "#009e73",
                  "grad_reduce": "#d55e00", "optimizer": "#cc79a7", "checkpoint": "#6a3d9a",
                  "eval": "#b2df8a", "other": "#dddddd"}
-MOST_COLUMNS = 400  # of a heat map or a stack: more steps are averaged
+MOST_COLUMNS = 400  # of a stack: more steps are averaged
+MOST_PIXELS = 200   # of a heat map, which would leave out what it has no pixel for
 
 
 def axes(title, ylabel, size=(8, 3.6)):
@@ -28,35 +35,70 @@ def axes(title, ylabel, size=(8, 3.6)):
     return figure, ax
 
 
-def smooth(values, window):
-    """Mean over the last `window` values; NaN values do not count."""
+def windows_of(values, width):
+    """For each value those around it, `width` (odd) in all: [value, width]; NaN beyond the ends."""
+    half = width // 2
+    padded = np.concatenate([np.full(half, np.nan), values, np.full(half, np.nan)])
+    return np.lib.stride_tricks.sliding_window_view(padded, width)
+
+
+def apart(values, width):
+    """Which values stand far outside of what their neighbours do, as the step of an evaluation."""
     known = np.isfinite(values)
-    total = np.cumsum(np.where(known, values, 0.0))
-    count = np.cumsum(known).astype(float)
-    total[window:] -= total[:-window].copy()
-    count[window:] -= count[:-window].copy()
+    if known.sum() < 5:
+        return np.zeros(len(values), bool)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # windows without a number
+        middle = np.nanmedian(windows_of(values, width), axis=1)
+        distance = np.abs(values - middle)
+        usual = np.nanmedian(windows_of(distance, width), axis=1)
+    return known & (distance > 8 * usual) & (distance > 0.2 * np.abs(middle))
+
+
+def smooth(values, width):
+    """Mean over the values around each, `width` (odd) in all; NaN values do not count."""
+    around = windows_of(values, width)
+    known = np.isfinite(around)
+    count = known.sum(axis=1)
+    total = np.where(known, around, 0.0).sum(axis=1)
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def plot_curve(ax, steps, values, colour, label):
-    """The raw values faintly, their running mean on top; markers where a line would not show."""
-    window = max(1, len(values) // 50)
-    marker = "o" if len(values) < 3 else None
-    if window > 1:
-        ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-    ax.plot(steps, smooth(values, window), color=colour, label=label, linewidth=1.6, marker=marker)
+def plot_curve(ax, steps, values, colour, label, exact=False):
+    """The raw values faintly, and the mean of those around on top; exact values as they are. What
+    stands apart is a point, and changes no mean."""
+    values = np.asarray(values, float)
+    width = 2 * (len(values) // 100) + 1
+    if width == 1 and not exact:
+        ax.plot(steps, values, color=colour, label=label, linewidth=1.6,
+                marker="o" if len(values) < 3 else None)
+        return
+    far = apart(values, max(9, width))
+    near = np.where(far, np.nan, values)
+    if exact:  # without gaps, which would hide a line between two points
+        ax.plot(steps[~far], values[~far], color=colour, label=label, linewidth=1.6,
+                marker="o" if len(values) < 3 else None)
+    else:
+        ax.plot(steps, near, color=colour, alpha=0.25, linewidth=0.8)
+        ax.plot(steps, smooth(near, width), color=colour, label=label, linewidth=1.6)
+    ax.plot(steps[far], values[far], ".", color=colour, markersize=4)
 
 
-def bins(steps, values):
-    """Averages neighbouring steps so that at most MOST_COLUMNS remain; axis 0 is step."""
-    width = -(-len(steps) // MOST_COLUMNS)
-    starts = np.arange(0, len(steps), width)
-    counts = np.diff(np.append(starts, len(steps)))
+def bins(steps, values, most=MOST_COLUMNS):
+    """Averages neighbouring steps so that at most so many remain; axis 0 is step."""
+    bounds = np.unique(np.linspace(0, len(steps), min(most, len(steps)) + 1).astype(int))
+    starts, counts = bounds[:-1], np.diff(bounds)
     means = np.add.reduceat(values.astype(float), starts, axis=0)
-    return steps[starts], means / counts.reshape((-1,) + (1,) * (values.ndim - 1))
+    middles = np.add.reduceat(steps.astype(float), starts) / counts
+    return middles, means / counts.reshape((-1,) + (1,) * (values.ndim - 1))
 
 
-def curves(traces, name, title, ylabel, scale=1.0, log=False):
+def run_label(traces, trace, what=""):
+    """A run's name stands in a legend where there are several."""
+    return ": ".join(part for part in (trace.name if len(traces) > 1 else "", what) if part)
+
+
+def curves(traces, name, title, ylabel, log=False):
     """One line for each trace of a [step] array."""
     having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
               if trace.get(name) is not None and np.any(trace.get(name) != 0)]
@@ -64,10 +106,26 @@ def curves(traces, name, title, ylabel, scale=1.0, log=False):
         return None
     figure, ax = axes(title, ylabel)
     for trace, colour in having:
-        plot_curve(ax, trace.steps, trace.get(name) * scale, colour, trace.name)
+        plot_curve(ax, trace.steps, trace.get(name), colour, trace.name)
     if log:
         ax.set_yscale("log")
-    ax.legend()
+    if len(traces) > 1:
+        ax.legend()
+    return figure
+
+
+def learning_rate(traces):
+    """As it was: it is a function of the step, and a sudden change of it is no outlier."""
+    having = [(trace, colour) for trace, colour in zip(traces, RUN_COLOURS * len(traces))
+              if trace.get("lr") is not None and trace.get("lr").any()]
+    if not having:
+        return None
+    figure, ax = axes("Learning rate", "learning rate")
+    for trace, colour in having:
+        ax.plot(trace.steps, trace.get("lr"), color=colour, label=trace.name, linewidth=1.6,
+                marker="o" if len(trace.steps) < 3 else None)
+    if len(traces) > 1:
+        ax.legend()
     return figure
 
 
@@ -78,14 +136,14 @@ def loss(traces):
         lm_loss = trace.get("lm_loss")
         total = trace.get("loss")
         if lm_loss is not None:
-            plot_curve(ax, trace.steps, lm_loss, colour, f"{trace.name}: language model")
+            plot_curve(ax, trace.steps, lm_loss, colour, run_label(traces, trace, "language model"))
         if total is not None and (lm_loss is None or not np.allclose(total, lm_loss)):
-            ax.plot(trace.steps, smooth(total, max(1, len(total) // 50)), color=colour,
-                    linestyle=":", label=f"{trace.name}: with auxiliary losses")
+            ax.plot(trace.steps, smooth(total, 2 * (len(total) // 100) + 1), color=colour,
+                    linestyle=":", label=run_label(traces, trace, "with auxiliary losses"))
         if trace.get("eval/loss") is not None:
             ax.plot(trace.get("eval/step"), trace.get("eval/loss"), "D--", color=colour,
                     markeredgecolor="white", markersize=7, linewidth=0.8,
-                    label=f"{trace.name}: held-out")
+                    label=run_label(traces, trace, "held-out"))
     ax.legend()
     return figure
 
@@ -102,7 +160,8 @@ def bits_per_byte(traces):
         ax.annotate(f"{values[-1]:.3f}", (trace.get("eval/step")[-1], values[-1]),
                     textcoords="offset points", xytext=(0, 8), ha="center", color=colour)
     ax.margins(y=0.15)
-    ax.legend()
+    if len(traces) > 1:
+        ax.legend()
     return figure
 
 
@@ -145,7 +204,7 @@ def phases(trace):
     share = time.sum(axis=0) / max(time.sum(), 1e-12)
     labels = [f"{trace.phases[i]}  {100 * share[i]:.1f} %" for i in order]
     if len(steps) > 2:
-        ax.stackplot(steps, time[:, order].T, colors=colours, labels=labels, linewidth=0)
+        ax.stackplot(steps, time[:, order].T, colors=colours, labels=labels, linewidth=0, step="mid")
     else:
         bottom = np.zeros(len(steps))
         for i, colour, label in zip(order, colours, labels):
@@ -187,9 +246,9 @@ def expert_load(trace):
     tokens = trace.get("expert_tokens")
     if tokens is None:
         return None
-    steps, tokens = bins(trace.steps, tokens)
+    tokens = bins(trace.steps, tokens, MOST_PIXELS)[1]
     state = trace.get("expert_state")
-    regular = np.ones_like(tokens) if state is None else bins(trace.steps, state == 1)[1]
+    regular = np.ones_like(tokens) if state is None else bins(trace.steps, state == 1, MOST_PIXELS)[1]
     mean = tokens.sum(axis=-1, keepdims=True) / np.maximum(regular.sum(axis=-1, keepdims=True), 1)
     load = np.where(regular > 0, tokens / np.where(mean > 0, mean, 1), np.nan)
     norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=max(2.0, float(np.nanpercentile(load, 99.5))))
@@ -197,7 +256,7 @@ def expert_load(trace):
     for i, ax in enumerate(panels):
         image = ax.imshow(load[:, i].T, aspect="auto", origin="lower", norm=norm,
                           cmap="RdBu_r", interpolation="nearest",
-                          extent=(steps[0] - 0.5, max(steps[-1], steps[0]) + 0.5,
+                          extent=(trace.steps[0] - 0.5, trace.steps[-1] + 0.5,
                                   -0.5, load.shape[2] - 0.5))
         ax.set_xlabel("step")
         ax.set_ylabel("expert")
@@ -318,7 +377,7 @@ def traffic(trace):
     figure, ax = axes("Tensors sent, by group of ranks (sum over ranks)", "MiB per step")
     for i in np.flatnonzero(values.any(axis=0)):
         plot_curve(ax, trace.steps, values[:, i] / 2**20, RUN_COLOURS[i % len(RUN_COLOURS)],
-                   GROUPS.get(groups[i], groups[i]))
+                   GROUPS.get(groups[i], groups[i]), exact=True)
     ax.set_ylim(bottom=0)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

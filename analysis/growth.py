@@ -8,9 +8,13 @@ smallest size. Below: peak memory of the process.
 import argparse
 from pathlib import Path
 
-from bench_table import read_rows
-from figures import RUN_COLOURS, plt
-from traces import fail
+from needs import need
+
+need("numpy", "h5py", "matplotlib")
+
+from bench_table import read_rows  # noqa: E402
+from figures import RUN_COLOURS, plt  # noqa: E402
+from traces import fail  # noqa: E402
 
 AXES = {"length": "tokens of a sequence", "experts": "routed experts (2 for each token)",
         "batch": "sequences of 512 tokens", "depth": "layers"}

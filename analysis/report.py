@@ -11,10 +11,14 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
+from needs import need
 
-import figures
-from traces import fail, read_traces
+need("numpy", "h5py", "matplotlib")
+
+import numpy as np  # noqa: E402
+
+import figures  # noqa: E402
+from traces import fail, read_traces  # noqa: E402
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1150px; margin: 2em auto;
@@ -70,7 +74,7 @@ def overlaid(traces):
     return [("loss", figures.loss(traces)),
             ("bits_per_byte", figures.bits_per_byte(traces)),
             ("throughput", figures.throughput(traces)),
-            ("learning_rate", figures.curves(traces, "lr", "Learning rate", "learning rate")),
+            ("learning_rate", figures.learning_rate(traces)),
             ("gradient_norm", figures.curves(traces, "grad_norm", "Gradient norm before clipping",
                                              "L2 norm", log=True))]
 

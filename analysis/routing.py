@@ -11,12 +11,16 @@ import argparse
 import html
 from pathlib import Path
 
-import numpy as np
+from needs import need
 
-import figures
-from report import STYLE, embed, table, write_page
-from traces import fail, open_hdf5, read_trace, text_list
-from vocabulary import pieces_of
+need("numpy", "h5py", "matplotlib")
+
+import numpy as np  # noqa: E402
+
+import figures  # noqa: E402
+from report import STYLE, embed, table, write_page  # noqa: E402
+from traces import fail, open_hdf5, read_trace, text_list  # noqa: E402
+from vocabulary import pieces_of  # noqa: E402
 
 NEXT, SPARE, DROPPED = 1, 2, 3
 FATES = ["", "next best", "spare", "dropped"]

@@ -8,10 +8,14 @@ import argparse
 import csv
 from pathlib import Path
 
-import numpy as np
+from needs import need
 
-from figures import RUN_COLOURS, plt
-from traces import fail
+need("numpy", "h5py", "matplotlib")
+
+import numpy as np  # noqa: E402
+
+from figures import RUN_COLOURS, plt  # noqa: E402
+from traces import fail  # noqa: E402
 
 
 def read_rows(path):

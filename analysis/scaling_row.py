@@ -12,10 +12,14 @@ import csv
 import sys
 from pathlib import Path
 
-import h5py
-import numpy as np
+from needs import need
 
-from traces import fail, read_trace
+need("numpy", "h5py")
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+
+from traces import fail, read_trace  # noqa: E402
 
 COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,dp,experts,batch,seq_len,repeat,steps,"
            "tokens_per_second,seconds_median,seconds_p10,seconds_p90,compute_s,comm_s,peak_bytes,"

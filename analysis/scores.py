@@ -11,7 +11,11 @@ import os
 from math import exp, nan
 from pathlib import Path
 
-from traces import fail, open_hdf5, text_list
+from needs import need
+
+need("numpy", "h5py")
+
+from traces import fail, open_hdf5, text_list  # noqa: E402
 
 COLUMNS = ("file", "id", "tokens", "logprob", "perplexity", "greedy")
 

@@ -4,8 +4,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
-import numpy as np
+from needs import need
+
+need("numpy", "h5py")
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 @dataclass
@@ -85,11 +89,11 @@ def read_arrays(file):
 
 def equal_lengths(arrays):
     """Where locks are off, an append may be seen half done: keep the rows that all arrays have."""
-    axes = {"layer", "expert", "choice", "phase", "task", "corpus", "rank", "group"}
+    axes = {"layer", "expert", "choice", "phase", "task", "corpus", "rank", "group",
+            "eval/evaluation", "events/event"}  # the last two have no values
     for group in ("", "eval/", "events/"):
         names = [name for name in arrays if name not in axes and name.startswith(group)
-                 and (group or "/" not in name) and arrays[name].ndim > 0
-                 and (group != "" or name not in ("eval_step", "eval/eval_step"))]
+                 and (group or "/" not in name) and arrays[name].ndim > 0]
         rows = min((len(arrays[name]) for name in names), default=0)
         for name in names:
             arrays[name] = arrays[name][:rows]

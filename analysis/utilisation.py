@@ -11,16 +11,20 @@ import csv
 import math
 from pathlib import Path
 
-import h5py
-import matplotlib
+from needs import need
+
+need("numpy", "h5py", "matplotlib")
+
+import h5py  # noqa: E402
+import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.ticker import PercentFormatter
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.ticker import PercentFormatter  # noqa: E402
 
-import figures
-from traces import fail, read_trace
+import figures  # noqa: E402
+from traces import fail, read_trace  # noqa: E402
 
 COLUMNS = ["policy", "capacity", "setting", "utilisation", "dropped", "rerouted", "to_spares",
            "max_over_mean", "loss_dropless", "loss_limited", "mutual_information",

@@ -7,8 +7,37 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 fail() {  # CODE MESSAGE...
   local code=$1
   shift
-  echo "$(basename "$0"): $*" >&2
+  echo "${script_name:-$(basename "$0")}: $*" >&2
   exit "$code"
+}
+
+# The site file: shell that loads modules and sets MOESAIC_RUN and MOESAIC_SRUN
+# (slurm/site.example.sh). Functions such as `module` know nothing of -e and -u.
+use_site() {
+  local options=$-
+  [ -n "${MOESAIC_SITE:-}" ] || return 0
+  [ -f "$MOESAIC_SITE" ] || fail 66 "MOESAIC_SITE: no file $(realpath -m "$MOESAIC_SITE")"
+  set +eu
+  # shellcheck disable=SC1090
+  source "$MOESAIC_SITE"
+  [[ $options != *e* ]] || set -e
+  [[ $options != *u* ]] || set -u
+}
+use_site
+read -ra site_srun <<<"${MOESAIC_SRUN:-}"  # more options of srun; of equal ones the last counts
+
+# Sets the array `program`: the command that is moesaic.
+set_program() {
+  if [ -n "${MOESAIC_RUN:-}" ]; then
+    read -ra program <<<"$MOESAIC_RUN"
+    command -v "${program[0]}" >/dev/null || fail 66 "MOESAIC_RUN: there is no program ${program[0]}"
+    return
+  fi
+  program=("${MOESAIC:-$root/build/release/moesaic}")
+  [ -n "${MOESAIC:-}" ] || [ -x "${program[0]}" ] || program=(build/release/moesaic)
+  [ -x "${program[0]}" ] || fail 66 "no program $(realpath -m "${program[0]}"): build it" \
+    "(cmake --preset release; cmake --build --preset release --target moesaic), or set MOESAIC= or" \
+    "MOESAIC_RUN= (slurm/README.md)"
 }
 
 need_value() {  # OPTION VALUE: an option that ends the command line has none
@@ -62,7 +91,7 @@ set_launcher() {  # RANKS
   if [ -n "${SLURM_JOB_ID:-}" ] && command -v srun >/dev/null; then
     # Since Slurm 22.05 srun does not take over --cpus-per-task by itself.
     launcher=(srun --mpi=pmix --ntasks="$ranks" --cpu-bind=cores
-      --cpus-per-task="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
+      --cpus-per-task="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}" "${site_srun[@]}")
     return
   fi
   command -v mpirun >/dev/null || fail 69 "no mpirun (Debian: openmpi-bin; module: openmpi)"
@@ -86,10 +115,27 @@ set_launcher() {  # RANKS
 
 say() { printf '\n== %s\n' "$*"; }
 
-# Shows a command as it can be typed again, then runs it.
+# Shows a command as it can be typed again, then runs it. Ctrl-C and TERM reach it as USR1, which
+# launchers pass on and leave it at, so that ranks have the time they need to save: after INT or
+# TERM, Open MPI kills them within seconds. A second Ctrl-C ends them at once.
 show_and_run() {
+  local child code=0 told=0 interrupted again=0
   printf '$'
   printf ' %q' "$@"
   printf '\n'
-  "$@"
+  setsid "$@" &
+  child=$!
+  trap 'told=1 interrupted=1; kill -USR1 "$child" 2>/dev/null' INT TERM HUP
+  while
+    interrupted=0 code=0
+    wait "$child" || code=$?
+    [ $interrupted -eq 1 ] && kill -0 "$child" 2>/dev/null
+  do :; done
+  trap - INT TERM HUP
+  if [ $interrupted -eq 1 ]; then  # it ended just then: the code above may be that of the trap
+    wait "$child" || again=$?
+    [ $again -eq 127 ] || code=$again
+  fi
+  [ $told -eq 0 ] || [ "$code" -ne 0 ] || exit 130  # done, but nothing more is wanted
+  return "$code"
 }

@@ -6,7 +6,8 @@
 #   --text DIR      your own text: files, or one folder for each kind of text
 #   --no-install    install nothing: list what is missing and exit 69 (clusters with modules)
 #   --short         a few training steps on little text, to see that everything works
-# A second run continues where the first one stopped. MOESAIC=PATH uses that program, unbuilt.
+# A second run continues where the first one stopped. MOESAIC=PATH uses that program, unbuilt;
+# MOESAIC_SITE=FILE names what a cluster needs (slurm/site.example.sh).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
     --text) need_value "$1" "${2:-}"; text=$2; shift 2 ;;
     --no-install) install=0; shift ;;
     --short) short=1; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail 64 "unknown option $1 (see --help)" ;;
   esac
 done
@@ -28,20 +29,21 @@ if [ -n "$text" ] && [ ! -d "$text" ]; then
 fi
 
 say "1/7 What is needed is installed"
-if [ $install -eq 1 ]; then
-  bash "$root/jobs/setup.sh"
-else
-  bash "$root/jobs/setup.sh" --check
-fi
+needed=()
+[ -n "$text" ] || needed+=(--texts)
+[ -z "${MOESAIC:-}${MOESAIC_RUN:-}" ] || needed+=(--no-build)
+[ $install -eq 1 ] || needed+=(--check)
+bash "$root/jobs/setup.sh" "${needed[@]}"
 python=$(find_python)
 set_launcher "$ranks"
 
 say "2/7 Build"
-if [ -z "${MOESAIC:-}" ]; then
+if [ -z "${MOESAIC:-}${MOESAIC_RUN:-}" ]; then
   (cd "$root" && cmake --preset release >/dev/null &&
     cmake --build --preset release --target moesaic)
   MOESAIC=$root/build/release/moesaic
 fi
+set_program
 
 # Options that --short adds: they come after the config file, and so win.
 tokenize_extra=() train_extra=() text_bytes=25000000
@@ -78,25 +80,38 @@ fi
 echo "$text"
 
 say "4/7 A sharded corpus, with documents held out"
-show_and_run "${launcher[@]}" "$MOESAIC" tokenize --config "$root/configs/quickstart.cfg" \
+show_and_run "${launcher[@]}" "${program[@]}" tokenize --config "$root/configs/quickstart.cfg" \
   "${inputs[@]}" "${tasks[@]}" --tokenize.output "$out/corpus" "${tokenize_extra[@]}"
 
+# Of few documents none may be held out; then there is nothing to evaluate or score.
+held_out=$("$python" -c 'import json, sys
+print(sum(json.load(open(name)).get("tokens", 0) for name in sys.argv[1:]))' \
+  "$out"/corpus/heldout/corpus.json)
+eval_corpus=(--data.eval_corpus "$out/corpus/heldout")
+if [ "$held_out" -lt 512 ]; then  # two sequences
+  echo "Held out are $held_out tokens, too few to evaluate: give more documents (files, or lines of JSONL)"
+  eval_corpus=()
+fi
+
 say "5/7 Training"
-show_and_run "${launcher[@]}" "$MOESAIC" train --config "$root/configs/quickstart.cfg" \
-  --data.corpus "$out/corpus/train" --data.eval_corpus "$out/corpus/heldout" \
-  --run.dir "$out/train" "${train_extra[@]}" || {
+show_and_run "${launcher[@]}" "${program[@]}" train --config "$root/configs/quickstart.cfg" \
+  --data.corpus "$out/corpus/train" "${eval_corpus[@]}" --run.dir "$out/train" "${train_extra[@]}" || {
   code=$?
   [ $code -ne 75 ] || echo "Stopped with a checkpoint: the same command continues from it"
   exit $code
 }
 
-say "6/7 Scoring the held-out documents"
-show_and_run "${launcher[@]}" "$MOESAIC" score --model.path "$out/train/checkpoints" \
-  --data.corpus "$out/corpus/heldout" --score.output "$out/scores.h5" --run.precision fp32
+if [ ${#eval_corpus[@]} -gt 0 ]; then
+  say "6/7 Scoring the held-out documents"
+  show_and_run "${launcher[@]}" "${program[@]}" score --model.path "$out/train/checkpoints" \
+    --data.corpus "$out/corpus/heldout" --score.output "$out/scores.h5" --run.precision fp32
+fi
 
 say "7/7 The report"
 "$python" "$root/analysis/report.py" "$out/train/trace.h5" -o "$out/report"
-"$python" "$root/analysis/compression.py" --scores "$out/scores.h5" --corpus "$out/corpus/heldout" \
-  --text "$text"
+if [ ${#eval_corpus[@]} -gt 0 ]; then
+  "$python" "$root/analysis/compression.py" --scores "$out/scores.h5" --corpus "$out/corpus/heldout" \
+    --text "$text"
+fi
 echo
 echo "Report: $out/report/index.html"

@@ -50,9 +50,7 @@ case "$grow" in '' | experts) ;; *) fail 64 "--grow '$grow': experts" ;; esac
 [ -f "$config" ] || fail 66 "no config file '$config'"
 [ "$steps" -gt 3 ] || fail 64 "--steps $steps: the first 3 are left out, so at least 4 are needed"
 
-binary=${MOESAIC:-$root/build/release/moesaic}
-[ -x "$binary" ] || fail 66 "no program $binary: build it (cmake --preset release; cmake --build" \
-  "--preset release) or set MOESAIC="
+set_program
 python=$(find_python)
 read -ra counts <<<"$(tr ' ' '\n' <<<"$counts" | sort -nu | tr '\n' ' ')"
 base=${base:-${counts[0]}}
@@ -119,7 +117,7 @@ fi
 if [ $submit -eq 1 ]; then
   ids=()
   for ranks in "${counts[@]}"; do
-    command="MOESAIC=$(printf %q "$binary") bash $(printf '%q ' "$root/jobs/scaling.sh" --mode "$mode" \
+    command="MOESAIC=$(printf %q "${MOESAIC:-${program[0]}}") bash $(printf '%q ' "$root/jobs/scaling.sh" --mode "$mode" \
       --ranks "$ranks" --base "$base" --repeat "$repeat" --steps "$steps" --threads "$threads" \
       ${grow:+--grow "$grow"} -o "$out/ranks-$ranks" "$config" "${extra[@]}")"
     ids+=("$(sbatch --parsable --ntasks="$ranks" --cpus-per-task="$threads" \
@@ -150,7 +148,7 @@ for ((k = 1; k <= repeat; k++)); do  # in turn, so that a busy hour of the machi
     run=$out/runs/$mode-$case-$k
     rm -rf "$run"
     say "$mode $case, $ranks ranks x $threads threads, run $k of $repeat"
-    show_and_run "${launcher[@]}" "$binary" train --config "$config" "${keys[@]}" --run.dir "$run" \
+    show_and_run "${launcher[@]}" "${program[@]}" train --config "$config" "${keys[@]}" --run.dir "$run" \
       --checkpoint.resume none --checkpoint.every 0 --checkpoint.every_minutes 0
     "$python" "$root/analysis/scaling_row.py" row "$run" --mode "$mode" --ranks "$ranks" \
       --threads "$threads" --nodes "${SLURM_JOB_NUM_NODES:-1}" --repeat "$k" \

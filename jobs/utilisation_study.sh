@@ -26,8 +26,7 @@ done
 [ -n "$out" ] || fail 64 "-o DIR is missing"
 [ -d "$corpus/train" ] || fail 66 "no corpus in $corpus/train: run jobs/quickstart.sh, or name one with --corpus"
 jobs=${jobs:-$(usable_cores)}
-MOESAIC=${MOESAIC:-$root/build/release/moesaic}
-[ -x "$MOESAIC" ] || fail 66 "no program $MOESAIC: build it (cmake --preset release; cmake --build --preset release)"
+set_program
 python=$(find_python)
 mkdir -p "$out/runs"
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -53,7 +52,7 @@ declare -A capacities=(
 score() {  # RUN NAME KEYS...
   local run=$1 name=$2
   shift 2
-  "$MOESAIC" score --model.path "$run/train/checkpoints" --data.corpus "$corpus/heldout" \
+  "${program[@]}" score --model.path "$run/train/checkpoints" --data.corpus "$corpus/heldout" \
     --score.output "$run/$name" --score.shards 0/4 --run.precision fp32 "$@" >>"$run/log.txt" 2>&1
 }
 
@@ -64,7 +63,7 @@ one_run() {  # NAME FACTOR KEYS...
   shift 2
   [ ! -e "$run/done" ] || return 0
   mkdir -p "$run"
-  "$MOESAIC" train --config "$root/configs/utilisation.cfg" --data.corpus "$corpus/train" \
+  "${program[@]}" train --config "$root/configs/utilisation.cfg" --data.corpus "$corpus/train" \
     --run.dir "$run/train" --train.steps "$steps" --checkpoint.keep 1 "$@" >"$run/log.txt" 2>&1 &&
     score "$run" dropless &&
     { [ "$factor" = 0 ] || score "$run" limited --router.capacity 0 \

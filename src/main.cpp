@@ -31,23 +31,23 @@ moesaic::log::Level level_of(moesaic::config::LogLevel level) {
   return static_cast<moesaic::log::Level>(level);
 }
 
+// Every rank reads the same command line; under a launcher the first one says what is wrong with
+// it.
+bool speaks() {
+  for (const char* const name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* const rank = std::getenv(name); rank != nullptr) {
+      return std::string_view(rank) == "0";
+    }
+  }
+  return true;
+}
+
 // Jobs for the login node: they never start MPI.
 int run_without_mpi(const Parsed& parsed) {
   if (parsed.job == "plan") {
     return moesaic::cli::plan(parsed);
   }
   return moesaic::cli::verify(parsed.arguments);
-}
-
-// Every rank reads the same command line; of those that a launcher has started the first one
-// speaks.
-bool speaks() {
-  for (const char* const name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* const rank = std::getenv(name)) {
-      return std::string_view(rank) == "0";
-    }
-  }
-  return true;
 }
 
 int run_with_mpi(const Parsed& parsed) {

@@ -97,7 +97,7 @@ class Hdf5File {
   template <class T>
   void write_all(const std::string& dataset, const Extents& extents, std::span<const T> values);
   // Strings are stored in the width of the longest one (`width`, in bytes, where they come later).
-  // The attribute _Encoding lets xarray decode them.
+  // No attribute _Encoding: netCDF4 decodes them by itself, and xarray would do so once more.
   void write_strings(const std::string& dataset, const std::vector<std::string>& values,
                      const Layout& layout);
   void write_strings(const std::string& dataset, const std::vector<std::string>& values) {

@@ -106,7 +106,6 @@ void Hdf5File::write_strings(const std::string& dataset, const std::vector<std::
   keep_open(dataset, make_dataset(id_, {path_, dataset, id_}, string_type(widest(values)).id(),
                                   false, {std::ssize(values)}, layout)
                          .release());
-  set_attribute(dataset, "_Encoding", std::string("utf-8"));
   write_strings(dataset, 0, values);
 }
 
@@ -116,7 +115,6 @@ void Hdf5File::create_strings(const std::string& dataset, std::int64_t width,
             make_dataset(id_, {path_, dataset, id_},
                          string_type(static_cast<std::size_t>(width)).id(), false, {0}, layout)
                 .release());
-  set_attribute(dataset, "_Encoding", std::string("utf-8"));
 }
 
 void Hdf5File::make_scale(const std::string& scale, const std::string& name) {

@@ -1,5 +1,7 @@
 #include "io/trace_schema.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <numeric>
@@ -145,10 +147,19 @@ void create_column(Hdf5File& file, const std::string& name, Stored stored, const
   }
 }
 
+/// The rows of /eval or /events: an axis without values, in the form of netCDF. With one name for
+/// axes of different lengths, xarray could not open all groups together.
+void create_row_axis(Hdf5File& file, const std::string& axis, const std::string& long_name) {
+  create_column(file, axis, Stored::kI8, {0}, false);
+  describe(file, axis, "1", long_name);
+  file.make_scale(axis,
+                  fmt::format("This is a netCDF dimension but not a netCDF variable.{:10}", 0));
+}
+
+/// `rows` is the scale of the first axis: the first column itself, or one that is there.
 template <class Row>
 void create_columns(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
-                    const TraceAxes& axes) {
-  const std::string first = columns.front().name;
+                    const TraceAxes& axes, const std::string& rows) {
   for (const TraceColumn<Row>& column : columns) {
     Extents extents{0};
     for (const std::string& axis : column.axes) {
@@ -159,11 +170,11 @@ void create_columns(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns
     }
     create_column(file, column.name, column.stored, extents, column.grows());
     describe(file, column.name, column.units, column.long_name);
-    if (column.name == first) {
-      file.make_scale(first, "step");
+    if (column.name == rows) {
+      file.make_scale(rows, "step");
       continue;
     }
-    file.attach_scale(column.name, first, 0);
+    file.attach_scale(column.name, rows, 0);
     for (std::size_t i = 0; i < column.axes.size(); ++i) {
       file.attach_scale(column.name, "/" + column.axes[i], static_cast<int>(i) + 1);
     }
@@ -207,14 +218,15 @@ void write_scales(Hdf5File& file, const TraceAxes& axes) {
 }
 
 void create_events(Hdf5File& file) {
+  create_row_axis(file, "/events/event", "an event");
   create_column(file, "/events/step", Stored::kI8, {0}, false);
-  file.make_scale("/events/step", "step");
+  file.attach_scale("/events/step", "/events/event", 0);
   describe(file, "/events/step", "1", "step of the event");
   const std::pair<const char*, std::int64_t> texts[] = {{"/events/kind", 32},
                                                         {"/events/message", kMessageBytes}};
   for (const auto& [name, width] : texts) {
     file.create_strings(name, width, {.chunk = {64}, .unlimited = true});
-    file.attach_scale(name, "/events/step", 0);
+    file.attach_scale(name, "/events/event", 0);
   }
   describe(file, "/events/kind", "1", "kind of the event");
   describe(file, "/events/message", "1", "what happened");
@@ -249,8 +261,9 @@ void write_trace_skeleton(Hdf5File& file, const TraceAxes& axes) {
   file.set_attribute("/", "version", kTraceVersion);
   write_trace_attributes(file, axes);
   write_scales(file, axes);
-  create_columns(file, trace_columns(), axes);
-  create_columns(file, eval_columns(), axes);
+  create_columns(file, trace_columns(), axes, "/step");
+  create_row_axis(file, "/eval/evaluation", "an evaluation");
+  create_columns(file, eval_columns(), axes, "/eval/evaluation");
   create_events(file);
 }
 

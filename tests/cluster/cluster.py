@@ -138,9 +138,9 @@ class Cluster:
     def idle(self):
         return len(run("sinfo", "--noheader", "--Node", "--states=idle", "--partition=main").splitlines())
 
-    def submit(self, *arguments):
-        """Puts a script into the queue, from the shared folder; returns the job's number."""
-        result = subprocess.run(["sbatch", "--parsable", *map(str, arguments)], cwd=SHARED,
+    def submit(self, *arguments, folder=SHARED):
+        """Puts a script into the queue, from a folder; returns the job's number."""
+        result = subprocess.run(["sbatch", "--parsable", *map(str, arguments)], cwd=folder,
                                 capture_output=True, text=True)
         if result.returncode != 0:
             raise RuntimeError(result.stderr)

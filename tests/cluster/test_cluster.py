@@ -112,7 +112,8 @@ def set_up_shared_folder():
     """What a user has: a clone with its build, a config, a corpus."""
     (SHARED / "build/release").mkdir(parents=True)
     harness.MOESAIC = shutil.copy(harness.MOESAIC, SHARED / "build/release/moesaic")
-    shutil.copytree(harness.ROOT / "slurm", SHARED / "slurm")
+    for folder in ("slurm", "jobs"):
+        shutil.copytree(harness.ROOT / folder, SHARED / folder)
     (SHARED / "standing.sh").write_text(STANDING)
     (SHARED / "standing.sh").chmod(0o755)
     harness.build_faults(SHARED / "faults.so")
@@ -161,6 +162,34 @@ class Train(OnHosts):
         go_on(rank)
         self.assert_continued(job, "signalled")
         self.assertIn("exit code 75: back into the queue", log(job))
+
+    # Protects: a job that may not go back into the queue is followed by one like it, in the same log.
+    def test_not_requeued(self):
+        options = ["--no-requeue", "--job-name=follow", "--time=30",
+                   *standing("follow/checkpoints/step-????????/manifest.json")]
+        job = train("follow", *PATIENT, options=options)
+        rank = stopped_rank(job)
+        run("scancel", "--signal=USR1", job)
+        wait_for(lambda: is_told(rank), "the signal", lambda: log(job))
+        go_on(rank)
+        found = wait_for(lambda: re.search(r"job (\d+) goes on when this one has ended", log(job)),
+                         "a job that follows", lambda: log(job))
+        finish(int(found[1]))
+        facts = machine.job(int(found[1]))
+        self.assertEqual((facts["JobName"], facts["TimeLimit"]), ("follow", "00:30:00"))
+        self.assertIn("restart 1 of at most 20", log(job))
+        np.testing.assert_array_equal(losses("follow"), losses("reference"))
+
+    # Protects: the scripts find what they share, and the program, from any folder.
+    def test_submitted_from_elsewhere(self):
+        project = SHARED / "my project"
+        project.mkdir()
+        (project / "config.cfg").write_text(CONFIG)
+        finish(machine.submit("--cpus-per-task=1", SHARED / "slurm/train.sbatch", "config.cfg",
+                              "--data.corpus", SHARED / "corpus/train", "--run.dir", "elsewhere",
+                              "--train.steps", "20", folder=project))
+        np.testing.assert_array_equal(harness.column(project / "elsewhere/trace.h5", "step"),
+                                      np.arange(1, 21))
 
     # Protects: a more urgent job gets the hosts soon, and this one continues after it.
     def test_preempted(self):

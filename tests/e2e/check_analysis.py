@@ -18,7 +18,9 @@ if missing:
     sys.exit(77)
 
 sys.path.insert(0, str(ROOT / "analysis"))
+import figures  # noqa: E402
 import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 import traces  # noqa: E402
 import vocabulary  # noqa: E402
 
@@ -82,6 +84,58 @@ class Analysis(unittest.TestCase):
                 trace = traces.read_trace(path)
         self.assertEqual(release.call_count, 1)
         self.assertEqual(list(trace.steps), [1, 2, 3, 4])
+
+    def made(self, steps, name="run", **arrays):
+        """A trace in memory, of steps 1, 2, ..."""
+        arrays = {"step": np.arange(1, steps + 1), **arrays}
+        return traces.Trace(Path("t.h5"), name, {}, arrays, layers=[1], groups=["dp"])
+
+    def test_learning_rate_is_exact(self):
+        """The learning rate has its peak where it was."""
+        steps = np.arange(1, 501)
+        rate = np.where(steps <= 60, steps / 60, 60 / steps)
+        (line,) = figures.learning_rate([self.made(500, lr=rate)]).axes[0].lines
+        np.testing.assert_array_equal(line.get_xdata(), steps)
+        np.testing.assert_array_equal(line.get_ydata(), rate)
+
+    def test_outliers_are_points(self):
+        """The step of an evaluation is a point beside the curve, and changes no mean around it."""
+        values = 1 + 0.01 * (np.arange(500) % 3)
+        values[[249, 399]] = 20.0
+        trace = self.made(500, traffic=values[:, None] * 2**20, rank_seconds=values[:, None])
+        for figure in (figures.traffic(trace), figures.rank_seconds(trace)):
+            *curves, points = figure.axes[0].lines
+            self.assertEqual(points.get_xdata().tolist(), [250, 400])
+            self.assertEqual(points.get_ydata().tolist(), [20, 20])
+            self.assertTrue(all(np.nanmax(line.get_ydata()) < 1.03 for line in curves))
+
+    def test_mean_stands_over_its_steps(self):
+        """A step in a noisy curve stays where it is: the mean is of both sides."""
+        values = np.where(np.arange(1, 401) > 200, 3.0, 2.0)
+        mean = figures.curves([self.made(400, grad_norm=values)], "grad_norm", "", "").axes[0].lines[1]
+        self.assertAlmostEqual(np.interp(200.5, mean.get_xdata(), mean.get_ydata()), 2.5)
+
+    def test_legends_name_runs_where_there_are_several(self):
+        values = np.linspace(3, 2, 20)
+        one, other = (self.made(20, name, lm_loss=values, grad_norm=values) for name in ("a", "b"))
+        self.assertIsNone(figures.curves([one], "grad_norm", "", "").axes[0].get_legend())
+
+        def names(figure):
+            return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+        self.assertEqual(names(figures.loss([one])), ["language model"])
+        self.assertEqual(names(figures.loss([one, other])), ["a: language model", "b: language model"])
+        self.assertEqual(names(figures.curves([one, other], "grad_norm", "", "")), ["a", "b"])
+
+    def test_load_map_leaves_no_step_out(self):
+        """One step of 1000 in which an expert took all shows in the map."""
+        tokens = np.full((1000, 1, 4), 10)
+        tokens[501, 0] = [40, 0, 0, 0]
+        image = figures.expert_load(self.made(1000, expert_tokens=tokens)).axes[0].images[0]
+        shown = image.get_array()
+        self.assertEqual(shown.shape, (4, 200))
+        np.testing.assert_allclose(shown[0], np.where(np.arange(200) == 100, 1.6, 1.0))
+        self.assertEqual(tuple(image.get_extent()), (0.5, 1000.5, -0.5, 3.5))
 
     def test_report_refuses_other_files(self):
         """Not a trace: exit 65, and a missing one 66, with its absolute path."""
