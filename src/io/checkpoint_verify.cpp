@@ -4,6 +4,7 @@
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -43,12 +44,12 @@ std::vector<std::string> verify_checkpoint(const std::filesystem::path& path) {
           std::vector<float> values(static_cast<std::size_t>(volume(block.extent)));
           reader.read(name, block.offset, block.extent, values);
         } catch (const Error& error) {
-          problems.emplace_back(error.what());
+          add_problem(problems, error);
         }
       }
     }
   } catch (const Error& error) {
-    problems.emplace_back(error.what());
+    add_problem(problems, error);
   }
   return problems;
 }

@@ -8,6 +8,7 @@
 #include "io/corpus_shard.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -20,7 +21,7 @@ void note(std::vector<std::string>& problems, F&& check) {
   try {
     check();
   } catch (const Error& error) {
-    problems.emplace_back(error.what());
+    add_problem(problems, error);
   }
 }
 

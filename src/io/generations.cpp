@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -205,7 +206,7 @@ std::vector<std::string> verify_generations(const fs::path& path) {
                          [](std::uint8_t r) { return r < kReasons.size(); }),
              "/documents/reason has unknown entries");
     } catch (const Error& error) {
-      problems.emplace_back(error.what());
+      add_problem(problems, error);
     }
   });
   return problems;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/routing_schema.h"
 
 namespace moesaic::io {
@@ -162,7 +163,9 @@ std::vector<std::string> verify_routing(const std::filesystem::path& file) {
   try {
     return hdf5_run([&] { return problems_of(Hdf5File::open(file)); });
   } catch (const Error& error) {
-    return {error.what()};
+    std::vector<std::string> problems;
+    add_problem(problems, error);
+    return problems;
   }
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/scores.h"
 
 namespace moesaic::io {
@@ -155,7 +156,7 @@ Problems verify_file(const fs::path& path) {
       }
     }
   } catch (const Error& error) {
-    problems.emplace_back(error.what());
+    add_problem(problems, error);
   }
   for (std::string& problem : problems) {
     if (!problem.starts_with(path.string())) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/trace.h"
 #include "io/trace_schema.h"
 
@@ -250,7 +251,9 @@ std::vector<std::string> verify_trace(const std::filesystem::path& file) {
   try {
     return hdf5_run([&] { return problems_of(Hdf5File::open(file)); });
   } catch (const Error& error) {
-    return {error.what()};
+    std::vector<std::string> problems;
+    add_problem(problems, error);
+    return problems;
   }
 }
 
