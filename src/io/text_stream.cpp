@@ -5,6 +5,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -85,8 +86,20 @@ std::size_t TextStream::State::read_zstd(std::span<char> block) {
 }
 
 std::string packing_of(const std::filesystem::path& file) {
-  const std::string extension = file.extension().string();
-  return extension == ".gz" || extension == ".zst" ? extension.substr(1) : "";
+  std::array<unsigned char, 4> start{};
+  const std::unique_ptr<std::FILE, CloseFile> in(std::fopen(file.c_str(), "rb"));
+  if (in && std::fread(start.data(), 1, start.size(), in.get()) < start.size()) {
+    start = {};
+  }
+  if (start[0] == 0x1F && start[1] == 0x8B) {
+    return "gz";
+  }
+  const bool skippable = (start[0] & 0xF0U) == 0x50 && start[1] == 0x2A;  // a frame without text
+  if ((start[0] == 0x28 && start[1] == 0xB5 && start[2] == 0x2F && start[3] == 0xFD) ||
+      (skippable && start[2] == 0x4D && start[3] == 0x18)) {
+    return "zst";
+  }
+  return file.extension() == ".zst" ? "zst" : "";  // damaged
 }
 
 TextStream::TextStream(const std::filesystem::path& file) : state_(std::make_unique<State>()) {
@@ -103,6 +116,9 @@ TextStream::TextStream(const std::filesystem::path& file) : state_(std::make_uni
   }
   if (packing == "zst") {
     state_->zstd.reset(ZSTD_createDStream());
+    // Windows as large as `zstd --long=31` makes, of 2 GiB; memory grows with what is in them.
+    ZSTD_DCtx_setParameter(state_->zstd.get(), ZSTD_d_windowLogMax,
+                           ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
     state_->packed.resize(ZSTD_DStreamInSize());
   }
 }
