@@ -122,9 +122,12 @@ std::string schema_of(const fs::path& file) {
 Verdict judge_trace(const fs::path& file) {
   Verdict verdict{"trace", io::verify_trace(file)};
   if (verdict.problems.empty()) {
-    const std::int64_t steps =
-        io::hdf5_run([&] { return io::Hdf5File::open(file).extents("/step").at(0); });
-    verdict.what = fmt::format("trace, {} steps", steps);
+    const auto targets =
+        io::hdf5_run([&] { return io::Hdf5File::open(file).read_all<std::int64_t>("/targets"); });
+    const auto empty = std::count(targets.begin(), targets.end(), 0);
+    verdict.what =
+        fmt::format("trace, {} steps{}", targets.size(),
+                    empty > 0 ? fmt::format(", {} of them without a target", empty) : "");
   }
   return verdict;
 }

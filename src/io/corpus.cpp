@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kOpenShards = 8;  // bounds the memory, whatever the corpus
+constexpr std::size_t kOpenShards = 16;  // bounds the memory, whatever the corpus
 
 std::string absolute_name(const fs::path& path) {
   return fs::absolute(path).lexically_normal().string();

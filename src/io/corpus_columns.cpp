@@ -12,7 +12,7 @@ namespace moesaic::io {
 namespace {
 
 constexpr std::int64_t kContiguousRows = 256;  // read at once where there are no chunks
-constexpr std::int64_t kKeptRows = 65536;
+constexpr std::int64_t kKeptRows = 16384;
 
 [[noreturn]] void refuse_texts(const Hdf5File& file, const std::string& name) {
   throw Error(Exit::kBadData,

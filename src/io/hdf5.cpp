@@ -27,7 +27,9 @@ void check_magic(const std::filesystem::path& file) {
     fail_hdf5(Exit::kNoInput, absolute, "", "is a folder, not an HDF5 file", "");
   }
   errno = 0;
-  std::ifstream in(file, std::ios::binary);
+  std::ifstream in;
+  in.rdbuf()->pubsetbuf(nullptr, 0);  // else 8 KiB are read for the 8 bytes
+  in.open(file, std::ios::binary);
   if (!in) {
     fail_hdf5(Exit::kNoInput, absolute, "", "cannot be read", std::strerror(errno));
   }

@@ -156,9 +156,9 @@ TextKind kind_of(const fs::path& file) {
   const std::string_view format = format_of(start);
   if (!format.empty() || start.find('\0') != start.npos) {
     kind.is = TextKind::Is::kBinary;
-    kind.reason = fmt::format("is {}, not text: {}",
-                              format.empty() ? "binary data (it has NUL bytes)" : format,
-                              remedy_of(format, file));
+    kind.reason = fmt::format(
+        "is {}, not text{}: {}", format.empty() ? "binary data (it has NUL bytes)" : format,
+        format.ends_with("UTF-16") ? " in UTF-8" : "", remedy_of(format, file));
   } else if (is_named_lines(file)) {
     kind.is = TextKind::Is::kLines;
   } else if (extension_of(file) == ".json") {
