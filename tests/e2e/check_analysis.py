@@ -70,6 +70,14 @@ class Analysis(unittest.TestCase):
         self.report(self.trace("fewer.h5", "--steps", 4, "--threshold"))
         self.assertTrue((self.dir / "report/experts_per_token.png").is_file())
 
+    def test_report_of_steps_without_targets(self):
+        """A loss of nothing is told of."""
+        path = self.trace("some.h5", "--steps", 4)
+        self.assertNotIn("had no target", self.report(path))
+        with h5py.File(path, "a") as file:
+            file["targets"][1:3] = 0
+        self.assertIn("2 of 4 steps had no target", self.report(path))
+
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""
         path = self.trace("busy.h5", "--steps", 4)
