@@ -77,8 +77,10 @@ std::int64_t find_in(ColumnBlocks& column, const Hdf5File& file, std::int64_t le
   std::int64_t low_entry = 0, high_entry = last_entry;
   for (int tried = 0; high - low > 1; ++tried) {
     constexpr int kGuesses = 4;  // then by halves, however the entries are spread
-    const double share = static_cast<double>(value - low_entry) /
-                         static_cast<double>(std::max<std::int64_t>(1, high_entry - low_entry));
+    const double share =
+        std::clamp(static_cast<double>(value - low_entry) /
+                       static_cast<double>(std::max<std::int64_t>(1, high_entry - low_entry)),
+                   0.0, 1.0);
     const auto guess =
         tried < kGuesses ? low + static_cast<std::int64_t>(share * static_cast<double>(high - low))
                          : low + (high - low) / 2;

@@ -124,6 +124,23 @@ TEST(TokenizeCost, RefusesEmptyInput) {
   dir.world.barrier();
 }
 
+// A vocabulary that the text cannot fill is said to be smaller than what was asked for.
+TEST(TokenizeCost, SaysThatAVocabularyIsSmall) {
+  const SharedDir dir;
+  write(dir, "t.txt", "a few words and a few words more, over and over: words, words, words");
+  config::Config config = config_for(dir, "t.txt");
+  config.tokenize.tokenizer = "train";
+  config.tokenize.vocab_size = 30000;
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(tokenize(config, dir.world), 0);
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_LT(io::Corpus::open(config.tokenize.output).info().vocab_size, 30000);
+  if (dir.world.is_root()) {
+    EXPECT_NE(told.find("smaller than tokenize.vocab_size = 30000"), std::string::npos) << told;
+  }
+  dir.world.barrier();
+}
+
 // A text is bounded while it is read; on_error=skip leaves it out.
 TEST(TokenizeCost, BoundsDocuments) {
   const SharedDir dir;
