@@ -135,10 +135,8 @@ def facts(trace):
 
 def unmeasured(trace):
     """One line where steps had nothing to predict."""
-    targets = trace.get("targets")
-    empty = 0 if targets is None else int((targets == 0).sum())
-    return f"<p><b>{empty} of {len(targets)} steps had no target: their loss of 0 is no measure.</b></p>" \
-        if empty else ""
+    empty = sum(kind == "no_targets" for _, kind, _ in trace.events)
+    return f"<p><b>Steps without a target: {empty}. Their loss of 0 is no measure.</b></p>" if empty else ""
 
 
 def missing(trace):

@@ -34,7 +34,7 @@ std::string too_short(const config::Config& config, const io::CorpusInfo& info) 
 constexpr const char* kNoTarget =
     "has nothing to predict: it is all first tokens of documents, and contexts";
 
-void check_samples(const config::Config& config, train::Corpora& corpora) {
+void check_samples(const config::Config& config, const train::Corpora& corpora) {
   const std::vector<std::int64_t> counts = corpora.samples();
   std::int64_t total = 0;
   for (const std::int64_t count : counts) {
@@ -55,6 +55,10 @@ void check_samples(const config::Config& config, train::Corpora& corpora) {
                       config.data.corpus[c], weights[c], too_short(config, corpora.info(c))));
     }
   }
+}
+
+void check_training_targets(const config::Config& config, train::Corpora& corpora) {
+  const std::vector<std::int64_t> counts = corpora.samples();
   for (std::size_t c = 0; c < counts.size(); ++c) {
     for (std::int64_t i = 0; i < counts[c]; ++i) {
       if (corpora.has_target({c, i})) {
@@ -66,7 +70,7 @@ void check_samples(const config::Config& config, train::Corpora& corpora) {
               fmt::format("data.corpus: {} {}", join(config.data.corpus, ", "), kNoTarget));
 }
 
-void check_evaluation(const config::Config& config, train::Corpora& corpora) {
+void check_evaluation(const config::Config& config, const train::Corpora& corpora) {
   for (std::size_t c = 0; c < corpora.size(); ++c) {
     if (corpora.samples()[c] == 0) {
       throw Error(Exit::kNoInput,
@@ -74,6 +78,9 @@ void check_evaluation(const config::Config& config, train::Corpora& corpora) {
                               config.data.eval_corpus[c], too_short(config, corpora.info(c))));
     }
   }
+}
+
+void check_evaluation_targets(const config::Config& config, train::Corpora& corpora) {
   std::vector<bool> measured(corpora.size());
   for (const train::SamplePlace& place : train::evaluation_samples(corpora, config)) {
     measured[place.corpus] = measured[place.corpus] || corpora.has_target(place);
@@ -104,13 +111,20 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
   if (known || inputs.eval_corpora.size() > 0) {
     adopt_vocabulary(inputs.config, known ? inputs.corpora : inputs.eval_corpora);
   }
-  io::hdf5_run([&] {
-    if (known) {
-      check_samples(inputs.config, inputs.corpora);
-    }
-    check_evaluation(inputs.config, inputs.eval_corpora);
-  });
+  if (known) {
+    check_samples(inputs.config, inputs.corpora);
+  }
+  check_evaluation(inputs.config, inputs.eval_corpora);
   return inputs;
+}
+
+void check_targets(TrainInputs& inputs) {
+  io::hdf5_run([&] {
+    if (inputs.corpora.size() > 0) {
+      check_training_targets(inputs.config, inputs.corpora);
+    }
+    check_evaluation_targets(inputs.config, inputs.eval_corpora);
+  });
 }
 
 }  // namespace moesaic::cli

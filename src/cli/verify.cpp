@@ -122,12 +122,15 @@ std::string schema_of(const fs::path& file) {
 Verdict judge_trace(const fs::path& file) {
   Verdict verdict{"trace", io::verify_trace(file)};
   if (verdict.problems.empty()) {
-    const auto targets =
-        io::hdf5_run([&] { return io::Hdf5File::open(file).read_all<std::int64_t>("/targets"); });
-    const auto empty = std::count(targets.begin(), targets.end(), 0);
-    verdict.what =
-        fmt::format("trace, {} steps{}", targets.size(),
-                    empty > 0 ? fmt::format(", {} of them without a target", empty) : "");
+    io::hdf5_run([&] {
+      const io::Hdf5File trace = io::Hdf5File::open(file);
+      const auto kinds = trace.has("/events/kind") ? trace.read_strings("/events/kind")
+                                                   : std::vector<std::string>{};
+      const auto empty = std::count(kinds.begin(), kinds.end(), "no_targets");
+      verdict.what =
+          fmt::format("trace, {} steps{}", trace.extents("/step").at(0),
+                      empty > 0 ? fmt::format(", {} of the run without a target", empty) : "");
+    });
   }
   return verdict;
 }

@@ -164,7 +164,11 @@ TextKind kind_of(const fs::path& file) {
   } else if (extension_of(file) == ".json") {
     kind.reason = other_json(file);
     kind.is = kind.reason.empty() ? TextKind::Is::kLines : TextKind::Is::kJson;
-    kind.manifest = start.find("\"moesaic-corpus\"") != start.npos;
+    kind.manifest =
+        kind.is == TextKind::Is::kJson && start.find("\"moesaic-corpus\"") != start.npos;
+    if (kind.manifest) {
+      kind.reason = "is the manifest of a corpus: name the text that this was made of";
+    }
   }
   return kind;
 }

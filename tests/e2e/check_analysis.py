@@ -73,10 +73,14 @@ class Analysis(unittest.TestCase):
     def test_report_of_steps_without_targets(self):
         """A loss of nothing is told of."""
         path = self.trace("some.h5", "--steps", 4)
-        self.assertNotIn("had no target", self.report(path))
+        self.assertNotIn("without a target", self.report(path))
         with h5py.File(path, "a") as file:
-            file["targets"][1:3] = 0
-        self.assertIn("2 of 4 steps had no target", self.report(path))
+            for name in ("step", "kind", "message"):
+                file.pop(f"events/{name}", None)
+            file["events/step"] = [2, 3]
+            file["events/kind"] = ["no_targets", "no_targets"]
+            file["events/message"] = ["nothing", "nothing"]
+        self.assertIn("Steps without a target: 2.", self.report(path))
 
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""

@@ -44,7 +44,7 @@ class Measures(harness.EndToEnd):
         self.assertEqual(result.err.count("nothing was to be predicted"), 1, result.err)
         result = self.run_job(0, "verify", "run/trace.h5")
         self.assertEqual(result.code, 0, result.text)
-        self.assertIn("12 steps, 4 of them without a target", result.out)
+        self.assertIn("12 steps, 4 of the run without a target", result.out)
 
     def test_plan_without_corpus(self):
         """A plan needs a vocabulary, not a corpus; without either it says what is missing."""
