@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from traces import text_list
+from traces import id_list, text_list
 
 
 def read_documents(corpus):
@@ -24,7 +24,7 @@ def read_documents(corpus):
         with h5py.File(shard, "r") as file:
             documents = file["documents"]
             count = len(documents["offsets"]) - 1
-            ids += (text_list(documents["id"][:]) if "id" in documents else
+            ids += (id_list(documents) if "id" in documents else
                     [f"{shard.name}:{i}" for i in range(count)])
             names = text_list(file.attrs.get("task_names", []))
             tasks = documents["task"][:] if "task" in documents else [0] * count

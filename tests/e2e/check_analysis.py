@@ -19,6 +19,7 @@ if missing:
 
 sys.path.insert(0, str(ROOT / "analysis"))
 import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 import traces  # noqa: E402
 import vocabulary  # noqa: E402
 
@@ -158,6 +159,15 @@ class Analysis(unittest.TestCase):
             file["documents/greedy"] = [0] * len(ids)
             file["documents/offsets"] = list(range(0, 2 * len(ids) + 1, 2))
             file["tokens/logprob"] = [-1.5] * (2 * len(ids))
+
+    def test_long_ids(self):
+        """Ids that a shard cuts are read whole."""
+        with h5py.File(self.dir / "shard.h5", "w") as file:
+            file["documents/id"] = ["a", "bbbb", "c", "dd"]
+            file["documents/id_long/row"] = [1, 3]
+            file["documents/id_long/offsets"] = [0, 6, 9]
+            file["documents/id_long/text"] = np.frombuffer(b"bbbbbbddd", "u1")
+            self.assertEqual(traces.id_list(file["documents"]), ["a", "bbbbbb", "c", "ddd"])
 
     def test_scores_table(self):
         """All parts make one table, also with equal ids; missing and repeated parts are refused."""
