@@ -16,7 +16,7 @@ need("numpy", "h5py")
 
 import h5py  # noqa: E402
 
-from traces import text_list  # noqa: E402
+from traces import id_list, text_list  # noqa: E402
 
 
 def read_documents(corpus):
@@ -29,7 +29,7 @@ def read_documents(corpus):
         with h5py.File(shard, "r") as file:
             documents = file["documents"]
             count = len(documents["offsets"]) - 1
-            ids += (text_list(documents["id"][:]) if "id" in documents else
+            ids += (id_list(documents) if "id" in documents else
                     [f"{shard.name}:{i}" for i in range(count)])
             names = text_list(file.attrs.get("task_names", []))
             tasks = documents["task"][:] if "task" in documents else [0] * count

@@ -137,6 +137,12 @@ def facts(trace):
     return "\n".join(parts)
 
 
+def unmeasured(trace):
+    """One line where steps had nothing to predict."""
+    empty = sum(kind == "no_targets" for _, kind, _ in trace.events)
+    return f"<p><b>Steps without a target: {empty}. Their loss of 0 is no measure.</b></p>" if empty else ""
+
+
 def missing(trace):
     """One line of what the page cannot show, with the reason."""
     notes = []
@@ -162,6 +168,7 @@ def page(traces, folder):
         prefix = f"{number + 1}_" if len(traces) > 1 else ""
         parts.append(f"<h2>{html.escape(trace.name)}</h2>")
         parts.append(f"<p class=note>{html.escape(str(trace.path))}</p>")
+        parts.append(unmeasured(trace))
         parts += [embed(folder, prefix + name, figure) for name, figure in single(trace) if figure]
         parts.append(missing(trace))
         if trace.events:

@@ -48,6 +48,17 @@ def text_list(values):
     return [as_text(value) for value in np.asarray(values).ravel().tolist()]
 
 
+def id_list(documents):
+    """The ids of a shard's documents; those that are cut in `id` stand whole in `id_long`."""
+    ids = text_list(documents["id"][:])
+    if "id_long" in documents:
+        whole = documents["id_long"]
+        ends, text = whole["offsets"][:], whole["text"][:].tobytes()
+        for number, row in enumerate(whole["row"][:]):
+            ids[row] = as_text(text[ends[number]:ends[number + 1]])
+    return ids
+
+
 def fail(code, message):
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)

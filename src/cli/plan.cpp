@@ -12,7 +12,8 @@ namespace moesaic::cli {
 int plan(const config::Parsed& parsed) {
   const auto ranks = static_cast<int>(parsed.config.plan.ranks);
   if (parsed.config.plan.job == "train") {
-    const TrainInputs inputs = read_train_inputs(parsed, ranks);
+    TrainInputs inputs = read_train_inputs(parsed, ranks);
+    check_targets(inputs);
     const plan::Estimate estimate = plan::estimate(inputs.config, ranks);
     log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
     return 0;

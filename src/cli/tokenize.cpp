@@ -14,9 +14,11 @@
 #include "cli/tokenize_scan.h"
 #include "cli/tokenize_vocabulary.h"
 #include "cli/tokenize_write.h"
+#include "comm/pieces.h"
 #include "io/corpus_manifest.h"
 #include "io/files.h"
 #include "io/tokenizer.h"
+#include "io/tokenizer_text.h"
 
 namespace moesaic::cli {
 namespace {
@@ -24,8 +26,6 @@ namespace {
 namespace fs = std::filesystem;
 using comm::Communicator;
 using nlohmann::json;
-
-constexpr std::size_t kMostTasks = 256;  // a task is stored in one byte
 
 /// Collective over world: the input files as rank 0 finds them.
 std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
@@ -36,17 +36,19 @@ std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
       return;
     }
     json list = json::array();
-    for (const io::InputFile& file : io::list_inputs(config.input)) {
-      list.push_back({file.path.string(), file.name, file.input, file.bytes, file.jsonl});
+    const io::TextFields fields{config.text_field, config.id_field, config.task_field};
+    for (const io::InputFile& file : io::list_inputs(config.input, fields)) {
+      list.push_back(
+          {file.path.string(), file.name, file.input, file.bytes, file.jsonl, file.packed});
     }
-    text = list.dump();
+    json::to_cbor(list, text);  // paths need not be UTF-8
   });
-  world.broadcast(text, 0);
+  comm::broadcast_in_pieces(world, text, 0);
   std::vector<io::InputFile> files;
-  for (const json& entry : json::parse(text)) {
+  for (const json& entry : json::from_cbor(text)) {
     files.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(),
                      entry[2].get<std::int64_t>(), entry[3].get<std::int64_t>(),
-                     entry[4].get<bool>()});
+                     entry[4].get<bool>(), entry[5].get<bool>()});
   }
   return files;
 }
@@ -62,7 +64,21 @@ std::vector<fs::path> folders_of(const config::Tokenize& config) {
 /// The corpora are named after the output folder.
 std::string name_of(const config::Tokenize& config) {
   const fs::path full = fs::absolute(config.output).lexically_normal();
-  return (full.has_filename() ? full : full.parent_path()).filename().string();
+  return io::with_replacements(
+      (full.has_filename() ? full : full.parent_path()).filename().string());
+}
+
+/// Whether the files of a corpus are where its manifest says, in their sizes. If not, they are made
+/// again: equal text makes equal files.
+bool is_whole(const fs::path& manifest) {
+  try {
+    const io::CorpusInfo info = io::read_corpus_manifest(manifest);
+    io::check_shard_files(info);
+    return info.tokenizer.empty() || fs::exists(info.tokenizer);
+  } catch (const Error& error) {
+    log::warn(fmt::format("made again, from the same text: {}", error.what()));
+    return false;
+  }
 }
 
 /// Whether all of the output is there already, made from the same input. Another corpus in its
@@ -77,10 +93,18 @@ bool is_done(const std::vector<fs::path>& folders, const std::string& print) {
                                 "choose another tokenize.output, or remove that folder",
                                 fs::absolute(manifest).string()));
       }
-      ++done;
+      done += is_whole(manifest) ? 1 : 0;
     }
   }
   return done == folders.size();
+}
+
+std::int64_t bytes_of(const Scan& scan) {
+  std::int64_t bytes = 0;
+  for (const ScannedDocument& document : scan.documents) {
+    bytes += document.bytes;
+  }
+  return bytes;
 }
 
 /// Makes the folders and puts the tokenizer's file into each.
@@ -187,12 +211,16 @@ int tokenize(const config::Config& config, const Communicator& world) {
   const std::string print = fingerprint(scan, settings_of(wanted, tokenizer), world);
   const auto folders = folders_of(wanted);
   const std::string name = name_of(wanted);
+  const std::int64_t skipped = world.all_reduce(scan.skipped, comm::Reduce::kSum);
+  const std::int64_t text = world.all_reduce(bytes_of(scan), comm::Reduce::kSum);
   std::int64_t done = 0;
   world.together("look at the output", [&] {
-    if (scan.task_names.size() > kMostTasks) {
-      throw Error(Exit::kBadData, fmt::format("{} task names, above the limit of {}: see "
-                                              "tokenize.task and tokenize.task_field",
-                                              scan.task_names.size() - 1, kMostTasks - 1));
+    check_task_count(scan.task_names);
+    if (text == 0) {
+      throw Error(Exit::kNoInput,
+                  fmt::format("tokenize.input: there is no text in {} ({} files, {} bad lines "
+                              "skipped)",
+                              join(wanted.input, ", "), files.size(), skipped));
     }
     if (name == "tokenizer") {
       throw Error(Exit::kUsage,
@@ -208,7 +236,6 @@ int tokenize(const config::Config& config, const Communicator& world) {
     return 0;
   }
   const std::int64_t duplicates = remove_duplicates(scan, owner, wanted.unique, world);
-  const std::int64_t skipped = world.all_reduce(scan.skipped, comm::Reduce::kSum);
   if (!tokenizer) {
     tokenizer = train_vocabulary(scan.sample, wanted, world);
     scan.sample.clear();

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "comm/pieces.h"
 
 namespace moesaic::cli {
 namespace {
@@ -130,8 +131,7 @@ void drop_empty_shards(std::vector<CorpusPlan>& plans, const std::vector<std::in
 }  // namespace
 
 int writer_of(const ShardPlan& plan, std::int64_t corpus, std::int64_t shard, int ranks) {
-  const std::int64_t before = corpus == 0 ? 0 : plan.corpora[0].shards;
-  return static_cast<int>((before + shard) % ranks);
+  return static_cast<int>(shard * ranks / plan.corpora[static_cast<std::size_t>(corpus)].shards);
 }
 
 ShardPlan plan_shards(const Scan& scan, std::int64_t files, const config::Tokenize& config,
@@ -151,10 +151,10 @@ ShardPlan plan_shards(const Scan& scan, std::int64_t files, const config::Tokeni
     const ScannedDocument& document = scan.documents[d];
     const int writer = writer_of(plan, corpus[d], shard[d], world.size());
     auto& part = send[static_cast<std::size_t>(writer)];
-    part.insert(part.end(), {corpus[d], shard[d], document.file, document.line, document.offset,
+    part.insert(part.end(), {document.file, document.line, document.offset, corpus[d], shard[d],
                              document.task});
   }
-  for (const auto& part : world.all_to_all(send)) {
+  for (const auto& part : comm::all_to_all_in_pieces(world, send)) {
     for (std::size_t i = 0; i < part.size(); i += 6) {
       plan.documents.push_back(
           {part[i], part[i + 1], part[i + 2], part[i + 3], part[i + 4], part[i + 5]});

@@ -12,9 +12,9 @@ namespace moesaic::cli {
 
 /// A document on its way to the rank that writes its shard.
 struct PlannedDocument {
-  std::int64_t corpus = 0;  // 0: train (or all), 1: held out
+  std::int64_t file = 0, line = 0, offset = 0;  // these come first: it is their order
+  std::int64_t corpus = 0;                      // 0: train (or all), 1: held out
   std::int64_t shard = 0;
-  std::int64_t file = 0, line = 0, offset = 0;
   std::int64_t task = 0;
   auto operator<=>(const PlannedDocument&) const = default;
 };
@@ -27,10 +27,11 @@ struct CorpusPlan {
 
 struct ShardPlan {
   std::vector<CorpusPlan> corpora;         // one, or train and held out; alike on all ranks
-  std::vector<PlannedDocument> documents;  // of this rank's shards, in order
+  std::vector<PlannedDocument> documents;  // of this rank's shards, in the order of the input
 };
 
-/// The rank that writes a shard. The shards of both corpora are dealt out in turn.
+/// The rank that writes a shard. It writes neighbours, of both corpora the same part, so that it
+/// goes through its part of the input once.
 int writer_of(const ShardPlan& plan, std::int64_t corpus, std::int64_t shard, int ranks);
 
 /// Collective over world. Shards are contiguous ranges of documents of about equal text. With a

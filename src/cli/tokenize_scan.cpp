@@ -14,6 +14,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "cli/progress_line.h"
+#include "comm/pieces.h"
 #include "io/tokenizer.h"
 
 namespace moesaic::cli {
@@ -59,8 +60,7 @@ class Scanner {
       : files_(files), config_(config) {
     double text = 1.0;
     for (const io::InputFile& file : files) {
-      text += static_cast<double>(file.bytes) *
-              (io::packing_of(file.path).empty() ? 1.0 : kPackedGrows);
+      text += static_cast<double>(file.bytes) * (file.packed ? kPackedGrows : 1.0);
     }
     // Twice what is wanted, as chance may give less; the end of it is cut later.
     sample_limit_ = holdout_limit(2.0 * static_cast<double>(sample_bytes) / text);
@@ -93,6 +93,7 @@ std::int64_t Scanner::task_of(const io::TextDocument& document, const io::InputF
   const auto [entry, added] = task_index_.emplace(name, std::ssize(scan_.task_names));
   if (added) {
     scan_.task_names.push_back(name);
+    check_task_count(scan_.task_names);
   }
   return entry->second;
 }
@@ -115,7 +116,7 @@ void Scanner::draw(const io::TextDocument& document, std::uint64_t key) {
 
 void Scanner::read(std::int64_t file) {
   const io::InputFile& input = files_[static_cast<std::size_t>(file)];
-  io::DocumentReader reader(input, {config_.text_field, config_.id_field, config_.task_field});
+  io::DocumentReader reader = open_documents(input, config_);
   io::TextDocument document;
   while (true) {
     try {
@@ -165,6 +166,22 @@ std::vector<int> owners(const std::vector<io::InputFile>& files, int ranks) {
     loads.emplace(bytes + files[file].bytes + 1, rank);
   }
   return owner;
+}
+
+io::DocumentReader open_documents(const io::InputFile& file, const config::Tokenize& config) {
+  return {file,
+          {config.text_field, config.id_field, config.task_field},
+          static_cast<std::int64_t>(config.max_document)};
+}
+
+void check_task_count(const std::vector<std::string>& names) {
+  constexpr std::size_t kMostTasks = 256;  // a task is stored in one byte
+  if (names.size() > kMostTasks) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} task names, above the limit of {}: see tokenize.task and "
+                            "tokenize.task_field",
+                            names.size() - 1, kMostTasks - 1));
+  }
 }
 
 std::uint64_t holdout_limit(double share) {
@@ -267,7 +284,7 @@ std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config
                  static_cast<std::uint64_t>(document.line)});
   }
   std::vector<Seen> seen;
-  for (const auto& part : world.all_to_all(send)) {
+  for (const auto& part : comm::all_to_all_in_pieces(world, send)) {
     for (std::size_t i = 0; i < part.size(); i += 4) {
       seen.push_back({{part[i], part[i + 1]}, part[i + 2], part[i + 3]});
     }
@@ -281,7 +298,7 @@ std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config
     }
   }
   std::set<std::pair<std::int64_t, std::int64_t>> mine;
-  for (const auto& part : world.all_to_all(drop)) {
+  for (const auto& part : comm::all_to_all_in_pieces(world, drop)) {
     for (std::size_t i = 0; i < part.size(); i += 2) {
       mine.emplace(part[i], part[i + 1]);
     }

@@ -36,6 +36,12 @@ struct Scan {
 /// The rank that reads each file: the largest files first, each to the rank with least to read.
 std::vector<int> owners(const std::vector<io::InputFile>& files, int ranks);
 
+/// A reader of a file's documents as the config says.
+io::DocumentReader open_documents(const io::InputFile& file, const config::Tokenize& config);
+
+/// kBadData if a byte cannot count these tasks ([0] = "none").
+void check_task_count(const std::vector<std::string>& names);
+
 /// Documents whose id hashes below this are held out.
 std::uint64_t holdout_limit(double share);
 

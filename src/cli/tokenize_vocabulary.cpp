@@ -87,7 +87,14 @@ io::Tokenizer train_vocabulary(const std::vector<Sample>& sample, const config::
     }
   });
   world.broadcast(model, 0);
-  return io::Tokenizer::from_model(model, "the trained vocabulary");
+  io::Tokenizer tokenizer = io::Tokenizer::from_model(model, "the trained vocabulary");
+  if (world.is_root() && tokenizer.vocab_size() < config.vocab_size) {
+    log::warn(
+        fmt::format("the text has no more than {} tokens in it: the vocabulary is smaller "
+                    "than tokenize.vocab_size = {}",
+                    tokenizer.vocab_size(), config.vocab_size));
+  }
+  return tokenizer;
 }
 
 std::string settings_of(const config::Tokenize& config,

@@ -15,16 +15,16 @@ namespace {
 
 using config::Tri;
 
-/// Reads planned documents in order, opening each file once for a run of its documents.
+/// Reads planned documents in order, and each file once.
 class PlannedReader {
  public:
   PlannedReader(const std::vector<io::InputFile>& files, const config::Tokenize& config)
-      : files_(files), fields_{config.text_field, config.id_field, config.task_field} {}
+      : files_(files), config_(config) {}
 
   io::TextDocument read(const PlannedDocument& planned) {
     const io::InputFile& file = files_[static_cast<std::size_t>(planned.file)];
     if (planned.file != open_file_) {
-      reader_.emplace(file, fields_);
+      reader_.emplace(open_documents(file, config_));
       open_file_ = planned.file;
     }
     reader_->skip_to({planned.line, planned.offset});
@@ -39,7 +39,7 @@ class PlannedReader {
 
  private:
   const std::vector<io::InputFile>& files_;
-  io::TextFields fields_;
+  const config::Tokenize& config_;
   std::optional<io::DocumentReader> reader_;
   std::int64_t open_file_ = -1;
 };
@@ -72,34 +72,96 @@ void encode_pair(const io::TextDocument& document, const io::Tokenizer& tokenize
   append(record.tokens, whole);
 }
 
-struct ShardKey {
-  std::int64_t corpus, shard;
+/// Writes this rank's shards of one corpus, one after the other.
+class CorpusWriter {
+ public:
+  CorpusWriter(const WriteRequest& request, std::int64_t corpus, int rank, int ranks)
+      : request_(request), corpus_(corpus) {
+    const std::int64_t count = shards();
+    const auto writer = [&](std::int64_t shard) {
+      return shard < count ? writer_of(request.plan, corpus, shard, ranks) : ranks;
+    };
+    while (writer(shard_) < rank) {
+      ++shard_;
+    }
+    end_ = shard_;
+    while (writer(end_) == rank) {
+      ++end_;
+    }
+  }
+
+  void add(std::int64_t shard, const io::DocumentRecord& record) {
+    finish_before(shard);
+    writer().add(record);
+  }
+  std::vector<WrittenShard> finish() {
+    finish_before(end_);
+    return std::move(written_);
+  }
+
+ private:
+  std::int64_t shards() const {
+    return request_.plan.corpora[static_cast<std::size_t>(corpus_)].shards;
+  }
+  io::ShardWriter& writer();
+  /// Ends the shards before this one; without documents they are empty.
+  void finish_before(std::int64_t shard) {
+    for (; shard_ < shard; ++shard_) {
+      written_.push_back({corpus_, shard_, writer().finish()});
+      writer_.reset();
+    }
+  }
+
+  const WriteRequest& request_;
+  const std::int64_t corpus_;
+  std::int64_t shard_ = 0, end_ = 0;  // the one that is written, and after the last
+  std::optional<io::ShardWriter> writer_;
+  std::vector<WrittenShard> written_;
 };
 
-io::ShardInfo write_shard(const WriteRequest& request, const ShardKey& key,
-                          std::span<const PlannedDocument> documents) {
-  const std::int64_t count = request.plan.corpora[static_cast<std::size_t>(key.corpus)].shards;
-  io::ShardHeader header;
-  header.vocab_size = request.tokenizer.vocab_size();
-  header.vocab_sha256 = request.tokenizer.sha256();
-  header.tokenizer = request.tokenizer.file_name().empty() ? "byte" : request.tokenizer.file_name();
-  header.task_names = request.task_names;
-  header.eos_id = request.tokenizer.eos_id();
-  header.bos_id = request.tokenizer.bos_id();
-  header.shard_index = key.shard;
-  header.shard_count = count;
-  const auto file = request.folders[static_cast<std::size_t>(key.corpus)] /
-                    io::shard_file_name(request.name, key.shard, count);
-  io::ShardWriter writer(file, header, request.config.compress);
-  PlannedReader reader(request.files, request.config);
-  for (const PlannedDocument& planned : documents) {
-    const io::TextDocument document = reader.read(planned);
-    io::DocumentRecord record =
-        encode_document(document, request.tokenizer, request.config.bos, request.config.eos);
-    record.task = static_cast<std::uint8_t>(planned.task);
-    writer.add(record);
+io::ShardWriter& CorpusWriter::writer() {
+  if (!writer_) {
+    const io::Tokenizer& tokenizer = request_.tokenizer;
+    io::ShardHeader header;
+    header.vocab_size = tokenizer.vocab_size();
+    header.vocab_sha256 = tokenizer.sha256();
+    header.tokenizer = tokenizer.file_name().empty() ? "byte" : tokenizer.file_name();
+    header.task_names = request_.task_names;
+    header.eos_id = tokenizer.eos_id();
+    header.bos_id = tokenizer.bos_id();
+    header.shard_index = shard_;
+    header.shard_count = shards();
+    const auto file = request_.folders[static_cast<std::size_t>(corpus_)] /
+                      io::shard_file_name(request_.name, shard_, header.shard_count);
+    writer_.emplace(file, header, request_.config.compress);
   }
-  return writer.finish();
+  return *writer_;
+}
+
+/// On the HDF5 thread.
+std::vector<WrittenShard> write_all(const WriteRequest& request, int rank, int ranks) {
+  const auto& documents = request.plan.documents;
+  std::vector<CorpusWriter> writers;
+  for (std::size_t c = 0; c < request.plan.corpora.size(); ++c) {
+    writers.emplace_back(request, static_cast<std::int64_t>(c), rank, ranks);
+  }
+  PlannedReader reader(request.files, request.config);
+  ProgressLine progress;
+  std::size_t done = 0;
+  for (const PlannedDocument& planned : documents) {
+    io::DocumentRecord record = encode_document(reader.read(planned), request.tokenizer,
+                                                request.config.bos, request.config.eos);
+    record.task = static_cast<std::uint8_t>(planned.task);
+    writers[static_cast<std::size_t>(planned.corpus)].add(planned.shard, record);
+    progress.show(
+        fmt::format("writing shards: {} of {} documents (rank 0)", ++done, documents.size()));
+  }
+  std::vector<WrittenShard> written;
+  for (CorpusWriter& writer : writers) {
+    const std::vector<WrittenShard> more = writer.finish();
+    written.insert(written.end(), more.begin(), more.end());
+  }
+  return written;
 }
 
 }  // namespace
@@ -124,31 +186,7 @@ io::DocumentRecord encode_document(const io::TextDocument& document, const io::T
 }
 
 std::vector<WrittenShard> write_shards(const WriteRequest& request, int rank, int ranks) {
-  const auto& documents = request.plan.documents;
-  std::vector<WrittenShard> written;
-  ProgressLine progress;
-  std::size_t begin = 0;
-  for (std::size_t c = 0; c < request.plan.corpora.size(); ++c) {
-    const auto corpus = static_cast<std::int64_t>(c);
-    for (std::int64_t shard = 0; shard < request.plan.corpora[c].shards; ++shard) {
-      if (writer_of(request.plan, corpus, shard, ranks) != rank) {
-        continue;
-      }
-      std::size_t end = begin;
-      while (end < documents.size() && documents[end].corpus == corpus &&
-             documents[end].shard == shard) {
-        ++end;
-      }
-      const std::span<const PlannedDocument> part(documents.data() + begin, end - begin);
-      written.push_back({corpus, shard, io::hdf5_run([&] {
-                           return write_shard(request, {corpus, shard}, part);
-                         })});
-      begin = end;
-      progress.show(
-          fmt::format("writing shards: {} of {} documents (rank 0)", end, documents.size()));
-    }
-  }
-  return written;
+  return io::hdf5_run([&] { return write_all(request, rank, ranks); });
 }
 
 std::vector<std::vector<io::ShardInfo>> gather_shards(const std::vector<WrittenShard>& written,
@@ -156,7 +194,7 @@ std::vector<std::vector<io::ShardInfo>> gather_shards(const std::vector<WrittenS
                                                       const comm::Communicator& world) {
   nlohmann::json mine = nlohmann::json::array();
   for (const WrittenShard& each : written) {
-    mine.push_back({each.corpus, each.shard, each.info.file.string(), each.info.bytes,
+    mine.push_back({each.corpus, each.shard, each.info.file.filename().string(), each.info.bytes,
                     each.info.tokens, each.info.documents, each.info.sha256});
   }
   std::vector<std::vector<io::ShardInfo>> shards;
@@ -166,7 +204,7 @@ std::vector<std::vector<io::ShardInfo>> gather_shards(const std::vector<WrittenS
   for (const std::string& text : world.gather(mine.dump(), 0)) {
     for (const auto& entry : nlohmann::json::parse(text)) {
       auto& shard = shards[entry[0].get<std::size_t>()][entry[1].get<std::size_t>()];
-      shard.file = entry[2].get<std::string>();
+      shard.file = request.folders[entry[0].get<std::size_t>()] / entry[2].get<std::string>();
       shard.bytes = entry[3].get<std::int64_t>();
       shard.tokens = entry[4].get<std::int64_t>();
       shard.documents = entry[5].get<std::int64_t>();

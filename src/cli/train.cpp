@@ -272,6 +272,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   comm::Facts facts;
   world.together("read the config", [&] {
     inputs = read_train_inputs(parsed, world.size());
+    if (world.is_root()) {
+      check_targets(inputs);
+    }
     resume = train::checkpoint_to_resume(inputs.config.checkpoint);
     adopt_state(inputs, resume);
     facts = facts_of(inputs.config);

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "cli/checkpoint_model.h"
 #include "config/validate.h"
+#include "io/hdf5_thread.h"
+#include "train/evaluation.h"
 
 namespace moesaic::cli {
 namespace {
@@ -19,13 +22,22 @@ void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
         Exit::kBadData,
         fmt::format("model.vocab_size = {}, but {} has {} tokens: leave the key out, or "
                     "tokenize with that vocabulary",
-                    config.model.vocab_size, config.data.corpus.front(), corpora.vocab_size()));
+                    config.model.vocab_size, corpora.names().front(), corpora.vocab_size()));
   }
 }
 
+std::string too_short(const config::Config& config, const io::CorpusInfo& info) {
+  return fmt::format("{} tokens, fewer than one sample of data.seq_len + 1 = {}", info.tokens,
+                     config.data.seq_len + 1);
+}
+
+constexpr const char* kNoTarget =
+    "has nothing to predict: it is all first tokens of documents, and contexts";
+
 void check_samples(const config::Config& config, const train::Corpora& corpora) {
+  const std::vector<std::int64_t> counts = corpora.samples();
   std::int64_t total = 0;
-  for (const std::int64_t count : corpora.samples()) {
+  for (const std::int64_t count : counts) {
     total += count;
   }
   if (total == 0) {
@@ -35,13 +47,50 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
   }
   const std::vector<double>& weights = config.data.corpus_weights;
   for (std::size_t c = 0; c < weights.size(); ++c) {
-    if (weights[c] > 0.0 && corpora.samples()[c] == 0) {
+    if (weights[c] > 0.0 && counts[c] == 0) {
       throw Error(
           Exit::kNoInput,
-          fmt::format(
-              "data.corpus_weights gives {} the weight {}, but it has {} tokens, fewer than "
-              "one sample of data.seq_len + 1 = {}: leave it out, or give it no weight",
-              config.data.corpus[c], weights[c], corpora.info(c).tokens, config.data.seq_len + 1));
+          fmt::format("data.corpus_weights gives {} the weight {}, but it has {}: leave it "
+                      "out, or give it no weight",
+                      config.data.corpus[c], weights[c], too_short(config, corpora.info(c))));
+    }
+  }
+}
+
+void check_training_targets(const config::Config& config, train::Corpora& corpora) {
+  const std::vector<std::int64_t> counts = corpora.samples();
+  for (std::size_t c = 0; c < counts.size(); ++c) {
+    for (std::int64_t i = 0; i < counts[c]; ++i) {
+      if (corpora.has_target({c, i})) {
+        return;
+      }
+    }
+  }
+  throw Error(Exit::kNoInput,
+              fmt::format("data.corpus: {} {}", join(config.data.corpus, ", "), kNoTarget));
+}
+
+void check_evaluation(const config::Config& config, const train::Corpora& corpora) {
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    if (corpora.samples()[c] == 0) {
+      throw Error(Exit::kNoInput,
+                  fmt::format("data.eval_corpus: {} has {}: leave it out",
+                              config.data.eval_corpus[c], too_short(config, corpora.info(c))));
+    }
+  }
+}
+
+void check_evaluation_targets(const config::Config& config, train::Corpora& corpora) {
+  std::vector<bool> measured(corpora.size());
+  for (const train::SamplePlace& place : train::evaluation_samples(corpora, config)) {
+    measured[place.corpus] = measured[place.corpus] || corpora.has_target(place);
+  }
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    if (!measured[c]) {
+      throw Error(
+          Exit::kNoInput,
+          fmt::format("data.eval_corpus: what an evaluation reads of {} (eval.tokens = {}) {}",
+                      config.data.eval_corpus[c], config.eval.tokens, kNoTarget));
     }
   }
 }
@@ -54,10 +103,28 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
   const config::Data& data = inputs.config.data;
   inputs.corpora = train::Corpora::open(data.corpus, data.seq_len);
   inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len);
-  inputs.corpora.check_vocabulary_of(inputs.eval_corpora);
-  adopt_vocabulary(inputs.config, inputs.corpora);
-  check_samples(inputs.config, inputs.corpora);
+  // A plan needs no corpus.
+  const bool known = inputs.corpora.size() > 0;
+  if (known) {
+    inputs.corpora.check_vocabulary_of(inputs.eval_corpora);
+  }
+  if (known || inputs.eval_corpora.size() > 0) {
+    adopt_vocabulary(inputs.config, known ? inputs.corpora : inputs.eval_corpora);
+  }
+  if (known) {
+    check_samples(inputs.config, inputs.corpora);
+  }
+  check_evaluation(inputs.config, inputs.eval_corpora);
   return inputs;
+}
+
+void check_targets(TrainInputs& inputs) {
+  io::hdf5_run([&] {
+    if (inputs.corpora.size() > 0) {
+      check_training_targets(inputs.config, inputs.corpora);
+    }
+    check_evaluation_targets(inputs.config, inputs.eval_corpora);
+  });
 }
 
 }  // namespace moesaic::cli

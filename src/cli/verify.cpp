@@ -6,11 +6,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <new>
+#include <system_error>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "io/checkpoint.h"
@@ -21,7 +26,9 @@
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/hf_folder.h"
+#include "io/problems.h"
 #include "io/routing_record.h"
+#include "io/routing_schema.h"
 #include "io/scores.h"
 #include "io/space.h"
 #include "io/tokenizer.h"
@@ -73,13 +80,7 @@ void read_all(io::HfFolder& folder, const std::string& name) {
 
 Verdict judge_folder(const fs::path& path) {
   Verdict verdict{"Hugging Face folder", {}};
-  const auto attempt = [&](const auto& step) {
-    try {
-      step();
-    } catch (const Error& error) {
-      verdict.problems.emplace_back(error.what());
-    }
-  };
+  const auto attempt = [&](const auto& step) { io::note(verdict.problems, step); };
   attempt([&] {
     auto folder = io::HfFolder::open(path);
     folder.check();
@@ -109,16 +110,25 @@ Verdict judge_checkpoints(const std::vector<fs::path>& checkpoints) {
 std::string schema_of(const fs::path& file) {
   return io::hdf5_run([&]() -> std::string {
     const io::Hdf5File opened = io::Hdf5File::open(file);
-    return opened.has_attribute("/", "schema") ? opened.string_attribute("/", "schema") : "";
+    if (opened.has_attribute("/", "schema")) {
+      return opened.string_attribute("/", "schema");
+    }
+    return opened.has("/tokens") ? "moesaic-corpus" : "";  // one that lacks what a corpus needs
   });
 }
 
 Verdict judge_trace(const fs::path& file) {
   Verdict verdict{"trace", io::verify_trace(file)};
   if (verdict.problems.empty()) {
-    const std::int64_t steps =
-        io::hdf5_run([&] { return io::Hdf5File::open(file).extents("/step").at(0); });
-    verdict.what = fmt::format("trace, {} steps", steps);
+    io::hdf5_run([&] {
+      const io::Hdf5File trace = io::Hdf5File::open(file);
+      const auto kinds = trace.has("/events/kind") ? trace.read_strings("/events/kind")
+                                                   : std::vector<std::string>{};
+      const auto empty = std::count(kinds.begin(), kinds.end(), "no_targets");
+      verdict.what =
+          fmt::format("trace, {} steps{}", trace.extents("/step").at(0),
+                      empty > 0 ? fmt::format(", {} of the run without a target", empty) : "");
+    });
   }
   return verdict;
 }
@@ -126,8 +136,8 @@ Verdict judge_trace(const fs::path& file) {
 Verdict judge_routing(const fs::path& file) {
   Verdict verdict{"routing record", io::verify_routing(file)};
   if (verdict.problems.empty()) {
-    const auto offsets = io::hdf5_run(
-        [&] { return io::Hdf5File::open(file).read_all<std::int64_t>("/steps/offset"); });
+    const auto offsets =
+        io::hdf5_run([&] { return io::read_routing_steps(io::Hdf5File::open(file)).offset; });
     verdict.what =
         fmt::format("routing record, {} steps, {} tokens", offsets.size() - 1, offsets.back());
   }
@@ -168,9 +178,6 @@ Verdict judge_file(const fs::path& file) {
 }
 
 Verdict judge(const fs::path& path) {
-  if (!fs::exists(path)) {
-    throw Error(Exit::kNoInput, "there is no such file or folder");
-  }
   if (!fs::is_directory(path)) {
     return judge_file(path);
   }
@@ -194,15 +201,70 @@ Verdict judge(const fs::path& path) {
   return judge_corpus(path);
 }
 
-}  // namespace
-
-int verify_here(const std::string& path) {
-  const std::string name = fs::absolute(path).lexically_normal().string();
+/// The files that judging a path reads, besides a manifest that is named itself.
+std::vector<fs::path> files_to_read(const fs::path& path) {
+  if (fs::is_directory(path) || path.extension() != ".json") {
+    return {path};
+  }
+  if (path.filename() == "manifest.json" || path.filename() == "scores.json") {
+    return {path.has_parent_path() ? path.parent_path() : fs::path(".")};
+  }
+  std::vector<fs::path> files = {path};
   try {
+    const io::CorpusInfo info = io::read_corpus_manifest(path);
+    for (const io::ShardInfo& shard : info.shards) {
+      files.push_back(shard.file);
+    }
+    files.push_back(info.tokenizer);
+  } catch (const Error&) {  // is judged later
+  }
+  return files;
+}
+
+/// Throws unless the file or folder, if it is there, may be read.
+void check_readable(const fs::path& path) {
+  const int mode = fs::is_directory(path) ? R_OK | X_OK : R_OK;
+  if (!path.empty() && ::access(path.c_str(), mode) != 0 && errno != ENOENT) {
+    throw fs::filesystem_error("cannot be read", path, {errno, std::generic_category()});
+  }
+}
+
+double checked_bytes(const fs::path& path) {
+  check_readable(path);
+  if (!fs::is_directory(path)) {
+    return io::bytes_below(path);
+  }
+  double bytes = 0.0;
+  for (const auto& entry : fs::recursive_directory_iterator(path)) {
+    std::error_code missing;
+    if (entry.is_directory(missing) || entry.is_regular_file(missing)) {
+      bytes += entry.is_directory(missing) ? 0.0 : io::bytes_below(entry.path());
+      check_readable(entry.path());
+    }
+  }
+  return bytes;
+}
+
+/// Ends this process when it has computed far longer than so many bytes need.
+void limit_cpu_time(double bytes) {
+  constexpr double kSeconds = 5.0, kBytesPerSecond = 200'000.0;
+  const auto seconds = static_cast<rlim_t>(kSeconds + bytes / kBytesPerSecond);
+  const rlimit limit{seconds, seconds + 1};
+  ::setrlimit(RLIMIT_CPU, &limit);
+}
+
+/// Prints the verdict; prepare: what to do with the bytes to read before any is read.
+int verify_within(const std::string& path, const std::function<void(double)>& prepare) {
+  const std::string name = fs::absolute(path).lexically_normal().string();
+  const auto nothing_said = [&](const std::string& what, Exit code) {
+    log::print(fmt::format("{}: {}", name, what));
+    return static_cast<int>(code);
+  };
+  try {
+    prepare(bytes_to_read(path));
     const Verdict verdict = judge(path);
     if (verdict.problems.empty()) {
-      log::print(fmt::format("{}: sound ({})", name, verdict.what));
-      return static_cast<int>(Exit::kDone);
+      return nothing_said(fmt::format("sound ({})", verdict.what), Exit::kDone);
     }
     log::print(fmt::format("{}: {} ({})", name, counted(std::ssize(verdict.problems), "problem"),
                            verdict.what));
@@ -211,20 +273,37 @@ int verify_here(const std::string& path) {
     }
     return static_cast<int>(Exit::kBadData);
   } catch (const Error& error) {
-    log::print(fmt::format("{}: {}", name, error.what()));
-    return static_cast<int>(error.code());
+    return nothing_said(error.what(), error.code());
+  } catch (const fs::filesystem_error& error) {
+    const std::string where = fs::absolute(error.path1()).lexically_normal().string();
+    return nothing_said(fmt::format("{}cannot be read: {}; nothing is known of what it holds",
+                                    where == name ? "" : where + " ", error.code().message()),
+                        to_error(error).code());
+  } catch (const std::bad_alloc&) {
+    return nothing_said("this host has not enough memory to judge it", Exit::kInternal);
+  } catch (const std::exception& error) {
+    return nothing_said(fmt::format("was not judged: {}", error.what()), Exit::kInternal);
   }
 }
 
-namespace {
+}  // namespace
 
-/// Ends this process when it has computed far longer than the path's bytes need.
-void limit_cpu_time(const fs::path& path) {
-  constexpr double kSeconds = 5.0, kBytesPerSecond = 200'000.0;
-  const auto seconds = static_cast<rlim_t>(kSeconds + io::bytes_below(path) / kBytesPerSecond);
-  const rlimit limit{seconds, seconds + 1};
-  ::setrlimit(RLIMIT_CPU, &limit);
+double bytes_to_read(const std::string& path) {
+  if (!fs::exists(path)) {
+    throw Error(Exit::kNoInput, "there is no such file or folder");
+  }
+  double bytes = 0.0;
+  for (const fs::path& file : files_to_read(path)) {
+    bytes += checked_bytes(file);
+  }
+  return bytes;
 }
+
+int verify_here(const std::string& path) {
+  return verify_within(path, [](double) {});
+}
+
+namespace {
 
 /// HDF5 may crash or loop on a damaged file, so a process of its own judges each path.
 int verify_apart(const std::string& path) {
@@ -234,8 +313,7 @@ int verify_apart(const std::string& path) {
                 fmt::format("verify: no new process can be made ({})", std::strerror(errno)));
   }
   if (child == 0) {
-    limit_cpu_time(path);
-    ::_exit(verify_here(path));
+    ::_exit(verify_within(path, limit_cpu_time));
   }
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
@@ -243,10 +321,18 @@ int verify_apart(const std::string& path) {
   if (WIFEXITED(status)) {
     return WEXITSTATUS(status);
   }
+  const std::string name = fs::absolute(path).lexically_normal().string();
+  const int signal = WTERMSIG(status);
+  constexpr std::array kOfDamage = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGXCPU};
+  if (std::find(kOfDamage.begin(), kOfDamage.end(), signal) == kOfDamage.end()) {
+    log::print(fmt::format("{}: was not judged: its process was ended from outside ({}; memory?)",
+                           name, ::strsignal(signal)));
+    return static_cast<int>(Exit::kInternal);
+  }
   log::print(
       fmt::format("{}: is damaged, the HDF5 library fails on it ({}); copy it again, or "
                   "make it again",
-                  fs::absolute(path).lexically_normal().string(), ::strsignal(WTERMSIG(status))));
+                  name, ::strsignal(signal)));
   return static_cast<int>(Exit::kBadData);
 }
 

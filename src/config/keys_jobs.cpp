@@ -7,7 +7,9 @@ std::vector<Key> tokenize_keys() {
   const Section s("tokenize", &Config::tokenize, "tokenize");
   return {
       s.texts("input", &Tokenize::input, "list of paths",
-              "Text files, JSONL files (also .gz, .zst) or folders of them."),
+              "Text files, JSONL files (.jsonl, .json, .ndjson; also packed by gzip or zstd) or "
+              "folders "
+              "of them."),
       s.text("output", &Tokenize::output, "path",
              "Folder for the corpus; with a holdout its train/ and heldout/."),
       s.text("tokenizer", &Tokenize::tokenizer, "byte|train|path",
@@ -21,8 +23,8 @@ std::vector<Key> tokenize_keys() {
               "Task of the documents: one name, or one for each input."),
       s.boolean("compress", &Tokenize::compress, "Deflate the tokens in the shards."),
       s.bytes("max_document", &Tokenize::max_document,
-              "Longest text of one document; a longer one is a bad document (on_error). Memory "
-              "grows with it."),
+              "Longest text of one document, or line of JSONL; a longer one is a bad document "
+              "(on_error). Memory grows with it."),
       s.number("holdout", &Tokenize::holdout, from_to_below(0, 1), "",
                "Share of the documents, chosen by a hash of their id, that is held out."),
       s.choice("bos", &Tokenize::bos, "Begin every document with bos."),
@@ -34,7 +36,8 @@ std::vector<Key> tokenize_keys() {
       s.text("text_field", &Tokenize::text_field, "name", "JSONL field of the text."),
       s.text("id_field", &Tokenize::id_field, "name", "JSONL field of the document's id."),
       s.text("task_field", &Tokenize::task_field, "name", "JSONL field of the task's name."),
-      s.choice("on_error", &Tokenize::on_error, "What to do at a bad JSONL line."),
+      s.choice("on_error", &Tokenize::on_error,
+               "What to do at a bad JSONL line or a document that is too long."),
   };
 }
 

@@ -26,6 +26,7 @@ class Tally {
 
  private:
   std::vector<std::int64_t> length_, given_, bytes_;
+  bool bytes_known_;
   io::ReferenceTotals reference_;
   io::DocumentScores scores_;
 };

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kOpenShards = 8;  // bounds the memory, whatever the corpus
+constexpr std::size_t kOpenShards = 16;  // bounds the memory, whatever the corpus
 
 std::string absolute_name(const fs::path& path) {
   return fs::absolute(path).lexically_normal().string();
@@ -83,6 +83,7 @@ void check_against_manifest(const ShardReader& reader, const ShardInfo& shard,
 CorpusInfo bare_info(const std::vector<fs::path>& files) {
   CorpusInfo info;
   info.name = files.front().stem().string();
+  bool knows_bytes = true;  // all of them, or the sum would be of other documents than the tokens
   for (const fs::path& file : files) {
     const ShardReader reader(file);
     const ShardHeader& header = reader.header();
@@ -105,8 +106,10 @@ CorpusInfo bare_info(const std::vector<fs::path>& files) {
     info.tokens += shard.tokens;
     info.documents += shard.documents;
     info.source_bytes += reader.source_bytes();
+    knows_bytes = knows_bytes && reader.knows_bytes();
     info.shards.push_back(shard);
   }
+  info.source_bytes = knows_bytes ? info.source_bytes : 0;
   return info;
 }
 
@@ -173,21 +176,20 @@ ShardReader& Corpus::State::shard(std::int64_t index) {
 void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t begin,
                            std::int64_t count) {
   ShardReader& reader = shard(index);
-  const ShardDocuments& table = reader.table();
+  const DocumentRun run = reader.documents_of(begin, count);
   const auto at = static_cast<std::size_t>(index);
   const auto tokens = reader.read(begin, count);
   span.token.insert(span.token.end(), tokens.begin(), tokens.end());
-  const auto after = std::upper_bound(table.offsets.begin(), table.offsets.end(), begin);
-  auto document = static_cast<std::size_t>(after - table.offsets.begin() - 1);
+  std::size_t document = 0;
   for (std::int64_t position = begin; position < begin + count; ++position) {
-    while (position >= table.offsets[document + 1]) {
+    while (position >= run.offsets[document + 1]) {
       ++document;  // over empty documents too
     }
-    const std::int64_t first = table.offsets[document];
-    span.document.push_back(document_begin[at] + static_cast<std::int64_t>(document));
+    const std::int64_t first = run.offsets[document];
+    span.document.push_back(document_begin[at] + run.first + static_cast<std::int64_t>(document));
     span.document_begin.push_back(token_begin[at] + first);
-    span.given.push_back(position - first < table.context[document] ? 1 : 0);
-    span.task.push_back(table.task[document]);
+    span.given.push_back(position - first < run.context[document] ? 1 : 0);
+    span.task.push_back(run.task[document]);
   }
 }
 

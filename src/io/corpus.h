@@ -49,6 +49,7 @@ struct ShardDocuments {
   std::vector<std::int64_t> context, bytes;  // [D]; zeros if absent
   std::vector<std::uint8_t> task;            // [D]; zeros if absent
   std::vector<std::string> id;               // [D]; empty if absent
+  bool knows_bytes = true;                   // false: the column bytes is absent
 };
 
 /// A corpus open for reading: streams, holds the files and document tables of the few shards used

@@ -10,6 +10,7 @@
 #include "io/corpus_shard.h"
 #include "io/files.h"
 #include "io/format_version.h"
+#include "io/lenient_json.h"
 
 namespace moesaic::io {
 namespace {
@@ -124,7 +125,7 @@ CorpusInfo read_corpus_manifest(const fs::path& file) {
     throw;
   } catch (const std::exception& error) {
     throw Error(Exit::kBadData, fmt::format("{} is not a sound corpus manifest: {}",
-                                            fs::absolute(file).string(), error.what()));
+                                            fs::absolute(file).string(), json_reason(error, text)));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -16,18 +17,43 @@ namespace {
                                           std::filesystem::absolute(file).string(), what));
 }
 
-std::int64_t int_or(const Hdf5File& file, const std::string& name, std::int64_t otherwise) {
-  return file.has_attribute("/", name) ? file.int_attribute("/", name) : otherwise;
-}
-
 std::string string_or(const Hdf5File& file, const std::string& name, const char* otherwise) {
   return file.has_attribute("/", name) ? file.string_attribute("/", name) : otherwise;
 }
 
+constexpr const char* kRemedy =
+    "a corpus that another program made needs the attributes schema = moesaic-corpus, version = 1 "
+    "and vocab_size, and the datasets /tokens and /documents/offsets (README, Corpora of other "
+    "programs)";
+
+/// A whole number that the file must have; some programs know numbers as doubles alone.
+std::int64_t whole_number(const Hdf5File& file, const std::string& name) {
+  if (!file.has_attribute("/", name)) {
+    throw Error(Exit::kBadData,
+                fmt::format("{}: has no attribute '{}': {}",
+                            std::filesystem::absolute(file.path()).string(), name, kRemedy));
+  }
+  const double value = file.double_attribute("/", name);
+  if (std::abs(value) > 9e15 || value != std::floor(value)) {
+    refuse(file.path(), fmt::format("its attribute '{}' is {}, not a whole number", name, value));
+  }
+  return static_cast<std::int64_t>(value);
+}
+
+std::int64_t int_or(const Hdf5File& file, const std::string& name, std::int64_t otherwise) {
+  return file.has_attribute("/", name) ? whole_number(file, name) : otherwise;
+}
+
 ShardHeader header_of(const Hdf5File& file) {
-  check_format(file, kCorpusSchema, kCorpusVersion);
+  const std::string schema = string_or(file, "schema", "");
+  if (schema != kCorpusSchema) {
+    throw Error(Exit::kBadData, fmt::format("{}: its attribute 'schema' is '{}', not '{}': {}",
+                                            std::filesystem::absolute(file.path()).string(), schema,
+                                            kCorpusSchema, kRemedy));
+  }
+  check_format(file.path(), schema, whole_number(file, "version"), kCorpusSchema, kCorpusVersion);
   ShardHeader header;
-  header.vocab_size = file.int_attribute("/", "vocab_size");
+  header.vocab_size = whole_number(file, "vocab_size");
   if (header.vocab_size < 1) {
     refuse(file.path(), fmt::format("its vocab_size is {}", header.vocab_size));
   }
@@ -45,6 +71,11 @@ ShardHeader header_of(const Hdf5File& file) {
 
 /// The length of a dataset that must have one dim.
 std::int64_t length_of(const Hdf5File& file, const std::string& name) {
+  if (!file.has(name)) {
+    throw Error(Exit::kBadData,
+                fmt::format("{}: has no dataset {}: {}",
+                            std::filesystem::absolute(file.path()).string(), name, kRemedy));
+  }
   const Extents extents = file.extents(name);
   if (extents.size() != 1) {
     refuse(file.path(), fmt::format("{} has {} dims, not 1", name, extents.size()));
@@ -52,17 +83,24 @@ std::int64_t length_of(const Hdf5File& file, const std::string& name) {
   return extents[0];
 }
 
-/// An optional column of [documents] values; zeros if absent.
-template <class T>
-std::vector<T> column(const Hdf5File& file, const std::string& name, std::int64_t documents) {
+void check_length(const Hdf5File& file, const std::string& name, std::int64_t documents) {
   if (!file.has(name)) {
-    return std::vector<T>(static_cast<std::size_t>(documents));
+    return;
   }
   if (const std::int64_t length = length_of(file, name); length != documents) {
     refuse(file.path(), fmt::format("{} has {} entries for {} documents", name, length, documents));
   }
-  return file.read_all<T>(name);
 }
+
+/// An optional column of [documents] values; zeros if absent.
+std::vector<std::int64_t> column(const Hdf5File& file, const std::string& name,
+                                 std::int64_t documents) {
+  check_length(file, name, documents);
+  return file.has(name) ? file.read_all<std::int64_t>(name)
+                        : std::vector<std::int64_t>(static_cast<std::size_t>(documents));
+}
+
+void accept_all(std::int64_t /*first*/, const std::vector<std::int64_t>& /*values*/) {}
 
 }  // namespace
 
@@ -76,11 +114,14 @@ void hash_offsets(Sha256& hash, std::span<const std::int64_t> offsets) {
 
 ShardReader::ShardReader(const std::filesystem::path& file) : file_(Hdf5File::open(file)) {
   header_ = header_of(file_);
-  const std::string type = file_.type_of("/tokens");
-  if (type != "u2" && type != "u4") {
-    refuse(file, fmt::format("/tokens is {}, not u2 or u4", type));
-  }
   tokens_ = length_of(file_, "/tokens");
+  const std::string type = file_.type_of("/tokens");
+  wide_tokens_ = type.ends_with('8');
+  if (type[0] != 'u' && type[0] != 'i') {
+    throw Error(Exit::kBadData,
+                fmt::format("{}: /tokens is {}: store whole numbers of 1, 2, 4 or 8 bytes",
+                            std::filesystem::absolute(file).string(), type));
+  }
   documents_ = length_of(file_, "/documents/offsets") - 1;
   if (documents_ < 0) {
     refuse(file, "/documents/offsets is empty; it needs the number of documents + 1 entries");
@@ -91,10 +132,15 @@ ShardReader::ShardReader(const std::filesystem::path& file) : file_(Hdf5File::op
     refuse(file, fmt::format("it says {} tokens in {} documents, but holds {} in {}", said_tokens,
                              said_documents, tokens_, documents_));
   }
+  check_length(file_, "/documents/context", documents_);
+  check_length(file_, "/documents/task", documents_);
+  offsets_ = ColumnBlocks(file_, "/documents/offsets", documents_ + 1);
+  context_ = ColumnBlocks(file_, "/documents/context", documents_);
+  task_ = ColumnBlocks(file_, "/documents/task", documents_);
 }
 
 std::int64_t ShardReader::source_bytes() const {
-  const auto bytes = column<std::int64_t>(file_, "/documents/bytes", documents_);
+  const auto bytes = column(file_, "/documents/bytes", documents_);
   return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
 }
 
@@ -105,16 +151,45 @@ std::string ShardReader::content_sha256() const {
 }
 
 const ShardDocuments& ShardReader::table() {
-  if (!table_) {
-    table_ = std::make_unique<ShardDocuments>();
-    table_->offsets = file_.read_all<std::int64_t>("/documents/offsets");
-    table_->context = column<std::int64_t>(file_, "/documents/context", documents_);
-    table_->bytes = column<std::int64_t>(file_, "/documents/bytes", documents_);
-    table_->task = column<std::uint8_t>(file_, "/documents/task", documents_);
-    check_offsets();
-    check_documents();
+  if (table_) {
+    return *table_;
   }
+  auto table = std::make_unique<ShardDocuments>();
+  table->offsets = file_.read_all<std::int64_t>("/documents/offsets");
+  check_offsets(0, table->offsets);
+  table->context = column(file_, "/documents/context", documents_);
+  table->bytes = column(file_, "/documents/bytes", documents_);
+  table->knows_bytes = knows_bytes();
+  const auto task = column(file_, "/documents/task", documents_);
+  for (std::int64_t d = 0; d < documents_; ++d) {
+    const auto at = static_cast<std::size_t>(d);
+    check_document(d, table->offsets[at + 1] - table->offsets[at], table->context[at], task[at]);
+    table->task.push_back(static_cast<std::uint8_t>(task[at]));
+  }
+  table_ = std::move(table);
   return *table_;
+}
+
+DocumentRun ShardReader::documents_of(std::int64_t begin, std::int64_t count) {
+  const auto check = [this](std::int64_t first, const std::vector<std::int64_t>& offsets) {
+    check_offsets(first, offsets);
+  };
+  const auto offset = [&](std::int64_t d) { return offsets_.at(file_, d, check); };
+  DocumentRun run;
+  run.first = find_in(offsets_, file_, documents_ + 1, tokens_, begin, check);
+  run.offsets.push_back(offset(run.first));
+  for (std::int64_t d = run.first; run.offsets.back() < begin + count; ++d) {
+    if (d == documents_ || offset(d + 1) < run.offsets.back()) {
+      table();  // says which entry is wrong
+      refuse(path(), "/documents/offsets are not sorted");
+    }
+    run.offsets.push_back(offset(d + 1));
+    run.context.push_back(context_.at(file_, d, accept_all));
+    const std::int64_t task = task_.at(file_, d, accept_all);
+    check_document(d, run.offsets.back() - *(run.offsets.end() - 2), run.context.back(), task);
+    run.task.push_back(static_cast<std::uint8_t>(task));
+  }
+  return run;
 }
 
 std::vector<std::string> ShardReader::ids() const {
@@ -125,41 +200,37 @@ std::vector<std::string> ShardReader::ids() const {
     }
     return numbered;
   }
-  if (const std::int64_t length = length_of(file_, "/documents/id"); length != documents_) {
-    refuse(path(),
-           fmt::format("/documents/id has {} entries for {} documents", length, documents_));
-  }
-  return file_.read_strings("/documents/id");
+  check_length(file_, "/documents/id", documents_);
+  return read_texts(file_, "/documents/id");
 }
 
-void ShardReader::check_offsets() const {
-  const auto& offsets = table_->offsets;
-  if (offsets.front() != 0) {
+/// Of all entries or some of them, from number `first` on.
+void ShardReader::check_offsets(std::int64_t first,
+                                const std::vector<std::int64_t>& offsets) const {
+  if (first == 0 && offsets.front() != 0) {
     refuse(path(), fmt::format("/documents/offsets begins with {}, not 0", offsets.front()));
   }
   const auto descent = std::is_sorted_until(offsets.begin(), offsets.end());
   if (descent != offsets.end()) {
-    const auto at = descent - offsets.begin();
-    refuse(path(), fmt::format("/documents/offsets is not sorted: entry {} is {}, after {}", at,
-                               *descent, *(descent - 1)));
+    refuse(path(), fmt::format("/documents/offsets is not sorted: entry {} is {}, after {}",
+                               first + (descent - offsets.begin()), *descent, *(descent - 1)));
   }
-  if (offsets.back() != tokens_) {
+  if (first + std::ssize(offsets) == documents_ + 1 && offsets.back() != tokens_) {
     refuse(path(), fmt::format("/documents/offsets ends with {}, but there are {} tokens",
                                offsets.back(), tokens_));
   }
 }
 
-void ShardReader::check_documents() const {
-  for (std::size_t d = 0; d < table_->task.size(); ++d) {
-    const std::int64_t length = table_->offsets[d + 1] - table_->offsets[d];
-    if (table_->context[d] < 0 || table_->context[d] > length) {
-      refuse(path(), fmt::format("document {} has {} tokens, but a context of {}", d, length,
-                                 table_->context[d]));
-    }
-    if (table_->task[d] >= std::max<std::size_t>(1, header_.task_names.size())) {
-      refuse(path(), fmt::format("document {} has task {}, but there are {} task names", d,
-                                 table_->task[d], header_.task_names.size()));
-    }
+void ShardReader::check_document(std::int64_t document, std::int64_t length, std::int64_t context,
+                                 std::int64_t task) const {
+  if (context < 0 || context > length) {
+    refuse(path(), fmt::format("document {} has {} tokens, but a context of {}", document, length,
+                               context));
+  }
+  const std::int64_t tasks = std::max<std::int64_t>(1, std::ssize(header_.task_names));
+  if (task < 0 || task >= tasks) {
+    refuse(path(), fmt::format("document {} has task {}, but there are {} task names", document,
+                               task, header_.task_names.size()));
   }
 }
 
@@ -168,11 +239,19 @@ std::vector<std::int32_t> ShardReader::read(std::int64_t begin, std::int64_t cou
   if (count == 0) {
     return tokens;
   }
-  file_.read<std::int32_t>("/tokens", {begin}, {count}, tokens);
+  std::vector<std::int64_t> wide;  // what does not fit into the type is cut by HDF5
+  if (wide_tokens_) {
+    wide.resize(tokens.size());
+    file_.read<std::int64_t>("/tokens", {begin}, {count}, wide);
+  } else {
+    file_.read<std::int32_t>("/tokens", {begin}, {count}, tokens);
+  }
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= header_.vocab_size) {
-      refuse_token(begin + static_cast<std::int64_t>(i), tokens[i]);
+    const std::int64_t token = wide_tokens_ ? wide[i] : tokens[i];
+    if (token < 0 || token >= header_.vocab_size) {
+      refuse_token(begin + static_cast<std::int64_t>(i), token);
     }
+    tokens[i] = static_cast<std::int32_t>(token);
   }
   return tokens;
 }

@@ -9,6 +9,7 @@
 
 #include "base/sha256.h"
 #include "io/corpus.h"
+#include "io/corpus_columns.h"
 #include "io/hdf5.h"
 
 // One shard file: /tokens (u2 or u4, N) and /documents/* (D). Everything here runs on the HDF5
@@ -50,7 +51,7 @@ class ShardWriter {
   ShardInfo finish();
 
  private:
-  void write_tokens();
+  void write_tokens(std::int64_t count);
   void write_documents();
   void write_attributes();
 
@@ -64,6 +65,13 @@ class ShardWriter {
   std::vector<std::int64_t> offsets_ = {0}, context_, bytes_;
   std::vector<std::uint8_t> task_;
   std::vector<std::string> id_;
+};
+
+/// Some documents of a shard that follow each other: as a whole table, without bytes and ids.
+struct DocumentRun {
+  std::int64_t first = 0;                      // number in the shard
+  std::vector<std::int64_t> offsets, context;  // [n + 1], [n]
+  std::vector<std::uint8_t> task;              // [n]
 };
 
 /// One shard open for reading; its header and shapes are checked. The document table is read, and
@@ -80,20 +88,28 @@ class ShardReader {
   bool has_content_sha256() const;
   std::string content_sha256() const;
 
+  bool knows_bytes() const { return file_.has("/documents/bytes"); }
+
   const ShardDocuments& table();
+  /// The documents that tokens [begin, begin + count) lie in, of which only their part of the table
+  /// is read, and checked. 0 <= begin < begin + count <= tokens().
+  DocumentRun documents_of(std::int64_t begin, std::int64_t count);
   std::vector<std::string> ids() const;  // FILE:NUMBER if absent
   /// Tokens [begin, begin + count), each checked against the vocabulary.
   std::vector<std::int32_t> read(std::int64_t begin, std::int64_t count);
 
  private:
-  void check_offsets() const;
-  void check_documents() const;
+  void check_offsets(std::int64_t first, const std::vector<std::int64_t>& offsets) const;
+  void check_document(std::int64_t document, std::int64_t length, std::int64_t context,
+                      std::int64_t task) const;
   [[noreturn]] void refuse_token(std::int64_t position, std::int64_t value);
 
   Hdf5File file_;
   ShardHeader header_;
   std::int64_t tokens_ = 0, documents_ = 0;
+  bool wide_tokens_ = false;               // they are stored in eight bytes
   std::unique_ptr<ShardDocuments> table_;  // without ids
+  ColumnBlocks offsets_, context_, task_;
 };
 
 /// The running SHA-256 of a shard's content: all tokens as u4, then all offsets as u8,

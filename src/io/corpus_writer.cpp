@@ -3,28 +3,48 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "io/corpus_columns.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
 
 namespace moesaic::io {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 262144;
-constexpr std::int64_t kIdChunk = 4096;  // ids; their padding compresses to nothing
+// A sample reads whole chunks: of its tokens, and of the few columns that say where it stands.
+// Deflated ones hold more, as they are smaller in the file.
+constexpr std::int64_t kTokenChunk = 16384, kDeflatedTokenChunk = 65536;  // bytes
+constexpr std::int64_t kColumnChunk = 2048, kDeflatedColumnChunk = 8192;  // bytes
+constexpr std::int64_t kIdChunk = 4096;   // ids; their padding compresses to nothing
+constexpr std::int64_t kAtOnce = 262144;  // tokens that are written together: whole chunks
 
 /// Tokens of one chunk: two bytes each while the vocabulary allows it.
-std::int64_t chunk_tokens(std::int64_t vocab_size) {
-  return kChunkBytes / (vocab_size <= 65536 ? 2 : 4);
+std::int64_t chunk_tokens(std::int64_t vocab_size, bool compress) {
+  return (compress ? kDeflatedTokenChunk : kTokenChunk) / (vocab_size <= 65536 ? 2 : 4);
 }
 
 template <class T>
 void write_column(Hdf5File& file, const std::string& name, const std::vector<T>& values,
                   bool compress) {
   const auto size = static_cast<std::int64_t>(values.size());
-  constexpr std::int64_t kChunk = kChunkBytes / static_cast<std::int64_t>(sizeof(T));
-  file.create_dataset<T>(name, {size}, {.chunk = {kChunk}, .checksum = true, .compress = compress});
-  if (size > 0) {
-    file.write<T>(name, {0}, {size}, values);
+  const std::int64_t chunk =
+      (compress ? kDeflatedColumnChunk : kColumnChunk) / static_cast<std::int64_t>(sizeof(T));
+  file.create_dataset<T>(name, {size}, {.chunk = {chunk}, .checksum = true, .compress = compress});
+  // A chunk of zeros is not written: it reads as zeros, without looking into the file.
+  const auto is_zero = [&](std::int64_t begin) {
+    const auto first = values.begin() + begin;
+    return std::all_of(first, first + std::min(chunk, size - begin), [](T v) { return v == 0; });
+  };
+  for (std::int64_t begin = 0; begin < size;) {
+    std::int64_t end = begin;
+    while (end < size && !is_zero(end)) {
+      end = std::min(size, end + chunk);
+    }
+    if (end > begin) {
+      file.write<T>(name, {begin}, {end - begin},
+                    std::span(values).subspan(static_cast<std::size_t>(begin),
+                                              static_cast<std::size_t>(end - begin)));
+    }
+    begin = std::max(end, begin + chunk);
   }
 }
 
@@ -43,7 +63,7 @@ ShardWriter::ShardWriter(const std::filesystem::path& file, ShardHeader header, 
       header_(std::move(header)),
       compress_(compress),
       file_(Hdf5File::create(file.string() + ".tmp")) {
-  const Hdf5File::Layout layout{.chunk = {chunk_tokens(header_.vocab_size)},
+  const Hdf5File::Layout layout{.chunk = {chunk_tokens(header_.vocab_size, compress)},
                                 .unlimited = true,
                                 .checksum = true,
                                 .compress = compress};
@@ -64,21 +84,20 @@ void ShardWriter::add(const DocumentRecord& document) {
   bytes_.push_back(document.bytes);
   task_.push_back(document.task);
   id_.push_back(document.id);
-  if (std::ssize(buffer_) >= chunk_tokens(header_.vocab_size)) {
-    write_tokens();
-  }
+  write_tokens(std::ssize(buffer_) / kAtOnce * kAtOnce);
 }
 
-void ShardWriter::write_tokens() {
-  const std::int64_t count = std::ssize(buffer_);
+/// The first tokens of the buffer.
+void ShardWriter::write_tokens(std::int64_t count) {
   if (count == 0) {
     return;
   }
+  const auto tokens = std::span<const std::int32_t>(buffer_).first(static_cast<std::size_t>(count));
   file_.extend("/tokens", {written_ + count});
-  file_.write<std::int32_t>("/tokens", {written_}, {count}, buffer_);
-  hash_tokens(content_, buffer_);
+  file_.write<std::int32_t>("/tokens", {written_}, {count}, tokens);
+  hash_tokens(content_, tokens);
   written_ += count;
-  buffer_.clear();
+  buffer_.erase(buffer_.begin(), buffer_.begin() + count);
 }
 
 void ShardWriter::write_documents() {
@@ -86,8 +105,8 @@ void ShardWriter::write_documents() {
   write_column(file_, "/documents/context", unsigned_of(context_), compress_);
   write_column(file_, "/documents/bytes", unsigned_of(bytes_), compress_);
   write_column(file_, "/documents/task", task_, compress_);
-  file_.write_strings("/documents/id", id_,
-                      {.chunk = {kIdChunk}, .checksum = true, .compress = true});
+  write_texts(file_, "/documents/id", id_,
+              {.chunk = {kIdChunk}, .checksum = true, .compress = true});
 }
 
 void ShardWriter::write_attributes() {
@@ -108,7 +127,7 @@ void ShardWriter::write_attributes() {
 }
 
 ShardInfo ShardWriter::finish() {
-  write_tokens();
+  write_tokens(std::ssize(buffer_));
   write_documents();
   write_attributes();
   const std::filesystem::path temporary = file_.path();

@@ -8,6 +8,9 @@ namespace {
 
 Extents chunk_of(hid_t dataset, const Subject& subject) {
   const Handle list(H5Dget_create_plist(dataset), H5Pclose);
+  if (H5Pget_layout(list.id()) != H5D_CHUNKED) {
+    return {};  // as in Layout
+  }
   std::vector<hsize_t> chunk(H5S_MAX_RANK);
   const int dims = H5Pget_chunk(list.id(), H5S_MAX_RANK, chunk.data());
   check_read(dims, subject, "has no chunks");
@@ -39,6 +42,9 @@ std::vector<std::int64_t> Hdf5File::chunk_addresses(const std::string& dataset, 
   const Subject subject{path_, dataset};
   const Handle object = open_dataset(id_, subject);
   const Extents chunk = chunk_of(object.id(), subject);
+  if (chunk.empty()) {
+    fail_hdf5(Exit::kBadData, path_, dataset, "has no chunks", "");
+  }
   Extents last = extents(dataset);
   require(begin >= 0 && begin < end && end <= last.at(0), "chunks of rows that a dataset has not");
   last[0] = end;

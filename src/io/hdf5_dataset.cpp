@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
 #include <limits>
 
 #include "io/hdf5.h"
@@ -46,6 +47,27 @@ void check_number_type(hid_t dataset, const Subject& subject) {
 }
 
 }  // namespace
+
+void check_filters(hid_t dataset, const Subject& subject) {
+  const Handle list(H5Dget_create_plist(dataset), H5Pclose);
+  const int count = H5Pget_nfilters(list.id());
+  for (int i = 0; i < count; ++i) {
+    unsigned flags = 0;
+    unsigned config = 0;
+    std::size_t values = 0;
+    std::array<char, 64> name{};
+    const H5Z_filter_t filter = H5Pget_filter(list.id(), static_cast<unsigned>(i), &flags, &values,
+                                              nullptr, name.size() - 1, name.data(), &config);
+    if (filter >= 0 && H5Zfilter_avail(filter) <= 0) {
+      fail_hdf5(Exit::kBadData, subject.file, subject.object,
+                fmt::format("is packed by the filter {} ({}), which this HDF5 library has not: "
+                            "where it is installed, run h5repack -f GZIP=1 {} NEW.h5",
+                            filter, name[0] != '\0' ? name.data() : "without a name",
+                            subject.file.string()),
+                "");
+    }
+  }
+}
 
 Handle select_block(hid_t dataset, const Subject& subject, const Extents& offset,
                     const Extents& count) {
@@ -143,6 +165,7 @@ void Hdf5File::read(const std::string& dataset, const Extents& offset, const Ext
   if (values.empty()) {
     return;
   }
+  check_filters(object.id(), subject);
   const Handle memory = memory_space(std::ssize(values));
   check_read(
       H5Dread(object.id(), type_id<T>(), memory.id(), space.id(), H5P_DEFAULT, values.data()),

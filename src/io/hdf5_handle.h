@@ -107,6 +107,9 @@ Handle open_object(hid_t file, const Subject& subject);
 /// kBadData if it is missing or not a dataset.
 Handle open_dataset(hid_t file, const Subject& subject);
 
+/// kBadData naming a filter of the dataset that this HDF5 library has not.
+void check_filters(hid_t dataset, const Subject& subject);
+
 /// The selection of a block, checked against the dataset's extents.
 Handle select_block(hid_t dataset, const Subject& subject, const std::vector<std::int64_t>& offset,
                     const std::vector<std::int64_t>& count);

@@ -109,6 +109,7 @@ void Hdf5File::write_strings(const std::string& dataset, std::int64_t offset,
 std::vector<std::string> Hdf5File::read_strings(const std::string& dataset) const {
   const Subject subject{path_, dataset};
   const Handle object = open_dataset(id_, subject);
+  check_filters(object.id(), subject);
   const Handle type(H5Dget_type(object.id()), H5Tclose);
   const Extents all = extents(dataset);
   if (all.size() != 1) {

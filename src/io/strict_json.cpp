@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/lenient_json.h"
 
 namespace moesaic::io {
 
@@ -34,7 +35,7 @@ json parse_strict_json(const std::string& text, int most_depth, const std::strin
   try {
     return json::parse(text, check);
   } catch (const json::exception& error) {
-    throw Error(Exit::kBadData, fmt::format("{} is not JSON ({})", what, error.what()));
+    throw Error(Exit::kBadData, fmt::format("{} is not JSON ({})", what, json_reason(error, text)));
   }
 }
 

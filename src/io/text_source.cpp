@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/text.h"
+#include "io/lenient_json.h"
+#include "io/white_space.h"
 
 namespace moesaic::io {
 namespace {
@@ -17,71 +17,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::size_t kBlockBytes = 1 << 18;
-constexpr std::size_t kLookBytes = 8192;
-
-bool is_jsonl(const fs::path& file) {
-  const fs::path name = packing_of(file).empty() ? file : file.stem();
-  return name.extension() == ".jsonl";
-}
-
-/// Whether a file found in a folder is text: no NUL near its start.
-bool looks_like_text(const fs::path& file) {
-  TextStream stream(file);
-  std::vector<char> start(kLookBytes);
-  const std::size_t count = stream.read(start);
-  return std::find(start.begin(), start.begin() + static_cast<std::ptrdiff_t>(count), '\0') ==
-         start.begin() + static_cast<std::ptrdiff_t>(count);
-}
-
-InputFile input_file(const fs::path& path, const std::string& name, std::int64_t input) {
-  return {path, name, input, static_cast<std::int64_t>(fs::file_size(path)), is_jsonl(path)};
-}
-
-void list_folder(const fs::path& folder, std::int64_t input, std::vector<InputFile>& files) {
-  std::vector<std::pair<std::string, fs::path>> found;
-  int binary = 0;
-  for (auto entry = fs::recursive_directory_iterator(folder);
-       entry != fs::recursive_directory_iterator(); ++entry) {
-    if (entry->path().filename().string().starts_with('.')) {
-      if (entry->is_directory()) {
-        entry.disable_recursion_pending();
-      }
-    } else if (entry->is_regular_file()) {
-      if (looks_like_text(entry->path())) {
-        found.emplace_back(entry->path().lexically_relative(folder).generic_string(),
-                           entry->path());
-      } else {
-        ++binary;
-      }
-    }
-  }
-  if (binary > 0) {
-    log::warn(
-        fmt::format("tokenize.input: {} files in {} are not text (they hold NUL bytes) and "
-                    "are left out",
-                    binary, fs::absolute(folder).string()));
-  }
-  std::sort(found.begin(), found.end());
-  for (const auto& [name, path] : found) {
-    files.push_back(input_file(path, name, input));
-  }
-}
-
-/// Names that two inputs share are told apart by the inputs as they were given.
-void make_names_distinct(const std::vector<std::string>& inputs, std::vector<InputFile>& files) {
-  std::map<std::string, int> uses;
-  for (const InputFile& file : files) {
-    ++uses[file.name];
-  }
-  for (InputFile& file : files) {
-    if (uses[file.name] > 1) {
-      const fs::path given = inputs[static_cast<std::size_t>(file.input)];
-      const fs::path full = fs::is_directory(given) ? given / file.name : given;
-      file.name = full.lexically_normal().generic_string();
-    }
-  }
-}
-
 /// A field that is text and must be there.
 std::string text_of(const json& line, const std::string& field) {
   const auto found = line.find(field);
@@ -126,41 +61,20 @@ bool is_pair(const json& line, const std::string& text_field) {
   return !text;
 }
 
-/// Trailing spaces of the context move to the continuation: a word keeps the space before it.
+/// White space at the end of the context moves to the continuation, as in lm-evaluation-harness: a
+/// word keeps the space before it.
 void move_spaces(TextDocument& document) {
-  const std::size_t kept = document.context.find_last_not_of(" \t\n\r\f\v") + 1;
+  const std::size_t kept = size_without_space(document.context);
   document.text.insert(0, document.context.substr(kept));
   document.context.resize(kept);
 }
 
 }  // namespace
 
-std::vector<InputFile> list_inputs(const std::vector<std::string>& inputs) {
-  std::vector<InputFile> files;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const fs::path path = inputs[i];
-    const auto input = static_cast<std::int64_t>(i);
-    if (fs::is_directory(path)) {
-      list_folder(path, input, files);
-    } else if (fs::exists(path)) {
-      const TextStream readable(path);
-      files.push_back(input_file(path, path.filename().string(), input));
-    } else {
-      throw Error(Exit::kNoInput, fmt::format("tokenize.input: there is no {}",
-                                              fs::absolute(path).lexically_normal().string()));
-    }
-  }
-  if (files.empty()) {
-    throw Error(Exit::kNoInput,
-                fmt::format("tokenize.input: no text files in {}", join(inputs, ", ")));
-  }
-  make_names_distinct(inputs, files);
-  return files;
-}
-
-DocumentReader::DocumentReader(InputFile file, TextFields fields)
+DocumentReader::DocumentReader(InputFile file, TextFields fields, std::int64_t most)
     : file_(std::move(file)),
       fields_(std::move(fields)),
+      most_(most),
       stream_(file_.path),
       block_(kBlockBytes) {}
 
@@ -170,26 +84,74 @@ bool DocumentReader::fill() {
   return end_ > 0;
 }
 
+void DocumentReader::refuse_long(const std::string& where) const {
+  throw BadLine(Exit::kBadData,
+                fmt::format("{} is longer than tokenize.max_document = {} bytes: cut it into "
+                            "documents (a line of JSONL each), raise that limit, or use "
+                            "tokenize.on_error=skip",
+                            where, most_));
+}
+
 void DocumentReader::read_whole(std::string& text) {
   while (begin_ < end_ || fill()) {
+    if (std::ssize(text) + static_cast<std::int64_t>(end_ - begin_) > most_) {
+      refuse_long(fs::absolute(file_.path).string());
+    }
     text.append(block_.data() + begin_, end_ - begin_);
     begin_ = end_;
   }
 }
 
+/// What the block holds of the line, without its end.
+std::span<const char> DocumentReader::rest_of_line() {
+  const auto block = std::span<const char>(block_).subspan(begin_, end_ - begin_);
+  const auto end = std::find(block.begin(), block.end(), '\n');
+  return block.first(static_cast<std::size_t>(end - block.begin()));
+}
+
+/// Goes over the rest of a line without keeping it; false at the end of the file.
+bool DocumentReader::pass_line() {
+  bool any = in_line_;
+  in_line_ = false;
+  while (begin_ < end_ || fill()) {
+    const std::size_t size = rest_of_line().size();
+    begin_ += size;
+    next_.offset += static_cast<std::int64_t>(size) + 1;
+    any = true;
+    if (begin_ < end_) {
+      ++begin_;
+      break;
+    }
+    --next_.offset;  // the line goes on in the next block
+  }
+  next_.line += any ? 1 : 0;
+  return any;
+}
+
+/// The line is in line_, and next_ behind it; false at the end of the file.
 bool DocumentReader::next_line() {
   line_.clear();
   while (begin_ < end_ || fill()) {
-    const char* const from = block_.data() + begin_;
-    const char* const end = std::find(from, static_cast<const char*>(block_.data() + end_), '\n');
-    line_.append(from, end);
-    begin_ += static_cast<std::size_t>(end - from);
+    const auto part = rest_of_line();
+    if (std::ssize(line_) + std::ssize(part) > most_) {
+      next_.offset += std::ssize(line_);
+      in_line_ = true;
+      refuse_long(fmt::format("{}:{}", fs::absolute(file_.path).string(), next_.line + 1));
+    }
+    line_.append(part.begin(), part.end());
+    begin_ += part.size();
     if (begin_ < end_) {
       ++begin_;
-      return true;
+      break;
     }
   }
-  return !line_.empty();
+  // Only the last line may lack its end, and nothing follows it.
+  if (line_.empty() && begin_ == 0 && end_ == 0) {
+    return false;
+  }
+  next_.offset += std::ssize(line_) + 1;
+  ++next_.line;
+  return true;
 }
 
 bool DocumentReader::next(TextDocument& document) {
@@ -203,14 +165,16 @@ bool DocumentReader::next(TextDocument& document) {
     read_whole(document.text);
     return true;
   }
+  if (in_line_) {
+    pass_line();
+  }
+  document.place = next_;
   while (next_line()) {
-    document.place = next_;
-    ++next_.line;
-    next_.offset += std::ssize(line_) + 1;
     if (!trim(line_).empty()) {
       parse(document);
       return true;
     }
+    document.place = next_;
   }
   return false;
 }
@@ -218,7 +182,7 @@ bool DocumentReader::next(TextDocument& document) {
 void DocumentReader::parse(TextDocument& document) const {
   const std::string where = fmt::format("{}:{}", file_.name, document.place.line + 1);
   try {
-    const json line = json::parse(line_);
+    const json line = parse_lenient_json(line_);
     if (!line.is_object()) {
       throw Error(Exit::kBadData, "the line is not a JSON object");
     }
@@ -250,10 +214,9 @@ void DocumentReader::skip_to(const TextPlace& place) {
     stream_.seek(place.offset);
     begin_ = end_ = 0;
     next_ = place;
+    in_line_ = false;
   }
-  while (next_.line < place.line && next_line()) {
-    ++next_.line;
-    next_.offset += std::ssize(line_) + 1;
+  while (next_.line < place.line && pass_line()) {
   }
 }
 

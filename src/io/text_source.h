@@ -1,33 +1,17 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "io/text_input.h"
 #include "io/text_stream.h"
 
-// Documents of text files and JSONL files, plain, .gz or .zst, streamed: one document is in memory
-// at a time.
+// Documents of text files and JSONL files, plain or packed by gzip or zstd, streamed: one document
+// is in memory at a time.
 namespace moesaic::io {
-
-/// One file of the input, in input order.
-struct InputFile {
-  std::filesystem::path path;
-  std::string name;        // the default id, or its part before ":LINE"
-  std::int64_t input = 0;  // which entry of tokenize.input it came from
-  std::int64_t bytes = 0;  // on disk
-  bool jsonl = false;
-};
-
-/// Files as they are; folders recursively, their files sorted by name, without those that are
-/// hidden or no text (a notice counts them). A missing input is kNoInput with its absolute path.
-std::vector<InputFile> list_inputs(const std::vector<std::string>& inputs);
-
-struct TextFields {
-  std::string text = "text", id = "id", task = "task";
-};
 
 /// Where a document begins in its file: a line (from 0) and a byte of the unpacked file.
 struct TextPlace {
@@ -51,7 +35,8 @@ class BadLine : public Error {
 /// Reads the documents of one file, one after the other.
 class DocumentReader {
  public:
-  DocumentReader(InputFile file, TextFields fields);
+  /// most: bytes of one text, or one line of JSONL; no more of it is ever in memory.
+  DocumentReader(InputFile file, TextFields fields, std::int64_t most = kMostBytes);
 
   /// The next document; false at the end. Blank lines are passed over. May throw BadLine.
   bool next(TextDocument& document);
@@ -59,18 +44,25 @@ class DocumentReader {
   void skip_to(const TextPlace& place);
 
  private:
+  static constexpr std::int64_t kMostBytes = std::int64_t{1} << 30;
+
   void read_whole(std::string& text);
   bool fill();
   bool next_line();
+  bool pass_line();
+  std::span<const char> rest_of_line();
   void parse(TextDocument& document) const;
+  [[noreturn]] void refuse_long(const std::string& where) const;
 
   InputFile file_;
   TextFields fields_;
+  std::int64_t most_;
   TextStream stream_;
   std::vector<char> block_;
   std::size_t begin_ = 0, end_ = 0;  // of the bytes in block_ not yet used
   std::string line_;
-  TextPlace next_;  // where the next line begins
+  TextPlace next_;        // where the next line begins
+  bool in_line_ = false;  // after a line that is too long: its rest comes next
   bool done_ = false;
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -88,8 +89,18 @@ std::size_t TextStream::State::read_zstd(std::span<char> block) {
 }
 
 std::string packing_of(const std::filesystem::path& file) {
-  const std::string extension = file.extension().string();
-  return extension == ".gz" || extension == ".zst" ? extension.substr(1) : "";
+  constexpr std::string_view kGzip = "\x1F\x8B", kZstd = "\x28\xB5\x2F\xFD";
+  constexpr std::string_view kSkippable = "\x2A\x4D\x18";  // a zstd frame without text, behind 0x5?
+  const std::string start = read_start(file, 4);
+  if (start.starts_with(kGzip)) {
+    return "gz";
+  }
+  const bool skippable =
+      start.size() == 4 && (start[0] & 0xF0) == 0x50 && start.ends_with(kSkippable);
+  if (start == kZstd || skippable) {
+    return "zst";
+  }
+  return file.extension() == ".zst" ? "zst" : "";  // damaged
 }
 
 TextStream::TextStream(const std::filesystem::path& file) : state_(std::make_unique<State>()) {
@@ -106,6 +117,9 @@ TextStream::TextStream(const std::filesystem::path& file) : state_(std::make_uni
   }
   if (packing == "zst") {
     state_->zstd.reset(ZSTD_createDStream());
+    // Windows as large as `zstd --long=31` makes, of 2 GiB; memory grows with what is in them.
+    ZSTD_DCtx_setParameter(state_->zstd.get(), ZSTD_d_windowLogMax,
+                           ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
     state_->packed.resize(ZSTD_DStreamInSize());
   }
 }

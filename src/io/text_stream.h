@@ -8,10 +8,10 @@
 
 namespace moesaic::io {
 
-/// "gz", "zst", or "" for a file that is not packed (by its name).
+/// "gz", "zst" or "" for a file that is not packed, by its first bytes.
 std::string packing_of(const std::filesystem::path& file);
 
-/// The bytes of a file, unpacked as its name says, a block at a time. Failures name the file:
+/// The bytes of a file, unpacked where it is packed, a block at a time. Failures name the file:
 /// kNoInput (unreadable), kIoError (read), kBadData (the packing is damaged or cut).
 class TextStream {
  public:

@@ -12,6 +12,7 @@ namespace moesaic::io {
 namespace {
 
 constexpr std::size_t kPartBytes = 1000;                 // BPE is faster on short parts
+constexpr std::size_t kLongLine = 65536;                 // and needs 240 bytes of memory a byte
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // what a model writes for a space
 constexpr std::string_view kProbe = "  a\t \xEF\xAC\x81  b \r\n\n  ";  // spaces, a ligature
 
@@ -41,11 +42,7 @@ void SentencePieceTokenizer::scan_pieces() {
       ++bytes;
       continue;
     }
-    for (std::size_t i = 0; i + 1 < piece.size(); ++i) {
-      if (piece[i] == '\n') {
-        joins_newline_[static_cast<unsigned char>(piece[i + 1])] = true;
-      }
-    }
+    learn_joints(piece);
   }
   std::vector<std::string> pieces;
   const auto status = processor_->Encode("a", &pieces);
@@ -60,13 +57,57 @@ void SentencePieceTokenizer::scan_pieces() {
   exact_ = bytes == 256 && back == kProbe;
 }
 
-/// Text without bad bytes. Cut after line ends where no piece can cross the cut, which changes
-/// nothing but the time it takes.
+void SentencePieceTokenizer::learn_joints(const std::string& piece) {
+  for (std::size_t i = 0; i + 1 < piece.size(); ++i) {
+    if (piece[i] == '\n') {
+      joins_newline_[static_cast<unsigned char>(piece[i + 1])] = true;
+    }
+  }
+  if (piece.empty() || valid_prefix(piece) < piece.size()) {
+    return;
+  }
+  std::string_view rest = piece;
+  for (char32_t last = first_character(rest);;) {
+    rest.remove_prefix(utf8_length(rest));
+    if (rest.empty()) {
+      return;
+    }
+    const char32_t next = first_character(rest);
+    joints_[std::uint64_t{last} << 32U | next] = 1;
+    last = next;
+  }
+}
+
+/// Whether `at` lies between two characters that no piece has side by side.
+bool SentencePieceTokenizer::may_cut_at(std::string_view text, std::size_t at) const {
+  const auto continues = [&](std::size_t i) {
+    return (static_cast<unsigned char>(text[i]) & 0xC0U) == 0x80U;
+  };
+  if (continues(at)) {
+    return false;
+  }
+  std::size_t begin = at - 1;
+  while (begin > 0 && continues(begin)) {
+    --begin;
+  }
+  const auto character = [](std::string_view rest) {
+    return first_character(rest.front() == ' ' ? kSpaceMark : rest);
+  };
+  const char32_t last = character(text.substr(begin));
+  return joints_.find(std::uint64_t{last} << 32U | character(text.substr(at))) == nullptr;
+}
+
+/// Text without bad bytes. Cut where no piece can cross the cut, which changes nothing but the time
+/// and memory it takes: after line ends, and within a line that is long.
 void SentencePieceTokenizer::encode_run(std::string_view text,
                                         std::vector<std::int32_t>& tokens) const {
   while (!text.empty()) {
     std::size_t end = std::min(kPartBytes, text.size());
-    while (end < text.size() && (!exact_ || text[end - 1] != '\n' || joins_newline_at(text[end]))) {
+    const auto may_cut = [&] {
+      return (text[end - 1] == '\n' && !joins_newline_at(text[end])) ||
+             (end >= kLongLine && may_cut_at(text, end));
+    };
+    while (end < text.size() && (!exact_ || !may_cut())) {
       ++end;
     }
     std::vector<int> ids;

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "io/tokenizer_table.h"
+
 namespace sentencepiece {
 class SentencePieceProcessor;
 }
@@ -35,13 +37,16 @@ class SentencePieceTokenizer {
   void encode_part(std::string_view text, std::vector<std::int32_t>& tokens) const;
   void encode_run(std::string_view text, std::vector<std::int32_t>& tokens) const;
   void append_piece(std::int32_t token, std::string& text) const;
+  void learn_joints(const std::string& piece);
   bool joins_newline_at(char next) const;
+  bool may_cut_at(std::string_view text, std::size_t at) const;
 
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
   bool exact_ = false;  // has bytes and changes nothing: any text survives
   bool dummy_prefix_ = false;
   std::array<std::int32_t, 256> byte_id_{};  // of the byte pieces
   std::array<bool, 256> joins_newline_{};    // some piece has this byte right after a '\n'
+  FlatMap joints_;                           // characters that stand side by side in some piece
 };
 
 }  // namespace moesaic::io

@@ -23,7 +23,7 @@ void add_model(const Estimate& e, Rows& rows) {
   rows.push_back({"model", fmt::format("{} parameters, {} active for one token", count(all.total),
                                        count(all.active))});
   if (e.size.embedding.total == 0) {
-    rows.push_back({"", "without embedding and head: model.vocab_size is not known yet"});
+    rows.push_back({"", "without embedding and head: give model.vocab_size or data.corpus"});
   }
   for (const auto& [name, part] : e.size.classes()) {
     if (part.total > 0) {

@@ -27,6 +27,12 @@ void check_same_vocabulary(const io::CorpusInfo& a, const io::CorpusInfo& b) {
   }
 }
 
+/// Whether token i of a sample that begins at stream position `first` predicts its successor.
+bool is_counted(const io::TokenSpan& span, std::int64_t first, std::size_t i) {
+  const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
+  return !next_begins && span.given[i + 1] == 0;
+}
+
 }  // namespace
 
 Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len) {
@@ -136,6 +142,17 @@ std::vector<std::uint8_t> Corpora::sample_tasks(const ShardSamples& samples) {
   return tasks;
 }
 
+bool Corpora::has_target(const SamplePlace& place) {
+  const std::int64_t first = place.index * seq_len_;
+  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
+    if (is_counted(span, first, i)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Sample Corpora::read(const SamplePlace& place) {
   const std::int64_t first = place.index * seq_len_;
   const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
@@ -143,10 +160,8 @@ Sample Corpora::read(const SamplePlace& place) {
   Sample sample;
   sample.corpus = place.corpus;
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
-    const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
-    const bool counted = !next_begins && span.given[i + 1] == 0;
     sample.token.push_back(span.token[i]);
-    sample.target.push_back(counted ? span.token[i + 1] : -1);
+    sample.target.push_back(is_counted(span, first, i) ? span.token[i + 1] : -1);
     sample.begin.push_back(
         static_cast<std::int32_t>(std::max<std::int64_t>(0, span.document_begin[i] - first)));
     sample.task.push_back(task_numbers[span.task[i]]);

@@ -47,6 +47,9 @@ class Corpora {
   void join_tasks(std::vector<std::string>& names);
 
   Sample read(const SamplePlace& place);
+  /// Whether anything is to be predicted in a sample: not where documents of one token follow each
+  /// other, or all is context. Tasks need not be joined yet. On the HDF5 thread.
+  bool has_target(const SamplePlace& place);
 
   /// One shard of a corpus and the samples that begin in it.
   struct ShardSamples {

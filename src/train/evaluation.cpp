@@ -32,27 +32,6 @@ class LossSums {
   std::vector<double> values_;
 };
 
-// The samples to evaluate: all, or a share of each corpus in steps as even as can be.
-std::vector<SamplePlace> choose_samples(const Corpora& corpora, const config::Config& config) {
-  const std::vector<std::int64_t> counts = corpora.samples();
-  std::int64_t total = 0;
-  for (const std::int64_t count : counts) {
-    total += count;
-  }
-  const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
-  const bool all = config.eval.tokens == 0 || wanted >= total;
-  std::vector<SamplePlace> places;
-  for (std::size_t c = 0; c < counts.size(); ++c) {
-    const std::int64_t n =
-        all ? counts[c]
-            : std::min(counts[c], std::max<std::int64_t>(1, wanted * counts[c] / total));
-    for (std::int64_t i = 0; i < n; ++i) {
-      places.push_back({c, i * counts[c] / n});
-    }
-  }
-  return places;
-}
-
 std::vector<Sample> read_samples(Corpora& corpora, std::span<const SamplePlace> places) {
   return io::hdf5_run([&] {
     std::vector<Sample> samples;
@@ -90,6 +69,26 @@ double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t t
 
 }  // namespace
 
+std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config::Config& config) {
+  const std::vector<std::int64_t> counts = corpora.samples();
+  std::int64_t total = 0;
+  for (const std::int64_t count : counts) {
+    total += count;
+  }
+  const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
+  const bool all = config.eval.tokens == 0 || wanted >= total;
+  std::vector<SamplePlace> places;
+  for (std::size_t c = 0; c < counts.size(); ++c) {
+    const std::int64_t n =
+        all ? counts[c]
+            : std::min(counts[c], std::max<std::int64_t>(1, wanted * counts[c] / total));
+    for (std::int64_t i = 0; i < n; ++i) {
+      places.push_back({c, i * counts[c] / n});
+    }
+  }
+  return places;
+}
+
 std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
                                     const config::Config& config, std::size_t tasks,
                                     std::int64_t step, const std::function<bool()>& go_on) {
@@ -98,7 +97,7 @@ std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
   model::Context ctx = instance.context(inner_clock);
   ctx.dropless = !config.router.eval_capacity;
   LossSums sums(tasks, corpora.size());
-  const std::vector<SamplePlace> places = choose_samples(corpora, config);
+  const std::vector<SamplePlace> places = evaluation_samples(corpora, config);
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
   const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
   const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());

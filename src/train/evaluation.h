@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "config/config.h"
 #include "io/trace.h"
@@ -9,6 +10,9 @@
 #include "train/corpora.h"
 
 namespace moesaic::train {
+
+/// The samples that an evaluation reads: all, or a share of each corpus in steps as even as can be.
+std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config::Config& config);
 
 /// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them
 /// spread evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same

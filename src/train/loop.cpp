@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -41,6 +42,7 @@ class Loop {
   StepResult step(StepBatches& batches);
   StepResult once_more(const StepBatches& batches, const StepResult& first);
   std::optional<Rollback> judge(const StepResult& result, const StepBatches& batches);
+  void note_no_targets(const StepResult& result, const StepBatches& batches);
   std::string way_out() const;
   void check_replicas();
   void evaluate();
@@ -71,6 +73,7 @@ class Loop {
   comm::Watchdog& watchdog_;
   std::int64_t compared_;  // the last step after which replicas were found alike
   int failed_saves_ = 0;
+  bool said_no_targets_ = false;
 };
 
 Loop::Loop(const Start& start)
@@ -130,8 +133,24 @@ StepResult Loop::step(StepBatches& batches) {
     progress_.tokens += result.tokens;
   }
   recorder_.add(result, stepper_.stats(), stepper_.task_tokens());
+  note_no_targets(result, batches);
   recorder_.add_routing(result.step, stepper_.routed(), batches);
   return result;
+}
+
+// Such a step measures nothing, and its loss of 0 is no loss. Said once, and always in the trace.
+void Loop::note_no_targets(const StepResult& result, const StepBatches& batches) {
+  if (result.targets > 0) {
+    return;
+  }
+  const std::string message = fmt::format(
+      "nothing was to be predicted in the samples {}: contexts, or first tokens of "
+      "documents, are all they hold; the loss of the step is no measure",
+      text_of(batches.samples, ", "));
+  recorder_.event(result.step, "no_targets", message);
+  if (!std::exchange(said_no_targets_, true)) {
+    log::warn(fmt::format("step {}: {}", result.step, message));
+  }
 }
 
 std::string Loop::way_out() const {
@@ -149,6 +168,8 @@ std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches&
         "(samples {}); the parameters were not changed",
         result.step, result.loss, result.grad_norm, text_of(batches.samples, ", "));
     recorder_.event(result.step, "bad_numbers", reason);
+  } else if (result.targets == 0) {
+    return std::nullopt;
   } else if (const auto median = spikes_.add(result.lm_loss)) {
     reason = fmt::format(
         "step {}: the loss {:.6g} is {:.3g} times {:.6g}, the median of the {} steps before",

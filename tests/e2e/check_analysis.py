@@ -72,6 +72,18 @@ class Analysis(unittest.TestCase):
         self.report(self.trace("fewer.h5", "--steps", 4, "--threshold"))
         self.assertTrue((self.dir / "report/experts_per_token.png").is_file())
 
+    def test_report_of_steps_without_targets(self):
+        """A loss of nothing is told of."""
+        path = self.trace("some.h5", "--steps", 4)
+        self.assertNotIn("without a target", self.report(path))
+        with h5py.File(path, "a") as file:
+            for name in ("step", "kind", "message"):
+                file.pop(f"events/{name}", None)
+            file["events/step"] = [2, 3]
+            file["events/kind"] = ["no_targets", "no_targets"]
+            file["events/message"] = ["nothing", "nothing"]
+        self.assertIn("Steps without a target: 2.", self.report(path))
+
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""
         path = self.trace("busy.h5", "--steps", 4)
@@ -200,6 +212,15 @@ class Analysis(unittest.TestCase):
             file["documents/greedy"] = [0] * len(ids)
             file["documents/offsets"] = list(range(0, 2 * len(ids) + 1, 2))
             file["tokens/logprob"] = [-1.5] * (2 * len(ids))
+
+    def test_long_ids(self):
+        """Ids that a shard cuts are read whole."""
+        with h5py.File(self.dir / "shard.h5", "w") as file:
+            file["documents/id"] = ["a", "bbbb", "c", "dd"]
+            file["documents/id_long/row"] = [1, 3]
+            file["documents/id_long/offsets"] = [0, 6, 9]
+            file["documents/id_long/text"] = np.frombuffer(b"bbbbbbddd", "u1")
+            self.assertEqual(traces.id_list(file["documents"]), ["a", "bbbbbb", "c", "ddd"])
 
     def test_scores_table(self):
         """All parts make one table, also with equal ids; missing and repeated parts are refused."""

@@ -36,6 +36,24 @@ void write_part(const fs::path& file, const std::string& fingerprint, float shif
   });
 }
 
+// Nats and bytes are of the same documents: where the bytes are not known, neither counts.
+TEST(Scores, CountBytesWithTheirNats) {
+  ShardDocuments documents{
+      .offsets = {0, 3}, .context = {0}, .bytes = {5}, .task = {0}, .id = {"a"}};
+  const auto totals = [&] {
+    infer::Tally tally(documents);
+    tally.add({{0, 0, 2, 1}}, {{-1.0F, -2.0F}, {}, {}, {}}, std::vector<std::uint8_t>{1, 0});
+    return tally.totals(100);
+  };
+  EXPECT_DOUBLE_EQ(totals().whole_nats, 3.0 + std::log(100.0));
+  EXPECT_EQ(totals().whole_bytes, 5);
+  documents.knows_bytes = false;
+  documents.bytes = {0};
+  EXPECT_EQ(totals().whole_nats, 0.0);
+  EXPECT_EQ(totals().whole_bytes, 0);
+  EXPECT_EQ(totals().logprob, -3.0);
+}
+
 // What a part says of itself comes back, and an unfinished one leaves nothing.
 TEST(Scores, WriteAndRead) {
   const TempDir dir;

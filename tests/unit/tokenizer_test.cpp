@@ -2,6 +2,7 @@
 #include "io/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 
 #include <algorithm>
 #include <numeric>
@@ -55,6 +56,25 @@ std::vector<std::string> hard_texts() {
           std::string("nul \0 inside", 12),
           all_bytes,
           noise};
+}
+
+// A line of any length is cut where no piece crosses, which changes no token.
+TEST(Tokenizer, CutsLongLines) {
+  const Tokenizer tokenizer = trained();
+  std::string line;
+  std::mt19937 random(3);
+  const std::vector<std::string> words = {"return ", "value",  "  ", "quick",
+                                          " 你好",   "None  ", "x"};
+  while (line.size() < 300000) {
+    line += words[random() % words.size()];
+  }
+  const auto tokens = tokenizer.encode(line);
+  EXPECT_EQ(tokenizer.decode(tokens), line);
+  sentencepiece::SentencePieceProcessor whole;
+  ASSERT_TRUE(whole.LoadFromSerializedProto(trained_model()).ok());
+  std::vector<int> ids;
+  ASSERT_TRUE(whole.Encode(line, &ids).ok());
+  EXPECT_TRUE(tokens == std::vector<std::int32_t>(ids.begin(), ids.end()));
 }
 
 // Bytes are their own ids; the marks follow.

@@ -2,10 +2,13 @@
 #include "cli/verify.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "cli/tokenize.h"
+#include "io/corpus_manifest.h"
+#include "io/corpus_shard.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::cli {
@@ -48,6 +51,47 @@ TEST(Verify, JudgesCorpora) {
   const Output damaged = verify_and_capture({corpus});
   EXPECT_EQ(damaged.code, 65);
   EXPECT_NE(damaged.text.find("sha256"), std::string::npos) << damaged.text;
+}
+
+// The limit of processor time follows what is read: of a manifest all its shards.
+TEST(Verify, CountsWhatIsRead) {
+  const TempDir dir;
+  io::CorpusInfo info;
+  info.name = "c";
+  info.manifest = dir / "c.json";
+  info.vocab_size = 9;
+  for (int s = 0; s < 4; ++s) {
+    info.shards.push_back({dir / io::shard_file_name("c", s, 4), 3'000'000'000, 1, 1, ""});
+    write_file(info.shards.back().file, "");
+    std::filesystem::resize_file(info.shards.back().file, 3'000'000'000);  // takes no room
+  }
+  io::write_corpus_manifest(info);
+  EXPECT_GT(bytes_to_read(info.manifest.string()), 12e9);
+  EXPECT_GT(bytes_to_read(dir.path().string()), 12e9);
+  EXPECT_LT(bytes_to_read(info.shards[0].file.string()), 4e9);
+  write_file(dir / "manifest.json", "{}");
+  EXPECT_GT(bytes_to_read((dir / "manifest.json").string()), 12e9);
+  write_file(dir / "scores.json", "{}");
+  EXPECT_GT(bytes_to_read((dir / "scores.json").string()), 12e9);
+}
+
+// What may not be read, or leads in a circle, is 66 with its path, and never damaged.
+TEST(Verify, DamageIsNotWhatCannotBeRead) {
+  const TempDir dir;
+  std::filesystem::create_symlink("loop", dir / "loop");
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(verify({(dir / "loop").string()}), 66);  // in a process of its own
+  const std::string text = ::testing::internal::GetCapturedStdout();
+  EXPECT_EQ(text.find("damaged"), std::string::npos) << text;
+  const Output looped = verify_and_capture({(dir / "loop").string()});
+  EXPECT_EQ(looped.code, 66);
+  EXPECT_NE(looped.text.find((dir / "loop").string()), std::string::npos) << looped.text;
+  std::filesystem::create_directory(dir / "folder");
+  std::filesystem::permissions(dir / "folder", std::filesystem::perms::none);
+  if (::access((dir / "folder").c_str(), R_OK) != 0) {  // root may read all
+    EXPECT_EQ(verify_and_capture({(dir / "folder").string()}).code, 66);
+  }
+  std::filesystem::permissions(dir / "folder", std::filesystem::perms::owner_all);
 }
 
 // Other files are refused by name, not taken for something else.
