@@ -14,6 +14,7 @@
 #include "cli/verify.h"
 #include "comm/communicator.h"
 #include "comm/guard.h"
+#include "comm/stop.h"
 #include "config/help.h"
 #include "config/options.h"
 
@@ -37,6 +38,7 @@ int run_without_mpi(const Parsed& parsed) {
 int run_with_mpi(const Parsed& parsed) {
   moesaic::comm::Ledger ledger;
   const auto world = moesaic::comm::Communicator::world(&ledger);
+  moesaic::comm::agree_to_go_on("starting", world);
   moesaic::comm::check_same(moesaic::cli::facts_of(parsed), world);
   if (parsed.job == "tokenize") {
     moesaic::config::Config config;
@@ -58,6 +60,7 @@ int run_with_mpi(const Parsed& parsed) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  moesaic::log::guard_streams();
   Parsed parsed;
   try {
     parsed = moesaic::config::parse(argc, argv);
@@ -84,6 +87,9 @@ int main(int argc, char** argv) {
   if (parsed.config.run.progress != Tri::kAuto) {
     moesaic::log::set_terminal(parsed.config.run.progress == Tri::kOn);
   }
-  return moesaic::comm::guarded(argc, argv, level_of(parsed.config.run.log_level),
-                                [&] { return run_with_mpi(parsed); });
+  const moesaic::comm::StopSignal signal;
+  return moesaic::comm::guarded(argc, argv, level_of(parsed.config.run.log_level), [&] {
+    signal.renew();
+    return run_with_mpi(parsed);
+  });
 }

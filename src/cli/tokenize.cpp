@@ -15,6 +15,7 @@
 #include "cli/tokenize_write.h"
 #include "io/corpus_manifest.h"
 #include "io/files.h"
+#include "io/run_lock.h"
 #include "io/tokenizer.h"
 
 namespace moesaic::cli {
@@ -175,6 +176,12 @@ void write_corpora(const WriteRequest& request, const std::string& print, std::i
 
 int tokenize(const config::Config& config, const Communicator& world) {
   const config::Tokenize& wanted = config.tokenize;
+  std::optional<io::RunLock> lock;  // on rank 0
+  world.together("claim the output", [&] {
+    if (world.is_root()) {
+      lock.emplace(io::RunLock::beside(wanted.output));
+    }
+  });
   const auto files = agree_on_files(wanted, world);
   std::optional<io::Tokenizer> tokenizer = open_tokenizer(wanted, world);
   const auto owner = owners(files, world.size());

@@ -14,6 +14,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "cli/progress_line.h"
+#include "comm/stop.h"
 #include "io/tokenizer.h"
 
 namespace moesaic::cli {
@@ -129,6 +130,7 @@ void Scanner::read(std::int64_t file) {
       ++scan_.skipped;
       continue;
     }
+    comm::check_stop("reading text");
     ScannedDocument scanned;
     scanned.file = file;
     scanned.line = document.place.line;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cli/progress_line.h"
+#include "comm/stop.h"
 #include "io/hdf5_thread.h"
 
 namespace moesaic::cli {
@@ -93,6 +94,7 @@ io::ShardInfo write_shard(const WriteRequest& request, const ShardKey& key,
   io::ShardWriter writer(file, header, request.config.compress);
   PlannedReader reader(request.files, request.config);
   for (const PlannedDocument& planned : documents) {
+    comm::check_stop("writing shards");
     const io::TextDocument document = reader.read(planned);
     io::DocumentRecord record =
         encode_document(document, request.tokenizer, request.config.bos, request.config.eos);

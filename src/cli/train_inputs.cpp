@@ -48,12 +48,12 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
 
 }  // namespace
 
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
   TrainInputs inputs;
-  inputs.config = config::checked(adopt_model(parsed), ranks);
+  inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Data& data = inputs.config.data;
-  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len);
-  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len);
+  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len, catalog);
+  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len, catalog);
   inputs.corpora.check_vocabulary_of(inputs.eval_corpora);
   adopt_vocabulary(inputs.config, inputs.corpora);
   check_samples(inputs.config, inputs.corpora);

@@ -12,6 +12,6 @@ struct TrainInputs {
 };
 
 /// Throws what is wrong with the config, the corpora or the checkpoint of model.path.
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks);
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog);
 
 }  // namespace moesaic::cli

@@ -25,12 +25,13 @@ struct TraceWriter::State {
   Timer since_flush;
   TracePending pending;
   TraceLengths written;
+  TracePlaces places;
 
   void write(Hdf5File& file);
 };
 
 void TraceWriter::State::write(Hdf5File& file) {
-  append(file, pending, written);
+  append(file, pending, written, places);
   file.close();
   written.rows += static_cast<std::int64_t>(pending.rows.size());
   written.evals += static_cast<std::int64_t>(pending.evals.size());
@@ -69,6 +70,7 @@ TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, dou
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;
+  state->places = places_of(axes);
   return TraceWriter(std::move(state));
 }
 
@@ -80,10 +82,11 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;
+  ContinuedTrace continued;
   try {
     hdf5_run([&] {
       Hdf5File opened = Hdf5File::open_patiently(file);
-      state->written = continue_trace(opened, axes, last_step);
+      continued = continue_trace(opened, axes, last_step);
       opened.close();
     });
   } catch (const Error& error) {
@@ -93,8 +96,23 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
     log::warn(fmt::format("the trace is damaged and a new one is begun: {}", error.what()));
     return create(file, axes, flush_seconds);
   }
+  state->written = continued.lengths;
+  state->places = continued.places;
   TraceWriter writer(std::move(state));
-  writer.event(last_step, "restart", fmt::format("resumed from step {}", last_step));
+  std::string restart = fmt::format("resumed from step {}", last_step);
+  if (continued.cut_to > 0) {
+    const std::string lost =
+        fmt::format("steps {} to {} are not in the checkpoint and are computed again",
+                    last_step + 1, continued.cut_to);
+    log::warn(lost);
+    restart += "; " + lost;
+  }
+  writer.event(last_step, "restart", restart);
+  if (continued.lacks_steps) {
+    writer.event(last_step, kTraceGap,
+                 fmt::format("of steps {} to {} there is no row: the trace could not be written",
+                             continued.ends_at + 1, last_step));
+  }
   return writer;
 }
 
