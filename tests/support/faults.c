@@ -1,18 +1,23 @@
 /* Preloaded into moesaic by tests/e2e: a file system without locks (FAULT=flock), a wall clock that
    jumps by an hour, forth and back (FAULT=clock), a rank FAULT_RANK (all ranks without it) that is
    killed before its KILL_AT-th read, write, sync or renaming of a file below the current folder
-   (FAULT=kill), or that stops before the first of these that is of a file like STOP_AT, once a file
+   (FAULT=kill), that writes "open PATH" or "ask PATH" for each file below the current folder which it
+   opens or asks about to COUNT_FILE.RANK (FAULT=count), or that stops before the first of these that is of a file like STOP_AT, once a file
    like STOP_ONCE is there (FAULT=stop; both are patterns of a shell, * matches / in STOP_AT). */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <glob.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,6 +48,59 @@ static void reach(const char *path) {
     raise(SIGSTOP);
   }
   globfree(&found);
+}
+
+static void note(const char *what, const char *path) {
+  static FILE *list;
+  static char folder[4096];
+  if (!wanted("count") || (folder[0] == '\0' && getcwd(folder, sizeof folder) == NULL) ||
+      (path[0] == '/' && strncmp(path, folder, strlen(folder)) != 0)) {
+    return;
+  }
+  if (list == NULL) {
+    const char *const rank = getenv("OMPI_COMM_WORLD_RANK");
+    char name[4096];
+    snprintf(name, sizeof name, "%s.%s", getenv("COUNT_FILE"), rank != NULL ? rank : "0");
+    list = ((FILE * (*)(const char *, const char *)) real_of("fopen64"))(name, "a");
+    setvbuf(list, NULL, _IOLBF, 0);
+  }
+  fprintf(list, "%s %s\n", what, path);
+}
+
+FILE *fopen(const char *path, const char *mode) {
+  note("open", path);
+  return ((FILE * (*)(const char *, const char *)) real_of("fopen"))(path, mode);
+}
+FILE *fopen64(const char *path, const char *mode) {
+  note("open", path);
+  return ((FILE * (*)(const char *, const char *)) real_of("fopen64"))(path, mode);
+}
+int open64(const char *path, int flags, ...) {
+  va_list more;
+  va_start(more, flags);
+  const mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
+  va_end(more);
+  note("open", path);
+  return ((int (*)(const char *, int, ...))real_of("open64"))(path, flags, mode);
+}
+int open(const char *path, int flags, ...) {
+  va_list more;
+  va_start(more, flags);
+  const mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
+  va_end(more);
+  return open64(path, flags, mode);
+}
+int stat(const char *path, struct stat *status) {
+  note("ask", path);
+  return ((int (*)(const char *, struct stat *))real_of("stat"))(path, status);
+}
+int stat64(const char *path, struct stat64 *status) {
+  note("ask", path);
+  return ((int (*)(const char *, struct stat64 *))real_of("stat64"))(path, status);
+}
+DIR *opendir(const char *path) {
+  note("ask", path);
+  return ((DIR * (*)(const char *)) real_of("opendir"))(path);
 }
 
 static void reach_file(int descriptor) {
