@@ -51,7 +51,11 @@ RunLock RunLock::beside(const std::filesystem::path& path) {
   // One name for one place, whatever links lead to it.
   const auto place = std::filesystem::weakly_canonical(std::filesystem::absolute(path));
   const auto whole = place.has_filename() ? place : place.parent_path();
-  make_folder(whole.parent_path());
+  try {
+    make_folder(whole.parent_path());
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", whole.string(), error.what()));
+  }
   const bool beside = access(whole.parent_path().c_str(), W_OK) == 0;
   std::filesystem::path file = whole;
   file += ".lock";

@@ -123,6 +123,17 @@ std::string fitting(std::string text, std::int64_t most) {
   return text;
 }
 
+void write_names(Hdf5File& file, const std::string& name, const std::vector<std::string>& values) {
+  constexpr std::int64_t kNameBytes = 256;
+  file.create_strings(name, kNameBytes, {.chunk = {16}, .unlimited = true});
+  std::vector<std::string> cut;
+  for (const std::string& value : values) {
+    cut.push_back(fitting(value, kNameBytes));
+  }
+  file.extend(name, {std::ssize(cut)});
+  file.write_strings(name, 0, cut);
+}
+
 namespace {
 
 void describe(Hdf5File& file, const std::string& name, const std::string& units,
@@ -197,18 +208,6 @@ void write_indices(Hdf5File& file, const std::string& name, std::int64_t extent)
   std::vector<std::int64_t> values(static_cast<std::size_t>(extent));
   std::iota(values.begin(), values.end(), 0);
   file.write<std::int64_t>(name, {0}, {extent}, values);
-}
-
-// A restart may have others.
-void write_names(Hdf5File& file, const std::string& name, const std::vector<std::string>& values) {
-  constexpr std::int64_t kNameBytes = 256;
-  file.create_strings(name, kNameBytes, {.chunk = {16}, .unlimited = true});
-  std::vector<std::string> cut;
-  for (const std::string& value : values) {
-    cut.push_back(fitting(value, kNameBytes));
-  }
-  file.extend(name, {std::ssize(cut)});
-  file.write_strings(name, 0, cut);
 }
 
 void write_scales(Hdf5File& file, const TraceAxes& axes) {

@@ -52,6 +52,9 @@ const std::vector<std::string>& names_of(const TraceAxes& axes, const std::strin
 /// characters.
 std::string fitting(std::string text, std::int64_t most);
 
+/// An axis of names to which a restart may add others.
+void write_names(Hdf5File& file, const std::string& name, const std::vector<std::string>& values);
+
 /// A file with every array empty, all scales tied, and the attributes set.
 void write_trace_skeleton(Hdf5File& file, const TraceAxes& axes);
 void write_trace_attributes(Hdf5File& file, const TraceAxes& axes);

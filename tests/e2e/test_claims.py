@@ -185,7 +185,7 @@ class Claims(harness.EndToEnd):
     # Protects: what a run is evaluated on may change, and the trace keeps all of it.
     def test_other_evaluation(self):
         self.assertEqual(self.tokenized("more", "--tokenize.task", "maths").code, 0)
-        evaluated = ["--eval.every", 2, "--data.eval_corpus"]
+        evaluated = ["--trace.routing", "every:2", "--eval.every", 2, "--data.eval_corpus"]
         self.trained(0, *ALONE, *evaluated, "corpus/heldout", "--train.steps", 2)
         self.trained(0, *ALONE, *evaluated, "more", "--train.steps", 4)
         with_both = harness.column(self.folder / "run/trace.h5", "eval/loss_by_corpus")
@@ -193,4 +193,8 @@ class Claims(harness.EndToEnd):
         self.assertEqual((with_both == with_both).tolist(), [[True, False], [False, True]])
         names = [name.decode() for name in harness.column(self.folder / "run/trace.h5", "corpus")]
         self.assertEqual(names, ["corpus", "more"])
-        self.assert_sound("run/trace.h5", "run/checkpoints")
+        for trace in ("run/trace.h5", "run/trace.routing.h5"):
+            tasks = [name.decode() for name in harness.column(self.folder / trace, "task")]
+            self.assertEqual((sorted(tasks[:3]), tasks[3:]), (["code", "none", "prose"], ["maths"]))
+            self.assert_sound(trace)
+        self.assert_sound("run/checkpoints")
