@@ -19,6 +19,7 @@
 #include "comm/communicator.h"
 #include "comm/guard.h"
 #include "comm/launch.h"
+#include "comm/stop.h"
 #include "config/help.h"
 #include "config/options.h"
 
@@ -53,6 +54,7 @@ int run_without_mpi(const Parsed& parsed) {
 int run_with_mpi(const Parsed& parsed) {
   moesaic::comm::Ledger ledger;
   const auto world = moesaic::comm::Communicator::world(&ledger);
+  moesaic::comm::agree_to_go_on("starting", world);
   moesaic::comm::check_same(moesaic::cli::facts_of(parsed), world);
   if (parsed.job == "tokenize") {
     moesaic::config::Config config;
@@ -76,6 +78,7 @@ int run_with_mpi(const Parsed& parsed) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  moesaic::log::guard_streams();
   Parsed parsed;
   try {
     parsed = moesaic::config::parse(argc, argv);
@@ -103,9 +106,13 @@ int main(int argc, char** argv) {
   if (parsed.config.run.progress != Tri::kAuto) {
     moesaic::log::set_terminal(parsed.config.run.progress == Tri::kOn);
   }
+  const moesaic::comm::StopSignal signal;
   using moesaic::comm::Threads;
   const bool serialized = parsed.config.run.mpi_threads == moesaic::config::MpiThreads::kSerialized;
-  return moesaic::comm::guarded(
-      argc, argv, level_of(parsed.config.run.log_level), [&] { return run_with_mpi(parsed); },
-      serialized ? Threads::kSerialized : Threads::kMultiple);
+  const auto job = [&] {
+    signal.renew();
+    return run_with_mpi(parsed);
+  };
+  return moesaic::comm::guarded(argc, argv, level_of(parsed.config.run.log_level), job,
+                                serialized ? Threads::kSerialized : Threads::kMultiple);
 }

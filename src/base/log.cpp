@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/basic_file_sink.h>
@@ -7,8 +8,12 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
+#include <utility>
+
+#include "base/error.h"
 
 namespace moesaic::log {
 namespace {
@@ -30,6 +35,7 @@ std::shared_ptr<spdlog::logger> make(const std::string& name, spdlog::sink_ptr s
   auto logger = std::make_shared<spdlog::logger>(name, std::move(sink));
   logger->set_level(spdlog::level::trace);
   logger->flush_on(spdlog::level::trace);
+  logger->set_error_handler([](const std::string&) {});  // a lost line ends nothing
   return logger;
 }
 
@@ -68,6 +74,15 @@ void write(Level level, const char* label, std::string_view message) {
 
 }  // namespace
 
+void guard_streams() {
+  std::signal(SIGPIPE, SIG_IGN);
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(descriptor, F_GETFD) == -1) {
+      open("/dev/null", O_RDWR);  // takes the lowest number that is free
+    }
+  }
+}
+
 void set_up(int rank, const std::string& host, Level level) {
   State& s = state();
   s.rank = rank;
@@ -77,9 +92,19 @@ void set_up(int rank, const std::string& host, Level level) {
 
 void add_file(const std::filesystem::path& file) {
   State& s = state();
-  if (s.rank == 0) {
-    s.file = make("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string()));
+  if (s.rank != 0) {
+    return;
   }
+  try {
+    s.file = make("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string()));
+  } catch (const spdlog::spdlog_ex& error) {
+    throw Error(Exit::kCannotCreate, error.what());
+  }
+  s.file->set_error_handler([file, said = false](const std::string& reason) mutable {
+    if (!std::exchange(said, true)) {
+      state().err->info(fmt::format("WARN {}: lines are lost: {}", file.string(), reason));
+    }
+  });
 }
 
 void debug(std::string_view message) { write(Level::kDebug, "DEBUG", message); }

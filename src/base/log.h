@@ -8,10 +8,15 @@ namespace moesaic::log {
 
 enum class Level { kDebug, kInfo, kWarn, kError };
 
+/// To be called first: nobody who stops reading stdout or stderr ends this process, and one of them
+/// that is closed is not the next file that is opened. Lines that cannot be written are dropped.
+void guard_streams();
+
 /// Lines are `2026-11-03T10:00:00Z INFO message`. Rank 0 writes debug and info to stdout, warnings
 /// and errors to stderr; other ranks write only errors, prefixed `[rank r host]`.
 void set_up(int rank, const std::string& host, Level level);
-void add_file(const std::filesystem::path& file);  // rank 0: also append every line there
+/// Rank 0: also append every line there. Throws kCannotCreate.
+void add_file(const std::filesystem::path& file);
 
 void debug(std::string_view message);
 void info(std::string_view message);

@@ -11,8 +11,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
+#include "comm/stop.h"
 #include "io/hdf5_thread.h"
-#include "io/model_source.h"
 #include "model/pipeline.h"
 #include "model/quantize.h"
 
@@ -79,6 +79,7 @@ Reading read(model::Instance& instance, model::InputSums& sums,
   const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
     watchdog.round("calibration");
+    comm::agree_to_go_on("calibrating", instance.mesh.world);
     const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
     model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
@@ -96,19 +97,17 @@ Reading read(model::Instance& instance, model::InputSums& sums,
 
 }  // namespace
 
-infer::ScoreCorpora open_calibration(const config::Config& config,
-                                     const std::filesystem::path& model,
-                                     const std::vector<std::string>& tasks) {
+infer::ScoreCorpora open_calibration(const config::Config& config, io::ModelSource& model,
+                                     const std::vector<std::string>& tasks, io::Catalog& catalog) {
   if (config.convert.calibration.empty()) {
     return {};
   }
-  auto corpora = infer::ScoreCorpora::open(config.convert.calibration, tasks);
-  auto source = io::ModelSource::open(model);
-  check_vocabulary(source, corpora.first());
+  auto corpora = infer::ScoreCorpora::open(config.convert.calibration, tasks, catalog);
+  check_vocabulary(model, corpora.first());
   return corpora;
 }
 
-model::Calibration calibrate(const config::Config& config, const std::filesystem::path& model,
+model::Calibration calibrate(const config::Config& config, io::ModelSource& model,
                              infer::ScoreCorpora& corpora, const comm::Mesh& mesh,
                              comm::Watchdog& watchdog) {
   std::optional<model::Instance> instance;
@@ -126,7 +125,7 @@ model::Calibration calibrate(const config::Config& config, const std::filesystem
     throw comm::AgreedError(Exit::kBadNumbers,
                             fmt::format("{}: the model gives log-probabilities that are no numbers "
                                         "on convert.calibration",
-                                        model.string()));
+                                        model.path().string()));
   }
   log::print(fmt::format("calibration: {} tokens, perplexity {:.4f} before",
                          short_count(total.tokens),

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "comm/stop.h"
 #include "config/compare.h"
 #include "config/enum_names.h"
 #include "config/layers.h"
@@ -50,11 +51,11 @@ void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
 
 }  // namespace
 
-config::Parsed adopt_model(config::Parsed parsed) {
+config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog) {
   if (parsed.config.model.path.empty()) {
     return parsed;
   }
-  const auto source = io::ModelSource::open(parsed.config.model.path);
+  const io::ModelSource& source = catalog.model(parsed.config.model.path);
   const bool trains =
       parsed.job == "train" || (parsed.job == "plan" && parsed.config.plan.job == "train");
   if (trains || parsed.job == "convert") {
@@ -149,13 +150,9 @@ void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) 
   config.router.task_names.assign(tasks.begin() + 1, tasks.end());
 }
 
-void check_folder(const std::string& path, const comm::Communicator& world) {
-  if (path.empty() || !world.is_root()) {
-    return;
-  }
-  auto source = io::ModelSource::open(path);
+void check_folder(io::ModelSource& source, const comm::Communicator& world) {
   io::HfFolder* const folder = source.folder();
-  if (folder == nullptr) {
+  if (folder == nullptr || !world.is_root()) {
     return;
   }
   folder->check();
@@ -216,10 +213,15 @@ std::string vocabulary_text(std::int64_t size, const std::string& hash) {
 
 }  // namespace
 
-void load_values(model::Instance& instance, const std::filesystem::path& path,
-                 comm::Watchdog& watchdog) {
-  auto source = io::ModelSource::open(path);
-  model::load_parameters(instance, source, model::Load::kValues, [&] { watchdog.loading(); });
+std::function<void()> on_loading(comm::Watchdog& watchdog) {
+  return [&watchdog] {
+    comm::check_stop("loading");
+    watchdog.loading();
+  };
+}
+
+void load_values(model::Instance& instance, io::ModelSource& source, comm::Watchdog& watchdog) {
+  model::load_parameters(instance, source, model::Load::kValues, on_loading(watchdog));
 }
 
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <filesystem>
+#include <functional>
 #include <string_view>
 
 #include "comm/watchdog.h"
 #include "config/options.h"
+#include "io/catalog.h"
 #include "io/corpus.h"
 #include "io/model_source.h"
 #include "model/instance.h"
@@ -15,19 +16,20 @@ namespace moesaic::cli {
 /// With model.path set: the command's config with model.*, router.* and run.quantize from there. A
 /// model.* key, or run.quantize, that was set to something else is an error (kUsage); router.* keys
 /// that were set win. Likewise an error: training from, or converting, quantized weights.
-config::Parsed adopt_model(config::Parsed parsed);
+config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog);
 
 /// Throws kUsage if the weights are in few bits alone. what: what to do with the original, as
 /// "train from".
 void refuse_quantized(const io::ModelSource& source, std::string_view what);
 
-/// On rank 0, where the path is that of a Hugging Face folder: throws kBadData with all that is
-/// wrong with its tensors, and says what is left out.
-void check_folder(const std::string& path, const comm::Communicator& world);
+/// On rank 0, of a Hugging Face folder: throws kBadData with all that is wrong with its tensors,
+/// and says what is left out.
+void check_folder(io::ModelSource& source, const comm::Communicator& world);
 
+/// To be called while tensors are read: a sign of life, and the place to stop (kTerminated).
+std::function<void()> on_loading(comm::Watchdog& watchdog);
 /// The values of a model's weights, from a checkpoint or a Hugging Face folder.
-void load_values(model::Instance& instance, const std::filesystem::path& path,
-                 comm::Watchdog& watchdog);
+void load_values(model::Instance& instance, io::ModelSource& source, comm::Watchdog& watchdog);
 
 /// Throws kBadData unless the corpus has the vocabulary that the model was trained with. An empty
 /// hash is unknown: bare shards have none, and Hugging Face folders, whose embedding may have more

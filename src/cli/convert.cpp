@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -13,9 +14,10 @@
 #include "cli/convert_write.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
+#include "comm/stop.h"
 #include "config/enum_names.h"
 #include "config/validate.h"
-#include "io/checkpoint_manifest.h"
+#include "io/run_lock.h"
 #include "model/pipeline.h"
 #include "model/storage.h"
 
@@ -67,13 +69,13 @@ void check_output(const fs::path& out) {
   }
 }
 
-ConvertInputs read_inputs(config::Parsed parsed, int ranks) {
+ConvertInputs read_inputs(config::Parsed parsed, int ranks, io::Catalog& catalog) {
   if (parsed.arguments.size() != 2) {
     throw Error(Exit::kUsage, "convert takes two arguments: moesaic convert IN OUT");
   }
   parsed.config.model.path = parsed.arguments[0];
-  auto source = io::ModelSource::open(parsed.arguments[0]);
-  ConvertInputs inputs{.config = config::checked(adopt_model(parsed), ranks),
+  io::ModelSource& source = catalog.model(parsed.arguments[0]);
+  ConvertInputs inputs{.config = config::checked(adopt_model(parsed, catalog), ranks),
                        .source = source.path(),
                        .out = parsed.arguments[1],
                        .to_folder = wants_folder(parsed.config.convert, source),
@@ -92,7 +94,6 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks) {
     }
     inputs.family = io::family_for(keys_of(inputs.config));
   }
-  check_output(inputs.out);
   return inputs;
 }
 
@@ -108,12 +109,12 @@ model::MicroBatch probe(const config::Config& config) {
 }
 
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
-std::vector<float> compute(const config::Config& config, const fs::path& path,
+std::vector<float> compute(const config::Config& config, io::ModelSource& source,
                            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   std::optional<model::Instance> instance;
   mesh.world.together("set up the check", [&] {
     instance.emplace(config, mesh, model::Use::kManyRows);
-    load_values(*instance, path, watchdog);
+    load_values(*instance, source, watchdog);
   });
   model::Context ctx = instance->context();
   ctx.dropless = true;
@@ -162,9 +163,11 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
   config::Config stored = inputs.config;
   stored.run.quantize = inputs.config.convert.quantize;
   try {
-    return compute(stored, made, mesh, watchdog);
+    io::Catalog catalog;
+    io::read_once(catalog, mesh.world, "open the copy", [&] { catalog.model(made); });
+    return compute(stored, catalog.model(made), mesh, watchdog);
   } catch (const comm::AgreedError& error) {
-    if (error.code() == Exit::kIoError) {
+    if (error.code() == Exit::kIoError || error.code() == Exit::kTerminated) {
       throw;
     }
     remove_made(inputs, made, mesh);
@@ -176,9 +179,9 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
 
 /// Throws kMismatch if the two models do not compute the same, as far as what is stored lets them.
 /// Collective over the mesh.
-void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh,
-             comm::Watchdog& watchdog) {
-  const std::vector<float> was = compute(inputs.config, inputs.source, mesh, watchdog);
+void compare(const ConvertInputs& inputs, io::ModelSource& source, const fs::path& made,
+             const comm::Mesh& mesh, comm::Watchdog& watchdog) {
+  const std::vector<float> was = compute(inputs.config, source, mesh, watchdog);
   const std::vector<float> is = compute_copy(inputs, made, mesh, watchdog);
   std::vector<double> sums(2, 0.0);  // of differences, and their number
   for (std::size_t i = 0; i < was.size(); ++i) {
@@ -200,13 +203,16 @@ void compare(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh
   }
 }
 
-/// Compares the two; a copy that could not be compared stays. Collective over the mesh.
-void check(const ConvertInputs& inputs, const fs::path& made, const comm::Mesh& mesh,
-           comm::Watchdog& watchdog) {
+/// Compares the two; a copy that could not be compared stays, unless the job is to stop. Collective over the mesh.
+void check(const ConvertInputs& inputs, io::ModelSource& source, const fs::path& made,
+           const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   watchdog.loading();
   try {
-    compare(inputs, made, mesh, watchdog);
+    compare(inputs, source, made, mesh, watchdog);
   } catch (const comm::AgreedError& error) {
+    if (error.code() == Exit::kTerminated) {
+      remove_made(inputs, made, mesh);  // nobody has checked it
+    }
     if (error.code() != Exit::kIoError) {
       throw;
     }
@@ -238,14 +244,24 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   ConvertInputs inputs;
   infer::ScoreCorpora corpora;  // of the calibration
   comm::Facts facts;
-  world.together("read the model", [&] {
-    inputs = read_inputs(parsed, world.size());
+  io::Catalog catalog;
+  std::optional<io::RunLock> lock;  // on rank 0
+  io::read_once(catalog, world, "read the model", [&] {
+    inputs = read_inputs(parsed, world.size(), catalog);
+    io::ModelSource& source = catalog.model(parsed.arguments[0]);
     facts = facts_of(inputs.config);
-    facts.push_back(fact_of_model(inputs.source));
-    corpora = open_calibration(inputs.config, inputs.source, inputs.tasks);
-    check_folder(inputs.source, world);
+    facts.push_back(fact_of(source));
+    corpora = open_calibration(inputs.config, source, inputs.tasks, catalog);
+    if (world.is_root()) {
+      check_folder(source, world);
+      check_output(inputs.out);
+      lock.emplace(io::RunLock::beside(inputs.out));
+      check_output(inputs.out);  // another job may just have ended
+    }
   });
   comm::check_same(facts, world);
+  comm::agree_to_go_on("loading", world);
+  io::ModelSource& source = catalog.model(parsed.arguments[0]);
   comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());
   inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
   log::print(table(
@@ -253,15 +269,15 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
        {"to", fmt::format("{} ({})", fs::absolute(inputs.out).string(), kind_text(inputs))}}));
   model::Calibration calibration;
   if (corpora.shards() > 0) {
-    calibration = calibrate(inputs.config, inputs.source, corpora, mesh, watchdog);
+    calibration = calibrate(inputs.config, source, corpora, mesh, watchdog);
   }
   watchdog.saving();
   const auto on_progress = [&] { watchdog.saving(); };
   const fs::path made = inputs.to_folder
-                            ? write_folder(inputs, world, on_progress)
-                            : write_checkpoint(inputs, calibration, world, on_progress);
+                            ? write_folder(inputs, source, world, on_progress)
+                            : write_checkpoint(inputs, source, calibration, world, on_progress);
   if (inputs.config.convert.check) {
-    check(inputs, made, mesh, watchdog);
+    check(inputs, source, made, mesh, watchdog);
   }
   log::print(fmt::format("{}: {}", inputs.to_folder ? "folder" : "checkpoint", made.string()));
   mesh.close();

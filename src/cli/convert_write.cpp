@@ -9,10 +9,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "comm/stop.h"
 #include "config/compare.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
-#include "io/model_source.h"
 #include "io/stored_type.h"
 #include "io/tokenizer.h"
 #include "model/quantize.h"
@@ -55,8 +55,9 @@ io::StoredType stored_type(config::StoredAs dtype) {
 /// Makes the blocks of a checkpoint; it must outlive them.
 class Blocks {
  public:
-  Blocks(const ConvertInputs& inputs, const model::Calibration& calibration)
-      : source_(io::ModelSource::open(inputs.source)),
+  Blocks(const ConvertInputs& inputs, io::ModelSource& source,
+         const model::Calibration& calibration)
+      : source_(source),
         calibration_(calibration),
         backend_(make_cpu_backend(static_cast<int>(inputs.config.run.threads))),
         kinds_(model::stored_kinds(inputs.config.model, inputs.config.router)),
@@ -102,6 +103,7 @@ class Blocks {
 
  private:
   std::vector<float> values(const std::string& name, const std::vector<std::int64_t>& shape) {
+    comm::check_stop("writing the copy");
     std::vector<float> values(static_cast<std::size_t>(io::volume(shape)));
     source_.read(name, zeros_like(shape), shape, values);
     return values;
@@ -120,7 +122,7 @@ class Blocks {
     }
   }
 
-  io::ModelSource source_;
+  io::ModelSource& source_;
   const model::Calibration& calibration_;
   std::unique_ptr<Backend> backend_;
   std::map<std::string, model::StoredKind> kinds_;
@@ -135,10 +137,10 @@ struct Companions {
   std::map<std::string, std::string> texts;
   std::string vocab_sha256;
 };
-Companions companions_of(const ConvertInputs& inputs) {
+Companions companions_of(const ConvertInputs& inputs, io::ModelSource& source) {
   Companions beside{.files = {}, .texts = {}, .vocab_sha256 = inputs.vocab_sha256};
-  if (fs::exists(inputs.source / io::kManifestName)) {
-    for (const auto& [name, file] : io::read_manifest(inputs.source).files) {
+  if (source.checkpoint() != nullptr) {
+    for (const std::string& name : source.checkpoint()->companions()) {
       beside.files.push_back(inputs.source / name);
     }
     return beside;
@@ -184,18 +186,18 @@ config::StoredAs dtype_of(const ConvertInputs& inputs) {
   return inputs.to_folder ? config::StoredAs::kBf16 : config::StoredAs::kFp32;
 }
 
-fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration& calibration,
-                          const comm::Communicator& world,
+fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
+                          const model::Calibration& calibration, const comm::Communicator& world,
                           const std::function<void()>& on_progress) {
   Companions beside;
   world.together("read the tokenizer", [&] {
-    beside = companions_of(inputs);
+    beside = companions_of(inputs, source);
     if (world.is_root()) {
       io::make_folder(inputs.out);
       io::clear_written(inputs.out);  // by a conversion to a folder that did not end
     }
   });
-  Blocks all(inputs, calibration);
+  Blocks all(inputs, source, calibration);
   std::vector<io::BlockToSave> blocks;
   std::int64_t number = 0;
   for (const std::string& name : all.names()) {
@@ -204,8 +206,9 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
     }
   }
   const train::Progress start{
-      .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}, .notes = {}};
-  const nlohmann::json state = train::to_state(start, inputs.config, "", beside.vocab_sha256);
+      .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
+  const nlohmann::json state =
+      train::to_state(start, inputs.config, "", {.vocab_sha256 = beside.vocab_sha256});
   fs::path saved = io::save_checkpoint({.dir = inputs.out,
                                         .step = 0,
                                         .state = state,
@@ -219,9 +222,8 @@ fs::path write_checkpoint(const ConvertInputs& inputs, const model::Calibration&
   return saved;
 }
 
-fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world,
-                      const std::function<void()>& on_progress) {
-  auto source = io::ModelSource::open(inputs.source);
+fs::path write_folder(const ConvertInputs& inputs, io::ModelSource& source,
+                      const comm::Communicator& world, const std::function<void()>& on_progress) {
   io::write_hf_folder(
       {.folder = inputs.out,
        .family = inputs.family,
@@ -231,6 +233,7 @@ fs::path write_folder(const ConvertInputs& inputs, const comm::Communicator& wor
        .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent, std::span<float> values) {
+        comm::check_stop("writing the copy");
         on_progress();
         source.read(name, offset, extent, values);
       },

@@ -8,6 +8,7 @@
 #include "comm/communicator.h"
 #include "config/config.h"
 #include "io/hf_folder.h"
+#include "io/model_source.h"
 #include "model/calibration.h"
 
 namespace moesaic::cli {
@@ -33,11 +34,12 @@ config::StoredAs dtype_of(const ConvertInputs& inputs);
 // call on_progress on each rank before each tensor, and are collective over world.
 
 /// A checkpoint of step 0, as if training had begun with these weights.
-std::filesystem::path write_checkpoint(const ConvertInputs& inputs,
+std::filesystem::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
                                        const model::Calibration& calibration,
                                        const comm::Communicator& world,
                                        const std::function<void()>& on_progress);
-std::filesystem::path write_folder(const ConvertInputs& inputs, const comm::Communicator& world,
+std::filesystem::path write_folder(const ConvertInputs& inputs, io::ModelSource& source,
+                                   const comm::Communicator& world,
                                    const std::function<void()>& on_progress);
 
 }  // namespace moesaic::cli

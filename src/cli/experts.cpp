@@ -11,8 +11,11 @@
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
+#include "comm/stop.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
+#include "io/files.h"
+#include "io/run_lock.h"
 #include "model/storage.h"
 #include "train/resume.h"
 
@@ -39,13 +42,13 @@ config::Config config_of(io::ModelSource& source, config::Parsed parsed, int ran
   return config::checked(parsed, ranks);
 }
 
-Inputs read_inputs(const config::Parsed& parsed, int ranks) {
+Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
   if (parsed.arguments.size() != 3) {
     throw Error(Exit::kUsage,
                 "experts takes three arguments: moesaic experts add|remove|clone|promote PATH OUT");
   }
   const auto request = config::pool_request(parsed.arguments[0], parsed.config.experts);
-  auto source = io::ModelSource::open(parsed.arguments[1]);
+  io::ModelSource& source = catalog.model(parsed.arguments[1]);
   if (source.checkpoint() == nullptr) {
     throw Error(Exit::kUsage, fmt::format("{} is a Hugging Face folder: make a checkpoint of it "
                                           "first (moesaic convert)",
@@ -58,23 +61,27 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks) {
                 .change = {}};
   adopt_pool(source, inputs.config);
   inputs.change = adopt_change(source, {request}, inputs.config);
-  const fs::path target =
-      io::checkpoint_folder(inputs.out, source.checkpoint()->state().at("step"));
+  return inputs;
+}
+
+// Claims the folder that the checkpoint will be in.
+io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkpoint) {
+  const fs::path target = io::checkpoint_folder(out, checkpoint.state().at("step"));
   if (fs::exists(target)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} exists: name another folder", target.string()));
   }
-  return inputs;
+  io::make_folder(out);
+  return io::RunLock::of_folder(out);
 }
 
 // Of the state nothing changes but the pool.
-fs::path save(const Inputs& inputs, model::Instance& instance,
-              const std::function<void()>& on_progress) {
-  const auto checkpoint = io::CheckpointReader::open(inputs.source);
+fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
+              model::Instance& instance, const std::function<void()>& on_progress) {
   nlohmann::json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
   std::vector<fs::path> copy;
-  for (const auto& [name, file] : io::read_manifest(inputs.source).files) {
+  for (const std::string& name : checkpoint.companions()) {
     copy.push_back(inputs.source / name);
   }
   const auto blocks = model::blocks_to_save(instance);
@@ -91,24 +98,28 @@ fs::path save(const Inputs& inputs, model::Instance& instance,
 int experts(const config::Parsed& parsed, const comm::Communicator& world,
             comm::Watchdog& watchdog) {
   Inputs inputs;
-  comm::Facts facts;
-  world.together("read the checkpoint", [&] {
-    inputs = read_inputs(parsed, world.size());
-    facts = facts_of(inputs.config);
-    facts.push_back(fact_of_model(inputs.source));
+  io::Catalog catalog;
+  std::optional<io::RunLock> lock;  // on rank 0
+  io::read_once(catalog, world, "read the checkpoint", [&] {
+    inputs = read_inputs(parsed, world.size(), catalog);
+    if (world.is_root()) {
+      lock.emplace(claim_output(inputs.out, *catalog.model(parsed.arguments[1]).checkpoint()));
+    }
   });
-  comm::check_same(facts, world);
+  io::ModelSource& source = catalog.model(parsed.arguments[1]);
+  comm::check_same(facts_of(inputs.config), world);
   comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());
   inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
   std::optional<model::Instance> instance;
   world.together("change the experts", [&] {
     instance.emplace(inputs.config, mesh, model::Use::kTraining);
-    auto source = io::ModelSource::open(inputs.source);
-    model::load_parameters(
-        *instance, source, model::Load::kAll, [&] { watchdog.loading(); }, &inputs.change);
+    model::load_parameters(*instance, source, model::Load::kAll, on_loading(watchdog),
+                           &inputs.change);
   });
+  comm::agree_to_go_on("loading", world);
   watchdog.saving();
-  const fs::path saved = save(inputs, *instance, [&] { watchdog.saving(); });
+  const fs::path saved =
+      save(inputs, *source.checkpoint(), *instance, [&] { watchdog.saving(); });
   log::print(table(inputs.change.rows()));
   log::print(fmt::format("checkpoint: {}", saved.string()));
   instance.reset();

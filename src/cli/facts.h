@@ -2,7 +2,6 @@
 
 #include "comm/handshake.h"
 #include "config/options.h"
-#include "io/corpus.h"
 #include "io/model_source.h"
 
 namespace moesaic::cli {
@@ -12,9 +11,8 @@ namespace moesaic::cli {
 comm::Facts facts_of(const config::Parsed& parsed);
 /// Every key of a resolved config.
 comm::Facts facts_of(const config::Config& config);
-/// Shards as this rank's file system shows them: their files, lengths and sums.
-comm::Facts::value_type fact_of(std::string_view name, const std::vector<io::ShardInfo>& shards);
-/// A model likewise; the path may be empty.
-comm::Facts::value_type fact_of_model(const std::filesystem::path& path);
+/// A Hugging Face folder as this rank's file system shows it; of a checkpoint every block that is
+/// read is compared with the manifest, which all ranks have from rank 0.
+comm::Facts::value_type fact_of(const io::ModelSource& source);
 
 }  // namespace moesaic::cli

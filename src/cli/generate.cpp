@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io_error.h"
@@ -17,6 +17,7 @@
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
+#include "comm/stop.h"
 #include "config/compare.h"
 #include "config/validate.h"
 #include "infer/generator.h"
@@ -61,14 +62,14 @@ std::vector<std::int32_t> ends_of(const io::ModelSource& source, const io::Corpu
   return ends;
 }
 
-void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
-  inputs.config = config::checked(adopt_model(parsed), ranks);
+void read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog, Inputs& inputs) {
+  inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Config& config = inputs.config;
-  auto source = io::ModelSource::open(config.model.path);
+  io::ModelSource& source = catalog.model(config.model.path);
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(config.data.corpus, tasks);
+  inputs.corpora = infer::ScoreCorpora::open(config.data.corpus, tasks, catalog);
   const io::CorpusInfo& corpus = inputs.corpora.first();
   check_vocabulary(source, corpus);
   inputs.tokenizer = tokenizer_of(corpus, config.generate);
@@ -84,10 +85,10 @@ void read_inputs(const config::Parsed& parsed, int ranks, Inputs& inputs) {
 }
 
 /// A hash of all that the tokens depend on.
-std::string fingerprint(const Inputs& inputs) {
+std::string fingerprint(const Inputs& inputs, const io::ModelSource& model) {
   constexpr std::array<std::string_view, 4> kFree = {"generate.output", "generate.batch",
                                                      "generate.cache", "generate.prefill"};
-  std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
+  std::string text = provenance(inputs.config, inputs.corpora, model, [&](std::string_view key) {
     const bool counts = key.starts_with("generate.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize" ||
                         key == "run.deterministic";
@@ -123,11 +124,13 @@ void check_outputs_fit(const Inputs& inputs, std::int64_t documents, const fs::p
 }
 
 /// Rank 0 claims the outputs.
-std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, std::int64_t documents,
-                                           const io::GenerationsOutput& output, int ranks) {
+std::vector<io::RunLock> claim_outputs(const Inputs& inputs, std::int64_t documents,
+                                       const io::GenerationsOutput& output, int ranks) {
   const config::Config& config = inputs.config;
   io::make_folder(output.folder());
-  auto lock = std::make_unique<io::RunLock>(output.folder());
+  std::vector<io::RunLock> locks;
+  locks.push_back(io::RunLock::of_folder(output.folder()));
+  locks.push_back(io::RunLock::beside(config.trace.path));
   output.prepare();
   check_outputs_fit(inputs, documents, output.folder(), ranks);
   if (!config.run.dir.empty()) {
@@ -135,7 +138,7 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, std::int64_t do
     io::write_whole(fs::path(config.run.dir) / "generate.cfg", config::to_cfg(config));
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
-  return lock;
+  return locks;
 }
 
 void print_end(const io::GenerationTotals& totals, const std::string& path,
@@ -146,8 +149,8 @@ void print_end(const io::GenerationTotals& totals, const std::string& path,
 
 /// Collective over the mesh: computes the missing parts.
 infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
-                              const io::GenerationsOutput& output, const comm::Communicator& world,
-                              comm::Watchdog& watchdog) {
+                              const io::GenerationsOutput& output, io::Catalog catalog,
+                              const comm::Communicator& world, comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
@@ -159,7 +162,9 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
        {"placement", threads.place},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
-  set_up(instance, config, mesh, world, watchdog, model::Use::kFewRows);
+  set_up(instance, config, mesh, catalog, watchdog, model::Use::kFewRows);
+  catalog = {};
+  comm::agree_to_go_on("loading", world);
   const infer::GenerateResult result =
       infer::generate({config, *instance, inputs.corpora, prompts, inputs.rules, output, watchdog});
   instance.reset();
@@ -169,7 +174,7 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
 
 /// Collective over world: whether both files are there already. Else rank 0 claims them.
 bool is_finished(const Inputs& inputs, std::int64_t documents, const io::GenerationsOutput& output,
-                 const comm::Communicator& world, std::unique_ptr<io::RunLock>& lock) {
+                 const comm::Communicator& world, std::vector<io::RunLock>& locks) {
   std::int64_t finished = 0;
   world.together("create the output", [&] {
     if (!world.is_root()) {
@@ -182,7 +187,7 @@ bool is_finished(const Inputs& inputs, std::int64_t documents, const io::Generat
       print_end(output.totals(), inputs.config.generate.output, output);
       return;
     }
-    at_start([&] { lock = claim_outputs(inputs, documents, output, world.size()); });
+    at_start([&] { locks = claim_outputs(inputs, documents, output, world.size()); });
   });
   world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
   return finished != 0;
@@ -195,22 +200,25 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   Inputs inputs;
   std::string print;
   comm::Facts facts;
-  world.together("read the config", [&] {
-    read_inputs(parsed, world.size(), inputs);
-    print = world.is_root() ? fingerprint(inputs) : "";
-    facts = facts_of(inputs.config, inputs.corpora);
+  io::Catalog catalog;
+  io::read_once(catalog, world, "read the config", [&] {
+    read_inputs(parsed, world.size(), catalog, inputs);
+    print = world.is_root() ? fingerprint(inputs, catalog.model(inputs.config.model.path)) : "";
+    facts = facts_of(inputs.config, catalog);
   });
+  comm::agree_to_go_on("loading", world);
   comm::check_same(facts, world);
   world.broadcast(print, 0);
   watchdog.loading();
   infer::Prompts prompts(inputs.corpora);
   const io::GenerationsOutput output(inputs.config.generate.output, prompts.parts(),
                                      {inputs.model, config::to_cfg(inputs.config), print});
-  std::unique_ptr<io::RunLock> lock;
-  if (is_finished(inputs, prompts.documents(), output, world, lock)) {
+  std::vector<io::RunLock> locks;
+  if (is_finished(inputs, prompts.documents(), output, world, locks)) {
     return 0;
   }
-  const infer::GenerateResult result = compute(inputs, prompts, output, world, watchdog);
+  const infer::GenerateResult result =
+      compute(inputs, prompts, output, std::move(catalog), world, watchdog);
   if (result.stopped) {
     log::info(fmt::format("stopped with {} new parts: the same command goes on", result.new_parts));
     return static_cast<int>(result.new_parts > 0 ? Exit::kStopped : Exit::kTerminated);
@@ -218,7 +226,7 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   world.together("finish the continuations", [&] {
     if (world.is_root()) {
       const io::GenerationTotals totals = output.finish();
-      lock.reset();
+      locks.clear();
       output.remove_parts();
       print_end(totals, inputs.config.generate.output, output);
     }

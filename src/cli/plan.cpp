@@ -4,27 +4,27 @@
 #include "cli/checkpoint_model.h"
 #include "cli/train_inputs.h"
 #include "config/validate.h"
-#include "io/corpus.h"
 #include "plan/report.h"
 
 namespace moesaic::cli {
 
 int plan(const config::Parsed& parsed) {
+  io::Catalog catalog;
   const auto ranks = static_cast<int>(parsed.config.plan.ranks);
   if (parsed.config.plan.job == "train") {
-    TrainInputs inputs = read_train_inputs(parsed, ranks);
+    TrainInputs inputs = read_train_inputs(parsed, ranks, catalog);
     check_targets(inputs);
     const plan::Estimate estimate = plan::estimate(inputs.config, ranks);
     log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
     return 0;
   }
-  config::Config config = config::checked(adopt_model(parsed), ranks);
+  config::Config config = config::checked(adopt_model(parsed, catalog), ranks);
   std::int64_t tokens = 0;
   for (const std::string& path : config.data.corpus) {
-    const io::Corpus corpus = io::Corpus::open(path);
-    tokens += corpus.info().tokens;
+    const io::CorpusInfo& corpus = catalog.corpus(path);
+    tokens += corpus.tokens;
     if (config.model.vocab_size == 0) {
-      config.model.vocab_size = corpus.info().vocab_size;
+      config.model.vocab_size = corpus.vocab_size;
     }
   }
   log::print(plan::report(plan::estimate(config, ranks), config, tokens));

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io_error.h"
@@ -21,6 +21,7 @@
 #include "cli/threads.h"
 #include "cli/trace_size.h"
 #include "comm/mesh.h"
+#include "comm/stop.h"
 #include "config/compare.h"
 #include "config/validate.h"
 #include "infer/scorer.h"
@@ -60,27 +61,28 @@ void choose_shards(Inputs& inputs) {
   }
 }
 
-Inputs read_inputs(const config::Parsed& parsed, int ranks) {
+Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
   Inputs inputs;
-  inputs.config = config::checked(adopt_model(parsed), ranks);
-  auto source = io::ModelSource::open(inputs.config.model.path);
+  inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
+  io::ModelSource& source = catalog.model(inputs.config.model.path);
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks);
+  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks, catalog);
   check_vocabulary(source, inputs.corpora.first());
   inputs.model = source.text();
   choose_shards(inputs);
   if (!inputs.config.score.reference.empty()) {
-    inputs.reference = open_reference(parsed, inputs.config, ranks);
+    inputs.reference = open_reference(parsed, inputs.config, ranks, catalog);
   }
   return inputs;
 }
 
 /// A hash of all that the scores depend on.
-std::string fingerprint(const Inputs& inputs) {
+std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
   const bool free_batch = !inputs.config.router.eval_capacity;
-  std::string text = provenance(inputs.config, inputs.corpora, [&](std::string_view key) {
+  const io::ModelSource& model = catalog.model(inputs.config.model.path);
+  std::string text = provenance(inputs.config, inputs.corpora, model, [&](std::string_view key) {
     const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize" ||
                         key == "run.deterministic";
@@ -89,7 +91,8 @@ std::string fingerprint(const Inputs& inputs) {
     return counts && !free;
   });
   if (inputs.reference) {
-    text += inputs.reference->text + "\n" + inputs.reference->fingerprint + "\n";
+    const io::ModelSource& reference = catalog.model(inputs.reference->config.model.path);
+    text += inputs.reference->text + "\n" + reference.fingerprint() + "\n";
   }
   return Sha256::of(std::as_bytes(std::span(text)));
 }
@@ -139,15 +142,16 @@ void check_outputs_fit(const Inputs& inputs, const fs::path& folder, int ranks) 
 }
 
 /// Rank 0 claims the outputs of this task; two tasks of an array share a folder.
-std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output,
-                                           int ranks) {
+std::vector<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output,
+                                       int ranks) {
   const config::Config& config = inputs.config;
   const fs::path folder = output.part(0).parent_path();
   io::make_folder(folder);
-  std::unique_ptr<io::RunLock> lock;
+  std::vector<io::RunLock> locks;
   if (config.score.shards.empty()) {
-    lock = std::make_unique<io::RunLock>(folder);
+    locks.push_back(io::RunLock::of_folder(folder));
   }
+  locks.push_back(io::RunLock::beside(config.trace.path));
   output.prepare(inputs.shards, inputs.first_task);
   check_outputs_fit(inputs, folder, ranks);
   if (!config.run.dir.empty()) {
@@ -157,7 +161,7 @@ std::unique_ptr<io::RunLock> claim_outputs(const Inputs& inputs, const io::Score
     }
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
-  return lock;
+  return locks;
 }
 
 void print_end(const io::ScoreTotals& totals, const Inputs& inputs) {
@@ -166,7 +170,7 @@ void print_end(const io::ScoreTotals& totals, const Inputs& inputs) {
 }
 
 /// Collective over the mesh: computes the missing parts.
-infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
+infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::Catalog catalog,
                            const comm::Communicator& world, comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
@@ -184,10 +188,12 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
     inputs.reference->config.run.threads = threads.count;
   }
   log::print(table(rows));
-  set_up(instance, config, mesh, world, watchdog, model::Use::kManyRows);
+  set_up(instance, config, mesh, catalog, watchdog, model::Use::kManyRows);
   if (inputs.reference) {
-    set_up(reference, inputs.reference->config, mesh, world, watchdog, model::Use::kManyRows);
+    set_up(reference, inputs.reference->config, mesh, catalog, watchdog, model::Use::kManyRows);
   }
+  catalog = {};
+  comm::agree_to_go_on("loading", world);
   const infer::ScoreResult result =
       infer::score_shards({config, *instance, inputs.corpora, output, inputs.shards, watchdog,
                            reference ? &*reference : nullptr});
@@ -198,12 +204,11 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output,
 }
 
 /// On rank 0: the joined output if all parts are there, else only this task's are.
-void finish(const Inputs& inputs, const io::ScoresOutput& output,
-            std::unique_ptr<io::RunLock> lock) {
+void finish(const Inputs& inputs, const io::ScoresOutput& output, std::vector<io::RunLock> locks) {
   const std::vector<std::uint8_t> done = output.parts_done();
   const bool all = std::find(done.begin(), done.end(), 0) == done.end();
   const io::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
-  lock.reset();
+  locks.clear();
   if (all) {
     output.remove_parts();
   }
@@ -216,14 +221,16 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   Inputs inputs;
   std::string print;
   comm::Facts facts;
-  world.together("read the config", [&] {
-    inputs = read_inputs(parsed, world.size());
-    print = world.is_root() ? fingerprint(inputs) : "";
-    facts = facts_of(inputs.config, inputs.corpora);
+  io::Catalog catalog;
+  io::read_once(catalog, world, "read the config", [&] {
+    inputs = read_inputs(parsed, world.size(), catalog);
+    print = world.is_root() ? fingerprint(inputs, catalog) : "";
+    facts = facts_of(inputs.config, catalog);
     if (inputs.reference) {
-      facts.push_back(fact_of_model(inputs.reference->config.model.path));
+      facts.push_back(fact_of(catalog.model(inputs.reference->config.model.path)));
     }
   });
+  comm::agree_to_go_on("loading", world);
   comm::check_same(facts, world);
   world.broadcast(print, 0);
   watchdog.loading();
@@ -236,7 +243,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                            inputs.config.score.shards, inputs.corpora.shards()));
     return 0;
   }
-  std::unique_ptr<io::RunLock> lock;
+  std::vector<io::RunLock> locks;
   std::int64_t finished = 0;
   world.together("create the output", [&] {
     if (!world.is_root()) {
@@ -249,13 +256,13 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       print_end(output.totals({}), inputs);
       return;
     }
-    at_start([&] { lock = claim_outputs(inputs, output, world.size()); });
+    at_start([&] { locks = claim_outputs(inputs, output, world.size()); });
   });
   world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
   if (finished != 0) {
     return 0;
   }
-  const infer::ScoreResult result = compute(inputs, output, world, watchdog);
+  const infer::ScoreResult result = compute(inputs, output, std::move(catalog), world, watchdog);
   if (result.stopped) {
     log::info(fmt::format("stopped with {} new shards scored{}: the same command goes on",
                           result.new_parts, result.kept ? ", and a part of another" : ""));
@@ -264,7 +271,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   }
   world.together("finish the scores", [&] {
     if (world.is_root()) {
-      finish(inputs, output, std::move(lock));
+      finish(inputs, output, std::move(locks));
     }
   });
   return 0;

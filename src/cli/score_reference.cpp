@@ -12,7 +12,6 @@
 #include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/pool.h"
-#include "io/model_source.h"
 
 namespace moesaic::cli {
 namespace {
@@ -33,7 +32,8 @@ config::Config same_model(const config::Config& config, const io::ModelSource& s
 }
 
 // model.path and what comes with it are those of the reference; windows are the model's.
-config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks) {
+config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks,
+                           io::Catalog& catalog) {
   std::erase_if(parsed.places, [](const auto& place) {
     const std::string& key = place.first;
     return key.starts_with("model.") || key == "run.quantize";
@@ -42,7 +42,7 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   parsed.config.run.quantize = config::Quantize::kNone;
   parsed.config.score.window = config.score.window;
   parsed.config.score.stride = config.score.stride;
-  return config::checked(adopt_model(parsed), ranks);
+  return config::checked(adopt_model(parsed, catalog), ranks);
 }
 
 // Of each layer with experts.
@@ -97,16 +97,17 @@ void check_detail(const config::Config& config) {
 
 }  // namespace
 
-Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks) {
+Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
+                         io::Catalog& catalog) {
   check_detail(config);
   const std::string& name = config.score.reference;
   const bool same = name == "bf16" || name == "fp32";
-  auto source = io::ModelSource::open(same ? config.model.path : name);
+  io::ModelSource& source = catalog.model(same ? config.model.path : name);
   Reference reference;
   if (same) {
     reference.config = same_model(config, source);
   } else {
-    reference.config = other_model(parsed, config, ranks);
+    reference.config = other_model(parsed, config, ranks, catalog);
     adopt_pool(source, reference.config);
     adopt_tasks(source.tasks(), reference.config);
     check_same_shape(config, reference.config);
@@ -117,7 +118,6 @@ Reference open_reference(const config::Parsed& parsed, const config::Config& con
           ? name_of(run.precision)
           : fmt::format("{}, {}", name_of(run.quantize), name_of(run.precision));
   reference.text = fmt::format("{}, {}", source.text(), precision);
-  reference.fingerprint = source.fingerprint();
   return reference;
 }
 

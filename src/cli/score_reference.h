@@ -3,18 +3,19 @@
 #include <string>
 
 #include "config/options.h"
+#include "io/catalog.h"
 
 namespace moesaic::cli {
 
 /// The model that score.reference names.
 struct Reference {
-  config::Config config;    // resolved; model.path, run.precision and run.quantize are its own
-  std::string text;         // path, step and precision
-  std::string fingerprint;  // of its files
+  config::Config config;  // resolved; model.path, run.precision and run.quantize are its own
+  std::string text;       // path, step and precision
 };
 
 /// parsed: the command; config: what it came to, with its pool. Throws kUsage where the reference
 /// has another shape or other tasks than the model, or is in few bits itself where it cannot be.
-Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks);
+Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
+                         io::Catalog& catalog);
 
 }  // namespace moesaic::cli

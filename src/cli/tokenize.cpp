@@ -17,6 +17,7 @@
 #include "comm/pieces.h"
 #include "io/corpus_manifest.h"
 #include "io/files.h"
+#include "io/run_lock.h"
 #include "io/tokenizer.h"
 #include "io/tokenizer_text.h"
 
@@ -200,6 +201,12 @@ void write_corpora(const WriteRequest& request, const std::string& print, std::i
 
 int tokenize(const config::Config& config, const Communicator& world) {
   const config::Tokenize& wanted = config.tokenize;
+  std::optional<io::RunLock> lock;  // on rank 0
+  world.together("claim the output", [&] {
+    if (world.is_root()) {
+      lock.emplace(io::RunLock::beside(wanted.output));
+    }
+  });
   const auto files = agree_on_files(wanted, world);
   std::optional<io::Tokenizer> tokenizer = open_tokenizer(wanted, world);
   const auto owner = owners(files, world.size());

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "cli/progress_line.h"
 #include "comm/pieces.h"
+#include "comm/stop.h"
 #include "io/tokenizer.h"
 
 namespace moesaic::cli {
@@ -130,6 +131,7 @@ void Scanner::read(std::int64_t file) {
       ++scan_.skipped;
       continue;
     }
+    comm::check_stop("reading text");
     ScannedDocument scanned;
     scanned.file = file;
     scanned.line = document.place.line;

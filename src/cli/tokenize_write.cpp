@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cli/progress_line.h"
+#include "comm/stop.h"
 #include "io/hdf5_thread.h"
 
 namespace moesaic::cli {
@@ -149,6 +150,7 @@ std::vector<WrittenShard> write_all(const WriteRequest& request, int rank, int r
   ProgressLine progress;
   std::size_t done = 0;
   for (const PlannedDocument& planned : documents) {
+    comm::check_stop("writing shards");
     io::DocumentRecord record = encode_document(reader.read(planned), request.tokenizer,
                                                 request.config.bos, request.config.eos);
     record.task = static_cast<std::uint8_t>(planned.task);

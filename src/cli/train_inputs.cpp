@@ -97,12 +97,12 @@ void check_evaluation_targets(const config::Config& config, train::Corpora& corp
 
 }  // namespace
 
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks) {
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
   TrainInputs inputs;
-  inputs.config = config::checked(adopt_model(parsed), ranks);
+  inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Data& data = inputs.config.data;
-  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len);
-  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len);
+  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len, catalog);
+  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len, catalog);
   // A plan needs no corpus.
   const bool known = inputs.corpora.size() > 0;
   if (known) {

@@ -12,7 +12,7 @@ struct TrainInputs {
 };
 
 /// Throws what is wrong with the config, the corpora or the checkpoint of model.path.
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks);
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog);
 
 /// Throws kNoInput if nothing is to be predicted in what is trained on, or in what an evaluation
 /// reads of a corpus. Reads a sample of each, or more until one has a target: on one rank is

@@ -212,17 +212,25 @@ std::vector<T> Communicator::gather(std::span<const T> values, int root) const {
   return all;
 }
 
-std::vector<std::string> Communicator::gather(const std::string& text, int root) const {
+std::vector<std::string> Communicator::gather(const std::string& text, int root,
+                                              std::int64_t piece) const {
   const std::int64_t size = std::ssize(text);
   const auto sizes = gather(std::span<const std::int64_t>(&size, 1), root);
-  const auto bytes =
-      gather(std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()), root);
-  std::vector<std::string> texts;
-  std::size_t begin = 0;
-  for (const std::int64_t length : sizes) {
-    texts.emplace_back(reinterpret_cast<const char*>(bytes.data()) + begin,
-                       static_cast<std::size_t>(length));
-    begin += static_cast<std::size_t>(length);
+  const std::int64_t longest = all_reduce(size, Reduce::kMax);
+  const std::int64_t share = std::max<std::int64_t>(1, piece / size_);
+  std::vector<std::string> texts(sizes.size());
+  for (std::int64_t begin = 0; begin < longest; begin += share) {
+    const auto part_of = [&](std::int64_t length) {
+      return static_cast<std::size_t>(std::clamp<std::int64_t>(length - begin, 0, share));
+    };
+    const std::size_t first = std::min(text.size(), static_cast<std::size_t>(begin));
+    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(text.data()) + first;
+    const auto received = gather(std::span(bytes, part_of(size)), root);
+    const auto* from = reinterpret_cast<const char*>(received.data());
+    for (std::size_t r = 0; r < texts.size(); ++r) {
+      texts[r].append(from, part_of(sizes[r]));
+      from += part_of(sizes[r]);
+    }
   }
   return texts;
 }

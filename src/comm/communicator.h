@@ -74,7 +74,9 @@ class Communicator {
   /// Likewise, on root alone (empty elsewhere).
   template <class T>
   std::vector<T> gather(std::span<const T> values, int root) const;
-  std::vector<std::string> gather(const std::string& text, int root) const;
+  /// In pieces of about `piece` bytes from all ranks together, so that the sum has no limit.
+  std::vector<std::string> gather(const std::string& text, int root,
+                                  std::int64_t piece = std::int64_t{1} << 29U) const;
   /// send[r] goes to rank r; returns what each rank sent here, in rank order.
   template <class T>
   std::vector<std::vector<T>> all_to_all(const std::vector<std::vector<T>>& send) const;

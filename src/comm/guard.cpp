@@ -70,7 +70,7 @@ int guarded(int argc, char** argv, log::Level level, const std::function<int()>&
     code = job();
   } catch (const AgreedError& error) {
     if (world.is_root()) {
-      log::error(error.what());
+      error.code() == Exit::kTerminated ? log::info(error.what()) : log::error(error.what());
     }
     code = static_cast<int>(error.code());
   } catch (const Error& error) {

@@ -1,32 +1,42 @@
 #include "comm/stop.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
+
+#include "base/error.h"
 
 namespace moesaic::comm {
 namespace {
 
 // A handler may touch nothing else.
-volatile std::sig_atomic_t stop_requested = 0;
+volatile std::sig_atomic_t asked = 0;
 
 void on_signal(int number) {
-  if (stop_requested != 0) {
+  if (asked != 0) {
     _exit(128 + number);
   }
-  stop_requested = 1;
+  asked = 1;
 }
 
 }  // namespace
 
 StopSignal::StopSignal() {
-  stop_requested = 0;
+  asked = 0;
   for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) {
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;  // reads and writes in progress go on
-    sigemptyset(&action.sa_mask);
     Former former{number, {}};
-    sigaction(number, &action, &former.action);
+    sigaction(number, nullptr, &former.action);
     former_.push_back(former);
+  }
+  renew();
+}
+
+void StopSignal::renew() const {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;  // reads and writes in progress go on
+  sigemptyset(&action.sa_mask);
+  for (const Former& former : former_) {
+    sigaction(former.number, &action, nullptr);
   }
 }
 
@@ -36,6 +46,16 @@ StopSignal::~StopSignal() {
   }
 }
 
-bool StopSignal::requested() const { return stop_requested != 0; }
+bool stop_requested() { return asked != 0; }
+
+void check_stop(std::string_view doing) {
+  if (stop_requested()) {
+    throw Error(Exit::kTerminated, fmt::format("asked to stop while {}: nothing was saved", doing));
+  }
+}
+
+void agree_to_go_on(std::string_view doing, const Communicator& world) {
+  world.together(doing, [&] { check_stop(doing); });
+}
 
 }  // namespace moesaic::comm

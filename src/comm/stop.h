@@ -1,22 +1,23 @@
 #pragma once
 
 #include <csignal>
+#include <string_view>
 #include <vector>
+
+#include "comm/communicator.h"
 
 namespace moesaic::comm {
 
 /// While it lives, USR1, USR2, TERM and INT ask the job to stop well: the first one only sets a
-/// flag, a second one ends this process at once with 128 + its number. One at a time; make it
-/// after MPI_Init, which may install handlers of its own.
+/// flag, a second one ends this process at once with 128 + its number. One at a time.
 class StopSignal {
  public:
   StopSignal();
   ~StopSignal();  // puts the former handlers back
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
-
-  /// On this rank alone: ranks must vote.
-  bool requested() const;
+  /// After MPI_Init, which may have installed handlers of its own.
+  void renew() const;
 
  private:
   struct Former {
@@ -25,5 +26,13 @@ class StopSignal {
   };
   std::vector<Former> former_;
 };
+
+/// Whether this rank was asked to stop, while a StopSignal lives: ranks must vote.
+bool stop_requested();
+/// Throws kTerminated if it was: within Communicator::together, amid long work of which nothing
+/// stays.
+void check_stop(std::string_view doing);
+/// Collective over world: throws kTerminated on every rank if any was asked to stop.
+void agree_to_go_on(std::string_view doing, const Communicator& world);
 
 }  // namespace moesaic::comm

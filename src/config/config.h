@@ -185,7 +185,7 @@ struct Tokenize {
   std::int64_t shards = 0;        // 0: by size
   std::vector<std::string> task;  // one name, or one for each input
   bool compress = false;
-  double max_document = 1ULL << 30U;  // bytes of one text
+  double max_document = 256ULL << 20U;  // bytes of one text
   double holdout = 0.0;
   Tri bos = Tri::kAuto, eos = Tri::kAuto, unique = Tri::kAuto;
   std::string text_field = "text", id_field = "id", task_field = "task";

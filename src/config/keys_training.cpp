@@ -110,8 +110,10 @@ std::vector<Key> checkpoint_keys() {
              "Folder of the checkpoints. Empty: RUN.DIR/checkpoints, or none without run.dir."),
       s.integer("every", &Checkpoint::every, at_least(0), "steps",
                 "Save every so many steps. 0: by time only. The last step is always saved."),
-      s.number("every_minutes", &Checkpoint::every_minutes, at_least(0), "min",
-               "Save when so many minutes have passed since the last save. 0: by steps only."),
+      s.number(
+          "every_minutes", &Checkpoint::every_minutes, at_least(0), "min",
+          "Save when so many minutes have passed since the last save; where Slurm does not run the "
+          "job, for the first time after one. 0: by steps only."),
       s.integer("keep", &Checkpoint::keep, at_least(1), "checkpoints",
                 "Newest checkpoints to keep."),
       s.integer("keep_every", &Checkpoint::keep_every, at_least(0), "steps",
@@ -121,7 +123,7 @@ std::vector<Key> checkpoint_keys() {
              "fresh start. A job that Slurm starts again goes on from what it has saved."),
       s.texts("allow", &Checkpoint::allow, "list of keys or sections",
               "Keys that may differ from the checkpoint's on resume although they change the "
-              "answer."),
+              "answer; data.corpus: other text than the checkpoint's."),
   };
 }
 

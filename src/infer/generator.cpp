@@ -49,7 +49,6 @@ class Generator {
   model::Instance& instance_;
   const comm::Communicator& world_;
   const Sampler sampler_;
-  comm::StopSignal signal_;
   Timer since_start_;
   const double wall_;
   const model::PagedCache cache_;
@@ -177,7 +176,7 @@ bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd e
   if (!speaks) {
     values.assign(values.size(), 0.0);
   }
-  values.push_back(signal_.requested() || late ? 1.0 : 0.0);
+  values.push_back(comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0);
   world_.all_reduce(std::span(values), comm::Reduce::kSum);
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);

@@ -11,8 +11,7 @@ namespace moesaic::infer {
 
 RoundRecorder::RoundRecorder(const config::Config& config, model::Instance& instance,
                              const ScoreCorpora& corpora, std::int64_t last_step, double all_work)
-    : world_(instance.mesh.world),
-      trace_(config, instance, corpora.tasks(), corpora.names(),
+    : trace_(config, instance, corpora.tasks(), corpora.names(),
              last_step > 0 ? std::optional(last_step) : std::nullopt),
       step_(last_step),
       all_work_(all_work) {
@@ -43,10 +42,6 @@ void RoundRecorder::show(double seconds, const RoundSums& sums, const std::strin
   const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", place, step_,
                                        speed, short_duration(left));
   log::progress(line, line);
-}
-
-void RoundRecorder::flush() {
-  world_.together("write the trace", [&] { trace_.flush(); });
 }
 
 }  // namespace moesaic::infer

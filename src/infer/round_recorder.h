@@ -30,9 +30,11 @@ class RoundRecorder {
   void event(const std::string& kind, const std::string& message) {
     trace_.event(step_, kind, message);
   }
-  /// Collective over the mesh: what is kept is on disk, before a part of these rounds is visible.
-  void flush();
-  void close() { trace_.close(); }  // likewise, and the end
+  /// What is kept is on disk, before a part of these rounds is visible.
+  void flush() { trace_.flush(); }
+  void close() { trace_.close(); }  // likewise, and the end; collective over the mesh
+  /// On rank 0: rows could not be written, so that the job should end with what it has.
+  bool failed() const { return trace_.failed(); }
 
   std::int64_t step() const { return step_; }
   double longest_round() const { return longest_round_; }
@@ -40,7 +42,6 @@ class RoundRecorder {
  private:
   void show(double seconds, const RoundSums& sums, const std::string& place);
 
-  const comm::Communicator& world_;
   model::JobTrace trace_;
   std::int64_t step_;
   double all_work_, done_work_ = 0.0;

@@ -9,11 +9,11 @@
 namespace moesaic::infer {
 
 ScoreCorpora ScoreCorpora::open(const std::vector<std::string>& paths,
-                                const std::vector<std::string>& tasks) {
+                                const std::vector<std::string>& tasks, io::Catalog& catalog) {
   ScoreCorpora all;
   all.tasks_ = tasks;
   for (const std::string& path : paths) {
-    all.add(io::Corpus::open(path));
+    all.add(io::Corpus(catalog.corpus(path)));
   }
   return all;
 }

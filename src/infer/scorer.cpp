@@ -95,7 +95,6 @@ class Scorer {
   const comm::Communicator& world_;
   const comm::Communicator& replicas_;
   const WindowRules rules_;
-  comm::StopSignal signal_;
   Timer since_start_;
   const double wall_;
   model::Context ctx_;
@@ -103,6 +102,7 @@ class Scorer {
   model::MoeStats stats_;
   RoundRecorder recorder_;
   bool stopping_ = false;
+  bool failed_ = false;  // the trace: this shard is the last one
 };
 
 Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
@@ -206,8 +206,9 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
   }
   const double margin = recorder_.longest_round() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
-  std::vector<double> values = {sums.nats, sums.tokens, sums.targets,
-                                signal_.requested() || late ? 1.0 : 0.0, reference_sum};
+  std::vector<double> values = {sums.nats,     sums.tokens,
+                                sums.targets,  comm::stop_requested() || late ? 1.0 : 0.0,
+                                reference_sum, recorder_.failed() ? 1.0 : 0.0};
   world_.all_reduce(std::span(values), comm::Reduce::kSum);
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
@@ -215,6 +216,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
   sums.tokens = values[1];
   sums.targets = values[2];
   stopping_ = stopping_ || values[3] > 0.0;
+  failed_ = values[5] > 0.0;
   if (!std::isfinite(sums.nats)) {
     recorder_.close();
     throw comm::AgreedError(
@@ -320,6 +322,9 @@ ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
   for (const std::int64_t shard : job_.shards) {
     if (done[static_cast<std::size_t>(shard)] != 0) {
       continue;
+    }
+    if (failed_) {
+      break;
     }
     job_.watchdog.round("the start of a shard");
     const Work work = open(shard);

@@ -58,6 +58,9 @@ std::filesystem::path save_checkpoint(const SaveRequest& request,
 
 /// Complete checkpoints of a folder, oldest first. Leftovers of an unfinished save are not listed.
 std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& dir);
+/// Gives back its name to each complete checkpoint that gave way to one of the same step which then
+/// did not come. Call on one rank.
+void put_back_replaced(const std::filesystem::path& dir);
 /// Renames those of later steps, which another run or another course of this one has left, so that
 /// they do not count any more. Returns their new names. Throws kIoError. Call on one rank.
 std::vector<std::filesystem::path> set_aside_later(const std::filesystem::path& dir,
@@ -72,12 +75,18 @@ class CheckpointReader {
  public:
   /// path: a checkpoint, or a folder of checkpoints (its newest complete one).
   static CheckpointReader open(const std::filesystem::path& path);
+  /// The folder that open would read.
+  static std::filesystem::path find(const std::filesystem::path& path);
+  /// One whose manifest.json has this text.
+  static CheckpointReader of(const std::filesystem::path& folder, const std::string& manifest);
   CheckpointReader(CheckpointReader&&) noexcept;
   CheckpointReader& operator=(CheckpointReader&&) noexcept;
   ~CheckpointReader();
 
   const std::filesystem::path& path() const;
   const nlohmann::json& state() const;
+  const std::string& manifest_sha256() const;   // of the text
+  std::vector<std::string> companions() const;  // files beside its parts
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;

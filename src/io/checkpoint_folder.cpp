@@ -1,9 +1,12 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
@@ -65,6 +68,19 @@ std::vector<fs::path> complete_checkpoints(const fs::path& dir) {
   return folders;
 }
 
+void put_back_replaced(const fs::path& dir) {
+  for (const auto& [step, folder] : steps_in(dir, kReplaced)) {
+    const fs::path final = checkpoint_folder(dir, step);
+    std::error_code error;
+    if (!fs::exists(final) && fs::exists(folder / kManifestName)) {
+      fs::rename(folder, final, error);
+      error ? log::warn(fmt::format("{}: {}", folder.string(), error.message()))
+            : log::info(fmt::format("{} is there again: its replacement was not finished",
+                                    final.string()));
+    }
+  }
+}
+
 std::vector<fs::path> set_aside_later(const fs::path& dir, std::int64_t step) {
   std::vector<fs::path> others;
   for (const auto& [its_step, folder] : complete_steps(dir)) {
@@ -93,7 +109,9 @@ void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep
   for (const std::string& ending : {std::string(kTemporary), std::string(kReplaced)}) {
     for (const auto& [step, folder] : steps_in(dir, ending)) {
       std::error_code ignored;
-      fs::remove_all(folder, ignored);
+      if (ending == kTemporary || fs::exists(checkpoint_folder(dir, step))) {
+        fs::remove_all(folder, ignored);
+      }
     }
   }
 }

@@ -171,8 +171,11 @@ std::string to_text(const Manifest& manifest) {
 }
 
 Manifest read_manifest(const std::filesystem::path& checkpoint) {
+  return parse_manifest(checkpoint, read_whole(checkpoint / kManifestName));
+}
+
+Manifest parse_manifest(const std::filesystem::path& checkpoint, const std::string& text) {
   const std::filesystem::path file = checkpoint / kManifestName;
-  const std::string text = read_whole(file);
   try {
     return parse(text, file);
   } catch (const json::exception& error) {

@@ -42,6 +42,8 @@ struct Manifest {
 std::string to_text(const Manifest& manifest);
 /// kBadData if anything in it is not as to_text writes it.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
+/// Likewise, of a text that was read from there.
+Manifest parse_manifest(const std::filesystem::path& checkpoint, const std::string& text);
 
 /// kBadData that names a file of a checkpoint, what is wrong, and the remedy.
 [[noreturn]] void fail_damaged(const std::filesystem::path& file, const std::string& what);

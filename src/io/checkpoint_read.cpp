@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
@@ -15,19 +16,6 @@ namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path find_checkpoint(const fs::path& path) {
-  if (is_there(path / kManifestName)) {
-    return path;
-  }
-  const auto complete = complete_checkpoints(path);
-  if (complete.empty()) {
-    const char* what =
-        is_there(path) ? "holds no complete checkpoint (no manifest.json)" : "does not exist";
-    throw Error(Exit::kNoInput, fmt::format("{}: {}", fs::absolute(path).string(), what));
-  }
-  return complete.back();
-}
 
 /// A box of elements in a larger row-major array.
 struct Box {
@@ -83,6 +71,7 @@ void copy_box(const Box& part, const Box& from, std::span<const float> source, c
 struct CheckpointReader::State {
   fs::path path;
   Manifest manifest;
+  std::string manifest_sha256;
   std::optional<Hdf5File> part;  // the one read last, as are the block and what it holds
   std::string part_name;
   const StoredBlock* block = nullptr;
@@ -166,16 +155,44 @@ CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
 CheckpointReader& CheckpointReader::operator=(CheckpointReader&&) noexcept = default;
 CheckpointReader::~CheckpointReader() = default;
 
+fs::path CheckpointReader::find(const fs::path& path) {
+  if (fs::exists(path / kManifestName)) {
+    return path;
+  }
+  const auto complete = complete_checkpoints(path);
+  if (complete.empty()) {
+    const char* what =
+        fs::exists(path) ? "holds no complete checkpoint (no manifest.json)" : "does not exist";
+    throw Error(Exit::kNoInput, fmt::format("{}: {}", fs::absolute(path).string(), what));
+  }
+  return complete.back();
+}
+
 CheckpointReader CheckpointReader::open(const fs::path& path) {
+  const fs::path folder = find(path);
+  return of(folder, read_whole(folder / kManifestName));
+}
+
+CheckpointReader CheckpointReader::of(const fs::path& folder, const std::string& manifest) {
   auto state = std::make_unique<State>();
-  state->path = find_checkpoint(path);
-  state->manifest = read_manifest(state->path);
+  state->path = folder;
+  state->manifest = parse_manifest(folder, manifest);
+  state->manifest_sha256 = Sha256::of(std::as_bytes(std::span(manifest)));
   return CheckpointReader(std::move(state));
 }
 
 const fs::path& CheckpointReader::path() const { return state_->path; }
 
 const nlohmann::json& CheckpointReader::state() const { return state_->manifest.state; }
+const std::string& CheckpointReader::manifest_sha256() const { return state_->manifest_sha256; }
+
+std::vector<std::string> CheckpointReader::companions() const {
+  std::vector<std::string> names;
+  for (const auto& [name, file] : state_->manifest.files) {
+    names.push_back(name);
+  }
+  return names;
+}
 
 std::vector<std::string> CheckpointReader::names() const {
   std::vector<std::string> names;

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
@@ -193,34 +194,46 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
   }
 }
 
-Corpus Corpus::open(const std::string& path) {
-  auto state = std::make_unique<State>();
+CorpusInfo find_corpus(const std::string& path) {
   if (is_folder(path)) {
-    state->info = manifest_info(find_manifest(path));
-  } else if (is_there(path)) {
-    state->info = fs::path(path).extension() == ".json"
-                      ? manifest_info(path)
-                      : hdf5_run([&] { return bare_info({path}); });
-  } else {
-    const auto files = expand_glob(path);
-    if (files.empty()) {
-      throw Error(Exit::kNoInput,
-                  fmt::format("no corpus at {}: name a manifest (NAME.json), the folder that "
-                              "`moesaic tokenize` wrote, or shard files",
-                              absolute_name(path)));
-    }
-    state->info = hdf5_run([&] { return bare_info(files); });
+    return manifest_info(find_manifest(path));
   }
-  state->token_begin.push_back(0);
-  state->document_begin.push_back(0);
-  for (const ShardInfo& shard : state->info.shards) {
-    state->token_begin.push_back(state->token_begin.back() + shard.tokens);
-    state->document_begin.push_back(state->document_begin.back() + shard.documents);
+  if (is_there(path)) {
+    return fs::path(path).extension() == ".json" ? manifest_info(path)
+                                                 : hdf5_run([&] { return bare_info({path}); });
   }
-  return Corpus(std::move(state));
+  const auto files = expand_glob(path);
+  if (files.empty()) {
+    throw Error(Exit::kNoInput,
+                fmt::format("no corpus at {}: name a manifest (NAME.json), the folder that "
+                            "`moesaic tokenize` wrote, or shard files",
+                            absolute_name(path)));
+  }
+  return hdf5_run([&] { return bare_info(files); });
 }
 
-Corpus::Corpus(std::unique_ptr<State> state) : state_(std::move(state)) {}
+std::string data_fingerprint(const CorpusInfo& info) {
+  if (!info.fingerprint.empty()) {
+    return info.fingerprint;
+  }
+  std::string text =
+      fmt::format("{} {} {} {}", info.vocab_size, info.vocab_sha256, info.bos_id, info.eos_id);
+  for (const ShardInfo& shard : info.shards) {
+    text += fmt::format("\n{} {} {} {}", shard.bytes, shard.tokens, shard.documents, shard.sha256);
+  }
+  return Sha256::of(std::as_bytes(std::span(text)));
+}
+
+Corpus::Corpus(CorpusInfo info) : state_(std::make_unique<State>()) {
+  state_->info = std::move(info);
+  state_->token_begin.push_back(0);
+  state_->document_begin.push_back(0);
+  for (const ShardInfo& shard : state_->info.shards) {
+    state_->token_begin.push_back(state_->token_begin.back() + shard.tokens);
+    state_->document_begin.push_back(state_->document_begin.back() + shard.documents);
+  }
+}
+
 Corpus::Corpus(Corpus&&) noexcept = default;
 Corpus& Corpus::operator=(Corpus&&) noexcept = default;
 Corpus::~Corpus() = default;

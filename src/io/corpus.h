@@ -29,6 +29,15 @@ struct CorpusInfo {
   std::string fingerprint;  // of the inputs and settings it was made from; empty if unknown
 };
 
+/// What makes a corpus another one for whoever reads its tokens: its fingerprint, or the sizes and
+/// counts of its shards and its vocabulary.
+std::string data_fingerprint(const CorpusInfo& info);
+
+/// Finds a corpus. path: a manifest, a folder with one manifest, a shard file, or a glob of shard
+/// files. Checks names, sizes and counts against the manifest. kNoInput, kBadData name file and
+/// remedy.
+CorpusInfo find_corpus(const std::string& path);
+
 /// The numbers of a corpus's tasks in `names`, which are joined by those that are new. Throws
 /// kBadData if a byte cannot count them.
 std::vector<std::uint8_t> join_tasks(const CorpusInfo& corpus, std::vector<std::string>& names);
@@ -56,9 +65,9 @@ struct ShardDocuments {
 /// last. open() may be called anywhere; the reads must run on the HDF5 thread.
 class Corpus {
  public:
-  /// path: a manifest, a folder with one manifest, a shard file, or a glob of shard files. Checks
-  /// names, sizes and counts against the manifest. kNoInput, kBadData name file and remedy.
-  static Corpus open(const std::string& path);
+  /// One that was found. A shard is looked at when it is read.
+  explicit Corpus(CorpusInfo info);
+  static Corpus open(const std::string& path) { return Corpus(find_corpus(path)); }
   Corpus(Corpus&&) noexcept;
   Corpus& operator=(Corpus&&) noexcept;
   ~Corpus();
@@ -75,7 +84,6 @@ class Corpus {
 
  private:
   struct State;
-  explicit Corpus(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

@@ -129,7 +129,9 @@ CorpusInfo read_corpus_manifest(const fs::path& file) {
   }
 }
 
-void write_corpus_manifest(const CorpusInfo& info) {
+namespace {
+
+json content_of(const CorpusInfo& info) {
   json shards = json::array();
   for (const ShardInfo& shard : info.shards) {
     shards.push_back({{"file", shard.file.filename().string()},
@@ -138,22 +140,49 @@ void write_corpus_manifest(const CorpusInfo& info) {
                       {"documents", shard.documents},
                       {"sha256", shard.sha256}});
   }
-  const json content = {
-      {"schema", kCorpusSchema},
-      {"version", kCorpusVersion},
-      {"name", info.name},
-      {"vocab_size", info.vocab_size},
-      {"vocab_sha256", info.vocab_sha256},
-      {"tokenizer", info.tokenizer.empty() ? "byte" : info.tokenizer.filename().string()},
-      {"eos_id", info.eos_id},
-      {"bos_id", info.bos_id},
-      {"task_names", info.task_names},
-      {"tokens", info.tokens},
-      {"documents", info.documents},
-      {"source_bytes", info.source_bytes},
-      {"fingerprint", info.fingerprint},
-      {"shards", shards}};
-  write_whole(info.manifest, content.dump(1) + "\n");
+  return {{"schema", kCorpusSchema},
+          {"version", kCorpusVersion},
+          {"name", info.name},
+          {"vocab_size", info.vocab_size},
+          {"vocab_sha256", info.vocab_sha256},
+          {"tokenizer", info.tokenizer.empty() ? "byte" : info.tokenizer.filename().string()},
+          {"eos_id", info.eos_id},
+          {"bos_id", info.bos_id},
+          {"task_names", info.task_names},
+          {"tokens", info.tokens},
+          {"documents", info.documents},
+          {"source_bytes", info.source_bytes},
+          {"fingerprint", info.fingerprint},
+          {"shards", shards}};
+}
+
+}  // namespace
+
+void write_corpus_manifest(const CorpusInfo& info) {
+  write_whole(info.manifest, content_of(info).dump(1) + "\n");
+}
+
+std::string to_text(const CorpusInfo& info) {
+  json files = json::array();
+  for (const ShardInfo& shard : info.shards) {
+    files.push_back(shard.file.string());
+  }
+  const json all = {{"content", content_of(info)},
+                    {"manifest", info.manifest.string()},
+                    {"tokenizer", info.tokenizer.string()},
+                    {"files", files}};
+  const std::vector<std::uint8_t> bytes = json::to_cbor(all);  // names need not be UTF-8
+  return {bytes.begin(), bytes.end()};
+}
+
+CorpusInfo corpus_of_text(const std::string& text) {
+  const json all = json::from_cbor(text);
+  CorpusInfo info = info_of(all.at("content"), all.at("manifest").get<std::string>());
+  info.tokenizer = all.at("tokenizer").get<std::string>();
+  for (std::size_t i = 0; i < info.shards.size(); ++i) {
+    info.shards[i].file = all.at("files").at(i).get<std::string>();
+  }
+  return info;
 }
 
 void check_shard_file(const CorpusInfo& info, const ShardInfo& shard) {

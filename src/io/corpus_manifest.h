@@ -17,6 +17,10 @@ std::filesystem::path find_manifest(const std::filesystem::path& folder);
 /// Reads and checks a manifest; the shards are not looked at.
 CorpusInfo read_corpus_manifest(const std::filesystem::path& file);
 
+/// A corpus as one rank hands it to another, and back.
+std::string to_text(const CorpusInfo& info);
+CorpusInfo corpus_of_text(const std::string& text);
+
 /// Writes info.manifest, completely or not at all.
 void write_corpus_manifest(const CorpusInfo& info);
 

@@ -77,6 +77,7 @@ class Hdf5File {
     create_dataset<T>(dataset, extents, Layout{});
   }
   void extend(const std::string& dataset, const Extents& extents);  // or cut
+  bool may_grow(const std::string& dataset) const;                  // along its first dim
   Extents chunk(const std::string& dataset) const;
   /// Where in the file each chunk begins that holds rows of [begin, end): ordered by rows, then by
   /// the other dims. They have their places if the layout says early.

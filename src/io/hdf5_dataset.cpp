@@ -139,6 +139,15 @@ void Hdf5File::extend(const std::string& dataset, const Extents& extents) {
               "cannot be resized");
 }
 
+bool Hdf5File::may_grow(const std::string& dataset) const {
+  const Handle object = open_dataset(id_, {path_, dataset});
+  const Handle space(H5Dget_space(object.id()), H5Sclose);
+  std::vector<hsize_t> most(
+      static_cast<std::size_t>(std::max(1, H5Sget_simple_extent_ndims(space.id()))));
+  H5Sget_simple_extent_dims(space.id(), nullptr, most.data());
+  return most.front() == H5S_UNLIMITED;
+}
+
 template <class T>
 void Hdf5File::write(const std::string& dataset, const Extents& offset, const Extents& count,
                      std::span<const T> values) {

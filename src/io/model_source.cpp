@@ -38,11 +38,22 @@ std::string folder_fingerprint(const fs::path& folder, ModelSource::Times times)
 
 }  // namespace
 
-ModelSource ModelSource::open(const fs::path& path) {
+std::string ModelSource::read(const fs::path& path) {
   if (HfFolder::is_one(path)) {
-    return ModelSource(HfFolder::open(path));
+    return path.string() + '\0';
   }
-  return ModelSource(CheckpointReader::open(path));
+  const fs::path folder = CheckpointReader::find(path);
+  return folder.string() + '\0' + read_whole(folder / kManifestName);
+}
+
+ModelSource ModelSource::of_text(const std::string& text) {
+  const std::size_t end = text.find('\0');
+  const fs::path folder = text.substr(0, end);
+  const std::string manifest = text.substr(end + 1);
+  if (manifest.empty() && HfFolder::is_one(folder)) {
+    return ModelSource(HfFolder::open(folder));
+  }
+  return ModelSource(CheckpointReader::of(folder, manifest));
 }
 
 const fs::path& ModelSource::path() const {
@@ -58,7 +69,7 @@ std::string ModelSource::text() const {
 }
 
 std::string ModelSource::fingerprint(Times times) const {
-  return checkpoint() != nullptr ? sha256_of_file(path() / kManifestName)
+  return checkpoint() != nullptr ? checkpoint()->manifest_sha256()
                                  : folder_fingerprint(path(), times);
 }
 

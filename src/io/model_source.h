@@ -20,7 +20,11 @@ class ModelSource {
  public:
   /// path: a checkpoint, a folder of checkpoints (its newest complete one), or a folder with a
   /// config.json. kNoInput, kBadData.
-  static ModelSource open(const std::filesystem::path& path);
+  static ModelSource open(const std::filesystem::path& path) { return of_text(read(path)); }
+  /// What another rank needs to open it without looking for it: its folder and, of a checkpoint,
+  /// the manifest. kNoInput.
+  static std::string read(const std::filesystem::path& path);
+  static ModelSource of_text(const std::string& text);
 
   const std::filesystem::path& path() const;
   /// The path, and what is there.

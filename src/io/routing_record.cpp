@@ -18,6 +18,7 @@
 #include "io/hdf5_thread.h"
 #include "io/routing_schema.h"
 #include "io/space.h"
+#include "io/trace_schema.h"
 
 namespace moesaic::io {
 namespace {
@@ -73,13 +74,32 @@ void check_axis(const Hdf5File& file, const std::string& axis, const std::string
   }
 }
 
-void check_same(const Hdf5File& file, const RoutingAxes& axes) {
+/// Tasks keep their numbers, and new ones come behind them.
+void add_tasks(Hdf5File& file, const std::vector<std::string>& names) {
+  const std::vector<std::string> before = file.read_strings("/task");
+  std::vector<std::string> tasks;
+  for (const std::string& name : names) {
+    tasks.push_back(fitting(name, file.string_width("/task")));
+  }
+  const std::size_t common = std::min(before.size(), tasks.size());
+  const auto added = tasks.begin() + static_cast<std::ptrdiff_t>(common);
+  const bool same = std::equal(tasks.begin(), added, before.begin());
+  if (!same || (added != tasks.end() && !file.may_grow("/task"))) {
+    check_axis(file, "/task", join(before, ","), join(tasks, ","));
+  }
+  if (added != tasks.end()) {
+    file.extend("/task", {std::ssize(tasks)});
+    file.write_strings("/task", std::ssize(before), {added, tasks.end()});
+  }
+}
+
+void check_same(Hdf5File& file, const RoutingAxes& axes) {
   check_axis(file, "/layer",
              fmt::format("{}", fmt::join(file.ints_attribute("/layer", "layer_index"), ",")),
              fmt::format("{}", fmt::join(axes.moe_layers, ",")));
   check_axis(file, "/choice", std::to_string(file.extents("/choice").at(0)),
              std::to_string(axes.choices));
-  check_axis(file, "/task", join(file.read_strings("/task"), ","), join(axes.tasks, ","));
+  add_tasks(file, axes.tasks);
   check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
 }
 

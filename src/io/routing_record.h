@@ -10,7 +10,7 @@
 
 namespace moesaic::io {
 
-/// The axes and attributes of a routing record; fixed for the file's life.
+/// The axes and attributes of a routing record; fixed for the file's life, but that tasks may come.
 struct RoutingAxes {
   std::vector<std::int64_t> moe_layers;  // layer_index of each entry of /layer
   std::int64_t experts = 0;

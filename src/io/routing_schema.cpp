@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "io/trace_schema.h"
+
 namespace moesaic::io {
 namespace {
 
@@ -62,7 +64,7 @@ void write_scales(Hdf5File& file, const RoutingAxes& axes) {
   std::vector<std::int64_t> choices(static_cast<std::size_t>(axes.choices));
   std::iota(choices.begin(), choices.end(), 1);
   file.write_all<std::int64_t>("/choice", {axes.choices}, choices);
-  file.write_strings("/task", axes.tasks);
+  write_names(file, "/task", axes.tasks);
   file.write_strings("/corpus", axes.corpora);
   describe(file, "/layer", "1", "index in the model of each MoE layer");
   describe(file, "/choice", "1", "choice of a token, best first");

@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "base/host.h"
@@ -25,35 +27,94 @@ std::string own_name() {
                      job != nullptr ? job : "none");
 }
 
+// A colleague whose umask kept the file from others can still lock it.
+int open_lock(const std::filesystem::path& file) {
+  const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  return descriptor < 0 && errno == EACCES ? open(file.c_str(), O_RDONLY | O_CLOEXEC) : descriptor;
+}
+
+// Another process may have removed the file since it was opened.
+bool is_still_there(const std::filesystem::path& file, int descriptor) {
+  struct stat opened {};
+  struct stat now {};
+  return fstat(descriptor, &opened) == 0 && stat(file.c_str(), &now) == 0 &&
+         opened.st_ino == now.st_ino && opened.st_dev == now.st_dev;
+}
+
 }  // namespace
 
-RunLock::RunLock(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / kName;
-  descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+RunLock RunLock::of_folder(const std::filesystem::path& folder) {
+  return {folder / kName, folder, true};
+}
+
+RunLock RunLock::beside(const std::filesystem::path& path) {
+  // One name for one place, whatever links lead to it.
+  const auto place = std::filesystem::weakly_canonical(std::filesystem::absolute(path));
+  const auto whole = place.has_filename() ? place : place.parent_path();
+  try {
+    make_folder(whole.parent_path());
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", whole.string(), error.what()));
+  }
+  const bool beside = access(whole.parent_path().c_str(), W_OK) == 0;
+  std::filesystem::path file = whole;
+  file += ".lock";
+  return {beside ? file : whole / kName, whole, false};
+}
+
+RunLock::RunLock(std::filesystem::path file, const std::filesystem::path& what, bool stays)
+    : file_(std::move(file)), stays_(stays) {
+  while (!take(what)) {
+    close(std::exchange(descriptor_, -1));
+  }
+}
+
+RunLock::RunLock(RunLock&& other) noexcept
+    : file_(std::move(other.file_)),
+      stays_(other.stays_),
+      descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+// False: the file was removed meanwhile.
+bool RunLock::take(const std::filesystem::path& what) {
+  descriptor_ = open_lock(file_);
   if (descriptor_ < 0) {
-    fail_write(file, "create", errno);
+    fail_write(file_, "create", errno);
   }
   if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) {
-      log::warn(fmt::format("{}: {}; two jobs on this folder would not be noticed", file.string(),
-                            std::strerror(errno)));
-      return;
+    const int error = errno;
+    if (error != EWOULDBLOCK) {
+      static bool said = false;
+      if (!std::exchange(said, true)) {
+        log::warn(fmt::format("{}: {}; two jobs that write there would not be noticed",
+                              file_.string(), std::strerror(error)));
+      }
+      return true;
     }
+    const std::string holder(trim(read_whole(file_)));
+    close(std::exchange(descriptor_, -1));
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} is in use by another live job ({}): wait for it, or choose another "
-                            "run.dir",
-                            std::filesystem::absolute(folder).string(), trim(read_whole(file))));
+                            "place for this job's outputs",
+                            std::filesystem::absolute(what).string(), holder));
+  }
+  if (!is_still_there(file_, descriptor_)) {
+    return false;
   }
   const std::string name = own_name();
   const bool written = ftruncate(descriptor_, 0) == 0 &&
                        write(descriptor_, name.data(), name.size()) == std::ssize(name);
-  if (!written) {
-    log::warn(fmt::format("{}: {}", file.string(), std::strerror(errno)));
+  if (!written && errno != EBADF && errno != EINVAL) {  // it was opened for reading alone
+    log::warn(fmt::format("{}: {}", file_.string(), std::strerror(errno)));
   }
+  return true;
 }
 
 RunLock::~RunLock() {
   if (descriptor_ >= 0) {
+    if (!stays_) {
+      std::error_code ignored;
+      std::filesystem::remove(file_, ignored);
+    }
     close(descriptor_);
   }
 }

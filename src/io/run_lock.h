@@ -4,20 +4,28 @@
 
 namespace moesaic::io {
 
-/// Keeps a second live job away from a folder of outputs, until the end of its scope or process.
-/// The kernel lets go of it with the process, so that no stale lock can be left.
+/// Keeps a second live job away from a folder of outputs or from one output, until the end of its
+/// scope or process. The kernel lets go of it with the process, so that no stale lock can be left.
 class RunLock {
  public:
   static constexpr const char* kName = "lock";  // of the file in the folder
 
-  /// Throws kCannotCreate, naming host, process and job of the holder. On a filesystem without
-  /// locks it warns and lets the job run.
-  explicit RunLock(const std::filesystem::path& folder);
+  /// Of a folder, by a file in it that stays. Throws kCannotCreate, naming host, process and job of
+  /// the holder. On a filesystem without locks it warns and lets the job run.
+  static RunLock of_folder(const std::filesystem::path& folder);
+  /// Of a file or folder that need not be there yet, by a file PATH.lock beside it, which goes with
+  /// the lock. Throws likewise. Makes the folder that it is in.
+  static RunLock beside(const std::filesystem::path& path);
+  RunLock(RunLock&& other) noexcept;
+  RunLock& operator=(RunLock&&) = delete;
   ~RunLock();
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
 
  private:
+  RunLock(std::filesystem::path file, const std::filesystem::path& what, bool stays);
+  bool take(const std::filesystem::path& what);
+
+  std::filesystem::path file_;
+  bool stays_;
   int descriptor_ = -1;
 };
 

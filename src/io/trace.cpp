@@ -26,6 +26,7 @@ struct TraceWriter::State {
   Timer since_flush;
   TracePending pending;
   TraceLengths written;
+  TracePlaces places;
 
   void write(std::optional<Hdf5File> file);
   void restore() const;
@@ -45,7 +46,7 @@ void TraceWriter::State::restore() const {
 // On the HDF5 thread. If it fails half-way, the file is left as it was.
 void TraceWriter::State::write(std::optional<Hdf5File> file) {
   try {
-    append(*file, pending, written);
+    append(*file, pending, written, places);
     file->close();
   } catch (const Error&) {
     file.reset();
@@ -89,6 +90,7 @@ TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, dou
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;
+  state->places = places_of(axes);
   return TraceWriter(std::move(state));
 }
 
@@ -100,11 +102,12 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;
+  ContinuedTrace continued;
   try {
     hdf5_run([&] {
       Hdf5File opened = Hdf5File::open_patiently(file);
       check_format(opened, kTraceSchema, kTraceVersion);
-      state->written = continue_trace(opened, axes, last_step);
+      continued = continue_trace(opened, axes, last_step);
       opened.close();
     });
   } catch (const Error& error) {
@@ -114,8 +117,23 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
     log::warn(fmt::format("the trace is damaged and a new one is begun: {}", error.what()));
     return create(file, axes, flush_seconds);
   }
+  state->written = continued.lengths;
+  state->places = continued.places;
   TraceWriter writer(std::move(state));
-  writer.event(last_step, "restart", fmt::format("resumed from step {}", last_step));
+  std::string restart = fmt::format("resumed from step {}", last_step);
+  if (continued.cut_to > 0) {
+    const std::string lost =
+        fmt::format("steps {} to {} are not in the checkpoint and are computed again",
+                    last_step + 1, continued.cut_to);
+    log::warn(lost);
+    restart += "; " + lost;
+  }
+  writer.event(last_step, "restart", restart);
+  if (continued.lacks_steps) {
+    writer.event(last_step, kTraceGap,
+                 fmt::format("of steps {} to {} there is no row: the trace could not be written",
+                             continued.ends_at + 1, last_step));
+  }
   return writer;
 }
 

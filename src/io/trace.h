@@ -9,7 +9,8 @@
 
 namespace moesaic::io {
 
-/// The axes and attributes of a trace; fixed for the file's life, but for ranks and experts.
+/// The axes and attributes of a trace. A later run may have more or fewer ranks and experts, and
+/// other tasks and corpora; all else is fixed for the file's life.
 struct TraceAxes {
   std::vector<std::int64_t> moe_layers;  // layer_index of each entry of /layer
   std::int64_t experts = 0;
@@ -58,8 +59,8 @@ class TraceWriter {
   static TraceWriter create(const std::filesystem::path& file, const TraceAxes& axes,
                             double flush_seconds);
   /// Continues a file after a restart: rows after `last_step` are cut. The axes must match, except
-  /// that the numbers of ranks and experts may differ: what has such an axis grows to the larger,
-  /// with NaN or 0 elsewhere.
+  /// for ranks, experts, tasks and corpora: what has such an axis grows by those that are new, with
+  /// NaN or 0 elsewhere.
   /// A file that is missing is created.
   static TraceWriter resume(const std::filesystem::path& file, const TraceAxes& axes,
                             double flush_seconds, std::int64_t last_step);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "base/error.h"
@@ -14,27 +15,53 @@ namespace {
 
 const std::vector<std::string> kEventColumns = {"/events/step", "/events/kind", "/events/message"};
 
-/// The values of one column in all rows. Where the last axis may grow, and other runs of the trace
-/// had more of it, each is padded with NaN (or 0) up to `width` for each of `lines`.
-template <class T, class Row, class Member>
-std::vector<T> gather(const std::vector<Row>& rows, Member member, std::size_t lines,
-                      std::size_t width, const TraceColumn<Row>& column) {
-  std::vector<T> values;
-  values.reserve(rows.size() * lines * width);
-  for (const Row& row : rows) {
-    if constexpr (std::is_same_v<Member, T Row::*>) {
-      values.push_back(row.*member);
-    } else {
-      const std::vector<T>& part = row.*member;
-      const std::size_t own = part.size() / lines;
-      const bool fits =
-          own * lines == part.size() && (own == width || (column.grows() && own < width));
-      require(fits, fmt::format("trace row: {} has {} values, not {}", column.name, part.size(),
-                                lines * width));
-      for (auto line = part.begin(); line != part.end(); line += static_cast<std::ptrdiff_t>(own)) {
-        values.insert(values.end(), line, line + static_cast<std::ptrdiff_t>(own));
-        values.resize(values.size() + width - own, std::numeric_limits<T>::quiet_NaN());
+/// Where each value of a row lies in a line of the file, row-major both.
+std::vector<std::size_t> targets_of(const std::vector<std::string>& axes, const Extents& extents,
+                                    const TracePlaces& places) {
+  std::vector<std::size_t> targets = {0};
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const auto width = static_cast<std::size_t>(extents[i + 1]);
+    const auto own = static_cast<std::size_t>(places.extents.at(axes[i]));
+    const auto names = places.places.find(axes[i]);
+    std::vector<std::size_t> next;
+    next.reserve(targets.size() * own);
+    for (const std::size_t begin : targets) {
+      for (std::size_t j = 0; j < own; ++j) {
+        const std::size_t place =
+            names == places.places.end() ? j : static_cast<std::size_t>(names->second.at(j));
+        next.push_back(begin * width + place);
       }
+    }
+    targets = std::move(next);
+  }
+  return targets;
+}
+
+/// The values of one column in all rows. Where the trace has more of an axis than this run, there
+/// are NaN (or 0).
+template <class T, class Row, class Member>
+std::vector<T> gather(const std::vector<Row>& rows, Member member, const Extents& extents,
+                      const TraceColumn<Row>& column, const TracePlaces& places) {
+  std::size_t line = 1;
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    line *= static_cast<std::size_t>(extents[i]);
+  }
+  std::vector<T> values(rows.size() * line, std::numeric_limits<T>::quiet_NaN());
+  auto into = values.begin();
+  if constexpr (std::is_same_v<Member, T Row::*>) {
+    for (const Row& row : rows) {
+      *into++ = row.*member;
+    }
+  } else {
+    const std::vector<std::size_t> targets = targets_of(column.axes, extents, places);
+    for (const Row& row : rows) {
+      const std::vector<T>& part = row.*member;
+      require(part.size() == targets.size(), fmt::format("trace row: {} has {} values, not {}",
+                                                         column.name, part.size(), targets.size()));
+      for (std::size_t i = 0; i < part.size(); ++i) {
+        into[static_cast<std::ptrdiff_t>(targets[i])] = part[i];
+      }
+      into += static_cast<std::ptrdiff_t>(line);
     }
   }
   return values;
@@ -43,18 +70,13 @@ std::vector<T> gather(const std::vector<Row>& rows, Member member, std::size_t l
 /// Writes the rows at `first` (again, if an earlier try failed half-way).
 template <class Row>
 void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
-                const std::vector<Row>& rows, std::int64_t first) {
+                const std::vector<Row>& rows, std::int64_t first, const TracePlaces& places) {
   const auto count = static_cast<std::int64_t>(rows.size());
   for (const TraceColumn<Row>& column : columns) {
     if (rows.empty() || !file.has(column.name)) {
       continue;
     }
     Extents extents = file.extents(column.name);
-    std::size_t lines = 1;
-    for (std::size_t i = 1; i + 1 < extents.size(); ++i) {
-      lines *= static_cast<std::size_t>(extents[i]);
-    }
-    const auto width = extents.size() > 1 ? static_cast<std::size_t>(extents.back()) : 1;
     extents[0] = first + count;
     file.extend(column.name, extents);
     Extents offset(extents.size(), 0);
@@ -65,24 +87,11 @@ void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
           constexpr bool kFloating = std::is_same_v<decltype(member), double Row::*> ||
                                      std::is_same_v<decltype(member), std::vector<double> Row::*>;
           using T = std::conditional_t<kFloating, double, std::int64_t>;
-          const auto values = gather<T>(rows, member, lines, width, column);
+          const auto values = gather<T>(rows, member, extents, column, places);
           file.write<T>(column.name, offset, extents, values);
         },
         column.member);
   }
-}
-
-/// A long text (a table of changed keys, say) is cut between characters; the log has all of it.
-std::string fitting(std::string text, std::int64_t most) {
-  const auto bytes = static_cast<std::size_t>(most);
-  if (text.size() > bytes) {
-    std::size_t end = bytes - 3;
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) {
-      --end;
-    }
-    text.replace(end, std::string::npos, "...");
-  }
-  return text;
 }
 
 void write_events(Hdf5File& file, const std::vector<TraceEvent>& events, std::int64_t first) {
@@ -91,7 +100,7 @@ void write_events(Hdf5File& file, const std::vector<TraceEvent>& events, std::in
   for (const TraceEvent& event : events) {
     steps.push_back(event.step);
     kinds.push_back(event.kind);
-    messages.push_back(fitting(event.message, kMessageBytes));
+    messages.push_back(fitting(event.message, kMessageBytes));  // the log has all of it
   }
   const auto count = static_cast<std::int64_t>(events.size());
   for (const std::string& name : kEventColumns) {
@@ -149,28 +158,77 @@ void check_axes(const Hdf5File& file, const TraceAxes& axes) {
   check_axis(file, "expert", file.extents("/expert").at(0) > 0 ? "some" : "none",
              axes.experts > 0 ? "some" : "none");
   check_axis(file, "phase", join(file.read_strings("/phase"), ","), join(axes.phases, ","));
-  check_axis(file, "task", join(file.read_strings("/task"), ","), join(axes.tasks, ","));
-  check_axis(file, "corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
 }
 
-/// Room for the ranks or experts of this run: an axis and every column that ends with it. Earlier
-/// rows have NaN (or 0) there.
+/// An axis of a file of this many entries, and every column that has it. Earlier rows have NaN (or
+/// 0) there.
+template <class Row>
+void extend_columns(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
+                    const std::string& axis, std::int64_t extent) {
+  for (const TraceColumn<Row>& column : columns) {
+    if (!file.has(column.name)) {
+      continue;
+    }
+    Extents extents = file.extents(column.name);
+    for (std::size_t i = 0; i < column.axes.size(); ++i) {
+      extents[i + 1] = column.axes[i] == axis ? extent : extents[i + 1];
+    }
+    file.extend(column.name, extents);
+  }
+}
+
 void widen(Hdf5File& file, const std::string& axis, std::int64_t extent) {
+  extend_columns(file, trace_columns(), axis, extent);
+  extend_columns(file, eval_columns(), axis, extent);
+  file.extend("/" + axis, {extent});
+}
+
+/// Room for the ranks or experts of this run.
+void widen_numbers(Hdf5File& file, const std::string& axis, std::int64_t extent) {
   const std::int64_t before = file.extents("/" + axis).at(0);
   if (extent <= before) {
     return;
   }
-  for (const TraceColumn<TraceRow>& column : trace_columns()) {
-    if (!column.axes.empty() && column.axes.back() == axis && file.has(column.name)) {
-      Extents extents = file.extents(column.name);
-      extents.back() = extent;
-      file.extend(column.name, extents);
-    }
-  }
-  file.extend("/" + axis, {extent});
+  widen(file, axis, extent);
   for (std::int64_t i = before; i < extent; ++i) {
     file.write<std::int64_t>("/" + axis, {i}, {1}, std::vector<std::int64_t>{i});
   }
+}
+
+/// Room for the tasks or corpora of this run. Returns the places of all of them; nothing if they
+/// are just those of the file.
+std::vector<std::int64_t> widen_names(Hdf5File& file, const std::string& axis,
+                                      const std::vector<std::string>& own) {
+  const std::string dataset = "/" + axis;
+  std::vector<std::string> names = file.read_strings(dataset);
+  if (names == own) {
+    return {};
+  }
+  const std::int64_t width = file.string_width(dataset);
+  const auto before = std::ssize(names);
+  std::vector<std::int64_t> places;
+  for (const std::string& name : own) {
+    const std::string cut = fitting(name, width);
+    auto found = std::find(names.begin(), names.end(), cut);
+    if (found == names.end()) {
+      found = names.insert(found, cut);
+    }
+    places.push_back(found - names.begin());
+  }
+  if (std::ssize(names) > before) {
+    if (!file.may_grow(dataset)) {  // an older program has made it
+      check_axis(file, axis, join(file.read_strings(dataset), ","), join(own, ","));
+    }
+    widen(file, axis, std::ssize(names));
+    file.write_strings(dataset, before, {names.begin() + before, names.end()});
+  }
+  return places;
+}
+
+/// The last step of a file; 0: none.
+std::int64_t last_step_in(const Hdf5File& file) {
+  const auto steps = file.read_all<std::int64_t>("/step");
+  return steps.empty() ? 0 : steps.back();
 }
 
 }  // namespace
@@ -184,10 +242,13 @@ std::uint64_t TracePending::bytes() const {
   return 8 * values;
 }
 
-void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at) {
-  write_rows(file, eval_columns(), pending.evals, at.evals);
-  write_events(file, pending.events, at.events);
-  write_rows(file, trace_columns(), pending.rows, at.rows);
+TracePlaces places_of(const TraceAxes& axes) {
+  TracePlaces places;
+  for (const char* axis :
+       {"layer", "expert", "choice", "rank", "phase", "task", "corpus", "group"}) {
+    places.extents[axis] = extent_of(axes, axis);
+  }
+  return places;
 }
 
 void cut_back(Hdf5File& file, const TraceLengths& to) {
@@ -205,16 +266,35 @@ void cut_back(Hdf5File& file, const TraceLengths& to) {
   cut_to(kEventColumns, to.events);
 }
 
-TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step) {
+void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at,
+            const TracePlaces& places) {
+  write_rows(file, eval_columns(), pending.evals, at.evals, places);
+  write_events(file, pending.events, at.events);
+  write_rows(file, trace_columns(), pending.rows, at.rows, places);
+}
+
+ContinuedTrace continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step) {
   check_axes(file, axes);
+  ContinuedTrace trace{.lengths = {}, .places = places_of(axes)};
+  const std::int64_t every = file.has_attribute("/", "every")
+                                 ? std::atoll(file.string_attribute("/", "every").c_str())
+                                 : 0;
+  for (const char* axis : {"task", "corpus"}) {
+    auto places = widen_names(file, axis, names_of(axes, axis));
+    if (!places.empty()) {
+      trace.places.places[axis] = std::move(places);
+    }
+  }
   write_trace_attributes(file, axes);
-  widen(file, "rank", axes.ranks);
-  widen(file, "expert", axes.experts);
-  TraceLengths lengths;
-  lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
-  lengths.evals = cut(file, names_in(file, eval_columns()), last_step);
-  lengths.events = cut(file, kEventColumns, last_step);
-  return lengths;
+  widen_numbers(file, "rank", axes.ranks);
+  widen_numbers(file, "expert", axes.experts);
+  trace.cut_to = last_step_in(file) > last_step ? last_step_in(file) : 0;
+  trace.lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
+  trace.lengths.evals = cut(file, names_in(file, eval_columns()), last_step);
+  trace.lengths.events = cut(file, kEventColumns, last_step);
+  trace.ends_at = last_step_in(file);
+  trace.lacks_steps = every > 0 && trace.ends_at < last_step - last_step % every;
+  return trace;
 }
 
 }  // namespace moesaic::io

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,13 +29,28 @@ struct TraceLengths {
   std::int64_t rows = 0, evals = 0, events = 0;
 };
 
+/// Where the values of a run lie among those of its trace, by the names of axes.
+struct TracePlaces {
+  std::map<std::string, std::int64_t> extents;              // of the run's rows
+  std::map<std::string, std::vector<std::int64_t>> places;  // of each entry; absent: the same
+};
+TracePlaces places_of(const TraceAxes& axes);  // those of a file that has just these axes
+
 /// Writes them after the first `at` ones; may be called again if an earlier try failed half-way.
-void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at);
+void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at,
+            const TracePlaces& places);
 /// Takes away what an append that failed half-way has left.
 void cut_back(Hdf5File& file, const TraceLengths& to);
 
-/// Readies a file for more rows after last_step: checks the axes, cuts later rows, makes room for
-/// more ranks and experts. Returns the lengths that stay.
-TraceLengths continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step);
+/// A file that was readied for more rows.
+struct ContinuedTrace {
+  TraceLengths lengths;  // that stay
+  TracePlaces places;
+  std::int64_t cut_to = 0;   // the last step that was cut; 0: none
+  std::int64_t ends_at = 0;  // the last step that stays; 0: none
+  bool lacks_steps = false;  // between that and last_step
+};
+/// Checks the axes, cuts rows after last_step, makes room for what this run has more of.
+ContinuedTrace continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step);
 
 }  // namespace moesaic::io

@@ -106,6 +106,36 @@ std::int64_t extent_of(const TraceAxes& axes, const std::string& axis) {
   return static_cast<std::int64_t>(extents.at(axis));
 }
 
+bool is_numbered(const std::string& axis) { return axis == "rank" || axis == "expert"; }
+bool is_named(const std::string& axis) { return axis == "task" || axis == "corpus"; }
+
+const std::vector<std::string>& names_of(const TraceAxes& axes, const std::string& axis) {
+  return axis == "task" ? axes.tasks : axes.corpora;
+}
+
+std::string fitting(std::string text, std::int64_t most) {
+  const auto bytes = static_cast<std::size_t>(most);
+  if (text.size() > bytes) {
+    std::size_t end = bytes - 3;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) {
+      --end;
+    }
+    text.replace(end, std::string::npos, "...");
+  }
+  return text;
+}
+
+void write_names(Hdf5File& file, const std::string& name, const std::vector<std::string>& values) {
+  constexpr std::int64_t kNameBytes = 256;
+  file.create_strings(name, kNameBytes, {.chunk = {16}, .unlimited = true});
+  std::vector<std::string> cut;
+  for (const std::string& value : values) {
+    cut.push_back(fitting(value, kNameBytes));
+  }
+  file.extend(name, {std::ssize(cut)});
+  file.write_strings(name, 0, cut);
+}
+
 namespace {
 
 void describe(Hdf5File& file, const std::string& name, const std::string& units,
@@ -200,8 +230,8 @@ void write_scales(Hdf5File& file, const TraceAxes& axes) {
   std::iota(choices.begin(), choices.end(), 1);
   file.write_all<std::int64_t>("/choice", {axes.choices}, choices);
   file.write_strings("/phase", axes.phases);
-  file.write_strings("/task", axes.tasks);
-  file.write_strings("/corpus", axes.corpora);
+  write_names(file, "/task", axes.tasks);
+  write_names(file, "/corpus", axes.corpora);
   file.write_strings("/group", axes.groups);
   describe(file, "/layer", "1", "index in the model of each MoE layer");
   describe(file, "/expert", "1", "number of an expert");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <variant>
 #include <vector>
@@ -26,17 +27,36 @@ struct TraceColumn {
                std::vector<std::int64_t> Row::*>
       member;
 
-  /// Whether its last axis may be longer in a later run of the same trace.
-  bool grows() const { return !axes.empty() && (axes.back() == "rank" || axes.back() == "expert"); }
+  /// Whether an axis of it may be longer in a later run of the same trace.
+  bool grows() const;
 };
 
-constexpr std::int64_t kMessageBytes = 1024;  // of /events/message
+/// Axes that a later run of the same trace may have more of: numbered ones, and those of names.
+bool is_numbered(const std::string& axis);  // rank, expert
+bool is_named(const std::string& axis);     // task, corpus
+
+template <class Row>
+bool TraceColumn<Row>::grows() const {
+  return std::any_of(axes.begin(), axes.end(),
+                     [](const std::string& axis) { return is_numbered(axis) || is_named(axis); });
+}
+
+constexpr std::int64_t kMessageBytes = 1024;    // of /events/message
+constexpr const char* kTraceGap = "trace_gap";  // the event of a step before which rows are missing
 
 const std::vector<TraceColumn<TraceRow>>& trace_columns();  // first axis: /step
 const std::vector<TraceColumn<EvalRow>>& eval_columns();    // first axis: /eval/step
 
-/// Entries of an axis by name.
+/// Entries of an axis by name, and those of an axis of names.
 std::int64_t extent_of(const TraceAxes& axes, const std::string& axis);
+const std::vector<std::string>& names_of(const TraceAxes& axes, const std::string& axis);
+
+/// A name as an axis has it, which holds so many bytes of each; a longer text is cut between
+/// characters.
+std::string fitting(std::string text, std::int64_t most);
+
+/// An axis of names to which a restart may add others.
+void write_names(Hdf5File& file, const std::string& name, const std::vector<std::string>& values);
 
 /// A file with every array empty, all scales tied, and the attributes set.
 void write_trace_skeleton(Hdf5File& file, const TraceAxes& axes);

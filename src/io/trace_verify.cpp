@@ -79,11 +79,22 @@ std::int64_t number_attribute(const Hdf5File& file, const std::string& name) {
 
 void check_steps(const Checked& trace, Problems& problems) {
   const std::int64_t every = number_attribute(trace.file, "every");
+  std::vector<std::int64_t> excused;
+  const auto kinds = trace.file.read_strings("/events/kind");
+  const auto steps = trace.counts("/events/step");
+  for (std::size_t i = 0; i < std::min(kinds.size(), steps.size()); ++i) {
+    if (kinds[i] == kTraceGap) {
+      excused.push_back(steps[i]);
+    }
+  }
   for (std::size_t i = 1; i < trace.steps.size(); ++i) {
     const std::int64_t gap = trace.steps[i] - trace.steps[i - 1];
+    const bool is_excused = std::any_of(excused.begin(), excused.end(), [&](std::int64_t step) {
+      return step > trace.steps[i - 1] && step < trace.steps[i];
+    });
     if (gap <= 0) {
       problems.push_back(fmt::format("/step: {} follows {}", trace.steps[i], trace.steps[i - 1]));
-    } else if (every > 0 && gap > every) {
+    } else if (every > 0 && gap > every && !is_excused) {
       problems.push_back(fmt::format("/step: none between {} and {} (one in {} is due)",
                                      trace.steps[i - 1], trace.steps[i], every));
     }

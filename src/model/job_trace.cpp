@@ -34,6 +34,19 @@ JobTrace::JobTrace(const config::Config& config, Instance& instance,
   });
 }
 
+// A trace is worth less than what the job computes: an error waits until that is saved.
+void JobTrace::attempt(const std::function<void(io::TraceWriter&)>& step) {
+  if (!writer_ || failure_) {
+    return;
+  }
+  try {
+    step(*writer_);
+  } catch (const Error& error) {
+    failure_ = error;
+    log::warn(fmt::format("the job will end, as its trace cannot be written: {}", error.what()));
+  }
+}
+
 // Collective over the mesh.
 void JobTrace::fill_traffic(io::TraceRow& row) {
   const comm::Communicator& world = instance_.mesh.world;
@@ -75,33 +88,28 @@ void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double
   }
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
   fill_moe(row, summed, static_cast<double>(row.tokens), instance_.transformer.pools());
-  if (writer_ && row.step % config_.trace.every == 0) {
-    writer_->add(row);
+  if (row.step % config_.trace.every == 0) {
+    attempt([&](io::TraceWriter& writer) { writer.add(row); });
   }
 }
 
 void JobTrace::add(const io::EvalRow& row) {
-  if (writer_) {
-    writer_->add(row);
-  }
+  attempt([&](io::TraceWriter& writer) { writer.add(row); });
 }
 
 void JobTrace::event(std::int64_t step, const std::string& kind, const std::string& message) {
-  if (writer_) {
-    writer_->event(step, kind, message);
-  }
+  attempt([&](io::TraceWriter& writer) { writer.event(step, kind, message); });
 }
 
 void JobTrace::flush() {
-  if (writer_) {
-    writer_->write_all();
-  }
+  attempt([](io::TraceWriter& writer) { writer.write_all(); });
 }
 
 void JobTrace::close() {
+  flush();
   instance_.mesh.world.together("close the trace", [&] {
-    if (writer_) {
-      writer_->write_all();
+    if (failure_) {
+      throw Error(*failure_);
     }
   });
 }

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/straggler.h"
 #include "io/trace.h"
 #include "model/instance.h"
@@ -26,15 +28,21 @@ class JobTrace {
   void add(const io::EvalRow& row);
   void event(std::int64_t step, const std::string& kind, const std::string& message);
   void flush();  // what is kept is on disk
-  void close();  // likewise, and the end; collective over the mesh
+  /// Likewise, and the end; collective over the mesh. Throws AgreedError if anything failed.
+  void close();
+  /// Whether rows could not be written: nothing more is, and the job should save its work and end.
+  /// On rank 0, which is the only one to know.
+  bool failed() const { return failure_.has_value(); }
 
  private:
+  void attempt(const std::function<void(io::TraceWriter&)>& step);
   void fill_traffic(io::TraceRow& row);
   void note_straggler(const io::TraceRow& row);
 
   const config::Config& config_;
   Instance& instance_;
   std::optional<io::TraceWriter> writer_;  // on rank 0
+  std::optional<Error> failure_;
   // Up to the last row, of this rank.
   double waited_ = 0.0, waited_for_stages_ = 0.0;  // seconds, for other ranks
   std::vector<double> sent_;                       // bytes in each group

@@ -35,11 +35,12 @@ bool is_counted(const io::TokenSpan& span, std::int64_t first, std::size_t i) {
 
 }  // namespace
 
-Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len) {
+Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len,
+                      io::Catalog& catalog) {
   Corpora all;
   all.seq_len_ = seq_len;
   for (const std::string& path : paths) {
-    all.corpora_.push_back(io::Corpus::open(path));
+    all.corpora_.push_back(io::Corpus(catalog.corpus(path)));
     check_same_vocabulary(all.corpora_.front().info(), all.corpora_.back().info());
   }
   return all;

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "io/catalog.h"
 #include "io/corpus.h"
 #include "io/routing_record.h"
 #include "model/micro_batch.h"
@@ -30,7 +31,8 @@ class Corpora {
  public:
   Corpora() = default;
   /// All must have one vocabulary (kBadData).
-  static Corpora open(const std::vector<std::string>& paths, std::int64_t seq_len);
+  static Corpora open(const std::vector<std::string>& paths, std::int64_t seq_len,
+                      io::Catalog& catalog);
 
   /// The others, such as those for evaluation, must have this vocabulary too (kBadData).
   void check_vocabulary_of(const Corpora& others) const;

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "comm/stop.h"
 #include "config/validate.h"
 #include "config/value.h"
 #include "io/checkpoint.h"
@@ -47,8 +48,8 @@ class Loop {
   void check_replicas();
   void evaluate();
   bool save();  // false: failed, or there is nowhere to save to
-  /// Whether any rank was asked to stop, whether rank 0's clock wants a save, and whether it sees
-  /// work in run.control. Collective.
+  /// Whether any rank was asked to stop or cannot record, whether rank 0's clock wants a save, and
+  /// whether it sees work in run.control. Collective.
   struct Votes {
     bool stop = false, save = false, control = false;
   };
@@ -56,6 +57,8 @@ class Loop {
   std::optional<ExpertChange> wanted_change();
   void mark_control();
   Exit stop(bool saved);
+  void close();
+  [[noreturn]] void fail(const comm::AgreedError& error);
 
   const Start& start_;
   const config::Config& config_;
@@ -91,7 +94,7 @@ Loop::Loop(const Start& start)
                 {start.corpora.names(),
                  (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names()},
                 start.checkpoint.has_value(), last_step_),
-      spikes_(config_.train.spike),
+      spikes_(config_.train.spike, progress_.losses),
       control_(config_.run.control),
       watchdog_(start.watchdog),
       compared_(progress_.step) {
@@ -186,8 +189,7 @@ std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches&
     return Rollback{.checkpoint = newest_, .cursor = batches_.cursor(), .reason = reason};
   }
   if (!result.finite()) {
-    recorder_.close();
-    throw comm::AgreedError(Exit::kBadNumbers, reason + way_out());
+    fail({Exit::kBadNumbers, reason + way_out()});
   }
   return std::nullopt;
 }
@@ -204,8 +206,7 @@ void Loop::check_replicas() {
         "hosts; nothing was saved",
         progress_.step, found->message, compared_);
     recorder_.event(progress_.step, "replicas_differ", message);
-    recorder_.close();
-    throw comm::AgreedError(Exit::kBadNumbers, message);
+    fail({Exit::kBadNumbers, message});
   }
   compared_ = progress_.step;
 }
@@ -235,8 +236,10 @@ bool Loop::save() {
   const Timer timer;
   recorder_.flush();
   const auto blocks = model::blocks_to_save(instance_);
+  progress_.losses = spikes_.losses();
+  progress_.save_seconds = policy_.longest_save();
   const nlohmann::json state =
-      to_state(progress_, config_, instance_.mesh.layout.text(), start_.corpora.vocab_sha256());
+      to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
   std::vector<std::filesystem::path> copy;
   if (!start_.corpora.info(0).tokenizer.empty()) {
     copy.push_back(start_.corpora.info(0).tokenizer);
@@ -263,20 +266,19 @@ bool Loop::save() {
   } catch (const comm::AgreedError& error) {
     recorder_.event(progress_.step, "checkpoint_failed", error.what());
     log::warn(fmt::format("checkpoint of step {} failed: {}", progress_.step, error.what()));
-    policy_.saved(timer.seconds());
+    policy_.failed();
     constexpr int kTolerated = 2;
     if (++failed_saves_ > kTolerated || progress_.step == last_step_) {
-      recorder_.close();
-      throw;
+      fail(error);
     }
     return false;
   }
 }
 
 Loop::Votes Loop::vote() {
-  const bool by_clock = world_.is_root() && policy_.out_of_time();
+  const bool ends = recorder_.failed() || (world_.is_root() && policy_.out_of_time());
   const std::string control = world_.is_root() ? control_.identity() : "";
-  std::vector<std::int32_t> flags = {start_.signal.requested() || by_clock ? 1 : 0,
+  std::vector<std::int32_t> flags = {comm::stop_requested() || ends ? 1 : 0,
                                      world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
                                      !control.empty() && control != progress_.control ? 1 : 0};
   world_.all_reduce(std::span(flags), comm::Reduce::kMax);
@@ -311,7 +313,7 @@ std::optional<ExpertChange> Loop::wanted_change() {
     return std::nullopt;  // the next step tries again
   }
   change.checkpoint = newest_;
-  recorder_.close();
+  close();
   return change;
 }
 
@@ -325,10 +327,33 @@ void Loop::mark_control() {
   progress_.control.clear();
 }
 
+// What could not be recorded ends the run, but not before its work is saved.
+void Loop::close() {
+  try {
+    recorder_.close();
+  } catch (const comm::AgreedError& error) {
+    throw comm::AgreedError(
+        error.code(),
+        fmt::format("{}. {}", error.what(),
+                    newest_.empty() ? "Nothing was saved"
+                                    : "The newest checkpoint is " + newest_.string()));
+  }
+}
+
+// A second error behind the first one is only said.
+void Loop::fail(const comm::AgreedError& error) {
+  try {
+    recorder_.close();
+  } catch (const comm::AgreedError& other) {
+    log::warn(other.what());
+  }
+  throw comm::AgreedError(error);
+}
+
 Exit Loop::stop(bool saved) {
   recorder_.event(progress_.step, "stopped",
                   saved ? "asked to stop; a checkpoint was saved" : "asked to stop");
-  recorder_.close();
+  close();
   log::info(fmt::format("stopped after step {} {}", progress_.step,
                         saved ? "with a checkpoint" : "without a checkpoint"));
   return saved ? Exit::kStopped : Exit::kTerminated;
@@ -354,7 +379,7 @@ Outcome Loop::run() {
     StepBatches batches = next_batches();
     const StepResult result = step(batches);
     if (auto rollback = judge(result, batches)) {
-      recorder_.close();
+      close();
       return {.exit = Exit::kBadNumbers, .rollback = std::move(rollback)};
     }
     check_replicas();
@@ -380,7 +405,7 @@ Outcome Loop::run() {
     }
   }
   watchdog_.round("the end");
-  recorder_.close();
+  close();
   return {};
 }
 

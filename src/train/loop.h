@@ -5,7 +5,6 @@
 #include <optional>
 #include <string>
 
-#include "comm/stop.h"
 #include "comm/watchdog.h"
 #include "config/config.h"
 #include "config/pool_request.h"
@@ -24,13 +23,13 @@ struct Start {
   Corpora& corpora;
   TaskIndex& task_index;  // of the corpora; empty without data.task_weights
   Corpora& eval_corpora;  // may be empty
+  const RunData& data;    // of the corpora
   Progress progress;      // step 0: a fresh start
   std::optional<std::filesystem::path> checkpoint;  // that the progress is from
   std::map<std::string, std::string> beside = {};   // small files for each checkpoint; on rank 0
   std::int64_t rollbacks = 0;                       // that are still allowed
   // They outlive a rollback.
   SavePolicy& policy;
-  const comm::StopSignal& signal;
   comm::Watchdog& watchdog;
 };
 

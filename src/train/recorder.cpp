@@ -61,20 +61,34 @@ void Recorder::add_routing(std::int64_t step, std::vector<io::RoutedRows>& route
   if (mesh_.pp.rank() == 0 && mesh_.tp.rank() == 0) {
     part.tokens.swap(batches.tokens);
   }
-  routing_->add(step, config_.train.batch * config_.data.seq_len, part);
+  attempt_routing([&](io::RoutingWriter& writer) {
+    writer.add(step, config_.train.batch * config_.data.seq_len, part);
+  });
+}
+
+// As with the trace: an error waits until the run is saved. Collective.
+void Recorder::attempt_routing(const std::function<void(io::RoutingWriter&)>& step) {
+  if (!routing_ || routing_failure_) {
+    return;
+  }
+  try {
+    step(*routing_);
+  } catch (const comm::AgreedError& error) {
+    routing_failure_ = error;
+    log::warn(fmt::format("the run will end, as its routing cannot be written: {}", error.what()));
+  }
 }
 
 void Recorder::flush() {
   trace_.flush();
-  if (routing_) {
-    routing_->sync();
-  }
+  attempt_routing([](io::RoutingWriter& writer) { writer.sync(); });
 }
 
 void Recorder::close() {
+  attempt_routing([](io::RoutingWriter& writer) { writer.sync(); });
   trace_.close();
-  if (routing_) {
-    routing_->sync();
+  if (routing_failure_) {
+    throw comm::AgreedError(*routing_failure_);
   }
 }
 

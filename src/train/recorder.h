@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -32,15 +33,21 @@ class Recorder {
   /// What is kept is on disk: before a checkpoint of this step becomes visible. Collective over the
   /// mesh.
   void flush();
-  void close();  // collective over the mesh
+  /// Collective over the mesh. Throws AgreedError if anything could not be written.
+  void close();
+  /// Whether this rank knows of something that could not be written: then nothing more is, and the
+  /// run should save and end.
+  bool failed() const { return trace_.failed() || routing_failure_; }
 
  private:
   void show(const StepResult& result, double seconds);
+  void attempt_routing(const std::function<void(io::RoutingWriter&)>& step);
 
   const config::Config& config_;
   const comm::Mesh& mesh_;
   model::JobTrace trace_;
   std::optional<io::RoutingWriter> routing_;  // if any step's is recorded
+  std::optional<comm::AgreedError> routing_failure_;
   std::int64_t first_step_, last_step_;
   Pace pace_;
 };

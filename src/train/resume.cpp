@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "base/version.h"
 #include "config/compare.h"
@@ -44,10 +45,48 @@ std::optional<std::filesystem::path> saved_since(const config::Checkpoint& confi
   return reader.state().value("job", "") == job_id() ? std::optional(reader.path()) : std::nullopt;
 }
 
+using Texts = std::vector<RunData::Text>;
+
+nlohmann::json to_json(const Texts& texts) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const RunData::Text& text : texts) {
+    list.push_back({{"fingerprint", text.fingerprint}, {"tokens", text.tokens}});
+  }
+  return list;
+}
+
+// Nothing: an older checkpoint does not say it.
+Texts texts_of(const nlohmann::json& state) {
+  Texts texts;
+  for (const nlohmann::json& entry : state.value("corpora", nlohmann::json::array())) {
+    texts.push_back({entry.at("fingerprint"), entry.at("tokens")});
+  }
+  return texts;
+}
+
+// "corpus/train (5000 tokens, fingerprint 0123456789ab)"
+std::string described(const std::vector<std::string>& paths, const Texts& texts) {
+  std::vector<std::string> all;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    all.push_back(i < texts.size() ? fmt::format("{} ({} tokens, fingerprint {:.12})", paths[i],
+                                                 texts[i].tokens, texts[i].fingerprint)
+                                   : paths[i]);
+  }
+  return join(all, ", ");
+}
+
 }  // namespace
 
+RunData data_of(const Corpora& corpora) {
+  RunData data{.vocab_sha256 = corpora.vocab_sha256()};
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    data.corpora.push_back({io::data_fingerprint(corpora.info(c)), corpora.info(c).tokens});
+  }
+  return data;
+}
+
 nlohmann::json to_state(const Progress& progress, const config::Config& config,
-                        const std::string& layout, const std::string& vocab_sha256) {
+                        const std::string& layout, const RunData& data) {
   nlohmann::json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
@@ -65,11 +104,14 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
           {"begin_tokens", progress.special.bos},
           {"end_tokens", progress.special.eos},
           {"control", progress.control},
+          {"losses", progress.losses},
+          {"save_seconds", progress.save_seconds},
           {"pool", pool},
           {"config", flat},
           {"layout", layout},
           {"job", job_id()},
-          {"vocab_sha256", vocab_sha256},
+          {"vocab_sha256", data.vocab_sha256},
+          {"corpora", to_json(data.corpora)},
           {"program_version", version()},
           {"git_hash", git_hash()}};
 }
@@ -83,7 +125,8 @@ Progress from_state(const nlohmann::json& state) {
           .special = {state.value("begin_tokens", std::vector<std::int32_t>{}),
                       state.value("end_tokens", std::vector<std::int32_t>{})},
           .control = state.value("control", ""),
-          .notes = {}};
+          .losses = state.value("losses", std::vector<double>{}),
+          .save_seconds = state.value("save_seconds", 0.0)};
 }
 
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config) {
@@ -110,16 +153,34 @@ config::Config config_of(const nlohmann::json& state) {
   return config::unflatten(flat);
 }
 
+namespace {
+
+// Keys that may not change. The text decides about data.corpus, where it is known, not its path.
+std::vector<config::Difference> differences(const nlohmann::json& state,
+                                            const config::Config& config, const RunData& data) {
+  const config::Config was = config_of(state);
+  std::vector<config::Difference> all = config::differences(was, config);
+  std::erase_if(all, [](const auto& d) { return config::may_change_on_resume(d.key); });
+  const Texts texts = texts_of(state);
+  if (!texts.empty()) {
+    std::erase_if(all, [](const auto& d) { return d.key == "data.corpus"; });
+    if (texts != data.corpora) {
+      all.push_back({"data.corpus", described(was.data.corpus, texts),
+                     described(config.data.corpus, data.corpora)});
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
 Progress check_resume(const nlohmann::json& state, const config::Config& config,
-                      const std::string& vocab_sha256, const std::filesystem::path& path) {
+                      const RunData& data, const std::filesystem::path& path) {
   Progress progress = from_state(state);
   std::vector<std::vector<std::string>> refused = {{"key", "was", "is"}};
   std::vector<std::string> passed;
   bool other_data = false;
-  for (const config::Difference& d : config::differences(config_of(state), config)) {
-    if (config::may_change_on_resume(d.key)) {
-      continue;
-    }
+  for (const config::Difference& d : differences(state, config, data)) {
     if (allowed(config.checkpoint.allow, d.key)) {
       passed.push_back(fmt::format("{}: {} -> {}", d.key, d.was, d.is));
       other_data = other_data || d.key.starts_with("data.");
@@ -134,11 +195,17 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
                             path.string(), table(refused)));
   }
   const std::string stored_vocab = state.at("vocab_sha256");
-  if (stored_vocab != vocab_sha256) {
+  if (stored_vocab != data.vocab_sha256) {
     throw Error(Exit::kMismatch,
                 fmt::format("{}: its vocabulary has SHA-256 {}, the corpus's has {}: continue with "
                             "a corpus of the same tokenizer",
-                            path.string(), stored_vocab, vocab_sha256));
+                            path.string(), stored_vocab, data.vocab_sha256));
+  }
+  if (texts_of(state).empty()) {
+    log::warn(
+        fmt::format("{} does not say which text it was trained on: that it is still the same "
+                    "is not checked",
+                    path.string()));
   }
   if (other_data) {
     progress.cursor = 0;

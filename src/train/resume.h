@@ -27,12 +27,26 @@ struct Progress {
   std::vector<std::string> tasks = {"none"};
   io::SpecialTokens special;  // of the model that training began with, or of the corpus
   std::string control;        // what is done of run.control, but not yet marked so (ControlFile)
-  std::vector<Note> notes;
+  std::vector<double> losses = {};  // of the last steps (SpikeWatch)
+  double save_seconds = 0.0;        // of the longest save of this run; 0: unknown
+  std::vector<Note> notes = {};
 };
+
+/// The data of a run, as far as its place in them depends on it.
+struct RunData {
+  struct Text {
+    std::string fingerprint;
+    std::int64_t tokens = 0;
+    bool operator==(const Text&) const = default;
+  };
+  std::string vocab_sha256;
+  std::vector<Text> corpora = {};  // those to train on; none: unknown
+};
+RunData data_of(const Corpora& corpora);
 
 /// The "state" of a checkpoint's manifest.
 nlohmann::json to_state(const Progress& progress, const config::Config& config,
-                        const std::string& layout, const std::string& vocab_sha256);
+                        const std::string& layout, const RunData& data);
 Progress from_state(const nlohmann::json& state);
 /// The config that the state was saved with.
 config::Config config_of(const nlohmann::json& state);
@@ -43,8 +57,9 @@ config::Config config_of(const nlohmann::json& state);
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config);
 
 /// Throws kMismatch with a table of key / was / is if the state belongs to another run than the
-/// config, as far as checkpoint.allow does not permit it. Returns the progress to continue from.
+/// config, or to other text, as far as checkpoint.allow does not permit it. The same text may lie
+/// elsewhere. Returns the progress to continue from.
 Progress check_resume(const nlohmann::json& state, const config::Config& config,
-                      const std::string& vocab_sha256, const std::filesystem::path& path);
+                      const RunData& data, const std::filesystem::path& path);
 
 }  // namespace moesaic::train

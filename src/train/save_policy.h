@@ -10,11 +10,17 @@ namespace moesaic::train {
 /// When to save and when to stop, by steps and by the clock. Rank 0's answer counts: ranks vote.
 class SavePolicy {
  public:
-  SavePolicy(const config::Config& config, std::int64_t last_step);
+  /// save_seconds: how long a save is expected to take until one has been measured.
+  SavePolicy(const config::Config& config, std::int64_t last_step, double save_seconds);
 
-  /// Whether a checkpoint is due after this step, on this rank's clock.
+  /// Whether a checkpoint is due after this step, on this rank's clock. Where no batch system runs
+  /// the job, the first one by the clock is due after a minute: nobody warns it before it is
+  /// killed.
   bool due(std::int64_t step) const;
+  double minutes() const;  // from one save to the next by the clock, or to the first; 0: never
   void saved(double seconds);
+  void failed() { since_save_.restart(); }
+  double longest_save() const { return longest_save_; }  // seconds, as measured or expected
 
   /// Whether the next step and a save may no longer fit into run.max_wall: the margin is twice the
   /// longest save, the longest step and a minute.
@@ -26,7 +32,12 @@ class SavePolicy {
   std::int64_t last_step_;
   double wall_;  // seconds from the start of this object; negative: no limit
   Timer since_start_, since_save_;
-  double longest_save_ = 0.0, longest_step_ = 0.0;
+  double first_minutes_;   // until the first save by the clock
+  bool measured_ = false;  // longest_save_ is of this process
+  double longest_save_, longest_step_ = 0.0;
 };
+
+/// Seconds that a save of so many bytes may take, for want of a measured one.
+double expected_save_seconds(double bytes, int ranks);
 
 }  // namespace moesaic::train

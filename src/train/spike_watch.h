@@ -12,16 +12,18 @@ class SpikeWatch {
   static constexpr std::size_t kWindow = 32;  // steps
 
   /// factor: a loss above so many times the median is a spike; 0: none is.
-  explicit SpikeWatch(double factor) : factor_(factor) {}
+  /// losses: of the last steps, in their order, as losses() had them.
+  SpikeWatch(double factor, std::vector<double> losses);
 
   /// Takes the loss of the next step. Of a spike it returns the median of the kWindow steps before;
   /// there is none until these are full.
   std::optional<double> add(double loss);
+  /// Of the last kWindow steps, or fewer.
+  const std::vector<double>& losses() const { return losses_; }
 
  private:
   double factor_;
-  std::vector<double> losses_;  // of the last kWindow steps, in a ring
-  std::size_t next_ = 0;
+  std::vector<double> losses_;
 };
 
 }  // namespace moesaic::train

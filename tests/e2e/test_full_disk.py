@@ -25,12 +25,13 @@ class FullDisk(harness.EndToEnd):
             except OSError:
                 pass  # it is full now
 
-    def filled(self, *arguments, says="are free: free some, then run it again"):
+    def filled(self, *arguments, says="are free: free some, then run it again",
+               checkpoints="disk/run/checkpoints"):
         """A run whose disk is full from the end of its first save on. Nobody writes while it is filled:
         rank 0 stands there, and the others wait for it."""
         child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "disk/run", *arguments,
                            wrapper=self.stopping(
-                               "disk/run/checkpoints/step-00000005/manifest.json", "*/checkpoints/*",
+                               f"{checkpoints}/step-00000005/manifest.json", "*/checkpoints/*",
                                FAULT_RANK=0))
         rank = self.process_of(0)
         self.wait_for(lambda: harness.is_stopped(rank), "a checkpoint")
@@ -50,6 +51,22 @@ class FullDisk(harness.EndToEnd):
         self.trained(2, "--run.dir", "disk/run", "--train.steps", step + 2)
         self.assertEqual(harness.column(self.disk / "run/trace.h5", "step")[-1], step + 2)
         self.assert_sound("disk/run/checkpoints", "disk/run/trace.h5")
+
+    # Protects: a trace that cannot be written costs none of the work that has room elsewhere.
+    def test_trace_alone(self):
+        out = self.filled("--train.steps", 5000, "--checkpoint.dir", "checkpoints",
+                          checkpoints="checkpoints")
+        saved = max(int(path.parent.name[5:])
+                    for path in (self.folder / "checkpoints").glob("step-*/manifest.json"))
+        self.assertIn(f"The newest checkpoint is checkpoints/step-{saved:08d}", out)
+        self.assertNotIn("Abort", out)
+        traced = harness.column(self.disk / "run/trace.h5", "step")[-1]
+        self.assertGreater(saved, traced)
+        (self.disk / "fill").unlink()
+        self.trained(2, "--run.dir", "disk/run", "--checkpoint.dir", "checkpoints", "--train.steps",
+                     saved + 2)
+        self.assertIn(b"trace_gap", harness.column(self.disk / "run/trace.h5", "events/kind"))
+        self.assert_sound("checkpoints", "disk/run/trace.h5")
 
     # Protects: so do the steps of a routing record; it goes on where the checkpoint says.
     def test_routing_record(self):

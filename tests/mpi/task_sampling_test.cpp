@@ -74,7 +74,8 @@ class TaskSampling : public ::testing::Test {
                    {{{2, 19}, {1, 5}, {2, 4}, {1, 6}}, {}, {{2, 6}, {0, 19}}});
       write_corpus(dir / "two", {"none", "prose", "math", "poetry"}, {{{1, 80}, {2, 41}}});
     });
-    corpora = Corpora::open({dir / "one", dir / "two"}, kLength);
+    io::Catalog catalog;
+    corpora = Corpora::open({dir / "one", dir / "two"}, kLength, catalog);
     Tasks names = {"none"};
     corpora.join_tasks(names);
   }

@@ -118,13 +118,14 @@ class TrainFaults : public ::testing::Test {
     const auto former = std::exchange(
         instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
     instance.parameters.initialise(*instance.backend, config.train.seed);
-    Corpora corpora = Corpora::open(config.data.corpus, config.data.seq_len);
+    io::Catalog catalog;
+    Corpora corpora = Corpora::open(config.data.corpus, config.data.seq_len, catalog);
+    const RunData data = data_of(corpora);
     Progress progress;
     corpora.join_tasks(progress.tasks);
     Corpora none;
     TaskIndex tasks;
-    SavePolicy policy(config, kSteps);
-    const comm::StopSignal signal;
+    SavePolicy policy(config, kSteps, 0.0);
     comm::Watchdog watchdog({}, mesh.world);
     Ran ran;
     try {
@@ -133,10 +134,10 @@ class TrainFaults : public ::testing::Test {
                   .corpora = corpora,
                   .task_index = tasks,
                   .eval_corpora = none,
+                  .data = data,
                   .progress = progress,
                   .checkpoint = {},
                   .policy = policy,
-                  .signal = signal,
                   .watchdog = watchdog});
     } catch (const comm::AgreedError& error) {
       EXPECT_EQ(error.code(), Exit::kBadNumbers);

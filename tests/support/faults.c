@@ -5,10 +5,12 @@
    - is killed before its KILL_AT-th call, opening left out (FAULT=kill);
    - stops before the first call that is about a file like STOP_AT, once a file like STOP_ONCE is
      there (FAULT=stop; both are patterns of a shell, * matches / in STOP_AT);
-   - writes a line "CALL PATH" for each call to the file CALLS (FAULT=list);
+   - writes a line "CALL PATH" for each call to the file CALLS, under mpirun to CALLS.RANK, and "ask
+     PATH" where it only asks about a file or lists a folder (FAULT=list);
    - fails in the FAIL_AT-th FAIL_CALL about a file like FAIL_PATH with errno FAIL_ERRNO, and in all
      after it where FAIL_EVER is set (FAULT=fail). */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,10 +44,13 @@ static const char *folder_of_job(void) {
 }
 
 static void list(const char *call, const char *path) {
-  char line[8300];
+  char line[8300], name[4200];
+  const char *const rank = getenv("OMPI_COMM_WORLD_RANK");
   const int bytes = snprintf(line, sizeof line, "%s %s\n", call, path);
+  snprintf(name, sizeof name, "%s%s%s", getenv("CALLS"), rank != NULL ? "." : "",
+           rank != NULL ? rank : "");
   const int file = ((int (*)(const char *, int, ...))real_of("open"))(
-      getenv("CALLS"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+      name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   ((ssize_t(*)(int, const void *, size_t))real_of("write"))(file, line, (size_t)bytes);
   close(file);
 }
@@ -137,6 +143,24 @@ FILE *fopen64(const char *path, const char *mode) {
   return reach("open", path)
              ? NULL
              : ((FILE * (*)(const char *, const char *)) real_of("fopen64"))(path, mode);
+}
+
+static void ask(const char *path) {
+  if (wanted("list")) {
+    reach("ask", path);
+  }
+}
+int stat(const char *path, struct stat *status) {
+  ask(path);
+  return ((int (*)(const char *, struct stat *))real_of("stat"))(path, status);
+}
+int stat64(const char *path, struct stat64 *status) {
+  ask(path);
+  return ((int (*)(const char *, struct stat64 *))real_of("stat64"))(path, status);
+}
+DIR *opendir(const char *path) {
+  ask(path);
+  return ((DIR * (*)(const char *)) real_of("opendir"))(path);
 }
 
 ssize_t read(int descriptor, void *bytes, size_t count) {

@@ -166,6 +166,25 @@ TEST(Checkpoint, KilledAtAnyStage) {
   }
 }
 
+// Where a file system cannot exchange folders, a kill between two renames costs no step.
+TEST(Checkpoint, PutBack) {
+  const TempDir dir;
+  const fs::path only = save(dir.path(), 10);
+  const fs::path replaced = dir / "step-00000010.replaced.tmp";
+  fs::rename(only, replaced);
+  fs::copy(replaced, dir / "step-00000010.tmp");
+  prune_checkpoints(dir.path(), 2, 0);  // it does not delete the last copy
+  EXPECT_TRUE(complete_checkpoints(dir.path()).empty());
+  put_back_replaced(dir.path());
+  EXPECT_EQ(complete_checkpoints(dir.path()), std::vector<fs::path>{only});
+  EXPECT_EQ(verify_checkpoint(only), std::vector<std::string>{});
+  fs::copy(only, replaced);
+  put_back_replaced(dir.path());  // the new one has come
+  EXPECT_TRUE(fs::exists(replaced));
+  prune_checkpoints(dir.path(), 2, 0);
+  EXPECT_FALSE(fs::exists(replaced));
+}
+
 // The same step can be saved again.
 TEST(Checkpoint, SavedTwice) {
   const TempDir dir;

@@ -15,9 +15,9 @@ TEST(StopSignal, FirstAsks) {
     std::signal(number, SIG_IGN);
     {
       const StopSignal stop;
-      EXPECT_FALSE(stop.requested());
+      EXPECT_FALSE(stop_requested());
       std::raise(number);
-      EXPECT_TRUE(stop.requested());
+      EXPECT_TRUE(stop_requested());
     }
     EXPECT_EQ(std::signal(number, SIG_DFL), SIG_IGN);
   }

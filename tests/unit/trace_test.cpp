@@ -139,14 +139,83 @@ TEST(Trace, ResumeChecksAxes) {
   trace.write_all();
   EXPECT_TRUE(std::isnan(read<double>(path, "/rank_seconds").at(1)));
   TraceAxes other = axes_of(1);
-  other.tasks.emplace_back("maths");
+  other.moe_layers = {1, 2};
   try {
     TraceWriter::resume(path, other, 1e9, 1);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Exit::kMismatch);
-    EXPECT_NE(std::string(error.what()).find("/task"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("/layer"), std::string::npos);
   }
+}
+
+// Other tasks and corpora after a restart find their places by name; earlier rows have none of
+// them.
+TEST(Trace, ResumeWidensNames) {
+  const TempDir dir;
+  const auto path = dir / "t.h5";
+  {
+    TraceWriter trace = TraceWriter::create(path, axes_of(1), 1e9);
+    add_steps(trace, 1, 1, 1);
+    trace.write_all();
+  }
+  TraceAxes axes = axes_of(1);
+  axes.tasks = {"none", "maths", "code"};
+  axes.corpora = {"books", "web"};
+  {
+    TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 1);
+    trace.add(row_of(2, 1));
+    trace.add(EvalRow{2, 2.5, 1.0, {NAN, 3.0, 4.0}, {5.0, 6.0}});
+    trace.write_all();
+  }
+  const auto names = [&](const char* axis) {
+    return hdf5_run([&] { return Hdf5File::open(path).read_strings(axis); });
+  };
+  EXPECT_EQ(names("/task"), (std::vector<std::string>{"none", "code", "prose", "maths"}));
+  EXPECT_EQ(names("/corpus"), (std::vector<std::string>{"web", "books"}));
+  EXPECT_EQ(read<std::int64_t>(path, "/task_tokens"),
+            (std::vector<std::int64_t>{0, 2, 4, 0, 0, 4, 0, 2}));
+  const auto chosen = read<std::int64_t>(path, "/task_expert_tokens");  // [2, 2, 4, 4]
+  ASSERT_EQ(chosen.size(), 64U);
+  EXPECT_EQ(chosen[8], 2);        // step 1, layer 0, prose
+  EXPECT_EQ(chosen[32 + 4], 2);   // step 2, layer 0, code
+  EXPECT_EQ(chosen[32 + 8], 0);   // prose
+  EXPECT_EQ(chosen[32 + 12], 1);  // maths
+  const auto by_corpus = read<double>(path, "/eval/loss_by_corpus");
+  ASSERT_EQ(by_corpus.size(), 4U);
+  EXPECT_TRUE(std::isnan(by_corpus[1]));
+  EXPECT_EQ(by_corpus[2], 6.0);
+  EXPECT_EQ(by_corpus[3], 5.0);
+  const auto by_task = read<double>(path, "/eval/loss_by_task");
+  ASSERT_EQ(by_task.size(), 8U);
+  EXPECT_EQ(by_task[5], 4.0);
+  EXPECT_TRUE(std::isnan(by_task[6]));
+  EXPECT_EQ(by_task[7], 3.0);
+  EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
+}
+
+// What a run computed behind its checkpoint is said to be lost; what it could not write as well,
+// and verify knows of it.
+TEST(Trace, ResumeSaysWhatIsLost) {
+  const TempDir dir;
+  const auto path = dir / "t.h5";
+  {
+    TraceWriter trace = TraceWriter::create(path, axes_of(1), 1e9);
+    add_steps(trace, 1, 9, 1);
+    trace.write_all();
+  }
+  const auto resume = [&](std::int64_t last, std::int64_t next) {
+    TraceWriter trace = TraceWriter::resume(path, axes_of(1), 1e9, last);
+    trace.add(row_of(next, 1));
+    trace.write_all();
+    return hdf5_run([&] { return Hdf5File::open(path).read_strings("/events/message"); });
+  };
+  EXPECT_EQ(resume(5, 6).back(),
+            "resumed from step 5; steps 6 to 9 are not in the checkpoint and are computed again");
+  EXPECT_EQ(resume(8, 9).back(), "of steps 7 to 8 there is no row: the trace could not be written");
+  EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
+  EXPECT_EQ(resume(9, 12).back(), "resumed from step 9");
+  EXPECT_EQ(verify_trace(path).size(), 1U);
 }
 
 // A file that cannot be read is kept aside; the run goes on with a new one.

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "comm/communicator.h"
+#include "io/corpus.h"
+#include "io/model_source.h"
+
+namespace moesaic::io {
+
+/// The corpora and models that a job names, by their paths. Rank 0 finds and reads each of them
+/// once; the other ranks get the text of its manifest, and look at no file until they need what is
+/// in it. A Hugging Face folder's config and index are read by every rank.
+class Catalog {
+ public:
+  /// Checked as by Corpus::open.
+  const CorpusInfo& corpus(const std::string& path);
+  /// It stays open.
+  ModelSource& model(const std::filesystem::path& path);
+
+  /// Collective over world: what rank 0 has read since the last time is known to all.
+  void share(const comm::Communicator& world);
+
+ private:
+  std::map<std::string, CorpusInfo> corpora_;
+  std::map<std::string, ModelSource> models_;
+  std::map<std::string, std::string> corpus_texts_, model_texts_;  // to be shared, or shared
+};
+
+/// Collective over world: runs step on rank 0, which fills the catalog, then on the others. Throws
+/// as Communicator::together.
+void read_once(Catalog& catalog, const comm::Communicator& world, std::string_view what,
+               const std::function<void()>& step);
+
+}  // namespace moesaic::io
