@@ -203,7 +203,8 @@ void compare(const ConvertInputs& inputs, io::ModelSource& source, const fs::pat
   }
 }
 
-/// Compares the two; a copy that could not be compared stays, unless the job is to stop. Collective over the mesh.
+/// Compares the two; a copy that could not be compared stays, unless the job is to stop. Collective
+/// over the mesh.
 void check(const ConvertInputs& inputs, io::ModelSource& source, const fs::path& made,
            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   watchdog.loading();

@@ -118,8 +118,7 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
   });
   comm::agree_to_go_on("loading", world);
   watchdog.saving();
-  const fs::path saved =
-      save(inputs, *source.checkpoint(), *instance, [&] { watchdog.saving(); });
+  const fs::path saved = save(inputs, *source.checkpoint(), *instance, [&] { watchdog.saving(); });
   log::print(table(inputs.change.rows()));
   log::print(fmt::format("checkpoint: {}", saved.string()));
   instance.reset();

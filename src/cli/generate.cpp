@@ -16,6 +16,7 @@
 #include "cli/inference.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
+#include "comm/launch.h"
 #include "comm/mesh.h"
 #include "comm/stop.h"
 #include "config/compare.h"
@@ -160,6 +161,7 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
       {{"model", inputs.model},
        {"prompts", fmt::format("{} from {} shards", prompts.documents(), inputs.corpora.shards())},
        {"placement", threads.place},
+       {"mpi", comm::mpi_text()},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;
   set_up(instance, config, mesh, catalog, watchdog, model::Use::kFewRows);

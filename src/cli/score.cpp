@@ -20,6 +20,7 @@
 #include "cli/score_report.h"
 #include "cli/threads.h"
 #include "cli/trace_size.h"
+#include "comm/launch.h"
 #include "comm/mesh.h"
 #include "comm/stop.h"
 #include "config/compare.h"
@@ -181,6 +182,7 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::C
       {"model", inputs.model},
       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
       {"placement", threads.place},
+      {"mpi", comm::mpi_text()},
       {"trace", config.trace.path}};
   std::optional<model::Instance> instance, reference;
   if (inputs.reference) {

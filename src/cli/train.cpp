@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
@@ -54,12 +55,10 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  std::vector<std::vector<std::string>> places = {
-      {"placement", threads.place},
-      {"mpi", fmt::format("{}, threads {}, transport {}", comm::mpi_library(), comm::mpi_threads(),
-                          comm::mpi_transport())},
-      {"checkpoints", outputs},
-      {"trace", config.trace.path}};
+  std::vector<std::vector<std::string>> places = {{"placement", threads.place},
+                                                  {"mpi", comm::mpi_text()},
+                                                  {"checkpoints", outputs},
+                                                  {"trace", config.trace.path}};
   if (!config.trace.routing.empty()) {
     places.push_back(
         {"routing record",
@@ -147,7 +146,7 @@ std::optional<std::filesystem::path> choose_checkpoint(const config::Config& con
   std::string chosen;
   world.together("claim the outputs", [&] {
     if (world.is_root()) {
-      outputs.claim(config);
+      at_start([&] { outputs.claim(config); });
       chosen = train::checkpoint_to_resume(config.checkpoint).value_or("").string();
     }
   });
@@ -250,7 +249,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   comm::agree_to_go_on("loading", world);
   world.together("create the outputs", [&] {
     if (world.is_root()) {
-      TrainOutputs::begin(config, last_that_stays);
+      at_start([&] { TrainOutputs::begin(config, last_that_stays); });
     }
   });
   const std::int64_t last_step = config::total_steps(config);

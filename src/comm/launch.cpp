@@ -99,6 +99,10 @@ std::string mpi_transport() {
   return transport_of(maps.str(), library_text());
 }
 
+std::string mpi_text() {
+  return fmt::format("{}, threads {}, transport {}", mpi_library(), mpi_threads(), mpi_transport());
+}
+
 std::vector<std::string> active_infiniband(const fs::path& sys) {
   std::vector<std::string> devices;
   std::error_code none;

@@ -17,6 +17,8 @@ std::string mpi_threads();
 /// What carries messages, as far as it can be seen: "ob1 (self, tcp, vader)", "ucx", "ch4:ofi", or
 /// "unknown".
 std::string mpi_transport();
+/// All three in one line.
+std::string mpi_text();
 
 /// The same from the files that a process has mapped (/proc/self/maps) and the name of its library:
 /// Open MPI keeps the components mapped that it has chosen.

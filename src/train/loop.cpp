@@ -2,15 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/log.h"
-#include "base/text.h"
 #include "comm/stop.h"
 #include "config/validate.h"
-#include "config/value.h"
 #include "io/checkpoint.h"
 #include "model/storage.h"
 #include "train/control_file.h"
@@ -18,17 +15,11 @@
 #include "train/recorder.h"
 #include "train/replica_check.h"
 #include "train/spike_watch.h"
+#include "train/step_texts.h"
 #include "train/stepper.h"
 
 namespace moesaic::train {
 namespace {
-
-// "40:48, 56:64"
-std::string text_of(const SampleRanges& ranges, const char* separator) {
-  std::vector<std::string> texts(ranges.size());
-  std::transform(ranges.begin(), ranges.end(), texts.begin(), config::format_samples);
-  return join(texts, separator);
-}
 
 class Loop {
  public:
@@ -44,7 +35,6 @@ class Loop {
   StepResult once_more(const StepBatches& batches, const StepResult& first);
   std::optional<Rollback> judge(const StepResult& result, const StepBatches& batches);
   void note_no_targets(const StepResult& result, const StepBatches& batches);
-  std::string way_out() const;
   void check_replicas();
   void evaluate();
   bool save();  // false: failed, or there is nowhere to save to
@@ -113,10 +103,7 @@ StepBatches Loop::next_batches() {
 StepResult Loop::once_more(const StepBatches& batches, const StepResult& first) {
   const StepResult second = stepper_.compute(batches, first.step);
   if (second.finite()) {
-    const std::string message = fmt::format(
-        "loss {} with gradient norm {}; the same samples gave {:.6g} and {:.6g} when they were "
-        "computed again: a processor or memory is suspect",
-        first.loss, first.grad_norm, second.loss, second.grad_norm);
+    const std::string message = transient_text(first, second);
     recorder_.event(first.step, "transient_numbers", message);
     log::warn(fmt::format("step {}: {}", first.step, message));
   }
@@ -146,42 +133,24 @@ void Loop::note_no_targets(const StepResult& result, const StepBatches& batches)
   if (result.targets > 0) {
     return;
   }
-  const std::string message = fmt::format(
-      "nothing was to be predicted in the samples {}: contexts, or first tokens of "
-      "documents, are all they hold; the loss of the step is no measure",
-      text_of(batches.samples, ", "));
+  const std::string message = no_targets_text(batches.samples);
   recorder_.event(result.step, "no_targets", message);
   if (!std::exchange(said_no_targets_, true)) {
     log::warn(fmt::format("step {}: {}", result.step, message));
   }
 }
 
-std::string Loop::way_out() const {
-  return fmt::format("; {}: lower train.lr or train.clip, raise train.warmup, or skip the samples",
-                     newest_.empty() ? "there is no checkpoint yet"
-                                     : "the last good checkpoint is " + newest_.string());
-}
-
 // What is wrong with a step becomes an event, and then a rollback or the end of the run.
 std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches& batches) {
   std::string reason;
   if (!result.finite()) {
-    reason = fmt::format(
-        "step {}: loss {} with gradient norm {}, twice, so data or parameters are the reason "
-        "(samples {}); the parameters were not changed",
-        result.step, result.loss, result.grad_norm, text_of(batches.samples, ", "));
+    reason = bad_numbers_text(result, batches.samples);
     recorder_.event(result.step, "bad_numbers", reason);
   } else if (result.targets == 0) {
     return std::nullopt;
   } else if (const auto median = spikes_.add(result.lm_loss)) {
-    reason = fmt::format(
-        "step {}: the loss {:.6g} is {:.3g} times {:.6g}, the median of the {} steps before",
-        result.step, result.lm_loss, result.lm_loss / *median, *median, SpikeWatch::kWindow);
-    const std::string message = fmt::format(
-        "{}; to leave its samples out, resume from an earlier checkpoint{} with "
-        "data.skip_samples={}",
-        reason, newest_.empty() ? "" : fmt::format(" ({})", newest_.string()),
-        text_of(batches.samples, ","));
+    reason = spike_text(result, *median);
+    const std::string message = reason + way_round(newest_, batches.samples);
     recorder_.event(result.step, "loss_spike", message);
     log::warn(message);
   }
@@ -189,7 +158,7 @@ std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches&
     return Rollback{.checkpoint = newest_, .cursor = batches_.cursor(), .reason = reason};
   }
   if (!result.finite()) {
-    fail({Exit::kBadNumbers, reason + way_out()});
+    fail({Exit::kBadNumbers, reason + way_out(newest_)});
   }
   return std::nullopt;
 }
@@ -290,11 +259,18 @@ std::optional<ExpertChange> Loop::wanted_change() {
   ExpertChange change;
   std::string text;
   if (world_.is_root()) {
-    text = control_.text();
-    change.control = control_.identity();
+    try {
+      text = control_.text();
+      change.control = control_.identity();
+    } catch (const Error& error) {
+      log::warn(error.what());
+    }
   }
   world_.broadcast(text, 0);
   world_.broadcast(change.control, 0);
+  if (change.control.empty()) {
+    return std::nullopt;  // it could not be read: the next step looks again
+  }
   try {
     change.requests = config::read_requests(text, config_.run.control);
     model::change_pools(config_, change.requests, {});

@@ -117,6 +117,48 @@ TEST_F(ScoreTest, ContinuesAfterStops) {
   }
 }
 
+// Jobs that each have time for one round get on within a shard, on layouts that change, and make
+// the file of one undisturbed job, bit for bit.
+TEST_F(ScoreTest, KeepsTheBeginningOfAShard) {
+  for (const char* const reference : {"", "bf16"}) {
+    config::Parsed whole = command(fmt::format("whole{}.h5", reference));
+    whole.config.score.batch = 16;
+    whole.config.score.reference = reference;
+    EXPECT_EQ(score(whole, world), 0);
+    config::Parsed hasty = command(fmt::format("hasty{}.h5", reference));
+    hasty.config.score = whole.config.score;
+    hasty.config.score.output = (dir / fmt::format("hasty{}.h5", reference)).string();
+    hasty.config.run.max_wall = 1.0;
+    int jobs = 0, code = static_cast<int>(Exit::kStopped);
+    while (code == static_cast<int>(Exit::kStopped) && jobs < 100) {
+      hasty.config.parallel.ep = jobs++ % 2 == 0 ? 1 : world.size();
+      code = score(hasty, world);
+    }
+    EXPECT_EQ(code, 0);
+    EXPECT_GT(jobs, 4);  // more than there are shards
+    if (!world.is_root()) {
+      continue;
+    }
+    io::hdf5_run([&] {
+      const auto made = io::Hdf5File::open(hasty.config.score.output);
+      const auto due = io::Hdf5File::open(whole.config.score.output);
+      for (const char* const name : {"logprob", "reference_logprob", "divergence"}) {
+        const std::string dataset = fmt::format("/tokens/{}", name);
+        ASSERT_EQ(made.has(dataset), due.has(dataset));
+        if (due.has(dataset)) {
+          EXPECT_EQ(made.read_all<float>(dataset), due.read_all<float>(dataset)) << dataset;
+        }
+      }
+      EXPECT_EQ(made.read_all<double>("/documents/logprob"),
+                due.read_all<double>("/documents/logprob"));
+      EXPECT_EQ(made.double_attribute("/", "bits_per_byte"),
+                due.double_attribute("/", "bits_per_byte"));
+    });
+    EXPECT_EQ(io::verify_scores(hasty.config.score.output), std::vector<std::string>{});
+    EXPECT_FALSE(fs::exists(hasty.config.score.output + ".parts"));
+  }
+}
+
 // A part that a kill took away, or left half-written, is made again; the others stay.
 TEST_F(ScoreTest, MakesOnlyWhatIsMissing) {
   EXPECT_EQ(score(command("folder"), world), 0);
