@@ -36,6 +36,11 @@ struct Pool::State {
 
   void release_reserve() {
     const std::lock_guard lock(mutex);
+    release();
+  }
+
+  // With the lock held.
+  void release() {
     for (const auto& [size, blocks] : free) {
       for (void* block : blocks) {
         std::free(block);
@@ -59,6 +64,10 @@ struct Pool::State {
       return block;
     }
     void* block = std::aligned_alloc(64, size);
+    if (block == nullptr) {  // blocks of other sizes may stand in the way
+      release();
+      block = std::aligned_alloc(64, size);
+    }
     require(block != nullptr, fmt::format("out of memory: {} bytes wanted, {} held", size, held));
     held += size;
     return {block, size};
