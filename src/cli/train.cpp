@@ -114,6 +114,7 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, io::Catalog& 
   if (!path.empty()) {
     origin.source = &catalog.model(path);
     io::ModelSource& source = *origin.source;
+    refuse_quantized(source, "train from");
     if (origin.resume) {
       origin.resume = source.path();
       origin.progress =
@@ -123,7 +124,6 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, io::Catalog& 
       origin.progress.tasks = source.tasks();
       origin.progress.special = source.special_tokens();
     }
-    refuse_quantized(source, "train from");
     adopt_pool(source, inputs.config);
     tasks = source.tasks();
   }
