@@ -191,6 +191,8 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   io::read_once(catalog, world, "read the config",
                 [&] { inputs = read_train_inputs(parsed, world.size(), catalog); });
   const train::RunData data = train::data_of(inputs.corpora);
+  watchdog.doing("loading");
+  auto task_index = train::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
   TrainOutputs outputs;
   Origin origin{.resume = choose_checkpoint(inputs.config, outputs, world)};
   io::read_once(catalog, world, "read the checkpoint",
@@ -211,7 +213,6 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       TrainOutputs::check(config, world.size(), corpora, last_that_stays);
     }
   });
-  auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
