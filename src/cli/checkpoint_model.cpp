@@ -122,6 +122,12 @@ void check_enough(const io::ModelSource& source, const config::Config& config) {
 
 void adopt_pool(io::ModelSource& source, config::Config& config) {
   config.model.pool = source.pool();
+  const std::size_t layers = config::moe_layers(config.model).size();
+  if (!config.model.pool.empty() && config.model.pool.size() != layers) {
+    throw Error(Exit::kMismatch,
+                fmt::format("{} has {} layers with experts, this model has {}",
+                            source.path().string(), config.model.pool.size(), layers));
+  }
   config.model.load.clear();
   if (config.parallel.placement == config::Placing::kLoad) {
     config.model.load = loads_of(source, config.model);

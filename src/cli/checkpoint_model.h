@@ -38,7 +38,7 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus);
 
 /// What the gate's parameters follow: the pool of experts that a model has, with the measured loads
 /// if parallel.placement wants them. Throws kUsage if the ranks are more than the experts to share
-/// out.
+/// out, kMismatch if the model has other layers.
 void adopt_pool(io::ModelSource& source, config::Config& config);
 /// The same after a change, which is what the requests make of the model. config: with its pool.
 /// Throws kUsage if it cannot be done.

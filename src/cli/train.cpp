@@ -118,6 +118,7 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, io::Catalog& 
   if (!path.empty()) {
     origin.source = &catalog.model(path);
     io::ModelSource& source = *origin.source;
+    refuse_quantized(source, "train from");
     if (origin.resume) {
       origin.resume = source.path();
       origin.progress =
@@ -127,7 +128,6 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, io::Catalog& 
       origin.progress.tasks = source.tasks();
       origin.progress.special = source.special_tokens();
     }
-    refuse_quantized(source, "train from");
     adopt_pool(source, inputs.config);
     tasks = source.tasks();
   }
@@ -200,6 +200,8 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     }
   });
   const train::RunData data = train::data_of(inputs.corpora);
+  watchdog.doing("loading");
+  auto task_index = train::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
   TrainOutputs outputs;
   Origin origin{.resume = choose_checkpoint(inputs.config, outputs, world)};
   io::read_once(catalog, world, "read the checkpoint",
@@ -220,7 +222,6 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       TrainOutputs::check(config, world.size(), corpora, last_that_stays);
     }
   });
-  auto task_index = train::TaskIndex::make(corpora, config.data.task_weights, world);
   comm::Mesh mesh = model::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;

@@ -129,6 +129,8 @@ class Claims(harness.EndToEnd):
                            ("model.heads", 4), ("model.shared_experts", 0), ("train.lr", 0.5)):
             with self.subTest(key):
                 self.assert_fault(self.run_job(0, *TRAIN, "--" + key, value), 76, key, "was", "is")
+        let = self.run_job(0, *TRAIN, "--model.layers", 3, "--checkpoint.allow", "model")
+        self.assert_fault(let, 76, "2 layers with experts", "3")
         part = self.checkpoint(5) / "part-00000.h5"
         harness.flip_bit(part, os.path.getsize(part) // 2)
         self.assert_fault(self.run_job(0, *TRAIN, "--checkpoint.resume", self.checkpoint(5)), 65)
