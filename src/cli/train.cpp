@@ -200,7 +200,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     }
   });
   const train::RunData data = train::data_of(inputs.corpora);
-  watchdog.doing("loading");
+  watchdog.loading();
   auto task_index = train::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
   TrainOutputs outputs;
   Origin origin{.resume = choose_checkpoint(inputs.config, outputs, world)};

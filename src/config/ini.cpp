@@ -99,7 +99,8 @@ std::vector<Setting> read_ini(const std::string& file, std::vector<std::string>&
   if (file_stream.peek() != std::ifstream::traits_type::eof()) {
     stream << file_stream.rdbuf();
   }
-  if (const int error = errno; !file_stream.is_open() || error != 0) {
+  const int error = errno;
+  if (!file_stream.is_open() || file_stream.bad() || stream.bad()) {
     const std::string problem =
         fmt::format("--config {}: cannot be read: {} ({})", file,
                     error == EISDIR ? "it is a folder" : std::strerror(error),

@@ -53,7 +53,8 @@ class ManyFiles(harness.EndToEnd):
             lines = (self.folder / f"counts.{rank}").read_text().splitlines()
             calls = (line.split(" ", 1) for line in lines)
             ranks.append(collections.Counter(
-                (what, os.path.relpath(self.folder / path, self.folder)) for what, path in calls))
+                (what, os.path.relpath(self.folder / path, self.folder)) for what, path in calls
+                if what in ("open", "ask")))
         return ranks
 
     # Protects: what other ranks do at a start does not grow with the shards, and rank 0 asks once.
