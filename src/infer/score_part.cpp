@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "io/files.h"
 #include "io/hdf5_thread.h"
 
 namespace moesaic::infer {
@@ -25,8 +24,7 @@ ScorePart::ScorePart(const io::ScoresOutput& output, std::int64_t shard,
 // On the HDF5 thread: takes over what an earlier job kept, if it cut the shard into such batches.
 void ScorePart::go_on() {
   const std::filesystem::path file = output_.begun(shard_);
-  const std::optional<io::ScoresSummary> summary =
-      io::is_there(file) ? io::read_scores_summary(file) : std::nullopt;
+  const std::optional<io::ScoresSummary> summary = io::read_scores_summary(file);
   if (!summary || summary->header.fingerprint != output_.header().fingerprint) {
     return;
   }

@@ -120,6 +120,9 @@ void CheckpointReader::State::open_part(const std::string& name) {
   const std::int64_t due = manifest.parts.at(name).bytes;
   std::error_code error;
   const auto bytes = static_cast<std::int64_t>(fs::file_size(file, error));
+  if (error == std::errc::no_such_file_or_directory) {
+    throw Error(Exit::kBadData, "the file is missing");
+  }
   if (error) {
     fail_read(file, error.value());
   }

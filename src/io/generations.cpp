@@ -119,6 +119,9 @@ GenerationTotals GenerationsWriter::finish(const GenerationsHeader& header,
 }
 
 std::optional<GenerationsSummary> read_generations_summary(const fs::path& path) {
+  if (!is_there(path)) {
+    return std::nullopt;
+  }
   return unless_damaged([&]() -> std::optional<GenerationsSummary> {
     const Hdf5File file = Hdf5File::open(path);
     check_format(file, kSchema, kVersion);

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<GenerationsSummary> summary_of(const fs::path& file) {
-  return is_there(file) ? hdf5_run([&] { return read_generations_summary(file); }) : std::nullopt;
+  return hdf5_run([&] { return read_generations_summary(file); });
 }
 
 std::optional<std::string> fingerprint_of(const fs::path& file) {

@@ -57,8 +57,7 @@ RunLock RunLock::beside(const std::filesystem::path& path) {
     throw Error(error.code(), fmt::format("{}: {}", whole.string(), error.what()));
   }
   const bool beside = access(whole.parent_path().c_str(), W_OK) == 0;
-  std::filesystem::path file = whole;
-  file += ".lock";
+  const auto file = whole.parent_path() / fmt::format(".{}.lock", whole.filename().string());
   return {beside ? file : whole / kName, whole, false};
 }
 

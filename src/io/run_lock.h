@@ -13,8 +13,8 @@ class RunLock {
   /// Of a folder, by a file in it that stays. Throws kCannotCreate, naming host, process and job of
   /// the holder. On a filesystem without locks it warns and lets the job run.
   static RunLock of_folder(const std::filesystem::path& folder);
-  /// Of a file or folder that need not be there yet, by a file PATH.lock beside it, which goes with
-  /// the lock. Throws likewise. Makes the folder that it is in.
+  /// Of a file or folder that need not be there yet, by a hidden file .NAME.lock beside it, which
+  /// goes with the lock. Throws likewise. Makes the folder that it is in.
   static RunLock beside(const std::filesystem::path& path);
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&&) = delete;

@@ -286,6 +286,9 @@ ScoresSummary scores_summary(const Hdf5File& file) {
 }
 
 std::optional<ScoresSummary> read_scores_summary(const fs::path& path) {
+  if (!is_there(path)) {
+    return std::nullopt;
+  }
   return unless_damaged(
       [&]() -> std::optional<ScoresSummary> { return scores_summary(Hdf5File::open(path)); });
 }

@@ -17,9 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 std::optional<ScoresSummary> summary_of(const fs::path& file) {
-  if (!is_there(file)) {
-    return std::nullopt;
-  }
   return hdf5_run([&] { return read_scores_summary(file); });
 }
 

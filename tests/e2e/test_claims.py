@@ -78,7 +78,7 @@ class Claims(harness.EndToEnd):
         code, out = self.ended(child, process)
         self.assertEqual(code, 0, out)
         self.assert_sound("ck", "a.h5")
-        self.assertFalse((self.folder / "a.h5.lock").exists())
+        self.assertFalse((self.folder / ".a.h5.lock").exists())
 
     # Protects: so does one that makes the same corpus, copy or checkpoint.
     def test_second_output(self):

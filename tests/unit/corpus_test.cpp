@@ -306,7 +306,8 @@ TEST(CorpusDamage, OtherSchemaOrVersion) {
   const TempDir dir;
   damage(write_corpus(dir.path()),
          [](Hdf5File& file) { file.set_attribute("/", "version", std::int64_t{7}); });
-  expect_failure([&] { read_everything(dir.path().string()); }, Exit::kBadData, {"version is 7"});
+  expect_failure([&] { read_everything(dir.path().string()); }, Exit::kBadData,
+                 {"version 7 of moesaic-corpus"});
   damage(write_corpus(dir.path()),
          [](Hdf5File& file) { file.set_attribute("/", "schema", std::string("moesaic-trace")); });
   expect_failure([&] { read_everything(dir.path().string()); }, Exit::kBadData, {"moesaic-trace"});

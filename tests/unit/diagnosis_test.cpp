@@ -59,10 +59,9 @@ TEST_F(DiagnosisTest, RanksOfOtherHosts) {
     hosts[static_cast<std::size_t>(rank)].clear();
   }
   wait(0, Group::kWorld, 9);
-  EXPECT_EQ(
-      text(),
-      "rank 1 on n1 has not arrived at all_reduce #9 of the world (ranks 0-3): it is in phase "
-      "forward of step 41; rank 0 on n0 waits for it there, in phase forward of step 41");
+  EXPECT_EQ(text(),
+            "rank 1 on n1 has not arrived at all_reduce #9 of world (ranks 0-3): it is in phase "
+            "forward of step 41; rank 0 on n0 waits for it there, in phase forward of step 41");
   wait(1, Group::kWorld, 9);
   EXPECT_NE(text().find("rank 2 on another host has not arrived at all_reduce #9"),
             std::string::npos);

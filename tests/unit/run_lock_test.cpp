@@ -45,7 +45,7 @@ TEST(RunLock, Beside) {
   fs::create_directory_symlink(dir / "real", dir / "link");
   {
     const RunLock lock = RunLock::beside(dir / "real" / "trace.h5");
-    EXPECT_TRUE(fs::exists(dir / "real" / "trace.h5.lock"));
+    EXPECT_TRUE(fs::exists(dir / "real" / ".trace.h5.lock"));
     expect_taken([&] { RunLock::beside(dir / "link" / "trace.h5"); });
     expect_taken([&] { RunLock::beside(dir / "real" / ".." / "link" / "trace.h5"); });
     const RunLock other = RunLock::beside(dir / "real" / "other.h5");
@@ -64,7 +64,7 @@ TEST(RunLock, Umask) {
     const RunLock lock = RunLock::beside(dir / fmt::format("{}", mask));
     umask(before);
     struct stat status {};
-    ASSERT_EQ(stat((dir / fmt::format("{}.lock", mask)).c_str(), &status), 0);
+    ASSERT_EQ(stat((dir / fmt::format(".{}.lock", mask)).c_str(), &status), 0);
     EXPECT_EQ(status.st_mode & 0777U, 0666U & ~mask);
   }
 }

@@ -317,7 +317,7 @@ TEST(Safetensors, Unfinished) {
   }
   EXPECT_EQ(testing::read_file(dir / "x"), "older");
   EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), {}), 1);
-  message_of([&] { const SafetensorsWriter writer(dir / "none" / "x", one); }, Exit::kCannotCreate);
+  message_of([&] { const SafetensorsWriter writer(dir / "none" / "x", one); }, Exit::kIoError);
 }
 
 // Random changes of a file end in the right data or an error of input, never in a crash.
