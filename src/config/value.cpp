@@ -200,9 +200,12 @@ std::string format_number(double value) { return fmt::format("{}", value); }
 std::string format_duration(double seconds) { return fmt::format("{} s", seconds); }
 
 std::string format_bytes(double bytes) {
-  constexpr double kGi = 1024.0 * 1024.0 * 1024.0;
-  if (bytes > 0.0 && std::fmod(bytes, kGi) == 0.0) {
-    return fmt::format("{:.0f}GiB", bytes / kGi);
+  constexpr double kKi = 1024.0;
+  for (const auto& [name, unit] :
+       {std::pair("GiB", kKi * kKi * kKi), std::pair("MiB", kKi * kKi)}) {
+    if (bytes > 0.0 && std::fmod(bytes, unit) == 0.0) {
+      return fmt::format("{:.0f}{}", bytes / unit, name);
+    }
   }
   return fmt::format("{:.0f}", bytes);
 }
