@@ -87,7 +87,7 @@ try_compiler() {
   local compiler
   for compiler in "${CXX:-c++}" g++ clang++; do
     # shellcheck disable=SC2086
-    $compiler -std=c++20 "$root/cmake/check/compiler.cpp" -o "$work/compiler" 2>"$work/compiler.log" &&
+    $compiler -std=c++20 "$root/jobs/check/compiler.cpp" -o "$work/compiler" 2>"$work/compiler.log" &&
       "$work/compiler" && return 0
     [ -z "${CXX:-}" ] || return 1
   done
@@ -99,7 +99,7 @@ try_libraries() {
   local generator=() jobs
   jobs=$(usable_cores)
   ! command -v ninja >/dev/null || generator=(-G Ninja)
-  if ! cmake "${generator[@]}" -S "$root/cmake/check" -B "$work/libraries" >"$work/log" 2>&1; then
+  if ! cmake "${generator[@]}" -S "$root/jobs/check" -B "$work/libraries" >"$work/log" 2>&1; then
     cat "$work/log" >&2
     fail 69 "CMake cannot look for the libraries: see above"
   fi

@@ -80,6 +80,15 @@ def column(trace, name):
         return file[name][()]
 
 
+def contents(path):
+    """Every dataset of an HDF5 file, by name."""
+    with h5py.File(path) as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset)
+                        else None)
+        return {name: file[name][()].tobytes() for name in names}
+
+
 def flip_bit(path, at):
     with open(path, "r+b") as file:
         file.seek(at)

@@ -2,20 +2,9 @@
 import json
 import random
 
-import h5py
-
 import harness
 
 KILLS = 20
-
-
-def contents(path):
-    """Every dataset of a result."""
-    with h5py.File(path) as file:
-        names = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset)
-                        else None)
-        return {name: file[name][()].tobytes() for name in names}
 
 
 class Kills(harness.EndToEnd):
@@ -38,7 +27,7 @@ class Kills(harness.EndToEnd):
                    "--run.deterministic", 1, *arguments, f"--{job}.output"]
         whole = self.run_job(2, *command, "whole.h5")
         self.assertEqual(whole.code, 0, whole.text)
-        expected = contents(self.folder / "whole.h5")
+        expected = harness.contents(self.folder / "whole.h5")
         choose = random.Random(job)
         kills, ends, parts = 0, 0, set()
         while kills < KILLS:
@@ -47,7 +36,7 @@ class Kills(harness.EndToEnd):
             fault = self.faulty("kill", KILL_AT=choose.randint(1, most[rank]), FAULT_RANK=rank)
             result = self.run_job(2, *command, output, wrapper=fault)
             if result.code == 0:
-                self.assertEqual(contents(self.folder / output), expected)
+                self.assertEqual(harness.contents(self.folder / output), expected)
                 ends += 1
                 self.assertLess(ends, KILLS, "it is hardly ever killed")
             else:
@@ -56,7 +45,7 @@ class Kills(harness.EndToEnd):
                 parts.add((ends, len(list((self.folder / f"{output}.parts").glob("*.h5")))))
         last = self.run_job(2, *command, output)
         self.assertEqual(last.code, 0, last.text)
-        self.assertEqual(contents(self.folder / output), expected)
+        self.assertEqual(harness.contents(self.folder / output), expected)
         self.assertGreater(len(parts), 4, "kills at many places")
         self.assert_sound(output)
 

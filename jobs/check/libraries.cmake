@@ -1,4 +1,4 @@
-# The libraries of the build. cmake/check finds them with this file too, to say which are missing;
+# The libraries of the build. jobs/check finds them with this file too, to say which are missing;
 # there `needed` is empty, so that what is not found does not end it.
 set(HDF5_PREFER_PARALLEL ON)
 find_package(MPI ${needed} COMPONENTS CXX)
