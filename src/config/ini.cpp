@@ -100,7 +100,7 @@ std::vector<Setting> read_ini(const std::string& file, std::vector<std::string>&
     stream << file_stream.rdbuf();
   }
   const int error = errno;
-  if (!file_stream.is_open() || file_stream.bad() || stream.bad()) {
+  if (!file_stream.is_open() || file_stream.bad() || !stream) {
     const std::string problem =
         fmt::format("--config {}: cannot be read: {} ({})", file,
                     error == EISDIR ? "it is a folder" : std::strerror(error),
