@@ -203,11 +203,24 @@ def column_of(path, schema, options):
                           f"{', '.join(schema.names)}")
 
 
+def whole(batches, path):
+    """The batches of a table; what is damaged amid it is bad data, and names the file."""
+    arrow = pyarrow()
+    try:
+        yield from batches
+    except arrow.lib.ArrowException as error:
+        raise CorpusError(65, f"{path.resolve()}: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # Arrow's own, of bytes that it cannot decode
+            raise CorpusError(65, f"{path.resolve()}: {error}") from error
+        raise
+
+
 def read_table(path, options):
     schema, batches = batches_of(path)
     name, _ = column_of(path, schema, options)
     row = 0
-    for batch in batches([name]):
+    for batch in whole(batches([name]), path):
         column = batch.column(0)
         for value in column:
             if not value.is_valid:
@@ -226,14 +239,15 @@ def write_text(path, out, options):
     names = list(dict.fromkeys(keys.values()))
     row = 0
     with open(out, "w", encoding="utf-8") as file:
-        for batch in batches(names):
+        for batch in whole(batches(names), path):
             columns = {key: batch.column(names.index(field)).to_pylist() for key, field in keys.items()}
             for values in zip(*columns.values()):
                 line = dict(zip(columns, values))
                 if line["text"] is None:
                     raise CorpusError(65, f"{path.resolve()}: row {row} has no {name}")
-                if line.get("id") is not None:
-                    line["id"] = str(line["id"])
+                for key in ("id", "task"):
+                    if line.get(key) is not None:
+                        line[key] = str(line[key])
                 file.write(json.dumps({key: value for key, value in line.items() if value is not None},
                                       ensure_ascii=False) + "\n")
                 row += 1

@@ -87,8 +87,10 @@ try_compiler() {
   local compiler
   for compiler in "${CXX:-c++}" g++ clang++; do
     # shellcheck disable=SC2086
-    $compiler -std=c++20 "$root/jobs/check/compiler.cpp" -o "$work/compiler" 2>"$work/compiler.log" &&
-      "$work/compiler" && return 0
+    if $compiler -std=c++20 "$root/jobs/check/compiler.cpp" -o "$work/compiler" 2>"$work/compiler.log"; then
+      "$work/compiler" 2>/dev/null && return 0
+      fail 69 "programs cannot be run in $work: set TMPDIR to a folder where they can"
+    fi
     [ -z "${CXX:-}" ] || return 1
   done
   return 1

@@ -30,7 +30,7 @@ set_wall() {
 # A follow-up job with the options of this one, for sites that do not let jobs go back into the
 # queue. It starts when this one has ended, and writes into the same log.
 submit_again() {  # SCRIPT ARGUMENTS...
-  local options=(--parsable "--dependency=afterany:$this_job") forget=() pair name value log_file
+  local options=(--parsable --export=ALL "--dependency=afterany:$this_job") forget=() pair name value log_file
   for pair in job-name:SLURM_JOB_NAME nodes:SLURM_JOB_NUM_NODES ntasks:SLURM_NTASKS \
     ntasks-per-node:SLURM_NTASKS_PER_NODE cpus-per-task:SLURM_CPUS_PER_TASK \
     partition:SLURM_JOB_PARTITION account:SLURM_JOB_ACCOUNT qos:SLURM_JOB_QOS \
@@ -56,7 +56,7 @@ submit_again() {  # SCRIPT ARGUMENTS...
     [ "$name" = SLURM_CONF ] || forget+=(-u "$name")
   done
   env "${forget[@]}" MOESAIC_HOME="$root" MOESAIC_RESTARTS=$((restarts + 1)) \
-    sbatch "${options[@]}" "$@"
+    MOESAIC_JOB="${MOESAIC_JOB:-$SLURM_JOB_ID}" sbatch "${options[@]}" "$@"
 }
 
 # 75: stopped early, with new work saved. 70, 74: an internal or disk error; 134, 135, 137, 139: a

@@ -43,7 +43,9 @@ bool speaks() {
   return true;
 }
 
-// Jobs for the login node: they never start MPI.
+// Jobs for the login node never start MPI.
+bool uses_mpi(std::string_view job) { return job != "plan" && job != "verify"; }
+
 int run_without_mpi(const Parsed& parsed) {
   if (parsed.job == "plan") {
     return moesaic::cli::plan(parsed);
@@ -90,11 +92,11 @@ int main(int argc, char** argv) {
       moesaic::log::print(moesaic::config::help_text(parsed.job));
       return 0;
     }
-    if (parsed.job == "plan" || parsed.job == "verify") {
+    if (!uses_mpi(parsed.job)) {
       return run_without_mpi(parsed);
     }
   } catch (const Error& error) {
-    if (speaks()) {
+    if (speaks() || !uses_mpi(argc > 1 ? argv[1] : "")) {
       moesaic::log::error(error.what());
     }
     return static_cast<int>(error.code());

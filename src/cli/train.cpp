@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "base/io_error.h"
 #include "base/log.h"
@@ -204,12 +205,14 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   auto task_index = train::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
   TrainOutputs outputs;
   Origin origin{.resume = choose_checkpoint(inputs.config, outputs, world)};
-  io::read_once(catalog, world, "read the checkpoint",
-                [&] { adopt_origin(inputs, data, catalog, origin); });
-  comm::Facts facts = facts_of(inputs.config);
-  if (origin.source != nullptr) {
-    facts.push_back(fact_of(*origin.source));
-  }
+  comm::Facts facts;
+  io::read_once(catalog, world, "read the checkpoint", [&] {
+    adopt_origin(inputs, data, catalog, origin);
+    facts = facts_of(inputs.config);
+    if (origin.source != nullptr) {
+      facts.push_back(fact_of(*origin.source));
+    }
+  });
   comm::check_same(facts, world);
   comm::agree_to_go_on("loading", world);
   watchdog.loading();
@@ -248,11 +251,14 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     load(nullptr);
   });
   comm::agree_to_go_on("loading", world);
-  world.together("create the outputs", [&] {
-    if (world.is_root()) {
-      at_start([&] { TrainOutputs::begin(config, last_that_stays); });
-    }
-  });
+  bool begun = false;
+  const auto begin = [&] {
+    world.together("create the outputs", [&] {
+      if (world.is_root() && !std::exchange(begun, true)) {
+        at_start([&] { TrainOutputs::begin(config, last_that_stays); });
+      }
+    });
+  };
   const std::int64_t last_step = config::total_steps(config);
   train::Progress& progress = origin.progress;
   if (origin.resume) {
@@ -263,12 +269,10 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   if (progress.step >= last_step && !progress.evaluation_due) {
     log::info(fmt::format("already at step {} of {}: nothing to do", progress.step, last_step));
   } else {
-    const double save_seconds =
-        progress.save_seconds > 0.0
-            ? progress.save_seconds
-            : train::expected_save_seconds(plan::estimate(config, world.size()).checkpoint_bytes,
-                                           world.size());
-    train::SavePolicy policy(config, last_step, save_seconds);
+    train::SavePolicy policy(
+        config, last_step, progress.save_seconds,
+        train::expected_save_seconds(plan::estimate(config, world.size()).checkpoint_bytes,
+                                     world.size()));
     const auto run = [&](std::int64_t rollbacks) {
       catalog = {};  // its manifests may be large
       origin.source = nullptr;
@@ -282,14 +286,11 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .checkpoint = origin.resume,
                          .beside = beside,
                          .rollbacks = rollbacks,
+                         .on_opened = begin,
                          .policy = policy,
                          .watchdog = watchdog});
     };
-    std::int64_t rollbacks = config.train.rollbacks;
-    outcome = run(rollbacks);
-    while (outcome.rollback || outcome.experts) {
-      origin.resume = outcome.rollback ? outcome.rollback->checkpoint : outcome.experts->checkpoint;
-      instance.reset();  // the experts may be others
+    const auto start_again = [&] {
       io::read_once(catalog, world, "start again from a checkpoint", [&] {
         origin.source = &catalog.model(*origin.resume);
         progress = train::from_state(origin.source->checkpoint()->state());
@@ -318,6 +319,25 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
           continue_behind(*outcome.rollback, progress);
         }
       });
+    };
+    std::int64_t rollbacks = config.train.rollbacks;
+    outcome = run(rollbacks);
+    while (outcome.rollback || outcome.experts) {
+      origin.resume = outcome.rollback ? outcome.rollback->checkpoint : outcome.experts->checkpoint;
+      instance.reset();  // the experts may be others
+      try {
+        start_again();
+      } catch (const comm::AgreedError& error) {
+        if (error.code() != Exit::kTerminated) {
+          throw;
+        }
+        log::info(
+            fmt::format("asked to stop while it started again from {}: the same command goes "
+                        "on there",
+                        origin.resume->string()));
+        outcome = {.exit = Exit::kStopped};
+        break;
+      }
       rollbacks -= outcome.rollback ? 1 : 0;
       outcome = run(rollbacks);
     }

@@ -66,7 +66,7 @@ void put_back_replaced(const std::filesystem::path& dir);
 std::vector<std::filesystem::path> set_aside_later(const std::filesystem::path& dir,
                                                    std::int64_t step);
 /// Deletes all but the newest `keep` complete checkpoints (those of a multiple of keep_every steps
-/// stay, if keep_every > 0) and stale unfinished ones. Call on one rank.
+/// stay, if keep_every > 0) and stale unfinished ones. Warns if it cannot. Call on one rank.
 void prune_checkpoints(const std::filesystem::path& dir, std::int64_t keep,
                        std::int64_t keep_every);
 

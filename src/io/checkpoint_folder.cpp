@@ -91,7 +91,9 @@ std::vector<fs::path> set_aside_later(const fs::path& dir, std::int64_t step) {
   return others;
 }
 
-void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep_every) {
+namespace {
+
+void prune(const fs::path& dir, std::int64_t keep, std::int64_t keep_every) {
   const Steps steps = complete_steps(dir);
   const auto kept = static_cast<std::size_t>(std::max<std::int64_t>(1, keep));
   for (std::size_t i = 0; i + kept < steps.size(); ++i) {
@@ -113,6 +115,16 @@ void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep
         fs::remove_all(folder, ignored);
       }
     }
+  }
+}
+
+}  // namespace
+
+void prune_checkpoints(const fs::path& dir, std::int64_t keep, std::int64_t keep_every) {
+  try {
+    prune(dir, keep, keep_every);
+  } catch (const std::exception& error) {  // the next save tries again
+    log::warn(fmt::format("{}: older checkpoints are not removed: {}", dir.string(), error.what()));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "io/corpus.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <glob.h>
 
 #include <algorithm>
@@ -81,12 +82,30 @@ void check_against_manifest(const ShardReader& reader, const ShardInfo& shard,
   }
 }
 
+/// What tells a shard from one that was made again: sizes, and the hash of its content, or where it
+/// has none its first and last tokens.
+void add_content(Sha256& hash, const ShardInfo& shard, ShardReader& reader) {
+  std::string text = fmt::format("{} {} {}\n", shard.bytes, shard.tokens, shard.documents);
+  if (reader.has_content_sha256()) {
+    text += reader.content_sha256();
+  } else {
+    constexpr std::int64_t kSome = 4096;
+    for (const std::int64_t begin :
+         {std::int64_t{0}, std::max<std::int64_t>(0, shard.tokens - kSome)}) {
+      text +=
+          fmt::format("{}\n", fmt::join(reader.read(begin, std::min(kSome, shard.tokens)), " "));
+    }
+  }
+  hash.update(std::as_bytes(std::span(text)));
+}
+
 CorpusInfo bare_info(const std::vector<fs::path>& files) {
   CorpusInfo info;
   info.name = files.front().stem().string();
+  Sha256 content;
   bool knows_bytes = true;  // all of them, or the sum would be of other documents than the tokens
   for (const fs::path& file : files) {
-    const ShardReader reader(file);
+    ShardReader reader(file);
     const ShardHeader& header = reader.header();
     if (info.shards.empty()) {
       info.vocab_size = header.vocab_size;
@@ -108,8 +127,10 @@ CorpusInfo bare_info(const std::vector<fs::path>& files) {
     info.documents += shard.documents;
     info.source_bytes += reader.source_bytes();
     knows_bytes = knows_bytes && reader.knows_bytes();
+    add_content(content, shard, reader);
     info.shards.push_back(shard);
   }
+  info.fingerprint = content.hex();
   info.source_bytes = knows_bytes ? info.source_bytes : 0;
   return info;
 }

@@ -16,6 +16,7 @@
 #include "io/files.h"
 #include "io/format_version.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 #include "io/routing_schema.h"
 #include "io/space.h"
 #include "io/trace_schema.h"
@@ -74,33 +75,41 @@ void check_axis(const Hdf5File& file, const std::string& axis, const std::string
   }
 }
 
-/// Tasks keep their numbers, and new ones come behind them.
-void add_tasks(Hdf5File& file, const std::vector<std::string>& names) {
-  const std::vector<std::string> before = file.read_strings("/task");
+/// The names of tasks as the file holds them.
+std::vector<std::string> fitting_tasks(const Hdf5File& file, const RoutingAxes& axes) {
   std::vector<std::string> tasks;
-  for (const std::string& name : names) {
+  for (const std::string& name : axes.tasks) {
     tasks.push_back(fitting(name, file.string_width("/task")));
   }
-  const std::size_t common = std::min(before.size(), tasks.size());
-  const auto added = tasks.begin() + static_cast<std::ptrdiff_t>(common);
-  const bool same = std::equal(tasks.begin(), added, before.begin());
-  if (!same || (added != tasks.end() && !file.may_grow("/task"))) {
-    check_axis(file, "/task", join(before, ","), join(tasks, ","));
-  }
-  if (added != tasks.end()) {
-    file.extend("/task", {std::ssize(tasks)});
-    file.write_strings("/task", std::ssize(before), {added, tasks.end()});
-  }
+  return tasks;
 }
 
-void check_same(Hdf5File& file, const RoutingAxes& axes) {
+void check_same(const Hdf5File& file, const RoutingAxes& axes) {
+  check_format(file, kRoutingSchema, kRoutingVersion);
   check_axis(file, "/layer",
              fmt::format("{}", fmt::join(file.ints_attribute("/layer", "layer_index"), ",")),
              fmt::format("{}", fmt::join(axes.moe_layers, ",")));
   check_axis(file, "/choice", std::to_string(file.extents("/choice").at(0)),
              std::to_string(axes.choices));
-  add_tasks(file, axes.tasks);
   check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
+  const std::vector<std::string> before = file.read_strings("/task");
+  const std::vector<std::string> tasks = fitting_tasks(file, axes);
+  const std::size_t common = std::min(before.size(), tasks.size());
+  const bool same = std::equal(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(common),
+                               tasks.begin());
+  if (!same || (tasks.size() > common && !file.may_grow("/task"))) {
+    check_axis(file, "/task", join(before, ","), join(tasks, ","));
+  }
+}
+
+/// Tasks keep their numbers, and new ones come behind them.
+void add_tasks(Hdf5File& file, const RoutingAxes& axes) {
+  const std::vector<std::string> tasks = fitting_tasks(file, axes);
+  const std::int64_t before = file.extents("/task").at(0);
+  if (std::ssize(tasks) > before) {
+    file.extend("/task", {std::ssize(tasks)});
+    file.write_strings("/task", before, {tasks.begin() + before, tasks.end()});
+  }
 }
 
 void start(const fs::path& file, const RoutingAxes& axes) {
@@ -136,8 +145,8 @@ void go_on(const fs::path& file, const RoutingAxes& axes, std::int64_t last_step
   try {
     hdf5_run([&] {
       Hdf5File opened = Hdf5File::open_patiently(file);
-      check_format(opened, kRoutingSchema, kRoutingVersion);
       check_same(opened, axes);
+      add_tasks(opened, axes);
       opened.set_attribute("/", "experts", axes.experts);
       write_routing_attributes(opened, axes);
       cut(opened, last_step);
@@ -186,6 +195,20 @@ void RoutingWriter::share_lengths() {
   chunk_rows_ = lengths[0];
   steps_ = lengths[1];
   rows_ = lengths[2];
+}
+
+void RoutingWriter::check(const fs::path& file, const RoutingAxes& axes,
+                          const comm::Communicator& world) {
+  world.together("look at the routing record", [&] {
+    check_axes(axes);
+    if (world.is_root() && is_there(file)) {
+      const auto fits = unless_damaged([&]() -> std::optional<bool> {
+        hdf5_run([&] { check_same(Hdf5File::open(file), axes); });
+        return true;
+      });
+      static_cast<void>(fits);  // of a damaged one a new one is begun
+    }
+  });
 }
 
 RoutingWriter RoutingWriter::create(const fs::path& file, const RoutingAxes& axes,

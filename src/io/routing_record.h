@@ -55,6 +55,9 @@ class RoutingWriter {
   /// Starts a new file (an existing one of another run is set aside with a notice).
   static RoutingWriter create(const std::filesystem::path& file, const RoutingAxes& axes,
                               const comm::Communicator& world);
+  /// Throws what resume does where the axes differ, and changes nothing.
+  static void check(const std::filesystem::path& file, const RoutingAxes& axes,
+                    const comm::Communicator& world);
   /// Continues a file after a restart: steps after last_step are cut. The axes must match. A file
   /// that is missing or damaged is begun anew.
   static RoutingWriter resume(const std::filesystem::path& file, const RoutingAxes& axes,

@@ -209,11 +209,16 @@ std::vector<std::int64_t> widen_names(Hdf5File& file, const std::string& axis,
   std::vector<std::int64_t> places;
   for (const std::string& name : own) {
     const std::string cut = fitting(name, width);
-    auto found = std::find(names.begin(), names.end(), cut);
-    if (found == names.end()) {
-      found = names.insert(found, cut);
+    std::int64_t place = 0;  // each is given once, also where names are cut to the same
+    while (place < std::ssize(names) &&
+           (names[static_cast<std::size_t>(place)] != cut ||
+            std::find(places.begin(), places.end(), place) != places.end())) {
+      ++place;
     }
-    places.push_back(found - names.begin());
+    if (place == std::ssize(names)) {
+      names.push_back(cut);
+    }
+    places.push_back(place);
   }
   if (std::ssize(names) > before) {
     if (!file.may_grow(dataset)) {  // an older program has made it
@@ -293,7 +298,8 @@ ContinuedTrace continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_
   trace.lengths.evals = cut(file, names_in(file, eval_columns()), last_step);
   trace.lengths.events = cut(file, kEventColumns, last_step);
   trace.ends_at = last_step_in(file);
-  trace.lacks_steps = every > 0 && trace.ends_at < last_step - last_step % every;
+  trace.lacks_steps =
+      every > 0 && trace.ends_at > 0 && trace.ends_at < last_step - last_step % every;
   return trace;
 }
 

@@ -55,7 +55,19 @@ void Corpora::check_vocabulary_of(const Corpora& others) const {
 std::vector<std::string> Corpora::names() const {
   std::vector<std::string> names;
   for (const io::Corpus& corpus : corpora_) {
-    names.push_back(corpus.info().name);
+    std::string name = corpus.info().name;
+    std::filesystem::path folder = corpus.info().manifest.parent_path();
+    const auto is_taken = [&] {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    while (is_taken() && folder.has_filename()) {
+      name = fmt::format("{}/{}", folder.filename().string(), name);
+      folder = folder.parent_path();
+    }
+    for (int number = 2; is_taken(); ++number) {
+      name = fmt::format("{}.{}", corpus.info().name, number);
+    }
+    names.push_back(name);
   }
   return names;
 }

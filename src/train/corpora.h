@@ -39,6 +39,7 @@ class Corpora {
 
   std::size_t size() const { return corpora_.size(); }
   const io::CorpusInfo& info(std::size_t corpus) const { return corpora_[corpus].info(); }
+  /// Each once: of two with one name the later one is named with its folder.
   std::vector<std::string> names() const;
   std::vector<std::int64_t> samples() const;  // of each corpus
   std::int64_t tokens() const;                // of all

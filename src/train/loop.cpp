@@ -81,13 +81,15 @@ Loop::Loop(const Start& start)
       stepper_(config_, instance_, progress_.tasks.size()),
       batches_(start.corpora, start.task_index, config_, instance_.mesh.replicas, progress_.cursor),
       recorder_(config_, instance_, progress_,
-                {start.corpora.names(),
-                 (start.eval_corpora.size() > 0 ? start.eval_corpora : start.corpora).names()},
-                start.checkpoint.has_value(), last_step_),
+                Recorder::names_of(start.corpora, start.eval_corpora), start.checkpoint.has_value(),
+                last_step_),
       spikes_(config_.train.spike, progress_.losses),
       control_(config_.run.control),
       watchdog_(start.watchdog),
       compared_(progress_.step) {
+  if (start.on_opened) {
+    start.on_opened();
+  }
   for (const Note& note : progress_.notes) {
     recorder_.event(progress_.step, note.kind, note.message);
   }
@@ -206,7 +208,7 @@ bool Loop::save() {
   recorder_.flush();
   const auto blocks = model::blocks_to_save(instance_);
   progress_.losses = spikes_.losses();
-  progress_.save_seconds = policy_.longest_save();
+  progress_.save_seconds = policy_.measured_save();
   const nlohmann::json state =
       to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
   std::vector<std::filesystem::path> copy;
@@ -387,6 +389,12 @@ Outcome Loop::run() {
 
 }  // namespace
 
-Outcome run(const Start& start) { return Loop(start).run(); }
+Outcome run(const Start& start) {
+  if (start.checkpoint) {
+    Recorder::check(start.config, start.instance, start.progress,
+                    Recorder::names_of(start.corpora, start.eval_corpora));
+  }
+  return Loop(start).run();
+}
 
 }  // namespace moesaic::train

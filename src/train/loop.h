@@ -28,6 +28,7 @@ struct Start {
   std::optional<std::filesystem::path> checkpoint;  // that the progress is from
   std::map<std::string, std::string> beside = {};   // small files for each checkpoint; on rank 0
   std::int64_t rollbacks = 0;                       // that are still allowed
+  std::function<void()> on_opened = {};  // collective; once trace and routing record are open
   // They outlive a rollback.
   SavePolicy& policy;
   comm::Watchdog& watchdog;

@@ -30,6 +30,19 @@ io::RoutingAxes routing_axes(const config::Config& config, const model::Instance
 
 }  // namespace
 
+Recorder::Names Recorder::names_of(const Corpora& corpora, const Corpora& evaluated) {
+  return {corpora.names(), (evaluated.size() > 0 ? evaluated : corpora).names()};
+}
+
+void Recorder::check(const config::Config& config, const model::Instance& instance,
+                     const Progress& progress, const Names& names) {
+  if (!config.trace.routing.empty()) {
+    io::RoutingWriter::check(config::routing_path(config.trace),
+                             routing_axes(config, instance, progress.tasks, names.corpora),
+                             instance.mesh.world);
+  }
+}
+
 Recorder::Recorder(const config::Config& config, model::Instance& instance,
                    const Progress& progress, const Names& names, bool resumed,
                    std::int64_t last_step)

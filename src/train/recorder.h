@@ -7,6 +7,7 @@
 #include "base/pace.h"
 #include "io/routing_record.h"
 #include "model/job_trace.h"
+#include "train/corpora.h"
 #include "train/resume.h"
 #include "train/stepper.h"
 
@@ -18,6 +19,11 @@ class Recorder {
   struct Names {
     std::vector<std::string> corpora, evaluated;  // what it trains and is evaluated on
   };
+  static Names names_of(const Corpora& corpora, const Corpora& evaluated);  // none: the same
+  /// Throws, before anything of a run that goes on is changed, if its routing record is of another
+  /// one. Collective over the mesh.
+  static void check(const config::Config& config, const model::Instance& instance,
+                    const Progress& progress, const Names& names);
   Recorder(const config::Config& config, model::Instance& instance, const Progress& progress,
            const Names& names, bool resumed, std::int64_t last_step);
 

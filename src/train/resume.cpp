@@ -24,17 +24,31 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   });
 }
 
-// Of Slurm, which keeps it when it starts the job again; empty: none.
+// Of Slurm, which keeps it when it starts the job again; of a job that follows one which could not
+// be put back into the queue, the first one's (slurm/common.sh). Empty: none.
 std::string job_id() {
-  const char* const id = std::getenv("SLURM_JOB_ID");
-  return id != nullptr ? id : "";
+  for (const char* const name : {"MOESAIC_JOB", "SLURM_JOB_ID"}) {
+    if (const char* const id = std::getenv(name)) {
+      return id;
+    }
+  }
+  return {};
+}
+
+bool is_restart() {
+  for (const char* const name : {"MOESAIC_RESTARTS", "SLURM_RESTART_COUNT"}) {
+    const char* const restarts = std::getenv(name);
+    if (restarts != nullptr && std::string_view(restarts) != "0") {
+      return true;
+    }
+  }
+  return false;
 }
 
 // A job that Slurm starts again has the command of its first start: it goes on from what it has
 // saved since.
 std::optional<std::filesystem::path> saved_since(const config::Checkpoint& config) {
-  const char* const restarts = std::getenv("SLURM_RESTART_COUNT");
-  if (restarts == nullptr || std::string_view(restarts) == "0" || job_id().empty()) {
+  if (!is_restart() || job_id().empty()) {
     return std::nullopt;
   }
   const auto complete = io::complete_checkpoints(config.dir);
@@ -209,6 +223,9 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
   }
   if (other_data) {
     progress.cursor = 0;
+    const char* const message = "other data: they are drawn from their first sample on";
+    progress.notes.push_back({"data_begins_again", message});
+    log::warn(fmt::format("{}: {}", path.string(), message));
   }
   if (!passed.empty()) {
     progress.notes.push_back({"config_changed", join(passed, "; ")});

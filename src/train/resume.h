@@ -28,7 +28,7 @@ struct Progress {
   io::SpecialTokens special;  // of the model that training began with, or of the corpus
   std::string control;        // what is done of run.control, but not yet marked so (ControlFile)
   std::vector<double> losses = {};  // of the last steps (SpikeWatch)
-  double save_seconds = 0.0;        // of the longest save of this run; 0: unknown
+  double save_seconds = 0.0;        // of the longest save that was measured; 0: unknown
   std::vector<Note> notes = {};
 };
 

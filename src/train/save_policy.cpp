@@ -7,13 +7,17 @@
 
 namespace moesaic::train {
 
-SavePolicy::SavePolicy(const config::Config& config, std::int64_t last_step, double save_seconds)
+SavePolicy::SavePolicy(const config::Config& config, std::int64_t last_step, double known,
+                       double expected)
     : config_(config.checkpoint),
       last_step_(last_step),
       wall_(config::wall_seconds(config.run)),
       first_minutes_(std::getenv("SLURM_JOB_ID") == nullptr ? std::min(1.0, config_.every_minutes)
                                                             : config_.every_minutes),
-      longest_save_(save_seconds) {}
+      known_(known > 0.0),
+      longest_save_(known_         ? known
+                    : wall_ >= 0.0 ? std::min(expected, wall_ / 4.0)
+                                   : expected) {}
 
 bool SavePolicy::due(std::int64_t step) const {
   if (config_.dir.empty()) {

@@ -125,7 +125,7 @@ class TrainFaults : public ::testing::Test {
     corpora.join_tasks(progress.tasks);
     Corpora none;
     TaskIndex tasks;
-    SavePolicy policy(config, kSteps, 0.0);
+    SavePolicy policy(config, kSteps, 0.0, 0.0);
     comm::Watchdog watchdog({}, mesh.world);
     Ran ran;
     try {
