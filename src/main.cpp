@@ -96,7 +96,9 @@ int main(int argc, char** argv) {
       return run_without_mpi(parsed);
     }
   } catch (const Error& error) {
-    if (speaks() || !uses_mpi(argc > 1 ? argv[1] : "")) {
+    const bool shared =
+        uses_mpi(argc > 1 ? argv[1] : "") && error.code() != moesaic::Exit::kIoError;
+    if (speaks() || !shared) {
       moesaic::log::error(error.what());
     }
     return static_cast<int>(error.code());

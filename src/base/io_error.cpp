@@ -10,6 +10,10 @@ bool storage_failed(int error) {
   switch (error) {
     case EIO:
     case EREMOTEIO:
+    case EUCLEAN:  // ext4 and XFS: damaged structures of the file system
+    case EBADMSG:
+    case ENODATA:
+    case EKEYEXPIRED:
     case ESTALE:
     case EINTR:
     case EAGAIN:

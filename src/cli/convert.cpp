@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/calibrate.h"
@@ -167,7 +168,7 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
     io::read_once(catalog, mesh.world, "open the copy", [&] { catalog.model(made); });
     return compute(stored, catalog.model(made), mesh, watchdog);
   } catch (const comm::AgreedError& error) {
-    if (error.code() == Exit::kIoError || error.code() == Exit::kTerminated) {
+    if (error.code() != Exit::kBadData) {
       throw;
     }
     remove_made(inputs, made, mesh);
@@ -214,7 +215,8 @@ void check(const ConvertInputs& inputs, io::ModelSource& source, const fs::path&
     if (error.code() == Exit::kTerminated) {
       remove_made(inputs, made, mesh);  // nobody has checked it
     }
-    if (error.code() != Exit::kIoError) {
+    const std::array theirs = {Exit::kBadData, Exit::kMismatch, Exit::kTerminated};
+    if (std::find(theirs.begin(), theirs.end(), error.code()) != theirs.end()) {
       throw;
     }
     throw comm::AgreedError(
@@ -256,7 +258,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
     if (world.is_root()) {
       check_folder(source, world);
       check_output(inputs.out);
-      lock.emplace(io::RunLock::beside(inputs.out));
+      at_start([&] { lock.emplace(io::RunLock::beside(inputs.out)); });
       check_output(inputs.out);  // another job may just have ended
     }
   });

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
@@ -72,7 +72,9 @@ io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkp
                 fmt::format("{} exists: name another folder", target.string()));
   }
   io::make_folder(out);
-  return io::RunLock::of_folder(out);
+  std::optional<io::RunLock> lock;
+  at_start([&] { lock.emplace(io::RunLock::of_folder(out)); });
+  return std::move(*lock);
 }
 
 // Of the state nothing changes but the pool.

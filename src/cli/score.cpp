@@ -239,7 +239,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   const io::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
       {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size,
-       inputs.reference ? inputs.reference->text : std::string()});
+       inputs.reference ? inputs.reference->text : std::string(), inputs.config.score.batch});
   if (inputs.shards.empty()) {
     log::print(fmt::format("no shard for score.shards = {}: the corpus has {}",
                            inputs.config.score.shards, inputs.corpora.shards()));

@@ -77,6 +77,9 @@ bool is_whole(const fs::path& manifest) {
     io::check_shard_files(info);
     return info.tokenizer.empty() || fs::exists(info.tokenizer);
   } catch (const Error& error) {
+    if (error.code() == Exit::kIoError) {
+      throw;
+    }
     log::warn(fmt::format("made again, from the same text: {}", error.what()));
     return false;
   }
@@ -204,7 +207,7 @@ int tokenize(const config::Config& config, const Communicator& world) {
   std::optional<io::RunLock> lock;  // on rank 0
   world.together("claim the output", [&] {
     if (world.is_root()) {
-      lock.emplace(io::RunLock::beside(wanted.output));
+      at_start([&] { lock.emplace(io::RunLock::beside(wanted.output)); });
     }
   });
   const auto files = agree_on_files(wanted, world);

@@ -150,7 +150,7 @@ class MpiCollectives final : public Collectives {
     }
     sent_ += 2.0 * ring() * bytes(inout);
     const std::span<float> values = inout.as<float>();
-    for_pieces(values.size(), [&](std::size_t begin, int n) {
+    for_pieces(values.size(), std::min(most_, kMostSummed), [&](std::size_t begin, int n) {
       MPI_Request request = MPI_REQUEST_NULL;
       MPI_Iallreduce(MPI_IN_PLACE, values.data() + begin, n, MPI_FLOAT, MPI_SUM, group_.handle(),
                      &request);
@@ -258,12 +258,18 @@ class MpiCollectives final : public Collectives {
 
   bool fits(std::size_t elements) const { return elements <= most_; }
 
-  /// piece(begin, n) for elements [begin, begin + n), in their order.
+  static constexpr std::size_t kMostSummed = std::size_t{1} << 28U;  // at once: 1 GiB of scratch
+
+  /// piece(begin, n) for elements [begin, begin + n), in their order, at most `most` at once.
+  template <class Piece>
+  static void for_pieces(std::size_t elements, std::size_t most, Piece&& piece) {
+    for (std::size_t begin = 0; begin < elements; begin += most) {
+      piece(begin, mpi_count(std::min(most, elements - begin)));
+    }
+  }
   template <class Piece>
   void for_pieces(std::size_t elements, Piece&& piece) const {
-    for (std::size_t begin = 0; begin < elements; begin += most_) {
-      piece(begin, mpi_count(std::min(most_, elements - begin)));
-    }
+    for_pieces(elements, most_, piece);
   }
 
   /// piece(owner, begin, begin in the owner's share, n) for the shares of all ranks.

@@ -44,6 +44,9 @@ std::vector<std::vector<T>> all_to_all_in_pieces(const Communicator& group,
   }
   const std::int64_t each = std::max<std::int64_t>(1, most / group.size());
   const std::int64_t rounds = group.all_reduce(rounds_of(send, each), Reduce::kMax);
+  if (rounds <= 1) {
+    return group.all_to_all(send);
+  }
   std::vector<std::vector<T>> received(send.size());
   for (std::int64_t round = 0; round < rounds; ++round) {
     std::vector<std::vector<T>> pieces;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "base/host.h"
 #include "base/log.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int kQuestion = 1;  // where do you stand?
 constexpr int kAnswer = 2;    // a Standing
+constexpr int kGoOn = 3;      // some rank gets on: wait once more
 // Seconds. The last rank waits longer than rank 0, which then ends the job before it speaks; all
 // others would speak only if both were silent.
 constexpr double kFirstSpeaks = 4.0, kLastSpeaks = 8.0, kEachSpeaks = 14.0;
@@ -151,6 +153,8 @@ Standing Watchdog::standing() const {
   if (standing.doing.front() != '\0') {
     text = fmt::format("{} ({})", text, standing.doing.data());
   }
+  standing.silent = waited_;
+  standing.limit = limit();
   standing.doing = {};
   text.copy(standing.doing.data(), standing.doing.size() - 1);
   return standing;
@@ -176,6 +180,7 @@ void Watchdog::watch() {
       speak(waited);
     }
     lock.lock();
+    waited_ = late ? 0.0 : waited_;
   }
 }
 
@@ -193,6 +198,11 @@ void Watchdog::answer_questions() {
          MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, talk_, &waiting, &status) == MPI_SUCCESS &&
          waiting != 0) {
     const int from = status.MPI_SOURCE;
+    if (status.MPI_TAG == kGoOn) {
+      MPI_Recv(nullptr, 0, MPI_BYTE, from, kGoOn, talk_, MPI_STATUS_IGNORE);
+      absolved_ = true;
+      continue;
+    }
     if (status.MPI_TAG == kAnswer) {
       MPI_Recv(&answers_[from], sizeof(Standing), MPI_BYTE, from, kAnswer, talk_,
                MPI_STATUS_IGNORE);
@@ -200,6 +210,9 @@ void Watchdog::answer_questions() {
     }
     MPI_Recv(nullptr, 0, MPI_BYTE, from, kQuestion, talk_, MPI_STATUS_IGNORE);
     asked_ = is_collector(world_.rank());
+    if (asked_) {
+      askers_.push_back(from);
+    }
     if (is_collector(from)) {
       const Standing mine = standing();
       MPI_Send(&mine, sizeof mine, MPI_BYTE, from, kAnswer, talk_);
@@ -207,14 +220,17 @@ void Watchdog::answer_questions() {
   }
 }
 
+// Returns if some rank gets on, so that this one has to wait for it.
 void Watchdog::expire(double waited) {
   if (board_) {
     speak_for_host(waited);
+    return;
   }
   if (talk_ == MPI_COMM_NULL) {
     log::error(fmt::format("fatal: {} in {}", ending(waited), standing().doing.data()));
     abort_all(static_cast<int>(Exit::kInternal));
   }
+  absolved_ = false;
   for (const int collector : {0, world_.size() - 1}) {
     if (collector != world_.rank()) {
       ask(collector);
@@ -222,10 +238,14 @@ void Watchdog::expire(double waited) {
   }
   if (is_collector(world_.rank())) {
     speak(waited);
+    return;
   }
   const Timer timer;
   while (timer.seconds() < kEachSpeaks) {
     answer_questions();
+    if (absolved_) {
+      return;
+    }
     sleep_for(kShortNap);
   }
   log::error(fmt::format("fatal: {} in {}; neither rank 0 nor the last rank says why",
@@ -234,6 +254,7 @@ void Watchdog::expire(double waited) {
 }
 
 void Watchdog::speak(double waited) {
+  answers_.clear();
   for (int rank = 0; rank < world_.size(); ++rank) {
     if (rank != world_.rank()) {
       ask(rank);
@@ -246,6 +267,22 @@ void Watchdog::speak(double waited) {
          !(first && std::ssize(answers_) == world_.size())) {
     answer_questions();
     sleep_for(kShortNap);
+  }
+  judge(waited);
+  for (const int asker : std::exchange(askers_, {})) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Isend(nullptr, 0, MPI_BYTE, asker, kGoOn, talk_, &request);
+    MPI_Request_free(&request);
+  }
+  asked_ = false;
+}
+
+// Ends the job, unless a rank that the others may wait for gets on.
+void Watchdog::judge(double waited) {
+  const bool gets_on = std::any_of(answers_.begin(), answers_.end(),
+                                   [](const auto& answer) { return answer.second.gets_on(); });
+  if (gets_on) {
+    return;
   }
   log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
   abort_all(static_cast<int>(Exit::kInternal));
@@ -263,8 +300,7 @@ void Watchdog::speak_for_host(double waited) {
   for (const std::int32_t rank : board_->ranks()) {
     hosts_[static_cast<std::size_t>(rank)] = host_name();
   }
-  log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
-  abort_all(static_cast<int>(Exit::kInternal));
+  judge(waited);
 }
 
 }  // namespace moesaic::comm

@@ -63,11 +63,12 @@ class Watchdog {
   void stop();
 
   // Of the watching thread alone.
-  [[noreturn]] void expire(double waited);
+  void expire(double waited);
   void answer_questions();
   void ask(int rank);
-  [[noreturn]] void speak(double waited);
-  [[noreturn]] void speak_for_host(double waited);
+  void speak(double waited);
+  void speak_for_host(double waited);
+  void judge(double waited);
   bool is_collector(int rank) const { return rank == 0 || rank == world_.size() - 1; }
 
   const Limits limits_;
@@ -78,6 +79,8 @@ class Watchdog {
   std::vector<std::string> hosts_;  // of all ranks, on the collectors
   std::map<int, Standing> answers_;
   bool asked_ = false;
+  bool absolved_ = false;    // a collector has said that some rank gets on
+  std::vector<int> askers_;  // of a collector
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

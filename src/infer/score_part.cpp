@@ -1,41 +1,63 @@
 #include "infer/score_part.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
+#include "base/log.h"
+#include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::infer {
 
 ScorePart::ScorePart(const io::ScoresOutput& output, std::int64_t shard,
-                     const io::ShardDocuments& documents, std::int64_t windows)
-    : output_(output), shard_(shard), windows_(windows), tally_(documents) {
-  std::size_t id_width = 1;
-  for (const std::string& id : documents.id) {
-    id_width = std::max(id_width, id.size());
-  }
+                     const io::ShardDocuments& documents)
+    : output_(output), shard_(shard), tally_(documents) {
   io::hdf5_run([&] {
-    writer_ =
-        std::make_unique<io::ScoresWriter>(output.part(shard), static_cast<std::int64_t>(id_width),
-                                           !output.header().reference.empty());
-    go_on();
+    make_writer(documents);
+    go_on(documents);
   });
 }
 
 // On the HDF5 thread: takes over what an earlier job kept, if it cut the shard into such batches.
-void ScorePart::go_on() {
+void ScorePart::go_on(const io::ShardDocuments& documents) {
   const std::filesystem::path file = output_.begun(shard_);
-  const std::optional<io::ScoresSummary> summary = io::read_scores_summary(file);
-  if (!summary || summary->header.fingerprint != output_.header().fingerprint) {
-    return;
+  const bool taken = io::unless_damaged([&] { return std::optional(take_over(file)); }).has_value();
+  if (!taken) {
+    log::warn(fmt::format("{} is damaged: the shard is scored from its start", file.string()));
+    tally_ = Tally(documents);
+    make_writer(documents);
+  }
+}
+
+bool ScorePart::take_over(const std::filesystem::path& file) {
+  if (!io::is_there(file)) {
+    return false;
   }
   const auto opened = io::Hdf5File::open(file);
+  const io::ScoresSummary summary = io::scores_summary(opened);
   const io::BegunScores begun = io::read_begun(opened);
-  if (begun.windows == windows_) {
-    writer_->copy_tokens(opened);
-    tally_.restore(io::read_document_scores(opened), summary->totals.reference);
-    kept_ = begun.batches;
-    kept_details_ = summary->totals.reference.details;
+  if (summary.header.fingerprint != output_.header().fingerprint ||
+      begun.windows != output_.header().windows) {
+    return false;
   }
+  writer_->copy_tokens(opened);
+  tally_.restore(io::read_document_scores(opened), summary.totals.reference);
+  kept_ = begun.batches;
+  kept_details_ = summary.totals.reference.details;
+  return true;
+}
+
+void ScorePart::make_writer(const io::ShardDocuments& documents) {
+  std::size_t id_width = 1;
+  for (const std::string& id : documents.id) {
+    id_width = std::max(id_width, id.size());
+  }
+  writer_.reset();
+  writer_ =
+      std::make_unique<io::ScoresWriter>(output_.part(shard_), static_cast<std::int64_t>(id_width),
+                                         !output_.header().reference.empty());
 }
 
 ScorePart::~ScorePart() {
@@ -77,7 +99,8 @@ void ScorePart::keep(std::int64_t batches, std::int64_t trace_step,
   const io::ScoreTotals totals = end(details);
   io::hdf5_run([&] {
     writer_->add_documents(tally_.documents());
-    writer_->keep(output_.begun(shard_), output_.header(), totals, trace_step, {batches, windows_});
+    writer_->keep(output_.begun(shard_), output_.header(), totals, trace_step,
+                  {batches, output_.header().windows});
   });
 }
 

@@ -14,9 +14,8 @@ namespace moesaic::infer {
 /// A job that was stopped amid the shard has kept what it had: the part begins with that.
 class ScorePart {
  public:
-  /// windows: of a batch, as score.batch.
-  ScorePart(const io::ScoresOutput& output, std::int64_t shard, const io::ShardDocuments& documents,
-            std::int64_t windows);
+  ScorePart(const io::ScoresOutput& output, std::int64_t shard,
+            const io::ShardDocuments& documents);
   ~ScorePart();  // removes what was not finished
   ScorePart(const ScorePart&) = delete;
   ScorePart& operator=(const ScorePart&) = delete;
@@ -31,11 +30,13 @@ class ScorePart {
   void keep(std::int64_t batches, std::int64_t trace_step, const io::ReferenceDetails& details);
 
  private:
-  void go_on();
+  void go_on(const io::ShardDocuments& documents);
+  bool take_over(const std::filesystem::path& file);
+  void make_writer(const io::ShardDocuments& documents);
   io::ScoreTotals end(const io::ReferenceDetails& details);
 
   const io::ScoresOutput& output_;
-  const std::int64_t shard_, windows_;
+  const std::int64_t shard_;
   std::int64_t kept_ = 0;
   io::ReferenceDetails kept_details_;
   Tally tally_;

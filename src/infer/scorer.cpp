@@ -271,7 +271,7 @@ bool Scorer::score(const Work& work) {
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
     if (instance_.mesh.speaks() && replicas_.rank() == writer) {
-      part.emplace(job_.output, work.shard, work.documents, rules_.batch);
+      part.emplace(job_.output, work.shard, work.documents);
     }
   });
   const std::int64_t kept = world_.all_reduce(part ? part->batches_kept() : 0, comm::Reduce::kMax);

@@ -36,7 +36,7 @@ std::vector<fs::path> expand_glob(const std::string& pattern) {
     files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
   }
   globfree(&found);
-  if (status != 0 && status != GLOB_NOMATCH) {
+  if (status != 0 && status != GLOB_NOMATCH && error != ENOENT && error != ENOTDIR) {
     fail_read(pattern, error);
   }
   return files;

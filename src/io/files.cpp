@@ -196,6 +196,12 @@ fs::path set_aside(const fs::path& path) {
   }
 }
 
+void remove_file(const fs::path& file) {
+  if (::unlink(file.c_str()) != 0 && errno != ENOENT) {
+    fail_write(file, "remove it", errno);
+  }
+}
+
 void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);

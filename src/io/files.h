@@ -31,6 +31,8 @@ std::string sha256_of_file(const std::filesystem::path& file);
 /// If `path` exists, renames it to `path.1`, `.2`, ... (first free) and returns the new name, else
 /// returns an empty path.
 std::filesystem::path set_aside(const std::filesystem::path& path);
+/// Removes a file, if it is there. Throws WriteError.
+void remove_file(const std::filesystem::path& file);
 /// Creates a folder and its parents. Throws kCannotCreate, or kIoError if the storage fails.
 void make_folder(const std::filesystem::path& folder);
 

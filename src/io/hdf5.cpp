@@ -187,12 +187,13 @@ Hdf5File::Hdf5File(std::filesystem::path file, std::int64_t id)
     : path_(std::move(file)), id_(id), written_(std::make_unique<Written>()) {}
 
 void Hdf5File::keep_open(const std::string& dataset, std::int64_t id) {
+  Handle owned(id, H5Dclose);
   constexpr std::size_t kMost = 256;  // bounds the memory, whatever the number of datasets
   if (written_->open.size() == kMost) {
     check_write(H5Fflush(id_, H5F_SCOPE_GLOBAL), {path_, "", id_}, "cannot be written");
     written_->open.clear();
   }
-  written_->open.emplace(dataset, Handle(id, H5Dclose));
+  written_->open.emplace(dataset, std::move(owned));
 }
 
 std::int64_t Hdf5File::to_write(const std::string& dataset) {

@@ -5,6 +5,7 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 
 #include "base/io_error.h"
@@ -29,12 +30,16 @@ Hdf5Failure hdf5_failure() {
   H5Ewalk(
       H5E_DEFAULT, H5E_WALK_UPWARD,
       [](unsigned level, const H5E_error2_t* error, void* out) -> herr_t {
+        auto& first = *static_cast<Hdf5Failure*>(out);
         if (level == 0 && error->desc != nullptr) {
-          *static_cast<std::string*>(out) = error->desc;
+          first.reason = error->desc;
+        }
+        if (level == 0 && error->maj_num == H5E_RESOURCE) {
+          first.error = ENOMEM;
         }
         return 0;
       },
-      &failure.reason);
+      &failure);
   // Of a failed system call, only its number and message: the rest is descriptors and offsets.
   constexpr std::string_view kNumber = "errno = ", kMessage = "error message = '";
   if (const std::size_t at = failure.reason.find(kNumber); at != std::string::npos) {

@@ -60,6 +60,7 @@ void PartFiles::drop_other_counts() const {
   }
   for (const fs::path& other : others) {
     drop_stale(other);
+    remove_file(other.string() + ".begun");
   }
 }
 

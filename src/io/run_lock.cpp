@@ -30,7 +30,12 @@ std::string own_name() {
 // A colleague whose umask kept the file from others can still lock it.
 int open_lock(const std::filesystem::path& file) {
   const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  return descriptor < 0 && errno == EACCES ? open(file.c_str(), O_RDONLY | O_CLOEXEC) : descriptor;
+  if (descriptor >= 0 || errno != EACCES) {
+    return descriptor;
+  }
+  const int read_only = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  errno = read_only < 0 ? EACCES : errno;
+  return read_only;
 }
 
 // Another process may have removed the file since it was opened.
@@ -58,7 +63,7 @@ RunLock RunLock::beside(const std::filesystem::path& path) {
   }
   const bool beside = access(whole.parent_path().c_str(), W_OK) == 0;
   const auto file = whole.parent_path() / fmt::format(".{}.lock", whole.filename().string());
-  return {beside ? file : whole / kName, whole, false};
+  return {beside || !is_folder(whole) ? file : whole / kName, whole, false};
 }
 
 RunLock::RunLock(std::filesystem::path file, const std::filesystem::path& what, bool stays)

@@ -26,6 +26,7 @@ struct ScoresHeader {
   std::string fingerprint;  // of all that the numbers depend on
   std::int64_t vocab_size = 0;
   std::string reference = {};  // path, step and precision of score.reference; empty: none
+  std::int64_t windows = 0;    // of a batch: a kept beginning goes on in batches of the same
 };
 
 /// Sums of what score.reference_detail asks for.

@@ -8,8 +8,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/host.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
+#include "io/problems.h"
 
 namespace moesaic::io {
 namespace {
@@ -43,8 +45,8 @@ void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_t
   parts_.make_folder();
   for (const std::int64_t shard : shards) {
     parts_.drop_stale(part(shard));
-    if (is_there(begun(shard)) && !parts_.is_current(begun(shard))) {
-      fs::remove(begun(shard));
+    if (!fits(begun(shard))) {
+      remove_file(begun(shard));
     }
   }
   if (one_file_) {
@@ -53,6 +55,15 @@ void ScoresOutput::prepare(const std::vector<std::int64_t>& shards, bool first_t
   if (first_task) {
     parts_.drop_other_counts();
   }
+}
+
+// A beginning that the next job of these settings goes on from, or none at all.
+bool ScoresOutput::fits(const fs::path& begun) const {
+  const auto windows = unless_damaged([&]() -> std::optional<std::int64_t> {
+    return is_there(begun) ? hdf5_run([&] { return read_begun(Hdf5File::open(begun)).windows; })
+                           : header_.windows;
+  });
+  return windows == header_.windows && (!is_there(begun) || parts_.is_current(begun));
 }
 
 bool ScoresOutput::is_finished() const { return one_file_ && parts_.is_current(path_); }
@@ -104,7 +115,7 @@ void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
     manifest["agreement"] = totals.per_token(static_cast<double>(totals.reference.agreeing));
   }
   // Tasks of an array that end together must not write into one temporary file.
-  const fs::path mine = path_ / fmt::format("scores.json.{}", ::getpid());
+  const fs::path mine = path_ / fmt::format("scores.json.{}.{}", host_name(), ::getpid());
   write_whole(mine, manifest.dump(2) + "\n");
   publish(mine, path_ / "scores.json");
 }

@@ -40,6 +40,7 @@ class ScoresOutput {
   ScoreTotals totals(const std::vector<std::int64_t>& shards) const;
 
  private:
+  bool fits(const std::filesystem::path& begun) const;
   void write_manifest(const ScoreTotals& totals) const;
 
   std::filesystem::path path_;

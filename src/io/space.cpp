@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <map>
 
-#include "base/error.h"
+#include "base/io_error.h"
 #include "base/text.h"
 
 namespace moesaic::io {
@@ -43,8 +44,8 @@ void check_room(const fs::path& file, const std::string& what, std::uint64_t byt
   std::error_code error;
   const std::uint64_t free = fs::space(file, error).available;
   if (!error && free < bytes + kNewChunks) {
-    throw Error(
-        Exit::kIoError,
+    throw WriteError(
+        ENOSPC,
         fmt::format("{}: {} needs {}, {} are free: free some, then run it again", file.string(),
                     what, short_bytes(static_cast<double>(bytes + kNewChunks)),
                     short_bytes(static_cast<double>(free))));

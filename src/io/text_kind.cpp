@@ -76,8 +76,13 @@ std::string_view format_of(std::string_view start) {
                                        {0, "\x93NUMPY"sv, "a numpy array"},
                                        {0, "\xFF\xFE"sv, "text in UTF-16"},
                                        {0, "\xFE\xFF"sv, "text in UTF-16"}};
+  // Marks of letters alone may begin a text; what they mark has other bytes as well.
+  const bool binary = start.find('\0') != start.npos;
   for (const Magic& magic : kFormats) {
-    if (start.size() > magic.at && start.substr(magic.at).starts_with(magic.bytes)) {
+    const bool letters = std::all_of(magic.bytes.begin(), magic.bytes.end(),
+                                     [](char c) { return c >= ' ' && c <= '~'; });
+    if (start.size() > magic.at && start.substr(magic.at).starts_with(magic.bytes) &&
+        (binary || !letters)) {
       return magic.what;
     }
   }
@@ -120,12 +125,14 @@ bool is_object(std::string_view line) {
 std::string other_json(const fs::path& file) {
   const std::string start = start_of(file, kLookLine);
   const std::string_view text = without_space(start);
-  const std::string name = fs::absolute(file).string();
+  const std::string name = fs::absolute(file).string(), packing = packing_of(file);
+  const std::string unpack =
+      packing.empty() ? "" : fmt::format("{} {} | ", packing == "gz" ? "zcat" : "zstdcat", name);
+  const std::string operand = packing.empty() ? name + " " : "";
   if (text.starts_with('[')) {
     return fmt::format(
-        "is one JSON list: make a line of each element with jq -c '.[]' {} > "
-        "FILE.jsonl",
-        name);
+        "is one JSON list: make a line of each element with {}jq -c '.[]' {}> FILE.jsonl", unpack,
+        operand);
   }
   if (!text.empty() && !text.starts_with('{')) {
     return "is named .json, but does not begin with a JSON object: name it .txt if it is text";
@@ -137,9 +144,8 @@ std::string other_json(const fs::path& file) {
     return "";
   }
   return fmt::format(
-      "is one JSON object over many lines: make one line of each with jq -c . {} > "
-      "FILE.jsonl",
-      name);
+      "is one JSON object over many lines: make one line of each with {}jq -c . {}> FILE.jsonl",
+      unpack, operand);
 }
 
 }  // namespace
@@ -154,7 +160,9 @@ TextKind kind_of(const fs::path& file) {
   kind.packed = !packing_of(file).empty();
   const std::string start = start_of(file, kLookBytes);
   const std::string_view format = format_of(start);
-  if (!format.empty() || start.find('\0') != start.npos) {
+  const bool nul =
+      start.find('\0') != start.npos && !is_named_lines(file);  // the reader tells of those
+  if (!format.empty() || nul) {
     kind.is = TextKind::Is::kBinary;
     kind.reason = fmt::format(
         "is {}, not text{}: {}", format.empty() ? "binary data (it has NUL bytes)" : format,

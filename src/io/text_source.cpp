@@ -194,6 +194,8 @@ void DocumentReader::parse(TextDocument& document) const {
       document.context = text_of(line, "context");
       move_spaces(document);
     }
+  } catch (const std::bad_alloc&) {
+    throw;  // of the line nothing is known
   } catch (const std::exception& error) {
     throw BadLine(
         Exit::kBadData,

@@ -181,7 +181,7 @@ class Requests(harness.EndToEnd):
 
     # Protects: who stops the evaluation stops the program, which can end well.
     def test_stop(self):
-        script = "trap 'touch stopped; kill $!; exit 75' TERM; echo begin; sleep 60 >/dev/null & wait"
+        script = "trap 'touch stopped; kill $!; exit 75' USR1; echo begin; sleep 60 >/dev/null & wait"
         self.enterContext(contextlib.chdir(self.folder))
         with mock.patch("builtins.print", side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):

@@ -102,12 +102,12 @@ class SlurmScripts(unittest.TestCase):
         self.assertEqual(code, 75)
         self.assertIn("job 8 goes on when this one has ended", text)
         self.assertEqual(self.calls("sbatch"), [
-            "--parsable --dependency=afterany:7 --job-name=mine --nodes=2 --ntasks=8 --cpus-per-task=3"
+            "--parsable --export=ALL --dependency=afterany:7 --job-name=mine --nodes=2 --ntasks=8 --cpus-per-task=3"
             " --partition=long --account=we --time=2:00:00 --gres=gpu:2 --output=/logs/slurm-7.out"
             f" {self.folder}/slurm_script config.cfg --run.dir my run"])
         environment = (self.folder / "environment.txt").read_text().splitlines()
         self.assertEqual([line for line in environment if not line.startswith("MOESAIC=")], [
-            f"MOESAIC_HOME={ROOT}", "MOESAIC_RESTARTS=3", "SLURM_CONF=/etc/c"])
+            f"MOESAIC_HOME={ROOT}", "MOESAIC_JOB=7", "MOESAIC_RESTARTS=3", "SLURM_CONF=/etc/c"])
 
     # Protects: an array's task is followed by that task alone, which knows how many there were.
     def test_requeue_of_a_task_refused(self):
