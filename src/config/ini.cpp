@@ -101,10 +101,9 @@ std::vector<Setting> read_ini(const std::string& file, std::vector<std::string>&
   }
   const int error = errno;
   if (!file_stream.is_open() || file_stream.bad() || !stream) {
-    const std::string problem =
-        fmt::format("--config {}: cannot be read: {} ({})", file,
-                    error == EISDIR ? "it is a folder" : std::strerror(error),
-                    std::filesystem::absolute(file).string());
+    const std::string problem = fmt::format(
+        "--config {}: cannot be read: {} ({})", file, std::filesystem::absolute(file).string(),
+        error == EISDIR ? "it is a folder" : std::strerror(error));
     if (storage_failed(error)) {
       throw Error(Exit::kIoError, problem);
     }

@@ -76,8 +76,10 @@ std::string_view format_of(std::string_view start) {
                                        {0, "\x93NUMPY"sv, "a numpy array"},
                                        {0, "\xFF\xFE"sv, "text in UTF-16"},
                                        {0, "\xFE\xFF"sv, "text in UTF-16"}};
-  // Marks of letters alone may begin a text; what they mark has other bytes as well.
-  const bool binary = start.find('\0') != start.npos;
+  // Marks of letters alone may begin a text; what they mark has control bytes as well.
+  const bool binary = std::any_of(start.begin(), start.end(), [](char c) {
+    return c >= '\0' && c < ' ' && std::string_view("\t\n\v\f\r").find(c) == std::string_view::npos;
+  });
   for (const Magic& magic : kFormats) {
     const bool letters = std::all_of(magic.bytes.begin(), magic.bytes.end(),
                                      [](char c) { return c >= ' ' && c <= '~'; });

@@ -101,17 +101,29 @@ TEST(TextInput, RefusesBinaryFiles) {
       {"ARROW1\0\0"s, {"Arrow", "python3 analysis/import_corpus.py"}},
       {"\x89HDF\r\n\x1a\n"s, {"HDF5"}},
       {"PK\x03\x04"s, {"zip", "unpack"}},
-      {"BZh91AY&SY"s, {"bzip2", "unpack"}},
+      {"BZh91AY&SY\x01"s, {"bzip2", "unpack"}},
       {"\xFF\xFEh\0i\0"s, {"UTF-16", "iconv"}},
       {"a\0b"s, {"binary", "NUL"}}};
   for (const auto& [start, words] : kinds) {
-    write_file(dir / "in" / "x.jsonl", start);
-    const std::string told = read(dir / "in" / "x.jsonl");
+    write_file(dir / "in" / "x.txt", start);
+    const std::string told = read(dir / "in" / "x.txt");
     expect_words(told, words);
-    expect_words(told, {"65 ", (dir / "in" / "x.jsonl").string()});
+    expect_words(told, {"65 ", (dir / "in" / "x.txt").string()});
     write_file(dir / "in" / "t.txt", "text");
     EXPECT_EQ(read(dir / "in"), "text|");
   }
+}
+
+// A text may begin with the letters that mark a binary file, and a line of JSONL may hold a NUL.
+TEST(TextInput, LettersOfMarksAreText) {
+  const TempDir dir;
+  for (const std::string text : {"PAR1 is the first part", "FEA1, a name", "%PDF- begins a PDF"}) {
+    write_file(dir / "x.txt", text);
+    EXPECT_EQ(read(dir / "x.txt"), text + "|");
+  }
+  using namespace std::string_literals;
+  write_file(dir / "x.jsonl", "{\"text\": \"a\"}\n{\"text\": \"\0\"}\n"s);
+  EXPECT_NE(read(dir / "x.jsonl").find("x.jsonl:2"), std::string::npos) << read(dir / "x.jsonl");
 }
 
 // A folder is gone through with its links; one that leads nowhere, or in a circle, is named.
