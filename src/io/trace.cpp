@@ -123,8 +123,10 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
   std::string restart = fmt::format("resumed from step {}", last_step);
   if (continued.cut_to > 0) {
     const std::string lost =
-        fmt::format("steps {} to {} are not in the checkpoint and are computed again",
-                    last_step + 1, continued.cut_to);
+        last_step + 1 == continued.cut_to
+            ? fmt::format("step {} was not saved and is computed again", continued.cut_to)
+            : fmt::format("steps {} to {} were not saved and are computed again", last_step + 1,
+                          continued.cut_to);
     log::warn(lost);
     restart += "; " + lost;
   }

@@ -197,6 +197,27 @@ class IoErrors(harness.EndToEnd):
                      "new checkpoint": "*/back/step-*"},
                     results=["back/step-00000000/part-00000.h5"], sound=["back"])
 
+    # Protects: a copy that this host may not see yet is not removed for that.
+    def test_copy_that_cannot_be_opened(self):
+        self.train_half()
+        code, text = self.run_in(self.folder, ["convert", "run/checkpoints", "out", "--convert.quantize",
+                                               "int8"], FAULT="fail", FAIL_CALL="open", FAIL_AT=1,
+                                 FAIL_PATH="*/out/step-00000000/part-*", FAIL_ERRNO=errno.EACCES)
+        self.assertEqual(code, 66, text)
+        self.assertIn("is complete, but could not be compared", text)
+        self.assert_sound("out")
+
+    # Protects: a finished corpus that cannot be looked at is not made anew.
+    def test_corpus_that_cannot_be_read(self):
+        arguments = ["tokenize", "--tokenize.input", "plain.jsonl", "--tokenize.output", "made"]
+        (self.folder / "plain.jsonl").write_bytes((self.shared / "text.jsonl").read_bytes())
+        self.assertEqual(self.run_in(self.folder, arguments)[0], 0)
+        before = (self.folder / "made/made.json").stat().st_ino
+        code, text = self.run_in(self.folder, arguments, FAULT="fail", FAIL_CALL="open", FAIL_AT=1,
+                                 FAIL_PATH="*/made/made.json", FAIL_ERRNO=errno.EIO)
+        self.assertEqual(code, 74, text)
+        self.assertEqual((self.folder / "made/made.json").stat().st_ino, before)
+
     # Protects: text in all its packings, and the corpus made of it.
     def test_tokenize(self):
         text = (self.shared / "text.jsonl").read_bytes()

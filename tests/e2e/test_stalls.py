@@ -78,6 +78,17 @@ class Stalls(harness.EndToEnd):
             self.assertTrue(trace.attrs["mpi_transport"].decode())
         self.assert_continues(4, TP_PP)
 
+    # Protects: ranks that have loaded wait for one whose disk is slow, as long as that one gets on.
+    def test_slow_disk(self):
+        self.trained(2)
+        for threads in ("multiple", "serialized"):
+            result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
+                                  "corpus/heldout", "--run.precision", "fp32", "--score.output",
+                                  f"{threads}.h5", "--run.load_timeout", "2 s", "--run.mpi_threads",
+                                  threads, wrapper=self.faulty("slow", SLOW_AT="*/part-*", SLOW_MS=14,
+                                                               FAULT_RANK=0))
+            self.assertEqual(result.code, 0, result.text)
+
     # Protects: a rank that stops for a while, or a job that is suspended, is not killed for it.
     def test_short_stop(self):
         child = self.start(4, *LONG, *TP_PP)

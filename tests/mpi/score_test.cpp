@@ -159,6 +159,41 @@ TEST_F(ScoreTest, KeepsTheBeginningOfAShard) {
   }
 }
 
+// A kept beginning that the disk has damaged costs its own work, and no more.
+TEST_F(ScoreTest, DamagedBeginning) {
+  config::Parsed hasty = command("x.h5");
+  hasty.config.score.batch = 16;
+  hasty.config.run.max_wall = 1.0;
+  fs::path begun;
+  for (int jobs = 0; jobs < 10 && !fs::exists(begun); ++jobs) {
+    EXPECT_EQ(score(hasty, world), static_cast<int>(Exit::kStopped));
+    world.barrier();
+    for (const auto& entry : fs::directory_iterator(dir / "x.h5.parts")) {
+      begun = entry.path().extension() == ".begun" ? entry.path() : begun;
+    }
+  }
+  ASSERT_TRUE(fs::exists(begun));
+  world.barrier();
+  if (world.is_root()) {
+    io::hdf5_run([&] {
+      const auto file = io::Hdf5File::open(begun);
+      EXPECT_GT(file.extents("/tokens/logprob").at(0), 0);
+    });
+    const auto size = static_cast<std::int64_t>(fs::file_size(begun));
+    for (std::int64_t at = size / 4; at < size; at += 64) {
+      moesaic::testing::flip_bit(begun, at);
+    }
+  }
+  world.barrier();
+  config::Parsed whole = command("x.h5");
+  whole.config.score.batch = 16;
+  EXPECT_EQ(score(whole, world), 0);
+  if (world.is_root()) {
+    expect_all_documents(whole.config.score.output, dir / "checkpoints");
+    EXPECT_EQ(io::verify_scores(whole.config.score.output), std::vector<std::string>{});
+  }
+}
+
 // A part that a kill took away, or left half-written, is made again; the others stay.
 TEST_F(ScoreTest, MakesOnlyWhatIsMissing) {
   EXPECT_EQ(score(command("folder"), world), 0);

@@ -5,6 +5,7 @@
    - is killed before its KILL_AT-th call, opening left out (FAULT=kill);
    - stops before the first call that is about a file like STOP_AT, once a file like STOP_ONCE is
      there (FAULT=stop; both are patterns of a shell, * matches / in STOP_AT);
+   - waits SLOW_MS milliseconds before each call about a file like SLOW_AT (FAULT=slow);
    - writes a line "CALL PATH" for each call to the file CALLS, under mpirun to CALLS.RANK, and "ask
      PATH" where it only asks about a file or lists a folder (FAULT=list);
    - fails in the FAIL_AT-th FAIL_CALL about a file like FAIL_PATH with errno FAIL_ERRNO, and in all
@@ -84,6 +85,9 @@ static int reach(const char *call, const char *path) {
   if (wanted("list")) {
     list(call, whole);
   }
+  if (wanted("slow") && fnmatch(getenv("SLOW_AT"), whole, 0) == 0) {
+    usleep(1000U * (unsigned)atoi(getenv("SLOW_MS")));
+  }
   if (wanted("fail") && fails(call, whole)) {
     errno = atoi(getenv("FAIL_ERRNO"));
     return 1;
@@ -102,7 +106,8 @@ static int reach(const char *call, const char *path) {
 static int reach_file(const char *call, int descriptor) {
   char link[64];
   char path[4096] = "";
-  if (wanted("kill") || wanted("stop") || wanted("list") || wanted("fail")) {
+  if (wanted("kill") || wanted("stop") || wanted("list") || wanted("fail") ||
+      wanted("slow")) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     if (readlink(link, path, sizeof path - 1) > 0 && path[0] == '/') {
       return reach(call, path);

@@ -211,7 +211,7 @@ TEST(Trace, ResumeSaysWhatIsLost) {
     return hdf5_run([&] { return Hdf5File::open(path).read_strings("/events/message"); });
   };
   EXPECT_EQ(resume(5, 6).back(),
-            "resumed from step 5; steps 6 to 9 are not in the checkpoint and are computed again");
+            "resumed from step 5; steps 6 to 9 were not saved and are computed again");
   EXPECT_EQ(resume(8, 9).back(), "of steps 7 to 8 there is no row: the trace could not be written");
   EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
   EXPECT_EQ(resume(9, 12).back(), "resumed from step 9");
