@@ -35,7 +35,9 @@ std::vector<std::string> verify_checkpoint(const std::filesystem::path& path) {
         check_file(reader.path() / name, file, problems);
       }
     }
-    for (const auto& [name, tensor] : manifest.tensors) {
+    for (const auto& entry : manifest.tensors) {
+      const std::string& name = entry.first;
+      const StoredTensor& tensor = entry.second;
       if (const std::string problem = coverage_problem(name, tensor); !problem.empty()) {
         problems.push_back(problem);
       }

@@ -78,6 +78,7 @@ void check_axis(const Hdf5File& file, const std::string& axis, const std::string
 /// The names of tasks as the file holds them.
 std::vector<std::string> fitting_tasks(const Hdf5File& file, const RoutingAxes& axes) {
   std::vector<std::string> tasks;
+  tasks.reserve(axes.tasks.size());
   for (const std::string& name : axes.tasks) {
     tasks.push_back(fitting(name, file.string_width("/task")));
   }

@@ -13,7 +13,9 @@
 namespace moesaic::io {
 namespace {
 
-const std::vector<std::string> kEventColumns = {"/events/step", "/events/kind", "/events/message"};
+std::vector<std::string> event_columns() {
+  return {"/events/step", "/events/kind", "/events/message"};
+}
 
 /// Where each value of a row lies in a line of the file, row-major both.
 std::vector<std::size_t> targets_of(const std::vector<std::string>& axes, const Extents& extents,
@@ -103,7 +105,7 @@ void write_events(Hdf5File& file, const std::vector<TraceEvent>& events, std::in
     messages.push_back(fitting(event.message, kMessageBytes));  // the log has all of it
   }
   const auto count = static_cast<std::int64_t>(events.size());
-  for (const std::string& name : kEventColumns) {
+  for (const std::string& name : event_columns()) {
     file.extend(name, {first + count});
   }
   file.write<std::int64_t>("/events/step", {first}, {count}, steps);
@@ -268,7 +270,7 @@ void cut_back(Hdf5File& file, const TraceLengths& to) {
   };
   cut_to(names_in(file, trace_columns()), to.rows);
   cut_to(names_in(file, eval_columns()), to.evals);
-  cut_to(kEventColumns, to.events);
+  cut_to(event_columns(), to.events);
 }
 
 void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at,
@@ -296,7 +298,7 @@ ContinuedTrace continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_
   trace.cut_to = last_step_in(file) > last_step ? last_step_in(file) : 0;
   trace.lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
   trace.lengths.evals = cut(file, names_in(file, eval_columns()), last_step);
-  trace.lengths.events = cut(file, kEventColumns, last_step);
+  trace.lengths.events = cut(file, event_columns(), last_step);
   trace.ends_at = last_step_in(file);
   trace.lacks_steps =
       every > 0 && trace.ends_at > 0 && trace.ends_at < last_step - last_step % every;

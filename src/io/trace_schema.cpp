@@ -129,6 +129,7 @@ void write_names(Hdf5File& file, const std::string& name, const std::vector<std:
   constexpr std::int64_t kNameBytes = 256;
   file.create_strings(name, kNameBytes, {.chunk = {16}, .unlimited = true});
   std::vector<std::string> cut;
+  cut.reserve(values.size());
   for (const std::string& value : values) {
     cut.push_back(fitting(value, kNameBytes));
   }
