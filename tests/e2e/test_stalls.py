@@ -80,11 +80,11 @@ class Stalls(harness.EndToEnd):
 
     # Protects: ranks that have loaded wait for one whose disk is slow, as long as that one gets on.
     def test_slow_disk(self):
-        self.trained(2)
+        self.trained(2, "--model.layers", 5, "--train.steps", 2)
         for threads in ("multiple", "serialized"):
             result = self.run_job(2, "score", "--model.path", "run/checkpoints", "--data.corpus",
                                   "corpus/heldout", "--run.precision", "fp32", "--score.output",
-                                  f"{threads}.h5", "--run.load_timeout", "2 s", "--run.mpi_threads",
+                                  f"{threads}.h5", "--run.load_timeout", "4 s", "--run.mpi_threads",
                                   threads, wrapper=self.faulty("slow", SLOW_AT="*/part-*", SLOW_MS=14,
                                                                FAULT_RANK=0))
             self.assertEqual(result.code, 0, result.text)
