@@ -51,6 +51,14 @@ std::ptrdiff_t read_some(const Descriptor& descriptor, std::span<char> block) {
   });
 }
 
+std::ptrdiff_t read_some_at(const Descriptor& descriptor, std::ptrdiff_t at,
+                            std::span<std::byte> block) {
+  return repeat(block.size(), [&](std::size_t done) {
+    return ::pread(descriptor.number(), block.data() + done, block.size() - done,
+                   at + static_cast<std::ptrdiff_t>(done));
+  });
+}
+
 std::ptrdiff_t write_all(const Descriptor& descriptor, std::span<const std::byte> bytes) {
   return repeat(bytes.size(), [&](std::size_t done) {
     return ::write(descriptor.number(), bytes.data() + done, bytes.size() - done);

@@ -29,6 +29,9 @@ class Descriptor {
 
 /// Reads at the descriptor's place until the block is full or the file ends: bytes read.
 std::ptrdiff_t read_some(const Descriptor& descriptor, std::span<char> block);
+/// The same from byte `at` of the file on.
+std::ptrdiff_t read_some_at(const Descriptor& descriptor, std::ptrdiff_t at,
+                            std::span<std::byte> block);
 /// Writes all bytes at the descriptor's place, or at byte `at` of the file.
 std::ptrdiff_t write_all(const Descriptor& descriptor, std::span<const std::byte> bytes);
 std::ptrdiff_t write_all_at(const Descriptor& descriptor, std::ptrdiff_t at,

@@ -33,19 +33,12 @@ constexpr std::int64_t kBlock = std::int64_t{1} << 18;  // elements that are rea
 
 void read_bytes(const fs::path& file, const Descriptor& descriptor, std::int64_t at,
                 std::span<std::byte> bytes) {
-  while (!bytes.empty()) {
-    const auto got = ::pread(descriptor.number(), bytes.data(), bytes.size(), at);
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    if (got < 0) {
-      fail_read(file, errno);
-    }
-    if (got == 0) {
-      fail(file, fmt::format("ends at byte {}; it was cut while it was open", at));
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(got));
-    at += got;
+  const std::ptrdiff_t got = read_some_at(descriptor, at, bytes);
+  if (got < 0) {
+    fail_read(file, errno);
+  }
+  if (got < std::ssize(bytes)) {
+    fail(file, fmt::format("ends at byte {}; it was cut while it was open", at + got));
   }
 }
 
