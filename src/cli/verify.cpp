@@ -81,16 +81,20 @@ void read_all(io::HfFolder& folder, const std::string& name) {
 Verdict judge_folder(const fs::path& path) {
   Verdict verdict{"Hugging Face folder", {}};
   const auto attempt = [&](const auto& step) { io::note(verdict.problems, step); };
-  attempt([&] {
-    auto folder = io::HfFolder::open(path);
-    folder.check();
-    for (const std::string& name : folder.names()) {
-      attempt([&] { read_all(folder, name); });
-    }
-    verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
-                               io::name_of(folder.config().family), folder.names().size());
-  });
-  attempt([&] { io::special_tokens(path); });
+  std::optional<io::HfTexts> texts;
+  attempt([&] { texts = io::read_hf_texts(path); });
+  if (texts) {
+    attempt([&] {
+      auto folder = io::HfFolder::of(path, *texts);
+      folder.check();
+      for (const std::string& name : folder.names()) {
+        attempt([&] { read_all(folder, name); });
+      }
+      verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
+                                 io::name_of(folder.config().family), folder.names().size());
+    });
+    attempt([&] { io::special_tokens(*texts, path); });
+  }
   if (io::Tokenizer::is_in(path)) {
     attempt([&] { io::Tokenizer::load(path); });
   }

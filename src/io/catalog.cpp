@@ -1,24 +1,36 @@
 #include "io/catalog.h"
 
 #include <utility>
-#include <vector>
 
 #include "io/corpus_manifest.h"
 
 namespace moesaic::io {
 namespace {
 
-/// Collective: the entries of rank 0, on all ranks.
-void broadcast(std::map<std::string, std::string>& texts, const comm::Communicator& world) {
-  std::vector<std::pair<std::string, std::string>> entries(texts.begin(), texts.end());
-  auto count = static_cast<std::int64_t>(entries.size());
-  world.broadcast(std::span<std::int64_t>(&count, 1), 0);
-  entries.resize(static_cast<std::size_t>(count));
-  for (auto& [path, text] : entries) {
-    world.broadcast(path, 0);
-    world.broadcast(text, 0);
+void broadcast(std::string& text, const comm::Communicator& world) { world.broadcast(text, 0); }
+
+void broadcast(ModelSource::Texts& texts, const comm::Communicator& world) {
+  HfTexts& theirs = texts.theirs;
+  for (std::string* text : {&texts.folder, &texts.manifest, &theirs.config, &theirs.generation,
+                            &theirs.index, &theirs.weights}) {
+    world.broadcast(*text, 0);
   }
-  texts = {entries.begin(), entries.end()};
+}
+
+/// Collective: the entries of rank 0, on all ranks.
+template <class Texts>
+void broadcast(std::map<std::string, Texts>& all, const comm::Communicator& world) {
+  auto count = static_cast<std::int64_t>(all.size());
+  world.broadcast(std::span<std::int64_t>(&count, 1), 0);
+  if (!world.is_root()) {
+    all.clear();
+  }
+  auto entry = all.begin();
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::string path = world.is_root() ? entry->first : "";
+    world.broadcast(path, 0);
+    broadcast(world.is_root() ? (entry++)->second : all[path], world);
+  }
 }
 
 }  // namespace
@@ -45,10 +57,10 @@ ModelSource& Catalog::model(const std::filesystem::path& path) {
   }
   const auto text = model_texts_.find(name);
   if (text != model_texts_.end()) {
-    return models_.emplace(name, ModelSource::of_text(text->second)).first->second;
+    return models_.emplace(name, ModelSource::of(text->second)).first->second;
   }
-  std::string read = ModelSource::read(path);
-  ModelSource& source = models_.emplace(name, ModelSource::of_text(read)).first->second;
+  ModelSource::Texts read = ModelSource::read(path);
+  ModelSource& source = models_.emplace(name, ModelSource::of(read)).first->second;
   model_texts_[name] = std::move(read);
   return source;
 }

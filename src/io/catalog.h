@@ -13,8 +13,8 @@
 namespace moesaic::io {
 
 /// The corpora and models that a job names, by their paths. Rank 0 finds and reads each of them
-/// once; the other ranks get the text of its manifest, and look at no file until they need what is
-/// in it. A Hugging Face folder's config and index are read by every rank.
+/// once; the other ranks get the text of its manifest, or of its config and index, and look at no
+/// file until they need what is in it.
 class Catalog {
  public:
   /// Checked as by Corpus::open.
@@ -28,7 +28,9 @@ class Catalog {
  private:
   std::map<std::string, CorpusInfo> corpora_;
   std::map<std::string, ModelSource> models_;
-  std::map<std::string, std::string> corpus_texts_, model_texts_;  // to be shared, or shared
+  // To be shared, or shared.
+  std::map<std::string, std::string> corpus_texts_;
+  std::map<std::string, ModelSource::Texts> model_texts_;
 };
 
 /// Collective over world: runs step on rank 0, which fills the catalog, then on the others. Throws

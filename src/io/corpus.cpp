@@ -135,8 +135,7 @@ CorpusInfo bare_info(const std::vector<fs::path>& files) {
   return info;
 }
 
-CorpusInfo manifest_info(const fs::path& manifest) {
-  CorpusInfo info = read_corpus_manifest(manifest);
+CorpusInfo with_its_shards(CorpusInfo info) {
   check_shard_files(info);
   return info;
 }
@@ -217,10 +216,10 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
 
 CorpusInfo find_corpus(const std::string& path) {
   if (is_folder(path)) {
-    return manifest_info(find_manifest(path));
+    return with_its_shards(read_corpus_in(path));
   }
   if (is_there(path)) {
-    return fs::path(path).extension() == ".json" ? manifest_info(path)
+    return fs::path(path).extension() == ".json" ? with_its_shards(read_corpus_manifest(path))
                                                  : hdf5_run([&] { return bare_info({path}); });
   }
   const auto files = expand_glob(path);

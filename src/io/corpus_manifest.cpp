@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/io_error.h"
@@ -20,8 +22,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kTokenizer = "tokenizer.json";  // lies beside a manifest, and may be large
 
-bool is_manifest(const fs::path& file) {
-  const json content = json::parse(read_whole(file), nullptr, false);
+bool is_manifest(const std::string& text) {
+  const json content = json::parse(text, nullptr, false);
   return content.is_object() && content.value("schema", json()) == kCorpusSchema;
 }
 
@@ -70,26 +72,52 @@ CorpusInfo info_of(const json& content, const fs::path& file) {
   return info;
 }
 
-}  // namespace
+CorpusInfo corpus_of(const std::string& text, const fs::path& file) {
+  try {
+    const json content = json::parse(text);
+    check_format(file, content.value("schema", "none"), content.value("version", std::int64_t{0}),
+                 kCorpusSchema, kCorpusVersion);
+    return info_of(content, file);
+  } catch (const NewerFormat&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(Exit::kBadData, fmt::format("{} is not a sound corpus manifest: {}",
+                                            fs::absolute(file).string(), json_reason(error, text)));
+  }
+}
 
-std::vector<fs::path> manifests_in(const fs::path& folder) {
-  std::vector<fs::path> found;
+/// The manifests in a folder and their texts.
+std::map<fs::path, std::string> texts_in(const fs::path& folder) {
+  std::map<fs::path, std::string> found;
   if (!is_there(folder)) {
     return found;
   }
   for (const auto& entry : fs::directory_iterator(folder)) {
     const fs::path& file = entry.path();
-    if (!entry.is_directory() && file.extension() == ".json" && file.filename() != kTokenizer &&
-        is_manifest(file)) {
-      found.push_back(file);
+    if (!entry.is_directory() && file.extension() == ".json" && file.filename() != kTokenizer) {
+      std::string text = read_whole(file);
+      if (is_manifest(text)) {
+        found[file] = std::move(text);
+      }
     }
   }
-  std::sort(found.begin(), found.end());
   return found;
 }
 
-fs::path find_manifest(const fs::path& folder) {
-  const std::vector<fs::path> found = manifests_in(folder);
+}  // namespace
+
+std::vector<fs::path> manifests_in(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& [file, text] : texts_in(folder)) {
+    files.push_back(file);
+  }
+  return files;
+}
+
+CorpusInfo read_corpus_manifest(const fs::path& file) { return corpus_of(read_whole(file), file); }
+
+CorpusInfo read_corpus_in(const fs::path& folder) {
+  const std::map<fs::path, std::string> found = texts_in(folder);
   std::vector<std::string> below;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.is_directory()) {
@@ -109,24 +137,10 @@ fs::path find_manifest(const fs::path& folder) {
     throw Error(Exit::kBadData,
                 fmt::format("two corpus manifests in {}: {} and {}; name one of the two files, or "
                             "move one corpus to a folder of its own",
-                            where, found[0].filename().string(), found[1].filename().string()));
+                            where, found.begin()->first.filename().string(),
+                            std::next(found.begin())->first.filename().string()));
   }
-  return found.front();
-}
-
-CorpusInfo read_corpus_manifest(const fs::path& file) {
-  const std::string text = read_whole(file);
-  try {
-    const json content = json::parse(text);
-    check_format(file, content.value("schema", "none"), content.value("version", std::int64_t{0}),
-                 kCorpusSchema, kCorpusVersion);
-    return info_of(content, file);
-  } catch (const NewerFormat&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw Error(Exit::kBadData, fmt::format("{} is not a sound corpus manifest: {}",
-                                            fs::absolute(file).string(), json_reason(error, text)));
-  }
+  return corpus_of(found.begin()->second, found.begin()->first);
 }
 
 namespace {

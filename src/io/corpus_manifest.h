@@ -11,11 +11,11 @@ namespace moesaic::io {
 /// All manifests in a folder, sorted; none if there is no such folder.
 std::vector<std::filesystem::path> manifests_in(const std::filesystem::path& folder);
 
-/// The one manifest in a folder. kNoInput if there is none, kBadData naming both if there are two.
-std::filesystem::path find_manifest(const std::filesystem::path& folder);
-
 /// Reads and checks a manifest; the shards are not looked at.
 CorpusInfo read_corpus_manifest(const std::filesystem::path& file);
+/// The same with the one manifest in a folder. kNoInput if there is none, kBadData naming both if
+/// there are two.
+CorpusInfo read_corpus_in(const std::filesystem::path& folder);
 
 /// A corpus as one rank hands it to another, and back.
 std::string to_text(const CorpusInfo& info);

@@ -70,7 +70,7 @@ bool verify_files(const std::filesystem::path& path, std::vector<std::string>& p
   }
   const std::size_t before = problems.size();
   note(problems, [&] {
-    const CorpusInfo info = read_corpus_manifest(folder ? find_manifest(path) : path);
+    const CorpusInfo info = folder ? read_corpus_in(path) : read_corpus_manifest(path);
     for (const ShardInfo& shard : info.shards) {
       note(problems, [&] { check_shard_file(info, shard); });
     }

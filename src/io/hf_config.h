@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -42,13 +41,12 @@ struct HfConfig {
   std::vector<std::string> notes;
 };
 
-/// Reads `file`. kBadData that lists every key which is not known, not supported or not sensible.
-HfConfig read_hf_config(const std::filesystem::path& file);
-/// Likewise, of a text; `where` names it in errors.
+/// The text of a config.json; `where` names it in errors. kBadData that lists every key which is
+/// not known, not supported or not sensible.
 HfConfig parse_hf_config(const std::string& text, const std::string& where);
 
 /// The first family that can express a model with these keys (all of `model` and `router`, as
-/// read_hf_config gives them). kUsage that names the keys which no family has.
+/// parse_hf_config gives them). kUsage that names the keys which no family has.
 HfFamily family_for(const HfKeys& keys);
 /// config.json of that family, in the spelling that all versions of transformers read.
 nlohmann::json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type);

@@ -18,7 +18,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMostDepth = 8;
-constexpr std::uintmax_t kMostBytes = 16'000'000;
 
 json parse_object(const std::string& text, const std::string& where) {
   json object = parse_strict_json(text, kMostDepth, where + ": the file");
@@ -51,14 +50,6 @@ HfConfig parse_hf_config(const std::string& text, const std::string& where) {
                             join(problems, "\n  ")));
   }
   return std::move(reading.config);
-}
-
-HfConfig read_hf_config(const std::filesystem::path& file) {
-  std::error_code missing;
-  if (std::filesystem::file_size(file, missing) > kMostBytes && !missing) {
-    throw Error(Exit::kBadData, fmt::format("{}: is too large for a config", file.string()));
-  }
-  return parse_hf_config(read_whole(file), file.string());
 }
 
 }  // namespace moesaic::io

@@ -30,19 +30,14 @@ constexpr const char* kTiedName = "lm_head.weight";
 constexpr const char* kScaleSuffix = "_scale_inv";
 constexpr std::int64_t kScaledBlock = 128;  // rows and columns that share a scale
 constexpr std::size_t kMostListed = 20;     // of each kind of problem
-constexpr std::uintmax_t kMostIndexBytes = 500'000'000;
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what) {
   throw Error(Exit::kBadData, fmt::format("{}: {}", file.string(), what));
 }
 
 /// File of each stored tensor, as the index says.
-std::map<std::string, std::string> read_index(const fs::path& file) {
-  std::error_code missing;
-  if (fs::file_size(file, missing) > kMostIndexBytes && !missing) {
-    fail(file, "is too large for an index");
-  }
-  const json index = parse_strict_json(read_whole(file), 8, file.string() + ": the file");
+std::map<std::string, std::string> parse_index(const std::string& text, const fs::path& file) {
+  const json index = parse_strict_json(text, 8, file.string() + ": the file");
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     fail(file, "has no object 'weight_map'");
   }
@@ -82,11 +77,13 @@ Extents scale_shape(const Extents& shape) {
 
 struct HfFolder::State {
   fs::path path;
+  HfTexts texts;
   HfConfig config;
   std::vector<HfTensor> tensors;
   std::map<std::string, std::size_t> by_name;
   std::map<std::string, std::string> index;            // of stored tensors; empty: one file
   std::map<std::string, std::set<std::string>> parts;  // the index by files
+  std::map<std::string, std::string> marks;            // of the weights files
   std::map<std::string, SafetensorsFile> open_files;
 
   const SafetensorsFile& file(const std::string& name);
@@ -109,6 +106,11 @@ const SafetensorsFile& HfFolder::State::file(const std::string& name) {
     return found->second;
   }
   SafetensorsFile opened = SafetensorsFile::open(path / name);
+  const auto mark = marks.find(name);
+  if (mark != marks.end() && opened.mark() != mark->second) {
+    fail(opened.path(),
+         "is another file than rank 0 found there: copy the same folder to all hosts");
+  }
   if (!index.empty()) {
     check_against_index(opened, name);
   }
@@ -239,22 +241,19 @@ bool HfFolder::is_one(const fs::path& path) {
   return is_there(path / kConfigName) && !is_folder(path / kConfigName);
 }
 
-HfFolder HfFolder::open(const fs::path& path) {
+HfFolder HfFolder::open(const fs::path& path) { return of(path, read_hf_texts(path)); }
+
+HfFolder HfFolder::of(const fs::path& path, HfTexts texts) {
   auto state = std::make_unique<State>();
   state->path = path;
-  state->config = read_hf_config(path / kConfigName);
+  state->config = parse_hf_config(texts.config, (path / kConfigName).string());
   state->tensors = hf_tensors(state->config.family, state->config.keys);
   for (std::size_t i = 0; i < state->tensors.size(); ++i) {
     state->by_name[state->tensors[i].name] = i;
   }
-  if (!is_there(path / kOneFile)) {
-    if (!is_there(path / kIndexName)) {
-      throw Error(Exit::kNoInput,
-                  fmt::format("{}: has neither {} nor {}; other formats can be converted with "
-                              "transformers' save_pretrained",
-                              fs::absolute(path).string(), kOneFile, kIndexName));
-    }
-    state->index = read_index(path / kIndexName);
+  state->marks = weights_marks(texts);
+  if (!texts.index.empty()) {
+    state->index = parse_index(texts.index, path / kIndexName);
     if (state->index.empty()) {
       fail(path / kIndexName, "lists no tensor");
     }
@@ -262,11 +261,13 @@ HfFolder HfFolder::open(const fs::path& path) {
       state->parts[part].insert(tensor);
     }
   }
+  state->texts = std::move(texts);
   return HfFolder(std::move(state));
 }
 
 const fs::path& HfFolder::path() const { return state_->path; }
 const HfConfig& HfFolder::config() const { return state_->config; }
+const HfTexts& HfFolder::texts() const { return state_->texts; }
 
 void HfFolder::check() {
   state_->open_all();

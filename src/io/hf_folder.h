@@ -11,6 +11,7 @@
 
 #include "comm/communicator.h"
 #include "io/hf_config.h"
+#include "io/hf_texts.h"
 
 // A model as Hugging Face's transformers keeps it: config.json and model.safetensors, or parts
 // model-0000i-of-0000n.safetensors with model.safetensors.index.json.
@@ -21,14 +22,18 @@ namespace moesaic::io {
 class HfFolder {
  public:
   static bool is_one(const std::filesystem::path& path);  // whether there is a config.json
-  /// Reads config.json and the index. kNoInput or kBadData.
+  /// As read_hf_texts and `of`.
   static HfFolder open(const std::filesystem::path& path);
+  /// Opens it by what read_hf_texts read of it, perhaps on another host; nothing is looked at until
+  /// a weight is needed. kBadData.
+  static HfFolder of(const std::filesystem::path& path, HfTexts texts);
   HfFolder(HfFolder&&) noexcept;
   HfFolder& operator=(HfFolder&&) noexcept;
   ~HfFolder();
 
   const std::filesystem::path& path() const;
   const HfConfig& config() const;
+  const HfTexts& texts() const;
   /// Opens every file and compares it with the config. kBadData lists all tensors that are missing,
   /// unknown, of another shape, or in a format that cannot be read.
   void check();
@@ -39,7 +44,8 @@ class HfFolder {
   /// Unsharded shape, or nothing if the model has no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
   /// Elements [offset, offset + extent), row-major. kBadData if the tensor is missing, has another
-  /// shape, or holds what is not a finite number.
+  /// shape, or holds what is not a finite number, or if the file is not the one that the texts tell
+  /// of.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
 
@@ -53,8 +59,9 @@ class HfFolder {
 struct SpecialTokens {
   std::vector<std::int32_t> bos, eos;
 };
-/// bos_token_id and eos_token_id, as generation_config.json or else config.json says. kBadData.
-SpecialTokens special_tokens(const std::filesystem::path& folder);
+/// bos_token_id and eos_token_id, as generation_config.json or else config.json says; `folder` is
+/// named in errors. kBadData.
+SpecialTokens special_tokens(const HfTexts& texts, const std::filesystem::path& folder);
 
 /// Reads a part of one of our tensors, as HfFolder::read does.
 using ReadPart =

@@ -4,6 +4,7 @@
 namespace moesaic::io {
 
 inline constexpr const char* kConfigName = "config.json";
+inline constexpr const char* kGenerationName = "generation_config.json";
 inline constexpr const char* kOneFile = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
 

@@ -2,10 +2,11 @@
 
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
-#include "io/files.h"
 #include "io/hf_folder.h"
+#include "io/hf_names.h"
 #include "io/strict_json.h"
 
 namespace moesaic::io {
@@ -15,17 +16,12 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int kMostDepth = 32;
-constexpr std::uintmax_t kMostBytes = 16'000'000;
 
-json content_of(const fs::path& file) {
-  if (!is_there(file)) {
+json content_of(const std::string& text, const fs::path& file) {
+  if (text.empty()) {
     return json::object();
   }
-  if (fs::file_size(file) > kMostBytes) {
-    throw Error(Exit::kBadData,
-                fmt::format("{}: is larger than {} bytes", file.string(), kMostBytes));
-  }
-  json content = parse_strict_json(read_whole(file), kMostDepth, file.string() + ": the file");
+  json content = parse_strict_json(text, kMostDepth, file.string() + ": the file");
   return content.is_object() ? content : json::object();
 }
 
@@ -49,10 +45,11 @@ std::vector<std::int32_t> tokens_of(const json& content, const char* name, const
 
 }  // namespace
 
-SpecialTokens special_tokens(const fs::path& folder) {
+SpecialTokens special_tokens(const HfTexts& texts, const fs::path& folder) {
   SpecialTokens special;
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    const json content = content_of(folder / name);
+  for (const auto& [name, text] :
+       {std::pair(kGenerationName, &texts.generation), std::pair(kConfigName, &texts.config)}) {
+    const json content = content_of(*text, folder / name);
     const json bos = content.value("bos_token_id", json());
     if (special.bos.empty() && (bos.is_number_unsigned() || bos.is_array())) {  // else: none
       special.bos = tokens_of(content, "bos_token_id", folder / name);

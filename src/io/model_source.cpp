@@ -5,55 +5,24 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "base/sha256.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
 
 namespace moesaic::io {
-namespace {
-
 namespace fs = std::filesystem;
-
-std::string folder_fingerprint(const fs::path& folder, ModelSource::Times times) {
-  constexpr std::int64_t kBytes = 4096;  // of weights: a file's header comes first
-  std::vector<std::string> lines;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() == ".safetensors") {
-      const auto time = times == ModelSource::Times::kCount
-                            ? entry.last_write_time().time_since_epoch().count()
-                            : 0;
-      const std::string end = read_end(entry.path(), kBytes);
-      lines.push_back(fmt::format("{} {} {} {}", entry.path().filename().string(),
-                                  entry.file_size(), time,
-                                  Sha256::of(std::as_bytes(std::span(end)))));
-    }
-  }
-  std::sort(lines.begin(), lines.end());
-  std::string text = sha256_of_file(folder / "config.json");
-  for (const std::string& line : lines) {
-    text += "\n" + line;
-  }
-  return Sha256::of(std::as_bytes(std::span(text)));
-}
-
-}  // namespace
-
-std::string ModelSource::read(const fs::path& path) {
+ModelSource::Texts ModelSource::read(const fs::path& path) {
   if (HfFolder::is_one(path)) {
-    return path.string() + '\0';
+    return {path.string(), "", read_hf_texts(path)};
   }
   const fs::path folder = CheckpointReader::find(path);
-  return folder.string() + '\0' + read_whole(folder / kManifestName);
+  return {folder.string(), read_whole(folder / kManifestName), {}};
 }
 
-ModelSource ModelSource::of_text(const std::string& text) {
-  const std::size_t end = text.find('\0');
-  const fs::path folder = text.substr(0, end);
-  const std::string manifest = text.substr(end + 1);
-  if (manifest.empty() && HfFolder::is_one(folder)) {
-    return ModelSource(HfFolder::open(folder));
+ModelSource ModelSource::of(const Texts& texts) {
+  if (texts.manifest.empty() && !texts.theirs.config.empty()) {
+    return ModelSource(HfFolder::of(texts.folder, texts.theirs));
   }
-  return ModelSource(CheckpointReader::of(folder, manifest));
+  return ModelSource(CheckpointReader::of(texts.folder, texts.manifest));
 }
 
 const fs::path& ModelSource::path() const {
@@ -69,8 +38,9 @@ std::string ModelSource::text() const {
 }
 
 std::string ModelSource::fingerprint(Times times) const {
-  return checkpoint() != nullptr ? checkpoint()->manifest_sha256()
-                                 : folder_fingerprint(path(), times);
+  return checkpoint() != nullptr
+             ? checkpoint()->manifest_sha256()
+             : io::fingerprint(std::get<HfFolder>(source_).texts(), times == Times::kCount);
 }
 
 std::map<std::string, std::string> ModelSource::keys() const {
@@ -107,7 +77,7 @@ std::vector<std::string> ModelSource::pool() const {
 SpecialTokens ModelSource::special_tokens() const {
   const CheckpointReader* const ours = checkpoint();
   if (ours == nullptr) {
-    return io::special_tokens(path());
+    return io::special_tokens(std::get<HfFolder>(source_).texts(), path());
   }
   const auto tokens = [&](const char* name) {
     return ours->state().value(name, std::vector<std::int32_t>{});

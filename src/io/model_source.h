@@ -20,11 +20,15 @@ class ModelSource {
  public:
   /// path: a checkpoint, a folder of checkpoints (its newest complete one), or a folder with a
   /// config.json. kNoInput, kBadData.
-  static ModelSource open(const std::filesystem::path& path) { return of_text(read(path)); }
-  /// What another rank needs to open it without looking for it: its folder and, of a checkpoint,
-  /// the manifest. kNoInput.
-  static std::string read(const std::filesystem::path& path);
-  static ModelSource of_text(const std::string& text);
+  static ModelSource open(const std::filesystem::path& path) { return of(read(path)); }
+  /// What one rank reads of it, with which another opens it without looking at its folder.
+  struct Texts {
+    std::string folder;
+    std::string manifest;  // of a checkpoint; empty: it is a Hugging Face folder
+    HfTexts theirs;
+  };
+  static Texts read(const std::filesystem::path& path);  // kNoInput, kBadData
+  static ModelSource of(const Texts& texts);
 
   const std::filesystem::path& path() const;
   /// The path, and what is there.

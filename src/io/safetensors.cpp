@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/files.h"
 #include "io/safetensors_header.h"
 
@@ -25,6 +26,7 @@ namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
 
 constexpr std::int64_t kLengthBytes = 8;
+constexpr std::int64_t kMarkBytes = 4096;
 constexpr std::int64_t kBlock = std::int64_t{1} << 18;  // elements that are read at once
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what) {
@@ -40,6 +42,29 @@ void read_bytes(const fs::path& file, const Descriptor& descriptor, std::int64_t
   if (got < std::ssize(bytes)) {
     fail(file, fmt::format("ends at byte {}; it was cut while it was open", at + got));
   }
+}
+
+Descriptor open_file(const fs::path& file) {
+  Descriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!descriptor.valid()) {
+    fail_read(file, errno);
+  }
+  return descriptor;
+}
+
+struct stat status_of(const fs::path& file, const Descriptor& descriptor) {
+  struct stat status {};
+  if (::fstat(descriptor.number(), &status) != 0) {
+    fail_read(file, errno);
+  }
+  return status;
+}
+
+std::string mark_of(const fs::path& file, const Descriptor& descriptor) {
+  const std::int64_t size = status_of(file, descriptor).st_size;
+  std::vector<std::byte> end(static_cast<std::size_t>(std::min(size, kMarkBytes)));
+  read_bytes(file, descriptor, size - std::ssize(end), end);
+  return fmt::format("{} {}", size, Sha256::of(end));
 }
 
 /// The stretch of a stored tensor that was read last.
@@ -159,11 +184,8 @@ void require_part(const std::string& name, const Extents& shape, const Extents& 
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   SafetensorsFile file;
   file.path_ = path;
-  file.descriptor_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat status {};
-  if (file.descriptor_.number() < 0 || ::fstat(file.descriptor_.number(), &status) != 0) {
-    fail_read(path, errno);
-  }
+  file.descriptor_ = open_file(path);
+  const struct stat status = status_of(path, file.descriptor_);
   if (!S_ISREG(status.st_mode)) {
     throw Error(Exit::kNoInput, fmt::format("{}: is not a file", fs::absolute(path).string()));
   }
@@ -189,6 +211,10 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   }
   return file;
 }
+
+std::string SafetensorsFile::mark() const { return mark_of(path_, descriptor_); }
+
+std::string weights_mark(const fs::path& file) { return mark_of(file, open_file(file)); }
 
 void SafetensorsFile::read(const std::string& name, const Extents& offset, const Extents& extent,
                            std::span<float> values) const {

@@ -36,6 +36,7 @@ class SafetensorsFile {
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, SafeTensor>& tensors() const { return tensors_; }
+  std::string mark() const;  // as weights_mark
 
   /// Elements [offset, offset + extent) as floats. kBadData if the format cannot be read, or if a
   /// value is not finite as a float: names tensor and index.
@@ -50,6 +51,10 @@ class SafetensorsFile {
   std::int64_t data_ = 0;  // where the tensors begin, in bytes
   std::map<std::string, SafeTensor> tensors_;
 };
+
+/// What stands for the content of a weights file, as such files have no sums: its length and the
+/// SHA-256 of its last 4 KiB (the header comes first). Throws what fail_read does.
+std::string weights_mark(const std::filesystem::path& file);
 
 struct TensorToStore {
   std::string name;

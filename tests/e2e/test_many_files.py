@@ -5,7 +5,12 @@ import json
 import os
 import shutil
 
+import h5py
+import numpy as np
+
 import harness
+
+FAMILY = harness.ROOT / "tests/golden/families/deepseek_v3"
 
 
 def checksummed(manifest):
@@ -41,12 +46,14 @@ class ManyFiles(harness.EndToEnd):
         path.write_text(checksummed(manifest))
 
     def operations(self, *arguments):
-        """Of each rank of a run: how often it opened each file, or asked about it."""
+        """Of each rank of a training: how often it opened each file, or asked about it."""
+        return self.operations_of("train", "--config", "config.cfg", "--data.corpus", "many",
+                                  *arguments)
+
+    def operations_of(self, *job):
         for old in self.folder.glob("counts.*"):
             old.unlink()
-        result = self.run_job(2, "train", "--config", "config.cfg", "--data.corpus", "many",
-                              *arguments, wrapper=self.faulty(
-                                  "list", CALLS=self.folder / "counts"))
+        result = self.run_job(2, *job, wrapper=self.faulty("list", CALLS=self.folder / "counts"))
         self.assertEqual(result.code, 0, result.text)
         ranks = []
         for rank in (0, 1):
@@ -65,7 +72,7 @@ class ManyFiles(harness.EndToEnd):
             first, second = self.operations("--run.dir", f"run{shards}", "--train.steps", 1)
             for what in ("open", "ask"):
                 self.assertEqual(second[what, "many/corpus.json"], 0)
-            self.assertEqual(first["open", "many/corpus.json"], 2)  # found among the folder's, and read
+            self.assertEqual(first["open", "many/corpus.json"], 1)
             asked = [first["ask", f"many/s{i}.h5"] for i in range(shards)]
             self.assertEqual(min(asked), 1)
             self.assertLess(sum(asked), shards + 200)  # but for those of the step
@@ -83,3 +90,23 @@ class ManyFiles(harness.EndToEnd):
         self.assertEqual((second["open", manifest], second["ask", manifest]), (0, 0))
         self.assertEqual(self.newest_step(), 2)
         self.assertLess(second.total(), 500)
+
+    # Protects: of a Hugging Face folder other ranks open nothing but weights.
+    def test_folder(self):
+        shutil.copytree(FAMILY, self.folder / "model")
+        (self.folder / "model/generation_config.json").write_text('{"eos_token_id": 2}')
+        weights = {str(file.relative_to(self.folder))
+                   for file in (self.folder / "model").glob("*.safetensors")}
+        with h5py.File(self.folder / "text.h5", "w") as file:
+            file.attrs.update({"schema": "moesaic-corpus", "version": 1, "vocab_size": 67})
+            file["tokens"] = np.arange(200, dtype="u2") % 60
+            file["documents/offsets"] = np.arange(0, 201, 20, dtype="u8")
+        for job in (("score", "--score.output", "scores.h5"),
+                    ("generate", "--generate.output", "texts.h5", "--generate.max_tokens", 2)):
+            first, second = self.operations_of(*job, "--model.path", "model", "--data.corpus",
+                                               "text.h5", "--run.precision", "fp32")
+            for name in ("config", "generation_config", "model.safetensors.index"):
+                self.assertEqual(first["open", f"model/{name}.json"], 1, (job, name))
+            asked = {path for _, path in second if path.startswith("model/")}
+            self.assertLessEqual(asked, weights, job)
+            self.assertTrue(asked, job)

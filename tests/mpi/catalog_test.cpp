@@ -37,11 +37,13 @@ TEST(Catalog, OthersReadNothing) {
   const SharedDir dir;
   const fs::path corpus = dir.path / "corpus";
   const fs::path checkpoints = dir.path / "checkpoints";
+  const fs::path folder = dir.path / "folder";
   const std::vector<float> values = {1.0F, 2.0F};
   const nlohmann::json state{{"step", 7}};
   std::vector<BlockToSave> blocks;
   if (dir.world.is_root()) {
     make_corpus(corpus, 100);
+    fs::copy(fs::path(MOESAIC_GOLDEN_DIR) / "families" / "deepseek_v3", folder);
     blocks.push_back({"w", {2}, {0}, {2}, given(values)});
   }
   save_checkpoint({checkpoints, 7, state, {}}, blocks, dir.world);
@@ -58,14 +60,21 @@ TEST(Catalog, OthersReadNothing) {
     EXPECT_EQ(model.path(), checkpoints / "step-00000007");
     EXPECT_EQ(model.checkpoint()->state().at("step"), 7);
     print = model.fingerprint();
+    ModelSource& theirs = catalog.model(folder);
+    EXPECT_EQ(theirs.path(), folder);
+    EXPECT_EQ(theirs.keys().at("router.score"), "sigmoid");
+    EXPECT_TRUE(theirs.special_tokens().bos.empty());
+    print += theirs.fingerprint();
     if (dir.world.is_root()) {
       fs::remove_all(corpus);
       fs::remove_all(checkpoints);
+      fs::remove_all(folder);
     }
   });
   std::string first = print;
   dir.world.broadcast(first, 0);
   EXPECT_EQ(print, first);
+  EXPECT_EQ(print.size(), 128U);
   EXPECT_EQ(catalog.corpus(corpus.string()).fingerprint, "abc");  // read once, and kept
 }
 

@@ -164,28 +164,28 @@ TEST(Generations, OtherSettingsSetBothAside) {
 
 // One token, several, none, and the file that wins.
 TEST(Generations, SpecialTokensOfAFolder) {
-  const TempDir dir;
+  HfTexts texts;
   const auto expect = [&](const std::vector<std::int32_t>& bos,
                           const std::vector<std::int32_t>& eos) {
-    const SpecialTokens special = special_tokens(dir.path());
+    const SpecialTokens special = special_tokens(texts, "folder");
     EXPECT_EQ(special.bos, bos);
     EXPECT_EQ(special.eos, eos);
   };
   expect({}, {});
-  write_file(dir.path() / "config.json", R"({"eos_token_id": 5, "bos_token_id": 1})");
+  texts.config = R"({"eos_token_id": 5, "bos_token_id": 1})";
   expect({1}, {5});
-  write_file(dir.path() / "generation_config.json", R"({"eos_token_id": [7, 5]})");
+  texts.generation = R"({"eos_token_id": [7, 5]})";
   expect({1}, {7, 5});
-  write_file(dir.path() / "generation_config.json", R"({"bos_token_id": -1})");  // as some say none
+  texts.generation = R"({"bos_token_id": -1})";  // as some say none
   expect({1}, {5});
-  write_file(dir.path() / "generation_config.json", R"({"eos_token_id": null, "bos_token_id": 2})");
+  texts.generation = R"({"eos_token_id": null, "bos_token_id": 2})";
   expect({2}, {5});
+  texts.generation = "{}";
   for (const char* bad :
        {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})", R"({"bos_token_id": ["x"]})",
         R"({"eos_token_id": [1, 4294967296]})", "{"}) {
-    write_file(dir.path() / "config.json", bad);
-    write_file(dir.path() / "generation_config.json", "{}");
-    EXPECT_THROW(special_tokens(dir.path()), Error) << bad;
+    texts.config = bad;
+    EXPECT_THROW(special_tokens(texts, "folder"), Error) << bad;
   }
 }
 

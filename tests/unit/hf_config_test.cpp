@@ -29,6 +29,10 @@ json config_of(const std::string& folder) {
   return json::parse(testing::read_file(config_file(folder)));
 }
 
+HfConfig read_config(const std::string& folder) {
+  return parse_hf_config(config_of(folder).dump(), "config.json");
+}
+
 HfKeys keys_of(const json& config) { return parse_hf_config(config.dump(), "config.json").keys; }
 
 std::string message_of(const std::function<void()>& work, Exit code) {
@@ -60,7 +64,7 @@ void expect_keys(const HfKeys& keys, const HfKeys& expected) {
 // What each family's fields mean in our keys.
 TEST(HfConfig, Keys) {
   expect_keys(
-      read_hf_config(config_file("mixtral")).keys,
+      read_config("mixtral").keys,
       {{"model.layers", "2"},          {"model.d_model", "24"},         {"model.heads", "4"},
        {"model.kv_heads", "2"},        {"model.head_dim", "6"},         {"model.vocab_size", "67"},
        {"model.max_seq", "256"},       {"model.rope_theta", "1000000"}, {"model.norm_eps", "1e-05"},
@@ -69,83 +73,82 @@ TEST(HfConfig, Keys) {
        {"router.normalize", "1"},      {"router.score", "softmax"},     {"router.balance", "none"},
        {"model.qk_norm", "none"},      {"model.shared_experts", "0"},   {"model.kv_lora_rank", "0"},
        {"model.rope_scaling", "none"}, {"model.swiglu_limit", "0"},     {"model.moe_every", "1"}});
-  expect_keys(read_hf_config(config_file("qwen2_moe")).keys, {{"model.kv_heads", "1"},
-                                                              {"model.head_dim", "6"},
-                                                              {"model.d_ff", "17"},
-                                                              {"model.expert_d_ff", "8"},
-                                                              {"model.moe_every", "2"},
-                                                              {"model.dense_at", ""},
-                                                              {"model.shared_experts", "1"},
-                                                              {"model.shared_d_ff", "13"},
-                                                              {"model.shared_gate", "1"},
-                                                              {"model.qkv_bias", "1"},
-                                                              {"model.output_bias", "0"},
-                                                              {"model.sliding_window", "0"},
-                                                              {"model.tie_embeddings", "1"},
-                                                              {"model.rope_theta", "10000"},
-                                                              {"router.normalize", "0"}});
-  expect_keys(read_hf_config(config_file("qwen3_moe")).keys, {{"model.head_dim", "10"},
-                                                              {"model.qk_norm", "head"},
-                                                              {"model.dense_at", "0"},
-                                                              {"model.moe_every", "1"},
-                                                              {"model.rope_scaling", "linear"},
-                                                              {"model.rope_factor", "2"},
-                                                              {"model.rope_theta", "1000"},
-                                                              {"router.normalize", "1"}});
-  expect_keys(read_hf_config(config_file("olmoe")).keys, {{"model.qk_norm", "projection"},
-                                                          {"model.clip_qkv", "1.1"},
-                                                          {"model.expert_d_ff", "13"},
-                                                          {"router.normalize", "0"}});
-  expect_keys(read_hf_config(config_file("deepseek_v2")).keys, {{"model.q_lora_rank", "0"},
-                                                                {"model.kv_lora_rank", "14"},
-                                                                {"model.qk_nope_head_dim", "12"},
-                                                                {"model.qk_rope_head_dim", "8"},
-                                                                {"model.v_head_dim", "10"},
-                                                                {"model.rope_interleave", "1"},
-                                                                {"model.dense_layers", "1"},
-                                                                {"model.shared_experts", "2"},
-                                                                {"model.shared_d_ff", "0"},
-                                                                {"router.scale", "1.5"},
-                                                                {"router.groups", "1"},
-                                                                {"router.normalize", "0"}});
-  expect_keys(read_hf_config(config_file("deepseek_v2_yarn")).keys,
-              {{"model.rope_scaling", "yarn"},
-               {"model.rope_factor", "4"},
-               {"model.rope_original_max_seq", "64"},
-               {"model.rope_beta_fast", "8"},
-               {"model.rope_beta_slow", "1"},
-               {"model.rope_attention_factor", "0"},
-               {"model.rope_mscale", "0.707"},
-               {"model.rope_mscale_all_dim", "1.2"},
-               {"model.rope_truncate", "1"},
-               {"router.groups", "4"},
-               {"router.top_groups", "2"},
-               {"router.group_score", "max"}});
-  expect_keys(read_hf_config(config_file("deepseek_v3")).keys, {{"router.score", "sigmoid"},
-                                                                {"router.balance", "bias"},
-                                                                {"router.group_score", "top2"},
-                                                                {"router.normalize", "1"},
-                                                                {"router.scale", "2.5"},
-                                                                {"router.aux_loss", "0"},
-                                                                {"router.aux_scope", "sequence"},
-                                                                {"model.q_lora_rank", "11"}});
-  expect_keys(read_hf_config(config_file("gpt_oss")).keys, {{"model.sinks", "1"},
-                                                            {"model.qkv_bias", "1"},
-                                                            {"model.output_bias", "1"},
-                                                            {"model.sliding_window", "9"},
-                                                            {"model.window_layers", "0,2"},
-                                                            {"model.swiglu_limit", "1.5"},
-                                                            {"model.expert_bias", "1"},
-                                                            {"model.rope_truncate", "0"},
-                                                            {"router.gate_bias", "1"},
-                                                            {"router.normalize", "1"}});
+  expect_keys(read_config("qwen2_moe").keys, {{"model.kv_heads", "1"},
+                                              {"model.head_dim", "6"},
+                                              {"model.d_ff", "17"},
+                                              {"model.expert_d_ff", "8"},
+                                              {"model.moe_every", "2"},
+                                              {"model.dense_at", ""},
+                                              {"model.shared_experts", "1"},
+                                              {"model.shared_d_ff", "13"},
+                                              {"model.shared_gate", "1"},
+                                              {"model.qkv_bias", "1"},
+                                              {"model.output_bias", "0"},
+                                              {"model.sliding_window", "0"},
+                                              {"model.tie_embeddings", "1"},
+                                              {"model.rope_theta", "10000"},
+                                              {"router.normalize", "0"}});
+  expect_keys(read_config("qwen3_moe").keys, {{"model.head_dim", "10"},
+                                              {"model.qk_norm", "head"},
+                                              {"model.dense_at", "0"},
+                                              {"model.moe_every", "1"},
+                                              {"model.rope_scaling", "linear"},
+                                              {"model.rope_factor", "2"},
+                                              {"model.rope_theta", "1000"},
+                                              {"router.normalize", "1"}});
+  expect_keys(read_config("olmoe").keys, {{"model.qk_norm", "projection"},
+                                          {"model.clip_qkv", "1.1"},
+                                          {"model.expert_d_ff", "13"},
+                                          {"router.normalize", "0"}});
+  expect_keys(read_config("deepseek_v2").keys, {{"model.q_lora_rank", "0"},
+                                                {"model.kv_lora_rank", "14"},
+                                                {"model.qk_nope_head_dim", "12"},
+                                                {"model.qk_rope_head_dim", "8"},
+                                                {"model.v_head_dim", "10"},
+                                                {"model.rope_interleave", "1"},
+                                                {"model.dense_layers", "1"},
+                                                {"model.shared_experts", "2"},
+                                                {"model.shared_d_ff", "0"},
+                                                {"router.scale", "1.5"},
+                                                {"router.groups", "1"},
+                                                {"router.normalize", "0"}});
+  expect_keys(read_config("deepseek_v2_yarn").keys, {{"model.rope_scaling", "yarn"},
+                                                     {"model.rope_factor", "4"},
+                                                     {"model.rope_original_max_seq", "64"},
+                                                     {"model.rope_beta_fast", "8"},
+                                                     {"model.rope_beta_slow", "1"},
+                                                     {"model.rope_attention_factor", "0"},
+                                                     {"model.rope_mscale", "0.707"},
+                                                     {"model.rope_mscale_all_dim", "1.2"},
+                                                     {"model.rope_truncate", "1"},
+                                                     {"router.groups", "4"},
+                                                     {"router.top_groups", "2"},
+                                                     {"router.group_score", "max"}});
+  expect_keys(read_config("deepseek_v3").keys, {{"router.score", "sigmoid"},
+                                                {"router.balance", "bias"},
+                                                {"router.group_score", "top2"},
+                                                {"router.normalize", "1"},
+                                                {"router.scale", "2.5"},
+                                                {"router.aux_loss", "0"},
+                                                {"router.aux_scope", "sequence"},
+                                                {"model.q_lora_rank", "11"}});
+  expect_keys(read_config("gpt_oss").keys, {{"model.sinks", "1"},
+                                            {"model.qkv_bias", "1"},
+                                            {"model.output_bias", "1"},
+                                            {"model.sliding_window", "9"},
+                                            {"model.window_layers", "0,2"},
+                                            {"model.swiglu_limit", "1.5"},
+                                            {"model.expert_bias", "1"},
+                                            {"model.rope_truncate", "0"},
+                                            {"router.gate_bias", "1"},
+                                            {"router.normalize", "1"}});
 }
 
 // What only the folder's tensors show is said beside the keys.
 TEST(HfConfig, BesideTheKeys) {
-  const HfConfig v3 = read_hf_config(config_file("deepseek_v3"));
+  const HfConfig v3 = read_config("deepseek_v3");
   EXPECT_FALSE(v3.has_fp8 || v3.has_extra_layers);
-  const HfConfig fp8 = read_hf_config(config_file("deepseek_v3_fp8"));
+  const HfConfig fp8 = read_config("deepseek_v3_fp8");
   EXPECT_TRUE(fp8.has_fp8 && fp8.has_extra_layers);
   ASSERT_EQ(fp8.notes.size(), 1U);
   EXPECT_EQ(fp8.notes[0].find("aux_loss_alpha = 0.001"), 0U);
@@ -309,7 +312,7 @@ TEST(HfConfig, AllProblems) {
 // What a folder's config.json says comes back from the one that is written for the same keys.
 TEST(HfConfig, RoundTrip) {
   for (const std::string& folder : kFolders) {
-    const HfConfig config = read_hf_config(config_file(folder));
+    const HfConfig config = read_config(folder);
     EXPECT_EQ(family_for(config.keys), config.family) << folder;
     const json written = hf_config_of(config.family, config.keys, StoredType::kBF16);
     EXPECT_EQ(written["torch_dtype"], "bfloat16");

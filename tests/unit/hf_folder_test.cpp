@@ -268,6 +268,19 @@ class Copy {
   TempDir dir_;
 };
 
+// Protects: where hosts have copies of their own, all of them have the weights that rank 0 saw.
+TEST(HfFolder, AnotherCopy) {
+  const Copy copy("deepseek_v3");
+  const std::string file = "model-00001-of-00003.safetensors";
+  std::string bytes = testing::read_file(copy.path() / file);
+  const HfTexts texts = read_hf_texts(copy.path());
+  HfFolder(HfFolder::of(copy.path(), texts)).check();
+  bytes[bytes.size() - 3] ^= 1;  // still a finite number
+  testing::write_file(copy.path() / file, bytes);
+  expect_in(message_of([&] { HfFolder(HfFolder::of(copy.path(), texts)).check(); }, Exit::kBadData),
+            file + ": is another file than rank 0 found there");
+}
+
 // One error lists what is missing, unknown and of another shape, and how much of each.
 TEST(HfFolder, WrongTensors) {
   const Copy copy("mixtral");
