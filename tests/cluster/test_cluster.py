@@ -180,6 +180,23 @@ class Train(OnHosts):
         self.assertIn("restart 1 of at most 20", log(job))
         np.testing.assert_array_equal(losses("follow"), losses("reference"))
 
+    # Protects: where jobs may neither go back nor submit others, jobs of one name end what one began.
+    def test_chain(self):
+        [export] = standing("chain/checkpoints/step-????????/manifest.json")
+        first = train("chain", *PATIENT, options=["--job-name=chain", export + ",MAX_RESTARTS=0"])
+        behind = [train("chain", options=["--job-name=chain", "--dependency=singleton"])
+                  for _ in range(2)]
+        rank = stopped_rank(first)
+        run("scancel", "--signal=USR1", first)
+        wait_for(lambda: is_told(rank), "the signal", lambda: log(first))
+        go_on(rank)
+        for job in behind:
+            finish(job)
+        self.assertIn("exit code 75 after 0 restarts", log(first))
+        self.assertIn("resume from chain/checkpoints", log(behind[0]))
+        self.assertIn("nothing to do", log(behind[1]))
+        np.testing.assert_array_equal(losses("chain"), losses("reference"))
+
     # Protects: the scripts find what they share, and the program, from any folder.
     def test_submitted_from_elsewhere(self):
         project = SHARED / "my project"
