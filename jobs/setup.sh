@@ -32,7 +32,8 @@ run=(
 )
 texts=("bible:bible-kjv::" "perl_pages:perl-doc:perl:perl" "python_sources:libpython3-stdlib:python:python"
   "column:bsdextrautils:util-linux:util-linux" "xz:xz-utils:xz:xz")
-tests=("clang-format:clang-format:llvm:clang-format" "clang-tidy:clang-tidy:llvm:clang-tools"
+tests=("pytest:python3-pytest python3-pytest-xdist:py-pytest py-pytest-xdist:pytest pytest-xdist"
+  "clang-format:clang-format:llvm:clang-format" "clang-tidy:clang-tidy:llvm:clang-tools"
   "xarray:python3-pandas python3-xarray python3-h5netcdf:py-pandas py-xarray py-h5netcdf:pandas xarray h5netcdf"
   "slurmctld:slurm-wlm:slurm:" "munged:munge:munge:munge" "ip:iproute2:iproute2:iproute2")
 
@@ -126,6 +127,7 @@ works() {  # WHAT
     slurmctld | munged | ip) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     launcher) [ -n "${MOESAIC_RUN:-}" ] || command -v mpirun >/dev/null || command -v srun >/dev/null ;;
     python) python_with 'h5py, numpy, matplotlib' "${PYTHON:-python3}" >/dev/null ;;
+    pytest) python_with 'pytest, xdist' "${PYTHON:-python3}" >/dev/null ;;
     xarray) python_with 'pandas, xarray, h5netcdf' "${PYTHON:-python3}" >/dev/null ;;
     python_sources) python3 -c 'import json' 2>/dev/null ;;
     perl_pages) perl_pages ;;

@@ -1,28 +1,33 @@
 #!/usr/bin/env bash
-# Every test, from nothing installed; closes with `N passed, N failed`.
-#   bash tests/run.sh            everything
+# The tests, from nothing installed; closes with `N passed, N failed`.
+#   bash tests/run.sh            all but two thirds of the slow cases, which take turns by commit
+#   bash tests/run.sh --all      everything
 #   bash tests/run.sh --quick    for work: release build, unit and mpi tests, formatter and layers
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 source jobs/common.sh
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 
-quick=0
+quick=0 all=0
 case "${1:-}" in
   '') ;;
   --quick) quick=1 ;;
+  --all) all=1; export MOESAIC_TESTS=all ;;
   *) echo "run.sh: unknown option $1 (see the head of this file)" >&2; exit 64 ;;
 esac
+turns=3  # as tests/e2e/harness.py
+turn=$(($(printf '%d' "0x$(git rev-parse --short=8 HEAD 2>/dev/null || echo 0)") % turns))
 
 passed=0 failed=0 summary=()
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-# part NAME COMMAND...: runs it, prints its time, and books its tests: those that ctest or unittest
-# count, else the command as one. Exit code 77 and a line `skipped: REASON` book none.
+# part NAME SECONDS COMMAND...: runs it, books its tests (those that ctest, unittest or pytest count,
+# else the command as one) and its time, against the seconds that it should take on two idle cores.
+# Exit code 77 and a line `skipped: REASON` book none.
 part() {
-  local name=$1 start=$SECONDS log=$logs/log good=0 bad=0 code
-  shift
+  local name=$1 budget=$2 start=$SECONDS log=$logs/log good=0 bad=0 code
+  shift 2
   printf '\n== %s\n' "$name"
   "$@" 2>&1 | tee "$log"
   code=${PIPESTATUS[0]}
@@ -37,23 +42,51 @@ part() {
     good=$(sed -nE 's/^Ran ([0-9]+) tests? in.*/\1/p' "$log" | awk '{n += $1} END {print n}')
     bad=$(grep -cE '^(FAIL|ERROR): ' "$log")
     good=$((good - bad))
+  elif grep -qE '^=+ .*(passed|failed).* in [0-9.]+s' "$log"; then
+    good=$(sed -nE 's/^=+ .* ([0-9]+) passed.*/\1/p; s/^=+ ([0-9]+) passed.*/\1/p' "$log" | tail -1)
+    bad=$(grep -cE '^(FAILED|ERROR) ' "$log")
+    good=${good:-0}
   elif [ "$code" -eq 0 ]; then
     good=1
   fi
+  # "SECONDS NAME" of each case, of ctest and of pytest
+  sed -nE 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) .* ([0-9.]+) sec$/\2 \1/p
+    s/^([0-9.]+)s (call|setup) +(.*)$/\1 \3/p' "$log" >>"$logs/cases"
   if [ "$code" -ne 0 ] && [ "$bad" -eq 0 ]; then
     bad=1
   fi
   passed=$((passed + good)) failed=$((failed + bad))
-  summary+=("$(printf '%-32s %4d s  %4d passed  %d failed' "$name" $((SECONDS - start)) "$good" "$bad")")
+  summary+=("$(printf '%-32s %4d s of %3d  %4d passed  %d failed' "$name" $((SECONDS - start)) "$budget" "$good" "$bad")")
 }
 
-build() {  # PRESET [TARGET]
-  cmake --preset "$1" >/dev/null && cmake --build --preset "$1" ${2:+--target "$2"} | tail -n 3
+build() {  # PRESET [TARGET...]
+  local preset=$1
+  shift
+  cmake --preset "$preset" -DMOESAIC_WERROR=ON >/dev/null &&
+    cmake --build --preset "$preset" ${1:+--target "$@"} | tail -n 3
   return "${PIPESTATUS[0]}"
 }
 
 tests_of() {  # PRESET LABELS
   ctest --test-dir "build/$1" -L "$2" -j 2 --output-on-failure
+}
+
+# Of a list on standard input what has its turn: all of it, or one in three.
+in_turn() {
+  if [ $all -eq 1 ]; then cat; else awk -v turns=$turns -v turn="$turn" 'NR % turns == turn'; fi
+}
+
+lint() {
+  local files
+  mapfile -t files < <({ git ls-files 'src/*.cpp' | in_turn
+    git diff --name-only --diff-filter=d HEAD~5 -- 'src/*.cpp' 2>/dev/null; } | sort -u)
+  bash tests/support/check_lint.sh build/release "${files[@]}"
+}
+
+# Most of a job's time is waiting, also for processes to start: two cores do more than two at once.
+end_to_end() {
+  (cd tests/e2e && "$python" -m pytest -p no:cacheprovider -n "$(usable_cores)" --dist loadscope --durations=20 \
+    --durations-min=5)
 }
 
 # No package of Debian has pyarrow: without a network the tests of Parquet files are left out.
@@ -65,27 +98,31 @@ install_pyarrow() {
   return 77
 }
 
-part "set-up" bash jobs/setup.sh --tests
+sanitized=sanitized_$turn
+[ $all -eq 0 ] || sanitized=sanitized
+
+part "set-up" 60 bash jobs/setup.sh --tests
 python=$(find_python)
 export PYTHONPATH=$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}
-part "release build" build release
-[ -f tests/support/check_format.sh ] && part "format" bash tests/support/check_format.sh
-part "unit" tests_of release '^unit$'
-part "mpi" tests_of release '^mpi$'
+part "release build" 400 build release
+part "format" 10 bash tests/support/check_format.sh
+part "unit" 60 tests_of release '^unit$'
+part "mpi" 220 tests_of release '^mpi$'
 if [ $quick -eq 0 ]; then
-  part "pyarrow" install_pyarrow
-  [ -f tests/support/check_kernels.sh ] && part "kernels' symbols" bash tests/support/check_kernels.sh
-  part "analysis" tests_of release '^e2e$'
-  part "end to end" "$python" -m unittest discover -s tests/e2e -v
-  part "cluster" bash tests/cluster/run.sh
-  part "quickstart, short" bash jobs/quickstart.sh --short --out "$logs/quickstart"
-  [ -f tests/support/check_lint.sh ] && part "lint" bash tests/support/check_lint.sh
-  part "ASan and UBSan build" build dev sanitized_tests
-  part "unit under ASan and UBSan" tests_of dev '^sanitized$'
+  part "pyarrow" 10 install_pyarrow
+  part "kernels' symbols" 2 bash tests/support/check_kernels.sh
+  part "analysis" 30 tests_of release '^e2e$'
+  part "end to end" 500 end_to_end
+  part "cluster" 150 bash tests/cluster/run.sh
+  part "quickstart, short" 30 bash jobs/quickstart.sh --short --out "$logs/quickstart"
+  part "lint" 240 lint
+  part "ASan and UBSan build" 420 build dev "${sanitized}_tests"
+  part "unit under ASan and UBSan" 100 tests_of dev "^$sanitized\$"
 fi
 
 printf '\n'
 printf '%s\n' "${summary[@]}"
+printf 'slowest: %s\n' "$(sort -rn "$logs/cases" | head -n 3 | awk '{printf "%s%s %s s", sep, $2, $1; sep = ", "}')"
 printf 'total %d s\n' $SECONDS
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

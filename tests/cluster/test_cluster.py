@@ -181,6 +181,7 @@ class Train(OnHosts):
         np.testing.assert_array_equal(losses("follow"), losses("reference"))
 
     # Protects: where jobs may neither go back nor submit others, jobs of one name end what one began.
+    @harness.in_turn
     def test_chain(self):
         [export] = standing("chain/checkpoints/step-????????/manifest.json")
         first = train("chain", *PATIENT, options=["--job-name=chain", export + ",MAX_RESTARTS=0"])
@@ -219,6 +220,7 @@ class Train(OnHosts):
         self.assertIn("stopped after step", log(job))
 
     # Protects: a rank that the kernel kills (out of memory) ends the others, and the job restarts.
+    @harness.in_turn
     def test_rank_killed(self):
         job, rank = self.started("killed", *PATIENT)
         os.kill(next(pid for pid in ranks() if pid != rank), signal.SIGKILL)
@@ -226,6 +228,7 @@ class Train(OnHosts):
         self.assert_continued(job, "killed")
 
     # Protects: ranks that wait for a host out of reach say so, and do not wait for ever.
+    @harness.in_turn
     def test_cable_pulled(self):
         job, rank = self.started("cut")
         machine.pull_cable("h3")
@@ -237,6 +240,7 @@ class Train(OnHosts):
         self.assert_continued(job, "cut")
 
     # Protects: a lost host takes rank 0 and the batch script along, and Slurm restarts the job.
+    @harness.in_turn
     def test_power_lost(self):
         job, _ = self.started("dark")
         machine.lose_power("h1")
@@ -290,6 +294,13 @@ class Generate(OnHosts):
                          (SHARED / "whole.jsonl").read_bytes())
         self.assertEqual(len(documents(SHARED / "answers.h5")),
                          len(set(documents(SHARED / "answers.h5"))))
+
+
+def load_tests(_loader, tests, _pattern):
+    """The cases that have their turn."""
+    def has_turn(test):
+        return harness.has_turn(getattr(test, test._testMethodName))
+    return unittest.TestSuite(unittest.TestSuite(filter(has_turn, case)) for case in tests)
 
 
 if __name__ == "__main__":

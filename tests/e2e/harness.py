@@ -1,4 +1,5 @@
 """What the end-to-end tests share: a corpus made by script, a tiny model, and ways to run moesaic."""
+import functools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import zlib
 
 import h5py
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MOESAIC = os.environ.get("MOESAIC", str(ROOT / "build/release/moesaic"))
 WORDS = "expert router token layer gradient cluster mesh loss batch model train shard corpus".split()
+TURNS = 3
 LIMIT = 300  # seconds until a command counts as hanging, also on a busy machine
 KILLED = (137, -signal.SIGPIPE)  # mpirun's code for a killed rank, which may break its pipes as well
 
@@ -25,6 +28,25 @@ KEYS = {
     "data.seq_len": 32, "train.batch": 8, "train.micro_batch": 2, "train.lr": 0.01,
     "train.warmup": 2, "train.decay_steps": 20, "train.steps": 20, "parallel.ep": 2,
     "run.precision": "fp32", "run.dir": "run", "checkpoint.every": 5, "trace.flush": 0}
+
+
+def in_turn(test):
+    """A slow case of something that seldom breaks: it runs at one commit in TURNS, and in
+    `tests/run.sh --all`."""
+    test.turn = zlib.crc32(test.__qualname__.encode()) % TURNS
+    return test
+
+
+@functools.cache
+def turn_now():
+    commit = subprocess.run(["git", "rev-parse", "--short=8", "HEAD"], cwd=ROOT, capture_output=True,
+                            text=True)
+    return int(commit.stdout[:8], 16) % TURNS if commit.returncode == 0 else 0
+
+
+def has_turn(test):
+    """Whether this run has a case. MOESAIC_TESTS=all has all."""
+    return os.environ.get("MOESAIC_TESTS") == "all" or getattr(test, "turn", turn_now()) == turn_now()
 
 
 def config(changed):
