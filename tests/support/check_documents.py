@@ -14,7 +14,7 @@ MOST_LINES = 250  # of README.md
 MOST_WORDS = 30   # of a sentence; a code span counts as one word
 
 # Dotted names in code spans that are no keys, although they look like some.
-NO_KEYS = {"torch.distributed", "optimizer.state", "trace.attrs"}
+NO_KEYS = {"trace.attrs"}
 # SECTION.END: names of files and tensors (train.sbatch, trace.h5, model.layers.0.mlp...).
 ENDS = {"cfg", "cpp", "csv", "cu", "done", "h", "h5", "html", "json", "jsonl", "log", "md", "npy",
         "parquet", "png", "py", "refused", "safetensors", "sbatch", "sh", "txt", "xz"}
