@@ -123,9 +123,10 @@ class Quantize(harness.Trained):
                                      "previous_load" not in name else "fp32", name)
                     np.testing.assert_allclose(values, w, rtol=1e-3, atol=1e-7, err_msg=name)
 
-    # Protects: the lines of the README that decode a tensor do.
+    # Protects: the lines of analysis/README.md that decode a tensor do.
     def test_decodes_as_the_readme_says(self):
-        lines = block((harness.ROOT / "README.md").read_text(encoding="utf-8"), "Fewer bits", "python")
+        readme = (harness.ROOT / "analysis/README.md").read_text(encoding="utf-8")
+        lines = block(readme, "Quantised tensors", "python")
         name = "model.layers.1.mlp.experts.2.down_proj.weight"
         for kind in ("int8", "int4"):
             self.convert(1, kind, "--convert.quantize", kind)
