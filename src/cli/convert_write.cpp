@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
@@ -207,11 +206,11 @@ fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
   }
   const train::Progress start{
       .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
-  const nlohmann::json state =
+  const auto state =
       train::to_state(start, inputs.config, "", {.vocab_sha256 = beside.vocab_sha256});
   fs::path saved = io::save_checkpoint({.dir = inputs.out,
                                         .step = 0,
-                                        .state = state,
+                                        .state = *state,
                                         .copy = beside.files,
                                         .texts = beside.texts,
                                         .on_progress = on_progress},

@@ -3,7 +3,7 @@
 #include <iterator>
 #include <utility>
 
-#include "io/hdf5_thread.h"
+#include "io/hdf5_async.h"
 
 namespace moesaic::infer {
 

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "io/files.h"
+#include "io/hdf5_async.h"
 #include "io/hdf5_thread.h"
 #include "io/problems.h"
 

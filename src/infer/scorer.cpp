@@ -12,6 +12,7 @@
 #include "infer/round_recorder.h"
 #include "infer/score_part.h"
 #include "infer/score_reference.h"
+#include "io/hdf5_async.h"
 #include "io/hdf5_thread.h"
 #include "model/pipeline.h"
 

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "base/error.h"
@@ -118,7 +119,7 @@ Manifest parse(const std::string& text, const std::filesystem::path& file) {
   for (const auto& [name, tensor] : body.at("tensors").items()) {
     manifest.tensors[name] = tensor_from_json(tensor, manifest);
   }
-  manifest.state = std::move(body.at("state"));
+  manifest.state = std::make_shared<const json>(std::move(body.at("state")));
   return manifest;
 }
 
@@ -164,7 +165,7 @@ std::string to_text(const Manifest& manifest) {
             {"parts", files_to_json(manifest.parts)},
             {"files", files_to_json(manifest.files)},
             {"tensors", std::move(tensors)},
-            {"state", manifest.state}};
+            {"state", *manifest.state}};
   // Of the text as it will be read back: invalid UTF-8 is replaced on the way.
   body["sha256"] = checksum(json::parse(dump(body, -1)));
   return dump(body, 1) + "\n";

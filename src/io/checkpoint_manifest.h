@@ -3,7 +3,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,7 @@ struct Manifest {
   std::int64_t step = 0;
   std::map<std::string, StoredFile> parts, files;
   std::map<std::string, StoredTensor> tensors;
-  nlohmann::json state;
+  std::shared_ptr<const nlohmann::json> state;
 };
 
 std::string to_text(const Manifest& manifest);

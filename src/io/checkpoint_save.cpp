@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <nlohmann/json.hpp>
 
 #include "base/io_error.h"
 #include "base/log.h"
@@ -268,7 +269,7 @@ fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSa
         }
         check_coverage(manifest);
         manifest.step = request.step;
-        manifest.state = request.state;
+        manifest.state = std::make_shared<const json>(request.state);
         with_io_errors([&] {
           write_whole(temporary / kManifestName, to_text(manifest));
           put_in_place(temporary, final);

@@ -4,6 +4,8 @@
 
 #include <condition_variable>
 #include <deque>
+#include <exception>
+#include <future>
 #include <mutex>
 #include <stop_token>
 #include <thread>
@@ -65,6 +67,23 @@ Worker& worker() {
 }  // namespace
 
 void post_to_hdf5_thread(std::function<void()> work) { worker().post(std::move(work)); }
+
+void run_on_hdf5_thread(const std::function<void()>& work) {
+  if (on_hdf5_thread()) {
+    work();
+    return;
+  }
+  std::promise<void> done;
+  post_to_hdf5_thread([&] {
+    try {
+      work();
+      done.set_value();
+    } catch (...) {
+      done.set_exception(std::current_exception());
+    }
+  });
+  done.get_future().get();
+}
 
 bool on_hdf5_thread() { return std::this_thread::get_id() == worker().id(); }
 

@@ -1,36 +1,31 @@
 #pragma once
 
 #include <functional>
-#include <future>
-#include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
 namespace moesaic::io {
 
 // Debian's HDF5 is not thread-safe, so one thread of the process makes every HDF5 call. Work is
-// posted to it and runs in order; a prefetch is work posted early.
+// posted to it and runs in order; a prefetch is work posted early (io/hdf5_async.h).
 
 void post_to_hdf5_thread(std::function<void()> work);
 bool on_hdf5_thread();
+/// Returns when the work is done (at once if the caller is that thread); throws what it threw.
+void run_on_hdf5_thread(const std::function<void()>& work);
 
-/// Runs work on the HDF5 thread without waiting; its result, or what it threw, is in the future.
-template <class F>
-std::future<std::invoke_result_t<F>> hdf5_async(F&& work) {
-  using Result = std::invoke_result_t<F>;
-  auto task = std::make_shared<std::packaged_task<Result()>>(std::forward<F>(work));
-  std::future<Result> result = task->get_future();
-  post_to_hdf5_thread([task] { (*task)(); });
-  return result;
-}
-
-/// Runs work on the HDF5 thread and waits for it (at once if the caller is that thread).
+/// The same for work with a result.
 template <class F>
 std::invoke_result_t<F> hdf5_run(F&& work) {
-  if (on_hdf5_thread()) {
-    return work();
+  using Result = std::invoke_result_t<F>;
+  if constexpr (std::is_void_v<Result>) {
+    run_on_hdf5_thread(std::ref(work));
+  } else {
+    std::optional<Result> result;
+    run_on_hdf5_thread([&] { result.emplace(work()); });
+    return std::move(*result);
   }
-  return hdf5_async(std::forward<F>(work)).get();
 }
 
 }  // namespace moesaic::io

@@ -1,6 +1,6 @@
 #include "train/batches.h"
 
-#include "io/hdf5_thread.h"
+#include "io/hdf5_async.h"
 
 namespace moesaic::train {
 

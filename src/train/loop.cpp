@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/log.h"
@@ -209,8 +208,7 @@ bool Loop::save() {
   const auto blocks = model::blocks_to_save(instance_);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
-  const nlohmann::json state =
-      to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
+  const auto state = to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
   std::vector<std::filesystem::path> copy;
   if (!start_.corpora.info(0).tokenizer.empty()) {
     copy.push_back(start_.corpora.info(0).tokenizer);
@@ -218,7 +216,7 @@ bool Loop::save() {
   try {
     const auto path = io::save_checkpoint({.dir = config_.checkpoint.dir,
                                            .step = progress_.step,
-                                           .state = state,
+                                           .state = *state,
                                            .copy = copy,
                                            .texts = start_.beside,
                                            .on_progress = [this] { watchdog_.saving(); }},

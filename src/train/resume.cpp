@@ -99,8 +99,9 @@ RunData data_of(const Corpora& corpora) {
   return data;
 }
 
-nlohmann::json to_state(const Progress& progress, const config::Config& config,
-                        const std::string& layout, const RunData& data) {
+std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
+                                               const config::Config& config,
+                                               const std::string& layout, const RunData& data) {
   nlohmann::json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
@@ -110,24 +111,25 @@ nlohmann::json to_state(const Progress& progress, const config::Config& config,
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     pool.push_back(config::pool_of(config.model, config.router, layer));
   }
-  return {{"step", progress.step},
-          {"cursor", progress.cursor},
-          {"tokens", progress.tokens},
-          {"evaluation_due", progress.evaluation_due},
-          {"task_names", progress.tasks},
-          {"begin_tokens", progress.special.bos},
-          {"end_tokens", progress.special.eos},
-          {"control", progress.control},
-          {"losses", progress.losses},
-          {"save_seconds", progress.save_seconds},
-          {"pool", pool},
-          {"config", flat},
-          {"layout", layout},
-          {"job", job_id()},
-          {"vocab_sha256", data.vocab_sha256},
-          {"corpora", to_json(data.corpora)},
-          {"program_version", version()},
-          {"git_hash", git_hash()}};
+  const nlohmann::json state{{"step", progress.step},
+                             {"cursor", progress.cursor},
+                             {"tokens", progress.tokens},
+                             {"evaluation_due", progress.evaluation_due},
+                             {"task_names", progress.tasks},
+                             {"begin_tokens", progress.special.bos},
+                             {"end_tokens", progress.special.eos},
+                             {"control", progress.control},
+                             {"losses", progress.losses},
+                             {"save_seconds", progress.save_seconds},
+                             {"pool", pool},
+                             {"config", flat},
+                             {"layout", layout},
+                             {"job", job_id()},
+                             {"vocab_sha256", data.vocab_sha256},
+                             {"corpora", to_json(data.corpora)},
+                             {"program_version", version()},
+                             {"git_hash", git_hash()}};
+  return std::make_shared<const nlohmann::json>(state);
 }
 
 Progress from_state(const nlohmann::json& state) {

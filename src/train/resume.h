@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -45,8 +46,9 @@ struct RunData {
 RunData data_of(const Corpora& corpora);
 
 /// The "state" of a checkpoint's manifest.
-nlohmann::json to_state(const Progress& progress, const config::Config& config,
-                        const std::string& layout, const RunData& data);
+std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
+                                               const config::Config& config,
+                                               const std::string& layout, const RunData& data);
 Progress from_state(const nlohmann::json& state);
 /// The config that the state was saved with.
 config::Config config_of(const nlohmann::json& state);

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "io/hdf5_async.h"
 #include "io/hdf5_thread.h"
 #include "support/temp_dir.h"
 
