@@ -111,6 +111,7 @@ part "mpi" 220 tests_of release '^mpi$'
 if [ $quick -eq 0 ]; then
   part "pyarrow" 10 install_pyarrow
   part "kernels' symbols" 2 bash tests/support/check_kernels.sh
+  part "kernels for aarch64" 15 bash tests/support/check_aarch64.sh
   part "analysis" 30 tests_of release '^e2e$'
   part "end to end" 500 end_to_end
   part "cluster" 150 bash tests/cluster/run.sh

@@ -23,8 +23,8 @@ std::string string_or(const Hdf5File& file, const std::string& name, const char*
 
 constexpr const char* kRemedy =
     "a corpus that another program made needs the attributes schema = moesaic-corpus, version = 1 "
-    "and vocab_size, and the datasets /tokens and /documents/offsets (README, Corpora of other "
-    "programs)";
+    "and vocab_size, and the datasets /tokens and /documents/offsets (analysis/README.md, A corpus "
+    "from any program)";
 
 /// A whole number that the file must have; some programs know numbers as doubles alone.
 std::int64_t whole_number(const Hdf5File& file, const std::string& name) {

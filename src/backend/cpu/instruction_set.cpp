@@ -4,6 +4,10 @@
 
 namespace moesaic::cpu {
 
+InstructionSet portable_kernels() { return {portable::kernels(), &portable::panels(), "portable"}; }
+
+#ifdef __x86_64__
+
 bool avx2_is_usable() {
   return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
 }
@@ -20,8 +24,6 @@ bool avx512_pairs_are_usable() {
 bool avx512_bytes_are_usable() {
   return avx512_is_usable() && __builtin_cpu_supports("avx512vnni") != 0;
 }
-
-InstructionSet portable_kernels() { return {portable::kernels(), &portable::panels(), "portable"}; }
 
 InstructionSet avx2_kernels() { return {avx2::kernels(), &avx2::panels(), "avx2"}; }
 
@@ -66,5 +68,20 @@ InstructionSet best_kernels() {
   }
   return avx512_bytes_are_usable() ? with_bytes(set) : set;
 }
+
+#else
+
+bool avx2_is_usable() { return false; }
+bool avx512_is_usable() { return false; }
+bool avx512_pairs_are_usable() { return false; }
+bool avx512_bytes_are_usable() { return false; }
+InstructionSet avx2_kernels() { return portable_kernels(); }
+InstructionSet avx512_kernels() { return portable_kernels(); }
+InstructionSet avx512_pairs_kernels() { return portable_kernels(); }
+InstructionSet matrix_unit_kernels() { return portable_kernels(); }
+InstructionSet with_bytes(InstructionSet set) { return set; }
+InstructionSet best_kernels() { return portable_kernels(); }
+
+#endif
 
 }  // namespace moesaic::cpu
