@@ -10,7 +10,9 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -18,11 +20,26 @@
 namespace moesaic::log {
 namespace {
 
+/// Whether what is printed is seen on a terminal. Open MPI gives ranks one of their own in any
+/// case: what counts is where their parent, mpirun, prints to.
+bool prints_to_terminal() {
+  if (isatty(STDOUT_FILENO) == 0) {
+    return false;
+  }
+  if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) {
+    return true;
+  }
+  std::error_code unknown;
+  const std::string target =
+      std::filesystem::read_symlink(fmt::format("/proc/{}/fd/1", getppid()), unknown).string();
+  return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty");
+}
+
 struct State {
   int rank = 0;
   std::string host;
   Level level = Level::kInfo;
-  bool terminal = isatty(STDOUT_FILENO) != 0;
+  bool terminal = prints_to_terminal();
   std::size_t open_width = 0;  // characters of a progress line that stands unfinished
   std::shared_ptr<spdlog::logger> out, err, file;
 };
