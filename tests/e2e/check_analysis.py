@@ -169,10 +169,38 @@ class Analysis(unittest.TestCase):
         values[[249, 399]] = 20.0
         trace = self.made(500, traffic=values[:, None] * 2**20, rank_seconds=values[:, None])
         for figure in (figures.traffic(trace), figures.rank_seconds(trace)):
-            *curves, points = figure.axes[0].lines
+            (points,) = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+            curves = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
             self.assertEqual(points.get_xdata().tolist(), [250, 400])
             self.assertEqual(points.get_ydata().tolist(), [20, 20])
             self.assertTrue(all(np.nanmax(line.get_ydata()) < 1.03 for line in curves))
+
+    def test_long_steps_are_points(self):
+        """A step that the axis has no room for is a point at its edge, which says how long it was."""
+        seconds = np.full(3000, 0.5)
+        seconds[[700, 2000]] = [9.0, 4.0]
+        trace = self.made(3000, time=seconds[:, None] * [0.25, 0.75], rank_seconds=seconds[:, None])
+        trace.phases = ["forward", "backward"]
+        for figure in (figures.phases(trace), figures.rank_seconds(trace)):
+            ax = figure.axes[0]
+            points = ax.lines[-1]
+            self.assertEqual(points.get_xdata().tolist(), [701, 2001])
+            self.assertEqual(points.get_ydata().tolist(), [ax.get_ylim()[1]] * 2)
+            self.assertEqual(points.get_label(), "2 longer, up to 9 s")
+
+    def test_evaluations_have_markers_while_they_are_few(self):
+        """Each of few evaluations is a marker, hundreds are a thin line of the same values."""
+        for count, marker in ((8, "D"), (400, "None")):
+            values = np.linspace(3, 2, count)
+            trace = self.made(400, lm_loss=np.linspace(4, 2, 400), **{
+                "eval/step": np.arange(1, count + 1), "eval/loss": values, "eval/bits_per_byte": values,
+                "eval/loss_by_task": np.stack([values, values + 1], 1)})
+            for figure in (figures.loss([trace]), figures.bits_per_byte([trace]),
+                           figures.eval_by(trace, "task", ["a", "b"])):
+                line = figure.axes[0].lines[-1]
+                self.assertEqual((line.get_marker(), len(line.get_ydata())), (marker, count))
+                self.assertEqual(line.get_ydata()[-1] - values[-1], figure.axes[0].get_title(loc="left").endswith("task"))
+                self.assertLess(line.get_linewidth(), 1.6)
 
     def test_mean_stands_over_its_steps(self):
         """A step in a noisy curve stays where it is: the mean is of both sides."""
