@@ -116,8 +116,37 @@ case $precision in
   bf16) echo "In bf16: this processor has instructions for it" ;;
   fp32) echo "In fp32: this processor has no instructions for bf16 (avx512_bf16, amx_bf16)" ;;
 esac
-show_and_run "${launcher[@]}" "${program[@]}" train --config "$root/configs/quickstart.cfg" \
-  --data.corpus "$out/corpus/train" "${evaluation[@]}" --run.dir "$out/train" "${train_extra[@]}" || {
+train=("${launcher[@]}" "${program[@]}" train --config "$root/configs/quickstart.cfg"
+  --data.corpus "$out/corpus/train" "${train_extra[@]}")
+
+key_of() {  # CONFIG KEY
+  "$python" "$root/analysis/scaling_row.py" key "$1" "$2" ''
+}
+
+# Sets `length`: a machine that needs more than five and a half minutes for the tokens of the config
+# gets fewer, by the speed of its first steps. A run that goes on keeps its own.
+set_length() {
+  local begun=$out/train/config.cfg config=$root/configs/quickstart.cfg speed tokens most
+  if [ -f "$begun" ]; then
+    length=(--train.tokens "$(key_of "$begun" train.tokens)" --train.warmup "$(key_of "$begun" train.warmup)")
+    return
+  fi
+  echo "Five steps, to see how fast this machine is"
+  rm -rf "$out/speed"
+  show_and_run "${train[@]}" --run.dir "$out/speed" --train.steps 5 --eval.every 0
+  speed=$(sed -n 's/.*tokens_per_s=\([0-9]*\).*/\1/p' "$out/speed/log.txt" | tail -n 1)
+  rm -rf "$out/speed"
+  tokens=$((speed * 330))
+  most=$(key_of "$config" train.tokens)
+  if [ $tokens -lt "$most" ]; then
+    echo "$speed tokens/s: training on $tokens tokens instead of $most"
+    length=(--train.tokens "$tokens"
+      --train.warmup $(($(key_of "$config" train.warmup) * tokens / most + 1)))
+  fi
+}
+length=()
+[ $short -eq 1 ] || set_length
+show_and_run "${train[@]}" "${evaluation[@]}" --run.dir "$out/train" "${length[@]}" || {
   code=$?
   [ $code -ne 75 ] || echo "Stopped with a checkpoint: the same command continues from it"
   exit $code
