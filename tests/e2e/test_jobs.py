@@ -61,8 +61,9 @@ class Jobs(unittest.TestCase):
         code, text = self.setup("--check", CXX="no-such-compiler")
         self.assertEqual((code, self.missing(text)), (69, ["compiler"]), text)
 
-    def quickstart(self, documents):
-        """The output of a short one on so much own text, run by a user without rights."""
+    def quickstart(self, documents, options=("--short",), at_train=""):
+        """The output of a short one on so much own text, run by a user without rights. at_train: what the
+        program does before it trains."""
         out = self.folder / "out"
         out.mkdir()
         (self.folder / "text").mkdir(mode=0o755)
@@ -76,10 +77,11 @@ class Jobs(unittest.TestCase):
         program = self.programs / "moesaic"  # fewer steps, and a vocabulary that so little text has
         program.write_text(f'#!/bin/bash\ncase $1 in\n'
                            '  tokenize) set -- "$@" --tokenize.tokenizer byte ;;\n'
-                           '  train) set -- "$@" --train.tokens 4096 --train.batch 4 --model.d_model 32 --model.layers 1 ;;\n'
+                           f'  train) {at_train} set -- "$@" --train.tokens 4096 --train.batch 4'
+                           ' --model.d_model 32 --model.layers 1 ;;\n'
                            f'esac\nexec {harness.MOESAIC} "$@"\n')
         program.chmod(0o755)
-        done = subprocess.run([*user, "bash", harness.ROOT / "jobs/quickstart.sh", "--no-install", "--short",
+        done = subprocess.run([*user, "bash", harness.ROOT / "jobs/quickstart.sh", "--no-install", *options,
                                "--ranks", "1", "--text", rows.parent, "--out", out],
                               env=self.environment(MOESAIC=str(program), HOME=str(out)),
                               capture_output=True, timeout=harness.LIMIT)
@@ -107,6 +109,15 @@ class Jobs(unittest.TestCase):
         text = self.quickstart(20)
         self.assertIn("too few to evaluate", text)
         self.assertNotIn("\n== 6/7", text)
+
+    # Protects: a slow machine trains on fewer tokens, so that all of it takes minutes there, too.
+    def test_quickstart_on_a_slow_machine(self):
+        speed = ('case "$*" in *--train.steps\\ 5*) mkdir -p "${*: -5:1}"; '
+                 'echo tokens_per_s=1234.5 >"${*: -5:1}/log.txt"; exit 0 ;; esac;')
+        text = self.quickstart(400, options=[], at_train=speed)
+        self.assertIn("\n1234 tokens/s: training on 407220 tokens instead of 1600000\n", text)
+        (trained,) = re.findall(r"(?m)^\$ .* train .*/out/train .*", text)
+        self.assertTrue(trained.endswith(" --train.tokens 407220 --train.warmup 16"), trained)
 
     # Protects: Ctrl-C and TERM of a script reach its program as USR1, which it may take its time for.
     def test_scripts_stop_with_usr1(self):
