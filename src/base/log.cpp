@@ -20,8 +20,15 @@
 namespace moesaic::log {
 namespace {
 
+/// Where a process prints to; "" if that is not known.
+std::string output_of(pid_t process) {
+  std::error_code unknown;
+  return std::filesystem::read_symlink(fmt::format("/proc/{}/fd/1", process), unknown).string();
+}
+
 /// Whether what is printed is seen on a terminal. Open MPI gives ranks one of their own in any
-/// case: what counts is where their parent, mpirun, prints to.
+/// case: what counts is where their parent, mpirun, prints to. A script in between shares the
+/// rank's: then nobody knows.
 bool prints_to_terminal() {
   if (isatty(STDOUT_FILENO) == 0) {
     return false;
@@ -29,10 +36,9 @@ bool prints_to_terminal() {
   if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) {
     return true;
   }
-  std::error_code unknown;
-  const std::string target =
-      std::filesystem::read_symlink(fmt::format("/proc/{}/fd/1", getppid()), unknown).string();
-  return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty");
+  const std::string target = output_of(getppid());
+  return target != output_of(getpid()) &&
+         (target.starts_with("/dev/pts/") || target.starts_with("/dev/tty"));
 }
 
 struct State {

@@ -9,12 +9,13 @@ import harness
 
 
 class Progress(harness.EndToEnd):
-    def printed(self, ranks, terminal):
+    def printed(self, ranks, terminal, wrapper=()):
         """What a run prints, through a terminal or into a file."""
-        steps = ["train", "--config", "config.cfg", "--parallel.ep", "1", "--run.dir", f"run-{ranks}"]
+        steps = ["train", "--config", "config.cfg", "--parallel.ep", "1", "--run.dir",
+                 f"run-{ranks}{len(wrapper)}"]
         if not terminal:
             with open(self.folder / "out.txt", "wb") as file:
-                subprocess.run(harness.command(ranks, steps), cwd=self.folder, check=True, stdout=file,
+                subprocess.run(harness.command(ranks, steps, wrapper), cwd=self.folder, check=True, stdout=file,
                                env=harness.environment(), timeout=harness.LIMIT)
             return (self.folder / "out.txt").read_bytes().decode()
         ours, theirs = pty.openpty()
@@ -34,8 +35,8 @@ class Progress(harness.EndToEnd):
     # Protects: a log that people read, and grep, has whole lines; also of ranks that mpirun gives a
     # terminal of their own.
     def test_file(self):
-        for ranks in (0, 2):
-            text = self.printed(ranks, terminal=False)
+        for ranks, wrapper in ((0, []), (2, []), (1, ["sh", "-c", '"$@"; exit $?', "sh"])):
+            text = self.printed(ranks, terminal=False, wrapper=wrapper)
             self.assertNotIn("\r", text)
             shown = re.findall(r"(?m)^\S+Z INFO step=(\d+)/20 loss=", text)
             self.assertEqual((shown[0], shown[-1]), ("1", "20"))
