@@ -54,7 +54,8 @@ class Install(unittest.TestCase):
         # Fewer steps, and a vocabulary that so little text has.
         self.program.write_text('#!/bin/bash\ncase $1 in\n'
                                 '  tokenize) set -- "$@" --tokenize.tokenizer byte ;;\n'
-                                '  train) set -- "$@" --train.tokens 4096 --train.batch 4 --model.d_model 32 --model.layers 1 ;;\n'
+                                '  train) set -- "$@" --train.tokens 4096 --train.batch 4'
+                                ' --model.d_model 32 --model.layers 1 ;;\n'
                                 f'esac\nexec {real} "$@"\n')
         self.program.chmod(0o755)
         done = self.run_script(self.scripts / "jobs/quickstart.sh", "--short", "--no-install", "--ranks", "1",

@@ -15,8 +15,8 @@ class Progress(harness.EndToEnd):
                  f"run-{ranks}{len(wrapper)}"]
         if not terminal:
             with open(self.folder / "out.txt", "wb") as file:
-                subprocess.run(harness.command(ranks, steps, wrapper), cwd=self.folder, check=True, stdout=file,
-                               env=harness.environment(), timeout=harness.LIMIT)
+                subprocess.run(harness.command(ranks, steps, wrapper), cwd=self.folder, check=True,
+                               stdout=file, env=harness.environment(), timeout=harness.LIMIT)
             return (self.folder / "out.txt").read_bytes().decode()
         ours, theirs = pty.openpty()
         with subprocess.Popen(harness.command(ranks, steps), cwd=self.folder, stdout=theirs,
