@@ -24,6 +24,12 @@ SHARD_TOKENS = 1 << 20  # of one file: what a killed run computes again at most
 LAST_LINES = 15  # of a failed job, shown once more
 
 
+def default_program():
+    """That of the clone, or of the installed tree (jobs/common.sh looks alike)."""
+    built = ROOT / "build/release/moesaic"
+    return str(built if built.exists() else ROOT.parents[1] / "bin/moesaic")
+
+
 class EngineError(RuntimeError):
     """What went wrong, and the exit code that says of what kind it is."""
 
@@ -182,7 +188,7 @@ class Engine:
     path: str                    # of the model
     vocab_size: int
     max_length: int              # tokens that the model reads at once
-    binary: str = str(ROOT / "build/release/moesaic")
+    binary: str = default_program()
     launcher: str = ""           # "mpirun -n 4": stands before the program
     workdir: str | None = None   # keeps corpora and scores; None: a temporary folder for each run
     keys: dict = field(default_factory=dict)  # further ones, "parallel.ep": 2

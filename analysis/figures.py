@@ -11,7 +11,7 @@ import matplotlib  # noqa: E402
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from matplotlib.colors import TwoSlopeNorm  # noqa: E402
+from matplotlib.colors import TwoSlopeNorm, to_rgb  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 110,
@@ -24,6 +24,7 @@ PHASE_COLOURS = {"data": "#999999", "forward": "#56b4e9", "router": "#8c510a", "
                  "eval": "#b2df8a", "other": "#dddddd"}
 MOST_COLUMNS = 400  # of a stack: more steps are averaged
 MOST_PIXELS = 200   # of a heat map, which would leave out what it has no pixel for
+MOST_MARKERS = 40   # of a curve of evaluations: more would cover each other
 
 
 def axes(title, ylabel, size=(8, 3.6)):
@@ -84,6 +85,22 @@ def plot_curve(ax, steps, values, colour, label, exact=False):
     ax.plot(steps[far], values[far], ".", color=colour, markersize=4)
 
 
+def plot_evaluations(ax, steps, values, colour, label, line="-"):
+    """A marker for each of few, else a thin line."""
+    few = len(values) <= MOST_MARKERS
+    ax.plot(steps, values, line if few else "-", marker="D" if few else None, color=colour, label=label,
+            markeredgecolor="white", markersize=6, linewidth=1.0)
+
+
+def cut_off(ax, steps, values, top, colour="black"):
+    """Ends the axis at `top`; steps that take longer are points at its edge."""
+    ax.set_ylim(0, top)
+    beyond = np.flatnonzero(values > top)
+    if len(beyond) > 0:
+        ax.plot(steps[beyond], np.full(len(beyond), top), "^", color=colour, markersize=4, clip_on=False,
+                label=f"{len(beyond)} longer, up to {values[beyond].max():.3g} s")
+
+
 def bins(steps, values, most=MOST_COLUMNS):
     """Averages neighbouring steps so that at most so many remain; axis 0 is step."""
     bounds = np.unique(np.linspace(0, len(steps), min(most, len(steps)) + 1).astype(int))
@@ -141,9 +158,9 @@ def loss(traces):
             ax.plot(trace.steps, smooth(total, 2 * (len(total) // 100) + 1), color=colour,
                     linestyle=":", label=run_label(traces, trace, "with auxiliary losses"))
         if trace.get("eval/loss") is not None:
-            ax.plot(trace.get("eval/step"), trace.get("eval/loss"), "D--", color=colour,
-                    markeredgecolor="white", markersize=7, linewidth=0.8,
-                    label=run_label(traces, trace, "held-out"))
+            dark = tuple(0.4 * part for part in to_rgb(colour))  # it may cross the other curves
+            plot_evaluations(ax, trace.get("eval/step"), trace.get("eval/loss"), dark,
+                             run_label(traces, trace, "held-out"), "--")
     ax.legend()
     return figure
 
@@ -156,7 +173,7 @@ def bits_per_byte(traces):
     figure, ax = axes("Held-out text", "bits per byte")
     for trace, colour in having:
         values = trace.get("eval/bits_per_byte")
-        ax.plot(trace.get("eval/step"), values, "D-", color=colour, label=trace.name)
+        plot_evaluations(ax, trace.get("eval/step"), values, colour, trace.name)
         ax.annotate(f"{values[-1]:.3f}", (trace.get("eval/step")[-1], values[-1]),
                     textcoords="offset points", xytext=(0, 8), ha="center", color=colour)
     ax.margins(y=0.15)
@@ -175,8 +192,8 @@ def eval_by(trace, axis, names):
         return None
     figure, ax = axes(f"Held-out loss by {axis}", "loss (nat per token)")
     for i in shown:
-        ax.plot(trace.get("eval/step"), values[:, i], "o-",
-                color=RUN_COLOURS[i % len(RUN_COLOURS)], label=names[i])
+        plot_evaluations(ax, trace.get("eval/step"), values[:, i], RUN_COLOURS[i % len(RUN_COLOURS)],
+                         names[i])
     ax.legend()
     return figure
 
@@ -197,6 +214,7 @@ def phases(trace):
     time = trace.get("time")
     if time is None:
         return None
+    whole = time.sum(axis=1)
     steps, time = bins(trace.steps, time)
     figure, ax = axes("Time per step by phase (slowest rank)", "seconds per step", (8, 4.2))
     order = [i for i, name in enumerate(trace.phases) if time[:, i].sum() > 0]
@@ -211,8 +229,9 @@ def phases(trace):
             ax.bar(steps, time[:, i], bottom=bottom, color=colour, label=label, width=0.6)
             bottom += time[:, i]
     # A checkpoint or an evaluation takes many times a step: let it be cut off.
-    top = np.percentile(time.sum(axis=1), 95)
-    ax.set_ylim(0, 1.25 * top if top > 0 else None)
+    top = np.percentile(whole, 95)
+    if top > 0:
+        cut_off(ax, trace.steps, whole, 1.25 * top)
     handles, names = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
@@ -348,7 +367,7 @@ def rank_seconds(trace):
     if values is None:
         return None
     figure, ax = axes("Working time of each rank (waiting left out)", "seconds per step")
-    ranks = values.shape[1]
+    ranks, longest = values.shape[1], np.nanmax(values, axis=1)
     if ranks <= 8:
         for rank in range(ranks):
             plot_curve(ax, trace.steps, values[:, rank], RUN_COLOURS[rank % 7], f"rank {rank}")
@@ -359,7 +378,8 @@ def rank_seconds(trace):
                         label=f"fastest to slowest of {ranks} ranks")
         ax.plot(steps, mid, color=RUN_COLOURS[0], label="median rank")
     top = np.nanpercentile(values, 98)
-    ax.set_ylim(0, 1.3 * top if top > 0 else None)
+    if top > 0:
+        cut_off(ax, trace.steps, longest, 1.3 * top)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -5,7 +5,7 @@ usage: lm_eval_moesaic.py --model moesaic --model_args path=FOLDER,KEY=VALUE,...
 path       the model: a Hugging Face folder, or a checkpoint
 tokenizer  the folder of its tokenizer, where path has none (checkpoints)
 launcher   what stands before the program: "mpirun -n 4", "srun --mpi=pmix"
-binary     the program (build/release/moesaic)
+binary     the program (that of the clone or of the installed tree)
 precision  bf16 (default) or fp32
 workdir    keeps requests and scores: an evaluation that was killed goes on with the same command.
            On several hosts: a folder that all of them see. Default: a temporary folder

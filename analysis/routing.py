@@ -18,7 +18,7 @@ need("numpy", "h5py", "matplotlib")
 import numpy as np  # noqa: E402
 
 import figures  # noqa: E402
-from report import STYLE, embed, table, write_page  # noqa: E402
+from page import STYLE, embed, table, write_page  # noqa: E402
 from traces import fail, open_hdf5, read_trace, text_list  # noqa: E402
 from vocabulary import pieces_of  # noqa: E402
 

@@ -35,6 +35,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || fail 64 "-o DIR is missing"
 [ "$steps" -gt 1 ] || fail 64 "--steps $steps: the first is left out, so at least 2 are needed"
+need_source
 threads=${threads:-$(usable_cores)}
 bench=${MOESAIC_BENCH:-$root/build/release/tests/bench}
 moesaic=${MOESAIC:-$bench/../../moesaic}

@@ -1,14 +1,25 @@
 # Shared by the scripts of jobs/ and slurm/; sourced, never run.
 # shellcheck shell=bash
 
-# shellcheck disable=SC2034
+# The clone, or share/moesaic of an installed tree. That has no source, and may belong to others:
+# runs land in the current folder.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034
+if [ -e "$root/CMakeLists.txt" ]; then
+  has_source=1 runs=$root/runs
+else
+  has_source=0 runs=$PWD/runs
+fi
 
 fail() {  # CODE MESSAGE...
   local code=$1
   shift
   echo "${script_name:-$(basename "$0")}: $*" >&2
   exit "$code"
+}
+
+need_source() {
+  [ $has_source -eq 1 ] || fail 66 "needs the source, which is not here ($root): run that of a clone"
 }
 
 # The site file: shell that loads modules and sets MOESAIC_RUN and MOESAIC_SRUN
@@ -33,9 +44,15 @@ set_program() {
     command -v "${program[0]}" >/dev/null || fail 66 "MOESAIC_RUN: there is no program ${program[0]}"
     return
   fi
-  program=("${MOESAIC:-$root/build/release/moesaic}")
-  [ -n "${MOESAIC:-}" ] || [ -x "${program[0]}" ] || program=(build/release/moesaic)
-  [ -x "${program[0]}" ] || fail 66 "no program $(realpath -m "${program[0]}"): build it" \
+  local prefix place places
+  prefix=$(dirname "$(dirname "$root")")
+  places=("$root/build/release/moesaic" "$prefix/bin/moesaic" build/release/moesaic)
+  [ -z "${MOESAIC:-}" ] || places=("$MOESAIC")
+  for place in "${places[@]}"; do
+    program=("$place")
+    [ ! -x "$place" ] || return 0
+  done
+  fail 66 "no program $(realpath -m "${places[0]}"): build it" \
     "(cmake --preset release; cmake --build --preset release --target moesaic), or set MOESAIC= or" \
     "MOESAIC_RUN= (slurm/README.md)"
 }

@@ -5,7 +5,7 @@
 #                 manager, but makes a small program with each library, as the build would
 #   --texts       also the texts that the quickstart trains on without --text
 #   --tests       also what only the tests need (formatter, linter, xarray, Slurm)
-#   --no-build    not what only building needs
+#   --no-build    not what only building needs (as where there is no source)
 # Without apt-get it lists, as with --check. MOESAIC_SITE=FILE loads modules first.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -38,7 +38,7 @@ tests=("aarch64-linux-gnu-g++:g++-aarch64-linux-gnu:gcc:gxx_linux-aarch64"
   "xarray:python3-pandas python3-xarray python3-h5netcdf:py-pandas py-xarray py-h5netcdf:pandas xarray h5netcdf"
   "slurmctld:slurm-wlm:slurm:" "munged:munge:munge:munge" "ip:iproute2:iproute2:iproute2")
 
-check_only=0 with_build=1 more=()
+check_only=0 with_build=$has_source more=()
 for option in "$@"; do
   case "$option" in
     --check) check_only=1 ;;
@@ -49,7 +49,7 @@ for option in "$@"; do
     *) fail 64 "unknown option $option (see --help)" ;;
   esac
 done
-[ $with_build -eq 1 ] || build=()
+[ "$with_build" -eq 1 ] || build=()
 wanted=("${build[@]}" "${run[@]}" "${more[@]}")
 
 # Sets `packages` to those of Debian that are not installed.
@@ -137,7 +137,7 @@ works() {  # WHAT
 }
 
 can_try=0  # libraries
-if [ $with_build -eq 1 ] && try_compiler && command -v cmake >/dev/null &&
+if [ "$with_build" -eq 1 ] && try_compiler && command -v cmake >/dev/null &&
   command -v ninja make >/dev/null; then
   can_try=1
   try_libraries
@@ -165,7 +165,7 @@ done
     # Found, but no program comes of it: say why.
     [ ! -f "$work/log" ] || grep -m 1 -E "try_$what[./].*(error|undefined)|ld: .*try_$what" "$work/log" || true
   done
-  if [ $with_build -eq 1 ] && [ $can_try -eq 0 ]; then
+  if [ "$with_build" -eq 1 ] && [ $can_try -eq 0 ]; then
     head -n 3 "$work/compiler.log" 2>/dev/null || true
     echo "The libraries are looked for once compiler, cmake and ninja are there."
   fi

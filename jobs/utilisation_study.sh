@@ -11,7 +11,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-corpus=$root/runs/quickstart/corpus steps=400 jobs='' out='' short=0
+corpus=$runs/quickstart/corpus steps=400 jobs='' out='' short=0
 while [ $# -gt 0 ]; do
   case "$1" in
     --corpus) need_value "$1" "${2:-}"; corpus=$2; shift 2 ;;

@@ -10,7 +10,9 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -18,11 +20,32 @@
 namespace moesaic::log {
 namespace {
 
+/// Where a process prints to; "" if that is not known.
+std::string output_of(pid_t process) {
+  std::error_code unknown;
+  return std::filesystem::read_symlink(fmt::format("/proc/{}/fd/1", process), unknown).string();
+}
+
+/// Whether what is printed is seen on a terminal. Open MPI gives ranks one of their own in any
+/// case: what counts is where their parent, mpirun, prints to. A script in between shares the
+/// rank's: then nobody knows.
+bool prints_to_terminal() {
+  if (isatty(STDOUT_FILENO) == 0) {
+    return false;
+  }
+  if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) {
+    return true;
+  }
+  const std::string target = output_of(getppid());
+  return target != output_of(getpid()) &&
+         (target.starts_with("/dev/pts/") || target.starts_with("/dev/tty"));
+}
+
 struct State {
   int rank = 0;
   std::string host;
   Level level = Level::kInfo;
-  bool terminal = isatty(STDOUT_FILENO) != 0;
+  bool terminal = prints_to_terminal();
   std::size_t open_width = 0;  // characters of a progress line that stands unfinished
   std::shared_ptr<spdlog::logger> out, err, file;
 };

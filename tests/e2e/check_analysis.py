@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,15 @@ sys.path.insert(0, str(ROOT / "analysis"))
 import figures  # noqa: E402
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
+import terminal  # noqa: E402
 import traces  # noqa: E402
 import vocabulary  # noqa: E402
 
 
-def run(script, *arguments):
+def run(script, *arguments, **variables):
     return subprocess.run([sys.executable, "-W", "error::RuntimeWarning", ROOT / script,
-                           *map(str, arguments)], capture_output=True, text=True)
+                           *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables})
 
 
 class Analysis(unittest.TestCase):
@@ -84,6 +87,57 @@ class Analysis(unittest.TestCase):
             file["events/message"] = ["nothing", "nothing"]
         self.assertIn("Steps without a target: 2.", self.report(path))
 
+    def test_report_as_text(self):
+        """Without matplotlib, of every kind of trace: 80 columns, with the numbers of the file."""
+        (self.dir / "matplotlib.py").write_text("raise ImportError('none')")
+        wide = self.trace("wide.h5", "--steps", 60, "--layers", 20, "--experts", 64, "--dropping")
+        others = [self.trace(f"{name}.h5", *options) for name, options in (
+            ("one", ["--steps", 1, "--no-eval"]), ("dense", ["--layers", 0]), ("score", ["--score"]))]
+        done = run("analysis/report.py", wide, *others, "--text", PYTHONPATH=str(self.dir))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = done.stdout.splitlines()
+        self.assertLessEqual(max(map(len, lines)), 80)
+        self.assertEqual(lines[0], "wide: train, tp=1 pp=1 ep=4 dp=1, 4 ranks")
+        with h5py.File(wide) as file:
+            held_out = [f"{file[f'eval/{name}'][1]:.4f}" for name in ("loss", "bits_per_byte")]  # of step 50
+            loss, tokens, seconds = file["lm_loss"][48:54], file["tokens"][48:54], file["seconds"][48:54]
+            dropped = file["expert_dropped"][()].sum() / file["expert_tokens"][()].sum()
+        (row,) = [line.split() for line in lines[:20] if line.split()[:1] == ["54"]]
+        self.assertEqual(row[1:], [f"{loss.mean():.4f}", *held_out, f"{tokens.sum() / seconds.sum():,.0f}"])
+        self.assertIn(f"  dropped choices, all steps: {dropped:.2%}", lines)
+        self.assertIn("  (the 16 least even of 20 layers)", lines)
+        self.assertIn("        17  restart: resumed from step 10", lines)
+        done = run("analysis/report.py", wide)
+        self.assertEqual((done.returncode, "-o DIR or --text" in done.stderr), (2, True))
+
+    def test_numbers_of_the_text(self):
+        """Losses are means since the row before, with the last evaluation in it; phases and loads add up."""
+        steps = np.arange(1.0, 101)
+        tokens = np.full((100, 2, 4), 7)
+        tokens[90:] = [[10, 10, 10, 10], [0, 20, 20, 60]]
+        state = np.ones((100, 2, 4), int)
+        state[:, 1, 0] = 3
+        trace = self.made(100, lm_loss=steps, tokens=np.full(100, 50), seconds=np.full(100, 0.5),
+                          unix_time=1.8e9 + steps, expert_tokens=tokens, expert_state=state,
+                          time=np.array([[1.0, 0.0, 3.0]] * 100),
+                          **{"eval/step": np.array([25, 28, 60]), "eval/loss": np.array([5.0, 4.0, 3.0])})
+        trace.layers, trace.phases = [1, 3], ["forward", "eval", "backward"]
+        rows = terminal.loss_rows(trace)
+        self.assertEqual([row[0] for row in rows], [1, *range(10, 101, 10)])
+        step, loss, held_out, bits, speed = rows[3]
+        self.assertEqual((step, loss, held_out, speed), (30, 25.5, 4.0, 100.0))
+        self.assertTrue(np.isnan(bits))
+        self.assertEqual(sum(np.isfinite(row[2]) for row in rows), 2)
+        self.assertEqual(terminal.phase_shares(trace), [("backward", 0.75), ("forward", 0.25)])
+        np.testing.assert_allclose(terminal.expert_loads(trace), [[1, 1, 1, 1], [np.nan, 0.6, 0.6, 1.8]])
+        self.assertEqual(terminal.bar(np.array([0, 1, 2, 9, np.nan])), "▁▄██ ")
+        trace.attributes.update({"job": "train", "train.steps": "0", "train.tokens": "4800",
+                                 "train.batch": "4", "data.seq_len": "12"})
+        self.assertEqual(terminal.ending(trace),
+                         "step 100 of 100, complete, at 2027-01-15 08:01:40 UTC after 0:01:39")
+        trace.attributes["train.steps"] = "150"
+        self.assertTrue(terminal.ending(trace).startswith("step 100 of 100, complete"))
+
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""
         path = self.trace("busy.h5", "--steps", 4)
@@ -116,10 +170,38 @@ class Analysis(unittest.TestCase):
         values[[249, 399]] = 20.0
         trace = self.made(500, traffic=values[:, None] * 2**20, rank_seconds=values[:, None])
         for figure in (figures.traffic(trace), figures.rank_seconds(trace)):
-            *curves, points = figure.axes[0].lines
+            (points,) = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+            curves = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
             self.assertEqual(points.get_xdata().tolist(), [250, 400])
             self.assertEqual(points.get_ydata().tolist(), [20, 20])
             self.assertTrue(all(np.nanmax(line.get_ydata()) < 1.03 for line in curves))
+
+    def test_long_steps_are_points(self):
+        """A step that the axis has no room for is a point at its edge, which says how long it was."""
+        seconds = np.full(3000, 0.5)
+        seconds[[700, 2000]] = [9.0, 4.0]
+        trace = self.made(3000, time=seconds[:, None] * [0.25, 0.75], rank_seconds=seconds[:, None])
+        trace.phases = ["forward", "backward"]
+        for figure in (figures.phases(trace), figures.rank_seconds(trace)):
+            ax = figure.axes[0]
+            points = ax.lines[-1]
+            self.assertEqual(points.get_xdata().tolist(), [701, 2001])
+            self.assertEqual(points.get_ydata().tolist(), [ax.get_ylim()[1]] * 2)
+            self.assertEqual(points.get_label(), "2 longer, up to 9 s")
+
+    def test_evaluations_have_markers_while_they_are_few(self):
+        """Each of few evaluations is a marker, hundreds are a thin line of the same values."""
+        for count, marker in ((8, "D"), (400, "None")):
+            values = np.linspace(3, 2, count)
+            trace = self.made(400, lm_loss=np.linspace(4, 2, 400), **{
+                "eval/step": np.arange(1, count + 1), "eval/loss": values, "eval/bits_per_byte": values,
+                "eval/loss_by_task": np.stack([values, values + 1], 1)})
+            for figure in (figures.loss([trace]), figures.bits_per_byte([trace]),
+                           figures.eval_by(trace, "task", ["a", "b"])):
+                line = figure.axes[0].lines[-1]
+                self.assertEqual((line.get_marker(), len(line.get_ydata())), (marker, count))
+                self.assertIn(line.get_ydata()[-1], (2, 3))  # 3: of the second task
+                self.assertLess(line.get_linewidth(), 1.6)
 
     def test_mean_stands_over_its_steps(self):
         """A step in a noisy curve stays where it is: the mean is of both sides."""

@@ -61,13 +61,14 @@ class Jobs(unittest.TestCase):
         code, text = self.setup("--check", CXX="no-such-compiler")
         self.assertEqual((code, self.missing(text)), (69, ["compiler"]), text)
 
-    # Protects: a user without rights trains on own files, with the built program alone.
-    def test_quickstart_with_own_text(self):
+    def quickstart(self, documents, options=("--short",), at_train=""):
+        """The output of a short one on so much own text, run by a user without rights. at_train: what the
+        program does before it trains."""
         out = self.folder / "out"
         out.mkdir()
         (self.folder / "text").mkdir(mode=0o755)
         rows = self.folder / "text/rows.jsonl"
-        harness.write_text(rows, 400, seed=3)
+        harness.write_text(rows, documents, seed=3)
         user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
         if os.getuid() != 0 or subprocess.run([*user, "test", "-x", harness.MOESAIC]).returncode != 0:
             user = []  # no other user may be, or may read this clone
@@ -76,16 +77,47 @@ class Jobs(unittest.TestCase):
         program = self.programs / "moesaic"  # fewer steps, and a vocabulary that so little text has
         program.write_text(f'#!/bin/bash\ncase $1 in\n'
                            '  tokenize) set -- "$@" --tokenize.tokenizer byte ;;\n'
-                           '  train) set -- "$@" --train.tokens 4096 --train.batch 4 --model.d_model 32 ;;\n'
+                           f'  train) {at_train} set -- "$@" --train.tokens 4096 --train.batch 4'
+                           ' --model.d_model 32 --model.layers 1 ;;\n'
                            f'esac\nexec {harness.MOESAIC} "$@"\n')
         program.chmod(0o755)
-        done = subprocess.run([*user, "bash", harness.ROOT / "jobs/quickstart.sh", "--no-install", "--short",
+        done = subprocess.run([*user, "bash", harness.ROOT / "jobs/quickstart.sh", "--no-install", *options,
                                "--ranks", "1", "--text", rows.parent, "--out", out],
                               env=self.environment(MOESAIC=str(program), HOME=str(out)),
-                              capture_output=True, text=True, timeout=harness.LIMIT)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        for name in ("train/trace.h5", "scores.h5", "report/index.html"):
-            self.assertTrue((out / name).is_file(), name)
+                              capture_output=True, timeout=harness.LIMIT)
+        text = (done.stdout + done.stderr).decode()
+        self.assertEqual(done.returncode, 0, text)
+        self.assertEqual([name for name in ("train/trace.h5", "scores.h5", "report/index.html")
+                          if not (out / name).is_file()], [] if documents > 100 else ["scores.h5"])
+        return text
+
+    # Protects: a user without rights trains on own files, with the built program alone; what is printed
+    # says how long all took and makes a log that can be read.
+    def test_quickstart_with_own_text(self):
+        text = self.quickstart(400)
+        self.assertEqual(re.findall(r"(?m)^(\d/7) [^:\n]+: \d+ s$", text), [f"{n}/7" for n in range(1, 8)])
+        self.assertRegex(text, r"(?m)^All of it: \d+ s$")
+        self.assertEqual(len(re.findall("(?m)^Next: ", text)), 1)
+        self.assertNotIn("\r", text)
+        flags = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        precision = "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+        self.assertIn(f"\nIn {precision}: this processor has ", text)
+        self.assertIn(f" --run.precision {precision} ", text)
+
+    # Protects: so little text that none is held out is trained on all the same.
+    def test_quickstart_with_little_text(self):
+        text = self.quickstart(20)
+        self.assertIn("too few to evaluate", text)
+        self.assertNotIn("\n== 6/7", text)
+
+    # Protects: a slow machine trains on fewer tokens, so that all of it takes minutes there, too.
+    def test_quickstart_on_a_slow_machine(self):
+        speed = ('case "$*" in *--train.steps\\ 5*) mkdir -p "${*: -5:1}"; '
+                 'echo tokens_per_s=1234.5 >"${*: -5:1}/log.txt"; exit 0 ;; esac;')
+        text = self.quickstart(400, options=[], at_train=speed)
+        self.assertIn("\n1234 tokens/s: training on 407220 tokens instead of 1600000\n", text)
+        (trained,) = re.findall(r"(?m)^\$ .* train .*/out/train .*", text)
+        self.assertTrue(trained.endswith(" --train.tokens 407220 --train.warmup 16"), trained)
 
     # Protects: Ctrl-C and TERM of a script reach its program as USR1, which it may take its time for.
     def test_scripts_stop_with_usr1(self):
