@@ -46,34 +46,41 @@ struct Product {
 
 template <class Step, int M, int N>
 inline void multiply_block(const Product& p, Index row, Index column) {
-  F16 sums[M][N];  // in registers, as all loops over them are unrolled
+  constexpr int kRegisters = N * kLanes / kRegister;
+  FR sums[M][kRegisters];  // in registers, as all loops over them are unrolled
   const Word* a = p.a + row * p.a_row;
   const Word* b = p.b + column;
   float* c = p.c + row * p.ldc + column;
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
     const float factor = p.into == Into::kScaleAndAdd ? p.factor[row + i] : 1.0F;
-    for (int j = 0; j < N; ++j) {
-      sums[i][j] = p.into == Into::kOverwrite ? F16{} : load(c + i * p.ldc + j * kLanes) * factor;
+#pragma GCC unroll 16
+    for (int j = 0; j < kRegisters; ++j) {
+      sums[i][j] = p.into == Into::kOverwrite
+                       ? FR{}
+                       : load_register<FR>(c + i * p.ldc + j * kRegister) * factor;
     }
   }
   for (Index k = 0; k < p.words; ++k, b += p.ldb, a += p.a_word) {
-    U16 columns[N];
-    for (int j = 0; j < N; ++j) {
-      columns[j] = load_words(b + j * kLanes);
+    UR columns[kRegisters];
+#pragma GCC unroll 16
+    for (int j = 0; j < kRegisters; ++j) {
+      columns[j] = load_register<UR>(b + j * kRegister);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const U16 element = splat_word(a[i * p.a_row]);
-      for (int j = 0; j < N; ++j) {
+      const UR element = splat_word(a[i * p.a_row]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kRegisters; ++j) {
         sums[i][j] = Step::step(sums[i][j], element, columns[j]);
       }
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < N; ++j) {
-      store(c + i * p.ldc + j * kLanes, sums[i][j]);
+#pragma GCC unroll 16
+    for (int j = 0; j < kRegisters; ++j) {
+      store_register(c + i * p.ldc + j * kRegister, sums[i][j]);
     }
   }
 }

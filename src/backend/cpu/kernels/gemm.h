@@ -85,24 +85,28 @@ void pack_columns(const A* a, Index lda, Index exist, Index rows, Index depth, W
 /// c [M][kTileColumns] = or += a b, with a as packed by rows (16, 1) or by columns (1, M).
 template <class Step, int M, Index kRow, Index kColumn>
 void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add) {
-  F16 sums[M][kVectors];  // in registers, as all loops over them are unrolled
+  constexpr int kRegisters = kTileColumns / kRegister;
+  FR sums[M][kRegisters];  // in registers, as all loops over them are unrolled
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      sums[i][j] = add ? load(c + i * kTileColumns + j * kLanes) : F16{};
+#pragma GCC unroll 16
+    for (int j = 0; j < kRegisters; ++j) {
+      sums[i][j] = add ? load_register<FR>(c + i * kTileColumns + j * kRegister) : FR{};
     }
   }
   for (Index chunk = 0; chunk < words; chunk += kLanes, a += kLanes * M) {
     const Index end = smaller(kLanes, words - chunk);
     for (Index k = 0; k < end; ++k, b += kTileColumns) {
-      U16 columns[kVectors];
-      for (int j = 0; j < kVectors; ++j) {
-        columns[j] = load_words(b + j * kLanes);
+      UR columns[kRegisters];
+#pragma GCC unroll 16
+      for (int j = 0; j < kRegisters; ++j) {
+        columns[j] = load_register<UR>(b + j * kRegister);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
-        const U16 row = a[i * kRow + k * kColumn] - U16{};
-        for (int j = 0; j < kVectors; ++j) {
+        const UR row = splat_word(a[i * kRow + k * kColumn]);
+#pragma GCC unroll 16
+        for (int j = 0; j < kRegisters; ++j) {
           sums[i][j] = Step::step(sums[i][j], row, columns[j]);
         }
       }
@@ -110,8 +114,9 @@ void multiply_tile(const Word* a, const Word* b, Index words, float* c, bool add
   }
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      store(c + i * kTileColumns + j * kLanes, sums[i][j]);
+#pragma GCC unroll 16
+    for (int j = 0; j < kRegisters; ++j) {
+      store_register(c + i * kTileColumns + j * kRegister, sums[i][j]);
     }
   }
 }

@@ -23,6 +23,26 @@ constexpr Index kLanes = 16;
 // The compiler moves lanes of 16 bits well within one register, and badly between two.
 constexpr bool kOneRegister = MOESAIC_TILE_VECTORS > 1;
 
+// What one register holds, for loops that keep their sums in registers: GCC 12 moves longer vectors
+// through memory.
+#if defined(__AVX512F__)
+constexpr Index kRegister = 16;
+#elif defined(__AVX2__)
+constexpr Index kRegister = 8;
+#else
+constexpr Index kRegister = 4;
+#endif
+using FR = float __attribute__((vector_size(4 * kRegister)));
+using UR = std::uint32_t __attribute__((vector_size(4 * kRegister)));
+
+template <class V, class T>
+inline V load_register(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_register(float* p, FR v) { std::memcpy(p, &v, sizeof v); }
+
 constexpr Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
 constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
 constexpr Index larger(Index a, Index b) { return a < b ? b : a; }

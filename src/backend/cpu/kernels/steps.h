@@ -15,14 +15,14 @@ inline U16 load_words(const Word* p) {
   return v;
 }
 inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
-inline U16 splat_word(Word value) { return value - U16{}; }
+inline UR splat_word(Word value) { return value - UR{}; }
 
 /// Words of one fp32 number each; bf16 is widened, which changes no product.
 struct Fma {
   static constexpr Index kElements = 1;  // of a word
 
-  static F16 step(F16 sum, U16 a, U16 b) {
-    return sum + reinterpret_cast<F16>(a) * reinterpret_cast<F16>(b);
+  static FR step(FR sum, UR a, UR b) {
+    return sum + reinterpret_cast<FR>(a) * reinterpret_cast<FR>(b);
   }
   /// Sixteen words along k, of at most n elements.
   template <class A>
