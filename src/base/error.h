@@ -6,7 +6,7 @@
 
 namespace moesaic {
 
-/// How the process ends. Batch scripts requeue on kStopped only (see README.md).
+/// How the process ends. slurm/README.md says on which codes batch scripts start again.
 enum class Exit : int {
   kDone = 0,
   kUsage = 64,         // command line or config

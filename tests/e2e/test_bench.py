@@ -52,6 +52,7 @@ class BenchTest(unittest.TestCase):
         self.assertAlmostEqual(row["first_loss"], math.log(512), delta=0.3)
 
     # Protects: the job score needs no more memory for more tokens, and its speed is the trace's.
+    @harness.in_turn
     def test_score_job(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         (folder / "tiny.cfg").write_text("model.layers = 1\nmodel.d_model = 32\nmodel.heads = 2\n"
@@ -74,6 +75,7 @@ class BenchTest(unittest.TestCase):
 
     # Protects: every kind of work is timed in every precision, peers stand beside it, and one that
     # fails is left out.
+    @harness.in_turn
     def test_inference(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         with h5py.File(folder / "corpus.h5", "w") as file:

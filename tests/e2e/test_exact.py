@@ -98,12 +98,14 @@ class Exact(harness.EndToEnd):
         return "run/checkpoints"
 
     # Protects: what a rank computes for a document depends on no other document and on no other rank.
+    @harness.in_turn
     def test_reference_model(self):
         model = self.trained_model()
         for keys in PRECISIONS:
             self.check(model, 257, 160, keys)
 
     # Protects: the same for latent attention, also where it is computed from a cache.
+    @harness.in_turn
     def test_latent_attention(self):
         for keys in PRECISIONS:
             self.check(FAMILY, 67, 256, keys)

@@ -83,6 +83,7 @@ class Experts(harness.EndToEnd):
                                    harness.column(self.folder / "run/trace.h5", "loss"), rtol=1e-5)
 
     # Protects: a change is the same on any ranks, and so is what is trained from it.
+    @harness.in_turn
     def test_layouts(self):
         actions = {"add": (), "clone": ("--experts.count", 2), "remove": (), "promote": ()}
         pools = {"add": "rrrrssr", "clone": "rrrrssrr"}

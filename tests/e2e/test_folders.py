@@ -100,6 +100,7 @@ class Folders(harness.EndToEnd):
 
     # Protects: a checkpoint made of a folder scores the same bits, and a folder made of that one has
     # the same tensors.
+    @harness.in_turn
     def test_there_and_back(self):
         for name in LAYOUTS:
             with self.subTest(name):
@@ -121,6 +122,7 @@ class Folders(harness.EndToEnd):
 
     # Protects: in few bits, a checkpoint made of a folder scores the bits that the folder does with
     # run.quantize: tied tables, latent attention, biases and all.
+    @harness.in_turn
     def test_few_bits(self):
         for name in LAYOUTS:
             with self.subTest(name):

@@ -145,6 +145,7 @@ class IoErrors(harness.EndToEnd):
         self.assertEqual(code, 0, text)
 
     # Protects: a run that goes on from a checkpoint, with all that it reads and writes.
+    @harness.in_turn
     def test_train(self):
         self.train_half()
         self.matrix(
@@ -159,6 +160,7 @@ class IoErrors(harness.EndToEnd):
             sound=["run/checkpoints", "run/trace.h5", "run/trace.routing.h5"])
 
     # Protects: scores, their parts, and the model and corpus that they are made of.
+    @harness.in_turn
     def test_score(self):
         self.train_half()
         self.matrix(
@@ -172,6 +174,7 @@ class IoErrors(harness.EndToEnd):
             anew="scores.trace.h5.1")
 
     # Protects: continuations, their parts and lines.
+    @harness.in_turn
     def test_generate(self):
         self.train_half()
         self.matrix(
@@ -184,6 +187,7 @@ class IoErrors(harness.EndToEnd):
             results=["out.h5", "out.jsonl"], sound=["out.h5"], anew="out.trace.h5.1")
 
     # Protects: Hugging Face folders, made and read.
+    @harness.in_turn
     def test_convert(self):
         self.train_half()
         self.matrix(["convert", "run/checkpoints", "hf"],
@@ -219,6 +223,7 @@ class IoErrors(harness.EndToEnd):
         self.assertEqual((self.folder / "made/made.json").stat().st_ino, before)
 
     # Protects: text in all its packings, and the corpus made of it.
+    @harness.in_turn
     def test_tokenize(self):
         text = (self.shared / "text.jsonl").read_bytes()
         with gzip.open(self.folder / "packed.jsonl.gz", "wb") as file:

@@ -40,10 +40,12 @@ class Jobs(unittest.TestCase):
         return re.findall(r"^  (\w+)  ", text, re.MULTILINE)[1:]
 
     # Protects: nothing is called missing that is there, whoever installed it.
+    @harness.in_turn
     def test_all_is_there(self):
         self.assertEqual(self.setup("--check"), (0, ""))
 
     # Protects: one library that is not found, and one that is found but broken, are named, no others.
+    @harness.in_turn
     def test_libraries_are_missing(self):
         (self.programs / "pkg-config").unlink()
         (self.programs / "pkg-config").write_text(

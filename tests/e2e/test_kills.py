@@ -50,10 +50,12 @@ class Kills(harness.EndToEnd):
         self.assert_sound(output)
 
     # Protects: no kill loses, doubles or changes a document's scores.
+    @harness.in_turn
     def test_score(self):
         self.killed_and_started("score", (700, 160))
 
     # Protects: the same of continuations, and of their texts.
+    @harness.in_turn
     def test_generate(self):
         self.killed_and_started("generate", (2500, 640), "--generate.max_tokens", 3,
                                 "--generate.batch", 4)

@@ -57,6 +57,7 @@ class Layouts(harness.EndToEnd):
         return harness.column(self.folder / run / "trace.h5", name)
 
     # Protects: parameters, moments, router biases and the data position on any change of layout.
+    @harness.in_turn
     def test_twenty_triples(self):
         self.run_on(0, "whole")
         choose = random.Random(5)

@@ -37,6 +37,7 @@ class Precision(harness.EndToEnd):
         return harness.column(trace, "lm_loss").reshape(-1, WINDOW).mean(axis=1)
 
     # Protects: roundings to bf16 do not add up, as they would in weights that are kept in bf16.
+    @harness.in_turn
     def test_bf16_learns_as_fp32(self):
         fp32, bf16 = self.losses("fp32"), self.losses("bf16")
         np.testing.assert_allclose(bf16, fp32, rtol=0.005)

@@ -147,6 +147,7 @@ class Quantize(harness.Trained):
             self.assertLess(np.abs(split - one).mean(), bound)
 
     # Protects: calibration changes the codes of int4, and finds the same in every layout.
+    @harness.in_turn
     def test_calibration(self):
         keys = ["--convert.quantize", "int4", "--convert.calibration", "corpus/train"]
         result = self.convert(1, "one", *keys)

@@ -98,6 +98,7 @@ class Router(harness.EndToEnd):
             self.assertNotAlmostEqual(scores[one], scores[other], places=5)
 
     # Protects: the study makes its runs once, and its table has a row for each.
+    @harness.in_turn
     def test_study(self):
         study = ["bash", harness.ROOT / "jobs/utilisation_study.sh", "--short", "--corpus", "corpus",
                  "-o", "study"]

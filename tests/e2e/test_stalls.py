@@ -48,6 +48,7 @@ class Stalls(harness.EndToEnd):
         self.assertEqual(len(re.findall(r"run\.\w+_timeout ends the job", out)), 1, out)
 
     # Protects: in every kind of group, the message names the rank that stopped, and who waits where.
+    @harness.in_turn
     def test_layouts(self):
         cases = {  # ranks, layout, the rank to stop, groups where the others miss it
             "tp": (2, ["--parallel.tp", 2, "--parallel.ep", 1], 1, {"tp", "stage", "world"}),
@@ -63,6 +64,7 @@ class Stalls(harness.EndToEnd):
                 self.assert_continues(ranks, layout)
 
     # Protects: where rank 0 is the one that stopped, the last rank speaks.
+    @harness.in_turn
     def test_rank_zero(self):
         out = self.stall(4, TP_PP, 0)
         self.assert_named(out, 0, {"tp", "pp", "stage", "ends", "world"})
@@ -79,6 +81,7 @@ class Stalls(harness.EndToEnd):
         self.assert_continues(4, TP_PP)
 
     # Protects: ranks that have loaded wait for one whose disk is slow, as long as that one gets on.
+    @harness.in_turn
     def test_slow_disk(self):
         self.trained(2, "--model.layers", 5, "--train.steps", 2)
         for threads in ("multiple", "serialized"):
@@ -90,6 +93,7 @@ class Stalls(harness.EndToEnd):
             self.assertEqual(result.code, 0, result.text)
 
     # Protects: a rank that stops for a while, or a job that is suspended, is not killed for it.
+    @harness.in_turn
     def test_short_stop(self):
         child = self.start(4, *LONG, *TP_PP)
         self.wait_for(lambda: self.newest_step() >= 5, "a checkpoint")
@@ -116,6 +120,7 @@ class Stalls(harness.EndToEnd):
         self.assertIsNone(child.poll())
 
     # Protects: score is watched in its rounds, and goes on with the parts that it has.
+    @harness.in_turn
     def test_score(self):
         self.trained(2, "--train.steps", 2)
         (self.folder / "large").mkdir()
@@ -158,6 +163,7 @@ class Stalls(harness.EndToEnd):
         self.assert_continues(2, [])
 
     # Protects: loading is watched as steps are, in score too: here rank 0 hangs in opening a file.
+    @harness.in_turn
     def test_loading(self):
         self.trained(2, "--train.steps", 2)
         os.remove(self.folder / "run/log.txt")
