@@ -11,6 +11,8 @@
 #   --no-kernels  leave out the kernels one by one
 #   --inference MODEL  instead: scoring, prefill and decode with a Hugging Face folder in fp32, bf16,
 #                 int8 and int4 (DIR/inference.md)
+#   --against BUILD  instead: this build and another one (a folder such as build/release) in turn,
+#                 --rounds times (default 11); the median of the ratios (DIR/against.md)
 # TORCH_PYTHON= names a python that has torch, and transformers for --inference (default: the first
 # that has). LLAMA_CPP= names the folder of llama.cpp's programs, GGUF= that of MODEL in its
 # formats. Compared are ratios in one call: other work on the machine changes the figures, and by
@@ -18,7 +20,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-threads='' rounds=3 steps=4 limit=300 growth=0 kernels=1 inference='' out=''
+threads='' rounds='' steps=4 limit=300 growth=0 kernels=1 inference='' against='' out=''
 while [ $# -gt 0 ]; do
   case "$1" in
     --threads) need_value "$1" "${2:-}"; threads=$2; shift 2 ;;
@@ -28,8 +30,9 @@ while [ $# -gt 0 ]; do
     --growth) growth=1; shift ;;
     --no-kernels) kernels=0; shift ;;
     --inference) need_value "$1" "${2:-}"; inference=$2; shift 2 ;;
+    --against) need_value "$1" "${2:-}"; against=$2; shift 2 ;;
     -o) need_value "$1" "${2:-}"; out=$2; shift 2 ;;
-    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail 64 "unknown option $1 (see --help)" ;;
   esac
 done
@@ -44,6 +47,17 @@ python=$(find_python)
 mkdir -p "$out"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
+if [ -n "$against" ]; then
+  for build in "$bench/../.." "$against"; do
+    for program in moesaic tests/bench/train_step; do
+      [ -x "$build/$program" ] || fail 66 "no program $build/$program: build it (cmake --preset release;" \
+        "cmake --build --preset release)"
+    done
+  done
+  exec "$python" "$root/tests/bench/against.py" --new "$bench/../.." --old "$against" \
+    --threads "$threads" --rounds "${rounds:-11}" --steps "$steps" --limit "$limit" -o "$out"
+fi
+rounds=${rounds:-3}
 if [ -n "$inference" ]; then
   peers=()
   if torch=$(python_with 'torch, transformers' "${TORCH_PYTHON:-python3}"); then

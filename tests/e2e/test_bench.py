@@ -73,6 +73,31 @@ class BenchTest(unittest.TestCase):
         self.assertGreater(many["tokens_per_second"], 0)
         self.assertAlmostEqual(many["of_onednn"] / many["tokens_per_second"], 3 / 12, delta=1e-9)
 
+    # Protects: two builds are compared row by row, in turn, by the median of the rounds' ratios.
+    def test_against(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "tiny.cfg").write_text("model.layers = 1\nmodel.d_model = 32\nmodel.heads = 2\n"
+                                         "model.experts = 4\nmodel.max_seq = 512\n"
+                                         "model.vocab_size = 300\n")
+        (folder / "build/tests/bench").mkdir(parents=True)
+        (folder / "build/moesaic").symlink_to(harness.MOESAIC)
+        (folder / "build/tests/bench/train_step").symlink_to(PROGRAM)
+        build = str(folder / "build")
+        done = subprocess.run(
+            [sys.executable, str(harness.ROOT / "tests/bench/against.py"), "--new", build, "--old",
+             build, "--config", str(folder / "tiny.cfg"), "--threads", "1", "--rounds", "2",
+             "--steps", "2", "--rows", "forward bf16,score", "-o", str(folder / "out")],
+            capture_output=True, text=True, check=False, env=harness.environment(),
+            timeout=harness.LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        runs = [json.loads(line) for line in (folder / "out/against.jsonl").read_text().splitlines()]
+        self.assertEqual([(run["row"], run["round"]) for run in runs],
+                         [("forward bf16", 1), ("score", 1), ("forward bf16", 2), ("score", 2)])
+        table = (folder / "out/against.md").read_text().splitlines()
+        self.assertEqual(done.stdout.splitlines(), table)
+        ratio = sum(run["new"] / run["old"] for run in runs if run["row"] == "score") / 2
+        self.assertEqual(table[-1].split("|")[4].strip(), f"{ratio:.3f}")
+
     # Protects: every kind of work is timed in every precision, peers stand beside it, and one that
     # fails is left out.
     @harness.in_turn
