@@ -11,6 +11,7 @@ need("numpy", "matplotlib")
 import numpy as np  # noqa: E402
 
 import figures  # noqa: E402
+from traces import last_part  # noqa: E402
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1150px; margin: 2em auto;
@@ -24,11 +25,6 @@ img { max-width: 100%; display: block; margin: 1.2em 0; }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; } .note { color: #666; }
 """
 MOST_EVENTS = 50
-
-
-def last_part(values):
-    """The last tenth, so that one step's noise does not decide."""
-    return values[-max(1, len(values) // 10):]
 
 
 def mean_or_dash(values, form):
@@ -86,7 +82,7 @@ def single(trace):
                 trace, "utilisation", "Slot utilisation", "filled slots / slots")),
             ("dropped", figures.share_of_choices(trace, "dropped", "Dropped choices")),
             ("rerouted", figures.share_of_choices(
-                trace, "rerouted", "Choices that moved to another expert")),
+                trace, "rerouted", "Rerouted choices")),
             ("experts_per_token", figures.experts_per_token(trace)),
             ("tasks_and_experts", figures.tasks_and_experts(trace)),
             ("gate_entropy", figures.layer_curves(

@@ -7,6 +7,8 @@ need("numpy")
 
 import numpy as np  # noqa: E402
 
+from traces import last_part  # noqa: E402
+
 WIDTH = 80
 ROWS = 10       # of the table of losses, after the first step
 BARS = " ▁▂▃▄▅▆▇█"
@@ -83,7 +85,7 @@ def expert_loads(trace):
     tokens, state = trace.get("expert_tokens"), trace.get("expert_state")
     if tokens is None or not trace.layers:
         return None
-    chosen = tokens[-max(1, len(tokens) // 10):].sum(axis=0).astype(float)
+    chosen = last_part(tokens).sum(axis=0).astype(float)
     if state is not None:
         chosen[state[-1] != 1] = np.nan
     mean = np.nansum(chosen, axis=1) / np.maximum(np.isfinite(chosen).sum(axis=1), 1)

@@ -12,6 +12,11 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
 
+def last_part(values):
+    """The last tenth, so that one step's noise does not decide."""
+    return values[-max(1, len(values) // 10):]
+
+
 @dataclass
 class Trace:
     """One file. Arrays have the shapes that the file gives them: step first."""
