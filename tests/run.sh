@@ -15,8 +15,6 @@ case "${1:-}" in
   --all) all=1; export MOESAIC_TESTS=all ;;
   *) echo "run.sh: unknown option $1 (see the head of this file)" >&2; exit 64 ;;
 esac
-turns=3  # as tests/e2e/harness.py
-turn=$(($(printf '%d' "0x$(git rev-parse --short=8 HEAD 2>/dev/null || echo 0)") % turns))
 
 passed=0 failed=0 summary=()
 logs=$(mktemp -d)
@@ -98,11 +96,11 @@ install_pyarrow() {
   return 77
 }
 
-sanitized=sanitized_$turn
-[ $all -eq 0 ] || sanitized=sanitized
-
 part "set-up" 60 bash jobs/setup.sh --tests
 python=$(find_python)
+read -r turn turns < <(cd tests/e2e && "$python" -c 'import harness; print(harness.turn_now(), harness.TURNS)')
+sanitized=sanitized_$turn
+[ $all -eq 0 ] || sanitized=sanitized
 export PYTHONPATH=$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}
 part "release build" 400 build release
 part "format" 10 bash tests/support/check_format.sh
