@@ -4,11 +4,11 @@
 
 #include <condition_variable>
 #include <deque>
-#include <exception>
-#include <future>
 #include <mutex>
 #include <stop_token>
 #include <thread>
+
+#include "io/hdf5_async.h"
 
 namespace moesaic::io {
 namespace {
@@ -73,16 +73,7 @@ void run_on_hdf5_thread(const std::function<void()>& work) {
     work();
     return;
   }
-  std::promise<void> done;
-  post_to_hdf5_thread([&] {
-    try {
-      work();
-      done.set_value();
-    } catch (...) {
-      done.set_exception(std::current_exception());
-    }
-  });
-  done.get_future().get();
+  hdf5_async([&] { work(); }).get();
 }
 
 bool on_hdf5_thread() { return std::this_thread::get_id() == worker().id(); }

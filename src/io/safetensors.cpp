@@ -44,26 +44,7 @@ void read_bytes(const fs::path& file, const Descriptor& descriptor, std::int64_t
   }
 }
 
-Descriptor open_file(const fs::path& file) {
-  Descriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!descriptor.valid()) {
-    fail_read(file, errno);
-  }
-  return descriptor;
-}
-
-struct stat status_of(const fs::path& file, const Descriptor& descriptor) {
-  struct stat status {};
-  if (::fstat(descriptor.number(), &status) != 0) {
-    fail_read(file, errno);
-  }
-  return status;
-}
-
-std::string mark_of(const fs::path& file, const Descriptor& descriptor) {
-  const std::int64_t size = status_of(file, descriptor).st_size;
-  std::vector<std::byte> end(static_cast<std::size_t>(std::min(size, kMarkBytes)));
-  read_bytes(file, descriptor, size - std::ssize(end), end);
+std::string mark_of(std::int64_t size, std::span<const std::byte> end) {
   return fmt::format("{} {}", size, Sha256::of(end));
 }
 
@@ -184,12 +165,15 @@ void require_part(const std::string& name, const Extents& shape, const Extents& 
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   SafetensorsFile file;
   file.path_ = path;
-  file.descriptor_ = open_file(path);
-  const struct stat status = status_of(path, file.descriptor_);
+  file.descriptor_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status {};
+  if (file.descriptor_.number() < 0 || ::fstat(file.descriptor_.number(), &status) != 0) {
+    fail_read(path, errno);
+  }
   if (!S_ISREG(status.st_mode)) {
     throw Error(Exit::kNoInput, fmt::format("{}: is not a file", fs::absolute(path).string()));
   }
-  const std::int64_t size = status.st_size;
+  const std::int64_t size = file.size_ = status.st_size;
   if (size < kLengthBytes) {
     fail(path, fmt::format("has {} bytes, too few for a safetensors file", size));
   }
@@ -212,9 +196,16 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   return file;
 }
 
-std::string SafetensorsFile::mark() const { return mark_of(path_, descriptor_); }
+std::string SafetensorsFile::mark() const {
+  std::vector<std::byte> end(static_cast<std::size_t>(std::min(size_, kMarkBytes)));
+  read_bytes(path_, descriptor_, size_ - std::ssize(end), end);
+  return mark_of(size_, end);
+}
 
-std::string weights_mark(const fs::path& file) { return mark_of(file, open_file(file)); }
+std::string weights_mark(const fs::path& file) {
+  const std::string end = read_end(file, kMarkBytes);
+  return mark_of(static_cast<std::int64_t>(fs::file_size(file)), std::as_bytes(std::span(end)));
+}
 
 void SafetensorsFile::read(const std::string& name, const Extents& offset, const Extents& extent,
                            std::span<float> values) const {

@@ -48,6 +48,7 @@ class SafetensorsFile {
  private:
   std::filesystem::path path_;
   Descriptor descriptor_;
+  std::int64_t size_ = 0;  // bytes of the file
   std::int64_t data_ = 0;  // where the tensors begin, in bytes
   std::map<std::string, SafeTensor> tensors_;
 };

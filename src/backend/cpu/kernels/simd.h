@@ -20,9 +20,6 @@ using H32 = std::uint16_t __attribute__((vector_size(64)));
 
 constexpr Index kLanes = 16;
 
-// The compiler moves lanes of 16 bits well within one register, and badly between two.
-constexpr bool kOneRegister = MOESAIC_TILE_VECTORS > 1;
-
 // What one register holds, for loops that keep their sums in registers: GCC 12 moves longer vectors
 // through memory.
 #if defined(__AVX512F__)
@@ -32,6 +29,8 @@ constexpr Index kRegister = 8;
 #else
 constexpr Index kRegister = 4;
 #endif
+// The compiler moves lanes of 16 bits well within one register, and badly between two.
+constexpr bool kOneRegister = kRegister == kLanes;
 using FR = float __attribute__((vector_size(4 * kRegister)));
 using UR = std::uint32_t __attribute__((vector_size(4 * kRegister)));
 

@@ -9,11 +9,6 @@ namespace {
 
 using Word = std::uint32_t;
 
-inline U16 load_words(const Word* p) {
-  U16 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 inline void store_words(Word* p, U16 v) { std::memcpy(p, &v, sizeof v); }
 inline UR splat_word(Word value) { return value - UR{}; }
 
