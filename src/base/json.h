@@ -26,8 +26,8 @@ class JsonError : public std::runtime_error {
 };
 
 /// A JSON value: null, true or false, a number, a string, an array or an object, whose fields are
-/// ordered by name. nlohmann::json reads and writes the text, in json.cpp alone: its templates in
-/// each file that touches a value would cost most of that file's compilation.
+/// ordered by name. nlohmann::json reads and writes the text, in json_text.cpp alone: its templates
+/// in each file that touches a value would cost most of that file's compilation.
 ///
 /// Values in braces are an object where each is a pair that begins with a string, else an array:
 /// {{"step", 3}, {"loss", 2.5}} and {1, 2, 3}.
