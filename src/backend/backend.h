@@ -223,7 +223,7 @@ class Backend {
   /// (Dao et al. 2022).
   virtual void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                          const Tensor& out, const Tensor& lse) = 0;
-  /// dout as out, dqkv as qkv. Of keys without runs.
+  /// dout as out, dqkv as qkv. For keys given by first_key alone, without runs.
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;
@@ -279,7 +279,7 @@ class Backend {
                                      const Tensor& weight, const Tensor& drows,
                                      const Tensor& dweight) = 0;
 
-  /// Of each row of logits (R, V) fp32: stats (R, 3) = the largest, the sum of exp(logit -
+  /// For each row of logits (R, V) fp32: stats (R, 3) = the largest logit, the sum of exp(logit -
   /// largest), and the target's logit (0 if target is outside [0, V)); best (R) = index of the
   /// largest. V may be a share of a vocabulary.
   virtual void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,

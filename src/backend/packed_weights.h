@@ -16,7 +16,7 @@ const char* name_of(PackedFormat format);
 struct ColumnPart {
   std::int64_t begin = 0, count = 0, whole = 0;
 
-  /// Of whole rows.
+  /// The columns of whole rows that w keeps: all blocks that [begin, begin + count) touches.
   Slice blocks() const;
   /// Columns that w has in front of them.
   std::int64_t before() const { return begin - blocks().begin; }

@@ -15,7 +15,7 @@ namespace moesaic::cli {
 
 /// With model.path set: the command's config with model.*, router.* and run.quantize from there. A
 /// model.* key, or run.quantize, that was set to something else is an error (kUsage); router.* keys
-/// that were set win. Likewise an error: training from, or converting, quantized weights.
+/// that were set win. Training from, or converting, quantized weights is an error, too.
 config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog);
 
 /// Throws kUsage if the weights are in few bits alone. what: what to do with the original, as

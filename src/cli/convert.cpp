@@ -55,7 +55,7 @@ void check_pool(const io::ModelSource& source) {
   }
 }
 
-// Of an earlier conversion may be left what did not end.
+// Throws unless OUT is free; an unfinished save of an earlier conversion may be there.
 void check_output(const fs::path& out) {
   std::error_code none;
   const bool only_a_save = fs::exists(out / "step-00000000.tmp") &&

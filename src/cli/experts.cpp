@@ -77,7 +77,7 @@ io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkp
   return std::move(*lock);
 }
 
-// Of the state nothing changes but the pool.
+// Writes the changed checkpoint. In its state only the expert pool changes.
 fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
               model::Instance& instance, const std::function<void()>& on_progress) {
   nlohmann::json state = checkpoint.state();

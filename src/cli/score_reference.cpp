@@ -45,7 +45,7 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   return config::checked(adopt_model(parsed, catalog), ranks);
 }
 
-// Of each layer with experts.
+// The expert pool of each MoE layer, a letter for each expert (config::pool_of).
 std::vector<std::string> pools_of(const config::Config& config) {
   std::vector<std::string> pools;
   for (std::size_t layer = 0; layer < config::moe_layers(config.model).size(); ++layer) {

@@ -35,7 +35,7 @@ std::string of_reference(const io::ScoreTotals& totals, const std::string& text)
       percent(static_cast<double>(reference.agreeing), static_cast<double>(totals.tokens)));
 }
 
-// Of the experts of row m: all together, and the worst of them.
+// Relative errors of MoE layer m: of all its experts together, and of the worst one.
 std::vector<std::string> errors_of_experts(const io::ReferenceDetails& details, std::size_t m) {
   const auto experts = static_cast<std::size_t>(details.experts());
   double errors = 0.0, squares = 0.0, worst = -1.0;

@@ -154,7 +154,8 @@ std::optional<std::filesystem::path> choose_checkpoint(const config::Config& con
   return chosen.empty() ? std::nullopt : std::optional<std::filesystem::path>(chosen);
 }
 
-// Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
+// Keeps parameters, moments and step of the checkpoint, and continues with the data after the bad
+// step.
 void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
   const std::string message =
       fmt::format("{}; went back to {} and left out the samples {}:{}", rollback.reason,

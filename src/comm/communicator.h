@@ -71,7 +71,7 @@ class Communicator {
   /// Every rank's values in rank order, on every rank; lengths may differ.
   template <class T>
   std::vector<T> all_gather(std::span<const T> values) const;
-  /// Likewise, on root alone (empty elsewhere).
+  /// Every rank's values in rank order, on root alone (empty elsewhere).
   template <class T>
   std::vector<T> gather(std::span<const T> values, int root) const;
   /// In pieces of about `piece` bytes from all ranks together, so that the sum has no limit.

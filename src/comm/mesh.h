@@ -38,7 +38,7 @@ struct Mesh {
   /// Collective over the world. Throws kUsage if the world cannot be arranged so, naming what can.
   /// The ledger, where there is one, records all groups but node.
   static Mesh make(const Degrees& degrees, Ledger* ledger = nullptr);
-  /// Of one rank, without MPI.
+  /// The mesh of one rank, without MPI.
   static Mesh single();
   /// Collective over the world: releases all groups.
   void close();

@@ -62,7 +62,7 @@ class Watchdog {
   Standing standing() const;
   void stop();
 
-  // Of the watching thread alone.
+  // Only the watching thread calls these.
   void expire(double waited);
   void answer_questions();
   void ask(int rank);

@@ -29,7 +29,7 @@ class Prompts {
 
   // These run on the HDF5 thread.
   std::vector<Prompt> read(std::int64_t part);
-  /// Of a part's documents, without reading their tokens: an eos at the end is taken for granted.
+  /// Tokens of each prompt of a part, without reading them: an eos at the end is taken for granted.
   std::vector<std::int64_t> lengths(std::int64_t part);
 
  private:

@@ -32,7 +32,7 @@ class RoundRecorder {
   }
   /// What is kept is on disk, before a part of these rounds is visible.
   void flush() { trace_.flush(); }
-  void close() { trace_.close(); }  // likewise, and the end; collective over the mesh
+  void close() { trace_.close(); }  // writes what is kept; collective over the mesh
   /// On rank 0: rows could not be written, so that the job should end with what it has.
   bool failed() const { return trace_.failed(); }
 

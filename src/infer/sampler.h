@@ -21,7 +21,7 @@ class Sampler {
   explicit Sampler(const config::GenerateJob& keys) : keys_(keys) {}
 
   /// logits, with their peak: of the whole vocabulary; document: its number in the corpus; place:
-  /// of the token in the continuation. Of equal logits the lower token is the likelier one.
+  /// of the token in the continuation. If logits are equal, the lower token comes first.
   Sample choose(const model::Head::Peak& peak, std::span<const float> logits, std::int64_t document,
                 std::int64_t place) const;
   /// Otherwise choose needs the peak alone.

@@ -96,7 +96,7 @@ class CheckpointReader {
   /// checksum of each block read. kBadData names tensor, file and both sums.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
-  /// Likewise the very codes and scales of a quantized tensor, in the order of rows. offset[1] must
+  /// Reads the stored codes and scales of a quantized tensor, in the order of rows. offset[1] must
   /// be a multiple of kQuantizedBlock.
   QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
                                const std::vector<std::int64_t>& extent);

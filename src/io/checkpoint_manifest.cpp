@@ -166,7 +166,7 @@ std::string to_text(const Manifest& manifest) {
             {"files", files_to_json(manifest.files)},
             {"tensors", std::move(tensors)},
             {"state", *manifest.state}};
-  // Of the text as it will be read back: invalid UTF-8 is replaced on the way.
+  // The checksum is that of the text as it will be read back: dump replaces invalid UTF-8.
   body["sha256"] = checksum(json::parse(dump(body, -1)));
   return dump(body, 1) + "\n";
 }

@@ -75,7 +75,7 @@ class Corpus {
   const CorpusInfo& info() const;
   TokenSpan read(std::int64_t begin, std::int64_t count);
   ShardDocuments documents(std::int64_t shard);
-  /// Likewise without ids, and without a copy: valid until the next read of this corpus.
+  /// The documents without ids and without a copy: valid until the next read of this corpus.
   const ShardDocuments& document_table(std::int64_t shard);
   /// Tokens [begin, begin + count) of one shard. A token >= vocab_size is kBadData with document,
   /// position and value; so is a chunk whose checksum is wrong.

@@ -11,7 +11,7 @@ namespace moesaic::model {
 
 namespace {
 
-// Elements of whole query heads of the first dim.
+// This rank's slice of a tensor whose first dim holds query heads: whole heads.
 PublicTensor query_part(const std::string& name, Shape shape, const config::Model& model,
                         const Placement& place) {
   const Slice own = place.of(model.heads);
@@ -19,7 +19,8 @@ PublicTensor query_part(const std::string& name, Shape shape, const config::Mode
   return split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
 }
 
-// Likewise of key or value heads.
+// This rank's slice of a tensor whose first dim holds key or value heads: whole heads. Where tp is
+// larger than their number, several ranks hold the same head.
 PublicTensor kv_part(const std::string& name, Shape shape, const config::Model& model,
                      const Placement& place) {
   const std::int64_t copies = kv_copies(model.kv_heads, place.tp);

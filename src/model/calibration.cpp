@@ -10,7 +10,8 @@
 namespace moesaic::model {
 namespace {
 
-// Of a public tensor: squares of its columns and, last, the rows that were seen.
+// Statistics of a public tensor: the sum of squares of each column of its input, then, as the last
+// entry, the number of rows seen.
 using Sums = std::vector<double>;
 
 // Which of its numbers this rank adds to the sum over all, so that each counts once. The ranks of

@@ -27,7 +27,7 @@ struct Context {
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
   MoeStats* stats = nullptr;                      // where MoE layers count; may be absent
-  std::vector<io::RoutedRows>* routed = nullptr;  // likewise record each token; may be absent
+  std::vector<io::RoutedRows>* routed = nullptr;  // each token's routing; may be absent
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;

@@ -13,7 +13,7 @@ namespace moesaic::model {
 /// rows that its experts get. Both lie on the ranks in the same way.
 class ExpertErrors {
  public:
-  /// Of each expert of each MoE layer, by number; what this rank has seen.
+  /// Sums over the rows that this rank has seen: one entry for each MoE layer m and expert id e.
   struct Sums {
     std::vector<double> rows;             // (M, E) tokens
     std::vector<double> squares, errors;  // (M, E) sums over rows of |y|^2, |other y - y|^2

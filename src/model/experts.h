@@ -30,7 +30,7 @@ class Experts {
   Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
                   const Saved& saved) const;  // dx: compute
 
-  /// Of each, equal parts belong to the experts of this rank, in order.
+  /// The stacked parameters. Each is cut into equal slices, one per expert of this rank, in order.
   std::vector<Parameter*> parameters() const;
 
  private:

@@ -20,7 +20,7 @@ struct BlockStats {
   std::vector<std::int32_t> best;  // [R]
 };
 
-// Joins the shares of tp's ranks. Of equal logits the lower index wins. Collective over tp.
+// Joins the shares of tp's ranks. If logits are equal, the lower index wins. Collective over tp.
 BlockStats whole_vocabulary(const Context& ctx, BlockStats own, std::int64_t begin) {
   const comm::Communicator& group = ctx.tp.group();
   for (std::int32_t& best : own.best) {

@@ -19,7 +19,7 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
                                              : comm::make_mpi_collectives(group);
 }
 
-// Of weights, while nothing is trained.
+// How weights are kept while nothing is trained; nothing: in the compute dtype.
 std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
                                           config::Quantize quantize, Use use) {
   switch (quantize) {

@@ -230,7 +230,7 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}), &s.out_in);
 }
 
-// Of x, through the queries.
+// dx (t, D): the part that comes through the queries.
 Tensor LatentAttention::query_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const {
   const Tensor dq = ctx.empty(ctx.compute, {dqkv.dim(0), keys()});
   const RowGroups whole{0, 1, 0, keys()};
@@ -243,7 +243,7 @@ Tensor LatentAttention::query_gradient(Context& ctx, const Tensor& dqkv, const S
   return dx;
 }
 
-// Of x, through keys and values.
+// dx (t, D): the part that comes through keys and values.
 Tensor LatentAttention::kv_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const {
   const std::int64_t h = shape_.heads;
   const std::int64_t width = shape_.head_dim;

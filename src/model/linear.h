@@ -22,9 +22,9 @@ struct LinearOptions {
   bool packable = true;                 // see ParameterSpec
 };
 
-/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)
-/// stacked   y is fp32 where it joins the residual stream, else compute; dx likewise where x came
-/// from it.
+/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), this rank's slices, stacked
+/// y is fp32 where it joins the residual stream, else compute. dx is fp32 where x came from the
+/// stream.
 class Linear {
  public:
   enum class Full { kOutput, kInputGradient, kBoth };  // which of the two is fp32

@@ -85,7 +85,7 @@ Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared
   return term;
 }
 
-// Of the whole micro-batch, so that one rank of tp counts.
+// Counts the choices of the whole micro-batch; rank 0 of tp does it, as all of tp have the same.
 void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
                 std::int64_t slots) const {
   if (ctx.stats == nullptr || choice.empty() || ctx.tp.group().rank() > 0) {
@@ -117,7 +117,8 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
   }
 }
 
-// Likewise. The weights are those of the experts that compute.
+// Records the routing of the whole micro-batch, on rank 0 of tp. The weights are those of the
+// experts that compute.
 void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& choice) const {
   if (ctx.routed == nullptr || choice.host_expert.empty() || ctx.tp.group().rank() > 0) {
     return;

@@ -19,8 +19,8 @@ struct LayerChange {
   std::vector<float> load;           // measured, by number before; of new ones what is expected
 
   std::int64_t old_numbers() const { return static_cast<std::int64_t>(before.size()); }
-  /// Of a vector over the numbers before, what a new expert gets: its source's entry; a fresh one
-  /// the mean of the regular ones.
+  /// The entry of a new expert, from a vector over the old experts: a copy gets that of its source,
+  /// a fresh expert the mean of the regular ones.
   float carried(std::span<const float> values, std::int64_t number) const;
   /// Numbers that were of one kind (0: did not exist) and are of another.
   std::vector<std::int32_t> turned(char from, char to) const;

@@ -16,7 +16,7 @@ struct StoredKind {
   bool packable = false;  // a matrix that products alone read: in few bits
   bool trained = true;    // else counts and biases of the router, which stay fp32
 };
-/// Of every public tensor of a model.
+/// How each public tensor of a model may be stored, by name.
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
                                                const config::Router& router);
 

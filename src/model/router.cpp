@@ -108,7 +108,7 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
   }
 }
 
-// Of the gate alone. (t, E)
+// (t, E) fp32: logits of the gate, before anything of the task is added.
 Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
   saved.x = x;
   Tensor gate_in = ctx.as(DType::kF32, x);

@@ -60,8 +60,8 @@ std::vector<Region> regions(const Parameter& p, Slice rows) {
   return list;
 }
 
-// Of the ranks that hold the same part of a tensor one writes it: spread by name. Of moments that
-// are shared out, each rank writes its own.
+// Where several ranks hold the same slice of a tensor, one writes it; the hash of the name spreads
+// this work. With ZeRO each rank writes its own share of the moments.
 bool writes(const Instance& instance, const Parameter& p, const Kind& kind,
             const PublicTensor& tensor) {
   const bool own = kind.member != &Parameter::value && p.owners > 1;

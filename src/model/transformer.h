@@ -16,7 +16,7 @@ namespace moesaic::model {
 /// stand for derived values). Forward and backward are collective over tp and experts.
 class Transformer {
  public:
-  /// Of one chunk and micro-batch.
+  /// What backward needs of one chunk and one micro-batch.
   struct Saved {
     std::vector<Block::Saved> blocks;
     std::vector<Tensor> inputs;  // of the blocks, instead, when they are computed again
@@ -32,7 +32,7 @@ class Transformer {
   /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
-  /// Of a page in all layers of this rank, in the compute dtype.
+  /// Bytes of one page of the cache in all layers of this rank, in the compute dtype.
   std::int64_t page_bytes(const Context& ctx) const;
   /// Room for so many pages of keys and values, for this rank's layers and heads.
   PagedCache make_cache(const Context& ctx, std::int64_t pages) const;
@@ -42,11 +42,11 @@ class Transformer {
   bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }
 
   std::int64_t width() const { return width_; }  // D
-  /// Of the last stage.
+  /// The output head; only the last stage has one.
   const Head& head() const { return *head_; }
   /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
-  /// Of each MoE layer of the whole model.
+  /// The expert pool of each MoE layer of the whole model.
   const std::vector<ExpertPool>& pools() const { return pools_; }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;

@@ -31,8 +31,8 @@ double outside(const Layout& layout, double tokens) {
   return layout.sequence ? tokens / real(layout.tp) : tokens;
 }
 
-/// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum; q, k, v
-/// before norm and clamp; latent vectors and what they are made of).
+/// Activations of both norms (input, output, 1 / rms) and of attention (q, k, v, result, log of the
+/// sum; q, k, v before norm and clamp; latent vectors and what they are made of).
 Numbers attention_part(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const Heads heads = heads_of(m, layout);
@@ -89,7 +89,7 @@ double fullest(const config::Config& config, const Layout& layout) {
 
 constexpr std::int64_t kBlock = 256;  // columns with one scale (backend/packed_layout.h)
 
-/// Of a weight that is kept in few bits, with its scales.
+/// Bytes of one quantized weight, with its share of the scales.
 double packed_bytes(config::Quantize quantize) {
   const double scale = 4.0 / real(kBlock);
   return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
@@ -125,8 +125,8 @@ double tokens_at_once(const config::Config& config) {
   return real(std::max(config.score.window, config::kScoreTokens));
 }
 
-/// Of generate: pages of keys and values, and the parts of W_b that latent attention reads by
-/// heads.
+/// Bytes of the cache of generate: pages of keys and values, and the slices of W_b that latent
+/// attention reads by heads.
 double cache_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
@@ -251,7 +251,8 @@ double Memory::sum() const {
 
 namespace {
 
-// Of score: a second model and its logits. One from a path counts as unquantized.
+// Adds what score.reference needs: a second model and its logits. One from a path counts as
+// unquantized.
 void add_reference(const config::Config& config, const Layout& layout, std::int64_t stage,
                    Memory& memory) {
   const std::string& name = config.score.reference;

@@ -113,7 +113,7 @@ void copy_rows(const QuantizedRows& source, std::int64_t from, std::int64_t sour
               column % kQuantizedBlock == 0,
           "quantized columns can be copied from whole blocks on");
   const std::int64_t width = std::min(source.columns - source_column, target.columns - column);
-  // Of a row of each array: its width, and where the first column's entry is.
+  // Copies `entries` of each row of an array; place_of(column): where the column's entry is.
   const auto copy = [&](const auto& source_array, std::int64_t source_width, auto& target_array,
                         std::int64_t target_width, std::int64_t entries, auto place_of) {
     for (std::int64_t i = 0; i < count; ++i) {

@@ -42,7 +42,7 @@ class GradientBuffer {
     bool due = false;
   };
   using Visit = std::function<void(const model::Parameter&, Slice rows, const Expert&)>;
-  /// Of every expert of this rank each parameter, with the owned rows of it.
+  /// Visits each parameter of each expert of this rank, with the rows of it that this rank owns.
   void for_each_expert(model::MoeStats& stats, const Visit& visit) const;
   std::vector<Expert> experts(const model::Moe& moe, std::int64_t layer,
                               model::MoeStats& stats) const;

@@ -24,8 +24,8 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   });
 }
 
-// Of Slurm, which keeps it when it starts the job again; of a job that follows one which could not
-// be put back into the queue, the first one's (slurm/common.sh). Empty: none.
+// The id of the Slurm job, which stays when Slurm starts the job again. A job that follows one that
+// could not be put back into the queue has the id of the first (slurm/common.sh). Empty: none.
 std::string job_id() {
   for (const char* const name : {"MOESAIC_JOB", "SLURM_JOB_ID"}) {
     if (const char* const id = std::getenv(name)) {

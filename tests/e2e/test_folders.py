@@ -94,7 +94,7 @@ class Folders(harness.EndToEnd):
                     with h5py.File(self.folder / f"of-{name}-{file[:-3]}.trace.h5") as trace:
                         tokens.append(trace["tokens"][()].sum())
                 np.testing.assert_allclose(scores[0], scores[1], atol=2e-4)
-                # Of 20 tokens the last one is read again, and the rest is shared in pairs.
+                # The last of 20 tokens is read again, and the rest is shared in pairs.
                 saved = 0 if name == "mixtral" else 3 * 3 * 18
                 self.assertEqual(tokens[1] - tokens[0], saved)
 

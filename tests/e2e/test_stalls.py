@@ -152,7 +152,7 @@ class Stalls(harness.EndToEnd):
         self.assertRegex(out, r"waits for it there.*, in a save")
         self.assert_continues(2, [])
 
-    # Protects: likewise for an evaluation, whose steps are saved by the one before it.
+    # Protects: the same for an evaluation, whose steps are saved by the one before it.
     def test_evaluation(self):
         stop = self.stopping("run/checkpoints/step-00000005/manifest.json", "*/corpus/heldout/*",
                              FAULT_RANK=1)

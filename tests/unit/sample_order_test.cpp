@@ -75,7 +75,7 @@ TEST(Permuted, Mixes) {
     correlation += (static_cast<double>(i) - half) * (static_cast<double>(value) - half);
   }
   EXPECT_LT(fixed, 10);
-  // Of a random permutation: normal of deviation 1 / sqrt(n).
+  // For a random permutation it is normal with deviation 1 / sqrt(n).
   EXPECT_LT(std::abs(correlation / (std::pow(static_cast<double>(kCount), 3.0) / 12.0)), 0.05);
 }
 

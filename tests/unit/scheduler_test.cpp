@@ -130,7 +130,7 @@ TEST(Scheduler, SharedBeginningsAreComputedOnce) {
   }
   const Outcome outcome = run_all(rules, 100, prompts);
   EXPECT_EQ(outcome.results.size(), 6U);
-  // Of the others the 12 tokens behind two pages; three new tokens of each are read.
+  // The others compute only the 12 tokens behind two pages; three new tokens of each are read.
   EXPECT_EQ(outcome.rows, 140 + 5 * 12 + 6 * 3);
   // Rows of another task are other ones, where the gate knows tasks.
   for (std::size_t d = 0; d < prompts.size(); ++d) {

@@ -146,7 +146,7 @@ void load_rows(const A* from, Index stride, Word* to, Index rows, Index dim) {
   }
 }
 
-/// Likewise in words across the rows: (words, padded dim), with zeros for what is missing.
+/// Rows of a head in words across the rows: (words, padded dim), with zeros for what is missing.
 template <class Step, class A>
 void load_across(const A* from, Index stride, Word* to, Index rows, Index dim) {
   for (Index t = 0; t < rows; t += Step::kElements) {

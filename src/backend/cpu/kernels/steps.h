@@ -29,7 +29,7 @@ struct Fma {
   static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
     return reinterpret_cast<U16>(load(p, n));
   }
-  /// Likewise of numbers in registers, those of one step of k in each vector.
+  /// One word of each of sixteen neighbours, from registers: a vector for each element of a word.
   static U16 across(const F16 (&terms)[kElements]) { return reinterpret_cast<U16>(terms[0]); }
   /// Writes the words of sixteen neighbours along k.
   static void store_along(Word* p, F16 terms) { store_words(p, reinterpret_cast<U16>(terms)); }
