@@ -7,7 +7,7 @@
 namespace moesaic::model {
 
 /// Whether a weight is kept in eight bits or fewer.
-bool in_few_bits(const Parameter& parameter);
+bool is_quantized(const Parameter& parameter);
 
 /// Exchanges the weights of a layer that are in few bits in one of two models, of one shape and on
 /// one layout, with those that the other has in their place. Twice is as if it never was.

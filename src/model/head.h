@@ -25,7 +25,7 @@ class Head {
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
-  bool in_few_bits() const { return model::in_few_bits(weight_); }
+  bool is_quantized() const { return model::is_quantized(weight_); }
 
   struct Comparison {
     LogProbs own, reference;

@@ -123,7 +123,7 @@ class Folders(harness.EndToEnd):
     # Protects: in few bits, a checkpoint made of a folder scores the bits that the folder does with
     # run.quantize: tied tables, latent attention, biases and all.
     @harness.in_turn
-    def test_few_bits(self):
+    def test_quantized(self):
         for name in LAYOUTS:
             with self.subTest(name):
                 self.corpus_of(name)

@@ -30,7 +30,7 @@ class ScoreReference(harness.Trained):
 
     # Protects: int4 costs more than int8; the attributes are what numpy makes of the columns; the
     # numbers are those of two runs apart, and of stored codes against their original.
-    def test_few_bits(self):
+    def test_quantized(self):
         self.score("plain.h5")
         mean = {}
         for kind in ("int8", "int4"):
