@@ -147,7 +147,7 @@ class Backend {
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
   /// How weights that are only read are best kept for products in compute; nothing: as tensors.
-  virtual std::optional<PackedFormat> reading_format(DType compute) const = 0;
+  virtual std::optional<PackedFormat> inference_format(DType compute) const = 0;
   /// w (G, N, K) fp32 -> weights that are only read. importance (K) or (G, K) fp32, at least 0: of
   /// errors along k, for int4; undefined: all the same. Throws kBadData where a number of w is not
   /// finite, or one of importance is not or is negative, naming its place.

@@ -30,7 +30,7 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
     case config::Quantize::kNone:
       break;
   }
-  return use == Use::kFewRows ? backend.reading_format(compute) : std::nullopt;
+  return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
 }
 
 Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {

@@ -43,7 +43,7 @@ class CpuBackend : public Backend {
                          const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
-  std::optional<PackedFormat> reading_format(DType compute) const override {
+  std::optional<PackedFormat> inference_format(DType compute) const override {
     const bool packed = compute == DType::kBf16 && set_.pairs;
     return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
   }
