@@ -148,10 +148,11 @@ class Backend {
 
   /// How weights that are only read are best kept for products in compute; nothing: as tensors.
   virtual std::optional<PackedFormat> inference_format(DType compute) const = 0;
-  /// w (G, N, K) fp32 -> weights that are only read. importance (K) or (G, K) fp32, at least 0: of
-  /// errors along k, for int4; undefined: all the same. Throws kBadData where a number of w is not
-  /// finite, or one of importance is not or is negative, naming its place.
-  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) = 0;
+  /// w (G, N, K) fp32 -> weights that are only read. mean_squares (K) or (G, K) fp32, at least 0:
+  /// of the activations that each column meets; they weigh the rounding errors of int4. Undefined:
+  /// all the same. Throws kBadData, naming the position, where a number of w is not finite, or one
+  /// of mean_squares is not finite or is negative.
+  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) = 0;
   /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
   virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
   /// y (R, N) fp32 or compute = x (R, K) compute times w^T, with rows [offsets[g], offsets[g + 1])

@@ -70,11 +70,11 @@ std::vector<model::MicroBatch> read_batches(const config::Model& model,
 struct Reading {
   double tokens = 0.0, targets = 0.0, logprob = 0.0;
 };
-Reading read(model::Instance& instance, model::InputSums& sums,
+Reading read(model::Instance& instance, model::ActivationStatistics& sums,
              std::span<const model::MicroBatch> batches, comm::Watchdog& watchdog) {
   model::Context ctx = instance.context();
   ctx.dropless = true;
-  ctx.inputs = &sums;
+  ctx.activation_statistics = &sums;
   Reading total;
   const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
@@ -119,7 +119,7 @@ model::Calibration calibrate(const config::Config& config, io::ModelSource& mode
       return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
     });
   });
-  model::InputSums sums;
+  model::ActivationStatistics sums;
   const Reading total = read(*instance, sums, batches, watchdog);
   if (!std::isfinite(total.logprob)) {
     throw comm::AgreedError(Exit::kBadNumbers,

@@ -110,12 +110,12 @@ class Blocks {
 
   QuantizedRows rows(const std::string& name, const std::vector<std::int64_t>& shape,
                      QuantizedType type) {
-    const auto importance = calibration_.importance.find(name);
+    const auto mean_squares = calibration_.mean_squares.find(name);
     try {
       return model::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
-                             importance == calibration_.importance.end()
+                             mean_squares == calibration_.mean_squares.end()
                                  ? std::span<const float>()
-                                 : std::span(importance->second));
+                                 : std::span(mean_squares->second));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("tensor {}: {}", name, error.what()));
     }

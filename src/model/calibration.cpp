@@ -30,7 +30,7 @@ struct Share {
 
 // This rank's term for one tensor of a parameter.
 Sums term_of(const Parameter& p, const PublicTensor& tensor, const Share& share,
-             const InputSums::Sums& seen) {
+             const ActivationStatistics::Sums& seen) {
   Sums sums(static_cast<std::size_t>(tensor.shape[1]) + 1, 0.0);
   const bool grouped = p.spec.shape.rank() == 3;
   const std::int64_t group = grouped ? p.rows_with(tensor).begin / p.spec.shape[1] : 0;
@@ -94,7 +94,7 @@ std::string warning(const std::string& layer, const Counts& few) {
 
 }  // namespace
 
-Calibration join_sums(const Instance& instance, const InputSums& seen,
+Calibration join_sums(const Instance& instance, const ActivationStatistics& seen,
                       const std::vector<std::string>& names) {
   std::map<std::string, Term> terms;
   for (const Parameter& p : instance.parameters.all()) {
@@ -109,7 +109,7 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
   for (const std::string& name : names) {
     Sums sums;
     const auto term = terms.find(name);
-    const InputSums::Sums* const own =
+    const ActivationStatistics::Sums* const own =
         term == terms.end() ? nullptr : seen.of(*term->second.parameter);
     if (own != nullptr) {
       const auto& [p, tensor] = term->second;
@@ -131,7 +131,7 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
       few[expert->layer][expert->number] = sums.empty() ? 0.0 : sums.back();
     }
     if (enough) {
-      result.importance[name] = means(sums);
+      result.mean_squares[name] = means(sums);
     } else if (expert && reads_the_layers_input(*expert)) {
       undecided.push_back(name);
     }
@@ -140,7 +140,7 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
     const auto expert = expert_of(name);
     const auto all = layers.find(expert->layer + expert->field);
     if (all != layers.end() && all->second.back() > 0.0) {
-      result.importance[name] = means(all->second);
+      result.mean_squares[name] = means(all->second);
     }
   }
   for (const auto& [layer, experts] : few) {

@@ -31,7 +31,8 @@ struct Context {
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;
-  InputSums* inputs = nullptr;  // told what each product with weights reads; may be absent
+  ActivationStatistics* activation_statistics =
+      nullptr;                            // of the input of each product; may be absent
   ExpertErrors* expert_errors = nullptr;  // told what the experts answer; may be absent
   bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
   bool recompute = false;  // keep a block's input alone and compute the rest again in backward

@@ -13,7 +13,7 @@ struct Parameter;
 
 /// What the weights of products have been given on this rank: for each column of w (N, K) or
 /// (G, N, K) the sum of the squares of its inputs. An error of a weight costs so much.
-class InputSums {
+class ActivationStatistics {
  public:
   struct Sums {
     std::vector<double> squares;     // (G, K)

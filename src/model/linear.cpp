@@ -31,8 +31,8 @@ Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y) {
-  if (ctx.inputs != nullptr) {
-    ctx.inputs->add(ctx.backend, x, offsets, weight);
+  if (ctx.activation_statistics != nullptr) {
+    ctx.activation_statistics->add(ctx.backend, x, offsets, weight);
   }
   if (weight.packed.groups > 0) {
     ctx.backend.packed_matmul(x, offsets, weight.packed, y, shared_peaks(ctx, x, weight.packed));

@@ -47,7 +47,7 @@ class CpuBackend : public Backend {
     const bool packed = compute == DType::kBf16 && set_.pairs;
     return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
   }
-  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) override;
+  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
                      const Tensor& y, const Tensor& peaks) override;

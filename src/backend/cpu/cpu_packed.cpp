@@ -34,26 +34,27 @@ std::int64_t first_bad(std::span<const float> x, float least) {
   return std::find_if(x.begin(), x.end(), bad) - x.begin();
 }
 
-void check_importance(const Tensor& importance, std::int64_t groups, std::int64_t columns) {
-  if (!importance.defined()) {
+void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::int64_t columns) {
+  if (!mean_squares.defined()) {
     return;
   }
-  require(importance.numel() == columns || importance.numel() == groups * columns,
-          fmt::format("importance {} for {} groups of {} columns", importance.shape().text(),
+  require(mean_squares.numel() == columns || mean_squares.numel() == groups * columns,
+          fmt::format("mean_squares {} for {} groups of {} columns", mean_squares.shape().text(),
                       groups, columns));
-  const std::span<const float> values = importance.as<float>();
+  const std::span<const float> values = mean_squares.as<float>();
   const std::int64_t i = first_bad(values, 0.0F);
   if (i < std::ssize(values)) {
-    throw Error(Exit::kBadData,
-                fmt::format("the importance of column {} of group {} is {}; it must be finite and "
-                            "at least 0",
-                            i % columns, i / columns, values[static_cast<std::size_t>(i)]));
+    throw Error(
+        Exit::kBadData,
+        fmt::format("the mean_squares of column {} of group {} is {}; it must be finite and "
+                    "at least 0",
+                    i % columns, i / columns, values[static_cast<std::size_t>(i)]));
   }
 }
 
 }  // namespace
 
-PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& importance) {
+PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) {
   const std::int64_t columns = w.dim(2);
   PackedWeights packed{.format = format,
                        .groups = w.dim(0),
@@ -61,12 +62,12 @@ PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tenso
                        .columns = columns,
                        .part = {0, columns, columns},
                        .words = {}};
-  check_importance(importance, packed.groups, columns);
+  check_mean_squares(mean_squares, packed.groups, columns);
   const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
   packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
   const std::span<const float> values = w.as<float>();
   std::atomic<std::int64_t> bad = w.numel();  // the first number that is not finite
-  const bool shared = importance.defined() && importance.numel() == columns;
+  const bool shared = mean_squares.defined() && mean_squares.numel() == columns;
   share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
     for (std::int64_t i = begin; i < end; ++i) {
       const Place place = place_of(packed, i);
@@ -86,9 +87,9 @@ PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tenso
           {.w = values.data() + first,
            .rows = place.rows,
            .columns = columns,
-           .importance = importance.defined()
-                             ? importance.as<float>().data() + (shared ? 0 : place.group * columns)
-                             : nullptr},
+           .mean_squares = mean_squares.defined() ? mean_squares.as<float>().data() +
+                                                        (shared ? 0 : place.group * columns)
+                                                  : nullptr},
           place.panel);
     }
   });

@@ -260,18 +260,19 @@ struct PackedKernels {
 };
 
 /// Rows of w (rows, columns) that become one panel (packed_layout.h); rows <= kPackedRows.
-/// importance (columns): weights of the squared errors along k, for four bits; null: all the same.
+/// mean_squares (columns): weights of the squared errors along k, for four bits; null: all the
+/// same.
 struct PanelSource {
   const float* w;
   Index rows, columns;
-  const float* importance;
+  const float* mean_squares;
 };
 
 /// Panels from numbers, and back.
 struct PanelKernels {
   // bf16: rounded to nearest. int8: d = max |w| / 127 over a block. int4: of each group the s and m
-  // with the least sum of importance (w - rounded w)^2, found by trying some s near range / 15, for
-  // three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
+  // with the least sum of mean_squares (w - rounded w)^2, found by trying some s near range / 15,
+  // for three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
   void (*pack)(PackedFormat format, const PanelSource& source, std::byte* out);
   // w (rows, columns): what the panel stands for, exactly.
   void (*unpack)(PackedFormat format, const std::byte* panel, Index rows, Index columns, float* w);
