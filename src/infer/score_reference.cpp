@@ -63,11 +63,11 @@ void ScoreReference::forward_layers(std::span<const model::MicroBatch> batches) 
     return;
   }
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
-    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+    model::swap_layer_weights(model_.parameters, reference_.parameters, layer);
     model::forward_all(reference_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
       add_divergence(layer, reference_.transformer.head(), batches[j], j, hidden);
     });
-    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+    model::swap_layer_weights(model_.parameters, reference_.parameters, layer);
   }
   const bool last_stage = model_.mesh.pp.rank() == model_.mesh.pp.size() - 1;
   if (last_stage && model_.transformer.head().is_quantized()) {

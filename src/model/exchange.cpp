@@ -12,7 +12,7 @@ bool is_quantized(const Parameter& parameter) {
   return parameter.packed.groups > 0 && parameter.packed.format != PackedFormat::kBf16;
 }
 
-void exchange_quantized(Parameters& one, Parameters& other, std::int64_t layer) {
+void swap_layer_weights(Parameters& one, Parameters& other, std::int64_t layer) {
   require(one.all().size() == other.all().size(), "two models that differ exchange weights");
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   auto second = other.all().begin();
