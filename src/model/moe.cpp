@@ -58,7 +58,7 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
   }
 }
 
-std::span<const std::int32_t> Moe::numbers() const { return pool_.of_rank[expert_rank_]; }
+std::span<const std::int32_t> Moe::expert_ids() const { return pool_.of_rank[expert_rank_]; }
 
 SlotRule Moe::rule(const Context& ctx) const {
   if (ctx.dropless) {

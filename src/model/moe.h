@@ -41,7 +41,7 @@ class Moe {
   const Experts& experts() const { return experts_; }
   const ExpertPool& pool() const { return pool_; }
   /// The experts of this rank.
-  std::span<const std::int32_t> numbers() const;
+  std::span<const std::int32_t> expert_ids() const;
   /// (3, E) fp32: steps whose gradients are held back, tokens processed in them, and updates so
   /// far; undefined without a gradient buffer.
   Parameter* buffer_state() const { return buffer_state_; }

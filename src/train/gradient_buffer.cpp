@@ -24,7 +24,7 @@ std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std:
   const std::vector<float> state =
       model::to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
   std::vector<Expert> list;
-  for (const std::int32_t number : moe.numbers()) {
+  for (const std::int32_t number : moe.expert_ids()) {
     const auto e = static_cast<std::size_t>(number);
     const float tokens = state[all + e] + static_cast<float>(stats.processed(layer)[e]);
     list.push_back({.index = list.size(),
@@ -43,7 +43,7 @@ void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit)
     }
     for (const Expert& expert : experts(*moe, layer, stats)) {
       for (const Parameter* const p : moe->experts().parameters()) {
-        visit(*p, owned_rows_of(*p, expert.index, std::ssize(moe->numbers())), expert);
+        visit(*p, owned_rows_of(*p, expert.index, std::ssize(moe->expert_ids())), expert);
       }
     }
   }
