@@ -16,7 +16,7 @@ class Planner {
     plan_.top_k = tokens.top_k;
     plan_.target.assign(tokens.choice.begin(), tokens.choice.end());
     plan_.fate.assign(tokens.choice.size(), Fate::kKept);
-    for (auto* counts : {&plan_.chosen, &plan_.dropped, &plan_.moved, &plan_.rows}) {
+    for (auto* counts : {&plan_.chosen, &plan_.dropped, &plan_.rerouted, &plan_.rows}) {
       counts->assign(experts, 0);
     }
     of_expert_.resize(experts);
@@ -32,7 +32,7 @@ class Planner {
   }
 
  private:
-  // By weight, then by token: who stays, and who is moved first.
+  // By weight, then by token: who stays, and who is rerouted first.
   bool goes_before(std::size_t a, std::size_t b) const {
     return tokens_.weight[a] != tokens_.weight[b] ? tokens_.weight[a] > tokens_.weight[b] : a < b;
   }
@@ -109,7 +109,7 @@ class Planner {
         plan_.fate[i] = Fate::kNext;
       }
       if (target >= 0) {
-        ++plan_.moved[chosen];
+        ++plan_.rerouted[chosen];
         ++plan_.rows[static_cast<std::size_t>(target)];
       } else {
         plan_.fate[i] = Fate::kDropped;
@@ -149,8 +149,8 @@ class Planner {
 
 }  // namespace
 
-bool DispatchPlan::has_moved() const {
-  return std::any_of(moved.begin(), moved.end(), [](std::int64_t n) { return n > 0; });
+bool DispatchPlan::has_rerouted() const {
+  return std::any_of(rerouted.begin(), rerouted.end(), [](std::int64_t n) { return n > 0; });
 }
 
 DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& pool,
@@ -165,7 +165,7 @@ DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t 
   part.order = plan.order;
   part.chosen = plan.chosen;
   part.dropped = plan.dropped;
-  part.moved = plan.moved;
+  part.rerouted = plan.rerouted;
   part.rows.assign(plan.rows.size(), 0);
   std::vector<std::int32_t> new_row(plan.source.size(), -1);
   std::size_t row = 0;

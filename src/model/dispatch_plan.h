@@ -18,7 +18,7 @@ struct RoutedTokens {
   std::span<const std::int32_t> choice;  // (T, K), best first; -1: none
   std::span<const float> weight;         // (T, K)
   /// (T, E): where else a token would go, the larger the rather; -inf: never. A spare's is compared
-  /// with spares alone. Only read if choices are moved.
+  /// with spares alone. Only read if choices are rerouted.
   std::span<const float> selection;
 };
 
@@ -37,10 +37,10 @@ struct DispatchPlan {
   std::vector<std::int32_t> target;    // [T, K] the expert that computes it; -1: none
   std::vector<Fate> fate;              // [T, K]; kKept where there is no choice
   std::vector<std::int32_t> order;     // the experts in the order of their rows
-  // [E] choices of each expert by the router, of these dropped and moved; and its rows
-  std::vector<std::int64_t> chosen, dropped, moved, rows;
+  // [E] choices of each expert by the router, of these dropped and rerouted; and its rows
+  std::vector<std::int64_t> chosen, dropped, rerouted, rows;
 
-  bool has_moved() const;
+  bool has_rerouted() const;
 };
 
 /// A pure function of its arguments. Where an expert has more choices than slots, those of the

@@ -96,7 +96,7 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
     const bool open = pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
     ctx.stats->chosen(moe_layer_)[e] += static_cast<double>(plan.chosen[e]);
     ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.dropped[e]);
-    ctx.stats->moved(moe_layer_)[e] += static_cast<double>(plan.moved[e]);
+    ctx.stats->rerouted(moe_layer_)[e] += static_cast<double>(plan.rerouted[e]);
     ctx.stats->processed(moe_layer_)[e] += static_cast<double>(plan.rows[e]);
     ctx.stats->slots(moe_layer_)[e] +=
         open ? static_cast<double>(slots > 0 ? slots : largest) : 0.0;
@@ -147,7 +147,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const DispatchPlan whole = plan_dispatch(
         {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
     count(ctx, whole, choice.host_expert, rule.slots);
-    if (whole.has_moved()) {
+    if (whole.has_rerouted()) {
       router_.move(ctx, whole, choice, s.router);
     }
     record(ctx, whole, choice);

@@ -47,7 +47,7 @@ void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double 
   row.utilisation.push_back(ratio(sum(summed.processed(layer)), sum(summed.slots(layer))));
   append_counts(row.expert_tokens, chosen);
   append_counts(row.expert_dropped, summed.dropped(layer));
-  append_counts(row.expert_rerouted, summed.moved(layer));
+  append_counts(row.expert_rerouted, summed.rerouted(layer));
   append_counts(row.expert_processed, summed.processed(layer));
   append_counts(row.expert_slots, summed.slots(layer));
   append_counts(row.task_expert_tokens, summed.by_task(layer));

@@ -151,7 +151,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           outcome.gradients = gradients_of(instance);
         }
         for (std::int64_t layer = 0; layer < layers(); ++layer) {
-          for (const auto& part : {stats.chosen(layer), stats.dropped(layer), stats.moved(layer),
+          for (const auto& part : {stats.chosen(layer), stats.dropped(layer), stats.rerouted(layer),
                                    stats.processed(layer)}) {
             outcome.counts.insert(outcome.counts.end(), part.begin(), part.end());
           }
@@ -323,20 +323,20 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
   const auto regular = static_cast<std::size_t>(golden.config.model.experts);
   const std::size_t experts = regular + static_cast<std::size_t>(router.spare_experts);
   double dropped = 0.0;
-  double moved = 0.0;
+  double rerouted = 0.0;
   double spare = 0.0;
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers()); ++layer) {
     const double* const counts = serial.counts.data() + layer * 4 * experts;
     EXPECT_TRUE(!GetParam().starve || counts[0] == 0.0) << counts[0];
     for (std::size_t e = 0; e < experts; ++e) {
       dropped += counts[experts + e];
-      moved += counts[2 * experts + e];
+      rerouted += counts[2 * experts + e];
       spare += e >= regular ? counts[3 * experts + e] : 0.0;
     }
   }
   const bool may_move = router.overflow != config::Overflow::kDrop;
   EXPECT_TRUE(may_move || (dropped > 0.0) == (router.capacity > 0));
-  EXPECT_EQ(moved > 0.0, may_move);
+  EXPECT_EQ(rerouted > 0.0, may_move);
   EXPECT_EQ(spare > 0.0, router.overflow == config::Overflow::kSpare);
 }
 

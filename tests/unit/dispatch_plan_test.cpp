@@ -1,5 +1,5 @@
-// Protects the dispatch plan: which choices are kept, moved and dropped, and in which order their
-// rows lie.
+// Protects the dispatch plan: which choices are kept, rerouted and dropped, and in which order
+// their rows lie.
 #include "model/dispatch_plan.h"
 
 #include <gtest/gtest.h>
@@ -66,7 +66,7 @@ void check(const Case& c) {
   EXPECT_EQ(narrowed<std::int64_t>(plan.target), expected.target);
   EXPECT_EQ(plan.chosen, expected.chosen);
   EXPECT_EQ(plan.dropped, expected.dropped);
-  EXPECT_EQ(plan.moved, expected.moved);
+  EXPECT_EQ(plan.rerouted, expected.rerouted);
   ASSERT_EQ(std::ssize(plan.rows), experts);
   std::int64_t rows = 0;
   for (std::int64_t e = 0; e < experts; ++e) {
@@ -176,7 +176,7 @@ TEST(DispatchPlan, NoTokenHasAnExpertTwice) {
   c.slots = 40;
   c.overflow = config::Overflow::kSpare;
   const DispatchPlan plan = c.plan();
-  EXPECT_TRUE(plan.has_moved());
+  EXPECT_TRUE(plan.has_rerouted());
   for (std::size_t t = 0; t < 64; ++t) {
     for (std::size_t i = 4 * t; i < 4 * t + 4; ++i) {
       const auto end = plan.target.begin() + static_cast<std::ptrdiff_t>(4 * t + 4);

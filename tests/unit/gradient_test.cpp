@@ -158,7 +158,7 @@ class GradientTest : public ::testing::Test {
   std::vector<double> choices_now() {
     const auto by_token = stats.by_task(0);
     std::vector<double> all(by_token.begin(), by_token.end());
-    for (const auto& counts : {stats.dropped(0), stats.moved(0), stats.processed(0)}) {
+    for (const auto& counts : {stats.dropped(0), stats.rerouted(0), stats.processed(0)}) {
       all.insert(all.end(), counts.begin(), counts.end());
     }
     return all;
@@ -299,7 +299,7 @@ TEST_F(GradientTest, MoeThatMovesToTheNextBest) {
   options.capacity = 3;
   options.overflow = config::Overflow::kNext;
   check(make_moe());
-  EXPECT_GT(std::accumulate(stats.moved(0).begin(), stats.moved(0).end(), 0.0), 0.0);
+  EXPECT_GT(std::accumulate(stats.rerouted(0).begin(), stats.rerouted(0).end(), 0.0), 0.0);
 }
 
 TEST_F(GradientTest, MoeWithSpares) {
