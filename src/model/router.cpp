@@ -151,31 +151,31 @@ std::span<const std::int32_t> Router::segments(const Context& ctx) const {
 }
 
 // How strongly the auxiliary loss wants to leave each expert, by segment.
-std::vector<double> Router::pull(Context& ctx, const Choice& choice,
-                                 std::span<const std::int32_t> segment,
-                                 std::int64_t segments) const {
+std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
+                                          std::span<const std::int32_t> segment,
+                                          std::int64_t segments) const {
   const auto experts = static_cast<std::size_t>(pool_.size());
   const auto regular = static_cast<double>(pool_.count(ExpertState::kRegular));
-  std::vector<double> pull(static_cast<std::size_t>(segments) * experts, 0.0);
+  std::vector<double> load_fraction(static_cast<std::size_t>(segments) * experts, 0.0);
   if (previous_load_ != nullptr) {
     for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
-      pull[e++] = regular * static_cast<double>(share);
+      load_fraction[e++] = regular * static_cast<double>(share);
     }
-    return pull;
+    return load_fraction;
   }
   std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
   for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
     const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
     const auto s = segment.empty() ? std::size_t{0} : static_cast<std::size_t>(segment[token]);
     if (choice.host_expert[i] >= 0) {
-      pull[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
+      load_fraction[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
       choices[s] += 1.0;
     }
   }
-  for (std::size_t i = 0; i < pull.size(); ++i) {
-    pull[i] *= pull[i] > 0.0 ? regular / choices[i / experts] : 0.0;
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    load_fraction[i] *= load_fraction[i] > 0.0 ? regular / choices[i / experts] : 0.0;
   }
-  return pull;
+  return load_fraction;
 }
 
 void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
@@ -209,15 +209,15 @@ void Router::gather(Context& ctx, Choice& choice) const {
 
 // Sums over the own tokens.
 void Router::count(Context& ctx, const RouteTensors& routed,
-                   const std::vector<double>& pull) const {
+                   const std::vector<double>& load_fraction) const {
   if (ctx.stats == nullptr || routed.logits.dim(0) == 0) {
     return;
   }
   const std::vector<float> shares = to_host_f32(ctx.backend, routed.shares);
   const std::vector<float> sums = to_host_f32(ctx.backend, routed.sums);
   const auto layer_sums = ctx.stats->sums(moe_layer_);
-  for (std::size_t i = 0; i < pull.size(); ++i) {
-    layer_sums[0] += pull[i] * static_cast<double>(shares[i]);
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    layer_sums[0] += load_fraction[i] * static_cast<double>(shares[i]);
   }
   layer_sums[1] += static_cast<double>(sums[0]);
   layer_sums[2] += static_cast<double>(sums[1]);
@@ -264,8 +264,8 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
     choice.host_selection = ctx.tp.group().all_gather(std::span(own));
   }
   s.choice = choice.expert;
-  s.pull = pull(ctx, choice, segment, segments);
-  count(ctx, s.routed, s.pull);
+  s.load_fraction = load_fraction(ctx, choice, segment, segments);
+  count(ctx, s.routed, s.load_fraction);
   s.routed.added = s.routed.selection = s.routed.bias = {};
   return choice;
 }
@@ -286,8 +286,9 @@ void Router::move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved&
 
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
   std::vector<float> daux;
-  for (const double pull : saved.pull) {
-    daux.push_back(static_cast<float>(aux_loss_ * pull / static_cast<double>(ctx.step_tokens)));
+  for (const double load_fraction : saved.load_fraction) {
+    daux.push_back(
+        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.step_tokens)));
   }
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());

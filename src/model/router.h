@@ -33,10 +33,10 @@ class Router {
     std::vector<float> host_selection;      // [T, E] where asked for
   };
   struct Saved {
-    Tensor x, query;           // query (t, d): of a gate of two layers
-    RouteTensors routed;       // what backward needs of it
-    Tensor choice;             // (t, K) whose scores the weights are made from
-    std::vector<double> pull;  // [S, E] R n_e / C of each segment
+    Tensor x, query;                    // query (t, d): of a gate of two layers
+    RouteTensors routed;                // what backward needs of it
+    Tensor choice;                      // (t, K) whose scores the weights are made from
+    std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
@@ -66,11 +66,13 @@ class Router {
   float query_scale() const;
   Tensor own_tasks(Context& ctx) const;
   std::span<const std::int32_t> segments(const Context& ctx) const;
-  std::vector<double> pull(Context& ctx, const Choice& choice,
-                           std::span<const std::int32_t> segment, std::int64_t segments) const;
+  std::vector<double> load_fraction(Context& ctx, const Choice& choice,
+                                    std::span<const std::int32_t> segment,
+                                    std::int64_t segments) const;
   void force(Context& ctx, const Tensor& scores, Choice& choice) const;
   void gather(Context& ctx, Choice& choice) const;
-  void count(Context& ctx, const RouteTensors& routed, const std::vector<double>& pull) const;
+  void count(Context& ctx, const RouteTensors& routed,
+             const std::vector<double>& load_fraction) const;
 
   RouteOptions options_;
   config::Force force_;
