@@ -237,7 +237,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
     if (training) {
       std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
       if (p.spec.buffered) {
-        of_owned.push_back(&p.held);
+        of_owned.push_back(&p.deferred);
       }
       for (Tensor* tensor : of_owned) {
         *tensor = backend.empty(DType::kF32, {p.owned.count, p.columns()});

@@ -81,7 +81,7 @@ struct Parameter {
   Slice owned;                            // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
-  Tensor held;                 // the same, if buffered: the sum of the deferred gradients
+  Tensor deferred;             // the same, if buffered: the sum of the deferred gradients
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
   std::int64_t columns() const;

@@ -33,7 +33,7 @@ std::vector<Kind> kinds(const Parameter& p, bool with_moments) {
     list.push_back({"exp_avg_sq/", &Parameter::exp_avg_sq, p.owned});
   }
   if (with_moments && p.spec.buffered) {
-    list.push_back({"held/", &Parameter::held, p.owned});
+    list.push_back({"held/", &Parameter::deferred, p.owned});
   }
   return list;
 }

@@ -313,9 +313,9 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double shared = layout.zero ? real(layout.replicas()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.dp) : 1.0;
   // Two moments, and a third sum of the experts' gradients where these are held back.
-  const double held_back = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
+  const double deferred = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
   memory.moments = 2.0 * kFp32 *
-                   ((1.0 + held_back) * held.experts / expert_shares +
+                   ((1.0 + deferred) * held.experts / expert_shares +
                     held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
                     held.others / shared);
   // Beside the layers: the last norm, its gradient, and four gradients of the residual stream.

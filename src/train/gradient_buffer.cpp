@@ -12,8 +12,8 @@ Slice owned_rows_of(const Parameter& p, std::size_t expert, std::int64_t experts
   return overlap({static_cast<std::int64_t>(expert) * each, each}, p.owned);
 }
 
-Tensor held_rows(const Parameter& p, Slice rows) {
-  return p.held.rows(rows.begin - p.owned.begin, rows.count);
+Tensor deferred_rows(const Parameter& p, Slice rows) {
+  return p.deferred.rows(rows.begin - p.owned.begin, rows.count);
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit)
   }
 }
 
-void GradientBuffer::add_held(model::MoeStats& stats) {
+void GradientBuffer::add_deferred(model::MoeStats& stats) {
   due_.clear();
   if (tokens_ == 0) {
     return;
@@ -61,7 +61,7 @@ void GradientBuffer::add_held(model::MoeStats& stats) {
     }
     const Tensor gradient = p.rows_of(p.grad, rows);
     if (expert.steps > 0) {
-      instance_.backend->add(held_rows(p, rows), gradient);
+      instance_.backend->add(deferred_rows(p, rows), gradient);
     }
     if (expert.due) {
       instance_.backend->scale(gradient, 1.0F / (expert.steps + 1.0F));
@@ -79,9 +79,9 @@ void GradientBuffer::hold(model::MoeStats& stats) {
       return;
     }
     if (expert.due) {
-      instance_.backend->zero(held_rows(p, rows));
+      instance_.backend->zero(deferred_rows(p, rows));
     } else {
-      instance_.backend->convert(p.rows_of(p.grad, rows), held_rows(p, rows));
+      instance_.backend->convert(p.rows_of(p.grad, rows), deferred_rows(p, rows));
     }
   });
   for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {

@@ -29,7 +29,7 @@ class GradientBuffer {
   /// After the gradients of a step are summed: adds what is held, and makes the mean of it for
   /// those experts whose update is due. Changes nothing but gradients. stats: of the step, over all
   /// ranks.
-  void add_held(model::MoeStats& stats);
+  void add_deferred(model::MoeStats& stats);
   /// After the update: keeps the gradients of experts that were not due, and counts.
   void hold(model::MoeStats& stats);
   /// What this step updates of a parameter.

@@ -127,7 +127,7 @@ StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
   result.lr = learning_rate(config_.train, step);
   sum_over_ranks(result, nats);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  buffer_.add_held(stats_);
+  buffer_.add_deferred(stats_);
   result.grad_norm = gradient_norm(instance_, buffer_);
   return result;
 }

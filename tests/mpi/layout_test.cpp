@@ -141,7 +141,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     Outcome outcome;
     for (std::int64_t step = 1; step <= steps; ++step) {
       outcome.losses.push_back(evaluate(instance, stats));
-      buffer.add_held(stats);
+      buffer.add_deferred(stats);
       const double norm = train::gradient_norm(instance, buffer);
       outcome.norms.push_back(norm);
       if (step == 1) {
