@@ -83,7 +83,7 @@ Reading read(model::Instance& instance, model::ActivationStatistics& sums,
     const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
     model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
-      if (instance.mesh.speaks()) {
+      if (instance.mesh.reports()) {
         total.tokens += static_cast<double>(round[i].size());
         total.targets += static_cast<double>(round[i].counted());
         total.logprob = std::accumulate(rows.logprob.begin(), rows.logprob.end(), total.logprob);

@@ -45,7 +45,7 @@ struct Mesh {
 
   /// The one rank of its replica that counts what all of them know: on the last stage, which has
   /// the losses.
-  bool speaks() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
+  bool reports() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
 
  private:
   void record_in(Ledger* ledger);

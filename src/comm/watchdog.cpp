@@ -17,9 +17,9 @@ namespace {
 constexpr int kQuestion = 1;  // where do you stand?
 constexpr int kAnswer = 2;    // a Standing
 constexpr int kGoOn = 3;      // some rank gets on: wait once more
-// Seconds. The last rank waits longer than rank 0, which then ends the job before it speaks; all
+// Seconds. The last rank waits longer than rank 0, which then ends the job before it reports; all
 // others would speak only if both were silent.
-constexpr double kFirstSpeaks = 4.0, kLastSpeaks = 8.0, kEachSpeaks = 14.0;
+constexpr double kFirstReports = 4.0, kLastReports = 8.0, kEachReports = 14.0;
 constexpr double kNap = 0.5, kShortNap = 0.02;
 
 void sleep_for(double seconds) {
@@ -177,7 +177,7 @@ void Watchdog::watch() {
       expire(waited);
     }
     if (asked_) {
-      speak(waited);
+      report(waited);
     }
     lock.lock();
     waited_ = late ? 0.0 : waited_;
@@ -223,7 +223,7 @@ void Watchdog::answer_questions() {
 // Returns if some rank gets on, so that this one has to wait for it.
 void Watchdog::expire(double waited) {
   if (board_) {
-    speak_for_host(waited);
+    report_for_host(waited);
     return;
   }
   if (talk_ == MPI_COMM_NULL) {
@@ -237,11 +237,11 @@ void Watchdog::expire(double waited) {
     }
   }
   if (is_collector(world_.rank())) {
-    speak(waited);
+    report(waited);
     return;
   }
   const Timer timer;
-  while (timer.seconds() < kEachSpeaks) {
+  while (timer.seconds() < kEachReports) {
     answer_questions();
     if (absolved_) {
       return;
@@ -253,7 +253,7 @@ void Watchdog::expire(double waited) {
   abort_all(static_cast<int>(Exit::kInternal));
 }
 
-void Watchdog::speak(double waited) {
+void Watchdog::report(double waited) {
   answers_.clear();
   for (int rank = 0; rank < world_.size(); ++rank) {
     if (rank != world_.rank()) {
@@ -263,7 +263,7 @@ void Watchdog::speak(double waited) {
   answers_[world_.rank()] = standing();
   const Timer timer;
   const bool first = world_.is_root();
-  while (timer.seconds() < (first ? kFirstSpeaks : kLastSpeaks) &&
+  while (timer.seconds() < (first ? kFirstReports : kLastReports) &&
          !(first && std::ssize(answers_) == world_.size())) {
     answer_questions();
     sleep_for(kShortNap);
@@ -288,10 +288,10 @@ void Watchdog::judge(double waited) {
   abort_all(static_cast<int>(Exit::kInternal));
 }
 
-void Watchdog::speak_for_host(double waited) {
+void Watchdog::report_for_host(double waited) {
   const std::vector<std::uint32_t> before = board_->counts();
   const Timer timer;
-  while (timer.seconds() < (board_->is_first() ? kFirstSpeaks : kLastSpeaks)) {
+  while (timer.seconds() < (board_->is_first() ? kFirstReports : kLastReports)) {
     board_->publish(standing());
     sleep_for(kShortNap);
   }

@@ -66,8 +66,8 @@ class Watchdog {
   void expire(double waited);
   void answer_questions();
   void ask(int rank);
-  void speak(double waited);
-  void speak_for_host(double waited);
+  void report(double waited);
+  void report_for_host(double waited);
   void judge(double waited);
   bool is_collector(int rank) const { return rank == 0 || rank == world_.size() - 1; }
 

@@ -153,13 +153,13 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
 // Collective: sums the round over the ranks, records it, and votes on stopping and on writing.
 // False: nothing is left to do on any rank.
 bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd end) {
-  const bool speaks = instance_.mesh.speaks();
+  const bool reports = instance_.mesh.reports();
   RoundSums sums;
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
   double rows = 0.0;
   for (const model::MicroBatch& batch : batches) {
     for (const std::uint8_t task : batch.task) {
-      sums.task_tokens[task] += speaks ? 1.0 : 0.0;
+      sums.task_tokens[task] += reports ? 1.0 : 0.0;
     }
     rows += static_cast<double>(batch.size());
   }
@@ -173,7 +173,7 @@ bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd e
                                 end.skipped,
                                 busy ? 1.0 : 0.0,
                                 whole_.empty() ? 0.0 : 1.0};
-  if (!speaks) {
+  if (!reports) {
     values.assign(values.size(), 0.0);
   }
   values.push_back(comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0);
@@ -206,7 +206,7 @@ std::int64_t Generator::write_parts() {
   recorder_.flush();
   std::int64_t written = 0;
   world_.together("write a part of the continuations", [&] {
-    if (instance_.mesh.speaks()) {
+    if (instance_.mesh.reports()) {
       for (const auto& [number, part] : whole_) {
         job_.output.write_part(number, part, recorder_.step());
         ++written;
@@ -354,7 +354,7 @@ GenerateResult generate(const GenerateJob& job) {
   pages =
       std::max<std::int64_t>(1, std::min(pages, world.all_reduce(need.pages, comm::Reduce::kMax)));
   const double prompt_tokens = world.all_reduce(
-      job.instance.mesh.speaks() ? static_cast<double>(need.tokens) : 0.0, comm::Reduce::kSum);
+      job.instance.mesh.reports() ? static_cast<double>(need.tokens) : 0.0, comm::Reduce::kSum);
   const double all_work =
       prompt_tokens + static_cast<double>(dealt.documents * job.rules.max_tokens);
   log::info(fmt::format("{} prompts, {} pages of {} tokens for their keys and values on each rank",

@@ -50,7 +50,7 @@ void ScoreReference::add_divergence(std::int64_t layer, const model::Head& head,
   const model::Head& original = reference_.transformer.head();
   const std::vector<float> divergence =
       head.compare(ctx_, hidden, ctx_, original, hidden_[j]).divergence;
-  for (std::size_t i = 0; reference_.mesh.speaks() && i < divergence.size(); ++i) {
+  for (std::size_t i = 0; reference_.mesh.reports() && i < divergence.size(); ++i) {
     if (batch.target[i] >= 0) {
       details_.layers[static_cast<std::size_t>(layer)] += static_cast<double>(divergence[i]);
     }

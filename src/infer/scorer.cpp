@@ -146,7 +146,7 @@ Work Scorer::open(std::int64_t shard) {
   return work;
 }
 
-// Collective over tp: the scores of batch j of a round, where the mesh speaks; else none.
+// Collective over tp: the scores of batch j of a round, where the mesh reports; else none.
 BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
   const PhaseScope phase(instance_.clock, Phase::kForward);
   model::Head::Comparison rows;
@@ -156,7 +156,7 @@ BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, con
     rows.own = instance_.transformer.head().log_probs(ctx_, hidden);
   }
   BatchScores scores;
-  for (std::size_t i = 0; instance_.mesh.speaks() && i < batch.target.size(); ++i) {
+  for (std::size_t i = 0; instance_.mesh.reports() && i < batch.target.size(); ++i) {
     if (batch.target[i] < 0) {
       continue;
     }
@@ -192,7 +192,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
   RoundSums sums;
   double reference_sum = 0.0;  // of divergences
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  for (std::size_t j = 0; instance_.mesh.speaks() && j < batches.size(); ++j) {
+  for (std::size_t j = 0; instance_.mesh.reports() && j < batches.size(); ++j) {
     for (const float p : scores[j].tokens.logprob) {
       sums.nats -= static_cast<double>(p);
     }
@@ -271,7 +271,7 @@ bool Scorer::score(const Work& work) {
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    if (instance_.mesh.speaks() && replicas_.rank() == writer) {
+    if (instance_.mesh.reports() && replicas_.rank() == writer) {
       part.emplace(job_.output, work.shard, work.documents);
     }
   });

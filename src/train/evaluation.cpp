@@ -114,7 +114,7 @@ std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
     }
     model::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
       const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
-      if (instance.mesh.speaks()) {
+      if (instance.mesh.reports()) {
         add_losses(sums, batches[i], samples[i], logprob);
       }
     });

@@ -43,7 +43,7 @@ double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t ta
       task_tokens_[task] += 1.0;
     }
   }
-  return instance_.mesh.speaks() ? nats : 0.0;
+  return instance_.mesh.reports() ? nats : 0.0;
 }
 
 // The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.

@@ -137,7 +137,7 @@ Step forward_step(model::Instance& instance, const train::StepBatches& batches) 
       }
     });
     const auto targets = static_cast<double>(batches.counted);
-    return instance.mesh.speaks() ? nats / targets : 0.0;
+    return instance.mesh.reports() ? nats / targets : 0.0;
   };
 }
 

@@ -118,7 +118,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     double loss = 0.0;
     for (const auto& logprob : train::forward_backward(instance, ctx, batches, 1.0 / counted)) {
       for (const float p : logprob) {
-        loss -= mesh.speaks() ? static_cast<double>(p) / counted : 0.0;
+        loss -= mesh.reports() ? static_cast<double>(p) / counted : 0.0;
       }
     }
     mesh.world.all_reduce(stats.all(), comm::Reduce::kSum);
