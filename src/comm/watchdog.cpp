@@ -279,9 +279,10 @@ void Watchdog::report(double waited) {
 
 // Ends the job, unless a rank that the others may wait for gets on.
 void Watchdog::judge(double waited) {
-  const bool gets_on = std::any_of(answers_.begin(), answers_.end(),
-                                   [](const auto& answer) { return answer.second.gets_on(); });
-  if (gets_on) {
+  const bool makes_progress = std::any_of(answers_.begin(), answers_.end(), [](const auto& answer) {
+    return answer.second.makes_progress();
+  });
+  if (makes_progress) {
     return;
   }
   log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
