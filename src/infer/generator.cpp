@@ -90,7 +90,7 @@ Generator::Generator(const GenerateJob& job, std::vector<std::int64_t> parts, st
 void Generator::fetch(RoundEnd& end) {
   const PhaseScope phase(instance_.clock, Phase::kData);
   bool waits = true;
-  while (waits && scheduler_.is_hungry() && !source_.is_empty()) {
+  while (waits && scheduler_.has_capacity() && !source_.is_empty()) {
     PromptSource::Part part = source_.next();
     waits = false;
     open_.open(part);

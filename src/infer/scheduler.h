@@ -76,7 +76,7 @@ class Scheduler {
 
   void add(Prompt prompt);
   /// Whether more prompts could be put to use now.
-  bool is_hungry() const { return std::ssize(waiting_) < rules_.batch - std::ssize(running_); }
+  bool has_capacity() const { return std::ssize(waiting_) < rules_.batch - std::ssize(running_); }
   bool is_idle() const { return waiting_.empty() && running_.empty(); }
 
   std::vector<SequenceRun> plan();
