@@ -78,14 +78,14 @@ Reading read(model::Instance& instance, model::ActivationStatistics& sums,
   Reading total;
   const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
-    watchdog.round("calibration");
+    watchdog.iteration("calibration");
     comm::agree_to_go_on("calibrating", instance.mesh.world);
-    const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
-    model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
+    const auto in_flight = batches.subspan(first, std::min(stages, batches.size() - first));
+    model::forward_all(instance, ctx, in_flight, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
       if (instance.mesh.reports()) {
-        total.tokens += static_cast<double>(round[i].size());
-        total.targets += static_cast<double>(round[i].counted());
+        total.tokens += static_cast<double>(in_flight[i].size());
+        total.targets += static_cast<double>(in_flight[i].counted());
         total.logprob = std::accumulate(rows.logprob.begin(), rows.logprob.end(), total.logprob);
       }
     });
@@ -136,7 +136,7 @@ model::Calibration calibrate(const config::Config& config, io::ModelSource& mode
       names.push_back(name);
     }
   }
-  watchdog.round("calibration");
+  watchdog.iteration("calibration");
   model::Calibration result = model::join_sums(*instance, sums, names);
   for (const std::string& warning : result.warnings) {
     log::warn(warning);

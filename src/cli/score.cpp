@@ -97,7 +97,7 @@ std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-/// About the rows of this task's trace: one for each round of batches, which hold kScoreTokens or a
+/// About the rows of this task's trace: one for each iteration, which hold kScoreTokens or a
 /// window, of which a stride is new; the ranks of tp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;

@@ -101,7 +101,7 @@ void Watchdog::begin(Kind kind, std::string_view what, std::int64_t step) {
 
 void Watchdog::step(std::int64_t step) { begin(Kind::kStep, "", step); }
 
-void Watchdog::round(std::string_view what) { begin(Kind::kRound, what); }
+void Watchdog::iteration(std::string_view what) { begin(Kind::kIteration, what); }
 
 void Watchdog::loading() { begin(Kind::kLoad, "loading"); }
 
@@ -122,7 +122,7 @@ double Watchdog::limit() const {
       return chosen(limits_.load, 10.0 * kMinutes);
     case Kind::kSave:
       return chosen(limits_.save, 60.0 * kMinutes);
-    case Kind::kRound:
+    case Kind::kIteration:
       return chosen(limits_.step, 10.0 * kMinutes);
     case Kind::kStep:
       break;

@@ -28,7 +28,7 @@ class Watchdog {
  public:
   /// Seconds without progress; negative: automatic. As the keys run.*_timeout.
   struct Limits {
-    double step = -1.0;  // steps and rounds
+    double step = -1.0;  // steps and iterations
     double load = -1.0;
     double save = -1.0;
   };
@@ -43,7 +43,7 @@ class Watchdog {
   /// A step. Automatic limit: 10 x the median step so far, at least ten minutes.
   void step(std::int64_t step);
   /// Work like a step whose length differs much ("evaluation"). Automatic limit: ten minutes.
-  void round(std::string_view what);
+  void iteration(std::string_view what);
   /// Automatic limit: ten minutes.
   void loading();
   /// Automatic limit: an hour.
@@ -54,7 +54,7 @@ class Watchdog {
   void close();
 
  private:
-  enum class Kind { kStep, kRound, kLoad, kSave };
+  enum class Kind { kStep, kIteration, kLoad, kSave };
   void begin(Kind kind, std::string_view what, std::int64_t step = -1);
   void watch();
   double limit() const;

@@ -184,10 +184,10 @@ void Loop::check_replicas() {
 void Loop::evaluate() {
   progress_.evaluation_due = false;
   if (start_.eval_corpora.size() > 0) {
-    watchdog_.round("evaluation");
+    watchdog_.iteration("evaluation");
     const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
                                      progress_.tasks.size(), progress_.step, [this] {
-                                       watchdog_.round("evaluation");
+                                       watchdog_.iteration("evaluation");
                                        return !vote().stop;
                                      });
     progress_.evaluation_due = !row.has_value();
@@ -380,7 +380,7 @@ Outcome Loop::run() {
       }
     }
   }
-  watchdog_.round("the end");
+  watchdog_.iteration("the end");
   close();
   return {};
 }
