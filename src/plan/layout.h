@@ -32,6 +32,6 @@ struct Stage {
 Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t stage);
 
 /// Micro-batches that one replica computes in a step.
-std::int64_t rounds(const config::Train& train, const Layout& layout);
+std::int64_t micro_batches_per_rank(const config::Train& train, const Layout& layout);
 
 }  // namespace moesaic::plan

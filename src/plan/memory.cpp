@@ -140,7 +140,7 @@ double cache_bytes(const config::Config& config, const Layout& layout, std::int6
 
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  return real(std::min(rounds(config.train, layout) * layout.chunks,
+  return real(std::min(micro_batches_per_rank(config.train, layout) * layout.chunks,
                        chunks_ahead(stage, layout.pp, layout.chunks) + 1));
 }
 

@@ -61,7 +61,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const Held held = held_by_rank(config, layout, stage);
   const Stage s = stage_of(m, layout, stage);
   const double tokens = real(config.train.micro_batch * config.data.seq_len);
-  const double micro_batches = real(rounds(config.train, layout));
+  const double micro_batches = real(micro_batches_per_rank(config.train, layout));
   const double width = compute_width(config);
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;

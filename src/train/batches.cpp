@@ -62,12 +62,12 @@ StepBatches Batches::read(const SampleRanges& ranges) {
       const auto at = static_cast<std::size_t>(mine * micro_batch_ + i);
       samples.push_back(corpora_.read(place(numbers[at])));
     }
-    step.rounds.push_back(micro_batch_of(samples));
-    step.rounds.back().first = mine * micro_batch_ * seq_len_;
+    step.micro_batches.push_back(micro_batch_of(samples));
+    step.micro_batches.back().first = mine * micro_batch_ * seq_len_;
     if (keep_tokens_) {
-      step.tokens.push_back(token_rows_of(samples, step.rounds.back().first));
+      step.tokens.push_back(token_rows_of(samples, step.micro_batches.back().first));
     }
-    step.counted += step.rounds.back().counted();
+    step.counted += step.micro_batches.back().counted();
   }
   return step;
 }

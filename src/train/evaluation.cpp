@@ -101,13 +101,13 @@ std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
   const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
   const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());
-  const auto rounds = static_cast<std::size_t>(instance.mesh.pp.size());  // in flight
-  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas * rounds) {
+  const auto in_flight = static_cast<std::size_t>(instance.mesh.pp.size());
+  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas * in_flight) {
     std::vector<std::vector<Sample>> samples;
     std::vector<model::MicroBatch> batches;
-    for (std::size_t round = 0; round < rounds; ++round) {
+    for (std::size_t i = 0; i < in_flight; ++i) {
       const std::size_t begin =
-          std::min(places.size(), first + (round * replicas + replica) * micro_batch);
+          std::min(places.size(), first + (i * replicas + replica) * micro_batch);
       const std::size_t end = std::min(places.size(), begin + micro_batch);
       samples.push_back(read_samples(corpora, std::span(places).subspan(begin, end - begin)));
       batches.push_back(micro_batch_of(samples.back()));

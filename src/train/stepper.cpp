@@ -32,13 +32,13 @@ Stepper::Stepper(const config::Config& config, model::Instance& instance, std::s
 double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t targets) {
   zero_gradients(instance_);
   double nats = 0.0;
-  for (const std::vector<float>& logprob :
-       forward_backward(instance_, ctx_, batches.rounds, 1.0 / static_cast<double>(targets))) {
+  for (const std::vector<float>& logprob : forward_backward(instance_, ctx_, batches.micro_batches,
+                                                            1.0 / static_cast<double>(targets))) {
     for (const float p : logprob) {
       nats -= static_cast<double>(p);
     }
   }
-  for (const model::MicroBatch& batch : batches.rounds) {
+  for (const model::MicroBatch& batch : batches.micro_batches) {
     for (const std::uint8_t task : batch.task) {
       task_tokens_[task] += 1.0;
     }

@@ -114,7 +114,7 @@ class TaskSampling : public ::testing::Test {
     Batches batches(corpora, tasks, config, world, first * config.train.batch);
     std::vector<std::vector<std::int32_t>> all;
     for (int step = first; step < last; ++step) {
-      for (const model::MicroBatch& mine : batches.next().rounds) {
+      for (const model::MicroBatch& mine : batches.next().micro_batches) {
         const std::vector<std::int64_t> sent(mine.token.begin(), mine.token.end());
         const std::vector<std::int64_t> tokens = world.all_gather(std::span(sent));
         for (auto at = tokens.begin(); at != tokens.end(); at += kLength) {

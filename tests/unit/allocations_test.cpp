@@ -125,9 +125,10 @@ TEST(AllocationsTest, ScoringIsSteady) {
   model::Context ctx = instance.context();
   ctx.dropless = true;
   expect_steady([&](std::int64_t) {
-    model::forward_all(instance, ctx, batches.rounds, [&](std::size_t, const Tensor& hidden) {
-      instance.transformer.head().log_probs(ctx, hidden);
-    });
+    model::forward_all(instance, ctx, batches.micro_batches,
+                       [&](std::size_t, const Tensor& hidden) {
+                         instance.transformer.head().log_probs(ctx, hidden);
+                       });
   });
 }
 
