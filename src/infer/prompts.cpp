@@ -48,7 +48,7 @@ const io::ShardDocuments& Prompts::table(std::int64_t shard) {
   return table_;
 }
 
-Prompts::Given Prompts::given(const Place& place) {
+Prompts::PromptSize Prompts::size_of(const Place& place) {
   const io::ShardDocuments& documents = table(place.shard);
   const auto d = static_cast<std::size_t>(place.document);
   const std::int64_t context = documents.context[d];
@@ -58,9 +58,9 @@ Prompts::Given Prompts::given(const Place& place) {
 std::vector<std::int64_t> Prompts::lengths(std::int64_t part) {
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < documents_of(part); ++i) {
-    const Given given = this->given(place_of(part * part_size_ + i));
-    const std::int64_t end = given.whole && eos_ >= 0 ? 1 : 0;
-    lengths.push_back(std::max<std::int64_t>(1, given.tokens - end));
+    const PromptSize size = size_of(place_of(part * part_size_ + i));
+    const std::int64_t end = size.whole && eos_ >= 0 ? 1 : 0;
+    lengths.push_back(std::max<std::int64_t>(1, size.tokens - end));
   }
   return lengths;
 }
@@ -71,16 +71,16 @@ std::vector<Prompt> Prompts::read(std::int64_t part) {
     Prompt prompt;
     prompt.document = part * part_size_ + i;
     const Place place = place_of(prompt.document);
-    const Given given = this->given(place);
+    const PromptSize size = size_of(place);
     const auto d = static_cast<std::size_t>(place.document);
     prompt.id = table_.id.at(d);
     prompt.task = table_.task[d];
-    if (given.tokens > 0) {
+    if (size.tokens > 0) {
       // A window is read with the token that it predicts last.
       prompt.tokens =
-          corpora_.tokens(place.shard, {{place.document, 0, given.tokens - 1, 0}}, table_.offsets);
+          corpora_.tokens(place.shard, {{place.document, 0, size.tokens - 1, 0}}, table_.offsets);
     }
-    if (given.whole && !prompt.tokens.empty() && prompt.tokens.back() == eos_) {
+    if (size.whole && !prompt.tokens.empty() && prompt.tokens.back() == eos_) {
       prompt.tokens.pop_back();
     }
     if (prompt.tokens.empty()) {

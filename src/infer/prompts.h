@@ -36,13 +36,13 @@ class Prompts {
   struct Place {
     std::int64_t shard, document;  // within the shard
   };
-  struct Given {
+  struct PromptSize {
     std::int64_t tokens;  // with an eos at the end
     bool whole;           // no context, so that an eos may be there
   };
   Place place_of(std::int64_t document) const;
   const io::ShardDocuments& table(std::int64_t shard);
-  Given given(const Place& place);
+  PromptSize size_of(const Place& place);
 
   ScoreCorpora& corpora_;
   std::int64_t eos_, first_token_;

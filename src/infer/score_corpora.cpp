@@ -68,8 +68,8 @@ std::vector<std::uint8_t> ScoreCorpora::repeated_contexts(std::int64_t shard,
                                                documents.context[d]);
   };
   for (std::size_t d = 1; d < repeated.size(); ++d) {
-    const std::int64_t given = documents.context[d];
-    if (given < 2 || given != documents.context[d - 1] ||
+    const std::int64_t context = documents.context[d];
+    if (context < 2 || context != documents.context[d - 1] ||
         documents.task[d] != documents.task[d - 1]) {
       continue;
     }

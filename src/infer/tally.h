@@ -25,7 +25,7 @@ class Tally {
   io::ScoreTotals totals(std::int64_t vocab_size) const;
 
  private:
-  std::vector<std::int64_t> length_, given_, bytes_;
+  std::vector<std::int64_t> length_, context_, bytes_;
   bool bytes_known_;
   io::ReferenceTotals reference_;
   io::DocumentScores scores_;

@@ -48,7 +48,7 @@ struct TokenSpan {
   std::vector<std::int32_t> token;
   std::vector<std::int64_t> document;        // global number in the corpus
   std::vector<std::int64_t> document_begin;  // stream position of its document's first token
-  std::vector<std::uint8_t> given;           // 1 inside /documents/context: read, not predicted
+  std::vector<std::uint8_t> context;         // 1 inside /documents/context: read, not predicted
   std::vector<std::uint8_t> task;            // index into task_names; 0 = none
 };
 

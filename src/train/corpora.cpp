@@ -30,7 +30,7 @@ void check_same_vocabulary(const io::CorpusInfo& a, const io::CorpusInfo& b) {
 /// Whether token i of a sample that begins at stream position `first` predicts its successor.
 bool is_counted(const io::TokenSpan& span, std::int64_t first, std::size_t i) {
   const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
-  return !next_begins && span.given[i + 1] == 0;
+  return !next_begins && span.context[i + 1] == 0;
 }
 
 }  // namespace
