@@ -27,7 +27,7 @@ double sum(const std::vector<Candidate>& candidates) {
   return total;
 }
 
-void keep_likeliest(std::vector<Candidate>& candidates, std::int64_t count) {
+void keep_most_probable(std::vector<Candidate>& candidates, std::int64_t count) {
   const auto end = candidates.begin() + std::min(count, std::ssize(candidates));
   std::partial_sort(candidates.begin(), end, candidates.end(), likelier);
   candidates.erase(end, candidates.end());
@@ -68,7 +68,7 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
                      static_cast<double>(std::exp(static_cast<float>(below)))};
   }
   if (keys_.top_k > 0) {
-    keep_likeliest(candidates, keys_.top_k);
+    keep_most_probable(candidates, keys_.top_k);
   }
   if (keys_.top_p < 1.0) {
     keep_share(candidates, keys_.top_p);

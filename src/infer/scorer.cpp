@@ -70,7 +70,7 @@ class BatchSource {
 /// The scores of a batch's targets, in its order.
 struct BatchScores {
   io::TokenScores tokens;
-  std::vector<std::uint8_t> likeliest;
+  std::vector<std::uint8_t> is_argmax;
 };
 
 class Scorer {
@@ -162,7 +162,7 @@ BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, con
       continue;
     }
     scores.tokens.logprob.push_back(rows.own.logprob[i]);
-    scores.likeliest.push_back(rows.own.best[i] == batch.target[i] ? 1 : 0);
+    scores.is_argmax.push_back(rows.own.best[i] == batch.target[i] ? 1 : 0);
     if (reference_) {
       scores.tokens.reference_logprob.push_back(rows.reference.logprob[i]);
       scores.tokens.divergence.push_back(rows.divergence[i]);
@@ -249,7 +249,7 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
     return replicas_.gather(std::span<const T>(values), writer);
   };
   io::TokenScores tokens{gathered(mine.tokens.logprob), {}, {}, {}};
-  const auto likeliest = gathered(mine.likeliest);
+  const auto is_argmax = gathered(mine.is_argmax);
   if (reference_) {
     tokens.reference_logprob = gathered(mine.tokens.reference_logprob);
     tokens.divergence = gathered(mine.tokens.divergence);
@@ -261,7 +261,7 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
       const WindowBatch& theirs = work.batch(first + r);
       windows.insert(windows.end(), theirs.begin(), theirs.end());
     }
-    part->add(windows, std::move(tokens), likeliest);
+    part->add(windows, std::move(tokens), is_argmax);
   }
 }
 

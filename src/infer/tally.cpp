@@ -17,14 +17,14 @@ Tally::Tally(const io::ShardDocuments& documents)
 }
 
 void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
-                std::span<const std::uint8_t> likeliest) {
+                std::span<const std::uint8_t> is_argmax) {
   const std::span<const float> logprob(tokens.logprob);
   reference_.add(tokens);
   std::size_t at = 0;
   for (const Window& window : windows) {
     const auto d = static_cast<std::size_t>(window.document);
     const auto targets = static_cast<std::size_t>(window.targets());
-    const auto hits = likeliest.subspan(at, targets);
+    const auto hits = is_argmax.subspan(at, targets);
     const bool all = std::all_of(hits.begin(), hits.end(), [](std::uint8_t hit) { return hit; });
     const bool before = scores_.tokens[d] == 0 || scores_.greedy[d] != 0;
     scores_.greedy[d] = all && before ? 1 : 0;

@@ -16,7 +16,7 @@ class Tally {
 
   /// The targets of a batch in its order, with 1 where it was the likeliest token.
   void add(const WindowBatch& windows, const io::TokenScores& tokens,
-           std::span<const std::uint8_t> likeliest);
+           std::span<const std::uint8_t> is_argmax);
 
   /// Goes on from an earlier tally of the same documents.
   void restore(io::DocumentScores documents, io::ReferenceTotals reference);
