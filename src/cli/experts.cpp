@@ -83,7 +83,7 @@ fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
   nlohmann::json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
   std::vector<fs::path> copy;
-  for (const std::string& name : checkpoint.companions()) {
+  for (const std::string& name : checkpoint.sidecar_files()) {
     copy.push_back(inputs.source / name);
   }
   const auto blocks = model::blocks_to_save(instance);

@@ -86,10 +86,10 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
 }
 
 // What lies beside the model or the checkpoint that is gone on from; the tokenizer is the corpus's.
-std::map<std::string, std::string> texts_beside(const std::filesystem::path& folder,
-                                                const io::CorpusInfo& corpus) {
+std::map<std::string, std::string> sidecar_texts(const std::filesystem::path& folder,
+                                                 const io::CorpusInfo& corpus) {
   std::map<std::string, std::string> texts;
-  for (const auto& file : io::companion_files(folder)) {
+  for (const auto& file : io::sidecar_files(folder)) {
     if (corpus.tokenizer.empty() || file.stem() != "tokenizer") {
       texts[file.filename().string()] = io::read_whole(file);
     }
@@ -240,13 +240,13 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     corpora.join_tasks(origin.progress.tasks);
     eval_corpora.join_tasks(origin.progress.tasks);
   };
-  std::map<std::string, std::string> beside;  // on rank 0
+  std::map<std::string, std::string> sidecars;  // on rank 0
   world.together("set up the model", [&] {
     if (world.is_root() && origin.source != nullptr) {
       if (!origin.resume) {
         check_folder(*origin.source, world);
       }
-      beside = texts_beside(origin.source->path(), corpora.info(0));
+      sidecars = sidecar_texts(origin.source->path(), corpora.info(0));
     }
     load(nullptr);
   });
@@ -284,7 +284,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .data = data,
                          .progress = progress,
                          .checkpoint = origin.resume,
-                         .beside = beside,
+                         .sidecars = sidecars,
                          .rollbacks = rollbacks,
                          .on_opened = begin,
                          .policy = policy,

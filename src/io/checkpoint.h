@@ -85,8 +85,8 @@ class CheckpointReader {
 
   const std::filesystem::path& path() const;
   const nlohmann::json& state() const;
-  const std::string& manifest_sha256() const;   // of the text
-  std::vector<std::string> companions() const;  // files beside its parts
+  const std::string& manifest_sha256() const;      // of the text
+  std::vector<std::string> sidecar_files() const;  // files beside its parts
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;

@@ -79,7 +79,7 @@ struct HfFolderRequest {
 };
 
 /// Files of a model that belong to its tokenizer and text generation, those that exist.
-std::vector<std::filesystem::path> companion_files(const std::filesystem::path& folder);
+std::vector<std::filesystem::path> sidecar_files(const std::filesystem::path& folder);
 
 /// Whether a model may be written there: nothing is, or only what an unfinished writing left.
 bool is_free(const std::filesystem::path& folder);

@@ -218,7 +218,7 @@ bool Loop::save() {
                                            .step = progress_.step,
                                            .state = *state,
                                            .copy = copy,
-                                           .texts = start_.beside,
+                                           .texts = start_.sidecars,
                                            .on_progress = [this] { watchdog_.saving(); }},
                                           blocks, world_);
     newest_ = path;

@@ -202,7 +202,7 @@ class Folders(harness.EndToEnd):
 
     # Protects: what lies beside a model comes along to a checkpoint and back, with the tokens that
     # begin and end a text.
-    def test_companions(self):
+    def test_sidecar_files(self):
         beside = {"generation_config.json": '{"bos_token_id": 3, "eos_token_id": [5, 9]}',
                   "tokenizer_config.json": '{"model_max_length": 64}'}
         for name, text in beside.items():

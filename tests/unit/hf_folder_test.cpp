@@ -453,10 +453,10 @@ TEST(HfFolder, Existing) {
   fs::create_directory(dir / "out");
   testing::write_file(dir / "out" / "model-00001-of-00002.safetensors", "half");
   testing::write_file(dir / "out" / "model.safetensors.index.json", "{}");
-  const auto companions = companion_files(dir.path());
-  EXPECT_EQ(companions, std::vector<fs::path>{dir / "tokenizer.json"});
+  const auto sidecars = sidecar_files(dir.path());
+  EXPECT_EQ(sidecars, std::vector<fs::path>{dir / "tokenizer.json"});
   const HfFolderRequest request{dir / "out",      from.config().family, from.config().keys,
-                                StoredType::kF32, 5'000'000'000,        companions};
+                                StoredType::kF32, 5'000'000'000,        sidecars};
   expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
   EXPECT_EQ(testing::read_file(dir / "out" / "model-00001-of-00002.safetensors"), "half");
   testing::write_file(dir / "out" / ".unfinished", "");
