@@ -43,7 +43,7 @@ CpuBackend::CpuBackend(int threads, InstructionSet set)
 
 Tensor CpuBackend::empty(DType dtype, const Shape& shape) {
   std::shared_ptr<void> block =
-      pool_.take(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+      memory_pool_.take(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
   auto* data = static_cast<std::byte*>(block.get());
   return {std::move(block), data, dtype, shape, Place::kHost};
 }

@@ -20,14 +20,14 @@ class CpuBackend : public Backend {
   CpuBackend(int threads, InstructionSet set);
 
   /// By tensors, and in reserve for the next ones.
-  std::size_t bytes_held() const { return pool_.bytes_held(); }
+  std::size_t bytes_held() const { return memory_pool_.bytes_held(); }
 
   std::string_view name() const override { return set_.name; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(const Tensor& from, std::span<std::byte> host) override;
   void synchronize() override {}
-  void release_reserve() override { pool_.release_reserve(); }
+  void release_reserve() override { memory_pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;
@@ -141,7 +141,7 @@ class CpuBackend : public Backend {
 
   int threads_;
   InstructionSet set_;
-  Pool pool_;
+  MemoryPool memory_pool_;
   Matmul matmul_;
 };
 

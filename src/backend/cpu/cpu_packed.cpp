@@ -118,7 +118,7 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
 
 void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
                                const PackedWeights& w, const Tensor& y, const Tensor& peaks) {
-  cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, pool_);
+  cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, memory_pool_);
 }
 
 void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) {

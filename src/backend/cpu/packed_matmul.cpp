@@ -36,7 +36,7 @@ std::int64_t border(std::int64_t n, std::int64_t part, std::int64_t parts) {
 class Shares {
  public:
   Shares(const PackedKernels& kernels, std::span<const std::int64_t> offsets,
-         const PackedWeights& w, Pool& pool)
+         const PackedWeights& w, MemoryPool& memory_pool)
       : kernels_(kernels), w_(w), panels_(packed_parts(w.rows, kPackedRows)) {
     std::int64_t padded = 0;
     for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
@@ -44,7 +44,7 @@ class Shares {
     }
     const std::int64_t row_bytes = packed_depth(w.columns) * kernels.number_bytes;
     const std::int64_t blocks = packed_blocks(w.columns);
-    memory_ = pool.take(static_cast<std::size_t>(padded * (row_bytes + 8 * blocks)));
+    memory_ = memory_pool.take(static_cast<std::size_t>(padded * (row_bytes + 8 * blocks)));
     auto* const words = static_cast<std::byte*>(memory_.get());
     auto* const scale = reinterpret_cast<float*>(words + padded * row_bytes);
     auto* const sum = reinterpret_cast<std::int32_t*>(scale + padded * blocks);
@@ -195,7 +195,7 @@ void with_numbers(const Tensor& tensor, const Work& work) {
 
 void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
                    std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
-                   const Tensor& peaks, Pool& pool) {
+                   const Tensor& peaks, MemoryPool& memory_pool) {
   require(std::ssize(offsets) == w.groups + 1 && offsets.front() == 0 &&
               std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() == x.dim(0),
           fmt::format("{} group offsets for {} groups", offsets.size(), w.groups));
@@ -207,7 +207,7 @@ void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
   require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.part.whole),
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
-  const Shares shares(kernels_of(set, w.format), offsets, w, pool);
+  const Shares shares(kernels_of(set, w.format), offsets, w, memory_pool);
   with_numbers(x, [&](const auto* rows) {
     with_numbers(y, [&](auto* results) { run(shares, rows, known, results, threads); });
   });

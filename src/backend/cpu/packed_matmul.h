@@ -13,6 +13,6 @@ namespace moesaic::cpu {
 /// numbers of the weights' kind.
 void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
                    std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
-                   const Tensor& peaks, Pool& pool);
+                   const Tensor& peaks, MemoryPool& memory_pool);
 
 }  // namespace moesaic::cpu
