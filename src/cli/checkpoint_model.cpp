@@ -107,8 +107,8 @@ std::vector<std::vector<float>> loads_of(io::ModelSource& source, const config::
 
 void check_enough(const io::ModelSource& source, const config::Config& config) {
   const std::int64_t ranks = config::expert_ranks(config.parallel);
-  for (const std::string& pool : config.model.pool) {
-    const std::int64_t regular = config::count_of(pool, 'r');
+  for (const std::string& expert_pool : config.model.pool) {
+    const std::int64_t regular = config::count_of(expert_pool, 'r');
     if (regular < ranks) {
       throw Error(Exit::kUsage,
                   fmt::format("{}: a layer has {} regular experts, fewer than the {} ranks that "

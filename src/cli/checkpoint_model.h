@@ -36,12 +36,12 @@ void load_values(model::Instance& instance, io::ModelSource& source, comm::Watch
 /// rows than there are tokens.
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus);
 
-/// What the gate's parameters follow: the pool of experts that a model has, with the measured loads
-/// if parallel.placement wants them. Throws kUsage if the ranks are more than the experts to share
-/// out, kMismatch if the model has other layers.
+/// What the gate's parameters follow: the expert pool of a model, with the
+/// measured loads if parallel.placement wants them. Throws kUsage if the ranks are more than the
+/// experts to share out, kMismatch if the model has other layers.
 void adopt_pool(io::ModelSource& source, config::Config& config);
-/// The same after a change, which is what the requests make of the model. config: with its pool.
-/// Throws kUsage if it cannot be done.
+/// The same after a change, which is what the requests make of the model. config: with its expert
+/// pool. Throws kUsage if it cannot be done.
 model::PoolChange adopt_change(io::ModelSource& source,
                                const std::vector<config::PoolRequest>& requests,
                                config::Config& config);

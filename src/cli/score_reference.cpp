@@ -45,13 +45,14 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   return config::checked(adopt_model(parsed, catalog), ranks);
 }
 
-// The expert pool of each MoE layer, a letter for each expert (config::pool_of).
+// The expert pool of each MoE layer, a letter for each expert (config::expert_pool_of).
 std::vector<std::string> pools_of(const config::Config& config) {
-  std::vector<std::string> pools;
+  std::vector<std::string> expert_pools;
   for (std::size_t layer = 0; layer < config::moe_layers(config.model).size(); ++layer) {
-    pools.push_back(config::pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
+    expert_pools.push_back(
+        config::expert_pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
   }
-  return pools;
+  return expert_pools;
 }
 
 void check_same_shape(const config::Config& config, const config::Config& other) {

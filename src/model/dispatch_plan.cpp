@@ -10,9 +10,9 @@ namespace {
 
 class Planner {
  public:
-  Planner(const RoutedTokens& tokens, const ExpertPool& pool, const SlotRule& rule)
-      : tokens_(tokens), pool_(pool), rule_(rule) {
-    const auto experts = static_cast<std::size_t>(pool.size());
+  Planner(const RoutedTokens& tokens, const ExpertPool& expert_pool, const SlotRule& rule)
+      : tokens_(tokens), expert_pool_(expert_pool), rule_(rule) {
+    const auto experts = static_cast<std::size_t>(expert_pool.size());
     plan_.top_k = tokens.top_k;
     plan_.target.assign(tokens.choice.begin(), tokens.choice.end());
     plan_.fate.assign(tokens.choice.size(), Fate::kKept);
@@ -43,7 +43,7 @@ class Planner {
       if (expert < 0) {
         continue;
       }
-      require(expert < pool_.size() && pool_.is(expert, ExpertState::kRegular),
+      require(expert < expert_pool_.size() && expert_pool_.is(expert, ExpertState::kRegular),
               "choice of an expert that is not regular");
       of_expert_[static_cast<std::size_t>(expert)].push_back(i);
     }
@@ -80,14 +80,15 @@ class Planner {
 
   // The expert of this kind with a free slot that the token would go to rather than to any other.
   std::int32_t best_free(std::size_t token, ExpertState kind) const {
-    const auto experts = static_cast<std::size_t>(pool_.size());
+    const auto experts = static_cast<std::size_t>(expert_pool_.size());
     const std::span<const float> willing = tokens_.selection.subspan(token * experts, experts);
     std::int32_t best = -1;
     for (std::size_t e = 0; e < experts; ++e) {
       const auto expert = static_cast<std::int32_t>(e);
       const bool better =
           willing[e] > (best < 0 ? -INFINITY : willing[static_cast<std::size_t>(best)]);
-      if (better && pool_.is(expert, kind) && plan_.rows[e] < rule_.slots && !has(token, expert)) {
+      if (better && expert_pool_.is(expert, kind) && plan_.rows[e] < rule_.slots &&
+          !has(token, expert)) {
         best = expert;
       }
     }
@@ -122,7 +123,7 @@ class Planner {
   void lay_rows() {
     std::vector<std::int32_t> next(of_expert_.size(), 0);
     std::int32_t rows = 0;
-    for (const auto& experts : pool_.of_rank) {
+    for (const auto& experts : expert_pool_.of_rank) {
       for (const std::int32_t e : experts) {
         plan_.order.push_back(e);
         next[static_cast<std::size_t>(e)] = rows;
@@ -141,7 +142,7 @@ class Planner {
   }
 
   const RoutedTokens& tokens_;
-  const ExpertPool& pool_;
+  const ExpertPool& expert_pool_;
   const SlotRule rule_;
   DispatchPlan plan_;
   std::vector<std::vector<std::size_t>> of_expert_;  // [E] places in (T, K) that chose it
@@ -153,10 +154,10 @@ bool DispatchPlan::has_rerouted() const {
   return std::any_of(rerouted.begin(), rerouted.end(), [](std::int64_t n) { return n > 0; });
 }
 
-DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& pool,
+DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& expert_pool,
                            const SlotRule& rule) {
   require(tokens.choice.size() == tokens.weight.size(), "each choice needs a weight");
-  return Planner(tokens, pool, rule).make();
+  return Planner(tokens, expert_pool, rule).make();
 }
 
 DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t count) {

@@ -48,7 +48,7 @@ struct DispatchPlan {
 /// experts, go to the spare with a free slot that fits the token best (overflow = spare), else to
 /// the best expert with a free slot (spare and next), never to one that the token has; else they
 /// are dropped.
-DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& pool,
+DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& expert_pool,
                            const SlotRule& rule);
 
 /// The part of a plan that moves the tokens [begin, begin + count): what one rank of tp sends, with

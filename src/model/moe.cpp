@@ -31,7 +31,7 @@ ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const
 }  // namespace
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+         const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
          double init_std, double output_std, const Placement& place)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
@@ -39,14 +39,14 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
       capacity_factor_(options.capacity_factor),
       overflow_(options.overflow),
       folded_(place.folded),
-      pool_(pool),
-      router_(parameters, prefix, model, options, moe_layer, pool, init_std, place),
+      expert_pool_(expert_pool),
+      router_(parameters, prefix, model, options, moe_layer, expert_pool, init_std, place),
       experts_(parameters, prefix + "experts.",
-               pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model, init_std,
+               expert_pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model, init_std,
                output_std, options.gradient_buffer > 0, place),
       expert_rank_(static_cast<std::size_t>(place.expert_rank)) {
   if (options.gradient_buffer > 0) {
-    buffer_state_ = &parameters.add(buffer_spec(prefix, pool.size(), place));
+    buffer_state_ = &parameters.add(buffer_spec(prefix, expert_pool.size(), place));
   }
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
@@ -58,14 +58,14 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
   }
 }
 
-std::span<const std::int32_t> Moe::expert_ids() const { return pool_.of_rank[expert_rank_]; }
+std::span<const std::int32_t> Moe::expert_ids() const { return expert_pool_.of_rank[expert_rank_]; }
 
 SlotRule Moe::rule(const Context& ctx) const {
   if (ctx.dropless) {
     return {};
   }
   return {expert_slots(capacity_, capacity_factor_, ctx.host_batch->size() * top_k_,
-                       pool_.count(ExpertState::kRegular)),
+                       expert_pool_.count(ExpertState::kRegular)),
           overflow_};
 }
 
@@ -93,7 +93,7 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
   }
   const std::int64_t largest = *std::max_element(plan.rows.begin(), plan.rows.end());
   for (std::size_t e = 0; e < plan.rows.size(); ++e) {
-    const bool open = pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
+    const bool open = expert_pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
     ctx.stats->chosen(moe_layer_)[e] += static_cast<double>(plan.chosen[e]);
     ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.dropped[e]);
     ctx.stats->rerouted(moe_layer_)[e] += static_cast<double>(plan.rerouted[e]);
@@ -144,8 +144,9 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const PhaseScope phase(ctx.clock, Phase::kRouter);
     const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
     Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
-    const DispatchPlan whole = plan_dispatch(
-        {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
+    const DispatchPlan whole =
+        plan_dispatch({top_k_, choice.host_expert, choice.host_weight, choice.host_selection},
+                      expert_pool_, rule);
     count(ctx, whole, choice.host_expert, rule.slots);
     if (whole.has_rerouted()) {
       router_.move(ctx, whole, choice, s.router);
@@ -163,7 +164,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
     ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
                             to_device(ctx.backend, plan.source, {rows}), picked);
-    s.routes = plan_routes(ctx, plan.rows, pool_);
+    s.routes = plan_routes(ctx, plan.rows, expert_pool_);
     exchange = start_dispatch(ctx, picked, s.routes);
   }
   // While the rows are on their way.

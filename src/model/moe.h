@@ -31,7 +31,7 @@ class Moe {
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-      const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+      const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
       double init_std, double output_std, const Placement& place);
 
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
@@ -39,7 +39,7 @@ class Moe {
 
   const Router& router() const { return router_; }
   const Experts& experts() const { return experts_; }
-  const ExpertPool& pool() const { return pool_; }
+  const ExpertPool& expert_pool() const { return expert_pool_; }
   /// The experts of this rank.
   std::span<const std::int32_t> expert_ids() const;
   /// (3, E) fp32: steps whose gradients are held back, tokens processed in them, and updates so
@@ -58,7 +58,7 @@ class Moe {
   double capacity_factor_;
   config::Overflow overflow_;
   bool folded_;
-  ExpertPool pool_;
+  ExpertPool expert_pool_;
   Router router_;
   Experts experts_;
   std::optional<Swiglu> shared_;

@@ -69,7 +69,7 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
 }  // namespace
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-               const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+               const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
                double init_std, const Placement& place)
     : options_(route_options(model, options)),
       force_(options.force),
@@ -78,15 +78,16 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
       tasks_(std::ssize(options.task_names)),
-      pool_(pool),
-      gate_(parameters.add(gate_spec(
-          prefix + "gate.weight", {pool.size(), options.task_gate ? model.head_dim : model.d_model},
-          init_std, place))),
-      load_(parameters.add(state_spec(prefix + "gate.load", pool.size(), 0.0, place))) {
+      expert_pool_(expert_pool),
+      gate_(parameters.add(
+          gate_spec(prefix + "gate.weight",
+                    {expert_pool.size(), options.task_gate ? model.head_dim : model.d_model},
+                    init_std, place))),
+      load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, place))) {
   gate_.spec.tensors.front().rows = TensorRows::kExperts;
   load_.spec.tensors.front().may_be_missing = true;
   if (options.gate_bias) {
-    ParameterSpec spec = gate_spec(prefix + "gate.bias", {pool.size()}, 0.0, place);
+    ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, place);
     spec.tensors.front().rows = TensorRows::kExperts;
     gate_bias_ = &parameters.add(std::move(spec));
   }
@@ -95,15 +96,17 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
                                        {model.head_dim, model.d_model}, init_std, place));
   }
   if (options.task_gate && tasks_ > 0) {
-    task_weights_ = &parameters.add(task_spec(prefix, options.task_names, pool.size(), place));
+    task_weights_ =
+        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), place));
   }
   if (options.balance == config::Balance::kBias) {
     bias_ = &parameters.add(
-        state_spec(prefix + "gate.e_score_correction_bias", pool.size(), 0.0, place));
+        state_spec(prefix + "gate.e_score_correction_bias", expert_pool.size(), 0.0, place));
   }
   if (options.aux_scope == config::AuxScope::kBatch && options.aux_loss > 0.0) {
-    previous_load_ = &parameters.add(state_spec(prefix + "gate.previous_load", pool.size(),
-                                                1.0 / static_cast<double>(pool.size()), place));
+    previous_load_ =
+        &parameters.add(state_spec(prefix + "gate.previous_load", expert_pool.size(),
+                                   1.0 / static_cast<double>(expert_pool.size()), place));
     previous_load_->spec.tensors.front().may_be_missing = true;
   }
 }
@@ -119,7 +122,7 @@ Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
     ctx.backend.scale(saved.query, query_scale());
     gate_in = saved.query;
   }
-  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), pool_.size()});
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), expert_pool_.size()});
   ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
                      Write::kOverwrite);
   if (gate_bias_ != nullptr) {
@@ -154,8 +157,8 @@ std::span<const std::int32_t> Router::segments(const Context& ctx) const {
 std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
                                           std::span<const std::int32_t> segment,
                                           std::int64_t segments) const {
-  const auto experts = static_cast<std::size_t>(pool_.size());
-  const auto regular = static_cast<double>(pool_.count(ExpertState::kRegular));
+  const auto experts = static_cast<std::size_t>(expert_pool_.size());
+  const auto regular = static_cast<double>(expert_pool_.count(ExpertState::kRegular));
   std::vector<double> load_fraction(static_cast<std::size_t>(segments) * experts, 0.0);
   if (previous_load_ != nullptr) {
     for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
@@ -180,8 +183,8 @@ std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
 
 void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
   std::vector<std::int32_t> regular;
-  for (std::int32_t e = 0; e < pool_.size(); ++e) {
-    if (pool_.is(e, ExpertState::kRegular)) {
+  for (std::int32_t e = 0; e < expert_pool_.size(); ++e) {
+    if (expert_pool_.is(e, ExpertState::kRegular)) {
       regular.push_back(e);
     }
   }
@@ -225,10 +228,10 @@ void Router::count(Context& ctx, const RouteTensors& routed,
 
 Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
   const std::int64_t tokens = x.dim(0);
-  const std::int64_t experts = pool_.size();
+  const std::int64_t experts = expert_pool_.size();
   const std::span<const std::int32_t> segment = segments(ctx);
   const std::int64_t segments = segment.empty() ? 1 : segment.back() + 1;
-  s.routed = {.state = to_device(ctx.backend, pool_.state_numbers(), {experts}),
+  s.routed = {.state = to_device(ctx.backend, expert_pool_.state_numbers(), {experts}),
               .bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts}),
               .added = {},
               .segment = {},
@@ -297,7 +300,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
                              dlogits);
   if (task_weights_ != nullptr) {
     ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
-                                   task_weights_->grad.reshaped({tasks_, pool_.size()}));
+                                   task_weights_->grad.reshaped({tasks_, expert_pool_.size()}));
   }
   if (gate_bias_ != nullptr) {
     ctx.backend.bias_backward(dlogits, std::array<std::int64_t, 2>{0, dlogits.dim(0)},

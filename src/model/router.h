@@ -41,7 +41,7 @@ class Router {
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
+         const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
          double init_std, const Placement& place);
 
   /// with_selection: the choices may be rerouted. Collective over tp.
@@ -79,7 +79,7 @@ class Router {
   config::AuxScope aux_scope_;
   double aux_loss_, z_loss_;
   std::int64_t moe_layer_, tasks_;
-  ExpertPool pool_;
+  ExpertPool expert_pool_;
   Parameter& gate_;                    // (E, D), or the keys (E, d)
   Parameter& load_;                    // (E)
   Parameter* query_ = nullptr;         // (d, D)

@@ -62,7 +62,7 @@ Head make_head(Parameters& parameters, Parameter* embedding, const config::Model
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
-                    const std::vector<ExpertPool>& pools, const Placement& place) {
+                    const std::vector<ExpertPool>& expert_pools, const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (!config::has_experts(model, layer)) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
@@ -73,7 +73,8 @@ Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
     moe_layer += config::has_experts(model, before) ? 1 : 0;
   }
   return Moe(parameters, prefix, model, router, moe_layer,
-             pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model), place);
+             expert_pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model),
+             place);
 }
 
 Block::SelfAttention make_attention(Parameters& parameters, const config::Model& model,
@@ -87,7 +88,8 @@ Block::SelfAttention make_attention(Parameters& parameters, const config::Model&
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
-                 std::int64_t layer, const std::vector<ExpertPool>& pools, const Placement& place) {
+                 std::int64_t layer, const std::vector<ExpertPool>& expert_pools,
+                 const Placement& place) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
   const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
@@ -96,7 +98,7 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
                          place);
   return {attention_norm, std::move(attention), ffn_norm,
-          make_ffn(parameters, model, router, layer, pools, place)};
+          make_ffn(parameters, model, router, layer, expert_pools, place)};
 }
 
 }  // namespace
@@ -108,10 +110,10 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
       embedding_(add_embedding(parameters, model, place)),
       moe_layers_(config::moe_layers(model)) {
   for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
-    pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks,
-                               model.load.empty()
-                                   ? std::span<const float>()
-                                   : model.load.at(static_cast<std::size_t>(moe_layer))));
+    expert_pools_.push_back(
+        make_expert_pool(config::expert_pool_of(model, router, moe_layer), place.expert_ranks,
+                         model.load.empty() ? std::span<const float>()
+                                            : model.load.at(static_cast<std::size_t>(moe_layer))));
   }
   const int all_chunks = place.stages * place.chunks;
   for (int c = place.stage; c < all_chunks; c += place.stages) {
@@ -120,7 +122,7 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
     for (std::int64_t layer = chunk.layers.begin; layer < chunk.layers.end(); ++layer) {
       parameters.begin_part();
       chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
-      chunk.blocks.push_back(make_block(parameters, model, router, layer, pools_, place));
+      chunk.blocks.push_back(make_block(parameters, model, router, layer, expert_pools_, place));
     }
   }
   parameters.begin_part();

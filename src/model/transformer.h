@@ -47,7 +47,7 @@ class Transformer {
   /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
   /// The expert pool of each MoE layer of the whole model.
-  const std::vector<ExpertPool>& pools() const { return pools_; }
+  const std::vector<ExpertPool>& expert_pools() const { return expert_pools_; }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;
 
@@ -66,7 +66,7 @@ class Transformer {
   Parameter* embedding_;  // nullptr: on another stage
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
-  std::vector<ExpertPool> pools_;
+  std::vector<ExpertPool> expert_pools_;
   std::optional<RmsNorm> norm_;
   std::optional<Head> head_;
 };

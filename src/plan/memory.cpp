@@ -80,9 +80,9 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
 
 /// Experts of a layer on the rank that has most.
 double fullest(const config::Config& config, const Layout& layout) {
-  const std::string pool = config::pool_of(config.model, config.router, 0);
+  const std::string expert_pool = config::expert_pool_of(config.model, config.router, 0);
   const auto most = [&](char kind) {
-    return std::ceil(real(config::count_of(pool, kind)) / real(layout.expert_ranks()));
+    return std::ceil(real(config::count_of(expert_pool, kind)) / real(layout.expert_ranks()));
   };
   return most('r') + most('s');
 }

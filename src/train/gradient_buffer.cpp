@@ -20,7 +20,7 @@ Tensor deferred_rows(const Parameter& p, Slice rows) {
 
 std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std::int64_t layer,
                                                             model::MoeStats& stats) const {
-  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const std::vector<float> state =
       model::to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
   std::vector<Expert> list;
@@ -93,7 +93,7 @@ void GradientBuffer::hold(model::MoeStats& stats) {
 
 // Every rank of the stage knows all experts' counts.
 void GradientBuffer::count(const Moe& moe, std::int64_t layer, model::MoeStats& stats) {
-  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const Tensor& tensor = moe.buffer_state()->value;
   std::vector<float> state = model::to_host_f32(*instance_.backend, tensor);
   for (std::size_t e = 0; e < all; ++e) {

@@ -109,7 +109,7 @@ std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
   std::vector<std::string> pool;
   const auto layers = std::ssize(config::moe_layers(config.model));
   for (std::int64_t layer = 0; layer < layers; ++layer) {
-    pool.push_back(config::pool_of(config.model, config.router, layer));
+    pool.push_back(config::expert_pool_of(config.model, config.router, layer));
   }
   const nlohmann::json state{{"step", progress.step},
                              {"cursor", progress.cursor},

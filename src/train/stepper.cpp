@@ -64,12 +64,13 @@ namespace {
 
 // DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
 void move_biases(std::vector<float>& bias, std::span<const double> chosen,
-                 const model::ExpertPool& pool, double rate) {
+                 const model::ExpertPool& expert_pool, double rate) {
   const double mean = std::accumulate(chosen.begin(), chosen.end(), 0.0) /
-                      static_cast<double>(pool.count(ExpertState::kRegular));
+                      static_cast<double>(expert_pool.count(ExpertState::kRegular));
   for (std::size_t e = 0; e < bias.size(); ++e) {
     const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
-    bias[e] += pool.state[e] == ExpertState::kRegular ? static_cast<float>(rate * sign) : 0.0F;
+    bias[e] +=
+        expert_pool.state[e] == ExpertState::kRegular ? static_cast<float>(rate * sign) : 0.0F;
   }
 }
 
@@ -101,7 +102,7 @@ void Stepper::update_routers(std::int64_t step) {
     backend.upload(std::as_bytes(std::span(loads)), router.load().value);
     if (const model::Parameter* const bias = router.bias()) {
       std::vector<float> values = model::to_host_f32(backend, bias->value);
-      move_biases(values, chosen, moe->pool(), config_.router.bias_rate);
+      move_biases(values, chosen, moe->expert_pool(), config_.router.bias_rate);
       backend.upload(std::as_bytes(std::span(values)), bias->value);
     }
     if (const model::Parameter* const load = router.previous_load()) {

@@ -45,7 +45,7 @@ struct Case {
     const auto choices = narrowed<std::int32_t>(choice);
     const auto weights = narrowed<float>(weight);
     const auto wishes = narrowed<float>(selection);
-    return plan_dispatch({top_k, choices, weights, wishes}, make_pool(states(), ranks),
+    return plan_dispatch({top_k, choices, weights, wishes}, make_expert_pool(states(), ranks),
                          {slots, overflow});
   }
 };
@@ -246,10 +246,10 @@ TEST(DispatchPlan, PartsMakeTheWhole) {
 }
 
 TEST(ExpertPool, SpreadsRegularExpertsAndSparesOverTheRanks) {
-  const ExpertPool pool = make_pool("rrrxrrss", 2);
-  EXPECT_EQ(pool.count(ExpertState::kRegular), 5);
-  EXPECT_EQ(pool.of_rank, (std::vector<std::vector<std::int32_t>>{{0, 1, 6}, {2, 4, 5, 7}}));
-  EXPECT_EQ(pool.state_numbers(), (std::vector<std::int32_t>{1, 1, 1, 3, 1, 1, 2, 2}));
+  const ExpertPool expert_pool = make_expert_pool("rrrxrrss", 2);
+  EXPECT_EQ(expert_pool.count(ExpertState::kRegular), 5);
+  EXPECT_EQ(expert_pool.of_rank, (std::vector<std::vector<std::int32_t>>{{0, 1, 6}, {2, 4, 5, 7}}));
+  EXPECT_EQ(expert_pool.state_numbers(), (std::vector<std::int32_t>{1, 1, 1, 3, 1, 1, 2, 2}));
 }
 
 }  // namespace

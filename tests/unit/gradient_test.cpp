@@ -68,7 +68,8 @@ class GradientTest : public ::testing::Test {
   LatentAttention make_latent() { return {parameters, "attention.", sizes, 0, 1.0, 1.0, {}}; }
 
   Moe make_moe() {
-    return {parameters, "moe.", sizes, options, 0, make_pool(config::pool_of(sizes, options, 0), 1),
+    return {parameters, "moe.", sizes,
+            options,    0,      make_expert_pool(config::expert_pool_of(sizes, options, 0), 1),
             1.0,        1.0,    {}};
   }
 
