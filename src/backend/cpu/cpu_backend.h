@@ -44,7 +44,7 @@ class CpuBackend : public Backend {
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
   std::optional<PackedFormat> inference_format(DType compute) const override {
-    const bool packed = compute == DType::kBf16 && set_.pairs;
+    const bool packed = compute == DType::kBf16 && set_.bf16_dot;
     return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
   }
   PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) override;
