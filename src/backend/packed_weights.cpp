@@ -2,7 +2,7 @@
 
 namespace moesaic {
 
-Slice ColumnPart::blocks() const { return whole_blocks({begin, count}, kPackedBlock, whole); }
+Slice ColumnPart::blocks() const { return block_aligned({begin, count}, kPackedBlock, whole); }
 
 bool ColumnPart::shares_blocks(std::int64_t ranks) const {
   bool shares = false;

@@ -108,7 +108,7 @@ Slice Parameter::rows_with(const PublicTensor& tensor) const {
   return {tensor.begin / columns(), tensor.part_shape().numel() / columns()};
 }
 
-void Parameter::hold_whole_blocks() {
+void Parameter::hold_aligned_blocks() {
   if (spec.tensors.empty() || spec.tensors.front().dim != 1) {
     return;
   }
@@ -224,7 +224,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
   }
   for (Parameter& p : list_) {
     if (packs(p) && *pack_ != PackedFormat::kBf16) {
-      p.hold_whole_blocks();
+      p.hold_aligned_blocks();
     }
     const bool copied = p.spec.in_products && compute != DType::kF32;
     if (!training && ((!copied && !packs(p)) || p.spec.looked_up)) {

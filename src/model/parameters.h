@@ -89,7 +89,7 @@ struct Parameter {
   Tensor rows_of(const Tensor& tensor, Slice rows) const;
   /// Where the columns of its tensors are shared out: from now on it has all blocks that its own
   /// are in (backend/packed_weights.h).
-  void hold_whole_blocks();
+  void hold_aligned_blocks();
   /// The rows in which a tensor of the spec lies.
   Slice rows_with(const PublicTensor& tensor) const;
 

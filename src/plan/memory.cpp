@@ -103,7 +103,7 @@ double others_columns(const config::Config& config, const Layout& layout, std::i
     std::int64_t most = 0;
     for (std::int64_t r = 0; r < ranks; ++r) {
       const Slice own = share_of(columns, r, ranks);
-      most = std::max(most, whole_blocks(own, kBlock, columns).count - own.count);
+      most = std::max(most, block_aligned(own, kBlock, columns).count - own.count);
     }
     return real(most);
   };
