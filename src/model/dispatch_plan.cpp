@@ -15,7 +15,7 @@ class Planner {
     const auto experts = static_cast<std::size_t>(expert_pool.size());
     plan_.top_k = tokens.top_k;
     plan_.target.assign(tokens.choice.begin(), tokens.choice.end());
-    plan_.fate.assign(tokens.choice.size(), Fate::kKept);
+    plan_.outcome.assign(tokens.choice.size(), DispatchOutcome::kKept);
     for (auto* counts : {&plan_.chosen, &plan_.dropped, &plan_.rerouted, &plan_.rows}) {
       counts->assign(experts, 0);
     }
@@ -103,17 +103,17 @@ class Planner {
       std::int32_t target = -1;
       if (rule_.overflow == config::Overflow::kSpare) {
         target = best_free(token, ExpertState::kSpare);
-        plan_.fate[i] = Fate::kSpare;
+        plan_.outcome[i] = DispatchOutcome::kSpare;
       }
       if (target < 0 && rule_.overflow != config::Overflow::kDrop) {
         target = best_free(token, ExpertState::kRegular);
-        plan_.fate[i] = Fate::kNext;
+        plan_.outcome[i] = DispatchOutcome::kNext;
       }
       if (target >= 0) {
         ++plan_.rerouted[chosen];
         ++plan_.rows[static_cast<std::size_t>(target)];
       } else {
-        plan_.fate[i] = Fate::kDropped;
+        plan_.outcome[i] = DispatchOutcome::kDropped;
         ++plan_.dropped[chosen];
       }
       plan_.target[i] = target;
@@ -187,7 +187,7 @@ DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t 
     const std::int32_t old = plan.position[i];
     part.position.push_back(old < 0 ? -1 : new_row[static_cast<std::size_t>(old)]);
     part.target.push_back(plan.target[i]);
-    part.fate.push_back(plan.fate[i]);
+    part.outcome.push_back(plan.outcome[i]);
   }
   return part;
 }

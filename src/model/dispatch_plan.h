@@ -10,7 +10,7 @@
 namespace moesaic::model {
 
 /// What became of a choice. The numbers are those of the routing record.
-enum class Fate : std::uint8_t { kKept, kNext, kSpare, kDropped };
+enum class DispatchOutcome : std::uint8_t { kKept, kNext, kSpare, kDropped };
 
 /// What the router says about the T tokens of a micro-batch, K choices each.
 struct RoutedTokens {
@@ -32,11 +32,11 @@ struct SlotRule {
 /// rank that holds its expert, by expert, then by token.
 struct DispatchPlan {
   std::int64_t top_k = 1;
-  std::vector<std::int32_t> source;    // [R] the token of each row
-  std::vector<std::int32_t> position;  // [T, K] the row of each choice; -1: none
-  std::vector<std::int32_t> target;    // [T, K] the expert that computes it; -1: none
-  std::vector<Fate> fate;              // [T, K]; kKept where there is no choice
-  std::vector<std::int32_t> order;     // the experts in the order of their rows
+  std::vector<std::int32_t> source;      // [R] the token of each row
+  std::vector<std::int32_t> position;    // [T, K] the row of each choice; -1: none
+  std::vector<std::int32_t> target;      // [T, K] the expert that computes it; -1: none
+  std::vector<DispatchOutcome> outcome;  // [T, K]; kKept where there is no choice
+  std::vector<std::int32_t> order;       // the experts in the order of their rows
   // [E] choices of each expert by the router, of these dropped and rerouted; and its rows
   std::vector<std::int64_t> chosen, dropped, rerouted, rows;
 

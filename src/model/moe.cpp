@@ -129,8 +129,8 @@ void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& c
   rows.chosen.assign(choice.host_expert.begin(), choice.host_expert.end());
   rows.target.assign(plan.target.begin(), plan.target.end());
   rows.weight = choice.host_weight;
-  for (const Fate fate : plan.fate) {
-    rows.fate.push_back(static_cast<std::uint8_t>(fate));
+  for (const DispatchOutcome outcome : plan.outcome) {
+    rows.fate.push_back(static_cast<std::uint8_t>(outcome));
   }
 }
 

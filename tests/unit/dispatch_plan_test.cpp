@@ -75,13 +75,14 @@ void check(const Case& c) {
     rows += plan.rows[e] + plan.dropped[e];
   }
   EXPECT_EQ(rows, std::accumulate(plan.chosen.begin(), plan.chosen.end(), std::int64_t{0}));
-  for (std::size_t i = 0; i < plan.fate.size(); ++i) {
+  for (std::size_t i = 0; i < plan.outcome.size(); ++i) {
     const bool spare = plan.target[i] >= c.experts;
     const bool same = plan.target[i] == c.choice[i];
-    const Fate fate =
-        same ? Fate::kKept
-             : (plan.target[i] < 0 ? Fate::kDropped : (spare ? Fate::kSpare : Fate::kNext));
-    EXPECT_EQ(plan.fate[i], fate) << "place " << i;
+    const DispatchOutcome outcome =
+        same ? DispatchOutcome::kKept
+             : (plan.target[i] < 0 ? DispatchOutcome::kDropped
+                                   : (spare ? DispatchOutcome::kSpare : DispatchOutcome::kNext));
+    EXPECT_EQ(plan.outcome[i], outcome) << "place " << i;
   }
 }
 
@@ -166,8 +167,10 @@ TEST(DispatchPlan, SparesTakeOverflowAlone) {
   }
   check(c);
   EXPECT_EQ(c.plan().target, (std::vector<std::int32_t>{0, 3, 2, 1, -1}));
-  EXPECT_EQ(c.plan().fate, (std::vector<Fate>{Fate::kKept, Fate::kSpare, Fate::kSpare, Fate::kNext,
-                                              Fate::kDropped}));
+  EXPECT_EQ(c.plan().outcome,
+            (std::vector<DispatchOutcome>{DispatchOutcome::kKept, DispatchOutcome::kSpare,
+                                          DispatchOutcome::kSpare, DispatchOutcome::kNext,
+                                          DispatchOutcome::kDropped}));
 }
 
 // Protects: a token never has one expert twice, however its choices move.
