@@ -68,7 +68,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
       stage(make_collectives(config.run, mesh.stage)),
-      kv(make_collectives(config.run, mesh.kv)),
+      kv_replicas(make_collectives(config.run, mesh.kv_replicas)),
       ends(make_collectives(config.run, mesh.ends)),
       pp(make_collectives(config.run, mesh.pp)),
       transformer(parameters, config.model, config.router, place),
@@ -97,7 +97,7 @@ comm::Collectives& Instance::group_of(SumOver sum) {
 
 std::array<const comm::Collectives*, 8> Instance::groups() const {
   return {tp.get(),       experts.get(), pp.get(),   dp.get(),
-          replicas.get(), stage.get(),   ends.get(), kv.get()};
+          replicas.get(), stage.get(),   ends.get(), kv_replicas.get()};
 }
 
 Context Instance::context(PhaseClock& booked_on) {

@@ -36,7 +36,7 @@ class Instance {
   const comm::Mesh& mesh;
   const Placement place;
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv, ends, pp;
+  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv_replicas, ends, pp;
   PhaseClock clock;
   Parameters parameters;
   Transformer transformer;

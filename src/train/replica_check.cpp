@@ -96,7 +96,7 @@ void reduce_over_holders(std::vector<Part>& parts, model::Instance& instance) {
            [sum](const Part& part) { return part.parameter.spec.sum == sum; });
   }
   reduce(parts, instance.mesh.ends, [](const Part& part) { return part.parameter.spec.tied; });
-  reduce(parts, instance.mesh.kv, [](const Part& part) { return part.tensor.partial; });
+  reduce(parts, instance.mesh.kv_replicas, [](const Part& part) { return part.tensor.partial; });
   reduce(parts, instance.mesh.tp, [](const Part& part) {
     const model::ParameterSpec& spec = part.parameter.spec;
     return part.tensor.copies > 1 && !spec.tied && !part.tensor.partial &&

@@ -268,7 +268,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     expect(*instance.replicas, traffic.replicas, padding);
     expect(*instance.stage, traffic.stage, padding);
     expect(*instance.ends, traffic.ends, padding);
-    expect(*instance.kv, traffic.kv, 1e-9 * traffic.kv);
+    expect(*instance.kv_replicas, traffic.kv_replicas, 1e-9 * traffic.kv_replicas);
     if (even && planned.router.force == config::Force::kBalanced) {
       const double shares = mesh.world.all_reduce(traffic.experts, comm::Reduce::kSum);
       const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
