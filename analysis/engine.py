@@ -97,7 +97,7 @@ def corpus_in(folder):
 
 def read_answers(path, requests):
     """For each request the log-probability of its continuation (nats), and whether each token of it
-    is the is_argmax one."""
+    is the argmax."""
     try:
         with h5py.File(path, "r") as file:
             documents = file["documents"]
@@ -129,7 +129,7 @@ def read_continuations(path, prompts):
 
 
 def truncated(request, max_length):
-    """The request with no more given tokens than the model can read beside the continuation, of
+    """The request with no more context than the model can read with the continuation, of
     which it does not read the last one."""
     given, continuation = request
     if not given or not continuation:

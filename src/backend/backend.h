@@ -80,7 +80,7 @@ struct KeyRun {
 
   std::int64_t size() const { return shared + rows; }
 };
-constexpr std::int64_t kSharedUnit = 2;  // keys are multiplied in pairs
+constexpr std::int64_t kSharedUnit = 2;  // bf16 dot products take two keys at a time
 
 /// The keys that a token t sees: first[t] .. t. first does not decrease. With runs, which are all
 /// rows in order, keys are counted by positions in the token's run, and its bits depend on nothing
@@ -120,7 +120,8 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // Memory.
-  virtual Tensor empty(DType dtype, const Shape& shape) = 0;  // from a pool, and back to it
+  virtual Tensor empty(DType dtype,
+                       const Shape& shape) = 0;  // from the memory pool, and back to it
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
   virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
   virtual void synchronize() = 0;  // the only wait

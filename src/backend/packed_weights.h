@@ -11,8 +11,8 @@ namespace moesaic {
 const char* name_of(PackedFormat format);
 
 /// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
-/// ranks share them out. As scales belong to whole blocks of columns, w keeps all blocks that these
-/// are in, and so the same codes as the whole matrix.
+/// ranks share them out. A block of columns has one scale, so w keeps all blocks that these are in
+/// (block-aligned), and so the same codes as the whole matrix.
 struct ColumnPart {
   std::int64_t begin = 0, count = 0, whole = 0;
 
@@ -24,8 +24,8 @@ struct ColumnPart {
   bool shares_blocks(std::int64_t ranks) const;
 };
 
-/// Weights w (G, N, K) that are only read, as Backend::pack makes them: in few bits, in the order
-/// in which products read them (packed_layout.h). A handle, as a Tensor is.
+/// Weights w (G, N, K) that are only read, as Backend::pack makes them: bf16, int8 or int4, in
+/// the order in which products read them (packed_layout.h). A handle, as a Tensor is.
 struct PackedWeights {
   PackedFormat format = PackedFormat::kBf16;
   std::int64_t groups = 0, rows = 0, columns = 0;

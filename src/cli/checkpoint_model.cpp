@@ -30,7 +30,7 @@ void refuse_quantized(const io::ModelSource& source, std::string_view what) {
 
 namespace {
 
-// Weights that were stored in few bits are kept so.
+// Weights that were stored quantized are kept so.
 void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
   const auto type = source.quantized();
   if (!type) {

@@ -18,7 +18,7 @@ namespace moesaic::cli {
 /// that were set win. Training from, or converting, quantized weights is an error, too.
 config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog);
 
-/// Throws kUsage if the weights are in few bits alone. what: what to do with the original, as
+/// Throws kUsage if the weights are quantized. what: what to do with the original, as
 /// "train from".
 void refuse_quantized(const io::ModelSource& source, std::string_view what);
 

@@ -129,8 +129,8 @@ class Blocks {
   config::Quantize quantize_;
 };
 
-// Files that lie beside the weights: those of the source's manifest, or of the folder, whose
-// tokenizer is written as we keep it.
+// Sidecar files of the weights: those of the source's manifest, or of the folder, whose tokenizer
+// is written as we keep it.
 struct SidecarFiles {
   std::vector<fs::path> files;
   std::map<std::string, std::string> texts;

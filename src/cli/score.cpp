@@ -97,8 +97,8 @@ std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-/// About the rows of this task's trace: one for each iteration, which hold kScoreTokens or a
-/// window, of which a stride is new; the ranks of tp share a batch.
+/// About the rows of this task's trace: one for each iteration, whose batches hold kScoreTokens or
+/// a window, of which a stride is new; the ranks of tp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;
   const std::int64_t replicas = ranks / inputs.config.parallel.tp;

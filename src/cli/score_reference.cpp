@@ -85,7 +85,7 @@ void check_detail(const config::Config& config) {
   if (includes(detail, config::ReferenceDetail::kLayers) &&
       config.run.quantize == config::Quantize::kNone) {
     throw Error(Exit::kUsage,
-                fmt::format("score.reference_detail = {} takes the layers' weights in few bits in "
+                fmt::format("score.reference_detail = {} takes the layers' quantized weights in "
                             "turn, but {} has none: set run.quantize, or leave it out",
                             name_of(detail), config.model.path));
   }

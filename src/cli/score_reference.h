@@ -14,7 +14,7 @@ struct Reference {
 };
 
 /// parsed: the command; config: what it came to, with its expert pool. Throws kUsage where the
-/// reference has another shape or other tasks than the model, or is in few bits itself where it
+/// reference has another shape or other tasks than the model, or is quantized itself where it
 /// cannot be.
 Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
                          io::Catalog& catalog);

@@ -29,7 +29,7 @@ std::string of_reference(const io::ScoreTotals& totals, const std::string& text)
   const io::ReferenceTotals& reference = totals.reference;
   return fmt::format(
       "reference: {}\nreference perplexity {}\nKL divergence {} nats a token, at most {}\n"
-      "same likeliest token {}\n",
+      "same top-1 token {}\n",
       text, number(std::exp(-totals.per_token(reference.logprob))),
       nats(totals.per_token(reference.divergence)), nats(reference.largest),
       percent(static_cast<double>(reference.agreeing), static_cast<double>(totals.tokens)));

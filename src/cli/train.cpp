@@ -85,7 +85,8 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
   add(corpus.eos_id, special.eos);
 }
 
-// What lies beside the model or the checkpoint that is gone on from; the tokenizer is the corpus's.
+// Sidecar files of the model or the checkpoint that training starts from; the tokenizer is the
+// corpus's.
 std::map<std::string, std::string> sidecar_texts(const std::filesystem::path& folder,
                                                  const io::CorpusInfo& corpus) {
   std::map<std::string, std::string> texts;

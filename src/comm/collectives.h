@@ -64,7 +64,7 @@ class Collectives {
   /// Not collective. receive waits for the tensor that `from` has sent with this tag.
   virtual void start_send(const Tensor& tensor, int to, int tag) = 0;
   virtual void receive(const Tensor& tensor, int from, int tag) = 0;
-  /// Lets what is under way get on.
+  /// Lets what was started make progress.
   virtual void progress() = 0;
   /// Waits for all that was started here.
   virtual void finish() = 0;

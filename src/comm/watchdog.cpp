@@ -16,9 +16,9 @@ namespace {
 
 constexpr int kQuestion = 1;  // where do you stand?
 constexpr int kAnswer = 2;    // a Standing
-constexpr int kGoOn = 3;      // some rank gets on: wait once more
+constexpr int kGoOn = 3;      // some rank makes progress: wait once more
 // Seconds. The last rank waits longer than rank 0, which then ends the job before it reports; all
-// others would speak only if both were silent.
+// others would report only if both were silent.
 constexpr double kFirstReports = 4.0, kLastReports = 8.0, kEachReports = 14.0;
 constexpr double kNap = 0.5, kShortNap = 0.02;
 
@@ -220,7 +220,7 @@ void Watchdog::answer_questions() {
   }
 }
 
-// Returns if some rank gets on, so that this one has to wait for it.
+// Returns if some rank makes progress, so that this one has to wait for it.
 void Watchdog::expire(double waited) {
   if (board_) {
     report_for_host(waited);
@@ -277,7 +277,7 @@ void Watchdog::report(double waited) {
   asked_ = false;
 }
 
-// Ends the job, unless a rank that the others may wait for gets on.
+// Ends the job, unless a rank that the others may wait for makes progress.
 void Watchdog::judge(double waited) {
   const bool makes_progress = std::any_of(answers_.begin(), answers_.end(), [](const auto& answer) {
     return answer.second.makes_progress();

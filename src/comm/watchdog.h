@@ -39,7 +39,7 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // Something begins, or has got on; what was watched before has ended.
+  // Something begins, or has made progress; what was watched before has ended.
   /// A step. Automatic limit: 10 x the median step so far, at least ten minutes.
   void step(std::int64_t step);
   /// Work like a step whose length differs much ("evaluation"). Automatic limit: ten minutes.
@@ -79,7 +79,7 @@ class Watchdog {
   std::vector<std::string> hosts_;  // of all ranks, on the collectors
   std::map<int, Standing> answers_;
   bool asked_ = false;
-  bool absolved_ = false;    // a collector has said that some rank gets on
+  bool absolved_ = false;    // a collector has said that some rank makes progress
   std::vector<int> askers_;  // of a collector
 
   mutable std::mutex mutex_;

@@ -46,7 +46,7 @@ std::vector<Key> shape_keys() {
       s.integer("shared_d_ff", &Model::shared_d_ff, between(0, 1e7), "",
                 "Hidden width of the shared experts together. 0: shared_experts x expert_d_ff."),
       s.boolean("shared_gate", &Model::shared_gate,
-                "Multiply the shared experts' answer by a learned sigmoid of the token."),
+                "Multiply the shared experts' output by a learned sigmoid of the token."),
       s.number("swiglu_limit", &Model::swiglu_limit, at_least(0), "",
                "Of experts: clamp both halves of SwiGLU, as gpt-oss does: (up + 1) gate "
                "sigmoid(1.702 gate). 0: plain SwiGLU."),

@@ -221,7 +221,7 @@ std::int64_t Generator::write_parts() {
 GenerateResult Generator::run() {
   GenerateResult result;
   for (bool busy = true; busy && !stopping_;) {
-    job_.watchdog.iteration("an iteration of batches");  // their lengths differ much
+    job_.watchdog.iteration("an iteration");  // their lengths differ much
     IterationEnd end;
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();

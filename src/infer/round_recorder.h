@@ -9,7 +9,7 @@
 
 namespace moesaic::infer {
 
-/// What an iteration of batches, one on each rank, came to: of this rank, then of all.
+/// Sums of one iteration, which has a batch on each rank: of this rank, then of all.
 struct IterationSums {
   double nats = 0.0;  // -log p of the targets
   double tokens = 0.0, targets = 0.0;

@@ -73,7 +73,7 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
   if (keys_.top_p < 1.0) {
     keep_share(candidates, keys_.top_p);
   }
-  if (keys_.min_p > 0.0) {  // the likeliest one weighs 1
+  if (keys_.min_p > 0.0) {  // the argmax weighs 1
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < keys_.min_p; });
   }
   const Rng rng(static_cast<std::uint64_t>(keys_.seed), static_cast<std::uint64_t>(document));

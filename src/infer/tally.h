@@ -14,7 +14,7 @@ class Tally {
  public:
   explicit Tally(const io::ShardDocuments& documents);
 
-  /// The targets of a batch in its order, with 1 where it was the likeliest token.
+  /// The targets of a batch in its order, with 1 where it was the argmax.
   void add(const WindowBatch& windows, const io::TokenScores& tokens,
            std::span<const std::uint8_t> is_argmax);
 

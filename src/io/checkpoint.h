@@ -35,7 +35,7 @@ struct BlockToSave {
   std::vector<std::int64_t> shape, offset, extent;
   BlockValues values;
   BlockType type = BlockType::kF32;
-  std::function<QuantizedRows()> rows = {};  // instead of values, where the type is in few bits
+  std::function<QuantizedRows()> rows = {};  // instead of values, for int8 and int4
 };
 
 /// Everything that is not a tensor: step, cursor, config, layout, task names, ... Written by rank 0
@@ -44,7 +44,7 @@ struct SaveRequest {
   std::filesystem::path dir;  // the folder of all checkpoints
   std::int64_t step = 0;
   const nlohmann::json& state;
-  std::vector<std::filesystem::path> copy;        // files to keep beside it (the tokenizer's)
+  std::vector<std::filesystem::path> copy;        // sidecar files (the tokenizer's)
   std::map<std::string, std::string> texts = {};  // others, by name
   std::function<void()> on_progress = {};         // called on each rank before each block
 };
@@ -86,7 +86,7 @@ class CheckpointReader {
   const std::filesystem::path& path() const;
   const nlohmann::json& state() const;
   const std::string& manifest_sha256() const;      // of the text
-  std::vector<std::string> sidecar_files() const;  // files beside its parts
+  std::vector<std::string> sidecar_files() const;  // names; besides its part files
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;

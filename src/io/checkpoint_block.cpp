@@ -37,7 +37,7 @@ std::vector<std::uint16_t> to_bits(StoredType type, std::span<const float> value
   return bits;
 }
 
-// The datasets of a block in few bits: calls visit(name, array, extents) for each.
+// The datasets of a quantized block: calls visit(name, array, extents) for each.
 template <class Rows, class Visit>
 void each_array(Rows& rows, const Visit& visit) {
   visit("codes", rows.codes, Extents{rows.rows, rows.code_bytes()});

@@ -20,7 +20,7 @@ std::optional<QuantizedType> quantized_type(BlockType type);
 /// Bytes of a block's data in the file. A quantized block has two dims.
 double bytes_of(BlockType type, const Extents& extent);
 
-/// What a block holds: rows if it is in few bits, else values.
+/// What a block holds: rows if it is quantized, else values.
 struct BlockContent {
   BlockType type = BlockType::kF32;
   std::vector<float> values;

@@ -70,7 +70,7 @@ bool overlap(const StoredBlock& a, const StoredBlock& b) {
   return true;
 }
 
-// Blocks in few bits are cut between whole blocks of columns with one scale.
+// Quantized blocks are cut block-aligned: between columns that have different scales.
 bool is_possible(const StoredBlock& block, const Extents& shape) {
   if (!quantized_type(block.type)) {
     return true;

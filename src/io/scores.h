@@ -47,7 +47,7 @@ struct ReferenceDetails {
 struct TokenScores {
   std::vector<float> logprob;
   std::vector<float> reference_logprob, divergence;  // nats
-  std::vector<std::uint8_t> agrees;                  // 1: the likeliest token is the reference's
+  std::vector<std::uint8_t> agrees;                  // 1: the top-1 token is the reference's
 };
 
 /// How the model differs from the reference on the scored tokens.
@@ -55,7 +55,7 @@ struct ReferenceTotals {
   double logprob = 0.0;       // the reference's, nats
   double divergence = 0.0;    // D(reference || model) nats, summed over tokens
   double largest = 0.0;       // of a token
-  std::int64_t agreeing = 0;  // tokens where the likeliest token is the same
+  std::int64_t agreeing = 0;  // tokens whose top-1 token is the same
   ReferenceDetails details;
 
   void add(const TokenScores& tokens);
@@ -82,7 +82,7 @@ struct ScoreTotals {
 struct DocumentScores {
   std::vector<double> logprob;       // sum over the scored tokens, nats
   std::vector<std::int64_t> tokens;  // scored
-  std::vector<std::uint8_t> greedy;  // 1: each scored token was the likeliest; 0 without tokens
+  std::vector<std::uint8_t> greedy;  // 1: each scored token was the argmax; 0 without tokens
   std::vector<std::string> id;
 };
 

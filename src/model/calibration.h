@@ -13,9 +13,9 @@ namespace moesaic::model {
 constexpr std::int64_t kCalibrationRows = 256;
 
 /// What a calibration found. Where an expert met too few tokens, its gate and up get the
-/// mean_squares of all tokens of their layer, which they share inputs with, and its down none.
+/// mean squares of all tokens of their layer, which they share inputs with, and its down none.
 struct Calibration {
-  std::map<std::string, std::vector<float>> mean_squares;  // public tensor -> mean squares (K)
+  std::map<std::string, std::vector<float>> mean_squares;  // public tensor -> (K) of its input
   std::vector<std::string> warnings;                       // one for each layer with such experts
 };
 

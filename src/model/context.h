@@ -33,7 +33,7 @@ struct Context {
   const PagedCache* cache = nullptr;
   ActivationStatistics* activation_statistics =
       nullptr;                            // of the input of each product; may be absent
-  ExpertErrors* expert_errors = nullptr;  // told what the experts answer; may be absent
+  ExpertErrors* expert_errors = nullptr;  // told the experts' outputs; may be absent
   bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
   bool recompute = false;  // keep a block's input alone and compute the rest again in backward
   bool dropless = false;   // ignore the capacity (evaluation, score)

@@ -20,7 +20,7 @@ class Head {
 
   struct LogProbs {
     std::vector<float> logprob;      // [T] nats, of the targets; 0 where there is none
-    std::vector<std::int32_t> best;  // [T] the likeliest token
+    std::vector<std::int32_t> best;  // [T] the argmax
   };
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;

@@ -11,8 +11,8 @@ namespace moesaic::model {
 
 struct Parameter;
 
-/// What the weights of products have been given on this rank: for each column of w (N, K) or
-/// (G, N, K) the sum of the squares of its inputs. An error of a weight costs so much.
+/// Activation statistics of the weights of products on this rank: for each column of w (N, K) or
+/// (G, N, K) the sum of the squares of its inputs, which weighs the errors of that column.
 class ActivationStatistics {
  public:
   struct Sums {

@@ -153,7 +153,7 @@ LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) c
 }
 
 // q (T, H (n + r)), latent (T, R) normed, down (T, R + r) with the rotated part. Returns (T, H v).
-// The products of a head want its rows together: they are moved there and back.
+// The products of a head want its rows together: they are copied there and back.
 Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
                                const Tensor& down) const {
   const LayerCache& cache = ctx.cache->at(layer_);

@@ -15,8 +15,8 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
 
 std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
-// Collective over tp where its ranks have parts of a block of x: so that all round these by the
-// largest value of the whole block, as a rank does that has all columns.
+// Collective over tp where its ranks share a block of x: they all round their columns by the
+// largest value of that block, as a rank does that has all columns.
 Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
   if (w.format == PackedFormat::kBf16 || !w.part.shares_blocks(ctx.tp.group().size())) {
     return {};

@@ -220,7 +220,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   }
   Tensor dx = add_to_shared(ctx, drouted, dshared);
   Tensor own_dweight = dweight;
-  if (!folded_) {  // each rank has the product with its term of the experts' answers
+  if (!folded_) {  // each rank has the product with its term of the experts' outputs
     ctx.tp.all_reduce_sum(dweight);
     own_dweight = own_part(ctx, dweight);
   }

@@ -26,7 +26,7 @@ class Moe {
     Routes routes;
     Tensor position;  // (S, K) int32 of the S rows that this rank sends
     Tensor weight;    // (S, K) fp32
-    Tensor rows;      // (R, D) what the experts answered, in plan order
+    Tensor rows;      // (R, D) outputs of the experts, in plan order
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
@@ -42,7 +42,7 @@ class Moe {
   const ExpertPool& expert_pool() const { return expert_pool_; }
   /// The experts of this rank.
   std::span<const std::int32_t> expert_ids() const;
-  /// (3, E) fp32: steps whose gradients are held back, tokens processed in them, and updates so
+  /// (3, E) fp32: steps whose gradients are deferred, tokens processed in them, and updates so
   /// far; undefined without a gradient buffer.
   Parameter* buffer_state() const { return buffer_state_; }
 

@@ -60,9 +60,9 @@ struct ParameterSpec {
   SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
-  bool packable = true;     // products with its rows alone read it: it may be kept in few bits
+  bool packable = true;     // products with its rows alone read it: it may be quantized
   bool trained = true;
-  bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
+  bool buffered = false;  // its gradient may be deferred over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
 };
 
@@ -77,12 +77,12 @@ struct Parameter {
   std::int64_t begin = 0;  // where it lies among those of the same sum, elements
   Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
   Tensor compute;          // value itself, or its copy in the compute dtype
-  PackedWeights packed;    // instead of these, where weights are kept in few bits
+  PackedWeights packed;    // instead of these, where weights are quantized
   std::optional<ColumnPart> own_columns;  // of those kept, where ranks share out whole rows
   Slice owned;                            // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
-  Tensor deferred;             // the same, if buffered: the sum of the deferred gradients
+  Tensor deferred;  // fp32, of the owned rows, if buffered: the sum of deferred gradients
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
   std::int64_t columns() const;
@@ -132,9 +132,9 @@ class Parameters {
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
   void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
-  /// Whether its values are kept in few bits.
+  /// Whether its values are quantized.
   bool packs(const Parameter& parameter) const;
-  /// Gives one that is kept in few bits these very codes, the rows of its tensors in turn.
+  /// Gives a quantized parameter these very codes, the rows of its tensors in turn.
   void set_codes(Backend& backend, Parameter& parameter, std::span<const QuantizedRows> rows) const;
   /// Whether its codes are of this type.
   bool packs_as(const Parameter& parameter, QuantizedType type) const;

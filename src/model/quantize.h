@@ -13,7 +13,7 @@ namespace moesaic::model {
 
 /// How a public tensor may be stored.
 struct StoredKind {
-  bool packable = false;  // a matrix that products alone read: in few bits
+  bool packable = false;  // a matrix that products alone read: as int8 or int4
   bool trained = true;    // else counts and biases of the router, which stay fp32
 };
 /// How each public tensor of a model may be stored, by name.

@@ -46,7 +46,7 @@ class Router {
 
   /// with_selection: the choices may be rerouted. Collective over tp.
   Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;
-  /// Gives choices that rerouted the weight of the expert that computes them: as if the token had
+  /// Gives rerouted choices the weight of the expert that computes them: as if the token had
   /// chosen it (dropped choices count as before). Collective over tp.
   void move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved& saved) const;
   /// dweight: (t, K) fp32; returns dx: (t, D) fp32.

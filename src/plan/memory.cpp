@@ -41,7 +41,7 @@ Numbers attention_part(const config::Config& config, const Layout& layout, doubl
   const double qkv = heads.query * k + heads.kv * (k + v);
   const bool raw = m.qk_norm != config::QkNorm::kNone || m.clip_qkv > 0.0;
   const double latent = real(m.q_lora_rank + m.kv_lora_rank);
-  // generate reads the compressed keys: queries and answers have their width, by token and by head.
+  // generate reads the compressed keys: queries and outputs have their width, by token and by head.
   const double entry = real(m.kv_lora_rank + m.qk_rope_head_dim);
   const bool absorbed = config.plan.job == "generate" && m.kv_lora_rank > 0;
   const double of_head = absorbed ? 3.0 * entry : 0.0;
@@ -58,7 +58,7 @@ Numbers dense_layer(const config::Config& config, const Layout& layout, double t
   return n;
 }
 
-/// A row's input, gate, up and answer are kept, not the product; of the router logits, scores and
+/// A row's input, gate, up and output are kept, not the product; of the router logits, scores and
 /// who else would do, choices, weights and places.
 Numbers moe_layer(const config::Config& config, const Layout& layout, double tokens, double rows) {
   const config::Model& m = config.model;
@@ -95,7 +95,7 @@ double packed_bytes(config::Quantize quantize) {
   return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
 }
 
-/// Weights of other ranks' columns that one keeps, as scales belong to whole blocks of columns.
+/// Weights of other ranks' columns that one keeps, as what a rank keeps is block-aligned.
 double others_columns(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
@@ -312,7 +312,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.replicas()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.dp) : 1.0;
-  // Two moments, and a third sum of the experts' gradients where these are held back.
+  // Two moments, and a third sum of the experts' gradients where these are deferred.
   const double deferred = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
   memory.moments = 2.0 * kFp32 *
                    ((1.0 + deferred) * held.experts / expert_shares +

@@ -111,7 +111,7 @@ void copy_rows(const QuantizedRows& source, std::int64_t from, std::int64_t sour
                std::int64_t count, QuantizedRows& target, std::int64_t to, std::int64_t column) {
   require(source.type == target.type && source_column % kQuantizedBlock == 0 &&
               column % kQuantizedBlock == 0,
-          "quantized columns can be copied from whole blocks on");
+          "quantized columns are copied block-aligned");
   const std::int64_t width = std::min(source.columns - source_column, target.columns - column);
   // Copies `entries` of each row of an array; place_of(column): where the column's entry is.
   const auto copy = [&](const auto& source_array, std::int64_t source_width, auto& target_array,

@@ -16,19 +16,19 @@ struct UpdateRows {
   std::int64_t step = 0;  // number of this update, from 1
 };
 
-/// router.gradient_buffer: an expert's summed gradient is held back until the expert has processed
-/// so many tokens of the global batches since its last update. Then g = sum / steps held, one AdamW
-/// update with the expert's own step count, and it begins anew; while held, neither moments nor
-/// values change. So an expert that is rarely used is not moved by a handful of tokens.
+/// router.gradient_buffer: an expert's summed gradient is deferred until the expert has processed
+/// so many tokens of the global batches since its last update. Then g = sum / deferred steps, one
+/// AdamW update with the expert's own step count, and it begins anew. Meanwhile neither moments nor
+/// values change. So a handful of tokens does not change an expert that is rarely used.
 class GradientBuffer {
  public:
-  /// tokens: 0: no gradient is held back. The instance must outlive it.
+  /// tokens: 0: no gradient is deferred. The instance must outlive it.
   GradientBuffer(model::Instance& instance, std::int64_t tokens)
       : instance_(instance), tokens_(tokens) {}
 
-  /// After the gradients of a step are summed: adds what is held, and makes the mean of it for
-  /// those experts whose update is due. Changes nothing but gradients. stats: of the step, over all
-  /// ranks.
+  /// After the gradients of a step are summed: adds what is deferred, and makes the mean of it
+  /// for those experts whose update is due. Changes nothing but gradients. stats: of the step, over
+  /// all ranks.
   void add_deferred(model::MoeStats& stats);
   /// After the update: keeps the gradients of experts that were not due, and counts.
   void hold(model::MoeStats& stats);

@@ -120,7 +120,7 @@ class Folders(harness.EndToEnd):
                 np.testing.assert_array_equal(self.scores(1, f"{name}-back", f"{name}.h5"),
                                               self.scores(1, name, f"{name}.h5"))
 
-    # Protects: in few bits, a checkpoint made of a folder scores the bits that the folder does with
+    # Protects: quantized, a checkpoint made of a folder scores the bits that the folder does with
     # run.quantize: tied tables, latent attention, biases and all.
     @harness.in_turn
     def test_quantized(self):
@@ -223,7 +223,7 @@ class Folders(harness.EndToEnd):
         length = struct.unpack("<Q", data[:8])[0]
         begin, end = (8 + length + place for place in
                       json.loads(data[8:8 + length])["lm_head.weight"]["data_offsets"])
-        logits = np.frombuffer(data[begin:end], "f4")  # of which few bits then miss whole nats
+        logits = np.frombuffer(data[begin:end], "f4")  # which int4 then misses by whole nats
         data[begin:end] = (200 * logits).tobytes()
         model.write_bytes(bytes(data))
         result = self.run_job(2, "convert", "mixtral", "few", "--convert.quantize", "int4")

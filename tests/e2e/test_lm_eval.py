@@ -33,7 +33,7 @@ def launcher(ranks):
 
 
 def oracle(name):
-    """tokens [B,T], log-probability [B,T-1] of each next one, and whether it is the likeliest."""
+    """tokens [B,T], log-probability [B,T-1] of each next one, and whether it is the argmax."""
     with h5py.File(FAMILIES / name / "oracle.h5") as file:
         tokens = file["input_ids"][()]
         likeliest = file["logits"][()].argmax(axis=2)[:, :-1] == tokens[:, 1:]
@@ -74,7 +74,7 @@ class Requests(harness.EndToEnd):
                 requests, expected = requests_of(name)
                 self.assert_answers(self.engine(name, ranks).score(requests), expected)
 
-    # Protects: a continuation whose tokens are all the likeliest ones is called so, others are not.
+    # Protects: a continuation whose tokens are all the argmax is called so, others are not.
     def test_greedy(self):
         tokens, _, _ = oracle("mixtral")
         with h5py.File(FAMILIES / "mixtral/oracle.h5") as file:

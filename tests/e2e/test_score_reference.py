@@ -1,4 +1,4 @@
-"""score.reference: what few bits cost, against the original in memory beside them."""
+"""score.reference: what quantized weights cost, against the original model in memory."""
 import h5py
 import numpy as np
 

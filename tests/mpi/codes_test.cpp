@@ -1,5 +1,5 @@
-// Weights in few bits, read by the ranks of tp: each has the very codes of the whole blocks that
-// its columns are in.
+// Quantized weights, read by the ranks of tp: each has the very codes of all blocks that its
+// columns are in.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -36,7 +36,7 @@ Extents extents_of(const Shape& shape) {
   return PublicTensor{.name = {}, .shape = shape, .part = {0, shape[0]}}.extent();
 }
 
-// The initial values of the model in few bits, written by the world's root.
+// The initial values of the model, quantized, written by the world's root.
 void save(const config::Config& config, QuantizedType type, const std::filesystem::path& dir,
           const comm::Communicator& world) {
   const auto backend = make_cpu_backend(1);

@@ -24,7 +24,7 @@ struct Case {
   bool short_rows = false;                    // of 1 to 3 tokens: fewer than ranks of tp
   bool bf16 = false;
   // Relative, of gradients and of losses and norms. In bf16 each term of a sum over tp is rounded,
-  // and so are P and dS of attention where the processor multiplies pairs.
+  // and so are P and dS of attention where the processor has bf16 dot products.
   double gradient_bound() const { return bf16 ? 2e-2 : 1e-5; }
   double loss_bound() const { return bf16 ? 1e-2 : 1e-5; }
 };

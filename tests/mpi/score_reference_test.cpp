@@ -228,7 +228,7 @@ TEST_F(ScoreReferenceTest, OfFewBits) {
   }
 }
 
-// With one layer in few bits at a time.
+// With one layer quantized at a time.
 TEST_F(ScoreReferenceTest, ByLayer) {
   const comm::Mesh mesh = comm::Mesh::single();
   const Documents documents = whole_documents();

@@ -117,7 +117,7 @@ TEST_F(ScoreTest, ContinuesAfterStops) {
   }
 }
 
-// Jobs that each have time for one iteration get on within a shard, on layouts that change, and
+// Jobs that each have time for one iteration go on within a shard, on layouts that change, and
 // make the file of one undisturbed job, bit for bit.
 TEST_F(ScoreTest, KeepsTheBeginningOfAShard) {
   for (const char* const reference : {"", "bf16"}) {

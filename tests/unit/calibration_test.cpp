@@ -149,7 +149,7 @@ TEST(Calibration, ExpertsThatMetFewTokens) {
           std::to_string(gate.rows[0]) + "), 1 (" + std::to_string(gate.rows[1]) + ")");
 }
 
-// Protects: only matrices that products alone read are stored in few bits.
+// Protects: only matrices that products alone read are stored quantized.
 TEST(Calibration, KindsOfTensors) {
   config::Config config = small_model();
   auto kinds = stored_kinds(config.model, config.router);

@@ -361,7 +361,7 @@ TEST(HfFolder, Index) {
   copy.problems(Exit::kNoInput);
 }
 
-// e4m3 without its scales, or where config.json does not speak of it, is refused by name.
+// e4m3 without its scales, or where config.json does not name it, is refused by name.
 TEST(HfFolder, WrongScales) {
   const std::string name = "model.layers.0.mlp.down_proj.weight";
   const Copy missing("deepseek_v3_fp8");

@@ -171,7 +171,7 @@ TEST_P(RouterKernels, Threshold) {
 }
 
 // Protects spares (scored, never a first choice), retired experts (never anything), and the
-// gradient of weights that rerouted to a spare or to no expert.
+// gradient of weights that were rerouted to a spare or to no expert.
 TEST_P(RouterKernels, SparesAndRetiredExperts) {
   std::vector<Role> roles(18, Role::kRegular);
   roles[3] = Role::kRetired;

@@ -1,4 +1,4 @@
-// The pool that tensors take their memory from.
+// The memory pool that tensors come from.
 #include <gtest/gtest.h>
 
 #include "backend/cpu/pool.h"

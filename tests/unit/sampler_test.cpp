@@ -55,7 +55,7 @@ void expect_shares(const config::GenerateJob& keys, const std::vector<double>& e
   }
 }
 
-TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEqualOnes) {
+TEST(Sampler, GreedyTakesTheArgmaxAndTheLowerOfEqualOnes) {
   const Sampler sampler{config::GenerateJob{}};
   EXPECT_EQ(choose(sampler, kLogits, 3, 5).token, 2);
   EXPECT_NEAR(choose(sampler, kLogits, 3, 5).logprob, std::log(0.4), 1e-6);
@@ -67,7 +67,7 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfTheTemperature) {
   expect_shares(warm(0.5), {1.0 / 30, 4.0 / 30, 16.0 / 30, 9.0 / 30});
 }
 
-TEST(Sampler, TopKKeepsTheLikeliest) {
+TEST(Sampler, TopKKeepsTheMostProbable) {
   config::GenerateJob keys = warm();
   keys.top_k = 2;
   expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
@@ -107,14 +107,14 @@ TEST(Sampler, TopPOfManyTokens) {
   EXPECT_EQ(*of_flat.rbegin(), 499);
 }
 
-TEST(Sampler, MinPKeepsAShareOfTheLikeliest) {
+TEST(Sampler, MinPKeepsAShareOfTheArgmax) {
   config::GenerateJob keys = warm();
   keys.min_p = 0.45;
   expect_shares(keys, {0.0, 2.0 / 9, 4.0 / 9, 3.0 / 9});
 }
 
-// top_p counts what top_k has left: 0.75 of the three likeliest is reached by two of them, of all
-// tokens by three.
+// top_p counts what top_k has left: 0.75 of the three most probable is reached by two of them, of
+// all tokens by three.
 TEST(Sampler, RulesApplyInTheirOrder) {
   config::GenerateJob keys = warm();
   keys.top_k = 3;

@@ -39,16 +39,15 @@ void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::in
     return;
   }
   require(mean_squares.numel() == columns || mean_squares.numel() == groups * columns,
-          fmt::format("mean_squares {} for {} groups of {} columns", mean_squares.shape().text(),
+          fmt::format("mean squares {} for {} groups of {} columns", mean_squares.shape().text(),
                       groups, columns));
   const std::span<const float> values = mean_squares.as<float>();
   const std::int64_t i = first_bad(values, 0.0F);
   if (i < std::ssize(values)) {
-    throw Error(
-        Exit::kBadData,
-        fmt::format("the mean_squares of column {} of group {} is {}; it must be finite and "
-                    "at least 0",
-                    i % columns, i / columns, values[static_cast<std::size_t>(i)]));
+    throw Error(Exit::kBadData,
+                fmt::format("the mean square of column {} of group {} is {}; it must be finite and "
+                            "at least 0",
+                            i % columns, i / columns, values[static_cast<std::size_t>(i)]));
   }
 }
 

@@ -24,8 +24,8 @@ InstructionSet avx512_kernels();                // call only where usable; witho
 InstructionSet avx512_bf16_kernels();           // call only where usable
 InstructionSet matrix_unit_kernels();           // the same; uses vectors where there are no units
 InstructionSet with_bytes(InstructionSet set);  // adds sums of bytes with AVX512-VNNI, where usable
-/// The fastest ones here. Pairs only on AMD's processors: those of Intel multiply a pair of bf16 at
-/// half the rate of two fp32 numbers.
+/// The fastest ones here. bf16 dot products only on AMD's processors: on Intel's they run at half
+/// the rate of fp32 products.
 InstructionSet best_kernels();
 
 }  // namespace moesaic::cpu

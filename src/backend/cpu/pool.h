@@ -10,7 +10,7 @@ namespace moesaic::cpu {
 class MemoryPool {
  public:
   MemoryPool();
-  /// The block returns to the pool with its last owner, also after the MemoryPool itself is gone.
+  /// The block returns to the memory pool with its last owner, also after the MemoryPool is gone.
   std::shared_ptr<void> take(std::size_t bytes);
   std::size_t bytes_held() const;  // in use and in reserve
   void release_reserve();

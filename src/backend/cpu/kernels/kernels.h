@@ -339,7 +339,7 @@ namespace avx512 {
 KernelSet kernels();
 }  // namespace avx512
 namespace avx512bf16 {
-/// Puts the products of bf16 in pairs in the place of others.
+/// Replaces the products of bf16 by those with bf16 dot products.
 void replace_products(Kernels<BFloat16>& kernels);
 const PackedKernels& packed_bf16();
 }  // namespace avx512bf16

@@ -1,7 +1,7 @@
 #pragma once
 
-// How a sum of products advances: by words of 32 bits. A word is one fp32 number, or a pair of bf16
-// ones where the processor multiplies pairs (pairs.h).
+// How a sum of products advances: by words of 32 bits. A word is one fp32 number, or two bf16 ones
+// where the processor has bf16 dot products (pairs.h).
 #include "backend/cpu/kernels/simd.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
