@@ -20,8 +20,8 @@ struct StoredKind {
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
                                                const config::Router& router);
 
-/// w (rows, columns) in few bits, as run.quantize makes them. mean_squares: of each column, for
-/// int4; empty: all the same. kBadData if a number is not finite.
+/// w (rows, columns) quantized as run.quantize does it. mean_squares (columns): of the activations,
+/// for int4; empty: all the same. kBadData if a number is not finite.
 QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
                        std::int64_t rows, std::int64_t columns,
                        std::span<const float> mean_squares);
