@@ -157,7 +157,7 @@ class Backend {
   /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
   virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
   /// y (R, N) fp32 or compute = x (R, K) compute times w^T, with rows [offsets[g], offsets[g + 1])
-  /// and w of group g; x has the columns w.part. For int8 and int4 weights, x is rounded to eight
+  /// and w of group g; x has the columns w.slice. For int8 and int4 weights, x is rounded to eight
   /// bits by row and block of 256 along k, by the largest value there or, if defined, by peaks; for
   /// bf16 weights to bf16. A row's bits depend on itself alone.
   virtual void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
@@ -165,7 +165,7 @@ class Backend {
   /// peaks (R, ceil(part.whole / 256)) int32 = the largest absolute value of each row and block of
   /// x (R, part.count) compute as the bits of a float, what is not finite being the largest; 0
   /// where x has no column.
-  virtual void block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) = 0;
+  virtual void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) = 0;
 
   // table (V, D) fp32, token (T) -> y (T, D) fp32. A token outside [0, V) has a row of zeros.
   virtual void embedding(const Tensor& table, const Tensor& token, const Tensor& y) = 0;

@@ -13,7 +13,7 @@ const char* name_of(PackedFormat format);
 /// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
 /// ranks share them out. A block of columns has one scale, so w keeps all blocks that these are in
 /// (block-aligned), and so the same codes as the whole matrix.
-struct ColumnPart {
+struct ColumnSlice {
   std::int64_t begin = 0, count = 0, whole = 0;
 
   /// The columns of whole rows that w keeps: all blocks that [begin, begin + count) touches.
@@ -29,8 +29,8 @@ struct ColumnPart {
 struct PackedWeights {
   PackedFormat format = PackedFormat::kBf16;
   std::int64_t groups = 0, rows = 0, columns = 0;
-  ColumnPart part;  // pack: all of them
-  Tensor words;     // (G, bytes of a group / 4) int32
+  ColumnSlice slice;  // pack: all of them
+  Tensor words;       // (G, bytes of a group / 4) int32
 
   std::size_t bytes() const { return words.bytes(); }
 };

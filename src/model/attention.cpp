@@ -12,8 +12,8 @@ namespace moesaic::model {
 namespace {
 
 // This rank's slice of a tensor whose first dim holds query heads: whole heads.
-PublicTensor query_part(const std::string& name, Shape shape, const config::Model& model,
-                        const Placement& place) {
+PublicTensor query_slice(const std::string& name, Shape shape, const config::Model& model,
+                         const Placement& place) {
   const Slice own = place.of(model.heads);
   shape.set(0, model.heads * model.head_dim);
   return split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
@@ -21,8 +21,8 @@ PublicTensor query_part(const std::string& name, Shape shape, const config::Mode
 
 // This rank's slice of a tensor whose first dim holds key or value heads: whole heads. Where tp is
 // larger than their number, several ranks hold the same head.
-PublicTensor kv_part(const std::string& name, Shape shape, const config::Model& model,
-                     const Placement& place) {
+PublicTensor kv_slice(const std::string& name, Shape shape, const config::Model& model,
+                      const Placement& place) {
   const std::int64_t copies = kv_copies(model.kv_heads, place.tp);
   const Slice own = share_of(model.kv_heads, place.tp_rank / copies, place.tp / copies);
   shape.set(0, model.kv_heads * model.head_dim);
@@ -34,19 +34,19 @@ PublicTensor kv_part(const std::string& name, Shape shape, const config::Model& 
   return tensor;
 }
 
-std::vector<PublicTensor> qkv_parts(const std::string& prefix, const std::string& kind,
-                                    const Shape& shape, const config::Model& model,
-                                    const Placement& place) {
-  return {query_part(prefix + "q_proj." + kind, shape, model, place),
-          kv_part(prefix + "k_proj." + kind, shape, model, place),
-          kv_part(prefix + "v_proj." + kind, shape, model, place)};
+std::vector<PublicTensor> qkv_slices(const std::string& prefix, const std::string& kind,
+                                     const Shape& shape, const config::Model& model,
+                                     const Placement& place) {
+  return {query_slice(prefix + "q_proj." + kind, shape, model, place),
+          kv_slice(prefix + "k_proj." + kind, shape, model, place),
+          kv_slice(prefix + "v_proj." + kind, shape, model, place)};
 }
 
 LinearOptions qkv_options(const std::string& prefix, const config::Model& model,
                           const Placement& place) {
   LinearOptions options;
   if (model.qkv_bias) {
-    options.bias = qkv_parts(prefix, "bias", {1}, model, place);
+    options.bias = qkv_slices(prefix, "bias", {1}, model, place);
   }
   return options;
 }
@@ -68,8 +68,8 @@ QkNorm make_norm(Parameters& parameters, const std::string& prefix, const config
   return {parameters,
           model,
           {shape.heads, shape.kv_heads},
-          whole ? query_part(q, {1}, model, place) : copied_tensor(q, head, place),
-          whole ? kv_part(k, {1}, model, place) : copied_tensor(k, head, place)};
+          whole ? query_slice(q, {1}, model, place) : copied_tensor(q, head, place),
+          whole ? kv_slice(k, {1}, model, place) : copied_tensor(k, head, place)};
 }
 
 Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int64_t heads,
@@ -123,7 +123,7 @@ Attention::Attention(Parameters& parameters, const std::string& prefix, const co
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
       clip_(static_cast<float>(model.clip_qkv)),
       rope_(model, model.head_dim),
-      qkv_(parameters, qkv_parts(prefix, "weight", {1, model.d_model}, model, place),
+      qkv_(parameters, qkv_slices(prefix, "weight", {1, model.d_model}, model, place),
            Linear::Full::kInputGradient, init_std, qkv_options(prefix, model, place)),
       output_(
           parameters,

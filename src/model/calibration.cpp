@@ -21,10 +21,10 @@ struct Share {
   bool squares = false, rows = false;
 
   Share(const Placement& place, const Parameter& p, const PublicTensor& tensor) {
-    const bool columns = tensor.dim == 1 && tensor.part.count < tensor.shape[1];
+    const bool columns = tensor.dim == 1 && tensor.slice.count < tensor.shape[1];
     const bool experts = place.folded && p.spec.sum == SumOver::kExpertReplicas;
     squares = columns || experts || place.tp_rank == 0;
-    rows = columns ? tensor.part.begin == 0 && tensor.part.count > 0 : squares;
+    rows = columns ? tensor.slice.begin == 0 && tensor.slice.count > 0 : squares;
   }
 };
 
@@ -34,7 +34,7 @@ Sums term_of(const Parameter& p, const PublicTensor& tensor, const Share& share,
   Sums sums(static_cast<std::size_t>(tensor.shape[1]) + 1, 0.0);
   const bool grouped = p.spec.shape.rank() == 3;
   const std::int64_t group = grouped ? p.rows_with(tensor).begin / p.spec.shape[1] : 0;
-  const std::int64_t first = tensor.dim == 1 ? tensor.part.begin : 0;
+  const std::int64_t first = tensor.dim == 1 ? tensor.slice.begin : 0;
   const std::int64_t columns = p.columns();
   if (share.squares) {
     std::copy_n(seen.squares.begin() + group * columns, columns, sums.begin() + first);

@@ -26,28 +26,28 @@ inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
 /// expert's entry is made from those of the others, or begins anew with the initial value.
 enum class TensorRows { kOther, kExperts, kExpertsAnew };
 
-/// A public tensor (Hugging Face name, unsharded shape) and the part of it that this rank holds.
+/// A public tensor (Hugging Face name, unsharded shape) and the slice of it that this rank holds.
 struct PublicTensor {
   std::string name;
   Shape shape;
-  int dim = 0;               // the dim that is split
-  Slice part;                // of that dim
-  int copies = 1, copy = 0;  // ranks of tp x pp that hold this same part, and which of them this is
+  int dim = 0;                  // the dim that is split
+  Slice slice;                  // of that dim
+  int copies = 1, copy = 0;     // ranks of tp x pp that hold this same slice; which one this is
   bool may_be_missing = false;  // from a checkpoint that is older than it: then the initial value
   TensorRows rows = TensorRows::kOther;
   bool partial = false;    // the copies' gradients are still to be summed over mesh.kv_replicas
   std::int64_t begin = 0;  // where it lies in the parameter; Parameters::add sets it
 
-  Shape part_shape() const;
-  std::vector<std::int64_t> offset() const;  // of the part in the unsharded tensor
+  Shape slice_shape() const;
+  std::vector<std::int64_t> offset() const;  // of the slice in the unsharded tensor
   std::vector<std::int64_t> extent() const;
-  /// The index in the unsharded tensor of element i of the part.
+  /// The index in the unsharded tensor of element i of the slice.
   std::int64_t whole_index(std::int64_t i) const;
 };
 
 PublicTensor whole_tensor(const std::string& name, const Shape& shape);
-/// The part of one dim.
-PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice part);
+/// A slice of one dim.
+PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice slice);
 /// The same on all ranks of tp.
 PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place);
 
@@ -65,7 +65,7 @@ struct ParameterSpec {
   bool tied = false;      // held by the first and the last stage of a pipeline
 };
 
-/// This rank's part of a tensor of the spec, as a new model begins: each element a function of
+/// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
 /// (seed, public name, element index) alone.
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed);
@@ -77,8 +77,8 @@ struct Parameter {
   Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
   Tensor compute;          // value itself, or its copy in the compute dtype
   PackedWeights packed;    // instead of these, where weights are quantized
-  std::optional<ColumnPart> own_columns;  // of those kept, where ranks share out whole rows
-  Slice owned;                            // the rows whose update this rank computes
+  std::optional<ColumnSlice> own_columns;  // of those kept, where ranks share out whole rows
+  Slice owned;                             // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
   Tensor deferred;  // fp32, of the owned rows, if buffered: the sum of deferred gradients

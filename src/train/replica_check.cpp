@@ -27,7 +27,7 @@ struct Part {
   bool differs() const { return least != ~inverse; }
   /// The same for all holders of this part, and for no others.
   std::uint64_t key() const {
-    return mix64(hash_name(tensor.name) ^ mix64(static_cast<std::uint64_t>(tensor.part.begin)));
+    return mix64(hash_name(tensor.name) ^ mix64(static_cast<std::uint64_t>(tensor.slice.begin)));
   }
 };
 

@@ -176,7 +176,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           norm += static_cast<double>(g) * static_cast<double>(g);
         }
         double distance = 0.0;
-        for (std::int64_t i = 0; i < tensor.part_shape().numel(); ++i) {
+        for (std::int64_t i = 0; i < tensor.slice_shape().numel(); ++i) {
           const std::int64_t row = (tensor.begin + i) / p.columns();
           if (row >= p.owned.begin && row < p.owned.end()) {
             const double difference =

@@ -215,9 +215,9 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
     backend().zero(peaks);
     const auto of_rank = [&](int rank) {
       const Slice own = share_of(whole, rank, ranks);
-      return ColumnPart{own.begin, own.count, whole};
+      return ColumnSlice{own.begin, own.count, whole};
     };
-    const auto x_of = [&](const ColumnPart& part) {
+    const auto x_of = [&](const ColumnSlice& part) {
       return upload(columns_of(x, whole, {part.begin, part.count}), {kRows, part.count}, compute());
     };
     for (int rank = 0; rank < ranks; ++rank) {
@@ -231,11 +231,11 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
       Vector sum = constant(kRows * kN, 0.0);
       const PackedWeights all = pack(format, w, {1, kN, whole});
       for (int rank = 0; rank < ranks; ++rank) {
-        const ColumnPart part = of_rank(rank);
+        const ColumnSlice part = of_rank(rank);
         const Slice blocks = part.blocks();
         PackedWeights own = pack(format, columns_of(w, whole, blocks), {1, kN, blocks.count});
         EXPECT_EQ(unpack(own), columns_of(unpack(all), whole, blocks));
-        own.part = part;
+        own.slice = part;
         const Tensor y = poisoned({kRows, kN});
         backend().packed_matmul(x_of(part), Indices{0, kRows}, own, y, peaks);
         const Vector term = download(y);
@@ -247,20 +247,20 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
   }
 }
 
-TEST(ColumnPart, KnowsItsBlocks) {
-  const ColumnPart middle{300, 300, 1200};
+TEST(ColumnSlice, KnowsItsBlocks) {
+  const ColumnSlice middle{300, 300, 1200};
   EXPECT_EQ(middle.blocks().begin, 256);
   EXPECT_EQ(middle.blocks().count, 512);
   EXPECT_EQ(middle.before(), 44);
-  const ColumnPart last{900, 300, 1200};
+  const ColumnSlice last{900, 300, 1200};
   EXPECT_EQ(last.blocks().begin, 768);
   EXPECT_EQ(last.blocks().count, 432);
   // All ranks must answer alike, as they agree on the largest values or not.
-  for (const ColumnPart& part : {ColumnPart{0, 128, 640}, ColumnPart{512, 128, 640}}) {
+  for (const ColumnSlice& part : {ColumnSlice{0, 128, 640}, ColumnSlice{512, 128, 640}}) {
     EXPECT_TRUE(part.shares_blocks(5));
   }
-  EXPECT_FALSE((ColumnPart{256, 256, 1024}.shares_blocks(4)));
-  EXPECT_FALSE((ColumnPart{0, 640, 640}.shares_blocks(5)));  // the others have all of them, too
+  EXPECT_FALSE((ColumnSlice{256, 256, 1024}.shares_blocks(4)));
+  EXPECT_FALSE((ColumnSlice{0, 640, 640}.shares_blocks(5)));  // the others have all of them, too
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, PackedKernels, packed_cases(), case_name);

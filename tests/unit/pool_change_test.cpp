@@ -197,7 +197,7 @@ class Changed : public ::testing::Test {
         if (tensor.name == name) {
           const auto all = (p.*member).as<float>();
           const auto begin = all.begin() + tensor.begin;
-          return {begin, begin + tensor.part_shape().numel()};
+          return {begin, begin + tensor.slice_shape().numel()};
         }
       }
     }

@@ -51,7 +51,7 @@ class CpuBackend : public Backend {
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
                      const Tensor& y, const Tensor& peaks) override;
-  void block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) override;
+  void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) override;
 
   void embedding(const Tensor& table, const Tensor& token, const Tensor& y) override;
   void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) override;

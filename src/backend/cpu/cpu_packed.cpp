@@ -59,7 +59,7 @@ PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tenso
                        .groups = w.dim(0),
                        .rows = w.dim(1),
                        .columns = columns,
-                       .part = {0, columns, columns},
+                       .slice = {0, columns, columns},
                        .words = {}};
   check_mean_squares(mean_squares, packed.groups, columns);
   const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
@@ -120,9 +120,9 @@ void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> of
   cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, memory_pool_);
 }
 
-void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) {
-  const std::int64_t blocks = packed_blocks(part.whole);
-  require(x.dim(1) == part.count && peaks.numel() == x.dim(0) * blocks,
+void CpuBackend::block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) {
+  const std::int64_t blocks = packed_blocks(slice.whole);
+  require(x.dim(1) == slice.count && peaks.numel() == x.dim(0) * blocks,
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   zero(peaks);
   std::int32_t* const of_rows = peaks.as<std::int32_t>().data();
@@ -130,9 +130,9 @@ void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tens
     const auto* const numbers = x.as<decltype(number)>().data();
     share(x.dim(0), [&](std::int64_t begin, std::int64_t end, auto) {
       for (std::int64_t row = begin; row < end; ++row) {
-        for (std::int64_t k = 0; k < part.count; ++k) {
-          const auto value = static_cast<float>(numbers[row * part.count + k]);
-          std::int32_t& peak = of_rows[row * blocks + (part.begin + k) / kPackedBlock];
+        for (std::int64_t k = 0; k < slice.count; ++k) {
+          const auto value = static_cast<float>(numbers[row * slice.count + k]);
+          std::int32_t& peak = of_rows[row * blocks + (slice.begin + k) / kPackedBlock];
           peak = std::max(peak, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
         }
       }

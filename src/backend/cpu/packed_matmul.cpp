@@ -73,7 +73,7 @@ class Shares {
   // peaks: a row of them for each of x, or nullptr.
   template <class A>
   void lay_out(const A* x, const std::int32_t* peaks, std::int64_t part, std::int64_t parts) const {
-    const ColumnPart& read = w_.part;
+    const ColumnSlice& read = w_.slice;
     const std::int64_t peak_stride = packed_blocks(read.whole);
     const std::int64_t begin = border(tiles_, part, parts);
     const std::int64_t end = border(tiles_, part + 1, parts);
@@ -199,12 +199,13 @@ void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
   require(std::ssize(offsets) == w.groups + 1 && offsets.front() == 0 &&
               std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() == x.dim(0),
           fmt::format("{} group offsets for {} groups", offsets.size(), w.groups));
-  require(x.dim(1) == w.part.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
+  require(x.dim(1) == w.slice.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
           fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
-                      w.rows, w.part.count, y.shape().text()));
-  require(w.columns == w.part.blocks().count || (w.part.before() == 0 && w.columns == w.part.count),
-          "packed weights do not have the blocks of their columns");
-  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.part.whole),
+                      w.rows, w.slice.count, y.shape().text()));
+  require(
+      w.columns == w.slice.blocks().count || (w.slice.before() == 0 && w.columns == w.slice.count),
+      "packed weights do not have the blocks of their columns");
+  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.slice.whole),
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
   const Shares shares(kernels_of(set, w.format), offsets, w, memory_pool);
