@@ -20,10 +20,10 @@ using Sums = std::vector<double>;
 struct Share {
   bool squares = false, rows = false;
 
-  Share(const Placement& place, const Parameter& p, const PublicTensor& tensor) {
+  Share(const Placement& placement, const Parameter& p, const PublicTensor& tensor) {
     const bool columns = tensor.dim == 1 && tensor.slice.count < tensor.shape[1];
-    const bool experts = place.folded && p.spec.sum == SumOver::kExpertReplicas;
-    squares = columns || experts || place.tp_rank == 0;
+    const bool experts = placement.folded && p.spec.sum == SumOver::kExpertReplicas;
+    squares = columns || experts || placement.tp_rank == 0;
     rows = columns ? tensor.slice.begin == 0 && tensor.slice.count > 0 : squares;
   }
 };
@@ -113,7 +113,7 @@ Calibration join_sums(const Instance& instance, const ActivationStatistics& seen
         term == terms.end() ? nullptr : seen.of(*term->second.parameter);
     if (own != nullptr) {
       const auto& [p, tensor] = term->second;
-      sums = term_of(*p, *tensor, Share(instance.place, *p, *tensor), *own);
+      sums = term_of(*p, *tensor, Share(instance.placement, *p, *tensor), *own);
     }
     const comm::Communicator& world = instance.mesh.world;
     const std::int64_t size = world.all_reduce(std::ssize(sums), comm::Reduce::kMax);

@@ -22,7 +22,7 @@ class Experts {
   /// prefix: "model.layers.N.mlp.experts."
   Experts(Parameters& parameters, const std::string& prefix, std::span<const std::int32_t> numbers,
           const config::Model& model, double init_std, double output_std, bool buffered,
-          const Placement& place);
+          const Placement& placement);
 
   /// offsets: [count + 1] of each expert's rows.
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
@@ -36,7 +36,7 @@ class Experts {
  private:
   void add_biases(Parameters& parameters, const std::string& prefix,
                   std::span<const std::int32_t> numbers, const config::Model& model, bool buffered,
-                  const Placement& place);
+                  const Placement& placement);
 
   std::int64_t hidden_;
   float limit_;  // of SwiGLU

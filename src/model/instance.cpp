@@ -33,7 +33,7 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
   return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
 }
 
-Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
+Placement make_placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
   const bool folded = parallel.expert_tp == 1;
   const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
   return {.tp_rank = mesh.tp.rank(),
@@ -61,17 +61,17 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use)
     : mesh(the_mesh),
-      place(placement(config.parallel, mesh)),
+      placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
       tp(make_collectives(config.run, mesh.tp)),
-      experts(make_collectives(config.run, place.folded ? mesh.ep_tp : mesh.ep)),
+      experts(make_collectives(config.run, placement.folded ? mesh.ep_tp : mesh.ep)),
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
       stage(make_collectives(config.run, mesh.stage)),
       kv_replicas(make_collectives(config.run, mesh.kv_replicas)),
       ends(make_collectives(config.run, mesh.ends)),
       pp(make_collectives(config.run, mesh.pp)),
-      transformer(parameters, config.model, config.router, place),
+      transformer(parameters, config.model, config.router, placement),
       compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
       recompute_(config.train.recompute) {
   std::map<SumOver, Owner> owners;
@@ -107,7 +107,7 @@ Context Instance::context(PhaseClock& booked_on) {
           .clock = booked_on,
           .compute = compute_,
           .batch = {},
-          .sequence = place.sequence,
+          .sequence = placement.sequence,
           .recompute = recompute_,
           .on_part_done = {}};
 }

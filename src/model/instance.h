@@ -34,7 +34,7 @@ class Instance {
   Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
-  const Placement place;
+  const Placement placement;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv_replicas, ends, pp;
   PhaseClock clock;

@@ -28,7 +28,8 @@ class LatentAttention {
 
   /// prefix: "model.layers.N.self_attn."
   LatentAttention(Parameters& parameters, const std::string& prefix, const config::Model& model,
-                  std::int64_t layer, double init_std, double output_std, const Placement& place);
+                  std::int64_t layer, double init_std, double output_std,
+                  const Placement& placement);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 

@@ -18,11 +18,12 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
   return rows.rows(own.begin, own.count);
 }
 
-ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const Placement& place) {
+ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts,
+                          const Placement& placement) {
   ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
   for (const char* const name : {"steps", "tokens", "updates"}) {
     spec.tensors.push_back(
-        copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, place));
+        copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, placement));
     spec.tensors.back().rows = TensorRows::kExpertsAnew;
   }
   return spec;
@@ -32,28 +33,28 @@ ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
          const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
-         double init_std, double output_std, const Placement& place)
+         double init_std, double output_std, const Placement& placement)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
       capacity_(options.capacity),
       capacity_factor_(options.capacity_factor),
       overflow_(options.overflow),
-      folded_(place.folded),
+      folded_(placement.folded),
       expert_pool_(expert_pool),
-      router_(parameters, prefix, model, options, moe_layer, expert_pool, init_std, place),
+      router_(parameters, prefix, model, options, moe_layer, expert_pool, init_std, placement),
       experts_(parameters, prefix + "experts.",
-               expert_pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model, init_std,
-               output_std, options.gradient_buffer > 0, place),
-      expert_rank_(static_cast<std::size_t>(place.expert_rank)) {
+               expert_pool.of_rank[static_cast<std::size_t>(placement.expert_rank)], model,
+               init_std, output_std, options.gradient_buffer > 0, placement),
+      expert_rank_(static_cast<std::size_t>(placement.expert_rank)) {
   if (options.gradient_buffer > 0) {
-    buffer_state_ = &parameters.add(buffer_spec(prefix, expert_pool.size(), place));
+    buffer_state_ = &parameters.add(buffer_spec(prefix, expert_pool.size(), placement));
   }
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
-                    config::shared_width(model), init_std, output_std, place);
+                    config::shared_width(model), init_std, output_std, placement);
     if (model.shared_gate) {
       shared_->add_gate(parameters, prefix + "shared_expert_gate.weight", model.d_model, init_std,
-                        place);
+                        placement);
     }
   }
 }

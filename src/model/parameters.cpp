@@ -67,10 +67,11 @@ PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, 
   return {.name = name, .shape = shape, .dim = dim, .slice = slice};
 }
 
-PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place) {
+PublicTensor copied_tensor(const std::string& name, const Shape& shape,
+                           const Placement& placement) {
   PublicTensor tensor = whole_tensor(name, shape);
-  tensor.copies = place.tp;
-  tensor.copy = place.tp_rank;
+  tensor.copies = placement.tp;
+  tensor.copy = placement.tp_rank;
   return tensor;
 }
 

@@ -49,7 +49,7 @@ PublicTensor whole_tensor(const std::string& name, const Shape& shape);
 /// A slice of one dim.
 PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice slice);
 /// The same on all ranks of tp.
-PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place);
+PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& placement);
 
 struct ParameterSpec {
   Shape shape;

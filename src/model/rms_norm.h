@@ -16,7 +16,7 @@ class RmsNorm {
 
   /// partial: each rank of tp gets a part of dy, of all rows.
   RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
-          const Placement& place, bool partial = false);
+          const Placement& placement, bool partial = false);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dy, dx: fp32
 

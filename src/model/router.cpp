@@ -28,9 +28,9 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
 
 // A tensor that every rank of tp has, and that sees its own rows alone there.
 ParameterSpec gate_spec(const std::string& name, const Shape& shape, double init_std,
-                        const Placement& place) {
+                        const Placement& placement) {
   return {.shape = shape,
-          .tensors = {copied_tensor(name, shape, place)},
+          .tensors = {copied_tensor(name, shape, placement)},
           .init_std = init_std,
           .sum = SumOver::kStage,
           .in_products = false};
@@ -43,9 +43,9 @@ PublicTensor expert_rows(PublicTensor tensor) {
 }
 
 ParameterSpec state_spec(const std::string& name, std::int64_t experts, double value,
-                         const Placement& place) {
+                         const Placement& placement) {
   return {.shape = {experts},
-          .tensors = {expert_rows(copied_tensor(name, {experts}, place))},
+          .tensors = {expert_rows(copied_tensor(name, {experts}, placement))},
           .init_value = value,
           .in_products = false,
           .trained = false};
@@ -53,14 +53,14 @@ ParameterSpec state_spec(const std::string& name, std::int64_t experts, double v
 
 // One vector over the experts for each task, zeros at the start.
 ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string>& tasks,
-                        std::int64_t experts, const Placement& place) {
+                        std::int64_t experts, const Placement& placement) {
   ParameterSpec spec{.shape = {std::ssize(tasks) * experts},
                      .tensors = {},
                      .sum = SumOver::kStage,
                      .in_products = false};
   for (const std::string& task : tasks) {
     spec.tensors.push_back(expert_rows(
-        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, place)));
+        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, placement)));
     spec.tensors.back().may_be_missing = true;
   }
   return spec;
@@ -70,7 +70,7 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
                const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
-               double init_std, const Placement& place)
+               double init_std, const Placement& placement)
     : options_(route_options(model, options)),
       force_(options.force),
       aux_scope_(options.aux_scope),
@@ -82,31 +82,31 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       gate_(parameters.add(
           gate_spec(prefix + "gate.weight",
                     {expert_pool.size(), options.task_gate ? model.head_dim : model.d_model},
-                    init_std, place))),
-      load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, place))) {
+                    init_std, placement))),
+      load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, placement))) {
   gate_.spec.tensors.front().rows = TensorRows::kExperts;
   load_.spec.tensors.front().may_be_missing = true;
   if (options.gate_bias) {
-    ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, place);
+    ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, placement);
     spec.tensors.front().rows = TensorRows::kExperts;
     gate_bias_ = &parameters.add(std::move(spec));
   }
   if (options.task_gate) {
     query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
-                                       {model.head_dim, model.d_model}, init_std, place));
+                                       {model.head_dim, model.d_model}, init_std, placement));
   }
   if (options.task_gate && tasks_ > 0) {
     task_weights_ =
-        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), place));
+        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), placement));
   }
   if (options.balance == config::Balance::kBias) {
     bias_ = &parameters.add(
-        state_spec(prefix + "gate.e_score_correction_bias", expert_pool.size(), 0.0, place));
+        state_spec(prefix + "gate.e_score_correction_bias", expert_pool.size(), 0.0, placement));
   }
   if (options.aux_scope == config::AuxScope::kBatch && options.aux_loss > 0.0) {
     previous_load_ =
         &parameters.add(state_spec(prefix + "gate.previous_load", expert_pool.size(),
-                                   1.0 / static_cast<double>(expert_pool.size()), place));
+                                   1.0 / static_cast<double>(expert_pool.size()), placement));
     previous_load_->spec.tensors.front().may_be_missing = true;
   }
 }

@@ -24,7 +24,7 @@ class Transformer {
   };
 
   Transformer(Parameters& parameters, const config::Model& model, const config::Router& router,
-              const Placement& place);
+              const Placement& placement);
 
   /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
   /// Returns the like for the next chunk; the last of all: (t, D) compute, what the head reads.
