@@ -156,8 +156,8 @@ TEST(Traffic, CountsByGroup) {
   EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
 }
 
-// Protects the plan of generate from differing from what a rank takes: pages, and weights in few
-// bits.
+// Protects the plan of generate from differing from what a rank takes: pages, and quantized
+// weights.
 TEST(Memory, IsWhatARunTakes) {
   for (const bool latent : {false, true}) {
     config::Config c = small_config();
