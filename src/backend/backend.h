@@ -120,8 +120,8 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // Memory.
-  virtual Tensor empty(DType dtype,
-                       const Shape& shape) = 0;  // from the memory pool, and back to it
+  /// An uninitialised tensor from the memory pool; its memory returns there with the last owner.
+  virtual Tensor empty(DType dtype, const Shape& shape) = 0;
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
   virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
   virtual void synchronize() = 0;  // the only wait
@@ -162,8 +162,8 @@ class Backend {
   /// bf16 weights to bf16. A row's bits depend on itself alone.
   virtual void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
                              const PackedWeights& w, const Tensor& y, const Tensor& peaks) = 0;
-  /// peaks (R, ceil(part.whole / 256)) int32 = the largest absolute value of each row and block of
-  /// x (R, part.count) compute as the bits of a float, what is not finite being the largest; 0
+  /// peaks (R, ceil(slice.whole / 256)) int32 = the largest absolute value of each row and block of
+  /// x (R, slice.count) compute as the bits of a float, what is not finite being the largest; 0
   /// where x has no column.
   virtual void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) = 0;
 
@@ -251,6 +251,7 @@ class Backend {
   /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020. With a limit L >
   /// 0: gate clamped to at most L, up to [-L, L], y = (up + 1) gate sigmoid(1.702 gate) (gpt-oss).
   virtual void swiglu(const Tensor& gate_up, float limit, const Tensor& y) = 0;
+  /// dgate_up (R, 2F) from dy (R, F); all of one dtype.
   virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
                                const Tensor& dgate_up) = 0;
 
@@ -298,8 +299,8 @@ class Backend {
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,
                                       const Tensor& stats, float scale, const Tensor& dlogits) = 0;
 
-  /// value, grad, exp_avg, exp_avg_sq: fp32 of one shape; `copy` (compute) gets the new value
-  /// rounded, unless undefined.
+  /// Updates value and both moments in place. value, grad, exp_avg, exp_avg_sq: fp32 of one shape;
+  /// `copy` (compute) gets the new value rounded, unless undefined.
   virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };

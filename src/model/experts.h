@@ -24,11 +24,13 @@ class Experts {
           const config::Model& model, double init_std, double output_std, bool buffered,
           const Placement& placement);
 
-  /// offsets: [count + 1] of each expert's rows.
+  /// offsets: [count + 1] of each expert's rows. x, y: (R, D) compute. Collective over tp where
+  /// multiply is (linear.h).
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
                  Saved* saved) const;
+  /// dy, dx: (R, D) compute. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
-                  const Saved& saved) const;  // dx: compute
+                  const Saved& saved) const;
 
   /// The stacked parameters. Each is cut into equal slices, one per expert of this rank, in order.
   std::vector<Parameter*> parameters() const;

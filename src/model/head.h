@@ -58,7 +58,8 @@ class Head {
   /// logits. Collective over tp.
   Loss loss(Context& ctx, const Tensor& x, float scale) const;
 
-  /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs.
+  /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not
+  /// collective.
   Tensor logits(Context& ctx, const Tensor& x) const;
 
  private:

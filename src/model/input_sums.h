@@ -20,7 +20,8 @@ class ActivationStatistics {
     std::vector<std::int64_t> rows;  // (G)
   };
 
-  /// Rows [offsets[g], offsets[g + 1]) of x (R, K) meet group g.
+  /// Rows [offsets[g], offsets[g + 1]) of x (R, K) meet group g. Not collective: join_sums sums
+  /// over ranks.
   void add(Backend& backend, const Tensor& x, std::span<const std::int64_t> offsets,
            const Parameter& weight);
   /// nullptr: it met nothing.

@@ -25,6 +25,7 @@ class JobTrace {
   /// summed, task_tokens: of all ranks. Collective over the mesh; every rank gets the row, but
   /// rank_seconds, which rank 0 has.
   void add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens);
+  // These do nothing but on rank 0, and are not collective.
   void add(const io::EvalRow& row);
   void event(std::int64_t step, const std::string& kind, const std::string& message);
   void flush();  // what is kept is on disk

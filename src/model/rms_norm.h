@@ -8,6 +8,7 @@
 namespace moesaic::model {
 
 /// y = x / rms(x) * weight over the last dim.   x: (T, D) fp32   y: (T, D) compute   weight: (D)
+/// Not collective: the gradient of the weight is summed with all others.
 class RmsNorm {
  public:
   struct Saved {

@@ -49,7 +49,7 @@ class Router {
   /// Gives rerouted choices the weight of the expert that computes them: as if the token had
   /// chosen it (dropped choices count as before). Collective over tp.
   void move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved& saved) const;
-  /// dweight: (t, K) fp32; returns dx: (t, D) fp32.
+  /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
   // Values that training moves but no gradient does; the first two only if the config has a use for

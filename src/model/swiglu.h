@@ -9,6 +9,7 @@ namespace moesaic::model {
 
 /// y = down (silu(gate x) * up x), perhaps times sigmoid(w . x): dense layers and shared experts.
 /// F is split over tp.   x: (T, D) compute   y: (T, D) fp32, this rank's term   Shazeer 2020
+/// Collective over tp where Linear is.
 class Swiglu {
  public:
   struct Saved {

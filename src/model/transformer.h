@@ -27,7 +27,7 @@ class Transformer {
               const Placement& placement);
 
   /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
-  /// Returns the like for the next chunk; the last of all: (t, D) compute, what the head reads.
+  /// Returns (t, D) fp32 for the next chunk; the last of all: (t, D) compute, what the head reads.
   Tensor forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const;
   /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
