@@ -39,12 +39,13 @@ void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
   config::Quantize& key = parsed.config.run.quantize;
   const auto stored =
       *type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4;
-  const auto place = parsed.places.find("run.quantize");
-  if (place != parsed.places.end() && key != stored) {
-    throw Error(Exit::kUsage,
-                fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
-                            "key out, or use the checkpoint or folder that it was made of",
-                            place->second, name_of(key), source.path().string(), name_of(*type)));
+  const auto location = parsed.locations.find("run.quantize");
+  if (location != parsed.locations.end() && key != stored) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
+                    "key out, or use the checkpoint or folder that it was made of",
+                    location->second, name_of(key), source.path().string(), name_of(*type)));
   }
   key = stored;
 }
@@ -71,11 +72,11 @@ config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog) {
     if ((!of_model && !of_router) || !stored.contains(key)) {
       continue;
     }
-    const bool was_set = parsed.places.contains(key);
+    const bool was_set = parsed.locations.contains(key);
     const std::string& theirs = stored.at(key);
     if (of_model && was_set && value != theirs) {
-      contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.places.at(key), key,
-                                           value, source.path().string(), theirs));
+      contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.locations.at(key),
+                                           key, value, source.path().string(), theirs));
     }
     if (of_model || !was_set) {
       value = theirs;

@@ -180,7 +180,7 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::C
   std::vector<std::vector<std::string>> rows = {
       {"model", inputs.model},
       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
-      {"placement", threads.place},
+      {"placement", threads.placement},
       {"mpi", comm::mpi_text()},
       {"trace", config.trace.path}};
   std::optional<model::Instance> instance, reference;

@@ -34,8 +34,8 @@ config::Config same_model(const config::Config& config, const io::ModelSource& s
 // model.path and what comes with it are those of the reference; windows are the model's.
 config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks,
                            io::Catalog& catalog) {
-  std::erase_if(parsed.places, [](const auto& place) {
-    const std::string& key = place.first;
+  std::erase_if(parsed.locations, [](const auto& location) {
+    const std::string& key = location.first;
     return key.starts_with("model.") || key == "run.quantize";
   });
   parsed.config.model.path = config.score.reference;

@@ -55,19 +55,19 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  std::vector<std::vector<std::string>> places = {{"placement", threads.place},
-                                                  {"mpi", comm::mpi_text()},
-                                                  {"checkpoints", outputs},
-                                                  {"trace", config.trace.path}};
+  std::vector<std::vector<std::string>> lines = {{"placement", threads.placement},
+                                                 {"mpi", comm::mpi_text()},
+                                                 {"checkpoints", outputs},
+                                                 {"trace", config.trace.path}};
   if (!config.trace.routing.empty()) {
-    places.push_back(
+    lines.push_back(
         {"routing record",
          fmt::format("{} ({} bytes, {}, for each of {} steps)", config::routing_path(config.trace),
                      routing_size(config), short_bytes(routing_size(config)),
                      config::routing_steps(config.trace, config::total_steps(config)))});
   }
   log::print(plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
-             table(mesh.layout.rows()) + table(places));
+             table(mesh.layout.rows()) + table(lines));
   const bool batch_job = std::getenv("SLURM_JOB_ID") != nullptr || config.run.max_wall >= 0.0;
   if (config.checkpoint.dir.empty() && batch_job) {
     log::warn("a batch job without checkpoints loses its work when it is stopped: set run.dir");

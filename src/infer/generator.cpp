@@ -128,8 +128,8 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
         ctx_, hidden, sampled_rows(parts[j]), sampler_.wants_logits(),
         [&](std::size_t i, const model::Head::Peak& peak, std::span<const float> logits) {
           const Prompt& prompt = sequences[i]->prompt();
-          const std::int64_t place = sequences[i]->tokens() - std::ssize(prompt.tokens);
-          const Sample sample = sampler_.choose(peak, logits, prompt.document, place);
+          const std::int64_t position = sequences[i]->tokens() - std::ssize(prompt.tokens);
+          const Sample sample = sampler_.choose(peak, logits, prompt.document, position);
           token.push_back(sample.token);
           logprob.push_back(sample.logprob);
         });

@@ -33,16 +33,16 @@ class Prompts {
   std::vector<std::int64_t> lengths(std::int64_t part);
 
  private:
-  struct Place {
+  struct Location {
     std::int64_t shard, document;  // within the shard
   };
   struct PromptSize {
     std::int64_t tokens;  // with an eos at the end
     bool whole;           // no context, so that an eos may be there
   };
-  Place place_of(std::int64_t document) const;
+  Location location_of(std::int64_t document) const;
   const io::ShardDocuments& table(std::int64_t shard);
-  PromptSize size_of(const Place& place);
+  PromptSize size_of(const Location& location);
 
   ScoreCorpora& corpora_;
   std::int64_t eos_, first_token_;

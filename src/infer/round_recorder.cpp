@@ -20,7 +20,7 @@ IterationRecorder::IterationRecorder(const config::Config& config, model::Instan
 }
 
 void IterationRecorder::add(const IterationSums& sums, model::MoeStats& stats,
-                            const std::string& place) {
+                            const std::string& where) {
   io::TraceRow row;
   row.step = ++step_;
   row.lm_loss = sums.targets > 0.0 ? sums.nats / sums.targets : 0.0;
@@ -29,10 +29,10 @@ void IterationRecorder::add(const IterationSums& sums, model::MoeStats& stats,
   row.targets = static_cast<std::int64_t>(sums.targets);
   trace_.add(row, stats, sums.task_tokens);
   longest_iteration_ = std::max(longest_iteration_, row.seconds);
-  show(row.seconds, sums, place);
+  show(row.seconds, sums, where);
 }
 
-void IterationRecorder::show(double seconds, const IterationSums& sums, const std::string& place) {
+void IterationRecorder::show(double seconds, const IterationSums& sums, const std::string& where) {
   const bool first = done_work_ == 0.0;
   done_work_ += sums.work;
   const double speed = tokens_.add(sums.tokens, seconds);
@@ -41,7 +41,7 @@ void IterationRecorder::show(double seconds, const IterationSums& sums, const st
     return;
   }
   const double left = std::max(0.0, all_work_ - done_work_) / std::max(1.0, pace);
-  const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", place, step_,
+  const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", where, step_,
                                        speed, short_duration(left));
   log::progress(line, line);
 }

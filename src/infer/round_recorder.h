@@ -25,8 +25,8 @@ class IterationRecorder {
   IterationRecorder(const config::Config& config, model::Instance& instance,
                     const ScoreCorpora& corpora, std::int64_t last_step, double all_work);
 
-  /// Collective over the mesh. sums, stats: of all ranks. place: for the line of progress.
-  void add(const IterationSums& sums, model::MoeStats& stats, const std::string& place);
+  /// Collective over the mesh. sums, stats: of all ranks. where: for the line of progress.
+  void add(const IterationSums& sums, model::MoeStats& stats, const std::string& where);
   void event(const std::string& kind, const std::string& message) {
     trace_.event(step_, kind, message);
   }
@@ -40,7 +40,7 @@ class IterationRecorder {
   double longest_iteration() const { return longest_iteration_; }
 
  private:
-  void show(double seconds, const IterationSums& sums, const std::string& place);
+  void show(double seconds, const IterationSums& sums, const std::string& where);
 
   model::JobTrace trace_;
   std::int64_t step_;

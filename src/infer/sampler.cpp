@@ -60,7 +60,7 @@ void keep_share(std::vector<Candidate>& candidates, double p) {
 }  // namespace
 
 std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::int64_t document,
-                           std::int64_t place) const {
+                           std::int64_t position) const {
   std::vector<Candidate> candidates(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const double below = static_cast<double>(logits[i] - largest) / keys_.temperature;
@@ -77,7 +77,7 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < keys_.min_p; });
   }
   const Rng rng(static_cast<std::uint64_t>(keys_.seed), static_cast<std::uint64_t>(document));
-  double left = rng.uniform(static_cast<std::uint64_t>(place)) * sum(candidates);
+  double left = rng.uniform(static_cast<std::uint64_t>(position)) * sum(candidates);
   for (const Candidate& candidate : candidates) {
     left -= candidate.weight;
     if (left < 0.0) {
@@ -88,11 +88,11 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
 }
 
 Sample Sampler::choose(const model::Head::Peak& peak, std::span<const float> logits,
-                       std::int64_t document, std::int64_t place) const {
+                       std::int64_t document, std::int64_t position) const {
   if (!wants_logits()) {
     return {peak.best, peak.largest - peak.log_sum};
   }
-  const std::int32_t chosen = draw(peak.largest, logits, document, place);
+  const std::int32_t chosen = draw(peak.largest, logits, document, position);
   return {chosen, logits[static_cast<std::size_t>(chosen)] - peak.log_sum};
 }
 

@@ -113,12 +113,12 @@ void copy_rows(const QuantizedRows& source, std::int64_t from, std::int64_t sour
               column % kQuantizedBlock == 0,
           "quantized columns are copied block-aligned");
   const std::int64_t width = std::min(source.columns - source_column, target.columns - column);
-  // Copies `entries` of each row of an array; place_of(column): where the column's entry is.
+  // Copies `entries` of each row of an array; position_of(column): where the column's entry is.
   const auto copy = [&](const auto& source_array, std::int64_t source_width, auto& target_array,
-                        std::int64_t target_width, std::int64_t entries, auto place_of) {
+                        std::int64_t target_width, std::int64_t entries, auto position_of) {
     for (std::int64_t i = 0; i < count; ++i) {
-      std::copy_n(source_array.begin() + (from + i) * source_width + place_of(source_column),
-                  entries, target_array.begin() + (to + i) * target_width + place_of(column));
+      std::copy_n(source_array.begin() + (from + i) * source_width + position_of(source_column),
+                  entries, target_array.begin() + (to + i) * target_width + position_of(column));
     }
   };
   const bool int8 = source.type == QuantizedType::kInt8;

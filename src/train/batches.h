@@ -39,7 +39,7 @@ class Batches {
 
  private:
   StepBatches read(const SampleRanges& samples);  // on the HDF5 thread
-  SamplePlace place(std::int64_t sample);
+  SampleLocation location_of(std::int64_t sample);
   void prefetch();
 
   Corpora& corpora_;

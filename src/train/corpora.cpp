@@ -155,9 +155,9 @@ std::vector<std::uint8_t> Corpora::sample_tasks(const ShardSamples& samples) {
   return tasks;
 }
 
-bool Corpora::has_target(const SamplePlace& place) {
-  const std::int64_t first = place.index * seq_len_;
-  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
+bool Corpora::has_target(const SampleLocation& location) {
+  const std::int64_t first = location.index * seq_len_;
+  const io::TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
     if (is_counted(span, first, i)) {
       return true;
@@ -166,12 +166,12 @@ bool Corpora::has_target(const SamplePlace& place) {
   return false;
 }
 
-Sample Corpora::read(const SamplePlace& place) {
-  const std::int64_t first = place.index * seq_len_;
-  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
-  const std::vector<std::uint8_t>& task_numbers = task_numbers_[place.corpus];
+Sample Corpora::read(const SampleLocation& location) {
+  const std::int64_t first = location.index * seq_len_;
+  const io::TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
+  const std::vector<std::uint8_t>& task_numbers = task_numbers_[location.corpus];
   Sample sample;
-  sample.corpus = place.corpus;
+  sample.corpus = location.corpus;
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
     sample.token.push_back(span.token[i]);
     sample.target.push_back(is_counted(span, first, i) ? span.token[i + 1] : -1);

@@ -12,7 +12,8 @@
 namespace moesaic::train {
 
 /// The samples that an evaluation reads: all, or a share of each corpus in steps as even as can be.
-std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config::Config& config);
+std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
+                                               const config::Config& config);
 
 /// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them
 /// spread evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same

@@ -1,5 +1,5 @@
 // Protects how tokens are drawn: the rules one by one and in their order, the distribution, and
-// that a draw follows from the seed, the document and the place alone.
+// that a draw follows from the seed, the document and the position alone.
 #include "infer/sampler.h"
 
 #include <gtest/gtest.h>
@@ -16,14 +16,14 @@ namespace {
 const std::vector<float> kLogits = {std::log(0.1F), std::log(0.2F), std::log(0.4F), std::log(0.3F)};
 
 Sample choose(const Sampler& sampler, const std::vector<float>& logits, std::int64_t document,
-              std::int64_t place) {
+              std::int64_t position) {
   const auto best = std::max_element(logits.begin(), logits.end());
   float sum = 0.0F;
   for (const float logit : logits) {
     sum += std::exp(logit);
   }
   return sampler.choose({static_cast<std::int32_t>(best - logits.begin()), *best, std::log(sum)},
-                        logits, document, place);
+                        logits, document, position);
 }
 
 config::GenerateJob warm(double temperature = 1.0) {
@@ -136,15 +136,15 @@ TEST(Sampler, DrawsFollowFromSeedDocumentAndPlace) {
   const Sampler a(keys), same(keys);
   keys.seed = 2;
   const Sampler other(keys);
-  int by_document = 0, by_place = 0, by_seed = 0;
+  int by_document = 0, by_position = 0, by_seed = 0;
   for (int i = 0; i < 200; ++i) {
     EXPECT_EQ(choose(a, kLogits, i, 7).token, choose(same, kLogits, i, 7).token);
     by_document += choose(a, kLogits, i, 7).token != choose(a, kLogits, i + 1, 7).token ? 1 : 0;
-    by_place += choose(a, kLogits, i, 7).token != choose(a, kLogits, i, 8).token ? 1 : 0;
+    by_position += choose(a, kLogits, i, 7).token != choose(a, kLogits, i, 8).token ? 1 : 0;
     by_seed += choose(a, kLogits, i, 7).token != choose(other, kLogits, i, 7).token ? 1 : 0;
   }
   // Independent draws differ in 0.7 of all cases.
-  for (const int differing : {by_document, by_place, by_seed}) {
+  for (const int differing : {by_document, by_position, by_seed}) {
     EXPECT_GT(differing, 100);
   }
 }
