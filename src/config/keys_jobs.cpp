@@ -96,9 +96,10 @@ std::vector<Key> generate_keys() {
       s.texts("stop", &GenerateJob::stop, "list of texts",
               "A continuation ends at the first of these, and its text before it. A line break is "
               "written \"\\n\", with the quotes; in a shell '\"\\n\"'."),
-      s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
-                "Of the draws, with the document's number and the token's place: the same tokens "
-                "for every batch and on any ranks."),
+      s.integer(
+          "seed", &GenerateJob::seed, between(0, 9e15), "",
+          "Seed of the draws, with the document's number and the token's position: the same tokens "
+          "for every batch and on any ranks."),
       only(s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
                      "Continuations at once on each replica of the model. 0: as many as "
                      "generate.cache holds, at most 256."),

@@ -17,7 +17,7 @@ TEXT = r"\.(cfg|cpp|cu|h|md|py|sbatch|sh|txt)$"
 # Pattern, what to write instead, files. A blank in a pattern also matches the end of a line.
 WORDS = [
     (r"(?://+|#)[!<]*[^\S\n]*(?:Of|[Ll]ikewise)\b", "a sentence that can be read alone", CODE),
-    (r'"""(?:Of|Likewise)\b', "a sentence that can be read alone", CODE),
+    (r'"(?:Of|Likewise)\b', "a sentence that can be read alone", CODE),
     (r"few bits|few_bits", "quantized", TEXT),
     (r"\bcall(?:s|ed)? from memory|on (?:its|their) way from memory", "prefetch", TEXT),
     (r"\breading_format\b|\breading format\b", "inference format", TEXT),
@@ -42,7 +42,7 @@ WORDS = [
     (r"\bFate\b", "DispatchOutcome", CPP),
     (r"\b[Kk][Vv](?: |_)groups?\b|\bmesh\.kv\b", "kv_replicas", TEXT),
     (r"\bpart_shape\b|\bColumnPart\b|\btensor\.part\b", "slice", CPP),
-    (r"\bPlacement&? place\b", "placement", CPP),
+    (r"\bPlacement&? place\b|\b\w*Place\b(?! in| of)|\bplace_of\b", "placement, location, position", r"^src/(cli|config|infer|model|tensor|train)/.*\.(cpp|h)$"),
 ]
 
 
