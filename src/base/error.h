@@ -35,8 +35,10 @@ struct Where {
 /// remedy), and the exit code that it ends with.
 class Error : public std::runtime_error {
  public:
-  Error(Exit code, const std::string& message, Where where = Where::here())
-      : std::runtime_error(message), code_(code), where_(where) {}
+  Error(Exit code, const std::string& message, Where where = Where::here());
+  Error(const Error&);
+  Error& operator=(const Error&);
+  ~Error() override;
   Exit code() const { return code_; }
   Where where() const { return where_; }
 
@@ -45,10 +47,12 @@ class Error : public std::runtime_error {
   Where where_;
 };
 
+[[noreturn]] void fail_requirement(std::string_view what, Where where);
+
 /// Throws Error(kInternal) if an invariant of our own does not hold.
 inline void require(bool holds, std::string_view what, Where where = Where::here()) {
   if (!holds) {
-    throw Error(Exit::kInternal, std::string(what), where);
+    fail_requirement(what, where);
   }
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
-// What most files include, compiled once. Only what is cheap to carry: nlohmann/json.hpp here would
-// cost the files that do not use it more time than it saves those that do.
+// What most files include, compiled once.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/io_error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
@@ -66,7 +66,8 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog
 
 // Claims the folder that the checkpoint will be in.
 io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkpoint) {
-  const fs::path target = io::checkpoint_folder(out, checkpoint.state().at("step"));
+  const fs::path target =
+      io::checkpoint_folder(out, checkpoint.state().at("step").get<std::int64_t>());
   if (fs::exists(target)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} exists: name another folder", target.string()));
@@ -80,7 +81,7 @@ io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkp
 // Writes the changed checkpoint. In its state only the expert pool changes.
 fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
               model::Instance& instance, const std::function<void()>& on_progress) {
-  nlohmann::json state = checkpoint.state();
+  Json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
   std::vector<fs::path> copy;
   for (const std::string& name : checkpoint.sidecar_files()) {
@@ -88,7 +89,7 @@ fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
   }
   const auto blocks = model::blocks_to_save(instance);
   return io::save_checkpoint({.dir = inputs.out,
-                              .step = state.at("step"),
+                              .step = state.at("step").get<std::int64_t>(),
                               .state = state,
                               .copy = copy,
                               .on_progress = on_progress},

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
 #include "base/io_error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/tokenize_plan.h"
@@ -26,7 +26,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using comm::Communicator;
-using nlohmann::json;
 
 /// Collective over world: the input files as rank 0 finds them.
 std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
@@ -36,17 +35,17 @@ std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
     if (!world.is_root()) {
       return;
     }
-    json list = json::array();
+    Json list = Json::array();
     const io::TextFields fields{config.text_field, config.id_field, config.task_field};
     for (const io::InputFile& file : io::list_inputs(config.input, fields)) {
       list.push_back(
           {file.path.string(), file.name, file.input, file.bytes, file.jsonl, file.packed});
     }
-    json::to_cbor(list, text);  // paths need not be UTF-8
+    text = list.to_cbor();  // paths need not be UTF-8
   });
   comm::broadcast_in_pieces(world, text, 0);
   std::vector<io::InputFile> files;
-  for (const json& entry : json::from_cbor(text)) {
+  for (const Json& entry : Json::from_cbor(text)) {
     files.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(),
                      entry[2].get<std::int64_t>(), entry[3].get<std::int64_t>(),
                      entry[4].get<bool>(), entry[5].get<bool>()});

@@ -4,16 +4,15 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
 
 namespace moesaic::cli {
 
 namespace fs = std::filesystem;
 using config::Tri;
-using nlohmann::json;
 
 namespace {
 
@@ -99,7 +98,7 @@ io::Tokenizer train_vocabulary(const std::vector<Sample>& sample, const config::
 
 std::string settings_of(const config::Tokenize& config,
                         const std::optional<io::Tokenizer>& tokenizer) {
-  json settings = {{"tokenizer", tokenizer ? tokenizer->sha256() : "train"},
+  Json settings = {{"tokenizer", tokenizer ? tokenizer->sha256() : "train"},
                    {"vocab_size", tokenizer ? 0 : config.vocab_size},
                    {"shards", config.shards},
                    {"compress", config.compress},

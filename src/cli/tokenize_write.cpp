@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "cli/progress_line.h"
 #include "comm/stop.h"
 #include "io/hdf5_thread.h"
@@ -194,7 +194,7 @@ std::vector<WrittenShard> write_shards(const WriteRequest& request, int rank, in
 std::vector<std::vector<io::ShardInfo>> gather_shards(const std::vector<WrittenShard>& written,
                                                       const WriteRequest& request,
                                                       const comm::Communicator& world) {
-  nlohmann::json mine = nlohmann::json::array();
+  Json mine = Json::array();
   for (const WrittenShard& each : written) {
     mine.push_back({each.corpus, each.shard, each.info.file.filename().string(), each.info.bytes,
                     each.info.tokens, each.info.documents, each.info.sha256});
@@ -204,7 +204,7 @@ std::vector<std::vector<io::ShardInfo>> gather_shards(const std::vector<WrittenS
     shards.emplace_back(static_cast<std::size_t>(plan.shards));
   }
   for (const std::string& text : world.gather(mine.dump(), 0)) {
-    for (const auto& entry : nlohmann::json::parse(text)) {
+    for (const auto& entry : Json::parse(text)) {
       auto& shard = shards[entry[0].get<std::size_t>()][entry[1].get<std::size_t>()];
       shard.file = request.folders[entry[0].get<std::size_t>()] / entry[2].get<std::string>();
       shard.bytes = entry[3].get<std::int64_t>();

@@ -266,6 +266,14 @@ struct Run {
 };
 
 struct Config {
+  // Out of line: they are long, and many files copy a config.
+  Config();
+  Config(const Config& other);
+  Config(Config&& other) noexcept;
+  Config& operator=(const Config& other);
+  Config& operator=(Config&& other) noexcept;
+  ~Config();
+
   Model model;
   Router router;
   Data data;

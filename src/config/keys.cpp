@@ -7,6 +7,13 @@
 
 namespace moesaic::config {
 
+Key::Key() = default;
+Key::Key(const Key& other) = default;
+Key::Key(Key&& other) noexcept = default;
+Key& Key::operator=(const Key& other) = default;
+Key& Key::operator=(Key&& other) noexcept = default;
+Key::~Key() = default;
+
 bool Key::read_by(std::string_view job) const {
   return std::find(jobs.begin(), jobs.end(), job) != jobs.end();
 }

@@ -12,6 +12,13 @@ namespace moesaic::config {
 /// One key of the configuration: how it is named, explained, read and written. The table of all
 /// keys drives parsing, help, the written config and comparisons.
 struct Key {
+  Key();
+  Key(const Key& other);
+  Key(Key&& other) noexcept;
+  Key& operator=(const Key& other);
+  Key& operator=(Key&& other) noexcept;
+  ~Key();
+
   std::string name;               // "train.lr"
   std::string type;               // "integer", "cosine|linear|constant|wsd", ...
   std::string unit;               // empty: none

@@ -21,8 +21,8 @@ class Section {
   Section(std::string name, Part Config::*part, const std::string& jobs)
       : name_(std::move(name)), part_(part), jobs_(split(jobs, ' ')) {}
 
-  Key integer(const std::string& name, std::int64_t Part::*field, const Range& range,
-              const std::string& unit, const std::string& help) const {
+  Key integer(const char* name, std::int64_t Part::*field, const Range& range,
+              const char* unit, const char* help) const {
     const auto parse = [range](const std::string& text) {
       const std::int64_t value = parse_integer(text);
       range.check(static_cast<double>(value), text);
@@ -32,20 +32,20 @@ class Section {
                   [](std::int64_t value) { return std::to_string(value); });
   }
 
-  Key number(const std::string& name, double Part::*field, const Range& range,
-             const std::string& unit, const std::string& help) const {
+  Key number(const char* name, double Part::*field, const Range& range,
+             const char* unit, const char* help) const {
     return scalar(name, field, {"number", unit, range.text(), help}, checked(range, parse_number),
                   format_number);
   }
 
-  Key duration(const std::string& name, double Part::*field, const std::string& help) const {
+  Key duration(const char* name, double Part::*field, const char* help) const {
     const Range range = at_least(0);
     return scalar(name, field, {"duration", "s", range.text(), help},
                   checked(range, parse_duration), format_duration);
   }
 
   /// A duration whose negative values stand for `auto`.
-  Key auto_duration(const std::string& name, double Part::*field, const std::string& help) const {
+  Key auto_duration(const char* name, double Part::*field, const char* help) const {
     const Range range = at_least(0);
     const auto parse = [read = checked(range, parse_duration)](const std::string& text) {
       return text == "auto" ? -1.0 : read(text);
@@ -54,19 +54,19 @@ class Section {
                   [](double value) { return value < 0.0 ? "auto" : format_duration(value); });
   }
 
-  Key bytes(const std::string& name, double Part::*field, const std::string& help) const {
+  Key bytes(const char* name, double Part::*field, const char* help) const {
     const Range range = at_least(0);
     return scalar(name, field, {"size", "bytes", range.text(), help}, checked(range, parse_bytes),
                   format_bytes);
   }
 
-  Key boolean(const std::string& name, bool Part::*field, const std::string& help) const {
+  Key boolean(const char* name, bool Part::*field, const char* help) const {
     return scalar(name, field, {"boolean", "", "0, 1, false, true", help}, parse_boolean,
                   [](bool value) { return std::string(value ? "1" : "0"); });
   }
 
   template <class Enum>
-  Key choice(const std::string& name, Enum Part::*field, const std::string& help) const {
+  Key choice(const char* name, Enum Part::*field, const char* help) const {
     std::vector<std::string> names;
     for (const auto& [value, text] : names_of(Enum{})) {
       names.emplace_back(text);
@@ -74,8 +74,8 @@ class Section {
     return scalar(name, field, {join(names, "|"), "", "", help}, parse_choice<Enum>, name_of<Enum>);
   }
 
-  Key text(const std::string& name, std::string Part::*field, const std::string& type,
-           const std::string& help) const {
+  Key text(const char* name, std::string Part::*field, const char* type,
+           const char* help) const {
     Key key = base(name, {type, "", "", help});
     key.get = [part = part_, field](const Config& config) -> std::vector<std::string> {
       return {config.*part.*field};
@@ -86,8 +86,8 @@ class Section {
     return key;
   }
 
-  Key texts(const std::string& name, std::vector<std::string> Part::*field, const std::string& type,
-            const std::string& help) const {
+  Key texts(const char* name, std::vector<std::string> Part::*field, const char* type,
+            const char* help) const {
     Key key = base(name, {type, "", "", help});
     key.list = true;
     key.get = [part = part_, field](const Config& config) { return config.*part.*field; };
@@ -97,8 +97,8 @@ class Section {
     return key;
   }
 
-  Key integers(const std::string& name, std::vector<std::int64_t> Part::*field, const Range& range,
-               const std::string& help) const {
+  Key integers(const char* name, std::vector<std::int64_t> Part::*field, const Range& range,
+               const char* help) const {
     const auto parse = [range](const std::string& text) {
       const std::int64_t value = parse_integer(text);
       range.check(static_cast<double>(value), text);
@@ -108,14 +108,14 @@ class Section {
                 [](std::int64_t value) { return std::to_string(value); });
   }
 
-  Key numbers(const std::string& name, std::vector<double> Part::*field, const Range& range,
-              const std::string& help) const {
+  Key numbers(const char* name, std::vector<double> Part::*field, const Range& range,
+              const char* help) const {
     return list(name, field, {"list of numbers", "", range.text(), help},
                 checked(range, parse_number), format_number);
   }
 
-  Key weights(const std::string& name, std::vector<NamedWeight> Part::*field,
-              const std::string& help) const {
+  Key weights(const char* name, std::vector<NamedWeight> Part::*field,
+              const char* help) const {
     const Range range = at_least(0);
     const auto parse = [range](const std::string& text) {
       NamedWeight weight = parse_weight(text);
@@ -125,13 +125,13 @@ class Section {
     return list(name, field, {"list of NAME:WEIGHT", "", range.text(), help}, parse, format_weight);
   }
 
-  Key samples(const std::string& name, std::vector<SampleRange> Part::*field,
-              const std::string& help) const {
+  Key samples(const char* name, std::vector<SampleRange> Part::*field,
+              const char* help) const {
     return list(name, field, {"list of FIRST:END", "", "", help}, parse_samples, format_samples);
   }
 
-  Key steps(const std::string& name, std::vector<StepRange> Part::*field,
-            const std::string& help) const {
+  Key steps(const char* name, std::vector<StepRange> Part::*field,
+            const char* help) const {
     return list(name, field, {"list of N, FIRST-LAST, every:N or all", "", "", help}, parse_steps,
                 format_steps);
   }
@@ -141,7 +141,7 @@ class Section {
     std::string type, unit, range, help;
   };
 
-  Key base(const std::string& name, const Facts& facts) const {
+  Key base(const char* name, const Facts& facts) const {
     Key key;
     key.name = name_ + "." + name;
     key.type = facts.type;
@@ -153,7 +153,7 @@ class Section {
   }
 
   template <class T, class Parse, class Format>
-  Key scalar(const std::string& name, T Part::*field, const Facts& facts, Parse parse,
+  Key scalar(const char* name, T Part::*field, const Facts& facts, Parse parse,
              Format format) const {
     Key key = base(name, facts);
     key.get = [part = part_, field, format](const Config& config) -> std::vector<std::string> {
@@ -166,7 +166,7 @@ class Section {
   }
 
   template <class T, class Parse, class Format>
-  Key list(const std::string& name, std::vector<T> Part::*field, const Facts& facts, Parse parse,
+  Key list(const char* name, std::vector<T> Part::*field, const Facts& facts, Parse parse,
            Format format) const {
     Key key = base(name, facts);
     key.list = true;
@@ -214,7 +214,7 @@ class Section {
 };
 
 /// The key, read by these jobs rather than by those of its section.
-inline Key only(Key key, const std::string& jobs) {
+inline Key only(Key key, const char* jobs) {
   key.jobs = split(jobs, ' ');
   return key;
 }

@@ -5,12 +5,12 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "comm/communicator.h"
 #include "tensor/quantized.h"
 
@@ -43,7 +43,7 @@ struct BlockToSave {
 struct SaveRequest {
   std::filesystem::path dir;  // the folder of all checkpoints
   std::int64_t step = 0;
-  const nlohmann::json& state;
+  const Json& state;
   std::vector<std::filesystem::path> copy;        // sidecar files (the tokenizer's)
   std::map<std::string, std::string> texts = {};  // others, by name
   std::function<void()> on_progress = {};         // called on each rank before each block
@@ -84,7 +84,7 @@ class CheckpointReader {
   ~CheckpointReader();
 
   const std::filesystem::path& path() const;
-  const nlohmann::json& state() const;
+  const Json& state() const;
   const std::string& manifest_sha256() const;      // of the text
   std::vector<std::string> sidecar_files() const;  // names; besides its part files
   std::vector<std::string> names() const;

@@ -4,18 +4,16 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <span>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/sha256.h"
 #include "io/checkpoint_block.h"
 #include "io/files.h"
 #include "io/format_version.h"
 
 namespace moesaic::io {
-
-using nlohmann::json;
 
 namespace {
 
@@ -24,24 +22,24 @@ constexpr const char* kSchema = "moesaic-checkpoint";
 // as version 1, which older programs read.
 constexpr int kVersion = 2;
 
-std::string dump(const json& value, int indent) {
-  return value.dump(indent, ' ', false, json::error_handler_t::replace);
+std::string dump(const Json& value, int indent) {
+  return value.dump(indent, Json::Bytes::kReplaced);
 }
 
-std::string checksum(const json& body) {
+std::string checksum(const Json& body) {
   const std::string text = dump(body, -1);
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-json files_to_json(const std::map<std::string, StoredFile>& files) {
-  json result = json::object();
+Json files_to_json(const std::map<std::string, StoredFile>& files) {
+  Json result = Json::object();
   for (const auto& [name, file] : files) {
     result[name] = {{"bytes", file.bytes}, {"sha256", file.sha256}};
   }
   return result;
 }
 
-std::map<std::string, StoredFile> files_from_json(const json& list) {
+std::map<std::string, StoredFile> files_from_json(const Json& list) {
   std::map<std::string, StoredFile> files;
   for (const auto& [name, file] : list.items()) {
     if (name.find('/') != std::string::npos || name == "..") {
@@ -82,10 +80,10 @@ bool is_possible(const StoredBlock& block, const Extents& shape) {
          between(block.offset[1] + block.extent[1]);
 }
 
-StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
+StoredTensor tensor_from_json(const Json& value, const Manifest& manifest) {
   StoredTensor tensor;
   tensor.shape = value.at("shape").get<Extents>();
-  for (const json& entry : value.at("blocks")) {
+  for (const Json& entry : value.at("blocks")) {
     tensor.blocks.push_back(block_from_json(entry));
     const StoredBlock& block = tensor.blocks.back();
     const auto part = manifest.parts.find(block.part);
@@ -104,7 +102,7 @@ StoredTensor tensor_from_json(const json& value, const Manifest& manifest) {
 }
 
 Manifest parse(const std::string& text, const std::filesystem::path& file) {
-  json body = json::parse(text);
+  Json body = Json::parse(text);
   check_format(file, body.at("schema").get<std::string>(), body.at("version").get<std::int64_t>(),
                kSchema, kVersion);
   const auto stated = body.at("sha256").get<std::string>();
@@ -119,14 +117,14 @@ Manifest parse(const std::string& text, const std::filesystem::path& file) {
   for (const auto& [name, tensor] : body.at("tensors").items()) {
     manifest.tensors[name] = tensor_from_json(tensor, manifest);
   }
-  manifest.state = std::make_shared<const json>(std::move(body.at("state")));
+  manifest.state = std::make_shared<const Json>(std::move(body.at("state")));
   return manifest;
 }
 
 }  // namespace
 
-json block_to_json(const StoredBlock& block) {
-  json value{{"part", block.part},
+Json block_to_json(const StoredBlock& block) {
+  Json value{{"part", block.part},
              {"dataset", block.dataset},
              {"offset", block.offset},
              {"extent", block.extent},
@@ -137,7 +135,7 @@ json block_to_json(const StoredBlock& block) {
   return value;
 }
 
-StoredBlock block_from_json(const json& value) {
+StoredBlock block_from_json(const Json& value) {
   const std::string name = value.value("type", std::string(name_of(BlockType::kF32)));
   const auto type = block_type(name);
   if (!type) {
@@ -149,17 +147,17 @@ StoredBlock block_from_json(const json& value) {
 }
 
 std::string to_text(const Manifest& manifest) {
-  json tensors = json::object();
+  Json tensors = Json::object();
   int version = 1;
   for (const auto& [name, tensor] : manifest.tensors) {
-    json blocks = json::array();
+    Json blocks = Json::array();
     for (const StoredBlock& block : tensor.blocks) {
       version = block.type == BlockType::kF32 ? version : kVersion;
       blocks.push_back(block_to_json(block));
     }
     tensors[name] = {{"shape", tensor.shape}, {"blocks", std::move(blocks)}};
   }
-  json body{{"schema", kSchema},
+  Json body{{"schema", kSchema},
             {"version", version},
             {"step", manifest.step},
             {"parts", files_to_json(manifest.parts)},
@@ -167,7 +165,7 @@ std::string to_text(const Manifest& manifest) {
             {"tensors", std::move(tensors)},
             {"state", *manifest.state}};
   // The checksum is that of the text as it will be read back: dump replaces invalid UTF-8.
-  body["sha256"] = checksum(json::parse(dump(body, -1)));
+  body["sha256"] = checksum(Json::parse(dump(body, -1)));
   return dump(body, 1) + "\n";
 }
 
@@ -179,7 +177,7 @@ Manifest parse_manifest(const std::filesystem::path& checkpoint, const std::stri
   const std::filesystem::path file = checkpoint / kManifestName;
   try {
     return parse(text, file);
-  } catch (const json::exception& error) {
+  } catch (const JsonError& error) {
     fail_damaged(file, fmt::format("is truncated or damaged ({})", error.what()));
   } catch (const Error& error) {
     if (!is_damage(error)) {

@@ -4,10 +4,10 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "io/checkpoint.h"
 #include "io/hdf5.h"
 
@@ -37,7 +37,7 @@ struct Manifest {
   std::int64_t step = 0;
   std::map<std::string, StoredFile> parts, files;
   std::map<std::string, StoredTensor> tensors;
-  std::shared_ptr<const nlohmann::json> state;
+  std::shared_ptr<const Json> state;
 };
 
 std::string to_text(const Manifest& manifest);
@@ -55,7 +55,7 @@ std::string coverage_problem(const std::string& name, const StoredTensor& tensor
 
 std::filesystem::path checkpoint_folder(const std::filesystem::path& dir, std::int64_t step);
 
-nlohmann::json block_to_json(const StoredBlock& block);
-StoredBlock block_from_json(const nlohmann::json& json);
+Json block_to_json(const StoredBlock& block);
+StoredBlock block_from_json(const Json& json);
 
 }  // namespace moesaic::io

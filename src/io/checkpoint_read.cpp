@@ -186,7 +186,7 @@ CheckpointReader CheckpointReader::of(const fs::path& folder, const std::string&
 
 const fs::path& CheckpointReader::path() const { return state_->path; }
 
-const nlohmann::json& CheckpointReader::state() const { return *state_->manifest.state; }
+const Json& CheckpointReader::state() const { return *state_->manifest.state; }
 const std::string& CheckpointReader::manifest_sha256() const { return state_->manifest_sha256; }
 
 std::vector<std::string> CheckpointReader::sidecar_files() const {

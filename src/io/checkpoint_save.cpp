@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "base/io_error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
@@ -19,7 +19,6 @@ namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 }  // namespace
 
@@ -100,8 +99,8 @@ struct PartWriter {
   }
 
   /// Writes the part and returns its share of the manifest.
-  json write(const std::function<void()>& on_progress) const {
-    json index{{"blocks", json::array()}};
+  Json write(const std::function<void()>& on_progress) const {
+    Json index{{"blocks", Json::array()}};
     if (blocks.empty()) {
       return index;
     }
@@ -119,7 +118,7 @@ struct PartWriter {
         on_progress();
       }
       stored.sha256 = write(*block, stored.dataset, file);
-      json entry = block_to_json(stored);
+      Json entry = block_to_json(stored);
       entry["name"] = block->name;
       entry["shape"] = block->shape;
       index["blocks"].push_back(std::move(entry));
@@ -134,12 +133,12 @@ struct PartWriter {
   }
 };
 
-void add_part(Manifest& manifest, const json& index) {
+void add_part(Manifest& manifest, const Json& index) {
   if (!index.contains("part")) {
     return;
   }
   manifest.parts[index.at("part").get<std::string>()] = {index.at("bytes").get<std::int64_t>(), ""};
-  for (const json& entry : index.at("blocks")) {
+  for (const Json& entry : index.at("blocks")) {
     const auto name = entry.at("name").get<std::string>();
     const auto shape = entry.at("shape").get<Extents>();
     StoredTensor& tensor = manifest.tensors[name];
@@ -257,7 +256,7 @@ fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSa
         with_io_errors([&] { manifest.files = copy_files(request, temporary); });
       }
     });
-    json index;
+    Json index;
     world.together("checkpoint", [&] {
       with_io_errors([&] { index = hdf5_run([&] { return part->write(request.on_progress); }); });
     });
@@ -265,11 +264,11 @@ fs::path save_checkpoint(const SaveRequest& request, const std::vector<BlockToSa
     world.together("checkpoint", [&] {
       if (world.is_root()) {
         for (const std::string& one : indexes) {
-          add_part(manifest, json::parse(one));
+          add_part(manifest, Json::parse(one));
         }
         check_coverage(manifest);
         manifest.step = request.step;
-        manifest.state = std::make_shared<const json>(request.state);
+        manifest.state = std::make_shared<const Json>(request.state);
         with_io_errors([&] {
           write_whole(temporary / kManifestName, to_text(manifest));
           put_in_place(temporary, final);

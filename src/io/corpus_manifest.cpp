@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "base/io_error.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
@@ -17,17 +17,16 @@
 namespace moesaic::io {
 namespace {
 
-using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* kTokenizer = "tokenizer.json";  // lies beside a manifest, and may be large
 
 bool is_manifest(const std::string& text) {
-  const json content = json::parse(text, nullptr, false);
-  return content.is_object() && content.value("schema", json()) == kCorpusSchema;
+  const Json content = Json::parse_or_null(text);
+  return content.is_object() && content.value("schema", Json()) == kCorpusSchema;
 }
 
-ShardInfo shard_of(const json& entry, const fs::path& folder) {
+ShardInfo shard_of(const Json& entry, const fs::path& folder) {
   ShardInfo shard;
   const std::string name = entry.at("file").get<std::string>();
   if (name.empty() || fs::path(name).is_absolute() || name.find("..") != std::string::npos) {
@@ -45,7 +44,7 @@ ShardInfo shard_of(const json& entry, const fs::path& folder) {
   return shard;
 }
 
-CorpusInfo info_of(const json& content, const fs::path& file) {
+CorpusInfo info_of(const Json& content, const fs::path& file) {
   CorpusInfo info;
   info.manifest = file;
   info.name = content.at("name").get<std::string>();
@@ -60,7 +59,7 @@ CorpusInfo info_of(const json& content, const fs::path& file) {
   if (tokenizer != "byte") {
     info.tokenizer = file.parent_path() / fs::path(tokenizer).filename();
   }
-  for (const json& entry : content.at("shards")) {
+  for (const Json& entry : content.at("shards")) {
     info.shards.push_back(shard_of(entry, file.parent_path()));
     info.tokens += info.shards.back().tokens;
     info.documents += info.shards.back().documents;
@@ -74,7 +73,7 @@ CorpusInfo info_of(const json& content, const fs::path& file) {
 
 CorpusInfo corpus_of(const std::string& text, const fs::path& file) {
   try {
-    const json content = json::parse(text);
+    const Json content = Json::parse(text);
     check_format(file, content.value("schema", "none"), content.value("version", std::int64_t{0}),
                  kCorpusSchema, kCorpusVersion);
     return info_of(content, file);
@@ -145,8 +144,8 @@ CorpusInfo read_corpus_in(const fs::path& folder) {
 
 namespace {
 
-json content_of(const CorpusInfo& info) {
-  json shards = json::array();
+Json content_of(const CorpusInfo& info) {
+  Json shards = Json::array();
   for (const ShardInfo& shard : info.shards) {
     shards.push_back({{"file", shard.file.filename().string()},
                       {"bytes", shard.bytes},
@@ -177,20 +176,19 @@ void write_corpus_manifest(const CorpusInfo& info) {
 }
 
 std::string to_text(const CorpusInfo& info) {
-  json files = json::array();
+  Json files = Json::array();
   for (const ShardInfo& shard : info.shards) {
     files.push_back(shard.file.string());
   }
-  const json all = {{"content", content_of(info)},
+  const Json all = {{"content", content_of(info)},
                     {"manifest", info.manifest.string()},
                     {"tokenizer", info.tokenizer.string()},
                     {"files", files}};
-  const std::vector<std::uint8_t> bytes = json::to_cbor(all);  // names need not be UTF-8
-  return {bytes.begin(), bytes.end()};
+  return all.to_cbor();  // names need not be UTF-8
 }
 
 CorpusInfo corpus_of_text(const std::string& text) {
-  const json all = json::from_cbor(text);
+  const Json all = Json::from_cbor(text);
   CorpusInfo info = info_of(all.at("content"), all.at("manifest").get<std::string>());
   info.tokenizer = all.at("tokenizer").get<std::string>();
   for (std::size_t i = 0; i < info.shards.size(); ++i) {

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
 #include "io/problems.h"
@@ -154,13 +154,13 @@ std::vector<Continuation> read_generations(const fs::path& path) {
 }
 
 std::string text_line(const Continuation& continuation, const std::optional<std::string>& text) {
-  nlohmann::ordered_json line;
-  line["id"] = continuation.id;
-  line["text"] = text ? nlohmann::ordered_json(*text) : nlohmann::ordered_json();
-  line["tokens"] = continuation.token.size();
-  line["reason"] = kReasons.at(static_cast<std::size_t>(continuation.reason));
-  line["logprob"] = sum(continuation.logprob);
-  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  const auto written = [](const Json& value) { return value.dump(-1, Json::Bytes::kReplaced); };
+  return fmt::format(R"({{"id":{},"text":{},"tokens":{},"reason":{},"logprob":{}}})"
+                     "\n",
+                     written(continuation.id), written(text ? Json(*text) : Json()),
+                     continuation.token.size(),
+                     written(kReasons.at(static_cast<std::size_t>(continuation.reason))),
+                     written(sum(continuation.logprob)));
 }
 
 std::vector<std::string> verify_generations(const fs::path& path) {

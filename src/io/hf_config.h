@@ -3,12 +3,12 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "io/stored_type.h"
 
 // config.json of a Hugging Face folder, and the keys of ours that say the same.
@@ -49,7 +49,7 @@ HfConfig parse_hf_config(const std::string& text, const std::string& where);
 /// parse_hf_config gives them). kUsage that names the keys which no family has.
 HfFamily family_for(const HfKeys& keys);
 /// config.json of that family, in the spelling that all versions of transformers read.
-nlohmann::json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type);
+Json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type);
 
 /// Values of keys; kInternal if one is missing or not of that kind.
 std::int64_t integer_of(const HfKeys& keys, const std::string& key);

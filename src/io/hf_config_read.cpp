@@ -2,10 +2,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "io/files.h"
 #include "io/hf_config.h"
@@ -15,12 +15,10 @@
 namespace moesaic::io {
 namespace {
 
-using nlohmann::json;
-
 constexpr int kMostDepth = 8;
 
-json parse_object(const std::string& text, const std::string& where) {
-  json object = parse_strict_json(text, kMostDepth, where + ": the file");
+Json parse_object(const std::string& text, const std::string& where) {
+  Json object = parse_strict_json(text, kMostDepth, where + ": the file");
   if (!object.is_object() || !object.contains("model_type") || !object["model_type"].is_string()) {
     throw Error(Exit::kBadData, fmt::format("{}: has no model_type", where));
   }
@@ -30,7 +28,7 @@ json parse_object(const std::string& text, const std::string& where) {
 }  // namespace
 
 HfConfig parse_hf_config(const std::string& text, const std::string& where) {
-  const json object = parse_object(text, where);
+  const Json object = parse_object(text, where);
   const auto type = object["model_type"].get<std::string>();
   const auto* const found = std::find(kHfFamilyNames.begin(), kHfFamilyNames.end(), type);
   if (found == kHfFamilyNames.end()) {

@@ -1,8 +1,9 @@
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "io/hf_config.h"
 #include "io/hf_keys.h"
@@ -11,15 +12,13 @@
 namespace moesaic::io {
 namespace {
 
-using nlohmann::json;
-
 constexpr std::array<const char*, kHfFamilyNames.size()> kArchitectures{
     "MixtralForCausalLM",    "Qwen2MoeForCausalLM",   "Qwen3MoeForCausalLM", "OlmoeForCausalLM",
     "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"};
 
-json common(HfFamily family, const HfKeys& keys, StoredType type) {
+Json common(HfFamily family, const HfKeys& keys, StoredType type) {
   const auto number = static_cast<std::size_t>(family);
-  json c{{"architectures", json::array({kArchitectures[number]})},
+  Json c{{"architectures", Json::array({kArchitectures[number]})},
          {"model_type", kHfFamilyNames[number]},
          {"attention_dropout", 0.0},
          {"bos_token_id", nullptr},
@@ -43,7 +42,7 @@ json common(HfFamily family, const HfKeys& keys, StoredType type) {
   return c;
 }
 
-void write_heads(const HfKeys& keys, json& c) {
+void write_heads(const HfKeys& keys, Json& c) {
   c["num_key_value_heads"] = integer_of(keys, "model.kv_heads");
   c["head_dim"] = integer_of(keys, "model.head_dim");
 }
@@ -51,11 +50,11 @@ void write_heads(const HfKeys& keys, json& c) {
 bool flag_of(const HfKeys& keys, const char* key) { return integer_of(keys, key) != 0; }
 
 /// "sliding_attention" or "full_attention" for each layer.
-json layer_types(const HfKeys& keys) {
+Json layer_types(const HfKeys& keys) {
   const std::int64_t layers = integer_of(keys, "model.layers");
   const bool windows = integer_of(keys, "model.sliding_window") > 0;
   const auto listed = integers_of(keys, "model.window_layers");
-  json types = json::array();
+  Json types = Json::array();
   for (std::int64_t i = 0; i < layers; ++i) {
     const bool has = listed.empty() || std::find(listed.begin(), listed.end(), i) != listed.end();
     types.push_back(windows && has ? "sliding_attention" : "full_attention");
@@ -63,12 +62,12 @@ json layer_types(const HfKeys& keys) {
   return types;
 }
 
-void write_window(const HfKeys& keys, json& c) {
+void write_window(const HfKeys& keys, Json& c) {
   const std::int64_t width = integer_of(keys, "model.sliding_window");
-  c["sliding_window"] = width > 0 ? json(width) : json(nullptr);
+  c["sliding_window"] = width > 0 ? Json(width) : Json(nullptr);
 }
 
-void write_mixtral(const HfKeys& keys, json& c) {
+void write_mixtral(const HfKeys& keys, Json& c) {
   write_heads(keys, c);
   write_window(keys, c);
   c["num_local_experts"] = integer_of(keys, "model.experts");
@@ -76,7 +75,7 @@ void write_mixtral(const HfKeys& keys, json& c) {
   c["router_aux_loss_coef"] = 0.0;
 }
 
-void write_qwen(const HfKeys& keys, json& c) {
+void write_qwen(const HfKeys& keys, Json& c) {
   write_heads(keys, c);
   write_window(keys, c);
   c["use_sliding_window"] = integer_of(keys, "model.sliding_window") > 0;
@@ -89,23 +88,23 @@ void write_qwen(const HfKeys& keys, json& c) {
   c["router_aux_loss_coef"] = 0.0;
 }
 
-void write_qwen2_moe(const HfKeys& keys, json& c) {
+void write_qwen2_moe(const HfKeys& keys, Json& c) {
   write_qwen(keys, c);
   c["qkv_bias"] = flag_of(keys, "model.qkv_bias");
   c["shared_expert_intermediate_size"] = shared_width_of(keys);
   c["layer_types"] = layer_types(keys);
 }
 
-void write_qwen3_moe(const HfKeys& keys, json& c) {
+void write_qwen3_moe(const HfKeys& keys, Json& c) {
   write_qwen(keys, c);
   c["attention_bias"] = flag_of(keys, "model.qkv_bias");
   c["max_window_layers"] = 0;
 }
 
-void write_olmoe(const HfKeys& keys, json& c) {
+void write_olmoe(const HfKeys& keys, Json& c) {
   write_heads(keys, c);
   const double clip = number_of(keys, "model.clip_qkv");
-  c["clip_qkv"] = clip > 0.0 ? json(clip) : json(nullptr);
+  c["clip_qkv"] = clip > 0.0 ? Json(clip) : Json(nullptr);
   c["attention_bias"] = flag_of(keys, "model.qkv_bias");
   c["num_experts"] = integer_of(keys, "model.experts");
   c["intermediate_size"] = integer_of(keys, "model.expert_d_ff");
@@ -113,10 +112,10 @@ void write_olmoe(const HfKeys& keys, json& c) {
   c["router_aux_loss_coef"] = 0.0;
 }
 
-void write_deepseek(const HfKeys& keys, json& c) {
+void write_deepseek(const HfKeys& keys, Json& c) {
   const std::int64_t rank = integer_of(keys, "model.q_lora_rank");
   const std::int64_t expert = integer_of(keys, "model.expert_d_ff");
-  c["q_lora_rank"] = rank > 0 ? json(rank) : json(nullptr);
+  c["q_lora_rank"] = rank > 0 ? Json(rank) : Json(nullptr);
   for (const char* name : {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) {
     c[name] = integer_of(keys, std::string("model.") + name);
   }
@@ -136,13 +135,13 @@ void write_deepseek(const HfKeys& keys, json& c) {
   c["ep_size"] = 1;
 }
 
-void write_deepseek_v2(const HfKeys& keys, json& c) {
+void write_deepseek_v2(const HfKeys& keys, Json& c) {
   write_deepseek(keys, c);
   c["scoring_func"] = "softmax";
   c["topk_method"] = integer_of(keys, "router.groups") > 1 ? "group_limited_greedy" : "greedy";
 }
 
-void write_deepseek_v3(const HfKeys& keys, json& c) {
+void write_deepseek_v3(const HfKeys& keys, Json& c) {
   write_deepseek(keys, c);
   c["scoring_func"] = "sigmoid";
   c["topk_method"] = "noaux_tc";
@@ -150,7 +149,7 @@ void write_deepseek_v3(const HfKeys& keys, json& c) {
   c["num_nextn_predict_layers"] = 0;
 }
 
-void write_gpt_oss(const HfKeys& keys, json& c) {
+void write_gpt_oss(const HfKeys& keys, Json& c) {
   write_heads(keys, c);
   write_window(keys, c);
   c["layer_types"] = layer_types(keys);
@@ -161,7 +160,7 @@ void write_gpt_oss(const HfKeys& keys, json& c) {
   c["router_aux_loss_coef"] = 0.0;
 }
 
-using Write = void (*)(const HfKeys&, json&);
+using Write = void (*)(const HfKeys&, Json&);
 constexpr std::array<Write, kHfFamilyNames.size()> kWriters{
     write_mixtral,     write_qwen2_moe,   write_qwen3_moe, write_olmoe,
     write_deepseek_v2, write_deepseek_v3, write_gpt_oss};
@@ -174,7 +173,7 @@ struct Fit {
 Fit fit_of(HfFamily family, const HfKeys& keys) {
   HfKeys read;
   try {
-    const json config = hf_config_of(family, keys, StoredType::kF32);
+    const Json config = hf_config_of(family, keys, StoredType::kF32);
     read = canonical(parse_hf_config(config.dump(), "config.json").keys);
   } catch (const Error& error) {
     if (error.code() == Exit::kInternal) {
@@ -198,9 +197,9 @@ std::string_view name_of(HfFamily family) {
   return kHfFamilyNames[static_cast<std::size_t>(family)];
 }
 
-json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type) {
+Json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type) {
   HfKeys resolved = canonical(keys);
-  json config = common(family, resolved, type);
+  Json config = common(family, resolved, type);
   kWriters[static_cast<std::size_t>(family)](resolved, config);
   return config;
 }

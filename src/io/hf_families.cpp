@@ -1,15 +1,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "io/hf_reading.h"
 #include "io/hf_rope.h"
 
 namespace moesaic::io {
 namespace {
-
-using nlohmann::json;
 
 void read_mixtral(Reading& r) {
   HfFields& f = r.fields;
@@ -194,7 +191,7 @@ void read_gpt_oss(Reading& r) {
   f.same("num_experts_per_tok", "experts_per_token");
   read_common(r, {2880, 36, 64, 201088, 131072, 4, 1e-5});
   read_heads(r, 8, 64);
-  const json yarn{{"rope_type", "yarn"},
+  const Json yarn{{"rope_type", "yarn"},
                   {"factor", 32.0},
                   {"truncate", false},
                   {"original_max_position_embeddings", 4096}};

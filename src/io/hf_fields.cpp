@@ -9,12 +9,10 @@
 namespace moesaic::io {
 namespace {
 
-using nlohmann::json;
-
 constexpr std::size_t kMostShown = 60;  // characters of a value in a message
 
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+std::string shown(const Json& value) {
+  std::string text = value.dump(-1, Json::Bytes::kReplaced);
   if (text.size() > kMostShown) {
     text = text.substr(0, kMostShown) + "...";
   }
@@ -22,33 +20,31 @@ std::string shown(const json& value) {
 }
 
 /// An integer of JSON, if it is one that fits.
-std::optional<std::int64_t> integer(const json& value) {
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > HfFields::kMostCount) {
+std::optional<std::int64_t> integer(const Json& value) {
+  if (value.is_count() && value.get<std::uint64_t>() > HfFields::kMostCount) {
     return HfFields::kMostCount + 1;
   }
-  return value.is_number_integer() ? std::optional(value.get<std::int64_t>()) : std::nullopt;
+  return value.is_integer() ? std::optional(value.get<std::int64_t>()) : std::nullopt;
 }
 
 }  // namespace
 
-HfFields::HfFields(json object, std::string family, std::string prefix)
+HfFields::HfFields(Json object, std::string family, std::string prefix)
     : object_(std::move(object)), family_(std::move(family)), prefix_(std::move(prefix)) {}
 
-const json* HfFields::find(const std::string& name) {
+const Json* HfFields::find(const std::string& name) {
   known_.insert(name);
-  const auto found = object_.find(name);
-  return found == object_.end() ? nullptr : &*found;
+  return object_.find(name);
 }
 
 bool HfFields::has(const std::string& name) const {
-  const auto found = object_.find(name);
-  return found != object_.end() && !found->is_null();
+  const Json* const found = object_.find(name);
+  return found != nullptr && !found->is_null();
 }
 
 void HfFields::tell(const std::string& name, const std::string& why) {
-  const auto found = object_.find(name);
-  problems_.push_back(prefix_ + name + (found == object_.end() ? "" : " = " + shown(*found)) + " " +
-                      why);
+  const Json* const found = object_.find(name);
+  problems_.push_back(prefix_ + name + (found == nullptr ? "" : " = " + shown(*found)) + " " + why);
 }
 
 bool HfFields::any_refused(std::initializer_list<const char*> names) const {
@@ -71,7 +67,7 @@ void HfFields::conflict(const std::string& name, std::initializer_list<const cha
 
 std::int64_t HfFields::count(const std::string& name, std::int64_t otherwise, std::int64_t least,
                              std::int64_t most) {
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value == nullptr) {
     return otherwise;
   }
@@ -86,7 +82,7 @@ std::int64_t HfFields::count(const std::string& name, std::int64_t otherwise, st
 std::optional<std::int64_t> HfFields::optional_count(const std::string& name,
                                                      std::optional<std::int64_t> otherwise,
                                                      std::int64_t least) {
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value == nullptr || value->is_null()) {
     return value == nullptr ? otherwise : std::nullopt;
   }
@@ -94,7 +90,7 @@ std::optional<std::int64_t> HfFields::optional_count(const std::string& name,
 }
 
 double HfFields::number(const std::string& name, double otherwise) {
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value == nullptr) {
     return otherwise;
   }
@@ -110,7 +106,7 @@ std::optional<double> HfFields::optional_number(const std::string& name) {
 }
 
 bool HfFields::flag(const std::string& name, bool otherwise) {
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value != nullptr && !value->is_boolean()) {
     problem(name, "is neither true nor false");
   }
@@ -118,7 +114,7 @@ bool HfFields::flag(const std::string& name, bool otherwise) {
 }
 
 std::string HfFields::text(const std::string& name, const std::string& otherwise) {
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value != nullptr && !value->is_string()) {
     problem(name, "is not a text");
   }
@@ -127,11 +123,11 @@ std::string HfFields::text(const std::string& name, const std::string& otherwise
 
 std::vector<std::int64_t> HfFields::counts(const std::string& name, std::int64_t below) {
   std::vector<std::int64_t> values;
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value == nullptr || value->is_null()) {
     return values;
   }
-  for (const json& one : value->is_array() ? *value : json::array({nullptr})) {
+  for (const Json& one : value->is_array() ? *value : Json::array({nullptr})) {
     const auto number = integer(one);
     if (!number || *number < 0 || *number >= below) {
       problem(name, fmt::format("is not a list of whole numbers below {}", below));
@@ -144,11 +140,11 @@ std::vector<std::int64_t> HfFields::counts(const std::string& name, std::int64_t
 
 std::vector<std::string> HfFields::texts(const std::string& name) {
   std::vector<std::string> values;
-  const json* value = find(name);
+  const Json* value = find(name);
   if (value == nullptr || value->is_null()) {
     return values;
   }
-  for (const json& one : value->is_array() ? *value : json::array({nullptr})) {
+  for (const Json& one : value->is_array() ? *value : Json::array({nullptr})) {
     if (!one.is_string()) {
       problem(name, "is not a list of texts");
       return {};
@@ -158,8 +154,8 @@ std::vector<std::string> HfFields::texts(const std::string& name) {
   return values;
 }
 
-json HfFields::object(const std::string& name) {
-  const json* value = find(name);
+Json HfFields::object(const std::string& name) {
+  const Json* value = find(name);
   if (value == nullptr || value->is_null()) {
     return nullptr;
   }
@@ -170,9 +166,9 @@ json HfFields::object(const std::string& name) {
   return *value;
 }
 
-void HfFields::must_be(const std::string& name, const json& value,
+void HfFields::must_be(const std::string& name, const Json& value,
                        std::initializer_list<const char*> from) {
-  const json* found = find(name);
+  const Json* found = find(name);
   if (found != nullptr && !found->is_null() && *found != value && !any_refused(from)) {
     problem(name, fmt::format("is not supported for {}: only {} is", family_, shown(value)));
   }
@@ -183,13 +179,13 @@ void HfFields::ignore(std::initializer_list<const char*> names) {
 }
 
 void HfFields::same(const std::string& name, const std::string& other) {
-  const json* second = find(other);
+  const Json* second = find(other);
   if (second == nullptr) {
     return;
   }
-  const json* first = find(name);
+  const Json* first = find(name);
   if (first == nullptr) {
-    object_[name] = json(*second);
+    object_[name] = Json(*second);
   } else if (*first != *second) {
     problem(other, fmt::format("contradicts {} = {}", name, shown(*first)));
   }

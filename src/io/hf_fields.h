@@ -2,11 +2,12 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
+
+#include "base/json.h"
 
 namespace moesaic::io {
 
@@ -16,7 +17,7 @@ namespace moesaic::io {
 class HfFields {
  public:
   /// family: for messages; prefix: of the names in messages ("rope_scaling.").
-  HfFields(nlohmann::json object, std::string family, std::string prefix = "");
+  HfFields(Json object, std::string family, std::string prefix = "");
 
   bool has(const std::string& name) const;  // and it is not null
   std::int64_t count(const std::string& name, std::int64_t otherwise, std::int64_t least = 1,
@@ -31,11 +32,11 @@ class HfFields {
   std::string text(const std::string& name, const std::string& otherwise);
   std::vector<std::int64_t> counts(const std::string& name, std::int64_t below);  // null: empty
   std::vector<std::string> texts(const std::string& name);                        // null: empty
-  nlohmann::json object(const std::string& name);  // null or absent: null
+  Json object(const std::string& name);  // null or absent: null
 
   /// The field, where it is there, must have this value, which follows from the fields `from`:
   /// where one of those has a problem, nothing is told.
-  void must_be(const std::string& name, const nlohmann::json& value,
+  void must_be(const std::string& name, const Json& value,
                std::initializer_list<const char*> from = {});
   void ignore(std::initializer_list<const char*> names);
   /// `other` is another name of `name`; both may be there if they agree.
@@ -53,11 +54,11 @@ class HfFields {
   static constexpr std::int64_t kMostCount = std::int64_t{1} << 24U;
 
  private:
-  const nlohmann::json* find(const std::string& name);
+  const Json* find(const std::string& name);
   void tell(const std::string& name, const std::string& why);
   bool any_refused(std::initializer_list<const char*> names) const;
 
-  nlohmann::json object_;
+  Json object_;
   std::string family_, prefix_;
   std::set<std::string> known_, refused_;
   std::vector<std::string> problems_;

@@ -7,11 +7,11 @@
 #include <charconv>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/hf_keys.h"
 #include "io/hf_names.h"
@@ -24,7 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
-using nlohmann::json;
 
 constexpr const char* kTiedName = "lm_head.weight";
 constexpr const char* kScaleSuffix = "_scale_inv";
@@ -37,7 +36,7 @@ constexpr std::size_t kMostListed = 20;     // of each kind of problem
 
 /// File of each stored tensor, as the index says.
 std::map<std::string, std::string> parse_index(const std::string& text, const fs::path& file) {
-  const json index = parse_strict_json(text, 8, file.string() + ": the file");
+  const Json index = parse_strict_json(text, 8, file.string() + ": the file");
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     fail(file, "has no object 'weight_map'");
   }

@@ -4,11 +4,11 @@
 #include <array>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/hf_folder.h"
 #include "io/hf_names.h"
@@ -20,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
-using nlohmann::json;
 
 constexpr const char* kUnfinishedName = ".unfinished";  // there while the folder is written
 constexpr std::int64_t kBlock = std::int64_t{1} << 24;  // elements that are copied at once
@@ -172,7 +171,7 @@ void prepare(const fs::path& folder) {
 }
 
 void write_index(const fs::path& folder, const std::vector<Shard>& shards) {
-  json files = json::object();
+  Json files = Json::object();
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     for (const Stored* one : shards[i]) {
@@ -180,7 +179,7 @@ void write_index(const fs::path& folder, const std::vector<Shard>& shards) {
       bytes += bytes_of(one->tensor);
     }
   }
-  const json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", std::move(files)}};
+  const Json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", std::move(files)}};
   write_whole(folder / kIndexName, index.dump(2) + "\n");
 }
 
@@ -204,10 +203,10 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
   if (shards.size() > 1) {
     write_index(request.folder, shards);
   }
-  json config = hf_config_of(request.family, request.keys, request.type);
+  Json config = hf_config_of(request.family, request.keys, request.type);
   const auto set = [&](const char* name, const std::vector<std::int32_t>& tokens) {
     if (!tokens.empty()) {
-      config[name] = tokens.size() == 1 ? json(tokens.front()) : json(tokens);
+      config[name] = tokens.size() == 1 ? Json(tokens.front()) : Json(tokens);
     }
   };
   set("bos_token_id", request.special.bos);

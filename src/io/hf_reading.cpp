@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <nlohmann/json.hpp>
+#include "base/json.h"
 
 namespace moesaic::io {
-
-using nlohmann::json;
 
 namespace {
 
@@ -161,7 +159,7 @@ void read_groups(Reading& r, std::int64_t groups, std::int64_t top) {
 }
 
 void read_quantization(Reading& r) {
-  const json found = r.fields.object("quantization_config");
+  const Json found = r.fields.object("quantization_config");
   if (found.is_null()) {
     return;
   }
@@ -175,7 +173,7 @@ void read_quantization(Reading& r) {
   HfFields part(found, "fp8", "quantization_config.");
   part.must_be("fmt", "e4m3");
   part.must_be("activation_scheme", "dynamic");
-  part.must_be("weight_block_size", json::array({128, 128}));
+  part.must_be("weight_block_size", Json::array({128, 128}));
   if (!part.has("weight_block_size")) {
     part.problem("weight_block_size", "is missing");
   }

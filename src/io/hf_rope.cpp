@@ -2,21 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include "base/json.h"
 
 namespace moesaic::io {
 namespace {
-
-using nlohmann::json;
 
 constexpr double kBetaFast = 32.0, kBetaSlow = 1.0;  // of YaRN, where they are absent or 0
 
 std::string text_of(double value) { return fmt::format("{}", value); }
 
 /// The object with the kind of scaling, and theta in it if it is anywhere.
-json scaling_of(HfFields& fields) {
-  json scaling = fields.object("rope_scaling");
-  const json parameters = fields.object("rope_parameters");
+Json scaling_of(HfFields& fields) {
+  Json scaling = fields.object("rope_scaling");
+  const Json parameters = fields.object("rope_parameters");
   if (!scaling.is_null() && !parameters.is_null() && scaling != parameters) {
     fields.problem("rope_scaling", "contradicts rope_parameters");
   }
@@ -47,7 +45,7 @@ void read_yarn(HfFields& part, std::int64_t max_seq, HfKeys& keys) {
 
 }  // namespace
 
-void read_rope(HfFields& fields, double theta, const json& yarn, HfKeys& keys) {
+void read_rope(HfFields& fields, double theta, const Json& yarn, HfKeys& keys) {
   keys["model.rope_scaling"] = "none";
   keys["model.rope_factor"] = "1";
   keys["model.rope_original_max_seq"] = "0";
@@ -60,11 +58,11 @@ void read_rope(HfFields& fields, double theta, const json& yarn, HfKeys& keys) {
   fields.must_be("partial_rotary_factor", 1.0);
 
   const double outside = fields.number("rope_theta", theta);
-  json scaling = scaling_of(fields);
+  Json scaling = scaling_of(fields);
   if (scaling.is_null()) {
     scaling = yarn;
   }
-  HfFields part(scaling.is_null() ? json::object() : scaling, "rotary embedding",
+  HfFields part(scaling.is_null() ? Json::object() : scaling, "rotary embedding",
                 fields.has("rope_parameters") ? "rope_parameters." : "rope_scaling.");
   part.same("rope_type", "type");
   part.must_be("partial_rotary_factor", 1.0);
@@ -102,14 +100,14 @@ void read_rope(HfFields& fields, double theta, const json& yarn, HfKeys& keys) {
   }
 }
 
-void write_rope(const HfKeys& keys, json& config) {
+void write_rope(const HfKeys& keys, Json& config) {
   config["rope_theta"] = number_of(keys, "model.rope_theta");
   const std::string& kind = keys.at("model.rope_scaling");
   if (kind == "none") {
     config["rope_scaling"] = nullptr;
     return;
   }
-  json& scaling = config["rope_scaling"] = {{"type", kind}, {"rope_type", kind}};
+  Json& scaling = config["rope_scaling"] = {{"type", kind}, {"rope_type", kind}};
   scaling["factor"] = number_of(keys, "model.rope_factor");
   if (kind == "linear") {
     return;

@@ -3,15 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::size_t kEscape = 6;  // bytes of \uXXXX
 
@@ -79,26 +77,22 @@ std::string quoted(std::string_view text, std::size_t byte) {
 
 std::string json_reason(const std::exception& error, std::string_view text) {
   std::string what = error.what();
-  what = what.substr(0, what.find("; last read: "));
-  if (const std::size_t end = what.find("] "); what.starts_with('[') && end != what.npos) {
-    what = what.substr(end + 2);
-  }
   constexpr std::size_t kMost = 300;
   what = what.substr(0, kMost);
-  const auto* const parse = dynamic_cast<const json::parse_error*>(&error);
-  return parse == nullptr ? what
-                          : fmt::format("{}, near {}", what,
-                                        quoted(text, std::max<std::size_t>(1, parse->byte)));
+  const auto* const json = dynamic_cast<const JsonError*>(&error);
+  return json == nullptr || json->byte() == 0
+             ? what
+             : fmt::format("{}, near {}", what, quoted(text, json->byte()));
 }
 
-json parse_lenient_json(const std::string& text) {
+Json parse_lenient_json(const std::string& text) {
   try {
-    return json::parse(text);
-  } catch (const json::exception&) {
+    return Json::parse(text);
+  } catch (const JsonError&) {
   }
   try {
-    return json::parse(mended(text));
-  } catch (const json::exception& error) {
+    return Json::parse(mended(text));
+  } catch (const JsonError& error) {
     throw Error(Exit::kBadData, json_reason(error, text));
   }
 }

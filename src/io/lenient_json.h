@@ -1,16 +1,17 @@
 #pragma once
 
 #include <exception>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+
+#include "base/json.h"
 
 namespace moesaic::io {
 
 /// Parses JSON as Python's json does, which wrote most of it: NaN and Infinity become null, a
 /// surrogate without its other half becomes U+FFFD. kBadData if it is not even that; the message
 /// quotes no more than quoted() does.
-nlohmann::json parse_lenient_json(const std::string& text);
+Json parse_lenient_json(const std::string& text);
 
 /// Why a text is not JSON, in one short line.
 std::string json_reason(const std::exception& error, std::string_view text);

@@ -5,31 +5,30 @@
 
 #include <algorithm>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/strict_json.h"
 
 namespace moesaic::io {
 namespace {
 
-using nlohmann::json;
 using Extents = std::vector<std::int64_t>;
 
 constexpr int kMostDepth = 3;  // {"name": {"shape": [
 
 [[noreturn]] void fail(const std::string& what) { throw Error(Exit::kBadData, what); }
 
-Extents numbers(const json& entry, const std::string& name, const char* field) {
-  const auto found = entry.find(field);
-  if (found == entry.end() || !found->is_array()) {
+Extents numbers(const Json& entry, const std::string& name, const char* field) {
+  const Json* const found = entry.find(field);
+  if (found == nullptr || !found->is_array()) {
     fail(fmt::format("tensor {} has no list '{}'", name, field));
   }
   Extents values;
-  for (const json& value : *found) {
+  for (const Json& value : *found) {
     constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMost) {
+    if (!value.is_count() || value.get<std::uint64_t>() > kMost) {
       fail(fmt::format("tensor {}: '{}' holds {}, not a size", name, field, value.dump()));
     }
     values.push_back(value.get<std::int64_t>());
@@ -54,7 +53,7 @@ std::int64_t bytes_due(const std::string& name, const Extents& shape, std::int64
   return bytes;
 }
 
-SafeTensor tensor_of(const json& entry, const std::string& name, std::int64_t data_bytes) {
+SafeTensor tensor_of(const Json& entry, const std::string& name, std::int64_t data_bytes) {
   if (!entry.is_object()) {
     fail(fmt::format("tensor {} is not described by an object", name));
   }
@@ -63,8 +62,8 @@ SafeTensor tensor_of(const json& entry, const std::string& name, std::int64_t da
       fail(fmt::format("tensor {} has a field '{}' that is not known", name, field));
     }
   }
-  const auto dtype = entry.find("dtype");
-  if (dtype == entry.end() || !dtype->is_string()) {
+  const Json* const dtype = entry.find("dtype");
+  if (dtype == nullptr || !dtype->is_string()) {
     fail(fmt::format("tensor {} has no 'dtype'", name));
   }
   SafeTensor tensor;
@@ -86,10 +85,10 @@ SafeTensor tensor_of(const json& entry, const std::string& name, std::int64_t da
   return tensor;
 }
 
-void check_metadata(const json& metadata) {
-  const bool good =
-      metadata.is_object() &&
-      std::all_of(metadata.begin(), metadata.end(), [](const json& v) { return v.is_string(); });
+void check_metadata(const Json& metadata) {
+  const bool good = metadata.is_object() &&
+                    std::all_of(metadata.items().begin(), metadata.items().end(),
+                                [](const auto& field) { return field.second.is_string(); });
   if (!good) {
     fail("'__metadata__' is not an object of texts");
   }
@@ -124,7 +123,7 @@ void check_places(const std::map<std::string, SafeTensor>& tensors, std::int64_t
 
 std::map<std::string, SafeTensor> parse_safetensors_header(const std::string& text,
                                                            std::int64_t data_bytes) {
-  const json header = parse_strict_json(text, kMostDepth, "its header");
+  const Json header = parse_strict_json(text, kMostDepth, "its header");
   if (!header.is_object()) {
     fail("its header is not a JSON object");
   }

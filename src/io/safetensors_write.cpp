@@ -6,9 +6,9 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "io/safetensors_header.h"
@@ -31,7 +31,7 @@ std::int64_t elements_of(const TensorToStore& tensor) {
 }
 
 std::string header_of(const std::vector<TensorToStore>& tensors) {
-  nlohmann::json header{{"__metadata__", {{"format", "pt"}}}};  // transformers asks for this one
+  Json header{{"__metadata__", {{"format", "pt"}}}};  // transformers asks for this one
   std::int64_t at = 0;
   for (const TensorToStore& tensor : tensors) {
     const std::int64_t end = at + bytes_of(tensor);

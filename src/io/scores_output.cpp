@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/host.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
 #include "io/problems.h"
@@ -94,19 +94,19 @@ ScoreTotals ScoresOutput::totals(const std::vector<std::int64_t>& shards) const 
 }
 
 void ScoresOutput::write_manifest(const ScoreTotals& totals) const {
-  nlohmann::json parts = nlohmann::json::array();
+  Json parts = Json::array();
   for (std::int64_t shard = 0; shard < parts_.count(); ++shard) {
     parts.push_back(part(shard).filename().string());
   }
-  nlohmann::json manifest = {{"schema", kScoresSchema},
-                             {"version", kScoresVersion},
-                             {"model", header_.model},
-                             {"fingerprint", header_.fingerprint},
-                             {"documents", totals.documents},
-                             {"tokens", totals.tokens},
-                             {"perplexity", totals.perplexity()},
-                             {"bits_per_byte", totals.bits_per_byte()},
-                             {"parts", parts}};
+  Json manifest = {{"schema", kScoresSchema},
+                   {"version", kScoresVersion},
+                   {"model", header_.model},
+                   {"fingerprint", header_.fingerprint},
+                   {"documents", totals.documents},
+                   {"tokens", totals.tokens},
+                   {"perplexity", totals.perplexity()},
+                   {"bits_per_byte", totals.bits_per_byte()},
+                   {"parts", parts}};
   if (!header_.reference.empty()) {
     manifest["reference"] = header_.reference;
     manifest["reference_perplexity"] = std::exp(-totals.per_token(totals.reference.logprob));

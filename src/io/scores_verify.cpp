@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/hdf5_thread.h"
 #include "io/problems.h"
@@ -164,8 +164,7 @@ Problems verify_file(const fs::path& path) {
 }
 
 Problems verify_folder(const fs::path& folder) {
-  const nlohmann::json manifest =
-      nlohmann::json::parse(read_whole(folder / "scores.json"), nullptr, false);
+  const Json manifest = Json::parse_or_null(read_whole(folder / "scores.json"));
   if (!manifest.is_object() || !manifest.contains("parts") || !manifest.contains("fingerprint")) {
     return {(folder / "scores.json").string() + ": is damaged: run score again"};
   }

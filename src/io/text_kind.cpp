@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/lenient_json.h"
 #include "io/text_stream.h"
 

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "io/lenient_json.h"
 #include "io/white_space.h"
@@ -14,13 +14,12 @@ namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 constexpr std::size_t kBlockBytes = 1 << 18;
 /// A field that is text and must be there.
-std::string text_of(const json& line, const std::string& field) {
-  const auto found = line.find(field);
-  if (found == line.end()) {
+std::string text_of(const Json& line, const std::string& field) {
+  const Json* const found = line.find(field);
+  if (found == nullptr) {
     throw Error(Exit::kBadData, fmt::format("its field '{}' is missing", field));
   }
   if (!found->is_string()) {
@@ -30,22 +29,22 @@ std::string text_of(const json& line, const std::string& field) {
 }
 
 /// Empty if it is absent or null.
-std::string optional_text_of(const json& line, const std::string& field) {
-  const auto found = line.find(field);
-  return found == line.end() || found->is_null() ? "" : text_of(line, field);
+std::string optional_text_of(const Json& line, const std::string& field) {
+  const Json* const found = line.find(field);
+  return found == nullptr || found->is_null() ? "" : text_of(line, field);
 }
 
 /// An id may also be a number.
-std::string id_of(const json& line, const std::string& field) {
-  const auto found = line.find(field);
-  if (found != line.end() && found->is_number()) {
+std::string id_of(const Json& line, const std::string& field) {
+  const Json* const found = line.find(field);
+  if (found != nullptr && found->is_number()) {
     return found->dump();
   }
   return optional_text_of(line, field);
 }
 
 /// Whether the line is a context and a continuation, not text.
-bool is_pair(const json& line, const std::string& text_field) {
+bool is_pair(const Json& line, const std::string& text_field) {
   const bool text = line.contains(text_field);
   const bool continuation = text_field != "continuation" && line.contains("continuation");
   if (!text && !continuation) {
@@ -182,7 +181,7 @@ bool DocumentReader::next(TextDocument& document) {
 void DocumentReader::parse(TextDocument& document) const {
   const std::string where = fmt::format("{}:{}", file_.name, document.place.line + 1);
   try {
-    const json line = parse_lenient_json(line_);
+    const Json line = parse_lenient_json(line_);
     if (!line.is_object()) {
       throw Error(Exit::kBadData, "the line is not a JSON object");
     }

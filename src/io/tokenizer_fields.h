@@ -3,36 +3,36 @@
 #include <fmt/format.h>
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace moesaic::io {
 
 /// An object of a tokenizer.json, and where it stands: for messages such as
 /// "FILE: pre_tokenizer: ...".
 struct JsonPart {
-  const nlohmann::json& value;
+  const Json& value;
   const std::string& file;
   std::string_view section;
 
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(Exit::kBadData, fmt::format("{}: {}: {}", file, section, what));
   }
-  JsonPart at(const nlohmann::json& part) const { return {part, file, section}; }
+  JsonPart at(const Json& part) const { return {part, file, section}; }
   bool has(const char* key) const {
     return value.is_object() && value.contains(key) && !value[key].is_null();
   }
-  const nlohmann::json& member(const char* key) const {
+  const Json& member(const char* key) const {
     if (!has(key)) {
       fail(fmt::format("'{}' is missing", key));
     }
     return value[key];
   }
   std::string text(const char* key) const {
-    const nlohmann::json& found = member(key);
+    const Json& found = member(key);
     if (!found.is_string()) {
       fail(fmt::format("'{}' is no string", key));
     }
@@ -49,8 +49,8 @@ struct JsonPart {
   }
   /// An integer in [least, most].
   std::int64_t number(const char* key, std::int64_t least, std::int64_t most) const {
-    const nlohmann::json& found = member(key);
-    if (!found.is_number_integer() || found < least || found > most) {
+    const Json& found = member(key);
+    if (!found.is_integer_in(least, most)) {
       fail(fmt::format("'{}' is no integer from {} to {}", key, least, most));
     }
     return found.get<std::int64_t>();

@@ -2,9 +2,9 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "io/tokenizer.h"
 #include "io/tokenizer_fields.h"
@@ -14,7 +14,6 @@ namespace moesaic::io {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30U;  // the largest in use: 35 MB
 
@@ -59,14 +58,12 @@ class Marks {
     if (!model_.content.is_object() || !model_.content.contains(id_key)) {
       return -1;
     }
-    json value = model_.content[id_key];
-    if (value.is_array()) {  // all end a chat; the first is the document's
-      value = value.empty() ? json() : value[0];
-    }
-    if (value.is_null()) {
+    const Json& stored = model_.content[id_key];
+    if (stored.is_null() || (stored.is_array() && stored.empty())) {
       return -1;
     }
-    return JsonPart{json{{id_key, value}}, model_.file, "config"}.number(id_key.c_str(), 0,
+    const Json& value = stored.is_array() ? stored[0] : stored;  // all end a chat, the first a text
+    return JsonPart{Json{{id_key, value}}, model_.file, "config"}.number(id_key.c_str(), 0,
                                                                          kMostId);
   }
 
@@ -74,7 +71,7 @@ class Marks {
   static constexpr std::int64_t kMostId = (std::int64_t{1} << 31U) - 1;
   struct Beside {
     std::string file;
-    json content;
+    Json content;
   };
   static void load(const fs::path& file, Beside& beside) {
     beside.file = fs::absolute(file).string();
@@ -83,11 +80,11 @@ class Marks {
     }
   }
   std::int64_t id_of_token(const Beside& from, const std::string& key) const {
-    const json& value = from.content[key];
+    const Json& value = from.content[key];
     if (value.is_null()) {
       return -1;
     }
-    const json text = value.is_object() && value.contains("content") ? value["content"] : value;
+    const Json text = value.is_object() && value.contains("content") ? value["content"] : value;
     if (text.is_string()) {
       for (const AddedToken& added : vocabulary_.added) {
         if (added.content == text) {
@@ -118,7 +115,7 @@ std::string read_tokenizer(const fs::path& path) {
     return content;
   }
   const std::string name = fs::absolute(file).string();
-  json whole = parse_tokenizer_json(content, name);
+  Json whole = parse_tokenizer_json(content, name);
   const Vocabulary vocabulary = read_vocabulary(whole, name);
   if (!whole["model"].contains(kMarksKey)) {
     const Marks marks(fs::absolute(file).parent_path(), vocabulary);

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/tokenizer_text.h"
 
 namespace moesaic::io {
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kMostDepth = 32;  // of objects and lists; a tokenizer.json has about 6
 
-Vocabulary checked_vocabulary(const nlohmann::json& file, const std::string& name) {
+Vocabulary checked_vocabulary(const Json& file, const std::string& name) {
   Vocabulary vocabulary = read_vocabulary(file, name);
   std::int64_t size = std::ssize(vocabulary.tokens);
   for (const AddedToken& token : vocabulary.added) {
@@ -28,19 +28,10 @@ Vocabulary checked_vocabulary(const nlohmann::json& file, const std::string& nam
 
 }  // namespace
 
-nlohmann::json parse_tokenizer_json(const std::string& content, const std::string& name) {
-  const auto shallow = [&](int depth, nlohmann::json::parse_event_t /*event*/,
-                           nlohmann::json& /*parsed*/) {
-    if (depth > kMostDepth) {
-      throw Error(Exit::kBadData, fmt::format("{} is no tokenizer.json: more than {} objects lie "
-                                              "in each other",
-                                              name, kMostDepth));
-    }
-    return true;
-  };
+Json parse_tokenizer_json(const std::string& content, const std::string& name) {
   try {
-    return nlohmann::json::parse(content, shallow);
-  } catch (const nlohmann::json::exception& problem) {
+    return Json::parse(content, {.most_depth = kMostDepth});
+  } catch (const JsonError& problem) {
     throw Error(Exit::kBadData, fmt::format("{} is no tokenizer.json: {}", name, problem.what()));
   }
 }
@@ -48,10 +39,10 @@ nlohmann::json parse_tokenizer_json(const std::string& content, const std::strin
 HuggingFaceTokenizer::HuggingFaceTokenizer(const std::string& content, const std::string& name)
     : HuggingFaceTokenizer(parse_tokenizer_json(content, name), name) {}
 
-HuggingFaceTokenizer::HuggingFaceTokenizer(const nlohmann::json& file, const std::string& name)
+HuggingFaceTokenizer::HuggingFaceTokenizer(const Json& file, const std::string& name)
     : HuggingFaceTokenizer(file, checked_vocabulary(file, name), name) {}
 
-HuggingFaceTokenizer::HuggingFaceTokenizer(const nlohmann::json& file, Vocabulary vocabulary,
+HuggingFaceTokenizer::HuggingFaceTokenizer(const Json& file, Vocabulary vocabulary,
                                            const std::string& name)
     : words_(read_pre_tokenizer(file, name)),
       normalizer_(read_normalizer(file, name)),

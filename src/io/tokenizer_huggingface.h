@@ -28,8 +28,8 @@ class HuggingFaceTokenizer {
   std::int64_t bos_id() const { return bos_id_; }
 
  private:
-  HuggingFaceTokenizer(const nlohmann::json& file, const std::string& name);
-  HuggingFaceTokenizer(const nlohmann::json& file, Vocabulary vocabulary, const std::string& name);
+  HuggingFaceTokenizer(const Json& file, const std::string& name);
+  HuggingFaceTokenizer(const Json& file, Vocabulary vocabulary, const std::string& name);
   void encode_valid(std::string_view text, std::vector<std::int32_t>& tokens) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>& tokens) const;
   void take_texts(Vocabulary vocabulary);

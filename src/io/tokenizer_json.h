@@ -1,10 +1,10 @@
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "base/json.h"
 #include "io/tokenizer_added.h"
 #include "io/tokenizer_bpe.h"
 #include "io/tokenizer_decode.h"
@@ -36,13 +36,13 @@ struct Words {
 };
 
 /// Parses the content. Objects nested without end are refused.
-nlohmann::json parse_tokenizer_json(const std::string& content, const std::string& name);
-std::vector<NormalizeStep> read_normalizer(const nlohmann::json& file, const std::string& name);
-Words read_pre_tokenizer(const nlohmann::json& file, const std::string& name);
-std::vector<DecodeStep> read_decoder(const nlohmann::json& file, const std::string& name);
+Json parse_tokenizer_json(const std::string& content, const std::string& name);
+std::vector<NormalizeStep> read_normalizer(const Json& file, const std::string& name);
+Words read_pre_tokenizer(const Json& file, const std::string& name);
+std::vector<DecodeStep> read_decoder(const Json& file, const std::string& name);
 /// Tokens of the model and added ones, with the ids that the tokenizers package gives them.
-Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name);
-TokenModel read_model(const nlohmann::json& file, const Vocabulary& vocabulary, bool byte_level,
+Vocabulary read_vocabulary(const Json& file, const std::string& name);
+TokenModel read_model(const Json& file, const Vocabulary& vocabulary, bool byte_level,
                       const std::string& name);
 
 }  // namespace moesaic::io

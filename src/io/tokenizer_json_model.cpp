@@ -22,13 +22,13 @@ std::string type_of(const JsonPart& model) {
 }
 
 void read_bpe_tokens(const JsonPart& model, Vocabulary& vocabulary) {
-  const nlohmann::json& vocab = model.member("vocab");
+  const Json& vocab = model.member("vocab");
   if (!vocab.is_object()) {
     model.fail("'vocab' is no object");
   }
   std::vector<bool> used;
   for (const auto& [token, value] : vocab.items()) {
-    if (!value.is_number_integer() || value < 0 || value >= kMostIds) {
+    if (!value.is_integer_in(0, kMostIds - 1)) {
       model.fail(fmt::format("the id of '{}' is no integer from 0 to {}", token, kMostIds - 1));
     }
     const auto id = value.get<std::size_t>();
@@ -45,12 +45,12 @@ void read_bpe_tokens(const JsonPart& model, Vocabulary& vocabulary) {
   }
 }
 
-const nlohmann::json& unigram_vocab(const JsonPart& model) {
-  const nlohmann::json& vocab = model.member("vocab");
+const Json& unigram_vocab(const JsonPart& model) {
+  const Json& vocab = model.member("vocab");
   if (!vocab.is_array() || vocab.empty() || std::ssize(vocab) > kMostIds) {
     model.fail(fmt::format("'vocab' is no list of 1 to {} tokens", kMostIds));
   }
-  for (const nlohmann::json& entry : vocab) {
+  for (const Json& entry : vocab) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
       model.fail("'vocab' has an entry that is not [token, score]");
     }
@@ -80,7 +80,7 @@ void read_added(const JsonPart& part, std::int64_t model_tokens, Vocabulary& voc
   Ids ids = ids_of(vocabulary);
   std::unordered_set<std::int64_t> seen;
   std::int64_t next = model_tokens;
-  for (const nlohmann::json& entry : part.value) {
+  for (const Json& entry : part.value) {
     const JsonPart one = part.at(entry);
     AddedToken token;
     token.content = one.text("content");
@@ -112,16 +112,16 @@ std::vector<Bpe::Merge> read_merges(const JsonPart& model, const Vocabulary& voc
     }
     return found->second;
   };
-  const nlohmann::json& merges = model.member("merges");
+  const Json& merges = model.member("merges");
   if (!merges.is_array() || std::ssize(merges) >= kMostIds) {
     model.fail(fmt::format("'merges' is no list of less than {}", kMostIds));
   }
   std::vector<Bpe::Merge> read;
-  for (const nlohmann::json& merge : merges) {
+  for (const Json& merge : merges) {
     std::string left;
     std::string right;
     if (merge.is_string()) {
-      const auto& text = merge.get_ref<const std::string&>();
+      const auto& text = merge.string();
       const std::size_t space = text.find(' ');
       if (text.starts_with("#version")) {
         continue;
@@ -133,8 +133,8 @@ std::vector<Bpe::Merge> read_merges(const JsonPart& model, const Vocabulary& voc
       right = text.substr(space + 1);
     } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
                merge[1].is_string()) {
-      left = merge[0];
-      right = merge[1];
+      left = merge[0].string();
+      right = merge[1].string();
     } else {
       model.fail("a merge is neither \"A B\" nor [\"A\", \"B\"]");
     }
@@ -176,7 +176,7 @@ Unigram read_unigram(const JsonPart& model, const Vocabulary& vocabulary, bool b
     model.fail("a Unigram model after ByteLevel is not supported");
   }
   std::vector<double> scores;
-  for (const nlohmann::json& entry : unigram_vocab(model)) {
+  for (const Json& entry : unigram_vocab(model)) {
     scores.push_back(entry[1].get<double>());
   }
   Unigram::Options options;
@@ -189,8 +189,8 @@ Unigram read_unigram(const JsonPart& model, const Vocabulary& vocabulary, bool b
 
 }  // namespace
 
-Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) {
-  static const nlohmann::json nothing;
+Vocabulary read_vocabulary(const Json& file, const std::string& name) {
+  static const Json nothing;
   if (!file.is_object()) {
     throw Error(Exit::kBadData, fmt::format("{} is no tokenizer.json: it is no object", name));
   }
@@ -202,8 +202,8 @@ Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) 
     read_bpe_tokens(model, vocabulary);
     model_tokens = std::ssize(model.value["vocab"]);
   } else if (type == "Unigram") {
-    for (const nlohmann::json& entry : unigram_vocab(model)) {
-      vocabulary.tokens.push_back(entry[0]);
+    for (const Json& entry : unigram_vocab(model)) {
+      vocabulary.tokens.push_back(entry[0].string());
     }
     model_tokens = std::ssize(vocabulary.tokens);
   } else {
@@ -219,7 +219,7 @@ Vocabulary read_vocabulary(const nlohmann::json& file, const std::string& name) 
   return vocabulary;
 }
 
-TokenModel read_model(const nlohmann::json& file, const Vocabulary& vocabulary, bool byte_level,
+TokenModel read_model(const Json& file, const Vocabulary& vocabulary, bool byte_level,
                       const std::string& name) {
   const JsonPart model{file["model"], name, "model"};
   if (type_of(model) == "BPE") {

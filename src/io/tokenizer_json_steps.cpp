@@ -29,11 +29,11 @@ void each_step(const JsonPart& part, const char* list, int depth, Step&& step) {
     step(part, type);
     return;
   }
-  const nlohmann::json& steps = part.member(list);
+  const Json& steps = part.member(list);
   if (!steps.is_array() || depth == kMostNested) {
     part.fail(fmt::format("'{}' is no list, or nested too deeply", list));
   }
-  for (const nlohmann::json& one : steps) {
+  for (const Json& one : steps) {
     if (one.is_null()) {
       part.fail(fmt::format("'{}' has a null", list));
     }
@@ -41,8 +41,8 @@ void each_step(const JsonPart& part, const char* list, int depth, Step&& step) {
   }
 }
 
-JsonPart section_of(const nlohmann::json& file, const char* key, const std::string& name) {
-  static const nlohmann::json nothing;
+JsonPart section_of(const Json& file, const char* key, const std::string& name) {
+  static const Json nothing;
   return {file.contains(key) ? file[key] : nothing, name, key};
 }
 
@@ -214,7 +214,7 @@ DecodeStep decode_step(const JsonPart& part, const std::string& type) {
 
 }  // namespace
 
-std::vector<NormalizeStep> read_normalizer(const nlohmann::json& file, const std::string& name) {
+std::vector<NormalizeStep> read_normalizer(const Json& file, const std::string& name) {
   std::vector<NormalizeStep> steps;
   each_step(section_of(file, "normalizer", name), "normalizers", 0,
             [&](const JsonPart& part, const std::string& type) {
@@ -223,7 +223,7 @@ std::vector<NormalizeStep> read_normalizer(const nlohmann::json& file, const std
   return steps;
 }
 
-Words read_pre_tokenizer(const nlohmann::json& file, const std::string& name) {
+Words read_pre_tokenizer(const Json& file, const std::string& name) {
   Words words;
   each_step(section_of(file, "pre_tokenizer", name), "pretokenizers", 0,
             [&](const JsonPart& part, const std::string& type) {
@@ -236,7 +236,7 @@ Words read_pre_tokenizer(const nlohmann::json& file, const std::string& name) {
   return words;
 }
 
-std::vector<DecodeStep> read_decoder(const nlohmann::json& file, const std::string& name) {
+std::vector<DecodeStep> read_decoder(const Json& file, const std::string& name) {
   std::vector<DecodeStep> steps;
   each_step(section_of(file, "decoder", name), "decoders", 0,
             [&](const JsonPart& part, const std::string& type) {

@@ -100,6 +100,8 @@ std::array<const comm::Collectives*, 8> Instance::groups() const {
           replicas.get(), stage.get(),   ends.get(), kv_replicas.get()};
 }
 
+Instance::~Instance() = default;
+
 Context Instance::context(PhaseClock& booked_on) {
   return {.backend = *backend,
           .tp = *tp,

@@ -23,6 +23,7 @@ class Instance {
  public:
   /// The config must be resolved, vocab_size included. The mesh must outlive it.
   Instance(const config::Config& config, const comm::Mesh& mesh, Use use);
+  ~Instance();
 
   /// The group that sums a gradient.
   comm::Collectives& group_of(SumOver sum);

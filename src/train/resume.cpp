@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/version.h"
@@ -61,8 +61,8 @@ std::optional<std::filesystem::path> saved_since(const config::Checkpoint& confi
 
 using Texts = std::vector<RunData::Text>;
 
-nlohmann::json to_json(const Texts& texts) {
-  nlohmann::json list = nlohmann::json::array();
+Json to_json(const Texts& texts) {
+  Json list = Json::array();
   for (const RunData::Text& text : texts) {
     list.push_back({{"fingerprint", text.fingerprint}, {"tokens", text.tokens}});
   }
@@ -70,10 +70,10 @@ nlohmann::json to_json(const Texts& texts) {
 }
 
 // Nothing: an older checkpoint does not say it.
-Texts texts_of(const nlohmann::json& state) {
+Texts texts_of(const Json& state) {
   Texts texts;
-  for (const nlohmann::json& entry : state.value("corpora", nlohmann::json::array())) {
-    texts.push_back({entry.at("fingerprint"), entry.at("tokens")});
+  for (const Json& entry : state.value("corpora", Json::array())) {
+    texts.push_back({entry.at("fingerprint").string(), entry.at("tokens").get<std::int64_t>()});
   }
   return texts;
 }
@@ -99,10 +99,9 @@ RunData data_of(const Corpora& corpora) {
   return data;
 }
 
-std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
-                                               const config::Config& config,
-                                               const std::string& layout, const RunData& data) {
-  nlohmann::json flat;
+std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
+                                     const std::string& layout, const RunData& data) {
+  Json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
   }
@@ -111,33 +110,33 @@ std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     pool.push_back(config::expert_pool_of(config.model, config.router, layer));
   }
-  const nlohmann::json state{{"step", progress.step},
-                             {"cursor", progress.cursor},
-                             {"tokens", progress.tokens},
-                             {"evaluation_due", progress.evaluation_due},
-                             {"task_names", progress.tasks},
-                             {"begin_tokens", progress.special.bos},
-                             {"end_tokens", progress.special.eos},
-                             {"control", progress.control},
-                             {"losses", progress.losses},
-                             {"save_seconds", progress.save_seconds},
-                             {"pool", pool},
-                             {"config", flat},
-                             {"layout", layout},
-                             {"job", job_id()},
-                             {"vocab_sha256", data.vocab_sha256},
-                             {"corpora", to_json(data.corpora)},
-                             {"program_version", version()},
-                             {"git_hash", git_hash()}};
-  return std::make_shared<const nlohmann::json>(state);
+  const Json state{{"step", progress.step},
+                   {"cursor", progress.cursor},
+                   {"tokens", progress.tokens},
+                   {"evaluation_due", progress.evaluation_due},
+                   {"task_names", progress.tasks},
+                   {"begin_tokens", progress.special.bos},
+                   {"end_tokens", progress.special.eos},
+                   {"control", progress.control},
+                   {"losses", progress.losses},
+                   {"save_seconds", progress.save_seconds},
+                   {"pool", pool},
+                   {"config", flat},
+                   {"layout", layout},
+                   {"job", job_id()},
+                   {"vocab_sha256", data.vocab_sha256},
+                   {"corpora", to_json(data.corpora)},
+                   {"program_version", version()},
+                   {"git_hash", git_hash()}};
+  return std::make_shared<const Json>(state);
 }
 
-Progress from_state(const nlohmann::json& state) {
-  return {.step = state.at("step"),
-          .cursor = state.at("cursor"),
-          .tokens = state.at("tokens"),
+Progress from_state(const Json& state) {
+  return {.step = state.at("step").get<std::int64_t>(),
+          .cursor = state.at("cursor").get<std::int64_t>(),
+          .tokens = state.at("tokens").get<std::int64_t>(),
           .evaluation_due = state.value("evaluation_due", false),
-          .tasks = state.at("task_names"),
+          .tasks = state.at("task_names").get<std::vector<std::string>>(),
           .special = {state.value("begin_tokens", std::vector<std::int32_t>{}),
                       state.value("end_tokens", std::vector<std::int32_t>{})},
           .control = state.value("control", ""),
@@ -161,7 +160,7 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoi
   return complete.empty() ? std::nullopt : std::optional(complete.back());
 }
 
-config::Config config_of(const nlohmann::json& state) {
+config::Config config_of(const Json& state) {
   config::Flat flat;
   for (const auto& [key, value] : state.at("config").items()) {
     flat.emplace_back(key, value.get<std::string>());
@@ -172,8 +171,8 @@ config::Config config_of(const nlohmann::json& state) {
 namespace {
 
 // Keys that may not change. The text decides about data.corpus, where it is known, not its path.
-std::vector<config::Difference> differences(const nlohmann::json& state,
-                                            const config::Config& config, const RunData& data) {
+std::vector<config::Difference> differences(const Json& state, const config::Config& config,
+                                            const RunData& data) {
   const config::Config was = config_of(state);
   std::vector<config::Difference> all = config::differences(was, config);
   std::erase_if(all, [](const auto& d) { return config::may_change_on_resume(d.key); });
@@ -190,8 +189,8 @@ std::vector<config::Difference> differences(const nlohmann::json& state,
 
 }  // namespace
 
-Progress check_resume(const nlohmann::json& state, const config::Config& config,
-                      const RunData& data, const std::filesystem::path& path) {
+Progress check_resume(const Json& state, const config::Config& config, const RunData& data,
+                      const std::filesystem::path& path) {
   Progress progress = from_state(state);
   std::vector<std::vector<std::string>> refused = {{"key", "was", "is"}};
   std::vector<std::string> passed;
@@ -210,7 +209,7 @@ Progress check_resume(const nlohmann::json& state, const config::Config& config,
                             "anew in another run.dir, or let them pass with checkpoint.allow=KEY",
                             path.string(), table(refused)));
   }
-  const std::string stored_vocab = state.at("vocab_sha256");
+  const std::string stored_vocab = state.at("vocab_sha256").string();
   if (stored_vocab != data.vocab_sha256) {
     throw Error(Exit::kMismatch,
                 fmt::format("{}: its vocabulary has SHA-256 {}, the corpus's has {}: continue with "

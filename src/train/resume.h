@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "config/config.h"
 #include "io/hf_folder.h"
 #include "train/corpora.h"
@@ -46,12 +46,11 @@ struct RunData {
 RunData data_of(const Corpora& corpora);
 
 /// The "state" of a checkpoint's manifest.
-std::shared_ptr<const nlohmann::json> to_state(const Progress& progress,
-                                               const config::Config& config,
-                                               const std::string& layout, const RunData& data);
-Progress from_state(const nlohmann::json& state);
+std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
+                                     const std::string& layout, const RunData& data);
+Progress from_state(const Json& state);
 /// The config that the state was saved with.
-config::Config config_of(const nlohmann::json& state);
+config::Config config_of(const Json& state);
 
 /// The checkpoint that checkpoint.resume asks for; nothing: a fresh start. In a job that Slurm
 /// started again also the newest one that it saved before, whatever it began from. Throws kNoInput
@@ -61,7 +60,7 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoi
 /// Throws kMismatch with a table of key / was / is if the state belongs to another run than the
 /// config, or to other text, as far as checkpoint.allow does not permit it. The same text may lie
 /// elsewhere. Returns the progress to continue from.
-Progress check_resume(const nlohmann::json& state, const config::Config& config,
-                      const RunData& data, const std::filesystem::path& path);
+Progress check_resume(const Json& state, const config::Config& config, const RunData& data,
+                      const std::filesystem::path& path);
 
 }  // namespace moesaic::train

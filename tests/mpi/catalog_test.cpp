@@ -3,8 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "io/checkpoint.h"
 #include "io/corpus_manifest.h"
 #include "support/shared_dir.h"
@@ -39,7 +38,7 @@ TEST(Catalog, OthersReadNothing) {
   const fs::path checkpoints = dir.path / "checkpoints";
   const fs::path folder = dir.path / "folder";
   const std::vector<float> values = {1.0F, 2.0F};
-  const nlohmann::json state{{"step", 7}};
+  const Json state{{"step", 7}};
   std::vector<BlockToSave> blocks;
   if (dir.world.is_root()) {
     make_corpus(corpus, 100);

@@ -3,8 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "comm/communicator.h"
 #include "support/shared_dir.h"
 
@@ -41,7 +40,7 @@ void save(const fs::path& dir, const comm::Communicator& group) {
   if (group.rank() == group.size() - 1) {
     blocks.push_back({"whole", {3}, {0}, {3}, given(whole)});
   }
-  const nlohmann::json state{{"ranks", group.size()}};
+  const Json state{{"ranks", group.size()}};
   EXPECT_EQ(save_checkpoint({dir, 5, state, {}}, blocks, group), dir / "step-00000005");
 }
 
@@ -93,7 +92,7 @@ TEST(Checkpoint, OneRankFails) {
                                          {0},
                                          {2},
                                          given(std::span(values).first(last ? 1 : 2))}};
-  const nlohmann::json state;
+  const Json state;
   EXPECT_THROW(save_checkpoint({dir.path, 5, state, {}}, blocks, world), comm::AgreedError);
   EXPECT_TRUE(fs::is_empty(dir.path));
   world.barrier();

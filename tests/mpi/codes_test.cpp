@@ -2,9 +2,9 @@
 // columns are in.
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json.h"
 #include "model/quantize.h"
 #include "model/storage.h"
 #include "support/shared_dir.h"
@@ -64,7 +64,7 @@ void save(const config::Config& config, QuantizedType type, const std::filesyste
       }
     }
   }
-  const nlohmann::json state{{"step", 0}};
+  const Json state{{"step", 0}};
   io::save_checkpoint({dir, 0, state, {}}, blocks, world);
 }
 

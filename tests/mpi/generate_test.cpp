@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/validate.h"
@@ -143,14 +143,14 @@ void write_checkpoint(const fs::path& dir, Kind kind) {
   const comm::Mesh mesh = comm::Mesh::single();
   model::Instance instance(config, mesh, model::Use::kTraining);
   instance.parameters.initialise(*instance.backend, 3);
-  nlohmann::json flat;
+  Json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
   }
-  const nlohmann::json state = {{"config", flat},
-                                {"step", 7},
-                                {"task_names", {"none", "code"}},
-                                {"vocab_sha256", io::Tokenizer::bytes().sha256()}};
+  const Json state = {{"config", flat},
+                      {"step", 7},
+                      {"task_names", {"none", "code"}},
+                      {"vocab_sha256", io::Tokenizer::bytes().sha256()}};
   const auto blocks = model::blocks_to_save(instance);
   io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());
 }

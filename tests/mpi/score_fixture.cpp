@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cli/score.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
@@ -108,11 +107,11 @@ void write_checkpoint(const fs::path& dir, std::int64_t seed,
   if (edit) {
     edit(instance);
   }
-  nlohmann::json flat;
+  Json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
   }
-  const nlohmann::json state = {
+  const Json state = {
       {"config", flat}, {"step", 7}, {"task_names", {"none", "code"}}, {"vocab_sha256", "feed"}};
   const auto blocks = model::blocks_to_save(instance);
   io::save_checkpoint({dir, 7, state, {}}, blocks, comm::Communicator());

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "comm/mesh.h"
 #include "io/hdf5_thread.h"
 #include "io/scores.h"
@@ -111,8 +111,7 @@ TEST_F(ScoreTest, ContinuesAfterStops) {
   if (world.is_root()) {
     EXPECT_EQ(io::verify_scores(dir / "folder"), std::vector<std::string>{});
     EXPECT_EQ(io::verify_trace(dir / "folder.trace.h5"), std::vector<std::string>{});
-    const auto json =
-        nlohmann::json::parse(moesaic::testing::read_file(dir / "folder" / "scores.json"));
+    const auto json = Json::parse(moesaic::testing::read_file(dir / "folder" / "scores.json"));
     EXPECT_EQ(json["documents"], 458);
   }
 }

@@ -5,10 +5,10 @@
 #include <sys/resource.h>
 
 #include <csignal>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/files.h"
 #include "support/temp_dir.h"
 
@@ -47,7 +47,7 @@ struct Example {
 
 fs::path save(const fs::path& dir, std::int64_t step) {
   Example example;
-  const nlohmann::json state{{"step", step}, {"cursor", 42}, {"rate", 0.1}};
+  const Json state{{"step", step}, {"cursor", 42}, {"rate", 0.1}};
   const comm::Communicator alone;
   return save_checkpoint({dir, step, state, {}}, example.blocks(), alone);
 }
@@ -108,7 +108,7 @@ TEST(Checkpoint, CopiesFiles) {
   const TempDir dir;
   testing::write_file(dir / "vocab.model", "words");
   Example example;
-  const nlohmann::json state;
+  const Json state;
   const auto path = save_checkpoint({dir / "checkpoints", 1, state, {dir / "vocab.model"}},
                                     example.blocks(), comm::Communicator());
   EXPECT_EQ(testing::read_file(path / "vocab.model"), "words");
@@ -119,7 +119,7 @@ TEST(Checkpoint, CopiesFiles) {
 // Blocks that leave a gap, overlap or contradict each other are refused, and nothing remains.
 TEST(Checkpoint, CoverageAtSave) {
   const TempDir dir;
-  const nlohmann::json state;
+  const Json state;
   const comm::Communicator alone;
   const auto values = Example::counted(4);
   const auto refused = [&](const std::vector<BlockToSave>& blocks, const std::string& why) {
@@ -291,7 +291,7 @@ TEST(Checkpoint, WriteFails) {
   const fs::path older = save(dir.path(), 1);
   const std::vector<float> large(100'000, 1.0F);
   const std::vector<BlockToSave> blocks{{"w", {100'000}, {0}, {100'000}, given(large)}};
-  const nlohmann::json state;
+  const Json state;
   const comm::Communicator alone;
   const auto save_large = [&] {
     return save_checkpoint({dir.path(), 2, state, {}}, blocks, alone);

@@ -4,9 +4,9 @@
 
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "io/hdf5.h"
@@ -67,7 +67,7 @@ BlockToSave block(const std::string& name, const std::vector<float>& values, Blo
 }
 
 fs::path save(const fs::path& dir, const std::vector<BlockToSave>& blocks) {
-  const nlohmann::json state{{"step", 0}};
+  const Json state{{"step", 0}};
   return save_checkpoint({dir, 0, state, {}}, blocks, comm::Communicator());
 }
 
@@ -152,7 +152,7 @@ TEST(CheckpointTypes, Versions) {
   const std::vector<float> values{1.0F};
   const auto version = [&](BlockType type) {
     const fs::path path = save(dir.path(), {block("w", values, type)});
-    return nlohmann::json::parse(testing::read_file(path / kManifestName)).at("version").get<int>();
+    return Json::parse(testing::read_file(path / kManifestName)).at("version").get<int>();
   };
   EXPECT_EQ(version(BlockType::kF32), 1);
   EXPECT_EQ(version(BlockType::kBF16), 2);

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
 #include "io/hdf5_thread.h"

@@ -3,10 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/checkpoint.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
@@ -62,7 +62,7 @@ std::vector<float> counted(std::size_t count) {
 TEST(Damage, Checkpoint) {
   const TempDir dir;
   const auto values = counted(600);
-  const nlohmann::json state{{"step", 7}};
+  const Json state{{"step", 7}};
   const std::vector<BlockToSave> blocks{
       {"w", {20, 30}, {0, 0}, {10, 30}, given(std::span(values).first(300))},
       {"w", {20, 30}, {10, 0}, {10, 30}, given(std::span(values).last(300))}};

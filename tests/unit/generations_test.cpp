@@ -4,9 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
+#include "base/json.h"
 #include "io/generations_output.h"
 #include "io/hdf5_thread.h"
 #include "io/hf_folder.h"
@@ -102,7 +101,7 @@ TEST(Generations, Lines) {
       text_line(c, "a\n\xFF\xE2\x82 \xE2\x82\xAC"),
       "{\"id\":\"x\\\"y\",\"text\":\"a\\n\xEF\xBF\xBD\xEF\xBF\xBD \xE2\x82\xAC\",\"tokens\":2,"
       "\"reason\":\"stop\",\"logprob\":-0.5}\n");
-  EXPECT_TRUE(nlohmann::json::parse(text_line(c, std::nullopt))["text"].is_null());
+  EXPECT_TRUE(Json::parse(text_line(c, std::nullopt))["text"].is_null());
 }
 
 // Whatever a kill leaves of the end of a job, the same two files come of it.

@@ -5,17 +5,15 @@
 #include <gtest/gtest.h>
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/hf_keys.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::io {
 namespace {
-
-using nlohmann::json;
 
 const std::vector<std::string> kFolders{"mixtral",     "qwen2_moe",       "qwen3_moe",
                                         "olmoe",       "deepseek_v2",     "deepseek_v2_yarn",
@@ -25,15 +23,15 @@ std::filesystem::path config_file(const std::string& folder) {
   return std::filesystem::path(MOESAIC_GOLDEN_DIR) / "families" / folder / "config.json";
 }
 
-json config_of(const std::string& folder) {
-  return json::parse(testing::read_file(config_file(folder)));
+Json config_of(const std::string& folder) {
+  return Json::parse(testing::read_file(config_file(folder)));
 }
 
 HfConfig read_config(const std::string& folder) {
   return parse_hf_config(config_of(folder).dump(), "config.json");
 }
 
-HfKeys keys_of(const json& config) { return parse_hf_config(config.dump(), "config.json").keys; }
+HfKeys keys_of(const Json& config) { return parse_hf_config(config.dump(), "config.json").keys; }
 
 std::string message_of(const std::function<void()>& work, Exit code) {
   try {
@@ -46,7 +44,7 @@ std::string message_of(const std::function<void()>& work, Exit code) {
 }
 
 /// Whether a config with this field is refused with a line that begins so.
-void expect_refused(json config, const std::string& field, const json& value,
+void expect_refused(Json config, const std::string& field, const Json& value,
                     const std::string& line) {
   config[field] = value;
   const std::string message = message_of([&] { keys_of(config); }, Exit::kBadData);
@@ -156,8 +154,8 @@ TEST(HfConfig, BesideTheKeys) {
 
 // The two spellings of the rotary embedding mean the same.
 TEST(HfConfig, TwoSpellings) {
-  json other = config_of("deepseek_v2_yarn");
-  json scaling = other["rope_scaling"];
+  Json other = config_of("deepseek_v2_yarn");
+  Json scaling = other["rope_scaling"];
   scaling["rope_type"] = scaling["type"];
   scaling.erase("type");
   scaling["rope_theta"] = other["rope_theta"];
@@ -192,20 +190,20 @@ TEST(HfConfig, Defaults) {
                     {"model.rope_theta", "150000"},
                     {"model.sliding_window", "128"}});
   EXPECT_EQ(oss.at("model.window_layers").substr(0, 6), "0,2,4,");
-  json kv = config_of("mixtral");
+  Json kv = config_of("mixtral");
   kv["num_key_value_heads"] = nullptr;
   EXPECT_EQ(keys_of(kv).at("model.kv_heads"), "4");
 }
 
 // Other names of the same fields.
 TEST(HfConfig, OtherNames) {
-  json qwen = config_of("qwen3_moe");
+  Json qwen = config_of("qwen3_moe");
   const HfKeys keys = keys_of(qwen);
   qwen["num_local_experts"] = qwen["num_experts"];
   EXPECT_EQ(keys_of(qwen), keys);
   qwen.erase("num_experts");
   EXPECT_EQ(keys_of(qwen), keys);
-  json oss = config_of("gpt_oss");
+  Json oss = config_of("gpt_oss");
   oss.erase("num_experts_per_tok");
   EXPECT_EQ(keys_of(oss), keys_of(config_of("gpt_oss")));
   expect_refused(config_of("gpt_oss"), "experts_per_token", 3,
@@ -215,8 +213,8 @@ TEST(HfConfig, OtherNames) {
 // A field that is not known, or not with that value, is refused by name, in every family.
 TEST(HfConfig, Refused) {
   for (const std::string& folder : kFolders) {
-    const json config = config_of(folder);
-    const std::string family = config["model_type"];
+    const Json config = config_of(folder);
+    const std::string family = config["model_type"].string();
     expect_refused(config, "logit_scale", 0.5, "logit_scale = 0.5 is not known for " + family);
     expect_refused(config, "hidden_act", "gelu",
                    "hidden_act = \"gelu\" is not supported for " + family + ": only \"silu\" is");
@@ -261,7 +259,7 @@ TEST(HfConfig, Refused) {
 
 // A value that is refused leads to no second problem of what would follow from its default.
 TEST(HfConfig, OneProblemForOneValue) {
-  const auto lines = [](const json& config) {
+  const auto lines = [](const Json& config) {
     try {
       parse_hf_config(config.dump(), "config.json");
     } catch (const Error& error) {
@@ -271,17 +269,17 @@ TEST(HfConfig, OneProblemForOneValue) {
     return std::ptrdiff_t{0};
   };
   for (const std::string& folder : kFolders) {
-    json sound = config_of(folder);
+    Json sound = config_of(folder);
     sound.erase("experts_per_token");  // another name, which would contradict
     for (const auto& [field, value] : sound.items()) {
-      for (const json& bad : {json(0), json("4"), json(-1), json(1e18)}) {
-        json config = sound;
+      for (const Json& bad : {Json(0), Json("4"), Json(-1), Json(1e18)}) {
+        Json config = sound;
         config[field] = field == "model_type" ? value : bad;
         EXPECT_LE(lines(config), 1) << folder << " " << field << " " << bad;
       }
     }
   }
-  json heads = config_of("mixtral");
+  Json heads = config_of("mixtral");
   heads["num_attention_heads"] = 0;
   EXPECT_EQ(lines(heads), 1);
   heads["hidden_act"] = "gelu";
@@ -290,7 +288,7 @@ TEST(HfConfig, OneProblemForOneValue) {
 
 // All problems of a file are told at once; what is no config at all is told, too.
 TEST(HfConfig, AllProblems) {
-  json config = config_of("mixtral");
+  Json config = config_of("mixtral");
   config["logit_scale"] = 0.5;
   config["hidden_size"] = -1;
   const std::string message = message_of([&] { keys_of(config); }, Exit::kBadData);
@@ -314,7 +312,7 @@ TEST(HfConfig, RoundTrip) {
   for (const std::string& folder : kFolders) {
     const HfConfig config = read_config(folder);
     EXPECT_EQ(family_for(config.keys), config.family) << folder;
-    const json written = hf_config_of(config.family, config.keys, StoredType::kBF16);
+    const Json written = hf_config_of(config.family, config.keys, StoredType::kBF16);
     EXPECT_EQ(written["torch_dtype"], "bfloat16");
     const HfConfig again = parse_hf_config(written.dump(), folder);
     EXPECT_EQ(canonical(again.keys), canonical(config.keys)) << folder;
@@ -343,7 +341,7 @@ TEST(HfConfig, FamilyFor) {
   keys["model.dense_layers"] = "1";
   EXPECT_EQ(family_for(keys), HfFamily::kQwen3Moe);
   EXPECT_EQ(hf_config_of(HfFamily::kQwen3Moe, keys, StoredType::kF32)["mlp_only_layers"],
-            json::array({0}));
+            Json::array({0}));
   keys["model.dense_layers"] = "0";
   keys["model.qk_norm"] = "projection";
   EXPECT_EQ(family_for(keys), HfFamily::kOlmoe);

@@ -8,11 +8,11 @@
 #include <cstring>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "io/hf_tensors.h"
 #include "support/temp_dir.h"
 
@@ -22,7 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
 using moesaic::testing::TempDir;
-using nlohmann::json;
 
 const std::vector<std::string> kFolders{"mixtral",     "qwen2_moe",       "qwen3_moe",
                                         "olmoe",       "deepseek_v2",     "deepseek_v2_yarn",
@@ -66,7 +65,7 @@ Arrays arrays_of(const fs::path& folder) {
     const std::string bytes = testing::read_file(entry.path());
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), 8);
-    const json header = json::parse(bytes.substr(8, length));
+    const Json header = Json::parse(bytes.substr(8, length));
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
         continue;
@@ -255,8 +254,8 @@ class Copy {
     ASSERT_NE(text.find(from), std::string::npos) << from;
     testing::write_file(path() / file, with(text, from, to));
   }
-  void set(const std::string& field, const json& value) const {
-    json config = json::parse(testing::read_file(path() / "config.json"));
+  void set(const std::string& field, const Json& value) const {
+    Json config = Json::parse(testing::read_file(path() / "config.json"));
     config[field] = value;
     testing::write_file(path() / "config.json", config.dump());
   }
@@ -340,7 +339,7 @@ TEST(HfFolder, Index) {
   }
   {
     const Copy copy("deepseek_v3");
-    json changed = json::parse(testing::read_file(copy.path() / index));
+    Json changed = Json::parse(testing::read_file(copy.path() / index));
     changed["weight_map"]["more"] = one + ".safetensors";
     testing::write_file(copy.path() / index, changed.dump());
     expect_in(copy.problems(), "has no tensor more, but model.safetensors.index.json says so");

@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
 #include "model/changed_checkpoint.h"
