@@ -83,6 +83,14 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
   return fmt::format("{}", fmt::join(parts, separator));
 }
 
+std::string join(std::span<const std::int64_t> numbers, std::string_view separator) {
+  return fmt::format("{}", fmt::join(numbers, separator));
+}
+
+std::string join(std::span<const std::int32_t> numbers, std::string_view separator) {
+  return fmt::format("{}", fmt::join(numbers, separator));
+}
+
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,8 @@ std::string counted(std::int64_t n, std::string_view thing);  // 1 rank, 4 ranks
 std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);  // without white space at both ends
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
+std::string join(std::span<const std::int64_t> numbers, std::string_view separator);
+std::string join(std::span<const std::int32_t> numbers, std::string_view separator);
 
 /// The candidate nearest to `word` by edit distance; empty if none is near enough to suggest.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);

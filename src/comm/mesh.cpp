@@ -1,12 +1,12 @@
 #include "comm/mesh.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace moesaic::comm {
 
@@ -34,7 +34,7 @@ std::vector<std::vector<std::string>> Layout::rows() const {
     for (int e = 0; e < std::min(ep, kGroups); ++e) {
       const int first = (line * ep + e) * tp;
       groups += tp == 1   ? fmt::format(" [{}]", first)
-                : tp <= 4 ? fmt::format(" [{}]", fmt::join(ranks_from(first, tp), " "))
+                : tp <= 4 ? fmt::format(" [{}]", join(ranks_from(first, tp), " "))
                           : fmt::format(" [{}-{}]", first, first + tp - 1);
     }
     groups += ep > kGroups ? fmt::format(" and {} groups more", ep - kGroups) : "";

@@ -68,7 +68,7 @@ std::string text_of(const PoolRequest& request) {
          (counted ? fmt::format(" --experts.count {}", request.count) : "") +
          (request.experts.empty()
               ? ""
-              : fmt::format(" --experts.source {}", fmt::join(request.experts, ",")));
+              : fmt::format(" --experts.source {}", join(request.experts, ",")));
 }
 
 std::vector<PoolRequest> read_requests(const std::string& text, const std::string& file) {

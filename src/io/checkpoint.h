@@ -10,13 +10,16 @@
 #include <string>
 #include <vector>
 
-#include "base/json.h"
 #include "comm/communicator.h"
 #include "tensor/quantized.h"
 
 // DIR/step-00001000/: manifest.json and part-NNNNN.h5 files. Every tensor is stored under its
 // public name and unsharded shape, in blocks, each written once by the rank that owns it: in fp32,
 // or as `convert` was asked to (checkpoint_block.h).
+namespace moesaic {
+class Json;
+}
+
 namespace moesaic::io {
 
 /// Makes the values of a block when they are written, one block after the other, so that they need

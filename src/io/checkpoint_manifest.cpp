@@ -1,7 +1,6 @@
 #include "io/checkpoint_manifest.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <span>
@@ -9,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/sha256.h"
+#include "base/text.h"
 #include "io/checkpoint_block.h"
 #include "io/files.h"
 #include "io/format_version.h"
@@ -197,8 +197,7 @@ std::int64_t volume(const Extents& extent) {
   std::int64_t result = 1;
   for (const std::int64_t one : extent) {
     if (__builtin_mul_overflow(result, one, &result)) {
-      throw Error(Exit::kBadData,
-                  fmt::format("a shape [{}] is too large", fmt::join(extent, ", ")));
+      throw Error(Exit::kBadData, fmt::format("a shape [{}] is too large", join(extent, ", ")));
     }
   }
   return result;
@@ -212,8 +211,8 @@ std::string coverage_problem(const std::string& name, const StoredTensor& tensor
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     if (!inside(blocks[i], tensor.shape)) {
       return fmt::format("{}: block [{}] + [{}] is outside [{}]", name,
-                         fmt::join(blocks[i].offset, ", "), fmt::join(blocks[i].extent, ", "),
-                         fmt::join(tensor.shape, ", "));
+                         join(blocks[i].offset, ", "), join(blocks[i].extent, ", "),
+                         join(tensor.shape, ", "));
     }
     covered += volume(blocks[i].extent);
     // Sorted by the first dim: what begins after this block's end cannot overlap it.
@@ -224,7 +223,7 @@ std::string coverage_problem(const std::string& name, const StoredTensor& tensor
       }
       if (overlap(blocks[i], blocks[j])) {
         return fmt::format("{}: two blocks hold the same elements, at [{}] and at [{}]", name,
-                           fmt::join(blocks[i].offset, ", "), fmt::join(blocks[j].offset, ", "));
+                           join(blocks[i].offset, ", "), join(blocks[j].offset, ", "));
       }
     }
   }

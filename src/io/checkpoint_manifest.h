@@ -7,11 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "base/json.h"
 #include "io/checkpoint.h"
 #include "io/hdf5.h"
 
 // manifest.json: what a checkpoint holds and where. Its own "sha256" covers everything else in it.
+namespace moesaic {
+class Json;
+}
+
 namespace moesaic::io {
 
 inline constexpr const char* kManifestName = "manifest.json";

@@ -1,10 +1,10 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "base/text.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
@@ -89,10 +89,10 @@ struct CheckpointReader::State {
 void CheckpointReader::State::check_filled(const std::string& name, const Box& wanted,
                                            std::int64_t filled) const {
   if (filled != volume(wanted.extent)) {
-    fail_damaged(path / kManifestName,
-                 fmt::format("{}: the blocks hold {} of {} elements of [{}] + [{}]", name, filled,
-                             volume(wanted.extent), fmt::join(wanted.offset, ", "),
-                             fmt::join(wanted.extent, ", ")));
+    fail_damaged(
+        path / kManifestName,
+        fmt::format("{}: the blocks hold {} of {} elements of [{}] + [{}]", name, filled,
+                    volume(wanted.extent), join(wanted.offset, ", "), join(wanted.extent, ", ")));
   }
 }
 
@@ -148,7 +148,7 @@ void CheckpointReader::State::load(const std::string& tensor, const StoredBlock&
       throw;
     }
     fail_damaged(path / wanted.part, fmt::format("{} at [{}] is damaged: {}", tensor,
-                                                 fmt::join(wanted.offset, ", "), error.what()));
+                                                 join(wanted.offset, ", "), error.what()));
   }
   block = &wanted;
 }
@@ -253,7 +253,7 @@ QuantizedRows CheckpointReader::read_quantized(const std::string& name, const Ex
                                                const Extents& extent) {
   const auto type = quantized(name);
   require(type && offset.size() == 2 && extent.size() == 2 && offset[1] % kQuantizedBlock == 0,
-          fmt::format("checkpoint: {} has no codes from [{}] on", name, fmt::join(offset, ", ")));
+          fmt::format("checkpoint: {} has no codes from [{}] on", name, join(offset, ", ")));
   const Box wanted{offset, extent};
   QuantizedRows rows = QuantizedRows::zeros(*type, extent[0], extent[1]);
   std::int64_t filled = 0;

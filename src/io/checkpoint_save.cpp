@@ -1,6 +1,5 @@
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -9,6 +8,7 @@
 #include "base/io_error.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_block.h"
 #include "io/checkpoint_manifest.h"
@@ -87,7 +87,7 @@ struct PartWriter {
                           : std::ssize(content.values) == volume(block.extent);
     require(fits, fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,
                               quantized ? content.rows.codes.size() : content.values.size(),
-                              fmt::join(block.extent, ", ")));
+                              join(block.extent, ", ")));
     try {
       return write_block(file, dataset, block.extent, content);
     } catch (const Error& error) {
@@ -109,7 +109,7 @@ struct PartWriter {
     reserve(path, bytes());
     for (const BlockToSave* block : blocks) {
       StoredBlock stored{name,
-                         fmt::format("/{}[{}]", block->name, fmt::join(block->offset, ",")),
+                         fmt::format("/{}[{}]", block->name, join(block->offset, ",")),
                          block->offset,
                          block->extent,
                          "",

@@ -1,7 +1,6 @@
 #include "io/corpus.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <glob.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "base/text.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
 #include "io/files.h"
@@ -92,8 +92,7 @@ void add_content(Sha256& hash, const ShardInfo& shard, ShardReader& reader) {
     constexpr std::int64_t kSome = 4096;
     for (const std::int64_t begin :
          {std::int64_t{0}, std::max<std::int64_t>(0, shard.tokens - kSome)}) {
-      text +=
-          fmt::format("{}\n", fmt::join(reader.read(begin, std::min(kSome, shard.tokens)), " "));
+      text += fmt::format("{}\n", join(reader.read(begin, std::min(kSome, shard.tokens)), " "));
     }
   }
   hash.update(std::as_bytes(std::span(text)));

@@ -1,9 +1,9 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <array>
 #include <limits>
 
+#include "base/text.h"
 #include "io/hdf5.h"
 #include "io/hdf5_handle.h"
 
@@ -78,11 +78,10 @@ Handle select_block(hid_t dataset, const Subject& subject, const Extents& offset
              count[i] <= extents[i] - offset[i];
   }
   if (!inside) {
-    fail_hdf5(
-        Exit::kBadData, subject.file, subject.object,
-        fmt::format("block [{}] + [{}] is outside the dataset's [{}]", fmt::join(offset, ", "),
-                    fmt::join(count, ", "), fmt::join(extents, ", ")),
-        "");
+    fail_hdf5(Exit::kBadData, subject.file, subject.object,
+              fmt::format("block [{}] + [{}] is outside the dataset's [{}]", join(offset, ", "),
+                          join(count, ", "), join(extents, ", ")),
+              "");
   }
   Handle space(H5Dget_space(dataset), H5Sclose);
   if (!extents.empty()) {

@@ -8,10 +8,13 @@
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
 #include "io/stored_type.h"
 
 // config.json of a Hugging Face folder, and the keys of ours that say the same.
+namespace moesaic {
+class Json;
+}
+
 namespace moesaic::io {
 
 /// The public families of models, by what config.json calls "model_type".

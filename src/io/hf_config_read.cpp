@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <utility>
@@ -32,8 +31,11 @@ HfConfig parse_hf_config(const std::string& text, const std::string& where) {
   const auto type = object["model_type"].get<std::string>();
   const auto* const found = std::find(kHfFamilyNames.begin(), kHfFamilyNames.end(), type);
   if (found == kHfFamilyNames.end()) {
-    throw Error(Exit::kBadData, fmt::format("{}: model_type '{}' is not supported ({} are)", where,
-                                            type, fmt::join(kHfFamilyNames, ", ")));
+    throw Error(
+        Exit::kBadData,
+        fmt::format(
+            "{}: model_type '{}' is not supported ({} are)", where, type,
+            join(std::vector<std::string>(kHfFamilyNames.begin(), kHfFamilyNames.end()), ", ")));
   }
   const auto number = static_cast<std::size_t>(found - kHfFamilyNames.begin());
   Reading reading{HfFields(object, type), {}};

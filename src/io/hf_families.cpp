@@ -1,7 +1,7 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "base/json.h"
+#include "base/text.h"
 #include "io/hf_reading.h"
 #include "io/hf_rope.h"
 
@@ -28,7 +28,7 @@ void read_qwen(Reading& r, std::int64_t expert_width) {
   HfFields& f = r.fields;
   r.set("model.moe_every", f.count("decoder_sparse_step", 1));
   const auto dense = f.counts("mlp_only_layers", r.get("model.layers"));
-  r.config.keys["model.dense_at"] = fmt::format("{}", fmt::join(dense, ","));
+  r.config.keys["model.dense_at"] = join(dense, ",");
   r.set("model.expert_d_ff", f.count("moe_intermediate_size", expert_width));
   r.set("router.normalize", f.flag("norm_topk_prob", false));
   note_loss(r, "router_aux_loss_coef");

@@ -1,7 +1,6 @@
 #include "io/hf_folder.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -12,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "io/files.h"
 #include "io/hf_keys.h"
 #include "io/hf_names.h"
@@ -58,10 +58,10 @@ void list(std::string& message, const std::vector<std::string>& names, const std
     return;
   }
   const std::size_t shown = std::min(names.size(), kMostListed);
-  message += fmt::format(
-      "\n  {} {}: {}{}", names.size(), what,
-      fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
-      shown < names.size() ? ", ..." : "");
+  const std::vector<std::string> first(names.begin(),
+                                       names.begin() + static_cast<std::ptrdiff_t>(shown));
+  message += fmt::format("\n  {} {}: {}{}", names.size(), what, join(first, ", "),
+                         shown < names.size() ? ", ..." : "");
 }
 
 Extents scale_shape(const Extents& shape) {
@@ -177,8 +177,8 @@ const HfTensor& HfFolder::State::tensor(const std::string& name) const {
 std::string HfFolder::State::shape_problem(const HfTensor& tensor, const SafeTensor& stored) const {
   return stored.shape == tensor.view.shape
              ? ""
-             : fmt::format("{} [{}] (due: [{}])", tensor.view.tensor, fmt::join(stored.shape, ", "),
-                           fmt::join(tensor.view.shape, ", "));
+             : fmt::format("{} [{}] (due: [{}])", tensor.view.tensor, join(stored.shape, ", "),
+                           join(tensor.view.shape, ", "));
 }
 
 /// Why a stored tensor cannot be turned into numbers; scales are looked up for e4m3 alone.
@@ -201,8 +201,8 @@ std::string HfFolder::State::format_problem(const std::string& name, const SafeT
   const Extents due = scale_shape(stored.shape);
   const SafeTensor& scales = holder->tensors().at(scale);
   if (scales.shape != due || scales.dtype != "F32") {
-    return fmt::format("{} ({} [{}], due: F32 [{}])", scale, scales.dtype,
-                       fmt::join(scales.shape, ", "), fmt::join(due, ", "));
+    return fmt::format("{} ({} [{}], due: F32 [{}])", scale, scales.dtype, join(scales.shape, ", "),
+                       join(due, ", "));
   }
   return "";
 }

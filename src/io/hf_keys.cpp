@@ -1,7 +1,6 @@
 #include "io/hf_keys.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -117,7 +116,7 @@ HfKeys canonical(const HfKeys& keys) {
   if (dense.empty()) {
     form["model.d_ff"] = form["model.expert_d_ff"];
   }
-  form["model.dense_at"] = fmt::format("{}", fmt::join(dense, ","));
+  form["model.dense_at"] = join(dense, ",");
   reset({"model.dense_layers"}, "0");
   reset({"model.moe_every"}, "1");
   const std::int64_t shared = shared_width_of(form);
@@ -127,7 +126,7 @@ HfKeys canonical(const HfKeys& keys) {
     reset({"model.shared_gate"}, "0");
   }
   const auto windows = integers_of(keys, "model.window_layers");
-  form["model.window_layers"] = fmt::format("{}", fmt::join(windows, ","));
+  form["model.window_layers"] = join(windows, ",");
   if (integer_of(keys, "model.sliding_window") == 0 ||
       static_cast<std::int64_t>(windows.size()) == integer_of(keys, "model.layers")) {
     reset({"model.window_layers"}, "");

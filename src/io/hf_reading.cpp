@@ -1,9 +1,9 @@
 #include "io/hf_reading.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "base/json.h"
+#include "base/text.h"
 
 namespace moesaic::io {
 
@@ -140,7 +140,7 @@ void read_windows(Reading& r, std::optional<std::int64_t> width,
   } else if (!with.empty()) {
     r.set("model.sliding_window", *width);
     const bool all = static_cast<std::int64_t>(with.size()) == layers;
-    r.config.keys["model.window_layers"] = all ? "" : fmt::format("{}", fmt::join(with, ","));
+    r.config.keys["model.window_layers"] = all ? "" : join(with, ",");
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -87,9 +86,8 @@ std::vector<std::string> fitting_tasks(const Hdf5File& file, const RoutingAxes& 
 
 void check_same(const Hdf5File& file, const RoutingAxes& axes) {
   check_format(file, kRoutingSchema, kRoutingVersion);
-  check_axis(file, "/layer",
-             fmt::format("{}", fmt::join(file.ints_attribute("/layer", "layer_index"), ",")),
-             fmt::format("{}", fmt::join(axes.moe_layers, ",")));
+  check_axis(file, "/layer", join(file.ints_attribute("/layer", "layer_index"), ","),
+             join(axes.moe_layers, ","));
   check_axis(file, "/choice", std::to_string(file.extents("/choice").at(0)),
              std::to_string(axes.choices));
   check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));

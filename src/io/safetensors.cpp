@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "base/text.h"
 #include "io/files.h"
 #include "io/safetensors_header.h"
 
@@ -148,7 +148,7 @@ std::string index_text(std::int64_t element, const Extents& shape) {
     element -= at * stride;
     stride = at;
   }
-  return fmt::format("{}", fmt::join(index, ", "));
+  return join(index, ", ");
 }
 
 void require_part(const std::string& name, const Extents& shape, const Extents& offset,

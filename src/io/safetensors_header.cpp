@@ -1,7 +1,6 @@
 #include "io/safetensors_header.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
@@ -9,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "io/strict_json.h"
 
 namespace moesaic::io {
@@ -46,8 +46,7 @@ std::int64_t bytes_due(const std::string& name, const Extents& shape, std::int64
   }
   for (const std::int64_t extent : shape) {
     if (__builtin_mul_overflow(bytes, extent, &bytes)) {
-      fail(fmt::format("tensor {} has a shape [{}] that is too large", name,
-                       fmt::join(shape, ", ")));
+      fail(fmt::format("tensor {} has a shape [{}] that is too large", name, join(shape, ", ")));
     }
   }
   return bytes;
@@ -72,7 +71,7 @@ SafeTensor tensor_of(const Json& entry, const std::string& name, std::int64_t da
   const Extents offsets = numbers(entry, name, "data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes) {
     fail(fmt::format("tensor {} lies at [{}], but the file has {} bytes of data", name,
-                     fmt::join(offsets, ", "), data_bytes));
+                     join(offsets, ", "), data_bytes));
   }
   tensor.begin = offsets[0];
   tensor.end = offsets[1];
@@ -80,7 +79,7 @@ SafeTensor tensor_of(const Json& entry, const std::string& name, std::int64_t da
   const std::int64_t due = bytes_due(name, tensor.shape, std::max<std::int64_t>(width, 1));
   if (width > 0 && due != tensor.end - tensor.begin) {
     fail(fmt::format("tensor {} of {} [{}] takes {} bytes, but has {}", name, tensor.dtype,
-                     fmt::join(tensor.shape, ", "), due, tensor.end - tensor.begin));
+                     join(tensor.shape, ", "), due, tensor.end - tensor.begin));
   }
   return tensor;
 }

@@ -154,9 +154,8 @@ void check_axis(const Hdf5File& file, const std::string& axis, const std::string
 }
 
 void check_axes(const Hdf5File& file, const TraceAxes& axes) {
-  check_axis(file, "layer",
-             fmt::format("{}", fmt::join(file.ints_attribute("/layer", "layer_index"), ",")),
-             fmt::format("{}", fmt::join(axes.moe_layers, ",")));
+  check_axis(file, "layer", join(file.ints_attribute("/layer", "layer_index"), ","),
+             join(axes.moe_layers, ","));
   check_axis(file, "expert", file.extents("/expert").at(0) > 0 ? "some" : "none",
              axes.experts > 0 ? "some" : "none");
   check_axis(file, "phase", join(file.read_strings("/phase"), ","), join(axes.phases, ","));

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 #include "io/problems.h"
@@ -62,7 +63,7 @@ void check_extents(const Hdf5File& file, const std::vector<TraceColumn<Row>>& co
     const Extents extents = file.extents(column.name);
     if (extents != expected) {
       problems.push_back(fmt::format("{}: extents are [{}], its axes have [{}]", column.name,
-                                     fmt::join(extents, ", "), fmt::join(expected, ", ")));
+                                     join(extents, ", "), join(expected, ", ")));
     }
   }
 }

@@ -16,9 +16,7 @@ using config::PoolAction;
 using config::PoolRequest;
 using Numbers = std::vector<std::int32_t>;
 
-std::string text_of(const Numbers& numbers) {
-  return numbers.empty() ? "-" : fmt::format("{}", fmt::join(numbers, ","));
-}
+std::string text_of(const Numbers& numbers) { return numbers.empty() ? "-" : join(numbers, ","); }
 
 // One request on the way through one layer.
 class Changer {

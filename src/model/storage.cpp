@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "model/changed_checkpoint.h"
 #include "tensor/rng.h"
 
@@ -87,7 +88,7 @@ void check_shape(const io::ModelSource& checkpoint, const std::string& name, con
     throw Error(
         Exit::kMismatch,
         fmt::format("{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
-                    stored ? fmt::format("has shape ({})", fmt::join(*stored, ", ")) : "is missing",
+                    stored ? fmt::format("has shape ({})", join(*stored, ", ")) : "is missing",
                     wanted.text()));
   }
 }

@@ -7,10 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "base/json.h"
 #include "config/config.h"
 #include "io/hf_folder.h"
 #include "train/corpora.h"
+
+namespace moesaic {
+class Json;
+}
 
 namespace moesaic::train {
 

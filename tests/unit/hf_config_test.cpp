@@ -275,7 +275,7 @@ TEST(HfConfig, OneProblemForOneValue) {
       for (const Json& bad : {Json(0), Json("4"), Json(-1), Json(1e18)}) {
         Json config = sound;
         config[field] = field == "model_type" ? value : bad;
-        EXPECT_LE(lines(config), 1) << folder << " " << field << " " << bad;
+        EXPECT_LE(lines(config), 1) << folder << " " << field << " " << bad.dump();
       }
     }
   }
