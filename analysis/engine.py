@@ -97,7 +97,7 @@ def corpus_in(folder):
 
 def read_answers(path, requests):
     """For each request the log-probability of its continuation (nats), and whether each token of it
-    is the likeliest one."""
+    is the argmax."""
     try:
         with h5py.File(path, "r") as file:
             documents = file["documents"]
@@ -109,7 +109,7 @@ def read_answers(path, requests):
             and np.array_equal(tokens, [len(continuation) for _, continuation in requests])):
         raise EngineError(65, f"{path} has {len(ids)} documents of {tokens.sum()} tokens, which "
                               f"are not the {len(requests)} requests: delete it")
-    return [(float(value), bool(likeliest)) for value, likeliest in zip(logprob, greedy)]
+    return [(float(value), bool(is_argmax)) for value, is_argmax in zip(logprob, greedy)]
 
 
 def read_continuations(path, prompts):
@@ -129,7 +129,7 @@ def read_continuations(path, prompts):
 
 
 def truncated(request, max_length):
-    """The request with no more given tokens than the model can read beside the continuation, of
+    """The request with no more context than the model can read with the continuation, of
     which it does not read the last one."""
     given, continuation = request
     if not given or not continuation:

@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 from corpus import CorpusError, CorpusWriter, Vocabulary  # noqa: E402
 
 BLOCK = 1 << 20  # tokens that are read at once
-ROWS = 1024      # rows of a table, likewise
+ROWS = 1024      # rows of a table that are read at once
 SUFFIXES = (".parquet", ".arrow", ".bin", ".npy")
 TOKEN_COLUMNS = ("input_ids", "tokens")
 # Megatron's codes of types (megatron/core/datasets/indexed_dataset.py)

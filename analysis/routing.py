@@ -133,7 +133,7 @@ def entropy(p):
 
 
 def information(counts):
-    """Of task and expert: nats, the task's entropy, and what chance alone would give."""
+    """Mutual information of task and expert: nats, the task's entropy, and what chance alone would give."""
     total = counts.sum()
     p = counts / total
     nats = entropy(p.sum(axis=1)) + entropy(p.sum(axis=0)) - entropy(p.ravel())
@@ -191,7 +191,7 @@ def shown(pieces, ids):
 
 
 def longest_pieces(record, number):
-    """Of each task the longest piece of one document in a step: task -> slice of its rows."""
+    """The longest piece of one document in a step, for each task: task -> slice of its rows."""
     document, task, corpus, position = (record.rows(f"tokens/{name}", number)
                                         for name in ("document", "task", "corpus", "position"))
     ends = np.flatnonzero((np.diff(document) != 0) | (np.diff(corpus.astype(int)) != 0)

@@ -80,8 +80,8 @@ def phase_shares(trace):
 
 
 def expert_loads(trace):
-    """Of each layer the tokens that chose an expert, over the mean of the regular experts, in the last
-    tenth of the steps: [layer, expert], NaN where there is no regular expert. None without experts."""
+    """Tokens that chose each expert, over the mean of the layer's regular experts, in the last tenth of the
+    steps: [layer, expert], NaN where there is no regular expert. None without experts."""
     tokens, state = trace.get("expert_tokens"), trace.get("expert_state")
     if tokens is None or not trace.layers:
         return None

@@ -82,7 +82,7 @@ def measure(folder):
 
 
 def table(rows):
-    head = ["policy", "capacity", "setting", "utilisation", "dropped", "moved", "of it to spares",
+    head = ["policy", "capacity", "setting", "utilisation", "dropped", "rerouted", "of it to spares",
             "max / mean load", "held-out loss", "with capacity", "task information", "s / step"]
     yield "| " + " | ".join(head) + " |"
     yield "|" + "---|" * 3 + "--:|" * (len(head) - 3)

@@ -98,7 +98,7 @@ enter "4/7 A sharded corpus, with documents held out"
 show_and_run "${launcher[@]}" "${program[@]}" tokenize --config "$root/configs/quickstart.cfg" \
   "${inputs[@]}" "${tasks[@]}" --tokenize.output "$out/corpus" "${tokenize_extra[@]}"
 
-# Of few documents none may be held out; then there is nothing to evaluate or score.
+# With few documents none may be held out; then there is nothing to evaluate or score.
 held_out=$("$python" -c 'import json, sys
 print(sum(json.load(open(name)).get("tokens", 0) for name in sys.argv[1:]))' \
   "$out"/corpus/heldout/corpus.json)

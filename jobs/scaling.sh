@@ -90,7 +90,7 @@ set_keys() {  # RANKS
   esac
 }
 
-# Likewise of a LAYOUT, with `ranks` and the threads of each.
+# Sets `keys` for a LAYOUT, its number of `ranks`, and the `threads` of each.
 set_layout() {
   local part
   ranks=1 keys=("${extra[@]}" --train.steps "$steps" --parallel.ep 1)

@@ -34,7 +34,7 @@ moesaic::log::Level level_of(moesaic::config::LogLevel level) {
 
 // Every rank reads the same command line; under a launcher the first one says what is wrong with
 // it.
-bool speaks() {
+bool reports() {
   for (const char* const name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
     if (const char* const rank = std::getenv(name); rank != nullptr) {
       return std::string_view(rank) == "0";
@@ -98,7 +98,7 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     const bool shared =
         uses_mpi(argc > 1 ? argv[1] : "") && error.code() != moesaic::Exit::kIoError;
-    if (speaks() || !shared) {
+    if (reports() || !shared) {
       moesaic::log::error(error.what());
     }
     return static_cast<int>(error.code());

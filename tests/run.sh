@@ -69,7 +69,7 @@ tests_of() {  # PRESET LABELS
   ctest --test-dir "build/$1" -L "$2" -j 2 --output-on-failure
 }
 
-# Of a list on standard input what has its turn: all of it, or one in three.
+# Prints the lines of standard input that have their turn: all of them, or one in three.
 in_turn() {
   if [ $all -eq 1 ]; then cat; else awk -v turns=$turns -v turn="$turn" 'NR % turns == turn'; fi
 }

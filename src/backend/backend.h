@@ -80,7 +80,7 @@ struct KeyRun {
 
   std::int64_t size() const { return shared + rows; }
 };
-constexpr std::int64_t kSharedUnit = 2;  // keys are multiplied in pairs
+constexpr std::int64_t kSharedUnit = 2;  // bf16 dot products take two keys at a time
 
 /// The keys that a token t sees: first[t] .. t. first does not decrease. With runs, which are all
 /// rows in order, keys are counted by positions in the token's run, and its bits depend on nothing
@@ -120,7 +120,8 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // Memory.
-  virtual Tensor empty(DType dtype, const Shape& shape) = 0;  // from a pool, and back to it
+  /// An uninitialised tensor from the memory pool; its memory returns there with the last owner.
+  virtual Tensor empty(DType dtype, const Shape& shape) = 0;
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
   virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
   virtual void synchronize() = 0;  // the only wait
@@ -147,23 +148,24 @@ class Backend {
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
   /// How weights that are only read are best kept for products in compute; nothing: as tensors.
-  virtual std::optional<PackedFormat> reading_format(DType compute) const = 0;
-  /// w (G, N, K) fp32 -> weights that are only read. importance (K) or (G, K) fp32, at least 0: of
-  /// errors along k, for int4; undefined: all the same. Throws kBadData where a number of w is not
-  /// finite, or one of importance is not or is negative, naming its place.
-  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) = 0;
+  virtual std::optional<PackedFormat> inference_format(DType compute) const = 0;
+  /// w (G, N, K) fp32 -> weights that are only read. mean_squares (K) or (G, K) fp32, at least 0:
+  /// of the activations that each column meets; they weigh the rounding errors of int4. Undefined:
+  /// all the same. Throws kBadData, naming the position, where a number of w is not finite, or one
+  /// of mean_squares is not finite or is negative.
+  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) = 0;
   /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
   virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
   /// y (R, N) fp32 or compute = x (R, K) compute times w^T, with rows [offsets[g], offsets[g + 1])
-  /// and w of group g; x has the columns w.part. For int8 and int4 weights, x is rounded to eight
+  /// and w of group g; x has the columns w.slice. For int8 and int4 weights, x is rounded to eight
   /// bits by row and block of 256 along k, by the largest value there or, if defined, by peaks; for
   /// bf16 weights to bf16. A row's bits depend on itself alone.
   virtual void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
                              const PackedWeights& w, const Tensor& y, const Tensor& peaks) = 0;
-  /// peaks (R, ceil(part.whole / 256)) int32 = the largest absolute value of each row and block of
-  /// x (R, part.count) compute as the bits of a float, what is not finite being the largest; 0
+  /// peaks (R, ceil(slice.whole / 256)) int32 = the largest absolute value of each row and block of
+  /// x (R, slice.count) compute as the bits of a float, what is not finite being the largest; 0
   /// where x has no column.
-  virtual void block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) = 0;
+  virtual void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) = 0;
 
   // table (V, D) fp32, token (T) -> y (T, D) fp32. A token outside [0, V) has a row of zeros.
   virtual void embedding(const Tensor& table, const Tensor& token, const Tensor& y) = 0;
@@ -223,7 +225,7 @@ class Backend {
   /// (Dao et al. 2022).
   virtual void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                          const Tensor& out, const Tensor& lse) = 0;
-  /// dout as out, dqkv as qkv. Of keys without runs.
+  /// dout as out, dqkv as qkv. For keys given by first_key alone, without runs.
   virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
                                   const Tensor& lse, const AttentionShape& shape,
                                   const Tensor& first_key, const Tensor& dqkv) = 0;
@@ -249,6 +251,7 @@ class Backend {
   /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020. With a limit L >
   /// 0: gate clamped to at most L, up to [-L, L], y = (up + 1) gate sigmoid(1.702 gate) (gpt-oss).
   virtual void swiglu(const Tensor& gate_up, float limit, const Tensor& y) = 0;
+  /// dgate_up (R, 2F) from dy (R, F); all of one dtype.
   virtual void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
                                const Tensor& dgate_up) = 0;
 
@@ -279,7 +282,7 @@ class Backend {
                                      const Tensor& weight, const Tensor& drows,
                                      const Tensor& dweight) = 0;
 
-  /// Of each row of logits (R, V) fp32: stats (R, 3) = the largest, the sum of exp(logit -
+  /// For each row of logits (R, V) fp32: stats (R, 3) = the largest logit, the sum of exp(logit -
   /// largest), and the target's logit (0 if target is outside [0, V)); best (R) = index of the
   /// largest. V may be a share of a vocabulary.
   virtual void softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
@@ -296,8 +299,8 @@ class Backend {
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,
                                       const Tensor& stats, float scale, const Tensor& dlogits) = 0;
 
-  /// value, grad, exp_avg, exp_avg_sq: fp32 of one shape; `copy` (compute) gets the new value
-  /// rounded, unless undefined.
+  /// Updates value and both moments in place. value, grad, exp_avg, exp_avg_sq: fp32 of one shape;
+  /// `copy` (compute) gets the new value rounded, unless undefined.
   virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };

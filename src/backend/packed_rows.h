@@ -10,7 +10,7 @@ namespace moesaic {
 
 PackedFormat format_of(QuantizedType type);
 
-/// Of one group's panels of w (rows, columns) in int8 or int4.
+/// The rows of one group of w (rows, columns), in int8 or int4, read back from its panels.
 QuantizedRows rows_of_panels(QuantizedType type, std::span<const std::byte> panels,
                              std::int64_t rows, std::int64_t columns);
 /// Lays rows into a group's panels, from row `first` of the group on. What is around them must be

@@ -2,9 +2,9 @@
 
 namespace moesaic {
 
-Slice ColumnPart::blocks() const { return whole_blocks({begin, count}, kPackedBlock, whole); }
+Slice ColumnSlice::blocks() const { return block_aligned({begin, count}, kPackedBlock, whole); }
 
-bool ColumnPart::shares_blocks(std::int64_t ranks) const {
+bool ColumnSlice::shares_blocks(std::int64_t ranks) const {
   bool shares = false;
   for (std::int64_t r = 1; r < ranks && count < whole; ++r) {
     shares = shares || share_of(whole, r, ranks).begin % kPackedBlock != 0;

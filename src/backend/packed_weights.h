@@ -11,12 +11,12 @@ namespace moesaic {
 const char* name_of(PackedFormat format);
 
 /// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
-/// ranks share them out. As scales belong to whole blocks of columns, w keeps all blocks that these
-/// are in, and so the same codes as the whole matrix.
-struct ColumnPart {
+/// ranks share them out. A block of columns has one scale, so w keeps all blocks that these are in
+/// (block-aligned), and so the same codes as the whole matrix.
+struct ColumnSlice {
   std::int64_t begin = 0, count = 0, whole = 0;
 
-  /// Of whole rows.
+  /// The columns of whole rows that w keeps: all blocks that [begin, begin + count) touches.
   Slice blocks() const;
   /// Columns that w has in front of them.
   std::int64_t before() const { return begin - blocks().begin; }
@@ -24,13 +24,13 @@ struct ColumnPart {
   bool shares_blocks(std::int64_t ranks) const;
 };
 
-/// Weights w (G, N, K) that are only read, as Backend::pack makes them: in few bits, in the order
-/// in which products read them (packed_layout.h). A handle, as a Tensor is.
+/// Weights w (G, N, K) that are only read, as Backend::pack makes them: bf16, int8 or int4, in
+/// the order in which products read them (packed_layout.h). A handle, as a Tensor is.
 struct PackedWeights {
   PackedFormat format = PackedFormat::kBf16;
   std::int64_t groups = 0, rows = 0, columns = 0;
-  ColumnPart part;  // pack: all of them
-  Tensor words;     // (G, bytes of a group / 4) int32
+  ColumnSlice slice;  // pack: all of them
+  Tensor words;       // (G, bytes of a group / 4) int32
 
   std::size_t bytes() const { return words.bytes(); }
 };

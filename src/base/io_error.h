@@ -13,8 +13,8 @@ namespace moesaic {
 /// the file may be sound, and the same job may succeed later.
 bool storage_failed(int error);
 
-/// Of a call that failed while a file was looked for, opened or read: kIoError if the storage
-/// failed, else kNoInput. Never kBadData, which is for bytes that were read.
+/// The exit code of a call that failed while it looked for, opened or read a file: kIoError if the
+/// storage failed, else kNoInput. Never kBadData, which is for bytes that were read.
 Exit exit_of_read(int error);
 
 /// A file that could not be created or written: kIoError, whatever the reason.

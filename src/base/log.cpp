@@ -82,8 +82,8 @@ void end_progress_line(State& s) {
 
 void write(Level level, const char* label, std::string_view message) {
   State& s = state();
-  const bool speaks = s.rank == 0 || level == Level::kError;
-  if (level < s.level || !speaks) {
+  const bool reports = s.rank == 0 || level == Level::kError;
+  if (level < s.level || !reports) {
     return;
   }
   end_progress_line(s);

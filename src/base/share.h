@@ -27,7 +27,7 @@ constexpr Slice share_of(std::int64_t n, std::int64_t i, std::int64_t parts) {
 }
 
 /// The blocks of an axis of n things that a part of it is in; the last one may be shorter.
-constexpr Slice whole_blocks(Slice part, std::int64_t block, std::int64_t n) {
+constexpr Slice block_aligned(Slice part, std::int64_t block, std::int64_t n) {
   const std::int64_t begin = part.begin / block * block;
   const std::int64_t end = (part.end() + block - 1) / block * block;
   return {begin, (end < n ? end : n) - begin};

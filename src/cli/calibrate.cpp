@@ -70,22 +70,22 @@ std::vector<model::MicroBatch> read_batches(const config::Model& model,
 struct Reading {
   double tokens = 0.0, targets = 0.0, logprob = 0.0;
 };
-Reading read(model::Instance& instance, model::InputSums& sums,
+Reading read(model::Instance& instance, model::ActivationStatistics& sums,
              std::span<const model::MicroBatch> batches, comm::Watchdog& watchdog) {
   model::Context ctx = instance.context();
   ctx.dropless = true;
-  ctx.inputs = &sums;
+  ctx.activation_statistics = &sums;
   Reading total;
   const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
-    watchdog.round("calibration");
+    watchdog.iteration("calibration");
     comm::agree_to_go_on("calibrating", instance.mesh.world);
-    const auto round = batches.subspan(first, std::min(stages, batches.size() - first));
-    model::forward_all(instance, ctx, round, [&](std::size_t i, const Tensor& hidden) {
+    const auto in_flight = batches.subspan(first, std::min(stages, batches.size() - first));
+    model::forward_all(instance, ctx, in_flight, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
-      if (instance.mesh.speaks()) {
-        total.tokens += static_cast<double>(round[i].size());
-        total.targets += static_cast<double>(round[i].counted());
+      if (instance.mesh.reports()) {
+        total.tokens += static_cast<double>(in_flight[i].size());
+        total.targets += static_cast<double>(in_flight[i].counted());
         total.logprob = std::accumulate(rows.logprob.begin(), rows.logprob.end(), total.logprob);
       }
     });
@@ -119,7 +119,7 @@ model::Calibration calibrate(const config::Config& config, io::ModelSource& mode
       return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
     });
   });
-  model::InputSums sums;
+  model::ActivationStatistics sums;
   const Reading total = read(*instance, sums, batches, watchdog);
   if (!std::isfinite(total.logprob)) {
     throw comm::AgreedError(Exit::kBadNumbers,
@@ -136,7 +136,7 @@ model::Calibration calibrate(const config::Config& config, io::ModelSource& mode
       names.push_back(name);
     }
   }
-  watchdog.round("calibration");
+  watchdog.iteration("calibration");
   model::Calibration result = model::join_sums(*instance, sums, names);
   for (const std::string& warning : result.warnings) {
     log::warn(warning);

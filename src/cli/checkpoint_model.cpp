@@ -30,7 +30,7 @@ void refuse_quantized(const io::ModelSource& source, std::string_view what) {
 
 namespace {
 
-// Weights that were stored in few bits are kept so.
+// Weights that were stored quantized are kept so.
 void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
   const auto type = source.quantized();
   if (!type) {
@@ -39,12 +39,13 @@ void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
   config::Quantize& key = parsed.config.run.quantize;
   const auto stored =
       *type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4;
-  const auto place = parsed.places.find("run.quantize");
-  if (place != parsed.places.end() && key != stored) {
-    throw Error(Exit::kUsage,
-                fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
-                            "key out, or use the checkpoint or folder that it was made of",
-                            place->second, name_of(key), source.path().string(), name_of(*type)));
+  const auto location = parsed.locations.find("run.quantize");
+  if (location != parsed.locations.end() && key != stored) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
+                    "key out, or use the checkpoint or folder that it was made of",
+                    location->second, name_of(key), source.path().string(), name_of(*type)));
   }
   key = stored;
 }
@@ -71,11 +72,11 @@ config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog) {
     if ((!of_model && !of_router) || !stored.contains(key)) {
       continue;
     }
-    const bool was_set = parsed.places.contains(key);
+    const bool was_set = parsed.locations.contains(key);
     const std::string& theirs = stored.at(key);
     if (of_model && was_set && value != theirs) {
-      contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.places.at(key), key,
-                                           value, source.path().string(), theirs));
+      contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.locations.at(key),
+                                           key, value, source.path().string(), theirs));
     }
     if (of_model || !was_set) {
       value = theirs;
@@ -107,8 +108,8 @@ std::vector<std::vector<float>> loads_of(io::ModelSource& source, const config::
 
 void check_enough(const io::ModelSource& source, const config::Config& config) {
   const std::int64_t ranks = config::expert_ranks(config.parallel);
-  for (const std::string& pool : config.model.pool) {
-    const std::int64_t regular = config::count_of(pool, 'r');
+  for (const std::string& expert_pool : config.model.pool) {
+    const std::int64_t regular = config::count_of(expert_pool, 'r');
     if (regular < ranks) {
       throw Error(Exit::kUsage,
                   fmt::format("{}: a layer has {} regular experts, fewer than the {} ranks that "

@@ -15,10 +15,10 @@ namespace moesaic::cli {
 
 /// With model.path set: the command's config with model.*, router.* and run.quantize from there. A
 /// model.* key, or run.quantize, that was set to something else is an error (kUsage); router.* keys
-/// that were set win. Likewise an error: training from, or converting, quantized weights.
+/// that were set win. Training from, or converting, quantized weights is an error, too.
 config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog);
 
-/// Throws kUsage if the weights are in few bits alone. what: what to do with the original, as
+/// Throws kUsage if the weights are quantized. what: what to do with the original, as
 /// "train from".
 void refuse_quantized(const io::ModelSource& source, std::string_view what);
 
@@ -36,12 +36,12 @@ void load_values(model::Instance& instance, io::ModelSource& source, comm::Watch
 /// rows than there are tokens.
 void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus);
 
-/// What the gate's parameters follow: the pool of experts that a model has, with the measured loads
-/// if parallel.placement wants them. Throws kUsage if the ranks are more than the experts to share
-/// out, kMismatch if the model has other layers.
+/// What the gate's parameters follow: the expert pool of a model, with the
+/// measured loads if parallel.placement wants them. Throws kUsage if the ranks are more than the
+/// experts to share out, kMismatch if the model has other layers.
 void adopt_pool(io::ModelSource& source, config::Config& config);
-/// The same after a change, which is what the requests make of the model. config: with its pool.
-/// Throws kUsage if it cannot be done.
+/// The same after a change, which is what the requests make of the model. config: with its expert
+/// pool. Throws kUsage if it cannot be done.
 model::PoolChange adopt_change(io::ModelSource& source,
                                const std::vector<config::PoolRequest>& requests,
                                config::Config& config);

@@ -45,17 +45,18 @@ bool wants_folder(const config::ConvertJob& job, io::ModelSource& source) {
 
 // Experts that came or went have numbers that no other program knows.
 void check_pool(const io::ModelSource& source) {
-  for (const std::string& pool : source.pool()) {
-    if (pool.find_first_not_of('r') != std::string::npos || pool != source.pool().front()) {
+  for (const std::string& expert_pool : source.pool()) {
+    if (expert_pool.find_first_not_of('r') != std::string::npos ||
+        expert_pool != source.pool().front()) {
       throw Error(Exit::kUsage,
                   fmt::format("{}: a layer has spare or retired experts ({}), which Hugging Face "
                               "folders cannot hold",
-                              source.path().string(), pool));
+                              source.path().string(), expert_pool));
     }
   }
 }
 
-// Of an earlier conversion may be left what did not end.
+// Throws unless OUT is free; an unfinished save of an earlier conversion may be there.
 void check_output(const fs::path& out) {
   std::error_code none;
   const bool only_a_save = fs::exists(out / "step-00000000.tmp") &&

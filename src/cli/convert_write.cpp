@@ -110,12 +110,12 @@ class Blocks {
 
   QuantizedRows rows(const std::string& name, const std::vector<std::int64_t>& shape,
                      QuantizedType type) {
-    const auto importance = calibration_.importance.find(name);
+    const auto mean_squares = calibration_.mean_squares.find(name);
     try {
       return model::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
-                             importance == calibration_.importance.end()
+                             mean_squares == calibration_.mean_squares.end()
                                  ? std::span<const float>()
-                                 : std::span(importance->second));
+                                 : std::span(mean_squares->second));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("tensor {}: {}", name, error.what()));
     }
@@ -129,30 +129,30 @@ class Blocks {
   config::Quantize quantize_;
 };
 
-// Files that lie beside the weights: those of the source's manifest, or of the folder, whose
-// tokenizer is written as we keep it.
-struct Companions {
+// Sidecar files of the weights: those of the source's manifest, or of the folder, whose tokenizer
+// is written as we keep it.
+struct SidecarFiles {
   std::vector<fs::path> files;
   std::map<std::string, std::string> texts;
   std::string vocab_sha256;
 };
-Companions companions_of(const ConvertInputs& inputs, io::ModelSource& source) {
-  Companions beside{.files = {}, .texts = {}, .vocab_sha256 = inputs.vocab_sha256};
+SidecarFiles sidecar_files_of(const ConvertInputs& inputs, io::ModelSource& source) {
+  SidecarFiles sidecars{.files = {}, .texts = {}, .vocab_sha256 = inputs.vocab_sha256};
   if (source.checkpoint() != nullptr) {
-    for (const std::string& name : source.checkpoint()->companions()) {
-      beside.files.push_back(inputs.source / name);
+    for (const std::string& name : source.checkpoint()->sidecar_files()) {
+      sidecars.files.push_back(inputs.source / name);
     }
-    return beside;
+    return sidecars;
   }
-  beside.files = io::companion_files(inputs.source);
+  sidecars.files = io::sidecar_files(inputs.source);
   if (io::Tokenizer::is_in(inputs.source)) {
     const auto tokenizer = io::Tokenizer::load(inputs.source);
-    beside.vocab_sha256 = tokenizer.sha256();
-    beside.texts[tokenizer.file_name()] = tokenizer.model();
-    std::erase_if(beside.files,
+    sidecars.vocab_sha256 = tokenizer.sha256();
+    sidecars.texts[tokenizer.file_name()] = tokenizer.model();
+    std::erase_if(sidecars.files,
                   [&](const fs::path& file) { return file.filename() == tokenizer.file_name(); });
   }
-  return beside;
+  return sidecars;
 }
 
 void print_bytes(const fs::path& made, double fp32_bytes) {
@@ -188,9 +188,9 @@ config::StoredAs dtype_of(const ConvertInputs& inputs) {
 fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
                           const model::Calibration& calibration, const comm::Communicator& world,
                           const std::function<void()>& on_progress) {
-  Companions beside;
+  SidecarFiles sidecars;
   world.together("read the tokenizer", [&] {
-    beside = companions_of(inputs, source);
+    sidecars = sidecar_files_of(inputs, source);
     if (world.is_root()) {
       io::make_folder(inputs.out);
       io::clear_written(inputs.out);  // by a conversion to a folder that did not end
@@ -207,12 +207,12 @@ fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
   const train::Progress start{
       .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
   const auto state =
-      train::to_state(start, inputs.config, "", {.vocab_sha256 = beside.vocab_sha256});
+      train::to_state(start, inputs.config, "", {.vocab_sha256 = sidecars.vocab_sha256});
   fs::path saved = io::save_checkpoint({.dir = inputs.out,
                                         .step = 0,
                                         .state = *state,
-                                        .copy = beside.files,
-                                        .texts = beside.texts,
+                                        .copy = sidecars.files,
+                                        .texts = sidecars.texts,
                                         .on_progress = on_progress},
                                        blocks, world);
   if (world.is_root()) {
@@ -228,7 +228,7 @@ fs::path write_folder(const ConvertInputs& inputs, io::ModelSource& source,
        .family = inputs.family,
        .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
        .type = stored_type(dtype_of(inputs)),
-       .copy = io::companion_files(inputs.source),
+       .copy = io::sidecar_files(inputs.source),
        .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent, std::span<float> values) {

@@ -78,13 +78,13 @@ io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkp
   return std::move(*lock);
 }
 
-// Of the state nothing changes but the pool.
+// Writes the changed checkpoint. In its state only the expert pool changes.
 fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
               model::Instance& instance, const std::function<void()>& on_progress) {
   Json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
   std::vector<fs::path> copy;
-  for (const std::string& name : checkpoint.companions()) {
+  for (const std::string& name : checkpoint.sidecar_files()) {
     copy.push_back(inputs.source / name);
   }
   const auto blocks = model::blocks_to_save(instance);

@@ -160,7 +160,7 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
   log::print(table(
       {{"model", inputs.model},
        {"prompts", fmt::format("{} from {} shards", prompts.documents(), inputs.corpora.shards())},
-       {"placement", threads.place},
+       {"placement", threads.placement},
        {"mpi", comm::mpi_text()},
        {"trace", config.trace.path}}));
   std::optional<model::Instance> instance;

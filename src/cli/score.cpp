@@ -97,8 +97,8 @@ std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
   return Sha256::of(std::as_bytes(std::span(text)));
 }
 
-/// About the rows of this task's trace: one for each round of batches, which hold kScoreTokens or a
-/// window, of which a stride is new; the ranks of tp share a batch.
+/// About the rows of this task's trace: one for each iteration, whose batches hold kScoreTokens or
+/// a window, of which a stride is new; the ranks of tp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;
   const std::int64_t replicas = ranks / inputs.config.parallel.tp;
@@ -180,7 +180,7 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::C
   std::vector<std::vector<std::string>> rows = {
       {"model", inputs.model},
       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
-      {"placement", threads.place},
+      {"placement", threads.placement},
       {"mpi", comm::mpi_text()},
       {"trace", config.trace.path}};
   std::optional<model::Instance> instance, reference;

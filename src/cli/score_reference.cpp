@@ -34,8 +34,8 @@ config::Config same_model(const config::Config& config, const io::ModelSource& s
 // model.path and what comes with it are those of the reference; windows are the model's.
 config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks,
                            io::Catalog& catalog) {
-  std::erase_if(parsed.places, [](const auto& place) {
-    const std::string& key = place.first;
+  std::erase_if(parsed.locations, [](const auto& location) {
+    const std::string& key = location.first;
     return key.starts_with("model.") || key == "run.quantize";
   });
   parsed.config.model.path = config.score.reference;
@@ -45,13 +45,14 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   return config::checked(adopt_model(parsed, catalog), ranks);
 }
 
-// Of each layer with experts.
+// The expert pool of each MoE layer, a letter for each expert (config::expert_pool_of).
 std::vector<std::string> pools_of(const config::Config& config) {
-  std::vector<std::string> pools;
+  std::vector<std::string> expert_pools;
   for (std::size_t layer = 0; layer < config::moe_layers(config.model).size(); ++layer) {
-    pools.push_back(config::pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
+    expert_pools.push_back(
+        config::expert_pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
   }
-  return pools;
+  return expert_pools;
 }
 
 void check_same_shape(const config::Config& config, const config::Config& other) {
@@ -84,7 +85,7 @@ void check_detail(const config::Config& config) {
   if (includes(detail, config::ReferenceDetail::kLayers) &&
       config.run.quantize == config::Quantize::kNone) {
     throw Error(Exit::kUsage,
-                fmt::format("score.reference_detail = {} takes the layers' weights in few bits in "
+                fmt::format("score.reference_detail = {} takes the layers' quantized weights in "
                             "turn, but {} has none: set run.quantize, or leave it out",
                             name_of(detail), config.model.path));
   }

@@ -13,8 +13,9 @@ struct Reference {
   std::string text;       // path, step and precision
 };
 
-/// parsed: the command; config: what it came to, with its pool. Throws kUsage where the reference
-/// has another shape or other tasks than the model, or is in few bits itself where it cannot be.
+/// parsed: the command; config: what it came to, with its expert pool. Throws kUsage where the
+/// reference has another shape or other tasks than the model, or is quantized itself where it
+/// cannot be.
 Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
                          io::Catalog& catalog);
 

@@ -29,13 +29,13 @@ std::string of_reference(const io::ScoreTotals& totals, const std::string& text)
   const io::ReferenceTotals& reference = totals.reference;
   return fmt::format(
       "reference: {}\nreference perplexity {}\nKL divergence {} nats a token, at most {}\n"
-      "same likeliest token {}\n",
+      "same top-1 token {}\n",
       text, number(std::exp(-totals.per_token(reference.logprob))),
       nats(totals.per_token(reference.divergence)), nats(reference.largest),
       percent(static_cast<double>(reference.agreeing), static_cast<double>(totals.tokens)));
 }
 
-// Of the experts of row m: all together, and the worst of them.
+// Relative errors of MoE layer m: of all its experts together, and of the worst one.
 std::vector<std::string> errors_of_experts(const io::ReferenceDetails& details, std::size_t m) {
   const auto experts = static_cast<std::size_t>(details.experts());
   double errors = 0.0, squares = 0.0, worst = -1.0;

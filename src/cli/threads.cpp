@@ -143,7 +143,7 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
     threads.count = std::max(1, available / sharers);
   }
   const std::string host = host_name();
-  threads.place =
+  threads.placement =
       fmt::format("host {}: {}, cores {}, {} each{}", host, counted(node.size(), "rank"),
                   mask_text(node.gather(mask, 0)), counted(threads.count, "thread"),
                   omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");

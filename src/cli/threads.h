@@ -11,7 +11,7 @@ namespace moesaic::cli {
 struct Threads {
   int count = 1;
   std::string
-      place;  // "host n17: 2 ranks, cores 0-3 | 4-7, 4 threads each"; on the host's first rank
+      placement;  // "host n17: 2 ranks, cores 0-3 | 4-7, 4 threads each"; on the host's first rank
 };
 
 /// run.threads, else OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else the cores of this rank's

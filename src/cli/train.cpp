@@ -55,19 +55,19 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  std::vector<std::vector<std::string>> places = {{"placement", threads.place},
-                                                  {"mpi", comm::mpi_text()},
-                                                  {"checkpoints", outputs},
-                                                  {"trace", config.trace.path}};
+  std::vector<std::vector<std::string>> lines = {{"placement", threads.placement},
+                                                 {"mpi", comm::mpi_text()},
+                                                 {"checkpoints", outputs},
+                                                 {"trace", config.trace.path}};
   if (!config.trace.routing.empty()) {
-    places.push_back(
+    lines.push_back(
         {"routing record",
          fmt::format("{} ({} bytes, {}, for each of {} steps)", config::routing_path(config.trace),
                      routing_size(config), short_bytes(routing_size(config)),
                      config::routing_steps(config.trace, config::total_steps(config)))});
   }
   log::print(plan::report(plan::estimate(config, mesh.world.size()), config, corpora.tokens()) +
-             table(mesh.layout.rows()) + table(places));
+             table(mesh.layout.rows()) + table(lines));
   const bool batch_job = std::getenv("SLURM_JOB_ID") != nullptr || config.run.max_wall >= 0.0;
   if (config.checkpoint.dir.empty() && batch_job) {
     log::warn("a batch job without checkpoints loses its work when it is stopped: set run.dir");
@@ -85,11 +85,12 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
   add(corpus.eos_id, special.eos);
 }
 
-// What lies beside the model or the checkpoint that is gone on from; the tokenizer is the corpus's.
-std::map<std::string, std::string> texts_beside(const std::filesystem::path& folder,
-                                                const io::CorpusInfo& corpus) {
+// Sidecar files of the model or the checkpoint that training starts from; the tokenizer is the
+// corpus's.
+std::map<std::string, std::string> sidecar_texts(const std::filesystem::path& folder,
+                                                 const io::CorpusInfo& corpus) {
   std::map<std::string, std::string> texts;
-  for (const auto& file : io::companion_files(folder)) {
+  for (const auto& file : io::sidecar_files(folder)) {
     if (corpus.tokenizer.empty() || file.stem() != "tokenizer") {
       texts[file.filename().string()] = io::read_whole(file);
     }
@@ -154,7 +155,8 @@ std::optional<std::filesystem::path> choose_checkpoint(const config::Config& con
   return chosen.empty() ? std::nullopt : std::optional<std::filesystem::path>(chosen);
 }
 
-// Of the checkpoint stay parameters, moments and step; the data goes on after the bad step.
+// Keeps parameters, moments and step of the checkpoint, and continues with the data after the bad
+// step.
 void continue_behind(const train::Rollback& rollback, train::Progress& progress) {
   const std::string message =
       fmt::format("{}; went back to {} and left out the samples {}:{}", rollback.reason,
@@ -239,13 +241,13 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     corpora.join_tasks(origin.progress.tasks);
     eval_corpora.join_tasks(origin.progress.tasks);
   };
-  std::map<std::string, std::string> beside;  // on rank 0
+  std::map<std::string, std::string> sidecars;  // on rank 0
   world.together("set up the model", [&] {
     if (world.is_root() && origin.source != nullptr) {
       if (!origin.resume) {
         check_folder(*origin.source, world);
       }
-      beside = texts_beside(origin.source->path(), corpora.info(0));
+      sidecars = sidecar_texts(origin.source->path(), corpora.info(0));
     }
     load(nullptr);
   });
@@ -283,7 +285,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .data = data,
                          .progress = progress,
                          .checkpoint = origin.resume,
-                         .beside = beside,
+                         .sidecars = sidecars,
                          .rollbacks = rollbacks,
                          .on_opened = begin,
                          .policy = policy,

@@ -82,8 +82,8 @@ void check_evaluation(const config::Config& config, const train::Corpora& corpor
 
 void check_evaluation_targets(const config::Config& config, train::Corpora& corpora) {
   std::vector<bool> measured(corpora.size());
-  for (const train::SamplePlace& place : train::evaluation_samples(corpora, config)) {
-    measured[place.corpus] = measured[place.corpus] || corpora.has_target(place);
+  for (const train::SampleLocation& location : train::evaluation_samples(corpora, config)) {
+    measured[location.corpus] = measured[location.corpus] || corpora.has_target(location);
   }
   for (std::size_t c = 0; c < corpora.size(); ++c) {
     if (!measured[c]) {

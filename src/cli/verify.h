@@ -10,7 +10,7 @@ namespace moesaic::cli {
 /// 74 (reading failed).
 int verify(const std::vector<std::string>& paths);
 
-/// Likewise of one path, in this process.
+/// The same for one path, in this process.
 int verify_here(const std::string& path);
 
 /// The bytes that this reads: all below a folder, or those that a manifest lists. Throws (an Error,

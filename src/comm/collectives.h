@@ -44,8 +44,8 @@ class Collectives {
     return finish(start_all_to_all(backend, send, send_rows, recv_rows));
   }
 
-  /// The rows of all ranks in rank order, rows[r] of rank r; `mine` is this rank's part. A group of
-  /// one gets `mine`.
+  /// The rows (sum of rows, D) of all ranks in rank order, rows[r] of rank r; `mine` (rows[rank],
+  /// D) are this rank's. Any dtype. A group of one gets `mine`.
   virtual Tensor all_gather(Backend& backend, const Tensor& mine,
                             std::span<const std::int64_t> rows) = 0;
 
@@ -64,7 +64,7 @@ class Collectives {
   /// Not collective. receive waits for the tensor that `from` has sent with this tag.
   virtual void start_send(const Tensor& tensor, int to, int tag) = 0;
   virtual void receive(const Tensor& tensor, int from, int tag) = 0;
-  /// Lets what is under way get on.
+  /// Lets what was started make progress.
   virtual void progress() = 0;
   /// Waits for all that was started here.
   virtual void finish() = 0;

@@ -28,6 +28,7 @@ enum class Reduce { kSum, kMax, kMin };
 class Communicator {
  public:
   Communicator() = default;  // a group of one that needs no MPI
+  /// All ranks of the job (MPI_COMM_WORLD). Not collective.
   static Communicator world(Ledger* ledger = nullptr);
   Communicator(Communicator&&) noexcept = default;
   Communicator& operator=(Communicator&&) noexcept = default;
@@ -58,6 +59,7 @@ class Communicator {
   MPI_Comm handle() const { return comm_; }
 
   // Everything below is collective over this group. T: float, double, int32, int64, uint64, byte.
+  /// inout becomes the reduction over the group, element by element, on every rank; equal lengths.
   template <class T>
   void all_reduce(std::span<T> inout, Reduce op) const;
   template <class T>
@@ -65,21 +67,25 @@ class Communicator {
     all_reduce(std::span<T>(&value, 1), op);
     return value;
   }
+  /// inout becomes root's values on every rank; equal lengths.
   template <class T>
   void broadcast(std::span<T> inout, int root) const;
+  /// inout becomes root's text on every rank, whatever its length was there.
   void broadcast(std::string& inout, int root) const;
   /// Every rank's values in rank order, on every rank; lengths may differ.
   template <class T>
   std::vector<T> all_gather(std::span<const T> values) const;
-  /// Likewise, on root alone (empty elsewhere).
+  /// Every rank's values in rank order, on root alone (empty elsewhere).
   template <class T>
   std::vector<T> gather(std::span<const T> values, int root) const;
-  /// In pieces of about `piece` bytes from all ranks together, so that the sum has no limit.
+  /// Every rank's text in rank order, on root alone (empty elsewhere). Goes in pieces of about
+  /// `piece` bytes from all ranks together, so that the sum has no limit.
   std::vector<std::string> gather(const std::string& text, int root,
                                   std::int64_t piece = std::int64_t{1} << 29U) const;
   /// send[r] goes to rank r; returns what each rank sent here, in rank order.
   template <class T>
   std::vector<std::vector<T>> all_to_all(const std::vector<std::vector<T>>& send) const;
+  /// Returns when all ranks of the group have called it.
   void barrier() const;
 
   /// Runs step on every rank; if it throws anywhere, every rank throws the lowest failing rank's

@@ -11,7 +11,7 @@ namespace moesaic::comm {
 /// Names and values that must be the same on all ranks.
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
-/// Of this program and its MPI: version, git hash, library.
+/// The facts of this program and its MPI: version, git hash, library.
 Facts program_facts();
 
 /// Collective over the world. Throws an AgreedError kMismatch with a table (rank, host, key, rank

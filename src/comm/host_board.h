@@ -20,6 +20,7 @@ class HostBoard {
   /// Collective over the ranks of the host.
   void close();
 
+  /// Makes this rank's standing visible to the ranks of the host. Not collective.
   void publish(const Standing& standing);
   /// How often each rank of the host has published.
   std::vector<std::uint32_t> counts() const;

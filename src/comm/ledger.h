@@ -71,7 +71,7 @@ struct Standing {
   double silent = 0.0, limit = 0.0;  // seconds since the rank got on, and how long it may not
 
   /// Whether it computes, reads or writes, and is not late with it: others may wait for it.
-  bool gets_on() const { return !waits && silent <= limit; }
+  bool makes_progress() const { return !waits && silent <= limit; }
 };
 
 /// This rank's record of the operations that block: which one it is in, and how many of each group

@@ -51,7 +51,7 @@ void Mesh::record_in(Ledger* ledger) {
   ep_tp.record_in(ledger, Group::kEpTp);
   replicas.record_in(ledger, Group::kReplicas);
   stage.record_in(ledger, Group::kStage);
-  kv.record_in(ledger, Group::kKv);
+  kv_replicas.record_in(ledger, Group::kKv);
   ends.record_in(ledger, Group::kEnds);
 }
 
@@ -81,7 +81,7 @@ Mesh Mesh::make(const Degrees& degrees, Ledger* ledger) {
   mesh.ep_tp = mesh.world.split(pp_i * dp + dp_i, rank);
   mesh.replicas = mesh.world.split(pp_i * tp + tp_i, dp_i * ep + ep_i);
   mesh.stage = mesh.world.split(pp_i, rank);
-  mesh.kv = mesh.world.split(rank / kv_copies, rank);
+  mesh.kv_replicas = mesh.world.split(rank / kv_copies, rank);
   mesh.ends = mesh.world.split(at_end ? in_stage : size + rank, pp_i);
   mesh.node = mesh.world.split_by_host();
   mesh.record_in(ledger);
@@ -92,7 +92,7 @@ Mesh Mesh::single() { return {}; }
 
 void Mesh::close() {
   for (Communicator* group :
-       {&node, &ends, &kv, &stage, &replicas, &ep_tp, &pp, &dp, &ep, &tp, &world}) {
+       {&node, &ends, &kv_replicas, &stage, &replicas, &ep_tp, &pp, &dp, &ep, &tp, &world}) {
     group->close();
   }
 }

@@ -28,24 +28,24 @@ struct Mesh {
   Layout layout;
   Communicator world;
   Communicator tp, pp, ep, dp;
-  Communicator ep_tp;     // ep x tp: share out whole experts when these are folded over tp
-  Communicator replicas;  // dp x ep: hold the same part of all other parameters
-  Communicator stage;     // tp x dp x ep: one pipeline stage
-  Communicator kv;        // of tp: hold the same key and value heads
-  Communicator ends;      // first and last stage of pp: both hold a tied embedding
-  Communicator node;      // the ranks of this host
+  Communicator ep_tp;        // ep x tp: share out whole experts when these are folded over tp
+  Communicator replicas;     // dp x ep: hold the same part of all other parameters
+  Communicator stage;        // tp x dp x ep: one pipeline stage
+  Communicator kv_replicas;  // of tp: hold the same key and value heads
+  Communicator ends;         // first and last stage of pp: both hold a tied embedding
+  Communicator node;         // the ranks of this host
 
   /// Collective over the world. Throws kUsage if the world cannot be arranged so, naming what can.
   /// The ledger, where there is one, records all groups but node.
   static Mesh make(const Degrees& degrees, Ledger* ledger = nullptr);
-  /// Of one rank, without MPI.
+  /// The mesh of one rank, without MPI.
   static Mesh single();
   /// Collective over the world: releases all groups.
   void close();
 
   /// The one rank of its replica that counts what all of them know: on the last stage, which has
   /// the losses.
-  bool speaks() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
+  bool reports() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
 
  private:
   void record_in(Ledger* ledger);

@@ -63,7 +63,7 @@ std::vector<std::vector<T>> all_to_all_in_pieces(const Communicator& group,
   return received;
 }
 
-/// As Communicator::broadcast of a text of any length.
+/// As Communicator::broadcast of a text of any length. Collective over the group.
 inline void broadcast_in_pieces(const Communicator& group, std::string& text, int root,
                                 std::int64_t most = kMostInMessage) {
   const std::int64_t size = group.all_reduce(

@@ -16,10 +16,10 @@ namespace {
 
 constexpr int kQuestion = 1;  // where do you stand?
 constexpr int kAnswer = 2;    // a Standing
-constexpr int kGoOn = 3;      // some rank gets on: wait once more
-// Seconds. The last rank waits longer than rank 0, which then ends the job before it speaks; all
-// others would speak only if both were silent.
-constexpr double kFirstSpeaks = 4.0, kLastSpeaks = 8.0, kEachSpeaks = 14.0;
+constexpr int kGoOn = 3;      // some rank makes progress: wait once more
+// Seconds. The last rank waits longer than rank 0, which then ends the job before it reports; all
+// others would report only if both were silent.
+constexpr double kFirstReports = 4.0, kLastReports = 8.0, kEachReports = 14.0;
 constexpr double kNap = 0.5, kShortNap = 0.02;
 
 void sleep_for(double seconds) {
@@ -101,7 +101,7 @@ void Watchdog::begin(Kind kind, std::string_view what, std::int64_t step) {
 
 void Watchdog::step(std::int64_t step) { begin(Kind::kStep, "", step); }
 
-void Watchdog::round(std::string_view what) { begin(Kind::kRound, what); }
+void Watchdog::iteration(std::string_view what) { begin(Kind::kIteration, what); }
 
 void Watchdog::loading() { begin(Kind::kLoad, "loading"); }
 
@@ -122,7 +122,7 @@ double Watchdog::limit() const {
       return chosen(limits_.load, 10.0 * kMinutes);
     case Kind::kSave:
       return chosen(limits_.save, 60.0 * kMinutes);
-    case Kind::kRound:
+    case Kind::kIteration:
       return chosen(limits_.step, 10.0 * kMinutes);
     case Kind::kStep:
       break;
@@ -177,7 +177,7 @@ void Watchdog::watch() {
       expire(waited);
     }
     if (asked_) {
-      speak(waited);
+      report(waited);
     }
     lock.lock();
     waited_ = late ? 0.0 : waited_;
@@ -220,10 +220,10 @@ void Watchdog::answer_questions() {
   }
 }
 
-// Returns if some rank gets on, so that this one has to wait for it.
+// Returns if some rank makes progress, so that this one has to wait for it.
 void Watchdog::expire(double waited) {
   if (board_) {
-    speak_for_host(waited);
+    report_for_host(waited);
     return;
   }
   if (talk_ == MPI_COMM_NULL) {
@@ -237,11 +237,11 @@ void Watchdog::expire(double waited) {
     }
   }
   if (is_collector(world_.rank())) {
-    speak(waited);
+    report(waited);
     return;
   }
   const Timer timer;
-  while (timer.seconds() < kEachSpeaks) {
+  while (timer.seconds() < kEachReports) {
     answer_questions();
     if (absolved_) {
       return;
@@ -253,7 +253,7 @@ void Watchdog::expire(double waited) {
   abort_all(static_cast<int>(Exit::kInternal));
 }
 
-void Watchdog::speak(double waited) {
+void Watchdog::report(double waited) {
   answers_.clear();
   for (int rank = 0; rank < world_.size(); ++rank) {
     if (rank != world_.rank()) {
@@ -263,7 +263,7 @@ void Watchdog::speak(double waited) {
   answers_[world_.rank()] = standing();
   const Timer timer;
   const bool first = world_.is_root();
-  while (timer.seconds() < (first ? kFirstSpeaks : kLastSpeaks) &&
+  while (timer.seconds() < (first ? kFirstReports : kLastReports) &&
          !(first && std::ssize(answers_) == world_.size())) {
     answer_questions();
     sleep_for(kShortNap);
@@ -277,21 +277,22 @@ void Watchdog::speak(double waited) {
   asked_ = false;
 }
 
-// Ends the job, unless a rank that the others may wait for gets on.
+// Ends the job, unless a rank that the others may wait for makes progress.
 void Watchdog::judge(double waited) {
-  const bool gets_on = std::any_of(answers_.begin(), answers_.end(),
-                                   [](const auto& answer) { return answer.second.gets_on(); });
-  if (gets_on) {
+  const bool makes_progress = std::any_of(answers_.begin(), answers_.end(), [](const auto& answer) {
+    return answer.second.makes_progress();
+  });
+  if (makes_progress) {
     return;
   }
   log::error(fmt::format("fatal: {}\n{}", ending(waited), diagnose(answers_, hosts_)));
   abort_all(static_cast<int>(Exit::kInternal));
 }
 
-void Watchdog::speak_for_host(double waited) {
+void Watchdog::report_for_host(double waited) {
   const std::vector<std::uint32_t> before = board_->counts();
   const Timer timer;
-  while (timer.seconds() < (board_->is_first() ? kFirstSpeaks : kLastSpeaks)) {
+  while (timer.seconds() < (board_->is_first() ? kFirstReports : kLastReports)) {
     board_->publish(standing());
     sleep_for(kShortNap);
   }

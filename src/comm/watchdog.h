@@ -28,7 +28,7 @@ class Watchdog {
  public:
   /// Seconds without progress; negative: automatic. As the keys run.*_timeout.
   struct Limits {
-    double step = -1.0;  // steps and rounds
+    double step = -1.0;  // steps and iterations
     double load = -1.0;
     double save = -1.0;
   };
@@ -39,11 +39,11 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // Something begins, or has got on; what was watched before has ended.
+  // Something begins, or has made progress; what was watched before has ended.
   /// A step. Automatic limit: 10 x the median step so far, at least ten minutes.
   void step(std::int64_t step);
   /// Work like a step whose length differs much ("evaluation"). Automatic limit: ten minutes.
-  void round(std::string_view what);
+  void iteration(std::string_view what);
   /// Automatic limit: ten minutes.
   void loading();
   /// Automatic limit: an hour.
@@ -54,7 +54,7 @@ class Watchdog {
   void close();
 
  private:
-  enum class Kind { kStep, kRound, kLoad, kSave };
+  enum class Kind { kStep, kIteration, kLoad, kSave };
   void begin(Kind kind, std::string_view what, std::int64_t step = -1);
   void watch();
   double limit() const;
@@ -62,12 +62,12 @@ class Watchdog {
   Standing standing() const;
   void stop();
 
-  // Of the watching thread alone.
+  // Only the watching thread calls these.
   void expire(double waited);
   void answer_questions();
   void ask(int rank);
-  void speak(double waited);
-  void speak_for_host(double waited);
+  void report(double waited);
+  void report_for_host(double waited);
   void judge(double waited);
   bool is_collector(int rank) const { return rank == 0 || rank == world_.size() - 1; }
 
@@ -79,7 +79,7 @@ class Watchdog {
   std::vector<std::string> hosts_;  // of all ranks, on the collectors
   std::map<int, Standing> answers_;
   bool asked_ = false;
-  bool absolved_ = false;    // a collector has said that some rank gets on
+  bool absolved_ = false;    // a collector has said that some rank makes progress
   std::vector<int> askers_;  // of a collector
 
   mutable std::mutex mutex_;

@@ -206,7 +206,7 @@ struct ScoreJob {
 struct GenerateJob {
   std::string output;  // X.h5
   std::int64_t max_tokens = 128;
-  double temperature = 0.0;  // 0: the likeliest token
+  double temperature = 0.0;  // 0: the argmax
   std::int64_t top_k = 0;    // 0: all
   double top_p = 1.0;
   double min_p = 0.0;

@@ -7,7 +7,7 @@ namespace moesaic::config {
 
 /// A value as it was given, and where: "FILE:LINE" or "command line".
 struct Setting {
-  std::string key, value, place;
+  std::string key, value, location;
 };
 
 /// The settings of one INI file in their order; what cannot be read is added to problems.

@@ -27,7 +27,7 @@ struct Key {
   std::vector<std::string> jobs;  // that read it
   bool list = false;
   std::function<std::vector<std::string>(const Config&)> get;
-  /// One item for each element of a list, else one. Throws kUsage without key and place.
+  /// One item for each element of a list, else one. Throws kUsage without key and location.
   std::function<void(Config&, const std::vector<std::string>&)> set;
 
   std::string section() const { return name.substr(0, name.find('.')); }

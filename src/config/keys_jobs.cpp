@@ -64,10 +64,10 @@ std::vector<Key> score_keys() {
               "reference", &ScoreJob::reference, "bf16|fp32|path",
               "Compare each token's probabilities with those of a second model in memory: the same "
               "one with all weights in this type (./bf16 is a path), or that of a checkpoint or "
-              "folder, such as the original of one in few bits. Empty: none."),
+              "folder, such as the original of a quantized one. Empty: none."),
           "score plan"),
       s.choice("reference_detail", &ScoreJob::reference_detail,
-               "What else to find out. layers: the divergence with one layer's weights in few bits "
+               "What else to find out. layers: the divergence with one layer's weights quantized "
                "and all others as in the reference, each layer in turn, which takes a pass of the "
                "reference for each; experts: the error of each expert's output on the tokens that "
                "it gets in the reference, which computes the experts twice."),
@@ -84,21 +84,22 @@ std::vector<Key> generate_keys() {
                 "Longest continuation. It ends earlier at eos, at a stop string, and where the "
                 "model's max_seq is reached."),
       s.number("temperature", &GenerateJob::temperature, at_least(0), "",
-               "Divides the logits before a token is drawn. 0: always the likeliest token."),
+               "Divides the logits before a token is drawn. 0: always the argmax."),
       s.integer("top_k", &GenerateJob::top_k, between(0, 1e9), "tokens",
-                "Draw from so many of the likeliest tokens. 0: from all."),
+                "Draw from so many of the most probable tokens. 0: from all."),
       s.number("top_p", &GenerateJob::top_p, between(0, 1), "",
-               "Then draw from the smallest set of the likeliest tokens whose probability reaches "
-               "this. 1: from all."),
+               "Then draw from the smallest set of the most probable tokens whose probability "
+               "reaches this. 1: from all."),
       s.number("min_p", &GenerateJob::min_p, between(0, 1), "",
-               "Then draw from those that have at least this share of the likeliest one's "
+               "Then draw from those that have at least this share of the argmax's "
                "probability."),
       s.texts("stop", &GenerateJob::stop, "list of texts",
               "A continuation ends at the first of these, and its text before it. A line break is "
               "written \"\\n\", with the quotes; in a shell '\"\\n\"'."),
-      s.integer("seed", &GenerateJob::seed, between(0, 9e15), "",
-                "Of the draws, with the document's number and the token's place: the same tokens "
-                "for every batch and on any ranks."),
+      s.integer(
+          "seed", &GenerateJob::seed, between(0, 9e15), "",
+          "Seed of the draws, with the document's number and the token's position: the same tokens "
+          "for every batch and on any ranks."),
       only(s.integer("batch", &GenerateJob::batch, between(0, 1e6), "sequences",
                      "Continuations at once on each replica of the model. 0: as many as "
                      "generate.cache holds, at most 256."),
@@ -198,9 +199,10 @@ std::vector<Key> run_keys() {
            "train score generate"),
       only(s.auto_duration(
                "step_timeout", &Run::step_timeout,
-               "End the job, and name the rank that the others wait for, if a step or a round of "
+               "End the job, and name the rank that the others wait for, if a step or an iteration "
+               "of "
                "evaluation takes longer. auto: 10 x the median step, at least 10 min; 10 min for "
-               "rounds and the first two steps."),
+               "iterations and the first two steps."),
            "train score generate experts convert"),
       only(s.auto_duration("load_timeout", &Run::load_timeout,
                            "The same for loading: longest time until the next tensor, file or "

@@ -46,9 +46,9 @@ std::vector<Key> shape_keys() {
       s.integer("shared_d_ff", &Model::shared_d_ff, between(0, 1e7), "",
                 "Hidden width of the shared experts together. 0: shared_experts x expert_d_ff."),
       s.boolean("shared_gate", &Model::shared_gate,
-                "Multiply the shared experts' answer by a learned sigmoid of the token."),
+                "Multiply the shared experts' output by a learned sigmoid of the token."),
       s.number("swiglu_limit", &Model::swiglu_limit, at_least(0), "",
-               "Of experts: clamp both halves of SwiGLU, as gpt-oss does: (up + 1) gate "
+               "Clamp both halves of the experts' SwiGLU, as gpt-oss does: (up + 1) gate "
                "sigmoid(1.702 gate). 0: plain SwiGLU."),
       s.boolean("expert_bias", &Model::expert_bias, "Add biases in the products of experts."),
   };
@@ -73,7 +73,7 @@ std::vector<Key> router_keys() {
       s.integer("top_groups", &Router::top_groups, between(1, 1024), "",
                 "Groups that a token chooses from: those of the largest group_score."),
       s.choice("group_score", &Router::group_score,
-               "Of a group: the sum of its two best scores, or its best one."),
+               "Score of a group: the sum of its two best scores, or its best one."),
       s.number("temperature", &Router::temperature, above(0), "",
                "Divides the router logits: below 1 sharper, above 1 flatter."),
       s.number(

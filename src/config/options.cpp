@@ -102,10 +102,10 @@ class Source {
         try {
           apply_known(*key, setting);
         } catch (const Error& error) {
-          problems_.push_back(fmt::format("{}: {}: {}", setting.place, key->name, error.what()));
+          problems_.push_back(fmt::format("{}: {}: {}", setting.location, key->name, error.what()));
         }
       } else {
-        problems_.push_back(fmt::format("{}: {}: unknown key{}", setting.place, setting.key,
+        problems_.push_back(fmt::format("{}: {}: unknown key{}", setting.location, setting.key,
                                         suggestion(setting.key)));
       }
     }
@@ -127,15 +127,15 @@ class Source {
                                             "has commas",
                                             items.size()));
     }
-    first_.emplace(key.name, setting.place);
-    parsed_.places[key.name] = setting.place;
+    first_.emplace(key.name, setting.location);
+    parsed_.locations[key.name] = setting.location;
     key.set(parsed_.config, items);
   }
 
   bool is_file_;
   Parsed& parsed_;
   Problems& problems_;
-  std::map<std::string, std::string> first_;  // key -> place in this source
+  std::map<std::string, std::string> first_;  // key -> location in this source
 };
 
 void check_job(const Parsed& parsed, Problems& problems) {
@@ -201,9 +201,9 @@ Config checked(const Parsed& parsed, int ranks) {
   resolve(config, parsed.job);
   Problems found = problems(config, parsed.job, ranks);
   for (std::string& problem : found) {
-    const auto place = parsed.places.find(problem.substr(0, problem.find_first_of(" :")));
-    if (place != parsed.places.end()) {
-      problem.insert(0, place->second + ": ");
+    const auto location = parsed.locations.find(problem.substr(0, problem.find_first_of(" :")));
+    if (location != parsed.locations.end()) {
+      problem.insert(0, location->second + ": ");
     }
   }
   throw_all(found, fmt::format("moesaic {} --help lists every key", parsed.job));

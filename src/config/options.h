@@ -13,7 +13,7 @@ struct Parsed {
   std::vector<std::string> arguments;  // positional ones after the job
   config::Config config;
   bool help = false, version = false;
-  std::map<std::string, std::string> places;  // key -> where it was set last
+  std::map<std::string, std::string> locations;  // key -> where it was set last
 };
 
 /// Command line > last --config file > earlier file > default; a later source replaces a list.

@@ -4,7 +4,7 @@
 
 namespace moesaic::config {
 
-std::string pool_of(const Model& model, const Router& router, std::int64_t moe_layer) {
+std::string expert_pool_of(const Model& model, const Router& router, std::int64_t moe_layer) {
   if (!model.pool.empty()) {
     return model.pool.at(static_cast<std::size_t>(moe_layer));
   }
@@ -20,8 +20,8 @@ std::int64_t expert_ranks(const Parallel& parallel) {
   return parallel.ep * (parallel.expert_tp == 1 ? parallel.tp : 1);
 }
 
-std::int64_t count_of(const std::string& pool, char kind) {
-  return std::count(pool.begin(), pool.end(), kind);
+std::int64_t count_of(const std::string& expert_pool, char kind) {
+  return std::count(expert_pool.begin(), expert_pool.end(), kind);
 }
 
 }  // namespace moesaic::config

@@ -87,7 +87,7 @@ std::vector<PoolRequest> read_requests(const std::string& text, const std::strin
     }
     try {
       const Parsed parsed = parse(static_cast<int>(arguments.size()), arguments.data());
-      for (const auto& [key, place] : parsed.places) {
+      for (const auto& [key, location] : parsed.locations) {
         if (!key.starts_with("experts.")) {
           throw Error(Exit::kUsage, key + " cannot be changed here");
         }

@@ -24,7 +24,7 @@ void set_if_zero(std::int64_t& value, std::int64_t derived) {
   }
 }
 
-/// "dir/name.h5" -> "dir/name.trace.h5"; a folder "dir/name/" likewise.
+/// "dir/name.h5" -> "dir/name.trace.h5"; so does a folder "dir/name/".
 std::string trace_beside(const std::string& output) {
   std::filesystem::path path(output);
   if (!path.has_filename()) {

@@ -77,8 +77,8 @@ void check_layout(const Config& c, int ranks, const std::string& ranks_name, Lin
   }
 }
 
-/// An interleaved schedule goes through its runs in rounds of pp micro-batches.
-void check_rounds(const Config& c, int ranks, Lines& lines) {
+/// An interleaved schedule goes through its runs in groups of pp micro-batches.
+void check_interleaved(const Config& c, int ranks, Lines& lines) {
   const Parallel& p = c.parallel;
   const std::int64_t replicas = std::max<std::int64_t>(1, ranks / (p.tp * p.pp));
   const std::int64_t each = (c.train.batch / c.train.micro_batch + replicas - 1) / replicas;
@@ -145,7 +145,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_train_inputs(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
     check_training(config, lines);
-    check_rounds(config, ranks, lines);
+    check_interleaved(config, ranks, lines);
   } else if (job == "score") {
     check_score(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
@@ -167,7 +167,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
     check_model_job(config, static_cast<int>(config.plan.ranks), "plan.ranks", lines);
     if (planned == "train") {
       check_training(config, lines);
-      check_rounds(config, static_cast<int>(config.plan.ranks), lines);
+      check_interleaved(config, static_cast<int>(config.plan.ranks), lines);
     }
   }
   return lines;

@@ -10,7 +10,7 @@
 namespace moesaic::config {
 
 // The texts of values. Every parse function throws Error(kUsage) that says what it expected; the
-// caller adds key and place. Every format function writes what the parse function reads back.
+// caller adds key and location. Every format function writes what the parse function reads back.
 
 std::int64_t parse_integer(std::string_view text);  // 5000, 4e9, 64Ki
 double parse_number(std::string_view text);

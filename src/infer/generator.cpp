@@ -22,8 +22,8 @@
 namespace moesaic::infer {
 namespace {
 
-/// What a round did on this replica, but for what its micro-batches say.
-struct RoundEnd {
+/// What an iteration did on this replica, but for what its micro-batches say.
+struct IterationEnd {
   double nats = 0.0, sampled = 0.0;
   double skipped = 0.0;  // tokens that continuations which ended did not need
   double ended = 0.0;    // continuations
@@ -39,10 +39,10 @@ class Generator {
   GenerateResult run();
 
  private:
-  void fetch(RoundEnd& end);
+  void fetch(IterationEnd& end);
   std::vector<Sample> forward(const std::vector<std::vector<SequenceRun>>& parts,
                               std::span<const model::MicroBatch> batches);
-  bool end_round(std::span<const model::MicroBatch> batches, RoundEnd end);
+  bool end_iteration(std::span<const model::MicroBatch> batches, IterationEnd end);
   std::int64_t write_parts();
 
   const GenerateJob& job_;
@@ -58,7 +58,7 @@ class Generator {
   PromptSource source_;
   OpenParts open_;
   std::map<std::int64_t, io::GenerationsPart> whole_;  // to be written
-  RoundRecorder recorder_;
+  IterationRecorder recorder_;
   std::int64_t documents_, ended_ = 0;  // of all ranks
   bool stopping_ = false, to_write_ = false;
 };
@@ -85,12 +85,12 @@ Generator::Generator(const GenerateJob& job, std::vector<std::int64_t> parts, st
   ctx_.cache = &cache_;
 }
 
-// Lets more prompts wait while there is use for them. A part that has none to wait ends the round,
-// so that it is written, and a stop is heard, before the next one is read.
-void Generator::fetch(RoundEnd& end) {
+// Lets more prompts wait while there is use for them. A part that has none to wait ends the
+// iteration, so that it is written, and a stop is heard, before the next one is read.
+void Generator::fetch(IterationEnd& end) {
   const PhaseScope phase(instance_.clock, Phase::kData);
   bool waits = true;
-  while (waits && scheduler_.is_hungry() && !source_.is_empty()) {
+  while (waits && scheduler_.has_capacity() && !source_.is_empty()) {
     PromptSource::Part part = source_.next();
     waits = false;
     open_.open(part);
@@ -128,8 +128,8 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
         ctx_, hidden, sampled_rows(parts[j]), sampler_.wants_logits(),
         [&](std::size_t i, const model::Head::Peak& peak, std::span<const float> logits) {
           const Prompt& prompt = sequences[i]->prompt();
-          const std::int64_t place = sequences[i]->tokens() - std::ssize(prompt.tokens);
-          const Sample sample = sampler_.choose(peak, logits, prompt.document, place);
+          const std::int64_t position = sequences[i]->tokens() - std::ssize(prompt.tokens);
+          const Sample sample = sampler_.choose(peak, logits, prompt.document, position);
           token.push_back(sample.token);
           logprob.push_back(sample.logprob);
         });
@@ -150,20 +150,20 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
   return samples;
 }
 
-// Collective: sums the round over the ranks, records it, and votes on stopping and on writing.
+// Collective: sums the iteration over the ranks, records it, and votes on stopping and on writing.
 // False: nothing is left to do on any rank.
-bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd end) {
-  const bool speaks = instance_.mesh.speaks();
-  RoundSums sums;
+bool Generator::end_iteration(std::span<const model::MicroBatch> batches, IterationEnd end) {
+  const bool reports = instance_.mesh.reports();
+  IterationSums sums;
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
   double rows = 0.0;
   for (const model::MicroBatch& batch : batches) {
     for (const std::uint8_t task : batch.task) {
-      sums.task_tokens[task] += speaks ? 1.0 : 0.0;
+      sums.task_tokens[task] += reports ? 1.0 : 0.0;
     }
     rows += static_cast<double>(batch.size());
   }
-  const double margin = recorder_.longest_round() + 60.0;
+  const double margin = recorder_.longest_iteration() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
   const bool busy = !scheduler_.is_idle() || !source_.is_empty() || !open_.is_empty();
   std::vector<double> values = {end.nats,
@@ -173,7 +173,7 @@ bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd e
                                 end.skipped,
                                 busy ? 1.0 : 0.0,
                                 whole_.empty() ? 0.0 : 1.0};
-  if (!speaks) {
+  if (!reports) {
     values.assign(values.size(), 0.0);
   }
   values.push_back(comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0);
@@ -202,11 +202,11 @@ bool Generator::end_round(std::span<const model::MicroBatch> batches, RoundEnd e
 
 // Collective over the mesh; returns how many parts all ranks have written.
 std::int64_t Generator::write_parts() {
-  job_.watchdog.round("the end of a part");
+  job_.watchdog.iteration("the end of a part");
   recorder_.flush();
   std::int64_t written = 0;
   world_.together("write a part of the continuations", [&] {
-    if (instance_.mesh.speaks()) {
+    if (instance_.mesh.reports()) {
       for (const auto& [number, part] : whole_) {
         job_.output.write_part(number, part, recorder_.step());
         ++written;
@@ -217,12 +217,12 @@ std::int64_t Generator::write_parts() {
   return world_.all_reduce(written, comm::Reduce::kSum);
 }
 
-// The runs of a round go through the pipeline as one micro-batch for each stage.
+// The runs of an iteration go through the pipeline as one micro-batch for each stage.
 GenerateResult Generator::run() {
   GenerateResult result;
   for (bool busy = true; busy && !stopping_;) {
-    job_.watchdog.round("a round of batches");  // their lengths differ much
-    RoundEnd end;
+    job_.watchdog.iteration("an iteration");  // their lengths differ much
+    IterationEnd end;
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();
     require(!runs.empty() || scheduler_.is_idle(), "no sequence has room in the cache");
@@ -243,7 +243,7 @@ GenerateResult Generator::run() {
       open_.add(sequence->prompt().document, sequence->result(), sequence->text());
     }
     whole_.merge(open_.take_whole());
-    busy = end_round(batches, end);
+    busy = end_iteration(batches, end);
     if (to_write_) {
       result.new_parts += write_parts();
     }
@@ -354,7 +354,7 @@ GenerateResult generate(const GenerateJob& job) {
   pages =
       std::max<std::int64_t>(1, std::min(pages, world.all_reduce(need.pages, comm::Reduce::kMax)));
   const double prompt_tokens = world.all_reduce(
-      job.instance.mesh.speaks() ? static_cast<double>(need.tokens) : 0.0, comm::Reduce::kSum);
+      job.instance.mesh.reports() ? static_cast<double>(need.tokens) : 0.0, comm::Reduce::kSum);
   const double all_work =
       prompt_tokens + static_cast<double>(dealt.documents * job.rules.max_tokens);
   log::info(fmt::format("{} prompts, {} pages of {} tokens for their keys and values on each rank",

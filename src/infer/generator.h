@@ -26,10 +26,10 @@ struct GenerateResult {
 
 /// Makes the missing parts: part number m of these goes to replica m mod (dp x ep), which computes
 /// the prompts of its parts one after the other and writes a part when its last continuation has
-/// ended. All replicas compute in rounds, since experts may lie on any of them; one without work
-/// has an empty micro-batch. Routing is without a limit, so a continuation does not depend on what
-/// is computed beside it. Stops after a round on a signal or when time runs out. Collective over
-/// the mesh.
+/// ended. All replicas compute in iterations, since experts may lie on any of them; one without
+/// work has an empty micro-batch. Routing is without a limit, so a continuation does not depend on
+/// what is computed beside it. Stops after an iteration on a signal or when time runs out.
+/// Collective over the mesh.
 GenerateResult generate(const GenerateJob& job);
 
 }  // namespace moesaic::infer

@@ -34,7 +34,7 @@ std::int64_t Prompts::documents_of(std::int64_t part) const {
   return std::min(part_size_, documents() - part * part_size_);
 }
 
-Prompts::Place Prompts::place_of(std::int64_t document) const {
+Prompts::Location Prompts::location_of(std::int64_t document) const {
   const auto after = std::upper_bound(first_.begin(), first_.end(), document);
   const std::int64_t shard = after - first_.begin() - 1;
   return {shard, document - first_[static_cast<std::size_t>(shard)]};
@@ -48,9 +48,9 @@ const io::ShardDocuments& Prompts::table(std::int64_t shard) {
   return table_;
 }
 
-Prompts::Given Prompts::given(const Place& place) {
-  const io::ShardDocuments& documents = table(place.shard);
-  const auto d = static_cast<std::size_t>(place.document);
+Prompts::PromptSize Prompts::size_of(const Location& location) {
+  const io::ShardDocuments& documents = table(location.shard);
+  const auto d = static_cast<std::size_t>(location.document);
   const std::int64_t context = documents.context[d];
   return {context > 0 ? context : documents.offsets[d + 1] - documents.offsets[d], context == 0};
 }
@@ -58,9 +58,9 @@ Prompts::Given Prompts::given(const Place& place) {
 std::vector<std::int64_t> Prompts::lengths(std::int64_t part) {
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < documents_of(part); ++i) {
-    const Given given = this->given(place_of(part * part_size_ + i));
-    const std::int64_t end = given.whole && eos_ >= 0 ? 1 : 0;
-    lengths.push_back(std::max<std::int64_t>(1, given.tokens - end));
+    const PromptSize size = size_of(location_of(part * part_size_ + i));
+    const std::int64_t end = size.whole && eos_ >= 0 ? 1 : 0;
+    lengths.push_back(std::max<std::int64_t>(1, size.tokens - end));
   }
   return lengths;
 }
@@ -70,17 +70,17 @@ std::vector<Prompt> Prompts::read(std::int64_t part) {
   for (std::int64_t i = 0; i < documents_of(part); ++i) {
     Prompt prompt;
     prompt.document = part * part_size_ + i;
-    const Place place = place_of(prompt.document);
-    const Given given = this->given(place);
-    const auto d = static_cast<std::size_t>(place.document);
+    const Location location = location_of(prompt.document);
+    const PromptSize size = size_of(location);
+    const auto d = static_cast<std::size_t>(location.document);
     prompt.id = table_.id.at(d);
     prompt.task = table_.task[d];
-    if (given.tokens > 0) {
+    if (size.tokens > 0) {
       // A window is read with the token that it predicts last.
-      prompt.tokens =
-          corpora_.tokens(place.shard, {{place.document, 0, given.tokens - 1, 0}}, table_.offsets);
+      prompt.tokens = corpora_.tokens(location.shard, {{location.document, 0, size.tokens - 1, 0}},
+                                      table_.offsets);
     }
-    if (given.whole && !prompt.tokens.empty() && prompt.tokens.back() == eos_) {
+    if (size.whole && !prompt.tokens.empty() && prompt.tokens.back() == eos_) {
       prompt.tokens.pop_back();
     }
     if (prompt.tokens.empty()) {
@@ -88,7 +88,7 @@ std::vector<Prompt> Prompts::read(std::int64_t part) {
         throw Error(Exit::kBadData,
                     fmt::format("{}: document {} is empty, and the vocabulary has neither bos nor "
                                 "eos to begin with: leave it out",
-                                corpora_.info(place.shard).file.string(), prompt.id));
+                                corpora_.info(location.shard).file.string(), prompt.id));
       }
       prompt.tokens.push_back(static_cast<std::int32_t>(first_token_));
     }

@@ -29,20 +29,20 @@ class Prompts {
 
   // These run on the HDF5 thread.
   std::vector<Prompt> read(std::int64_t part);
-  /// Of a part's documents, without reading their tokens: an eos at the end is taken for granted.
+  /// Tokens of each prompt of a part, without reading them: an eos at the end is taken for granted.
   std::vector<std::int64_t> lengths(std::int64_t part);
 
  private:
-  struct Place {
+  struct Location {
     std::int64_t shard, document;  // within the shard
   };
-  struct Given {
+  struct PromptSize {
     std::int64_t tokens;  // with an eos at the end
     bool whole;           // no context, so that an eos may be there
   };
-  Place place_of(std::int64_t document) const;
+  Location location_of(std::int64_t document) const;
   const io::ShardDocuments& table(std::int64_t shard);
-  Given given(const Place& place);
+  PromptSize size_of(const Location& location);
 
   ScoreCorpora& corpora_;
   std::int64_t eos_, first_token_;

@@ -9,8 +9,9 @@
 
 namespace moesaic::infer {
 
-RoundRecorder::RoundRecorder(const config::Config& config, model::Instance& instance,
-                             const ScoreCorpora& corpora, std::int64_t last_step, double all_work)
+IterationRecorder::IterationRecorder(const config::Config& config, model::Instance& instance,
+                                     const ScoreCorpora& corpora, std::int64_t last_step,
+                                     double all_work)
     : trace_(config, instance, corpora.tasks(), corpora.names(),
              last_step > 0 ? std::optional(last_step) : std::nullopt),
       step_(last_step),
@@ -18,7 +19,8 @@ RoundRecorder::RoundRecorder(const config::Config& config, model::Instance& inst
   instance.clock.take();
 }
 
-void RoundRecorder::add(const RoundSums& sums, model::MoeStats& stats, const std::string& place) {
+void IterationRecorder::add(const IterationSums& sums, model::MoeStats& stats,
+                            const std::string& where) {
   io::TraceRow row;
   row.step = ++step_;
   row.lm_loss = sums.targets > 0.0 ? sums.nats / sums.targets : 0.0;
@@ -26,11 +28,11 @@ void RoundRecorder::add(const RoundSums& sums, model::MoeStats& stats, const std
   row.tokens = static_cast<std::int64_t>(sums.tokens);
   row.targets = static_cast<std::int64_t>(sums.targets);
   trace_.add(row, stats, sums.task_tokens);
-  longest_round_ = std::max(longest_round_, row.seconds);
-  show(row.seconds, sums, place);
+  longest_iteration_ = std::max(longest_iteration_, row.seconds);
+  show(row.seconds, sums, where);
 }
 
-void RoundRecorder::show(double seconds, const RoundSums& sums, const std::string& place) {
+void IterationRecorder::show(double seconds, const IterationSums& sums, const std::string& where) {
   const bool first = done_work_ == 0.0;
   done_work_ += sums.work;
   const double speed = tokens_.add(sums.tokens, seconds);
@@ -39,7 +41,7 @@ void RoundRecorder::show(double seconds, const RoundSums& sums, const std::strin
     return;
   }
   const double left = std::max(0.0, all_work_ - done_work_) / std::max(1.0, pace);
-  const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", place, step_,
+  const std::string line = fmt::format("{} batch={} tokens_per_s={:.0f} eta={}", where, step_,
                                        speed, short_duration(left));
   log::progress(line, line);
 }

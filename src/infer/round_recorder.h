@@ -9,43 +9,43 @@
 
 namespace moesaic::infer {
 
-/// What a round of batches, one on each rank, came to: of this rank, then of all.
-struct RoundSums {
+/// Sums of one iteration, which has a batch on each rank: of this rank, then of all.
+struct IterationSums {
   double nats = 0.0;  // -log p of the targets
   double tokens = 0.0, targets = 0.0;
   double work = 0.0;  // of all that the job has to do, in tokens
   std::vector<double> task_tokens;
 };
 
-/// Turns rounds into rows of the trace and lines of progress.
-class RoundRecorder {
+/// Turns iterations into rows of the trace and lines of progress.
+class IterationRecorder {
  public:
-  /// Collective over the mesh. last_step: the trace is cut to this round and continued; 0: new.
-  /// all_work: the sum of the rounds to come.
-  RoundRecorder(const config::Config& config, model::Instance& instance,
-                const ScoreCorpora& corpora, std::int64_t last_step, double all_work);
+  /// Collective over the mesh. last_step: the trace is cut to this iteration and continued; 0: new.
+  /// all_work: the sum of the iterations to come.
+  IterationRecorder(const config::Config& config, model::Instance& instance,
+                    const ScoreCorpora& corpora, std::int64_t last_step, double all_work);
 
-  /// Collective over the mesh. sums, stats: of all ranks. place: for the line of progress.
-  void add(const RoundSums& sums, model::MoeStats& stats, const std::string& place);
+  /// Collective over the mesh. sums, stats: of all ranks. where: for the line of progress.
+  void add(const IterationSums& sums, model::MoeStats& stats, const std::string& where);
   void event(const std::string& kind, const std::string& message) {
     trace_.event(step_, kind, message);
   }
-  /// What is kept is on disk, before a part of these rounds is visible.
+  /// What is kept is on disk, before a part of these iterations is visible.
   void flush() { trace_.flush(); }
-  void close() { trace_.close(); }  // likewise, and the end; collective over the mesh
+  void close() { trace_.close(); }  // writes what is kept; collective over the mesh
   /// On rank 0: rows could not be written, so that the job should end with what it has.
   bool failed() const { return trace_.failed(); }
 
   std::int64_t step() const { return step_; }
-  double longest_round() const { return longest_round_; }
+  double longest_iteration() const { return longest_iteration_; }
 
  private:
-  void show(double seconds, const RoundSums& sums, const std::string& place);
+  void show(double seconds, const IterationSums& sums, const std::string& where);
 
   model::JobTrace trace_;
   std::int64_t step_;
   double all_work_, done_work_ = 0.0;
-  double longest_round_ = 0.0;  // seconds
+  double longest_iteration_ = 0.0;  // seconds
   Pace tokens_, work_;
 };
 

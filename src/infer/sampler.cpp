@@ -27,7 +27,7 @@ double sum(const std::vector<Candidate>& candidates) {
   return total;
 }
 
-void keep_likeliest(std::vector<Candidate>& candidates, std::int64_t count) {
+void keep_most_probable(std::vector<Candidate>& candidates, std::int64_t count) {
   const auto end = candidates.begin() + std::min(count, std::ssize(candidates));
   std::partial_sort(candidates.begin(), end, candidates.end(), likelier);
   candidates.erase(end, candidates.end());
@@ -60,7 +60,7 @@ void keep_share(std::vector<Candidate>& candidates, double p) {
 }  // namespace
 
 std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::int64_t document,
-                           std::int64_t place) const {
+                           std::int64_t position) const {
   std::vector<Candidate> candidates(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const double below = static_cast<double>(logits[i] - largest) / keys_.temperature;
@@ -68,16 +68,16 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
                      static_cast<double>(std::exp(static_cast<float>(below)))};
   }
   if (keys_.top_k > 0) {
-    keep_likeliest(candidates, keys_.top_k);
+    keep_most_probable(candidates, keys_.top_k);
   }
   if (keys_.top_p < 1.0) {
     keep_share(candidates, keys_.top_p);
   }
-  if (keys_.min_p > 0.0) {  // the likeliest one weighs 1
+  if (keys_.min_p > 0.0) {  // the argmax weighs 1
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < keys_.min_p; });
   }
   const Rng rng(static_cast<std::uint64_t>(keys_.seed), static_cast<std::uint64_t>(document));
-  double left = rng.uniform(static_cast<std::uint64_t>(place)) * sum(candidates);
+  double left = rng.uniform(static_cast<std::uint64_t>(position)) * sum(candidates);
   for (const Candidate& candidate : candidates) {
     left -= candidate.weight;
     if (left < 0.0) {
@@ -88,11 +88,11 @@ std::int32_t Sampler::draw(float largest, std::span<const float> logits, std::in
 }
 
 Sample Sampler::choose(const model::Head::Peak& peak, std::span<const float> logits,
-                       std::int64_t document, std::int64_t place) const {
+                       std::int64_t document, std::int64_t position) const {
   if (!wants_logits()) {
     return {peak.best, peak.largest - peak.log_sum};
   }
-  const std::int32_t chosen = draw(peak.largest, logits, document, place);
+  const std::int32_t chosen = draw(peak.largest, logits, document, position);
   return {chosen, logits[static_cast<std::size_t>(chosen)] - peak.log_sum};
 }
 

@@ -15,21 +15,21 @@ struct Sample {
 
 /// Chooses the next token. With a temperature: softmax(logits / temperature), of which top_k, top_p
 /// and min_p leave a part, in this order (Holtzman et al. 2020; Nguyen et al. 2024). A draw is a
-/// function of (seed, document, place) and the logits alone.
+/// function of (seed, document, position) and the logits alone.
 class Sampler {
  public:
   explicit Sampler(const config::GenerateJob& keys) : keys_(keys) {}
 
-  /// logits, with their peak: of the whole vocabulary; document: its number in the corpus; place:
-  /// of the token in the continuation. Of equal logits the lower token is the likelier one.
+  /// logits, with their peak: of the whole vocabulary; document: its number in the corpus;
+  /// position: of the token in the continuation. If logits are equal, the lower token comes first.
   Sample choose(const model::Head::Peak& peak, std::span<const float> logits, std::int64_t document,
-                std::int64_t place) const;
+                std::int64_t position) const;
   /// Otherwise choose needs the peak alone.
   bool wants_logits() const { return keys_.temperature > 0.0; }
 
  private:
   std::int32_t draw(float largest, std::span<const float> logits, std::int64_t document,
-                    std::int64_t place) const;
+                    std::int64_t position) const;
 
   config::GenerateJob keys_;
 };

@@ -17,9 +17,9 @@ Sequence::Sequence(Prompt prompt, const GenerateRules& rules) : prompt_(std::mov
 }
 
 std::int32_t Sequence::token(std::int64_t i) const {
-  const std::int64_t given = std::ssize(prompt_.tokens);
-  return i < given ? prompt_.tokens[static_cast<std::size_t>(i)]
-                   : result_.token[static_cast<std::size_t>(i - given)];
+  const std::int64_t prompt_size = std::ssize(prompt_.tokens);
+  return i < prompt_size ? prompt_.tokens[static_cast<std::size_t>(i)]
+                         : result_.token[static_cast<std::size_t>(i - prompt_size)];
 }
 
 std::optional<std::string> Sequence::text() const {
@@ -94,9 +94,9 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::finish(const std::vector<Seque
   for (const SequenceRun& run : runs) {
     Sequence& sequence = *run.sequence;
     const bool samples_here = run.samples();
-    const auto given = std::ssize(sequence.prompt_.tokens);
+    const auto prompt_size = std::ssize(sequence.prompt_.tokens);
     sequence.cached_ += run.rows;
-    if (run.first < given && sequence.cached_ >= given) {
+    if (run.first < prompt_size && sequence.cached_ >= prompt_size) {
       cache_.publish({sequence.prompt_.tokens, sequence.prompt_.task}, sequence.lease_);
     }
     if (samples_here && sequence.accept(samples.at(next++), rules_)) {

@@ -24,7 +24,7 @@ struct GenerateRules {
   const io::Tokenizer* tokenizer = nullptr;  // absent: no texts
   const std::vector<std::string>* stop = nullptr;
   std::int64_t batch = 1;    // sequences
-  std::int64_t prefill = 1;  // tokens of prompts in a round
+  std::int64_t prefill = 1;  // tokens of prompts in an iteration
 
   /// Tokens of which the cache holds keys and values at most: the last one is never read.
   std::int64_t most_cached(std::int64_t prompt_tokens) const;
@@ -65,7 +65,7 @@ struct SequenceRun {
   bool samples() const { return first + rows == sequence->tokens(); }
 };
 
-/// Continuous batching (Yu et al. 2022): a round computes the newest token of every running
+/// Continuous batching (Yu et al. 2022): an iteration computes the newest token of every running
 /// sequence and, in pieces, the prompts of those that have joined; one that has ended makes room at
 /// once. A sequence joins, in the order of the prompts, when its longest continuation has its
 /// pages, so that none ever has to wait for another.
@@ -76,12 +76,12 @@ class Scheduler {
 
   void add(Prompt prompt);
   /// Whether more prompts could be put to use now.
-  bool is_hungry() const { return std::ssize(waiting_) < rules_.batch - std::ssize(running_); }
+  bool has_capacity() const { return std::ssize(waiting_) < rules_.batch - std::ssize(running_); }
   bool is_idle() const { return waiting_.empty() && running_.empty(); }
 
   std::vector<SequenceRun> plan();
-  /// A round is done; one sample for each of its runs that samples. Returns the sequences that have
-  /// ended.
+  /// An iteration is done; one sample for each of its runs that samples. Returns the sequences that
+  /// have ended.
   std::vector<std::unique_ptr<Sequence>> finish(const std::vector<SequenceRun>& runs,
                                                 const std::vector<Sample>& samples);
 

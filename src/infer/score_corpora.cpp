@@ -36,8 +36,8 @@ void ScoreCorpora::add(io::Corpus corpus) {
 }
 
 const io::ShardInfo& ScoreCorpora::info(std::int64_t shard) const {
-  const Place& place = shards_.at(static_cast<std::size_t>(shard));
-  return corpora_[place.corpus].info().shards[static_cast<std::size_t>(place.shard)];
+  const Location& location = shards_.at(static_cast<std::size_t>(shard));
+  return corpora_[location.corpus].info().shards[static_cast<std::size_t>(location.shard)];
 }
 
 std::vector<std::string> ScoreCorpora::names() const {
@@ -49,27 +49,27 @@ std::vector<std::string> ScoreCorpora::names() const {
 }
 
 io::ShardDocuments ScoreCorpora::documents(std::int64_t shard) {
-  const Place& place = shards_.at(static_cast<std::size_t>(shard));
-  io::ShardDocuments table = corpora_[place.corpus].documents(place.shard);
+  const Location& location = shards_.at(static_cast<std::size_t>(shard));
+  io::ShardDocuments table = corpora_[location.corpus].documents(location.shard);
   for (std::uint8_t& task : table.task) {
-    task = joined_task_[place.corpus].at(task);
+    task = joined_task_[location.corpus].at(task);
   }
   return table;
 }
 
 std::vector<std::uint8_t> ScoreCorpora::repeated_contexts(std::int64_t shard,
                                                           const io::ShardDocuments& documents) {
-  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  const Location& location = shards_.at(static_cast<std::size_t>(shard));
   std::vector<std::uint8_t> repeated(documents.context.size(), 0);
   std::vector<std::int32_t> before;  // the last context that was read
   std::size_t read = repeated.size();
   const auto context_of = [&](std::size_t d) {
-    return corpora_[place.corpus].shard_tokens(place.shard, documents.offsets[d],
-                                               documents.context[d]);
+    return corpora_[location.corpus].shard_tokens(location.shard, documents.offsets[d],
+                                                  documents.context[d]);
   };
   for (std::size_t d = 1; d < repeated.size(); ++d) {
-    const std::int64_t given = documents.context[d];
-    if (given < 2 || given != documents.context[d - 1] ||
+    const std::int64_t context = documents.context[d];
+    if (context < 2 || context != documents.context[d - 1] ||
         documents.task[d] != documents.task[d - 1]) {
       continue;
     }
@@ -90,7 +90,7 @@ std::vector<std::int32_t> ScoreCorpora::tokens(std::int64_t shard, const WindowB
   if (windows.empty()) {
     return all;
   }
-  const Place& place = shards_.at(static_cast<std::size_t>(shard));
+  const Location& location = shards_.at(static_cast<std::size_t>(shard));
   const auto begin_of = [&](const Window& w) {
     return offsets[static_cast<std::size_t>(w.document)] + w.begin;
   };
@@ -106,7 +106,7 @@ std::vector<std::int32_t> ScoreCorpora::tokens(std::int64_t shard, const WindowB
       end = std::max(end, begin_of(windows[after]) + windows[after].size + 1);
       ++after;
     }
-    block = corpora_[place.corpus].shard_tokens(place.shard, block_begin, end - block_begin);
+    block = corpora_[location.corpus].shard_tokens(location.shard, block_begin, end - block_begin);
     for (; first < after; ++first) {
       const auto from = block.begin() + (begin_of(windows[first]) - block_begin);
       all.insert(all.end(), from, from + windows[first].size + 1);

@@ -34,14 +34,14 @@ class ScoreCorpora {
                                    const std::vector<std::int64_t>& offsets);
 
  private:
-  struct Place {
+  struct Location {
     std::size_t corpus;
     std::int64_t shard;
   };
   void add(io::Corpus corpus);
 
   std::vector<io::Corpus> corpora_;
-  std::vector<Place> shards_;
+  std::vector<Location> shards_;
   std::vector<std::string> tasks_;
   std::vector<std::vector<std::uint8_t>> joined_task_;  // [corpus][its own index]
 };

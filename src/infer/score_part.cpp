@@ -66,8 +66,8 @@ ScorePart::~ScorePart() {
 }
 
 void ScorePart::add(const WindowBatch& windows, io::TokenScores tokens,
-                    std::span<const std::uint8_t> likeliest) {
-  tally_.add(windows, tokens, likeliest);
+                    std::span<const std::uint8_t> is_argmax) {
+  tally_.add(windows, tokens, is_argmax);
   if (written_.valid()) {
     written_.get();  // what it threw
   }

@@ -24,7 +24,7 @@ class ScorePart {
   std::int64_t batches_kept() const { return kept_; }
   /// The targets of these windows, which follow those of the last call.
   void add(const WindowBatch& windows, io::TokenScores tokens,
-           std::span<const std::uint8_t> likeliest);
+           std::span<const std::uint8_t> is_argmax);
   void finish(std::int64_t trace_step, const io::ReferenceDetails& details);
   /// In place of finish: keeps the first `batches` for the next job.
   void keep(std::int64_t batches, std::int64_t trace_step, const io::ReferenceDetails& details);

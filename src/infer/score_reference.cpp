@@ -50,7 +50,7 @@ void ScoreReference::add_divergence(std::int64_t layer, const model::Head& head,
   const model::Head& original = reference_.transformer.head();
   const std::vector<float> divergence =
       head.compare(ctx_, hidden, ctx_, original, hidden_[j]).divergence;
-  for (std::size_t i = 0; reference_.mesh.speaks() && i < divergence.size(); ++i) {
+  for (std::size_t i = 0; reference_.mesh.reports() && i < divergence.size(); ++i) {
     if (batch.target[i] >= 0) {
       details_.layers[static_cast<std::size_t>(layer)] += static_cast<double>(divergence[i]);
     }
@@ -63,14 +63,14 @@ void ScoreReference::forward_layers(std::span<const model::MicroBatch> batches) 
     return;
   }
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
-    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+    model::swap_layer_weights(model_.parameters, reference_.parameters, layer);
     model::forward_all(reference_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
       add_divergence(layer, reference_.transformer.head(), batches[j], j, hidden);
     });
-    model::exchange_quantized(model_.parameters, reference_.parameters, layer);
+    model::swap_layer_weights(model_.parameters, reference_.parameters, layer);
   }
   const bool last_stage = model_.mesh.pp.rank() == model_.mesh.pp.size() - 1;
-  if (last_stage && model_.transformer.head().in_few_bits()) {
+  if (last_stage && model_.transformer.head().is_quantized()) {
     for (std::size_t j = 0; j < batches.size(); ++j) {
       add_divergence(layers_, model_.transformer.head(), batches[j], j, hidden_[j]);
     }

@@ -18,9 +18,9 @@ class ScoreReference {
   ScoreReference(model::Instance& reference, model::Instance& model, const model::Context& ctx,
                  const config::Config& config);
 
-  /// The reference's pass over the batches of a round, and the experts' errors in it.
+  /// The reference's pass over the batches of an iteration, and the experts' errors in it.
   void forward(std::span<const model::MicroBatch> batches);
-  /// The two of them on batch j of the round; hidden: what the head of the model reads.
+  /// The two of them on batch j of the iteration; hidden: what the head of the model reads.
   model::Head::Comparison compare(model::Context& ctx, const model::MicroBatch& batch,
                                   std::size_t j, const Tensor& hidden);
   /// Where wanted, a pass for each layer of the reference that has its weights from the model.

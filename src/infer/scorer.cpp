@@ -25,7 +25,8 @@ struct Work {
   io::ShardDocuments documents;
   std::vector<WindowBatch> batches;
 
-  // A round past the end, and a rank without a batch in the last round, compute an empty one.
+  // An iteration past the end, and a rank without a batch in the last iteration, compute an empty
+  // one.
   const WindowBatch& batch(std::int64_t j) const {
     static const WindowBatch none;
     return j < std::ssize(batches) ? batches[static_cast<std::size_t>(j)] : none;
@@ -69,7 +70,7 @@ class BatchSource {
 /// The scores of a batch's targets, in its order.
 struct BatchScores {
   io::TokenScores tokens;
-  std::vector<std::uint8_t> likeliest;
+  std::vector<std::uint8_t> is_argmax;
 };
 
 class Scorer {
@@ -88,8 +89,8 @@ class Scorer {
   void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
   BatchScores read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden);
   std::vector<BatchScores> forward(std::span<const model::MicroBatch> batches);
-  void end_round(std::span<const model::MicroBatch> batches, std::span<const BatchScores> scores,
-                 std::int64_t shard);
+  void end_iteration(std::span<const model::MicroBatch> batches,
+                     std::span<const BatchScores> scores, std::int64_t shard);
 
   const ScoreJob& job_;
   model::Instance& instance_;
@@ -101,7 +102,7 @@ class Scorer {
   model::Context ctx_;
   std::optional<ScoreReference> reference_;
   model::MoeStats stats_;
-  RoundRecorder recorder_;
+  IterationRecorder recorder_;
   bool stopping_ = false;
   bool failed_ = false;  // the trace: this shard is the last one
 };
@@ -146,7 +147,7 @@ Work Scorer::open(std::int64_t shard) {
   return work;
 }
 
-// Collective over tp: the scores of batch j of a round, where the mesh speaks; else none.
+// Collective over tp: the scores of batch j of an iteration, where the mesh reports; else none.
 BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
   const PhaseScope phase(instance_.clock, Phase::kForward);
   model::Head::Comparison rows;
@@ -156,12 +157,12 @@ BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, con
     rows.own = instance_.transformer.head().log_probs(ctx_, hidden);
   }
   BatchScores scores;
-  for (std::size_t i = 0; instance_.mesh.speaks() && i < batch.target.size(); ++i) {
+  for (std::size_t i = 0; instance_.mesh.reports() && i < batch.target.size(); ++i) {
     if (batch.target[i] < 0) {
       continue;
     }
     scores.tokens.logprob.push_back(rows.own.logprob[i]);
-    scores.likeliest.push_back(rows.own.best[i] == batch.target[i] ? 1 : 0);
+    scores.is_argmax.push_back(rows.own.best[i] == batch.target[i] ? 1 : 0);
     if (reference_) {
       scores.tokens.reference_logprob.push_back(rows.reference.logprob[i]);
       scores.tokens.divergence.push_back(rows.divergence[i]);
@@ -186,13 +187,13 @@ std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batc
   return scores;
 }
 
-// Collective: sums the round over the ranks, records it, and votes on stopping.
-void Scorer::end_round(std::span<const model::MicroBatch> batches,
-                       std::span<const BatchScores> scores, std::int64_t shard) {
-  RoundSums sums;
+// Collective: sums the iteration over the ranks, records it, and votes on stopping.
+void Scorer::end_iteration(std::span<const model::MicroBatch> batches,
+                           std::span<const BatchScores> scores, std::int64_t shard) {
+  IterationSums sums;
   double reference_sum = 0.0;  // of divergences
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  for (std::size_t j = 0; instance_.mesh.speaks() && j < batches.size(); ++j) {
+  for (std::size_t j = 0; instance_.mesh.reports() && j < batches.size(); ++j) {
     for (const float p : scores[j].tokens.logprob) {
       sums.nats -= static_cast<double>(p);
     }
@@ -205,7 +206,7 @@ void Scorer::end_round(std::span<const model::MicroBatch> batches,
     sums.tokens += static_cast<double>(batches[j].size());
     sums.targets += static_cast<double>(scores[j].tokens.logprob.size());
   }
-  const double margin = recorder_.longest_round() + 60.0;
+  const double margin = recorder_.longest_iteration() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
   std::vector<double> values = {sums.nats,     sums.tokens,
                                 sums.targets,  comm::stop_requested() || late ? 1.0 : 0.0,
@@ -248,7 +249,7 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
     return replicas_.gather(std::span<const T>(values), writer);
   };
   io::TokenScores tokens{gathered(mine.tokens.logprob), {}, {}, {}};
-  const auto likeliest = gathered(mine.likeliest);
+  const auto is_argmax = gathered(mine.is_argmax);
   if (reference_) {
     tokens.reference_logprob = gathered(mine.tokens.reference_logprob);
     tokens.divergence = gathered(mine.tokens.divergence);
@@ -260,26 +261,26 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
       const WindowBatch& theirs = work.batch(first + r);
       windows.insert(windows.end(), theirs.begin(), theirs.end());
     }
-    part->add(windows, std::move(tokens), likeliest);
+    part->add(windows, std::move(tokens), is_argmax);
   }
 }
 
-// The batches of a round go through the pipeline together, each rank's in turn.
+// The batches of an iteration go through the pipeline together, each rank's in turn.
 bool Scorer::score(const Work& work) {
   const std::int64_t width = replicas_.size();
   const std::int64_t depth = instance_.mesh.pp.size();
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    if (instance_.mesh.speaks() && replicas_.rank() == writer) {
+    if (instance_.mesh.reports() && replicas_.rank() == writer) {
       part.emplace(job_.output, work.shard, work.documents);
     }
   });
   const std::int64_t kept = world_.all_reduce(part ? part->batches_kept() : 0, comm::Reduce::kMax);
   const std::int64_t left = std::ssize(work.batches) - kept;
-  const std::int64_t rounds = (left + width * depth - 1) / (width * depth);
+  const std::int64_t iterations = (left + width * depth - 1) / (width * depth);
   BatchSource source(job_.corpora, work, kept + replicas_.rank(), width);
-  for (std::int64_t round = 0; round < rounds; ++round) {
+  for (std::int64_t iteration = 0; iteration < iterations; ++iteration) {
     std::vector<model::MicroBatch> batches;
     job_.watchdog.step(recorder_.step() + 1);
     {
@@ -290,12 +291,12 @@ bool Scorer::score(const Work& work) {
     }
     const std::vector<BatchScores> mine = forward(batches);
     for (std::int64_t j = 0; j < depth; ++j) {
-      gather(work, kept + (round * depth + j) * width, mine[static_cast<std::size_t>(j)], writer,
-             part);
+      gather(work, kept + (iteration * depth + j) * width, mine[static_cast<std::size_t>(j)],
+             writer, part);
     }
-    end_round(batches, mine, work.shard);
-    if (stopping_ && round + 1 < rounds) {
-      end(part, kept + (round + 1) * depth * width);
+    end_iteration(batches, mine, work.shard);
+    if (stopping_ && iteration + 1 < iterations) {
+      end(part, kept + (iteration + 1) * depth * width);
       return false;
     }
   }
@@ -305,7 +306,7 @@ bool Scorer::score(const Work& work) {
 
 // Collective over the mesh: finishes a part, or keeps so many batches of it for the next job.
 void Scorer::end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches) {
-  job_.watchdog.round("the end of a shard");
+  job_.watchdog.iteration("the end of a shard");
   recorder_.flush();
   const io::ReferenceDetails details =
       reference_ ? reference_->take_details() : io::ReferenceDetails();
@@ -327,7 +328,7 @@ ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
     if (failed_) {
       break;
     }
-    job_.watchdog.round("the start of a shard");
+    job_.watchdog.iteration("the start of a shard");
     const Work work = open(shard);
     const bool begin = !stopping_;
     if (!begin || !score(work)) {

@@ -7,7 +7,7 @@
 namespace moesaic::infer {
 
 Tally::Tally(const io::ShardDocuments& documents)
-    : given_(documents.context), bytes_(documents.bytes), bytes_known_(documents.knows_bytes) {
+    : context_(documents.context), bytes_(documents.bytes), bytes_known_(documents.knows_bytes) {
   const std::size_t count = documents.offsets.size() - 1;
   for (std::size_t d = 0; d < count; ++d) {
     length_.push_back(documents.offsets[d + 1] - documents.offsets[d]);
@@ -17,14 +17,14 @@ Tally::Tally(const io::ShardDocuments& documents)
 }
 
 void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
-                std::span<const std::uint8_t> likeliest) {
+                std::span<const std::uint8_t> is_argmax) {
   const std::span<const float> logprob(tokens.logprob);
   reference_.add(tokens);
   std::size_t at = 0;
   for (const Window& window : windows) {
     const auto d = static_cast<std::size_t>(window.document);
     const auto targets = static_cast<std::size_t>(window.targets());
-    const auto hits = likeliest.subspan(at, targets);
+    const auto hits = is_argmax.subspan(at, targets);
     const bool all = std::all_of(hits.begin(), hits.end(), [](std::uint8_t hit) { return hit; });
     const bool before = scores_.tokens[d] == 0 || scores_.greedy[d] != 0;
     scores_.greedy[d] = all && before ? 1 : 0;
@@ -50,7 +50,7 @@ io::ScoreTotals Tally::totals(std::int64_t vocab_size) const {
     totals.logprob += scores_.logprob[d];
     const std::int64_t to_predict = std::max<std::int64_t>(0, length_[d] - 1);
     // Nats count where the bytes of their text are known, too.
-    if (bytes_known_ && given_[d] == 0 && scores_.tokens[d] == to_predict) {
+    if (bytes_known_ && context_[d] == 0 && scores_.tokens[d] == to_predict) {
       // Nothing predicts the first token: it is charged as one of vocab_size equal choices.
       const double first = length_[d] > 0 ? std::log(static_cast<double>(vocab_size)) : 0.0;
       totals.whole_nats += first - scores_.logprob[d];

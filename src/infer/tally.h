@@ -14,9 +14,9 @@ class Tally {
  public:
   explicit Tally(const io::ShardDocuments& documents);
 
-  /// The targets of a batch in its order, with 1 where it was the likeliest token.
+  /// The targets of a batch in its order, with 1 where it was the argmax.
   void add(const WindowBatch& windows, const io::TokenScores& tokens,
-           std::span<const std::uint8_t> likeliest);
+           std::span<const std::uint8_t> is_argmax);
 
   /// Goes on from an earlier tally of the same documents.
   void restore(io::DocumentScores documents, io::ReferenceTotals reference);
@@ -25,7 +25,7 @@ class Tally {
   io::ScoreTotals totals(std::int64_t vocab_size) const;
 
  private:
-  std::vector<std::int64_t> length_, given_, bytes_;
+  std::vector<std::int64_t> length_, context_, bytes_;
   bool bytes_known_;
   io::ReferenceTotals reference_;
   io::DocumentScores scores_;

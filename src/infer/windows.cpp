@@ -25,11 +25,11 @@ void add_window(const Window& window, std::span<const std::int32_t> tokens, std:
 
 }  // namespace
 
-std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t given,
+std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t context,
                         const WindowRules& rules) {
   std::vector<Window> windows;
   const std::int64_t last = tokens - 1;  // the last token is predicted, never read
-  std::int64_t target = std::max<std::int64_t>(1, given);
+  std::int64_t target = std::max<std::int64_t>(1, context);
   const std::int64_t stride = rules.last_only ? rules.window : rules.stride;
   if (rules.last_only) {
     target = std::max(target, last - rules.window + 1);
@@ -54,15 +54,15 @@ std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowR
   std::optional<std::size_t> leader;  // in the last batch, of the document before
   for (std::size_t d = 0; d + 1 < documents.offsets.size(); ++d) {
     const std::int64_t tokens = documents.offsets[d + 1] - documents.offsets[d];
-    const std::int64_t given = documents.context[d];
-    std::vector<Window> windows = cut(static_cast<std::int64_t>(d), tokens, given, rules);
+    const std::int64_t context = documents.context[d];
+    std::vector<Window> windows = cut(static_cast<std::int64_t>(d), tokens, context, rules);
     const bool whole = windows.size() == 1 && windows[0].begin == 0;
     const bool repeated = rules.share && d < repeats.size() && repeats[d] != 0 && whole;
     if (!repeated) {
       leader.reset();
     }
-    if (leader) {  // the last given token predicts another one here: it is read again
-      windows[0].shared = (given - 1) / kSharedUnit * kSharedUnit;
+    if (leader) {  // the last context token predicts another one here: it is read again
+      windows[0].shared = (context - 1) / kSharedUnit * kSharedUnit;
       windows[0].leader = *leader;
     }
     for (Window& window : windows) {
@@ -75,7 +75,7 @@ std::vector<WindowBatch> pack(const io::ShardDocuments& documents, const WindowR
       batches.back().push_back(window);
       room -= window.rows();
     }
-    if (!leader && whole && given > 1) {
+    if (!leader && whole && context > 1) {
       leader = batches.back().size() - 1;
     }
   }

@@ -34,9 +34,9 @@ struct Window {
   std::int64_t targets() const { return end() - first_target + 1; }
 };
 
-/// The windows of a document of so many tokens, the first `given` of which are not predicted. Every
-/// other token but the first is predicted once, from as long a past as the window holds.
-std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t given,
+/// The windows of a document of so many tokens, the first `context` of which are not predicted.
+/// Every other token but the first is predicted once, from as long a past as the window holds.
+std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t context,
                         const WindowRules& rules);
 
 /// Windows that are computed together.

@@ -38,7 +38,7 @@ struct BlockToSave {
   std::vector<std::int64_t> shape, offset, extent;
   BlockValues values;
   BlockType type = BlockType::kF32;
-  std::function<QuantizedRows()> rows = {};  // instead of values, where the type is in few bits
+  std::function<QuantizedRows()> rows = {};  // instead of values, for int8 and int4
 };
 
 /// Everything that is not a tensor: step, cursor, config, layout, task names, ... Written by rank 0
@@ -47,7 +47,7 @@ struct SaveRequest {
   std::filesystem::path dir;  // the folder of all checkpoints
   std::int64_t step = 0;
   const Json& state;
-  std::vector<std::filesystem::path> copy;        // files to keep beside it (the tokenizer's)
+  std::vector<std::filesystem::path> copy;        // sidecar files (the tokenizer's)
   std::map<std::string, std::string> texts = {};  // others, by name
   std::function<void()> on_progress = {};         // called on each rank before each block
 };
@@ -88,8 +88,8 @@ class CheckpointReader {
 
   const std::filesystem::path& path() const;
   const Json& state() const;
-  const std::string& manifest_sha256() const;   // of the text
-  std::vector<std::string> companions() const;  // files beside its parts
+  const std::string& manifest_sha256() const;      // of the text
+  std::vector<std::string> sidecar_files() const;  // names; besides its part files
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
@@ -99,7 +99,7 @@ class CheckpointReader {
   /// checksum of each block read. kBadData names tensor, file and both sums.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
-  /// Likewise the very codes and scales of a quantized tensor, in the order of rows. offset[1] must
+  /// Reads the stored codes and scales of a quantized tensor, in the order of rows. offset[1] must
   /// be a multiple of kQuantizedBlock.
   QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
                                const std::vector<std::int64_t>& extent);

@@ -37,7 +37,7 @@ std::vector<std::uint16_t> to_bits(StoredType type, std::span<const float> value
   return bits;
 }
 
-// The datasets of a block in few bits: calls visit(name, array, extents) for each.
+// The datasets of a quantized block: calls visit(name, array, extents) for each.
 template <class Rows, class Visit>
 void each_array(Rows& rows, const Visit& visit) {
   visit("codes", rows.codes, Extents{rows.rows, rows.code_bytes()});
@@ -153,8 +153,8 @@ BlockContent read_block(const Hdf5File& file, const std::string& dataset, BlockT
                         const Extents& extent, const std::string& sha256) {
   BlockContent content;
   content.type = type;
-  if (const auto few_bits = quantized_type(type)) {
-    content.rows = read_rows(file, dataset, *few_bits, extent, sha256);
+  if (const auto quantized = quantized_type(type)) {
+    content.rows = read_rows(file, dataset, *quantized, extent, sha256);
   } else if (type == BlockType::kF32) {
     read_exactly(file, dataset, "f4", extent, content.values);
     check_sum(sum_of(content.values), sha256);

@@ -17,10 +17,10 @@ std::string_view name_of(BlockType type);
 std::optional<BlockType> block_type(std::string_view name);
 std::optional<QuantizedType> quantized_type(BlockType type);
 
-/// Of a block's data in the file. A block in few bits has two dims.
+/// Bytes of a block's data in the file. A quantized block has two dims.
 double bytes_of(BlockType type, const Extents& extent);
 
-/// What a block holds: rows if it is in few bits, else values.
+/// What a block holds: rows if it is quantized, else values.
 struct BlockContent {
   BlockType type = BlockType::kF32;
   std::vector<float> values;

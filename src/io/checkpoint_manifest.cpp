@@ -68,7 +68,7 @@ bool overlap(const StoredBlock& a, const StoredBlock& b) {
   return true;
 }
 
-// Blocks in few bits are cut between whole blocks of columns with one scale.
+// Quantized blocks are cut block-aligned: between columns that have different scales.
 bool is_possible(const StoredBlock& block, const Extents& shape) {
   if (!quantized_type(block.type)) {
     return true;
@@ -164,7 +164,7 @@ std::string to_text(const Manifest& manifest) {
             {"files", files_to_json(manifest.files)},
             {"tensors", std::move(tensors)},
             {"state", *manifest.state}};
-  // Of the text as it will be read back: invalid UTF-8 is replaced on the way.
+  // The checksum is that of the text as it will be read back: dump replaces invalid UTF-8.
   body["sha256"] = checksum(Json::parse(dump(body, -1)));
   return dump(body, 1) + "\n";
 }

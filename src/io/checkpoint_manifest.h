@@ -46,7 +46,7 @@ struct Manifest {
 std::string to_text(const Manifest& manifest);
 /// kBadData if anything in it is not as to_text writes it.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
-/// Likewise, of a text that was read from there.
+/// The same for a text that was read from there.
 Manifest parse_manifest(const std::filesystem::path& checkpoint, const std::string& text);
 
 /// kBadData that names a file of a checkpoint, what is wrong, and the remedy.

@@ -189,7 +189,7 @@ const fs::path& CheckpointReader::path() const { return state_->path; }
 const Json& CheckpointReader::state() const { return *state_->manifest.state; }
 const std::string& CheckpointReader::manifest_sha256() const { return state_->manifest_sha256; }
 
-std::vector<std::string> CheckpointReader::companions() const {
+std::vector<std::string> CheckpointReader::sidecar_files() const {
   std::vector<std::string> names;
   for (const auto& [name, file] : state_->manifest.files) {
     names.push_back(name);

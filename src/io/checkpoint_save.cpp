@@ -75,18 +75,18 @@ struct PartWriter {
   static std::string write(const BlockToSave& block, const std::string& dataset, Hdf5File& file) {
     BlockContent content;
     content.type = block.type;
-    const auto few_bits = quantized_type(block.type);
-    if (few_bits) {
+    const auto quantized = quantized_type(block.type);
+    if (quantized) {
       content.rows = block.rows();
     } else {
       content.values = block.values();
     }
-    const bool fits = few_bits
-                          ? content.rows.type == *few_bits &&
+    const bool fits = quantized
+                          ? content.rows.type == *quantized &&
                                 block.extent == Extents{content.rows.rows, content.rows.columns}
                           : std::ssize(content.values) == volume(block.extent);
     require(fits, fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,
-                              few_bits ? content.rows.codes.size() : content.values.size(),
+                              quantized ? content.rows.codes.size() : content.values.size(),
                               join(block.extent, ", ")));
     try {
       return write_block(file, dataset, block.extent, content);

@@ -208,7 +208,7 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
     const std::int64_t first = run.offsets[document];
     span.document.push_back(document_begin[at] + run.first + static_cast<std::int64_t>(document));
     span.document_begin.push_back(token_begin[at] + first);
-    span.given.push_back(position - first < run.context[document] ? 1 : 0);
+    span.context.push_back(position - first < run.context[document] ? 1 : 0);
     span.task.push_back(run.task[document]);
   }
 }

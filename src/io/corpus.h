@@ -48,7 +48,7 @@ struct TokenSpan {
   std::vector<std::int32_t> token;
   std::vector<std::int64_t> document;        // global number in the corpus
   std::vector<std::int64_t> document_begin;  // stream position of its document's first token
-  std::vector<std::uint8_t> given;           // 1 inside /documents/context: read, not predicted
+  std::vector<std::uint8_t> context;         // 1 inside /documents/context: read, not predicted
   std::vector<std::uint8_t> task;            // index into task_names; 0 = none
 };
 
@@ -75,7 +75,7 @@ class Corpus {
   const CorpusInfo& info() const;
   TokenSpan read(std::int64_t begin, std::int64_t count);
   ShardDocuments documents(std::int64_t shard);
-  /// Likewise without ids, and without a copy: valid until the next read of this corpus.
+  /// The documents without ids and without a copy: valid until the next read of this corpus.
   const ShardDocuments& document_table(std::int64_t shard);
   /// Tokens [begin, begin + count) of one shard. A token >= vocab_size is kBadData with document,
   /// position and value; so is a chunk whose checksum is wrong.

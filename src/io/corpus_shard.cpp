@@ -204,7 +204,7 @@ std::vector<std::string> ShardReader::ids() const {
   return read_texts(file_, "/documents/id");
 }
 
-/// Of all entries or some of them, from number `first` on.
+/// Checks offsets [first, first + size) of the documents: sorted, from 0 to the number of tokens.
 void ShardReader::check_offsets(std::int64_t first,
                                 const std::vector<std::int64_t>& offsets) const {
   if (first == 0 && offsets.front() != 0) {

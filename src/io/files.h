@@ -23,7 +23,7 @@ bool is_there(const std::filesystem::path& path);
 bool is_folder(const std::filesystem::path& path);
 /// Throws what fail_read does.
 std::string read_whole(const std::filesystem::path& file);
-/// The first or last bytes of a file, or all if it has no more. Throws likewise.
+/// The first or last bytes of a file, or all if it has no more. Throws as fail_read does.
 std::string read_start(const std::filesystem::path& file, std::int64_t bytes);
 std::string read_end(const std::filesystem::path& file, std::int64_t bytes);
 /// SHA-256 of a file's bytes, streamed.

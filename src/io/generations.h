@@ -17,7 +17,7 @@ namespace moesaic::io {
 /// Why a continuation ended. The numbers are those of the file.
 enum class EndReason : std::uint8_t { kEos, kStop, kMaxTokens, kMaxSeq };
 
-/// Of one document.
+/// The continuation of one document.
 struct Continuation {
   std::string id;
   std::int64_t prompt_tokens = 0;

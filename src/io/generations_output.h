@@ -43,7 +43,7 @@ class GenerationsOutput {
   /// When all parts are there: the two files, made from them, which are not needed after that.
   /// Returns the totals.
   GenerationTotals finish() const;
-  /// Of the finished file.
+  /// The totals that the finished file holds.
   GenerationTotals totals() const;
   /// Once both files are there, and nobody holds the lock of the folder.
   void remove_parts() const { parts_.remove(); }

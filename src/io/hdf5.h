@@ -24,10 +24,10 @@ class Hdf5File {
  public:
   static Hdf5File open(const std::filesystem::path& file);           // read only
   static Hdf5File open_to_write(const std::filesystem::path& file);  // exists already
-  /// Likewise; nothing if another process holds the file's lock.
+  /// Opens to write; nothing if another process holds the file's lock.
   static std::optional<Hdf5File> open_unless_locked(const std::filesystem::path& file);
-  /// Likewise, but after kReaderPatience in spite of the lock: what is in a reader's way is only
-  /// what it has not read.
+  /// Opens to write, after kReaderPatience in spite of the lock: a writer changes only what a
+  /// reader has not read yet.
   static Hdf5File open_patiently(const std::filesystem::path& file);
   static Hdf5File create(const std::filesystem::path& file);  // replaces
   Hdf5File(Hdf5File&&) noexcept;

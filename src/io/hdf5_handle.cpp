@@ -40,7 +40,7 @@ Hdf5Failure hdf5_failure() {
         return 0;
       },
       &failure);
-  // Of a failed system call, only its number and message: the rest is descriptors and offsets.
+  // For a failed system call keep only errno and its message: the rest is descriptors and offsets.
   constexpr std::string_view kNumber = "errno = ", kMessage = "error message = '";
   if (const std::size_t at = failure.reason.find(kNumber); at != std::string::npos) {
     failure.error = std::atoi(failure.reason.c_str() + at + kNumber.size());

@@ -74,12 +74,12 @@ struct HfFolderRequest {
   HfKeys keys;
   StoredType type = StoredType::kBF16;
   std::int64_t shard_bytes = 5'000'000'000;  // a larger tensor has a file of its own
-  std::vector<std::filesystem::path> copy;   // files to lie beside the model's
+  std::vector<std::filesystem::path> copy;   // sidecar files
   SpecialTokens special = {};
 };
 
-/// Files of a model that belong to its tokenizer and text generation, those that exist.
-std::vector<std::filesystem::path> companion_files(const std::filesystem::path& folder);
+/// Sidecar files of a model: those of its tokenizer and of text generation that exist.
+std::vector<std::filesystem::path> sidecar_files(const std::filesystem::path& folder);
 
 /// Whether a model may be written there: nothing is, or only what an unfinished writing left.
 bool is_free(const std::filesystem::path& folder);

@@ -24,7 +24,7 @@ using Extents = std::vector<std::int64_t>;
 constexpr const char* kUnfinishedName = ".unfinished";  // there while the folder is written
 constexpr std::int64_t kBlock = std::int64_t{1} << 24;  // elements that are copied at once
 
-constexpr std::array kCompanions{
+constexpr std::array kSidecarFiles{
     "tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json",
     "tokenizer.model", "added_tokens.json",     "vocab.json",
     "merges.txt",      "chat_template.jinja",   "generation_config.json"};
@@ -38,7 +38,7 @@ bool is_written(const fs::path& file) {
   const std::string text = name.string();
   return text == kUnfinishedName || text == kConfigName ||
          (text.starts_with("model") && text.find(".safetensors") != std::string::npos) ||
-         std::find(kCompanions.begin(), kCompanions.end(), text) != kCompanions.end();
+         std::find(kSidecarFiles.begin(), kSidecarFiles.end(), text) != kSidecarFiles.end();
 }
 
 /// One stored tensor and those of ours that it holds, in the order in which they lie in it.
@@ -217,9 +217,9 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
 
 }  // namespace
 
-std::vector<fs::path> companion_files(const fs::path& folder) {
+std::vector<fs::path> sidecar_files(const fs::path& folder) {
   std::vector<fs::path> files;
-  for (const char* name : kCompanions) {
+  for (const char* name : kSidecarFiles) {
     if (is_there(folder / name) && !is_folder(folder / name)) {
       files.push_back(folder / name);
     }

@@ -27,9 +27,9 @@ class PartFiles {
 
   /// Whether the file is there and of this fingerprint.
   bool is_current(const std::filesystem::path& file) const;
-  /// Renames it, with a notice, if it is there and of another one.
+  /// Renames the file, with a notice, if it is there and has another fingerprint.
   void drop_stale(const std::filesystem::path& file) const;
-  /// Likewise the parts of what had another number of them.
+  /// Renames, with a notice, the part files of a run with another number of parts.
   void drop_other_counts() const;
   /// Makes the folder. Throws kCannotCreate, also if it is not writable.
   void make_folder() const;

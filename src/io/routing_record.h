@@ -80,7 +80,7 @@ class RoutingWriter {
   std::filesystem::path file_;
   const comm::Communicator& world_;
   std::int64_t layers_, choices_;
-  // Of the file.
+  // Present lengths of the file's axes.
   std::int64_t chunk_rows_ = 0, steps_ = 0, rows_ = 0;
   bool unsynced_ = false;
 };

@@ -63,8 +63,8 @@ struct Choices {
     if (expert < 0) {
       return by < 0 && fate[k] == 0 && k > 0 ? "" : "no choice, but a target or a fate";
     }
-    const bool moved = fate[k] == 1 || fate[k] == 2;
-    if (fate[k] == 0 ? by != expert : moved ? by < 0 || by == expert : by >= 0) {
+    const bool rerouted = fate[k] == 1 || fate[k] == 2;
+    if (fate[k] == 0 ? by != expert : rerouted ? by < 0 || by == expert : by >= 0) {
       return fmt::format("expert {} with fate {} has target {}", expert, fate[k], by);
     }
     for (std::size_t other = 0; other < k; ++other) {

@@ -10,11 +10,11 @@ class RunLock {
  public:
   static constexpr const char* kName = "lock";  // of the file in the folder
 
-  /// Of a folder, by a file in it that stays. Throws kCannotCreate, naming host, process and job of
-  /// the holder. On a filesystem without locks it warns and lets the job run.
+  /// Locks a folder by a file in it, which stays. Throws kCannotCreate that names host, process and
+  /// job of the holder. On a filesystem without locks it warns and lets the job run.
   static RunLock of_folder(const std::filesystem::path& folder);
-  /// Of a file or folder that need not be there yet, by a hidden file .NAME.lock beside it, which
-  /// goes with the lock. Throws likewise. Makes the folder that it is in.
+  /// Locks a file or folder that need not exist yet, by a hidden file .NAME.lock in its folder,
+  /// which goes with the lock. Throws as of_folder does. Makes the folder that it is in.
   static RunLock beside(const std::filesystem::path& path);
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&&) = delete;

@@ -42,7 +42,7 @@ class SafetensorsFile {
   /// value is not finite as a float: names tensor and index.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values) const;
-  /// Likewise, elements that lie apart.
+  /// Reads elements that lie apart.
   void read(const std::string& name, const Strided& elements, std::span<float> values) const;
 
  private:

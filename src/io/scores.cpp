@@ -61,9 +61,9 @@ void write_details(Hdf5File& file, const ReferenceDetails& details) {
     write_sums(file, "/experts/tokens", extents, details.expert_tokens, "token",
                "rows that the expert got in the reference");
     write_sums(file, "/experts/squares", extents, details.expert_squares, "1",
-               "sum over rows of the squared norm of the reference's answer");
+               "sum over rows of the squared norm of the reference's output");
     write_sums(file, "/experts/errors", extents, details.expert_errors, "1",
-               "sum over rows of the squared norm of the error of the model's answer");
+               "sum over rows of the squared norm of the error of the model's output");
   }
 }
 
@@ -170,7 +170,7 @@ ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width, bool com
     create_column<float>(file_, "/tokens/divergence", kTokenChunk, "nat",
                          "Kullback-Leibler divergence D(reference || model) at each token");
     create_column<std::uint8_t>(file_, "/tokens/agrees", kTokenChunk, "1",
-                                "whether the likeliest token is the reference's");
+                                "whether the top-1 token is the reference's");
   }
   create_column<std::uint64_t>(file_, "/documents/offsets", kDocumentChunk, "1",
                                "first entry of /tokens/logprob of each document, and the end");
@@ -179,7 +179,7 @@ ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width, bool com
   create_column<std::uint64_t>(file_, "/documents/tokens", kDocumentChunk, "token",
                                "scored tokens");
   create_column<std::uint8_t>(file_, "/documents/greedy", kDocumentChunk, "1",
-                              "whether each scored token was the likeliest");
+                              "whether each scored token was the argmax");
   file_.create_strings(
       "/documents/id", id_width,
       {.chunk = {kDocumentChunk}, .unlimited = true, .checksum = true, .compress = true});

@@ -31,7 +31,7 @@ struct ScoresHeader {
 
 /// Sums of what score.reference_detail asks for.
 struct ReferenceDetails {
-  // Of the divergences in nats where this layer alone is as in the model; the last: the head.
+  // Divergence in nats if only this layer is as in the model; the last entry is the head's.
   std::vector<double> layers;               // (L + 1), or empty
   std::vector<std::int64_t> expert_layers;  // (M) the layers that have experts, or empty
   // What an expert got of the reference's rows, and sums over these of |y|^2 and of |error of y|^2.
@@ -43,11 +43,11 @@ struct ReferenceDetails {
   }
 };
 
-/// Of tokens, one after the other. With a reference all are of one length.
+/// Scores of consecutive tokens. With a reference all vectors have one length.
 struct TokenScores {
   std::vector<float> logprob;
   std::vector<float> reference_logprob, divergence;  // nats
-  std::vector<std::uint8_t> agrees;                  // 1: the likeliest token is the reference's
+  std::vector<std::uint8_t> agrees;                  // 1: the top-1 token is the reference's
 };
 
 /// How the model differs from the reference on the scored tokens.
@@ -55,7 +55,7 @@ struct ReferenceTotals {
   double logprob = 0.0;       // the reference's, nats
   double divergence = 0.0;    // D(reference || model) nats, summed over tokens
   double largest = 0.0;       // of a token
-  std::int64_t agreeing = 0;  // tokens where the likeliest token is the same
+  std::int64_t agreeing = 0;  // tokens whose top-1 token is the same
   ReferenceDetails details;
 
   void add(const TokenScores& tokens);
@@ -66,8 +66,8 @@ struct ReferenceTotals {
 struct ScoreTotals {
   std::int64_t documents = 0, tokens = 0;
   double logprob = 0.0;  // nats
-  // Of the documents of which every token but the first was scored: bytes of a given context or of
-  // a part that was cut off have no log-probability beside them.
+  // Sums over the documents of which every token but the first was scored. Other documents have
+  // bytes without a log-probability: of a context, or of a tail that was cut off.
   double whole_nats = 0.0;  // -log p + first tokens x ln(vocab_size)
   std::int64_t whole_bytes = 0;
   ReferenceTotals reference = {};
@@ -82,7 +82,7 @@ struct ScoreTotals {
 struct DocumentScores {
   std::vector<double> logprob;       // sum over the scored tokens, nats
   std::vector<std::int64_t> tokens;  // scored
-  std::vector<std::uint8_t> greedy;  // 1: each scored token was the likeliest; 0 without tokens
+  std::vector<std::uint8_t> greedy;  // 1: each scored token was the argmax; 0 without tokens
   std::vector<std::string> id;
 };
 
@@ -129,7 +129,8 @@ struct ScoresSummary {
   ScoreTotals totals;
   std::int64_t trace_step = 0;
 };
-/// Of a scores file; on the HDF5 thread. Throws kBadData naming what is missing or damaged.
+/// Reads the attributes of a scores file; on the HDF5 thread. Throws kBadData that names what is
+/// missing or damaged.
 ScoresSummary scores_summary(const Hdf5File& file);
 /// Nothing if there is no such file or it is no sound scores file.
 std::optional<ScoresSummary> read_scores_summary(const std::filesystem::path& file);
@@ -140,7 +141,7 @@ TokenScores read_token_scores(const Hdf5File& file, bool compared, std::int64_t 
 
 /// The rows of documents of a scores file. On the HDF5 thread.
 DocumentScores read_document_scores(const Hdf5File& file);
-/// Of a file that ScoresWriter::keep made.
+/// Reads a file that ScoresWriter::keep made.
 BegunScores read_begun(const Hdf5File& file);
 
 /// One file from the parts, in their order, a block at a time.

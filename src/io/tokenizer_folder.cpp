@@ -48,7 +48,7 @@ class Marks {
     load(folder / "config.json", model_);
   }
 
-  /// kind: "eos" or "bos". A tokenizer_config.json that speaks of the mark, be it null, is right.
+  /// kind: "eos" or "bos". A tokenizer_config.json that names the mark, be it null, is right.
   std::int64_t id(const std::string& kind) const {
     const std::string token_key = kind + "_token";
     const std::string id_key = token_key + "_id";

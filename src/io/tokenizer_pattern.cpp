@@ -22,7 +22,7 @@ constexpr std::string_view kWords =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169})"
     R"(\x{1f170}-\x{1f189}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kSameEscapes = "dDrntfa";  // mean the same in both
-constexpr std::string_view kPositions = "AzZG";       // likewise, outside of a class
+constexpr std::string_view kPositions = "AzZG";       // the same, outside of a class
 constexpr std::string_view kHexDigits = "0123456789abcdefABCDEF";
 constexpr std::size_t kLongestPattern = 32'768;
 

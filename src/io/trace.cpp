@@ -26,7 +26,7 @@ struct TraceWriter::State {
   Timer since_flush;
   TracePending pending;
   TraceLengths written;
-  TracePlaces places;
+  TracePositions positions;
 
   void write(std::optional<Hdf5File> file);
   void restore() const;
@@ -46,7 +46,7 @@ void TraceWriter::State::restore() const {
 // On the HDF5 thread. If it fails half-way, the file is left as it was.
 void TraceWriter::State::write(std::optional<Hdf5File> file) {
   try {
-    append(*file, pending, written, places);
+    append(*file, pending, written, positions);
     file->close();
   } catch (const Error&) {
     file.reset();
@@ -90,7 +90,7 @@ TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, dou
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;
-  state->places = places_of(axes);
+  state->positions = positions_of(axes);
   return TraceWriter(std::move(state));
 }
 
@@ -118,7 +118,7 @@ TraceWriter TraceWriter::resume(const fs::path& file, const TraceAxes& axes, dou
     return create(file, axes, flush_seconds);
   }
   state->written = continued.lengths;
-  state->places = continued.places;
+  state->positions = continued.positions;
   TraceWriter writer(std::move(state));
   std::string restart = fmt::format("resumed from step {}", last_step);
   if (continued.cut_to > 0) {

@@ -76,7 +76,7 @@ class TraceWriter {
 
   /// Writes what is kept. Returns false (rows kept) if the file is locked by a reader.
   bool flush();
-  /// Likewise, at last in spite of a reader.
+  /// Writes what is kept, at last in spite of a reader.
   void write_all();
 
  private:

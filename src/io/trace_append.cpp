@@ -19,19 +19,19 @@ std::vector<std::string> event_columns() {
 
 /// Where each value of a row lies in a line of the file, row-major both.
 std::vector<std::size_t> targets_of(const std::vector<std::string>& axes, const Extents& extents,
-                                    const TracePlaces& places) {
+                                    const TracePositions& positions) {
   std::vector<std::size_t> targets = {0};
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const auto width = static_cast<std::size_t>(extents[i + 1]);
-    const auto own = static_cast<std::size_t>(places.extents.at(axes[i]));
-    const auto names = places.places.find(axes[i]);
+    const auto own = static_cast<std::size_t>(positions.extents.at(axes[i]));
+    const auto names = positions.positions.find(axes[i]);
     std::vector<std::size_t> next;
     next.reserve(targets.size() * own);
     for (const std::size_t begin : targets) {
       for (std::size_t j = 0; j < own; ++j) {
-        const std::size_t place =
-            names == places.places.end() ? j : static_cast<std::size_t>(names->second.at(j));
-        next.push_back(begin * width + place);
+        const std::size_t position =
+            names == positions.positions.end() ? j : static_cast<std::size_t>(names->second.at(j));
+        next.push_back(begin * width + position);
       }
     }
     targets = std::move(next);
@@ -43,7 +43,7 @@ std::vector<std::size_t> targets_of(const std::vector<std::string>& axes, const 
 /// are NaN (or 0).
 template <class T, class Row, class Member>
 std::vector<T> gather(const std::vector<Row>& rows, Member member, const Extents& extents,
-                      const TraceColumn<Row>& column, const TracePlaces& places) {
+                      const TraceColumn<Row>& column, const TracePositions& positions) {
   std::size_t line = 1;
   for (std::size_t i = 1; i < extents.size(); ++i) {
     line *= static_cast<std::size_t>(extents[i]);
@@ -55,7 +55,7 @@ std::vector<T> gather(const std::vector<Row>& rows, Member member, const Extents
       *into++ = row.*member;
     }
   } else {
-    const std::vector<std::size_t> targets = targets_of(column.axes, extents, places);
+    const std::vector<std::size_t> targets = targets_of(column.axes, extents, positions);
     for (const Row& row : rows) {
       const std::vector<T>& part = row.*member;
       require(part.size() == targets.size(), fmt::format("trace row: {} has {} values, not {}",
@@ -72,7 +72,7 @@ std::vector<T> gather(const std::vector<Row>& rows, Member member, const Extents
 /// Writes the rows at `first` (again, if an earlier try failed half-way).
 template <class Row>
 void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
-                const std::vector<Row>& rows, std::int64_t first, const TracePlaces& places) {
+                const std::vector<Row>& rows, std::int64_t first, const TracePositions& positions) {
   const auto count = static_cast<std::int64_t>(rows.size());
   for (const TraceColumn<Row>& column : columns) {
     if (rows.empty() || !file.has(column.name)) {
@@ -89,7 +89,7 @@ void write_rows(Hdf5File& file, const std::vector<TraceColumn<Row>>& columns,
           constexpr bool kFloating = std::is_same_v<decltype(member), double Row::*> ||
                                      std::is_same_v<decltype(member), std::vector<double> Row::*>;
           using T = std::conditional_t<kFloating, double, std::int64_t>;
-          const auto values = gather<T>(rows, member, extents, column, places);
+          const auto values = gather<T>(rows, member, extents, column, positions);
           file.write<T>(column.name, offset, extents, values);
         },
         column.member);
@@ -196,7 +196,7 @@ void widen_numbers(Hdf5File& file, const std::string& axis, std::int64_t extent)
   }
 }
 
-/// Room for the tasks or corpora of this run. Returns the places of all of them; nothing if they
+/// Room for the tasks or corpora of this run. Returns the positions of all of them; nothing if they
 /// are just those of the file.
 std::vector<std::int64_t> widen_names(Hdf5File& file, const std::string& axis,
                                       const std::vector<std::string>& own) {
@@ -207,19 +207,19 @@ std::vector<std::int64_t> widen_names(Hdf5File& file, const std::string& axis,
   }
   const std::int64_t width = file.string_width(dataset);
   const auto before = std::ssize(names);
-  std::vector<std::int64_t> places;
+  std::vector<std::int64_t> positions;
   for (const std::string& name : own) {
     const std::string cut = fitting(name, width);
-    std::int64_t place = 0;  // each is given once, also where names are cut to the same
-    while (place < std::ssize(names) &&
-           (names[static_cast<std::size_t>(place)] != cut ||
-            std::find(places.begin(), places.end(), place) != places.end())) {
-      ++place;
+    std::int64_t position = 0;  // each is given once, also where names are cut to the same
+    while (position < std::ssize(names) &&
+           (names[static_cast<std::size_t>(position)] != cut ||
+            std::find(positions.begin(), positions.end(), position) != positions.end())) {
+      ++position;
     }
-    if (place == std::ssize(names)) {
+    if (position == std::ssize(names)) {
       names.push_back(cut);
     }
-    places.push_back(place);
+    positions.push_back(position);
   }
   if (std::ssize(names) > before) {
     if (!file.may_grow(dataset)) {  // an older program has made it
@@ -228,7 +228,7 @@ std::vector<std::int64_t> widen_names(Hdf5File& file, const std::string& axis,
     widen(file, axis, std::ssize(names));
     file.write_strings(dataset, before, {names.begin() + before, names.end()});
   }
-  return places;
+  return positions;
 }
 
 /// The last step of a file; 0: none.
@@ -248,13 +248,13 @@ std::uint64_t TracePending::bytes() const {
   return 8 * values;
 }
 
-TracePlaces places_of(const TraceAxes& axes) {
-  TracePlaces places;
+TracePositions positions_of(const TraceAxes& axes) {
+  TracePositions positions;
   for (const char* axis :
        {"layer", "expert", "choice", "rank", "phase", "task", "corpus", "group"}) {
-    places.extents[axis] = extent_of(axes, axis);
+    positions.extents[axis] = extent_of(axes, axis);
   }
-  return places;
+  return positions;
 }
 
 void cut_back(Hdf5File& file, const TraceLengths& to) {
@@ -273,22 +273,22 @@ void cut_back(Hdf5File& file, const TraceLengths& to) {
 }
 
 void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at,
-            const TracePlaces& places) {
-  write_rows(file, eval_columns(), pending.evals, at.evals, places);
+            const TracePositions& positions) {
+  write_rows(file, eval_columns(), pending.evals, at.evals, positions);
   write_events(file, pending.events, at.events);
-  write_rows(file, trace_columns(), pending.rows, at.rows, places);
+  write_rows(file, trace_columns(), pending.rows, at.rows, positions);
 }
 
 ContinuedTrace continue_trace(Hdf5File& file, const TraceAxes& axes, std::int64_t last_step) {
   check_axes(file, axes);
-  ContinuedTrace trace{.lengths = {}, .places = places_of(axes)};
+  ContinuedTrace trace{.lengths = {}, .positions = positions_of(axes)};
   const std::int64_t every = file.has_attribute("/", "every")
                                  ? std::atoll(file.string_attribute("/", "every").c_str())
                                  : 0;
   for (const char* axis : {"task", "corpus"}) {
-    auto places = widen_names(file, axis, names_of(axes, axis));
-    if (!places.empty()) {
-      trace.places.places[axis] = std::move(places);
+    auto positions = widen_names(file, axis, names_of(axes, axis));
+    if (!positions.empty()) {
+      trace.positions.positions[axis] = std::move(positions);
     }
   }
   write_trace_attributes(file, axes);

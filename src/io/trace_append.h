@@ -30,22 +30,22 @@ struct TraceLengths {
 };
 
 /// Where the values of a run lie among those of its trace, by the names of axes.
-struct TracePlaces {
-  std::map<std::string, std::int64_t> extents;              // of the run's rows
-  std::map<std::string, std::vector<std::int64_t>> places;  // of each entry; absent: the same
+struct TracePositions {
+  std::map<std::string, std::int64_t> extents;                 // of the run's rows
+  std::map<std::string, std::vector<std::int64_t>> positions;  // of each entry; absent: the same
 };
-TracePlaces places_of(const TraceAxes& axes);  // those of a file that has just these axes
+TracePositions positions_of(const TraceAxes& axes);  // those of a file that has just these axes
 
 /// Writes them after the first `at` ones; may be called again if an earlier try failed half-way.
 void append(Hdf5File& file, const TracePending& pending, const TraceLengths& at,
-            const TracePlaces& places);
+            const TracePositions& positions);
 /// Takes away what an append that failed half-way has left.
 void cut_back(Hdf5File& file, const TraceLengths& to);
 
 /// A file that was readied for more rows.
 struct ContinuedTrace {
   TraceLengths lengths;  // that stay
-  TracePlaces places;
+  TracePositions positions;
   std::int64_t cut_to = 0;   // the last step that was cut; 0: none
   std::int64_t ends_at = 0;  // the last step that stays; 0: none
   bool lacks_steps = false;  // between that and last_step

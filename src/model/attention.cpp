@@ -11,55 +11,56 @@ namespace moesaic::model {
 
 namespace {
 
-// Elements of whole query heads of the first dim.
-PublicTensor query_part(const std::string& name, Shape shape, const config::Model& model,
-                        const Placement& place) {
-  const Slice own = place.of(model.heads);
+// This rank's slice of a tensor whose first dim holds query heads: whole heads.
+PublicTensor query_slice(const std::string& name, Shape shape, const config::Model& model,
+                         const Placement& placement) {
+  const Slice own = placement.of(model.heads);
   shape.set(0, model.heads * model.head_dim);
   return split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
 }
 
-// Likewise of key or value heads.
-PublicTensor kv_part(const std::string& name, Shape shape, const config::Model& model,
-                     const Placement& place) {
-  const std::int64_t copies = kv_copies(model.kv_heads, place.tp);
-  const Slice own = share_of(model.kv_heads, place.tp_rank / copies, place.tp / copies);
+// This rank's slice of a tensor whose first dim holds key or value heads: whole heads. Where tp is
+// larger than their number, several ranks hold the same head.
+PublicTensor kv_slice(const std::string& name, Shape shape, const config::Model& model,
+                      const Placement& placement) {
+  const std::int64_t copies = kv_copies(model.kv_heads, placement.tp);
+  const Slice own = share_of(model.kv_heads, placement.tp_rank / copies, placement.tp / copies);
   shape.set(0, model.kv_heads * model.head_dim);
   PublicTensor tensor =
       split_tensor(name, shape, 0, {own.begin * model.head_dim, own.count * model.head_dim});
   tensor.copies = static_cast<int>(copies);
-  tensor.copy = static_cast<int>(place.tp_rank % copies);
+  tensor.copy = static_cast<int>(placement.tp_rank % copies);
   tensor.partial = copies > 1;
   return tensor;
 }
 
-std::vector<PublicTensor> qkv_parts(const std::string& prefix, const std::string& kind,
-                                    const Shape& shape, const config::Model& model,
-                                    const Placement& place) {
-  return {query_part(prefix + "q_proj." + kind, shape, model, place),
-          kv_part(prefix + "k_proj." + kind, shape, model, place),
-          kv_part(prefix + "v_proj." + kind, shape, model, place)};
+std::vector<PublicTensor> qkv_slices(const std::string& prefix, const std::string& kind,
+                                     const Shape& shape, const config::Model& model,
+                                     const Placement& placement) {
+  return {query_slice(prefix + "q_proj." + kind, shape, model, placement),
+          kv_slice(prefix + "k_proj." + kind, shape, model, placement),
+          kv_slice(prefix + "v_proj." + kind, shape, model, placement)};
 }
 
 LinearOptions qkv_options(const std::string& prefix, const config::Model& model,
-                          const Placement& place) {
+                          const Placement& placement) {
   LinearOptions options;
   if (model.qkv_bias) {
-    options.bias = qkv_parts(prefix, "bias", {1}, model, place);
+    options.bias = qkv_slices(prefix, "bias", {1}, model, placement);
   }
   return options;
 }
 
-AttentionShape own_heads(const config::Model& model, const Placement& place) {
-  return {.heads = model.heads / place.tp,
-          .kv_heads = kv_heads_of_rank(model.kv_heads, place.tp),
+AttentionShape own_heads(const config::Model& model, const Placement& placement) {
+  return {.heads = model.heads / placement.tp,
+          .kv_heads = kv_heads_of_rank(model.kv_heads, placement.tp),
           .head_dim = model.head_dim,
           .v_dim = model.head_dim,
           .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(model.head_dim)))};
 }
 
 QkNorm make_norm(Parameters& parameters, const std::string& prefix, const config::Model& model,
-                 const AttentionShape& shape, const Placement& place) {
+                 const AttentionShape& shape, const Placement& placement) {
   const std::string q = prefix + "q_norm.weight";
   const std::string k = prefix + "k_norm.weight";
   const bool whole = model.qk_norm == config::QkNorm::kProjection;
@@ -67,15 +68,16 @@ QkNorm make_norm(Parameters& parameters, const std::string& prefix, const config
   return {parameters,
           model,
           {shape.heads, shape.kv_heads},
-          whole ? query_part(q, {1}, model, place) : copied_tensor(q, head, place),
-          whole ? kv_part(k, {1}, model, place) : copied_tensor(k, head, place)};
+          whole ? query_slice(q, {1}, model, placement) : copied_tensor(q, head, placement),
+          whole ? kv_slice(k, {1}, model, placement) : copied_tensor(k, head, placement)};
 }
 
 Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int64_t heads,
-                     const Placement& place) {
-  return parameters.add({.shape = {place.of(heads).count},
-                         .tensors = {split_tensor(prefix + "sinks", {heads}, 0, place.of(heads))},
-                         .in_products = false});
+                     const Placement& placement) {
+  return parameters.add(
+      {.shape = {placement.of(heads).count},
+       .tensors = {split_tensor(prefix + "sinks", {heads}, 0, placement.of(heads))},
+       .in_products = false});
 }
 
 }  // namespace
@@ -106,35 +108,36 @@ VisibleKeys visible_keys(Context& ctx, std::int64_t window) {
 }
 
 LinearOptions output_options(const std::string& prefix, const config::Model& model,
-                             const Placement& place) {
+                             const Placement& placement) {
   LinearOptions options;
   if (model.output_bias) {
-    options.bias = {copied_tensor(prefix + "o_proj.bias", {model.d_model}, place)};
-    options.adds_bias = place.tp_rank == 0;
+    options.bias = {copied_tensor(prefix + "o_proj.bias", {model.d_model}, placement)};
+    options.adds_bias = placement.tp_rank == 0;
   }
   return options;
 }
 
 Attention::Attention(Parameters& parameters, const std::string& prefix, const config::Model& model,
-                     std::int64_t layer, double init_std, double output_std, const Placement& place)
+                     std::int64_t layer, double init_std, double output_std,
+                     const Placement& placement)
     : layer_(static_cast<std::size_t>(layer)),
-      shape_(own_heads(model, place)),
+      shape_(own_heads(model, placement)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
       clip_(static_cast<float>(model.clip_qkv)),
       rope_(model, model.head_dim),
-      qkv_(parameters, qkv_parts(prefix, "weight", {1, model.d_model}, model, place),
-           Linear::Full::kInputGradient, init_std, qkv_options(prefix, model, place)),
+      qkv_(parameters, qkv_slices(prefix, "weight", {1, model.d_model}, model, placement),
+           Linear::Full::kInputGradient, init_std, qkv_options(prefix, model, placement)),
       output_(
           parameters,
-          {split_tensor(
-              prefix + "o_proj.weight", {model.d_model, model.heads * model.head_dim}, 1,
-              {shape_.heads * shape_.head_dim * place.tp_rank, shape_.heads * shape_.head_dim})},
-          Linear::Full::kOutput, output_std, output_options(prefix, model, place)) {
+          {split_tensor(prefix + "o_proj.weight", {model.d_model, model.heads * model.head_dim}, 1,
+                        {shape_.heads * shape_.head_dim * placement.tp_rank,
+                         shape_.heads * shape_.head_dim})},
+          Linear::Full::kOutput, output_std, output_options(prefix, model, placement)) {
   if (model.qk_norm != config::QkNorm::kNone) {
-    norm_.emplace(make_norm(parameters, prefix, model, shape_, place));
+    norm_.emplace(make_norm(parameters, prefix, model, shape_, placement));
   }
   if (model.sinks) {
-    sinks_ = &add_sinks(parameters, prefix, model.heads, place);
+    sinks_ = &add_sinks(parameters, prefix, model.heads, placement);
   }
 }
 

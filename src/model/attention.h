@@ -20,7 +20,7 @@ VisibleKeys visible_keys(Context& ctx, std::int64_t window);
 /// What the product that joins the residual stream has: with model.output_bias a bias, which the
 /// first rank of tp adds.
 LinearOptions output_options(const std::string& prefix, const config::Model& model,
-                             const Placement& place);
+                             const Placement& placement);
 
 /// Causal grouped-query self-attention with rotary positions, within each token's document and
 /// perhaps a sliding window; queries and keys may be normed, clamped and joined by a sink.
@@ -38,7 +38,7 @@ class Attention {
 
   /// prefix: "model.layers.N.self_attn."
   Attention(Parameters& parameters, const std::string& prefix, const config::Model& model,
-            std::int64_t layer, double init_std, double output_std, const Placement& place);
+            std::int64_t layer, double init_std, double output_std, const Placement& placement);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 

@@ -27,7 +27,7 @@ class Block {
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
-  /// Of its attention.
+  /// Elements of a page of the attention's cache, on this rank.
   std::int64_t page_elements() const;
   LayerCache make_cache(const Context& ctx, std::int64_t pages) const;
 

@@ -10,7 +10,8 @@
 namespace moesaic::model {
 namespace {
 
-// Of a public tensor: squares of its columns and, last, the rows that were seen.
+// Statistics of a public tensor: the sum of squares of each column of its input, then, as the last
+// entry, the number of rows seen.
 using Sums = std::vector<double>;
 
 // Which of its numbers this rank adds to the sum over all, so that each counts once. The ranks of
@@ -19,21 +20,21 @@ using Sums = std::vector<double>;
 struct Share {
   bool squares = false, rows = false;
 
-  Share(const Placement& place, const Parameter& p, const PublicTensor& tensor) {
-    const bool columns = tensor.dim == 1 && tensor.part.count < tensor.shape[1];
-    const bool experts = place.folded && p.spec.sum == SumOver::kExpertReplicas;
-    squares = columns || experts || place.tp_rank == 0;
-    rows = columns ? tensor.part.begin == 0 && tensor.part.count > 0 : squares;
+  Share(const Placement& placement, const Parameter& p, const PublicTensor& tensor) {
+    const bool columns = tensor.dim == 1 && tensor.slice.count < tensor.shape[1];
+    const bool experts = placement.folded && p.spec.sum == SumOver::kExpertReplicas;
+    squares = columns || experts || placement.tp_rank == 0;
+    rows = columns ? tensor.slice.begin == 0 && tensor.slice.count > 0 : squares;
   }
 };
 
 // This rank's term for one tensor of a parameter.
 Sums term_of(const Parameter& p, const PublicTensor& tensor, const Share& share,
-             const InputSums::Sums& seen) {
+             const ActivationStatistics::Sums& seen) {
   Sums sums(static_cast<std::size_t>(tensor.shape[1]) + 1, 0.0);
   const bool grouped = p.spec.shape.rank() == 3;
   const std::int64_t group = grouped ? p.rows_with(tensor).begin / p.spec.shape[1] : 0;
-  const std::int64_t first = tensor.dim == 1 ? tensor.part.begin : 0;
+  const std::int64_t first = tensor.dim == 1 ? tensor.slice.begin : 0;
   const std::int64_t columns = p.columns();
   if (share.squares) {
     std::copy_n(seen.squares.begin() + group * columns, columns, sums.begin() + first);
@@ -93,7 +94,7 @@ std::string warning(const std::string& layer, const Counts& few) {
 
 }  // namespace
 
-Calibration join_sums(const Instance& instance, const InputSums& seen,
+Calibration join_sums(const Instance& instance, const ActivationStatistics& seen,
                       const std::vector<std::string>& names) {
   std::map<std::string, Term> terms;
   for (const Parameter& p : instance.parameters.all()) {
@@ -108,11 +109,11 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
   for (const std::string& name : names) {
     Sums sums;
     const auto term = terms.find(name);
-    const InputSums::Sums* const own =
+    const ActivationStatistics::Sums* const own =
         term == terms.end() ? nullptr : seen.of(*term->second.parameter);
     if (own != nullptr) {
       const auto& [p, tensor] = term->second;
-      sums = term_of(*p, *tensor, Share(instance.place, *p, *tensor), *own);
+      sums = term_of(*p, *tensor, Share(instance.placement, *p, *tensor), *own);
     }
     const comm::Communicator& world = instance.mesh.world;
     const std::int64_t size = world.all_reduce(std::ssize(sums), comm::Reduce::kMax);
@@ -130,7 +131,7 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
       few[expert->layer][expert->number] = sums.empty() ? 0.0 : sums.back();
     }
     if (enough) {
-      result.importance[name] = means(sums);
+      result.mean_squares[name] = means(sums);
     } else if (expert && reads_the_layers_input(*expert)) {
       undecided.push_back(name);
     }
@@ -139,7 +140,7 @@ Calibration join_sums(const Instance& instance, const InputSums& seen,
     const auto expert = expert_of(name);
     const auto all = layers.find(expert->layer + expert->field);
     if (all != layers.end() && all->second.back() > 0.0) {
-      result.importance[name] = means(all->second);
+      result.mean_squares[name] = means(all->second);
     }
   }
   for (const auto& [layer, experts] : few) {

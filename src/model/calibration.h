@@ -12,16 +12,16 @@ namespace moesaic::model {
 /// Fewer tokens than this say too little about an expert's inputs.
 constexpr std::int64_t kCalibrationRows = 256;
 
-/// What a calibration found. Where an expert met too few tokens, its gate and up get the importance
-/// of all tokens of their layer, which they share inputs with, and its down none.
+/// What a calibration found. Where an expert met too few tokens, its gate and up get the
+/// mean squares of all tokens of their layer, which they share inputs with, and its down none.
 struct Calibration {
-  std::map<std::string, std::vector<float>> importance;  // public tensor -> mean squares (K)
-  std::vector<std::string> warnings;                     // one for each layer with such experts
+  std::map<std::string, std::vector<float>> mean_squares;  // public tensor -> (K) of its input
+  std::vector<std::string> warnings;                       // one for each layer with such experts
 };
 
 /// Sums what each rank has seen of the public tensors named, the same list on every rank; all get
 /// the result. Collective over the mesh's world.
-Calibration join_sums(const Instance& instance, const InputSums& seen,
+Calibration join_sums(const Instance& instance, const ActivationStatistics& seen,
                       const std::vector<std::string>& names);
 
 }  // namespace moesaic::model

@@ -11,11 +11,11 @@
 
 namespace moesaic::model {
 
-/// A checkpoint as if it had been saved with the pools of a change; without one, as it is. What is
-/// new is a function of seed, public name and element alone, so that it is the same on any layout:
-/// fresh experts and their rows of the gate begin as those of a new model do; copies differ from
-/// their source by normal noise of 1 % of its root mean square, else they would always be chosen
-/// together and stay alike. Moments begin at 0.
+/// A checkpoint as if it had been saved with the expert pools of a change; without one, as it is.
+/// What is new is a function of seed, public name and element alone, so that it is the same on any
+/// layout: fresh experts and their rows of the gate begin as those of a new model do; copies differ
+/// from their source by normal noise of 1 % of its root mean square, else they would always be
+/// chosen together and stay alike. Moments begin at 0.
 class ChangedCheckpoint {
  public:
   /// change: may be nullptr. Both must outlive it.

@@ -27,12 +27,13 @@ struct Context {
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
   MoeStats* stats = nullptr;                      // where MoE layers count; may be absent
-  std::vector<io::RoutedRows>* routed = nullptr;  // likewise record each token; may be absent
+  std::vector<io::RoutedRows>* routed = nullptr;  // each token's routing; may be absent
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;
-  InputSums* inputs = nullptr;  // told what each product with weights reads; may be absent
-  ExpertErrors* expert_errors = nullptr;  // told what the experts answer; may be absent
+  ActivationStatistics* activation_statistics =
+      nullptr;                            // of the input of each product; may be absent
+  ExpertErrors* expert_errors = nullptr;  // told the experts' outputs; may be absent
   bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
   bool recompute = false;  // keep a block's input alone and compute the rest again in backward
   bool dropless = false;   // ignore the capacity (evaluation, score)

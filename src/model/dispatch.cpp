@@ -18,14 +18,15 @@ Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
 
 }  // namespace
 
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows, const ExpertPool& pool) {
+Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
+                   const ExpertPool& expert_pool) {
   const comm::Communicator& group = ctx.experts.group();
   const auto ranks = static_cast<std::size_t>(group.size());
-  const std::size_t local = pool.of_rank[static_cast<std::size_t>(group.rank())].size();
+  const std::size_t local = expert_pool.of_rank[static_cast<std::size_t>(group.rank())].size();
   Routes routes;
   std::vector<std::vector<std::int64_t>> send(ranks);
   for (std::size_t r = 0; r < ranks; ++r) {
-    for (const std::int32_t expert : pool.of_rank[r]) {
+    for (const std::int32_t expert : expert_pool.of_rank[r]) {
       send[r].push_back(rows[static_cast<std::size_t>(expert)]);
     }
     routes.send_rows.push_back(std::accumulate(send[r].begin(), send[r].end(), std::int64_t{0}));

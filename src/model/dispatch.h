@@ -20,7 +20,8 @@ struct Routes {
 };
 
 /// Collective over experts: exchanges how many rows of each expert (rows: [E]) go where.
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows, const ExpertPool& pool);
+Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
+                   const ExpertPool& expert_pool);
 
 /// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)
 /// In two halves, so that this rank can compute meanwhile.

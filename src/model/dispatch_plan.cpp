@@ -10,13 +10,13 @@ namespace {
 
 class Planner {
  public:
-  Planner(const RoutedTokens& tokens, const ExpertPool& pool, const SlotRule& rule)
-      : tokens_(tokens), pool_(pool), rule_(rule) {
-    const auto experts = static_cast<std::size_t>(pool.size());
+  Planner(const RoutedTokens& tokens, const ExpertPool& expert_pool, const SlotRule& rule)
+      : tokens_(tokens), expert_pool_(expert_pool), rule_(rule) {
+    const auto experts = static_cast<std::size_t>(expert_pool.size());
     plan_.top_k = tokens.top_k;
     plan_.target.assign(tokens.choice.begin(), tokens.choice.end());
-    plan_.fate.assign(tokens.choice.size(), Fate::kKept);
-    for (auto* counts : {&plan_.chosen, &plan_.dropped, &plan_.moved, &plan_.rows}) {
+    plan_.outcome.assign(tokens.choice.size(), DispatchOutcome::kKept);
+    for (auto* counts : {&plan_.chosen, &plan_.dropped, &plan_.rerouted, &plan_.rows}) {
       counts->assign(experts, 0);
     }
     of_expert_.resize(experts);
@@ -32,7 +32,7 @@ class Planner {
   }
 
  private:
-  // By weight, then by token: who stays, and who is moved first.
+  // By weight, then by token: who stays, and who is rerouted first.
   bool goes_before(std::size_t a, std::size_t b) const {
     return tokens_.weight[a] != tokens_.weight[b] ? tokens_.weight[a] > tokens_.weight[b] : a < b;
   }
@@ -43,7 +43,7 @@ class Planner {
       if (expert < 0) {
         continue;
       }
-      require(expert < pool_.size() && pool_.is(expert, ExpertState::kRegular),
+      require(expert < expert_pool_.size() && expert_pool_.is(expert, ExpertState::kRegular),
               "choice of an expert that is not regular");
       of_expert_[static_cast<std::size_t>(expert)].push_back(i);
     }
@@ -80,14 +80,15 @@ class Planner {
 
   // The expert of this kind with a free slot that the token would go to rather than to any other.
   std::int32_t best_free(std::size_t token, ExpertState kind) const {
-    const auto experts = static_cast<std::size_t>(pool_.size());
+    const auto experts = static_cast<std::size_t>(expert_pool_.size());
     const std::span<const float> willing = tokens_.selection.subspan(token * experts, experts);
     std::int32_t best = -1;
     for (std::size_t e = 0; e < experts; ++e) {
       const auto expert = static_cast<std::int32_t>(e);
       const bool better =
           willing[e] > (best < 0 ? -INFINITY : willing[static_cast<std::size_t>(best)]);
-      if (better && pool_.is(expert, kind) && plan_.rows[e] < rule_.slots && !has(token, expert)) {
+      if (better && expert_pool_.is(expert, kind) && plan_.rows[e] < rule_.slots &&
+          !has(token, expert)) {
         best = expert;
       }
     }
@@ -102,17 +103,17 @@ class Planner {
       std::int32_t target = -1;
       if (rule_.overflow == config::Overflow::kSpare) {
         target = best_free(token, ExpertState::kSpare);
-        plan_.fate[i] = Fate::kSpare;
+        plan_.outcome[i] = DispatchOutcome::kSpare;
       }
       if (target < 0 && rule_.overflow != config::Overflow::kDrop) {
         target = best_free(token, ExpertState::kRegular);
-        plan_.fate[i] = Fate::kNext;
+        plan_.outcome[i] = DispatchOutcome::kNext;
       }
       if (target >= 0) {
-        ++plan_.moved[chosen];
+        ++plan_.rerouted[chosen];
         ++plan_.rows[static_cast<std::size_t>(target)];
       } else {
-        plan_.fate[i] = Fate::kDropped;
+        plan_.outcome[i] = DispatchOutcome::kDropped;
         ++plan_.dropped[chosen];
       }
       plan_.target[i] = target;
@@ -122,7 +123,7 @@ class Planner {
   void lay_rows() {
     std::vector<std::int32_t> next(of_expert_.size(), 0);
     std::int32_t rows = 0;
-    for (const auto& experts : pool_.of_rank) {
+    for (const auto& experts : expert_pool_.of_rank) {
       for (const std::int32_t e : experts) {
         plan_.order.push_back(e);
         next[static_cast<std::size_t>(e)] = rows;
@@ -141,7 +142,7 @@ class Planner {
   }
 
   const RoutedTokens& tokens_;
-  const ExpertPool& pool_;
+  const ExpertPool& expert_pool_;
   const SlotRule rule_;
   DispatchPlan plan_;
   std::vector<std::vector<std::size_t>> of_expert_;  // [E] places in (T, K) that chose it
@@ -149,14 +150,14 @@ class Planner {
 
 }  // namespace
 
-bool DispatchPlan::has_moved() const {
-  return std::any_of(moved.begin(), moved.end(), [](std::int64_t n) { return n > 0; });
+bool DispatchPlan::has_rerouted() const {
+  return std::any_of(rerouted.begin(), rerouted.end(), [](std::int64_t n) { return n > 0; });
 }
 
-DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& pool,
+DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& expert_pool,
                            const SlotRule& rule) {
   require(tokens.choice.size() == tokens.weight.size(), "each choice needs a weight");
-  return Planner(tokens, pool, rule).make();
+  return Planner(tokens, expert_pool, rule).make();
 }
 
 DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t count) {
@@ -165,7 +166,7 @@ DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t 
   part.order = plan.order;
   part.chosen = plan.chosen;
   part.dropped = plan.dropped;
-  part.moved = plan.moved;
+  part.rerouted = plan.rerouted;
   part.rows.assign(plan.rows.size(), 0);
   std::vector<std::int32_t> new_row(plan.source.size(), -1);
   std::size_t row = 0;
@@ -186,7 +187,7 @@ DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t 
     const std::int32_t old = plan.position[i];
     part.position.push_back(old < 0 ? -1 : new_row[static_cast<std::size_t>(old)]);
     part.target.push_back(plan.target[i]);
-    part.fate.push_back(plan.fate[i]);
+    part.outcome.push_back(plan.outcome[i]);
   }
   return part;
 }

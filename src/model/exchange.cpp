@@ -8,11 +8,11 @@
 
 namespace moesaic::model {
 
-bool in_few_bits(const Parameter& parameter) {
+bool is_quantized(const Parameter& parameter) {
   return parameter.packed.groups > 0 && parameter.packed.format != PackedFormat::kBf16;
 }
 
-void exchange_quantized(Parameters& one, Parameters& other, std::int64_t layer) {
+void swap_layer_weights(Parameters& one, Parameters& other, std::int64_t layer) {
   require(one.all().size() == other.all().size(), "two models that differ exchange weights");
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   auto second = other.all().begin();
@@ -24,7 +24,7 @@ void exchange_quantized(Parameters& one, Parameters& other, std::int64_t layer) 
     const std::string& name = first.spec.tensors.front().name;
     require(!match.spec.tensors.empty() && name == match.spec.tensors.front().name,
             "two models that differ exchange weights");
-    if (name.starts_with(prefix) && (in_few_bits(first) || in_few_bits(match))) {
+    if (name.starts_with(prefix) && (is_quantized(first) || is_quantized(match))) {
       std::swap(first.value, match.value);
       std::swap(first.compute, match.compute);
       std::swap(first.packed, match.packed);

@@ -6,11 +6,11 @@
 
 namespace moesaic::model {
 
-/// Whether a weight is kept in eight bits or fewer.
-bool in_few_bits(const Parameter& parameter);
+/// Whether a weight is kept as int8 or int4 codes.
+bool is_quantized(const Parameter& parameter);
 
-/// Exchanges the weights of a layer that are in few bits in one of two models, of one shape and on
-/// one layout, with those that the other has in their place. Twice is as if it never was.
-void exchange_quantized(Parameters& one, Parameters& other, std::int64_t layer);
+/// Swaps the weights of a layer that are quantized in one of two models with those of the other
+/// model. Both models have one shape and one layout. A second call undoes the first.
+void swap_layer_weights(Parameters& one, Parameters& other, std::int64_t layer);
 
 }  // namespace moesaic::model

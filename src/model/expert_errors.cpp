@@ -43,13 +43,13 @@ void ExpertErrors::add(Context& ctx, std::int64_t moe_layer, const Tensor& x,
   const Tensor minus = fp32_copy(ctx, whole);
   ctx.backend.scale(minus, -1.0F);
   ctx.backend.add(minus, error);
-  const std::span<const std::int32_t> numbers = moe.numbers();
-  for (std::size_t g = 0; g < numbers.size(); ++g) {
+  const std::span<const std::int32_t> expert_ids = moe.expert_ids();
+  for (std::size_t g = 0; g < expert_ids.size(); ++g) {
     const std::int64_t rows = offsets[g + 1] - offsets[g];
     if (rows == 0) {
       continue;
     }
-    const auto at = static_cast<std::size_t>(moe_layer * experts_ + numbers[g]);
+    const auto at = static_cast<std::size_t>(moe_layer * experts_ + expert_ids[g]);
     sums_.rows[at] += static_cast<double>(rows);
     sums_.squares[at] += ctx.backend.sum_of_squares(whole.rows(offsets[g], rows));
     sums_.errors[at] += ctx.backend.sum_of_squares(error.rows(offsets[g], rows));

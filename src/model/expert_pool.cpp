@@ -20,49 +20,49 @@ ExpertState state_of(char letter) {
   }
 }
 
-void spread_blocks(ExpertPool& pool) {
-  const int ranks = static_cast<int>(pool.of_rank.size());
+void spread_blocks(ExpertPool& expert_pool) {
+  const int ranks = static_cast<int>(expert_pool.of_rank.size());
   for (const ExpertState kind : {ExpertState::kRegular, ExpertState::kSpare}) {
     std::vector<std::int32_t> numbers;
-    for (std::int32_t e = 0; e < pool.size(); ++e) {
-      if (pool.is(e, kind)) {
+    for (std::int32_t e = 0; e < expert_pool.size(); ++e) {
+      if (expert_pool.is(e, kind)) {
         numbers.push_back(e);
       }
     }
     for (int r = 0; r < ranks; ++r) {
       const Slice share = share_of(std::ssize(numbers), r, ranks);
       const auto begin = numbers.begin() + share.begin;
-      std::vector<std::int32_t>& own = pool.of_rank[static_cast<std::size_t>(r)];
+      std::vector<std::int32_t>& own = expert_pool.of_rank[static_cast<std::size_t>(r)];
       own.insert(own.end(), begin, begin + share.count);
     }
   }
 }
 
-void spread_load(ExpertPool& pool, std::span<const float> load) {
-  require(load.size() == pool.state.size(), "a load for each expert");
+void spread_load(ExpertPool& expert_pool, std::span<const float> load) {
+  require(load.size() == expert_pool.state.size(), "a load for each expert");
   std::vector<std::int32_t> numbers;
-  for (std::int32_t e = 0; e < pool.size(); ++e) {
-    if (!pool.is(e, ExpertState::kRetired)) {
+  for (std::int32_t e = 0; e < expert_pool.size(); ++e) {
+    if (!expert_pool.is(e, ExpertState::kRetired)) {
       numbers.push_back(e);
     }
   }
   const auto of = [&](std::int32_t e) { return load[static_cast<std::size_t>(e)]; };
   std::stable_sort(numbers.begin(), numbers.end(),
                    [&](std::int32_t a, std::int32_t b) { return of(a) > of(b); });
-  const std::size_t ranks = pool.of_rank.size();
+  const std::size_t ranks = expert_pool.of_rank.size();
   const std::size_t least = numbers.size() / ranks;
   std::size_t larger = numbers.size() % ranks;  // ranks that may still get one more
   std::vector<double> sum(ranks, 0.0);
   for (const std::int32_t e : numbers) {
     const auto has_room = [&](std::size_t r) {
-      return pool.of_rank[r].size() < least + (larger > 0 ? 1 : 0);
+      return expert_pool.of_rank[r].size() < least + (larger > 0 ? 1 : 0);
     };
     std::size_t best = ranks;
     for (std::size_t r = 0; r < ranks; ++r) {
       best = has_room(r) && (best == ranks || sum[r] < sum[best]) ? r : best;
     }
-    larger -= pool.of_rank[best].size() == least ? 1 : 0;
-    pool.of_rank[best].push_back(e);
+    larger -= expert_pool.of_rank[best].size() == least ? 1 : 0;
+    expert_pool.of_rank[best].push_back(e);
     sum[best] += static_cast<double>(of(e));
   }
 }
@@ -81,21 +81,21 @@ std::vector<std::int32_t> ExpertPool::state_numbers() const {
   return numbers;
 }
 
-ExpertPool make_pool(const std::string& states, int ranks, std::span<const float> load) {
-  ExpertPool pool;
+ExpertPool make_expert_pool(const std::string& states, int ranks, std::span<const float> load) {
+  ExpertPool expert_pool;
   for (const char letter : states) {
-    pool.state.push_back(state_of(letter));
+    expert_pool.state.push_back(state_of(letter));
   }
-  pool.of_rank.resize(static_cast<std::size_t>(ranks));
+  expert_pool.of_rank.resize(static_cast<std::size_t>(ranks));
   if (load.empty()) {
-    spread_blocks(pool);
+    spread_blocks(expert_pool);
   } else {
-    spread_load(pool, load);
+    spread_load(expert_pool, load);
   }
-  for (std::vector<std::int32_t>& own : pool.of_rank) {
+  for (std::vector<std::int32_t>& own : expert_pool.of_rank) {
     std::sort(own.begin(), own.end());
   }
-  return pool;
+  return expert_pool;
 }
 
 }  // namespace moesaic::model

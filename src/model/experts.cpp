@@ -21,43 +21,43 @@ std::vector<PublicTensor> expert_tensors(const std::string& prefix,
   return tensors;
 }
 
-Slice own_hidden(std::int64_t hidden, const Placement& place) {
-  return place.folded ? Slice{0, hidden} : place.of(hidden);
+Slice own_hidden(std::int64_t hidden, const Placement& placement) {
+  return placement.folded ? Slice{0, hidden} : placement.of(hidden);
 }
 
 }  // namespace
 
 Experts::Experts(Parameters& parameters, const std::string& prefix,
                  std::span<const std::int32_t> numbers, const config::Model& model, double init_std,
-                 double output_std, bool buffered, const Placement& place)
-    : hidden_(own_hidden(model.expert_d_ff, place).count),
+                 double output_std, bool buffered, const Placement& placement)
+    : hidden_(own_hidden(model.expert_d_ff, placement).count),
       limit_(static_cast<float>(model.swiglu_limit)),
       gate_up_(parameters.add(
           {.shape = {std::ssize(numbers), 2 * hidden_, model.d_model},
            .tensors = expert_tensors(prefix, numbers, {"gate_proj.weight", "up_proj.weight"},
                                      {model.expert_d_ff, model.d_model}, 0,
-                                     own_hidden(model.expert_d_ff, place)),
+                                     own_hidden(model.expert_d_ff, placement)),
            .init_std = init_std,
            .sum = SumOver::kExpertReplicas,
            .buffered = buffered})),
       down_(parameters.add({.shape = {std::ssize(numbers), model.d_model, hidden_},
                             .tensors = expert_tensors(prefix, numbers, {"down_proj.weight"},
                                                       {model.d_model, model.expert_d_ff}, 1,
-                                                      own_hidden(model.expert_d_ff, place)),
+                                                      own_hidden(model.expert_d_ff, placement)),
                             .init_std = output_std,
                             .sum = SumOver::kExpertReplicas,
                             .buffered = buffered})),
-      adds_down_bias_(place.folded || place.tp_rank == 0) {
+      adds_down_bias_(placement.folded || placement.tp_rank == 0) {
   if (model.expert_bias) {
-    add_biases(parameters, prefix, numbers, model, buffered, place);
+    add_biases(parameters, prefix, numbers, model, buffered, placement);
   }
 }
 
 // Vectors, so that their rows are single elements, as the tensors of single experts need it.
 void Experts::add_biases(Parameters& parameters, const std::string& prefix,
                          std::span<const std::int32_t> numbers, const config::Model& model,
-                         bool buffered, const Placement& place) {
-  const Slice hidden = own_hidden(model.expert_d_ff, place);
+                         bool buffered, const Placement& placement) {
+  const Slice hidden = own_hidden(model.expert_d_ff, placement);
   ParameterSpec spec{.shape = {std::ssize(numbers) * 2 * hidden_},
                      .tensors = expert_tensors(prefix, numbers, {"gate_proj.bias", "up_proj.bias"},
                                                {model.expert_d_ff}, 0, hidden),
@@ -69,8 +69,8 @@ void Experts::add_biases(Parameters& parameters, const std::string& prefix,
   spec.tensors =
       expert_tensors(prefix, numbers, {"down_proj.bias"}, {model.d_model}, 0, {0, model.d_model});
   for (PublicTensor& tensor : spec.tensors) {
-    tensor.copies = place.folded ? 1 : place.tp;
-    tensor.copy = place.folded ? 0 : place.tp_rank;
+    tensor.copies = placement.folded ? 1 : placement.tp;
+    tensor.copy = placement.folded ? 0 : placement.tp_rank;
   }
   down_bias_ = &parameters.add(spec);
 }

@@ -22,21 +22,23 @@ class Experts {
   /// prefix: "model.layers.N.mlp.experts."
   Experts(Parameters& parameters, const std::string& prefix, std::span<const std::int32_t> numbers,
           const config::Model& model, double init_std, double output_std, bool buffered,
-          const Placement& place);
+          const Placement& placement);
 
-  /// offsets: [count + 1] of each expert's rows.
+  /// offsets: [count + 1] of each expert's rows. x, y: (R, D) compute. Collective over tp where
+  /// multiply is (linear.h).
   Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
                  Saved* saved) const;
+  /// dy, dx: (R, D) compute. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
-                  const Saved& saved) const;  // dx: compute
+                  const Saved& saved) const;
 
-  /// Of each, equal parts belong to the experts of this rank, in order.
+  /// The stacked parameters. Each is cut into equal slices, one per expert of this rank, in order.
   std::vector<Parameter*> parameters() const;
 
  private:
   void add_biases(Parameters& parameters, const std::string& prefix,
                   std::span<const std::int32_t> numbers, const config::Model& model, bool buffered,
-                  const Placement& place);
+                  const Placement& placement);
 
   std::int64_t hidden_;
   float limit_;  // of SwiGLU

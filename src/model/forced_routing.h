@@ -7,7 +7,7 @@
 
 namespace moesaic::model {
 
-/// What a forced choice depends on besides the token's place.
+/// What a forced choice depends on besides the token's position.
 struct ForcedRouting {
   config::Force force;
   std::int64_t experts, top_k;  // regular ones, numbered from 0

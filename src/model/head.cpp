@@ -20,7 +20,7 @@ struct BlockStats {
   std::vector<std::int32_t> best;  // [R]
 };
 
-// Joins the shares of tp's ranks. Of equal logits the lower index wins. Collective over tp.
+// Joins the shares of tp's ranks. If logits are equal, the lower index wins. Collective over tp.
 BlockStats whole_vocabulary(const Context& ctx, BlockStats own, std::int64_t begin) {
   const comm::Communicator& group = ctx.tp.group();
   for (std::int32_t& best : own.best) {
@@ -120,12 +120,12 @@ Head::Comparison Head::compare(Context& ctx, const Tensor& x, Context& reference
     const std::int64_t rows = std::min(block, tokens - begin);
     const auto targets = part(target, begin, rows);
     std::vector<float> log_sums(2 * targets.size());
-    // The log-probabilities of one model, and its place in log_sums.
-    const auto read = [&](const Tensor& scores, std::size_t place, LogProbs& to) {
+    // The log-probabilities of one model; model: its column of log_sums.
+    const auto read = [&](const Tensor& scores, std::size_t model, LogProbs& to) {
       const BlockStats stats = stats_of(ctx, scores, local.rows(begin, rows), vocabulary_.begin);
       append(stats, targets, to);
       for (std::size_t r = 0; r < targets.size(); ++r) {
-        log_sums[2 * r + place] = log_sum(stats, r);
+        log_sums[2 * r + model] = log_sum(stats, r);
       }
     };
     const Tensor theirs = reference.logits(reference_ctx, reference_all.rows(begin, rows));

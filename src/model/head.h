@@ -20,12 +20,12 @@ class Head {
 
   struct LogProbs {
     std::vector<float> logprob;      // [T] nats, of the targets; 0 where there is none
-    std::vector<std::int32_t> best;  // [T] the likeliest token
+    std::vector<std::int32_t> best;  // [T] the argmax
   };
   /// Collective over tp; the same on each of its ranks.
   LogProbs log_probs(Context& ctx, const Tensor& x) const;
 
-  bool in_few_bits() const { return model::in_few_bits(weight_); }
+  bool is_quantized() const { return model::is_quantized(weight_); }
 
   struct Comparison {
     LogProbs own, reference;
@@ -58,7 +58,8 @@ class Head {
   /// logits. Collective over tp.
   Loss loss(Context& ctx, const Tensor& x, float scale) const;
 
-  /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs.
+  /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not
+  /// collective.
   Tensor logits(Context& ctx, const Tensor& x) const;
 
  private:

@@ -5,8 +5,8 @@
 
 namespace moesaic::model {
 
-void InputSums::add(Backend& backend, const Tensor& x, std::span<const std::int64_t> offsets,
-                    const Parameter& weight) {
+void ActivationStatistics::add(Backend& backend, const Tensor& x,
+                               std::span<const std::int64_t> offsets, const Parameter& weight) {
   const std::int64_t columns = x.dim(1);
   Tensor wide = x;
   if (x.dtype() != DType::kF32) {
@@ -29,7 +29,7 @@ void InputSums::add(Backend& backend, const Tensor& x, std::span<const std::int6
   }
 }
 
-const InputSums::Sums* InputSums::of(const Parameter& weight) const {
+const ActivationStatistics::Sums* ActivationStatistics::of(const Parameter& weight) const {
   const auto found = sums_.find(&weight);
   return found == sums_.end() ? nullptr : &found->second;
 }

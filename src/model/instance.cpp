@@ -19,7 +19,7 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
                                              : comm::make_mpi_collectives(group);
 }
 
-// Of weights, while nothing is trained.
+// How weights are kept while nothing is trained; nothing: in the compute dtype.
 std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
                                           config::Quantize quantize, Use use) {
   switch (quantize) {
@@ -30,10 +30,10 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
     case config::Quantize::kNone:
       break;
   }
-  return use == Use::kFewRows ? backend.reading_format(compute) : std::nullopt;
+  return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
 }
 
-Placement placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
+Placement make_placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
   const bool folded = parallel.expert_tp == 1;
   const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
   return {.tp_rank = mesh.tp.rank(),
@@ -61,17 +61,17 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
 
 Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use)
     : mesh(the_mesh),
-      place(placement(config.parallel, mesh)),
+      placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
       tp(make_collectives(config.run, mesh.tp)),
-      experts(make_collectives(config.run, place.folded ? mesh.ep_tp : mesh.ep)),
+      experts(make_collectives(config.run, placement.folded ? mesh.ep_tp : mesh.ep)),
       dp(make_collectives(config.run, mesh.dp)),
       replicas(make_collectives(config.run, mesh.replicas)),
       stage(make_collectives(config.run, mesh.stage)),
-      kv(make_collectives(config.run, mesh.kv)),
+      kv_replicas(make_collectives(config.run, mesh.kv_replicas)),
       ends(make_collectives(config.run, mesh.ends)),
       pp(make_collectives(config.run, mesh.pp)),
-      transformer(parameters, config.model, config.router, place),
+      transformer(parameters, config.model, config.router, placement),
       compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
       recompute_(config.train.recompute) {
   std::map<SumOver, Owner> owners;
@@ -97,7 +97,7 @@ comm::Collectives& Instance::group_of(SumOver sum) {
 
 std::array<const comm::Collectives*, 8> Instance::groups() const {
   return {tp.get(),       experts.get(), pp.get(),   dp.get(),
-          replicas.get(), stage.get(),   ends.get(), kv.get()};
+          replicas.get(), stage.get(),   ends.get(), kv_replicas.get()};
 }
 
 Instance::~Instance() = default;
@@ -109,7 +109,7 @@ Context Instance::context(PhaseClock& booked_on) {
           .clock = booked_on,
           .compute = compute_,
           .batch = {},
-          .sequence = place.sequence,
+          .sequence = placement.sequence,
           .recompute = recompute_,
           .on_part_done = {}};
 }

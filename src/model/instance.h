@@ -35,9 +35,9 @@ class Instance {
   Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
-  const Placement place;
+  const Placement placement;
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv, ends, pp;
+  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv_replicas, ends, pp;
   PhaseClock clock;
   Parameters parameters;
   Transformer transformer;

@@ -87,7 +87,7 @@ void JobTrace::add(io::TraceRow& row, MoeStats& summed, const std::vector<double
     note_straggler(row);
   }
   row.task_tokens.assign(task_tokens.begin(), task_tokens.end());
-  fill_moe(row, summed, static_cast<double>(row.tokens), instance_.transformer.pools());
+  fill_moe(row, summed, static_cast<double>(row.tokens), instance_.transformer.expert_pools());
   if (row.step % config_.trace.every == 0) {
     attempt([&](io::TraceWriter& writer) { writer.add(row); });
   }

@@ -25,10 +25,12 @@ class JobTrace {
   /// summed, task_tokens: of all ranks. Collective over the mesh; every rank gets the row, but
   /// rank_seconds, which rank 0 has.
   void add(io::TraceRow& row, MoeStats& summed, const std::vector<double>& task_tokens);
+  // These do nothing but on rank 0, and are not collective.
   void add(const io::EvalRow& row);
   void event(std::int64_t step, const std::string& kind, const std::string& message);
   void flush();  // what is kept is on disk
-  /// Likewise, and the end; collective over the mesh. Throws AgreedError if anything failed.
+  /// Writes what is kept and closes the trace; collective over the mesh. Throws AgreedError if any
+  /// write failed.
   void close();
   /// Whether rows could not be written: nothing more is, and the job should save its work and end.
   /// On rank 0, which is the only one to know.

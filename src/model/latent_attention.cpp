@@ -14,19 +14,19 @@ constexpr float kNormEps = 1e-6F;  // of the latent vectors, whatever the model'
 
 // Rows of whole heads, `width` for each.
 PublicTensor head_rows(const std::string& name, std::int64_t width, std::int64_t inputs,
-                       const config::Model& model, const Placement& place) {
-  const Slice own = place.of(model.heads);
+                       const config::Model& model, const Placement& placement) {
+  const Slice own = placement.of(model.heads);
   return split_tensor(name, {model.heads * width, inputs}, 0,
                       {own.begin * width, own.count * width});
 }
 
 // Every rank of tp computes it and, as it goes on with its own heads, has a part of its gradient.
 Linear make_down(Parameters& parameters, const std::string& name, std::int64_t rows,
-                 const config::Model& model, double init_std, const Placement& place) {
+                 const config::Model& model, double init_std, const Placement& placement) {
   LinearOptions options;
   options.sum = SumOver::kStage;
   return {parameters,
-          {copied_tensor(name, {rows, model.d_model}, place)},
+          {copied_tensor(name, {rows, model.d_model}, placement)},
           Linear::Full::kBoth,
           init_std,
           options};
@@ -39,9 +39,9 @@ LinearOptions heads_options() {
   return options;
 }
 
-AttentionShape own_heads(const config::Model& model, const Placement& place) {
+AttentionShape own_heads(const config::Model& model, const Placement& placement) {
   const std::int64_t width = config::key_width(model);
-  const std::int64_t heads = place.of(model.heads).count;
+  const std::int64_t heads = placement.of(model.heads).count;
   return {.heads = heads,
           .kv_heads = heads,
           .head_dim = width,
@@ -52,18 +52,19 @@ AttentionShape own_heads(const config::Model& model, const Placement& place) {
 
 std::optional<Linear> make_q_down(Parameters& parameters, const std::string& prefix,
                                   const config::Model& model, double init_std,
-                                  const Placement& place) {
+                                  const Placement& placement) {
   return model.q_lora_rank == 0
              ? std::nullopt
              : std::optional(make_down(parameters, prefix + "q_a_proj.weight", model.q_lora_rank,
-                                       model, init_std, place));
+                                       model, init_std, placement));
 }
 
 std::optional<RmsNorm> make_q_norm(Parameters& parameters, const std::string& prefix,
-                                   const config::Model& model, const Placement& place) {
-  return model.q_lora_rank == 0 ? std::nullopt
-                                : std::optional(RmsNorm(parameters, prefix + "q_a_layernorm.weight",
-                                                        model.q_lora_rank, kNormEps, place, true));
+                                   const config::Model& model, const Placement& placement) {
+  return model.q_lora_rank == 0
+             ? std::nullopt
+             : std::optional(RmsNorm(parameters, prefix + "q_a_layernorm.weight", model.q_lora_rank,
+                                     kNormEps, placement, true));
 }
 
 // Rows of (token, head) in the order of (head, token), and back; offsets of the heads.
@@ -92,32 +93,32 @@ HeadOrder order_of(const Context& ctx, std::int64_t tokens, std::int64_t heads) 
 
 LatentAttention::LatentAttention(Parameters& parameters, const std::string& prefix,
                                  const config::Model& model, std::int64_t layer, double init_std,
-                                 double output_std, const Placement& place)
+                                 double output_std, const Placement& placement)
     : layer_(static_cast<std::size_t>(layer)),
       nope_(model.qk_nope_head_dim),
       rotated_(model.qk_rope_head_dim),
       latent_(model.kv_lora_rank),
-      shape_(own_heads(model, place)),
+      shape_(own_heads(model, placement)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
       rope_(model, rotated_),
-      q_down_(make_q_down(parameters, prefix, model, init_std, place)),
-      q_norm_(make_q_norm(parameters, prefix, model, place)),
+      q_down_(make_q_down(parameters, prefix, model, init_std, placement)),
+      q_norm_(make_q_norm(parameters, prefix, model, placement)),
       q_(parameters,
          {head_rows(prefix + (q_down_ ? "q_b_proj.weight" : "q_proj.weight"), shape_.head_dim,
-                    q_down_ ? model.q_lora_rank : model.d_model, model, place)},
+                    q_down_ ? model.q_lora_rank : model.d_model, model, placement)},
          Linear::Full::kInputGradient, init_std),
       kv_down_(make_down(parameters, prefix + "kv_a_proj_with_mqa.weight", latent_ + rotated_,
-                         model, init_std, place)),
-      kv_norm_(parameters, prefix + "kv_a_layernorm.weight", latent_, kNormEps, place, true),
+                         model, init_std, placement)),
+      kv_norm_(parameters, prefix + "kv_a_layernorm.weight", latent_, kNormEps, placement, true),
       kv_(parameters,
-          {head_rows(prefix + "kv_b_proj.weight", nope_ + shape_.v_dim, latent_, model, place)},
+          {head_rows(prefix + "kv_b_proj.weight", nope_ + shape_.v_dim, latent_, model, placement)},
           Linear::Full::kInputGradient, init_std, heads_options()),
       output_(
           parameters,
           {split_tensor(prefix + "o_proj.weight", {model.d_model, model.heads * shape_.v_dim}, 1,
-                        {place.of(model.heads).begin * shape_.v_dim,
-                         place.of(model.heads).count * shape_.v_dim})},
-          Linear::Full::kOutput, output_std, output_options(prefix, model, place)) {}
+                        {placement.of(model.heads).begin * shape_.v_dim,
+                         placement.of(model.heads).count * shape_.v_dim})},
+          Linear::Full::kOutput, output_std, output_options(prefix, model, placement)) {}
 
 // Queries, keys and values of all heads from q (T, H (n + r)), kv (T, H (n + v)) and the shared
 // rotated part, the end of down (T, R + r).
@@ -153,7 +154,7 @@ LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) c
 }
 
 // q (T, H (n + r)), latent (T, R) normed, down (T, R + r) with the rotated part. Returns (T, H v).
-// The products of a head want its rows together: they are moved there and back.
+// The products of a head want its rows together: they are copied there and back.
 Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
                                const Tensor& down) const {
   const LayerCache& cache = ctx.cache->at(layer_);
@@ -230,7 +231,7 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}), &s.out_in);
 }
 
-// Of x, through the queries.
+// dx (t, D): the part that comes through the queries.
 Tensor LatentAttention::query_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const {
   const Tensor dq = ctx.empty(ctx.compute, {dqkv.dim(0), keys()});
   const RowGroups whole{0, 1, 0, keys()};
@@ -243,7 +244,7 @@ Tensor LatentAttention::query_gradient(Context& ctx, const Tensor& dqkv, const S
   return dx;
 }
 
-// Of x, through keys and values.
+// dx (t, D): the part that comes through keys and values.
 Tensor LatentAttention::kv_gradient(Context& ctx, const Tensor& dqkv, const Saved& saved) const {
   const std::int64_t h = shape_.heads;
   const std::int64_t width = shape_.head_dim;

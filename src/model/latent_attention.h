@@ -17,7 +17,7 @@ namespace moesaic::model {
 ///   [c | k_rope] = W_a x    [k_nope | v] of each head = W_b norm(c)    k = [k_nope | rot(k_rope)]
 ///   q = [q_nope | rot(q_rope)] = W_qb norm(W_qa x), or W_q x
 /// Heads are split over tp; the latent vectors are computed on each of its ranks.
-/// x: (T, D) compute   y: (T, D) fp32, this rank's term
+/// x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective over tp where Linear is.
 class LatentAttention {
  public:
   struct Saved {
@@ -28,13 +28,15 @@ class LatentAttention {
 
   /// prefix: "model.layers.N.self_attn."
   LatentAttention(Parameters& parameters, const std::string& prefix, const config::Model& model,
-                  std::int64_t layer, double init_std, double output_std, const Placement& place);
+                  std::int64_t layer, double init_std, double output_std,
+                  const Placement& placement);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
   /// With a cache a token keeps [norm(c) | rot(k_rope)] alone, and W_b moves to the queries and the
   /// results (section 2.1.2): q_nope W_bk against the latent vectors as one key that all heads
   /// share, which are the values, too; then W_bv. The same numbers but for rounding.
+  /// Elements of a page on this rank, and room for so many pages.
   std::int64_t page_elements() const { return kPageTokens * (latent_ + rotated_); }
   LayerCache make_cache(const Context& ctx, std::int64_t pages) const;
 

@@ -8,21 +8,21 @@ namespace {
 Shape stacked(const std::vector<PublicTensor>& tensors) {
   std::int64_t rows = 0;
   for (const PublicTensor& tensor : tensors) {
-    rows += tensor.part_shape()[0];
+    rows += tensor.slice_shape()[0];
   }
-  return {rows, tensors.front().part_shape()[1]};
+  return {rows, tensors.front().slice_shape()[1]};
 }
 
 std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
-// Collective over tp where its ranks have parts of a block of x: so that all round these by the
-// largest value of the whole block, as a rank does that has all columns.
+// Collective over tp where its ranks share a block of x: they all round their columns by the
+// largest value of that block, as a rank does that has all columns.
 Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
-  if (w.format == PackedFormat::kBf16 || !w.part.shares_blocks(ctx.tp.group().size())) {
+  if (w.format == PackedFormat::kBf16 || !w.slice.shares_blocks(ctx.tp.group().size())) {
     return {};
   }
-  Tensor peaks = ctx.empty(DType::kI32, {x.dim(0), packed_blocks(w.part.whole)});
-  ctx.backend.block_peaks(x, w.part, peaks);
+  Tensor peaks = ctx.empty(DType::kI32, {x.dim(0), packed_blocks(w.slice.whole)});
+  ctx.backend.block_peaks(x, w.slice, peaks);
   ctx.tp.all_reduce_max(peaks);
   return peaks;
 }
@@ -31,8 +31,8 @@ Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y) {
-  if (ctx.inputs != nullptr) {
-    ctx.inputs->add(ctx.backend, x, offsets, weight);
+  if (ctx.activation_statistics != nullptr) {
+    ctx.activation_statistics->add(ctx.backend, x, offsets, weight);
   }
   if (weight.packed.groups > 0) {
     ctx.backend.packed_matmul(x, offsets, weight.packed, y, shared_peaks(ctx, x, weight.packed));

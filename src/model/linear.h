@@ -10,7 +10,8 @@
 namespace moesaic::model {
 
 /// y (R, N) = x (R, K) w^T, with rows [offsets[g], offsets[g + 1]) and the weights of group g; w
-/// (N, K) or (G, N, K), as they are kept.
+/// (N, K) or (G, N, K), as they are kept. Collective over tp where its ranks share a block of
+/// columns of quantized weights.
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y);
 
@@ -22,9 +23,9 @@ struct LinearOptions {
   bool packable = true;                 // see ParameterSpec
 };
 
-/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), the tensors (this rank's parts)
-/// stacked   y is fp32 where it joins the residual stream, else compute; dx likewise where x came
-/// from it.
+/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), this rank's slices, stacked
+/// y is fp32 where it joins the residual stream, else compute. dx is fp32 where x came from the
+/// stream. forward is collective where multiply is; backward is not.
 class Linear {
  public:
   enum class Full { kOutput, kInputGradient, kBoth };  // which of the two is fp32

@@ -30,8 +30,8 @@ struct MicroBatch {
   std::vector<std::int32_t> sample;     // [T] which of the samples it is of; empty: unknown
   std::int64_t first = 0;               // its first token among those of the step
   PageRuns runs;                        // of all rows, where the context has a cache
-  // Likewise without one, where bits do not depend on what else is in the batch; position is then
-  // that in the run. Empty: first_key says it all.
+  // Runs without a cache, where bits must not depend on the rest of the batch; position then counts
+  // within the run. Empty: first_key is enough.
   std::vector<KeyRun> key_runs;
 
   std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }

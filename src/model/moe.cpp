@@ -18,11 +18,12 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
   return rows.rows(own.begin, own.count);
 }
 
-ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const Placement& place) {
+ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts,
+                          const Placement& placement) {
   ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
   for (const char* const name : {"steps", "tokens", "updates"}) {
     spec.tensors.push_back(
-        copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, place));
+        copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, placement));
     spec.tensors.back().rows = TensorRows::kExpertsAnew;
   }
   return spec;
@@ -31,41 +32,41 @@ ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts, const
 }  // namespace
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
-         double init_std, double output_std, const Placement& place)
+         const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
+         double init_std, double output_std, const Placement& placement)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
       capacity_(options.capacity),
       capacity_factor_(options.capacity_factor),
       overflow_(options.overflow),
-      folded_(place.folded),
-      pool_(pool),
-      router_(parameters, prefix, model, options, moe_layer, pool, init_std, place),
+      folded_(placement.folded),
+      expert_pool_(expert_pool),
+      router_(parameters, prefix, model, options, moe_layer, expert_pool, init_std, placement),
       experts_(parameters, prefix + "experts.",
-               pool.of_rank[static_cast<std::size_t>(place.expert_rank)], model, init_std,
-               output_std, options.gradient_buffer > 0, place),
-      expert_rank_(static_cast<std::size_t>(place.expert_rank)) {
+               expert_pool.of_rank[static_cast<std::size_t>(placement.expert_rank)], model,
+               init_std, output_std, options.gradient_buffer > 0, placement),
+      expert_rank_(static_cast<std::size_t>(placement.expert_rank)) {
   if (options.gradient_buffer > 0) {
-    buffer_state_ = &parameters.add(buffer_spec(prefix, pool.size(), place));
+    buffer_state_ = &parameters.add(buffer_spec(prefix, expert_pool.size(), placement));
   }
   if (model.shared_experts > 0) {
     shared_.emplace(parameters, prefix + "shared_experts.", model.d_model,
-                    config::shared_width(model), init_std, output_std, place);
+                    config::shared_width(model), init_std, output_std, placement);
     if (model.shared_gate) {
       shared_->add_gate(parameters, prefix + "shared_expert_gate.weight", model.d_model, init_std,
-                        place);
+                        placement);
     }
   }
 }
 
-std::span<const std::int32_t> Moe::numbers() const { return pool_.of_rank[expert_rank_]; }
+std::span<const std::int32_t> Moe::expert_ids() const { return expert_pool_.of_rank[expert_rank_]; }
 
 SlotRule Moe::rule(const Context& ctx) const {
   if (ctx.dropless) {
     return {};
   }
   return {expert_slots(capacity_, capacity_factor_, ctx.host_batch->size() * top_k_,
-                       pool_.count(ExpertState::kRegular)),
+                       expert_pool_.count(ExpertState::kRegular)),
           overflow_};
 }
 
@@ -85,7 +86,7 @@ Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared
   return term;
 }
 
-// Of the whole micro-batch, so that one rank of tp counts.
+// Counts the choices of the whole micro-batch; rank 0 of tp does it, as all of tp have the same.
 void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int32_t> choice,
                 std::int64_t slots) const {
   if (ctx.stats == nullptr || choice.empty() || ctx.tp.group().rank() > 0) {
@@ -93,10 +94,10 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
   }
   const std::int64_t largest = *std::max_element(plan.rows.begin(), plan.rows.end());
   for (std::size_t e = 0; e < plan.rows.size(); ++e) {
-    const bool open = pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
+    const bool open = expert_pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
     ctx.stats->chosen(moe_layer_)[e] += static_cast<double>(plan.chosen[e]);
     ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.dropped[e]);
-    ctx.stats->moved(moe_layer_)[e] += static_cast<double>(plan.moved[e]);
+    ctx.stats->rerouted(moe_layer_)[e] += static_cast<double>(plan.rerouted[e]);
     ctx.stats->processed(moe_layer_)[e] += static_cast<double>(plan.rows[e]);
     ctx.stats->slots(moe_layer_)[e] +=
         open ? static_cast<double>(slots > 0 ? slots : largest) : 0.0;
@@ -117,7 +118,8 @@ void Moe::count(Context& ctx, const DispatchPlan& plan, std::span<const std::int
   }
 }
 
-// Likewise. The weights are those of the experts that compute.
+// Records the routing of the whole micro-batch, on rank 0 of tp. The weights are those of the
+// experts that compute.
 void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& choice) const {
   if (ctx.routed == nullptr || choice.host_expert.empty() || ctx.tp.group().rank() > 0) {
     return;
@@ -128,8 +130,8 @@ void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& c
   rows.chosen.assign(choice.host_expert.begin(), choice.host_expert.end());
   rows.target.assign(plan.target.begin(), plan.target.end());
   rows.weight = choice.host_weight;
-  for (const Fate fate : plan.fate) {
-    rows.fate.push_back(static_cast<std::uint8_t>(fate));
+  for (const DispatchOutcome outcome : plan.outcome) {
+    rows.fate.push_back(static_cast<std::uint8_t>(outcome));
   }
 }
 
@@ -143,10 +145,11 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const PhaseScope phase(ctx.clock, Phase::kRouter);
     const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
     Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
-    const DispatchPlan whole = plan_dispatch(
-        {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, pool_, rule);
+    const DispatchPlan whole =
+        plan_dispatch({top_k_, choice.host_expert, choice.host_weight, choice.host_selection},
+                      expert_pool_, rule);
     count(ctx, whole, choice.host_expert, rule.slots);
-    if (whole.has_moved()) {
+    if (whole.has_rerouted()) {
       router_.move(ctx, whole, choice, s.router);
     }
     record(ctx, whole, choice);
@@ -162,7 +165,7 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
     ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
                             to_device(ctx.backend, plan.source, {rows}), picked);
-    s.routes = plan_routes(ctx, plan.rows, pool_);
+    s.routes = plan_routes(ctx, plan.rows, expert_pool_);
     exchange = start_dispatch(ctx, picked, s.routes);
   }
   // While the rows are on their way.
@@ -218,7 +221,7 @@ Tensor Moe::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   }
   Tensor dx = add_to_shared(ctx, drouted, dshared);
   Tensor own_dweight = dweight;
-  if (!folded_) {  // each rank has the product with its term of the experts' answers
+  if (!folded_) {  // each rank has the product with its term of the experts' outputs
     ctx.tp.all_reduce_sum(dweight);
     own_dweight = own_part(ctx, dweight);
   }

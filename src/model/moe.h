@@ -26,23 +26,23 @@ class Moe {
     Routes routes;
     Tensor position;  // (S, K) int32 of the S rows that this rank sends
     Tensor weight;    // (S, K) fp32
-    Tensor rows;      // (R, D) what the experts answered, in plan order
+    Tensor rows;      // (R, D) outputs of the experts, in plan order
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
-      const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
-      double init_std, double output_std, const Placement& place);
+      const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
+      double init_std, double output_std, const Placement& placement);
 
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 
   const Router& router() const { return router_; }
   const Experts& experts() const { return experts_; }
-  const ExpertPool& pool() const { return pool_; }
+  const ExpertPool& expert_pool() const { return expert_pool_; }
   /// The experts of this rank.
-  std::span<const std::int32_t> numbers() const;
-  /// (3, E) fp32: steps whose gradients are held back, tokens processed in them, and updates so
+  std::span<const std::int32_t> expert_ids() const;
+  /// (3, E) fp32: steps whose gradients are deferred, tokens processed in them, and updates so
   /// far; undefined without a gradient buffer.
   Parameter* buffer_state() const { return buffer_state_; }
 
@@ -58,7 +58,7 @@ class Moe {
   double capacity_factor_;
   config::Overflow overflow_;
   bool folded_;
-  ExpertPool pool_;
+  ExpertPool expert_pool_;
   Router router_;
   Experts experts_;
   std::optional<Swiglu> shared_;

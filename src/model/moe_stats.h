@@ -23,7 +23,7 @@ class MoeStats {
   std::span<double> dropped(std::int64_t layer) { return part(1, layer); }    // [E]
   std::span<double> processed(std::int64_t layer) { return part(2, layer); }  // [E]
   std::span<double> slots(std::int64_t layer) { return part(3, layer); }      // [E]
-  std::span<double> moved(std::int64_t layer) { return part(4, layer); }      // [E] where chosen
+  std::span<double> rerouted(std::int64_t layer) { return part(4, layer); }   // [E] where chosen
   std::span<double> by_task(std::int64_t layer);                              // [N, E] chosen
   /// Tokens that chose 1 .. K experts.
   std::span<double> choices_by_task(std::int64_t layer);  // [N, K]

@@ -36,8 +36,8 @@ double sum(std::span<const double> values) {
 double ratio(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
 
 void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double tokens,
-                const ExpertPool& pool) {
-  const auto regular = static_cast<double>(pool.count(ExpertState::kRegular));
+                const ExpertPool& expert_pool) {
+  const auto regular = static_cast<double>(expert_pool.count(ExpertState::kRegular));
   const auto chosen = summed.chosen(layer);
   const double largest = *std::max_element(chosen.begin(), chosen.end());
   row.aux_loss.push_back(ratio(summed.sums(layer)[0], tokens));
@@ -47,12 +47,12 @@ void fill_layer(io::TraceRow& row, MoeStats& summed, std::int64_t layer, double 
   row.utilisation.push_back(ratio(sum(summed.processed(layer)), sum(summed.slots(layer))));
   append_counts(row.expert_tokens, chosen);
   append_counts(row.expert_dropped, summed.dropped(layer));
-  append_counts(row.expert_rerouted, summed.moved(layer));
+  append_counts(row.expert_rerouted, summed.rerouted(layer));
   append_counts(row.expert_processed, summed.processed(layer));
   append_counts(row.expert_slots, summed.slots(layer));
   append_counts(row.task_expert_tokens, summed.by_task(layer));
   append_counts(row.task_choice_tokens, summed.choices_by_task(layer));
-  for (const std::int32_t state : pool.state_numbers()) {
+  for (const std::int32_t state : expert_pool.state_numbers()) {
     row.expert_state.push_back(state);
   }
 }
@@ -118,9 +118,9 @@ std::map<std::string, std::string> attributes(const config::Config& config,
 }  // namespace
 
 void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens,
-              const std::vector<ExpertPool>& pools) {
+              const std::vector<ExpertPool>& expert_pools) {
   for (std::int64_t layer = 0; layer < summed.layers(); ++layer) {
-    fill_layer(row, summed, layer, tokens, pools[static_cast<std::size_t>(layer)]);
+    fill_layer(row, summed, layer, tokens, expert_pools[static_cast<std::size_t>(layer)]);
   }
 }
 

@@ -14,9 +14,9 @@
 namespace moesaic::model {
 
 /// The MoE columns of a row. summed: over all micro-batches of the step and all ranks; tokens:
-/// routed positions of the step; pools: of each MoE layer.
+/// routed positions of the step; expert pools: of each MoE layer.
 void fill_moe(io::TraceRow& row, MoeStats& summed, double tokens,
-              const std::vector<ExpertPool>& pools);
+              const std::vector<ExpertPool>& expert_pools);
 
 /// The times of a row, its end and its peak memory: those of the rank that worked longest, and the
 /// mean of all. waited: seconds of this rank's phases that it spent on waiting for others.

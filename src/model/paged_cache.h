@@ -14,7 +14,7 @@ struct LayerCache {
   Tensor key_up, value_up;  // (H, n, R), (H, v, R)
 };
 
-/// Of every layer of the model by its number; empty on other stages.
+/// The cache of each layer of the model, by layer index; empty for layers of other stages.
 using PagedCache = std::vector<LayerCache>;
 
 }  // namespace moesaic::model

@@ -25,23 +25,23 @@ void place_tensors(ParameterSpec& spec) {
   std::int64_t total = 0;
   for (PublicTensor& tensor : spec.tensors) {
     tensor.begin = total;
-    total += tensor.part_shape().numel();
+    total += tensor.slice_shape().numel();
   }
   require(total == spec.shape.numel(), "public tensors do not fill " + spec.tensors.front().name);
 }
 
 }  // namespace
 
-Shape PublicTensor::part_shape() const { return with_dim(shape, dim, part.count); }
+Shape PublicTensor::slice_shape() const { return with_dim(shape, dim, slice.count); }
 
 std::vector<std::int64_t> PublicTensor::offset() const {
   std::vector<std::int64_t> offset(static_cast<std::size_t>(shape.rank()), 0);
-  offset[static_cast<std::size_t>(dim)] = part.begin;
+  offset[static_cast<std::size_t>(dim)] = slice.begin;
   return offset;
 }
 
 std::vector<std::int64_t> PublicTensor::extent() const {
-  const Shape own = part_shape();
+  const Shape own = slice_shape();
   std::vector<std::int64_t> extent(static_cast<std::size_t>(own.rank()));
   for (int i = 0; i < own.rank(); ++i) {
     extent[static_cast<std::size_t>(i)] = own[i];
@@ -54,29 +54,30 @@ std::int64_t PublicTensor::whole_index(std::int64_t i) const {
   for (int d = dim + 1; d < shape.rank(); ++d) {
     inner *= shape[d];
   }
-  const std::int64_t outer = i / (part.count * inner);
-  const std::int64_t within = i % (part.count * inner);
-  return outer * shape[dim] * inner + part.begin * inner + within;
+  const std::int64_t outer = i / (slice.count * inner);
+  const std::int64_t within = i % (slice.count * inner);
+  return outer * shape[dim] * inner + slice.begin * inner + within;
 }
 
 PublicTensor whole_tensor(const std::string& name, const Shape& shape) {
   return split_tensor(name, shape, 0, {0, shape[0]});
 }
 
-PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice part) {
-  return {.name = name, .shape = shape, .dim = dim, .part = part};
+PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice slice) {
+  return {.name = name, .shape = shape, .dim = dim, .slice = slice};
 }
 
-PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place) {
+PublicTensor copied_tensor(const std::string& name, const Shape& shape,
+                           const Placement& placement) {
   PublicTensor tensor = whole_tensor(name, shape);
-  tensor.copies = place.tp;
-  tensor.copy = place.tp_rank;
+  tensor.copies = placement.tp;
+  tensor.copy = placement.tp_rank;
   return tensor;
 }
 
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed) {
-  std::vector<float> values(static_cast<std::size_t>(tensor.part_shape().numel()),
+  std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()),
                             static_cast<float>(spec.init_value));
   if (spec.init_std > 0.0) {
     const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
@@ -105,18 +106,18 @@ Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
 }
 
 Slice Parameter::rows_with(const PublicTensor& tensor) const {
-  return {tensor.begin / columns(), tensor.part_shape().numel() / columns()};
+  return {tensor.begin / columns(), tensor.slice_shape().numel() / columns()};
 }
 
-void Parameter::hold_whole_blocks() {
+void Parameter::hold_aligned_blocks() {
   if (spec.tensors.empty() || spec.tensors.front().dim != 1) {
     return;
   }
   const PublicTensor& first = spec.tensors.front();
-  own_columns = {first.part.begin, first.part.count, first.shape[1]};
+  own_columns = {first.slice.begin, first.slice.count, first.shape[1]};
   const Slice blocks = own_columns->blocks();
   for (PublicTensor& tensor : spec.tensors) {
-    tensor.part = blocks;
+    tensor.slice = blocks;
   }
   spec.shape.set(spec.shape.rank() - 1, blocks.count);
   place_tensors(spec);
@@ -224,7 +225,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
   }
   for (Parameter& p : list_) {
     if (packs(p) && *pack_ != PackedFormat::kBf16) {
-      p.hold_whole_blocks();
+      p.hold_aligned_blocks();
     }
     const bool copied = p.spec.in_products && compute != DType::kF32;
     if (!training && ((!copied && !packs(p)) || p.spec.looked_up)) {
@@ -237,7 +238,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
     if (training) {
       std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
       if (p.spec.buffered) {
-        of_owned.push_back(&p.held);
+        of_owned.push_back(&p.deferred);
       }
       for (Tensor* tensor : of_owned) {
         *tensor = backend.empty(DType::kF32, {p.owned.count, p.columns()});
@@ -264,9 +265,9 @@ void Parameters::set_codes(Backend& backend, Parameter& parameter,
             .groups = grouped ? shape[0] : 1,
             .rows = shape[grouped ? 1 : 0],
             .columns = parameter.columns(),
-            .part = {},
+            .slice = {},
             .words = {}};
-  packed.part = parameter.own_columns.value_or(ColumnPart{0, packed.columns, packed.columns});
+  packed.slice = parameter.own_columns.value_or(ColumnSlice{0, packed.columns, packed.columns});
   const std::int64_t bytes =
       packed_parts(packed.rows, kPackedRows) * packed_panel_bytes(*pack_, packed.columns);
   packed.words = backend.empty(DType::kI32, {packed.groups, bytes / 4});
@@ -294,7 +295,7 @@ void Parameters::set(Backend& backend, Parameter& parameter,
     const Shape& shape = parameter.spec.shape;
     const Tensor groups = shape.rank() == 3 ? wide : wide.reshaped({1, shape[0], shape[1]});
     parameter.packed = backend.pack(*pack_, groups, {});
-    parameter.packed.part = parameter.own_columns.value_or(parameter.packed.part);
+    parameter.packed.slice = parameter.own_columns.value_or(parameter.packed.slice);
   } else if (parameter.compute.dtype() != DType::kF32) {
     backend.convert(wide, parameter.compute);
   }

@@ -26,30 +26,30 @@ inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
 /// expert's entry is made from those of the others, or begins anew with the initial value.
 enum class TensorRows { kOther, kExperts, kExpertsAnew };
 
-/// A public tensor (Hugging Face name, unsharded shape) and the part of it that this rank holds.
+/// A public tensor (Hugging Face name, unsharded shape) and the slice of it that this rank holds.
 struct PublicTensor {
   std::string name;
   Shape shape;
-  int dim = 0;               // the dim that is split
-  Slice part;                // of that dim
-  int copies = 1, copy = 0;  // ranks of tp x pp that hold this same part, and which of them this is
+  int dim = 0;                  // the dim that is split
+  Slice slice;                  // of that dim
+  int copies = 1, copy = 0;     // ranks of tp x pp that hold this same slice; which one this is
   bool may_be_missing = false;  // from a checkpoint that is older than it: then the initial value
   TensorRows rows = TensorRows::kOther;
-  bool partial = false;    // these copies' gradients are still to be summed over them (mesh.kv)
+  bool partial = false;    // the copies' gradients are still to be summed over mesh.kv_replicas
   std::int64_t begin = 0;  // where it lies in the parameter; Parameters::add sets it
 
-  Shape part_shape() const;
-  std::vector<std::int64_t> offset() const;  // of the part in the unsharded tensor
+  Shape slice_shape() const;
+  std::vector<std::int64_t> offset() const;  // of the slice in the unsharded tensor
   std::vector<std::int64_t> extent() const;
-  /// The index in the unsharded tensor of element i of the part.
+  /// The index in the unsharded tensor of element i of the slice.
   std::int64_t whole_index(std::int64_t i) const;
 };
 
 PublicTensor whole_tensor(const std::string& name, const Shape& shape);
-/// The part of one dim.
-PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice part);
+/// A slice of one dim.
+PublicTensor split_tensor(const std::string& name, const Shape& shape, int dim, Slice slice);
 /// The same on all ranks of tp.
-PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& place);
+PublicTensor copied_tensor(const std::string& name, const Shape& shape, const Placement& placement);
 
 struct ParameterSpec {
   Shape shape;
@@ -59,13 +59,13 @@ struct ParameterSpec {
   SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
-  bool packable = true;     // products with its rows alone read it: it may be kept in few bits
+  bool packable = true;     // products with its rows alone read it: it may be quantized
   bool trained = true;
-  bool buffered = false;  // its gradient may be held back over steps (router.gradient_buffer)
+  bool buffered = false;  // its gradient may be deferred over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
 };
 
-/// This rank's part of a tensor of the spec, as a new model begins: each element a function of
+/// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
 /// (seed, public name, element index) alone.
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed);
@@ -76,12 +76,12 @@ struct Parameter {
   std::int64_t begin = 0;  // where it lies among those of the same sum, elements
   Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
   Tensor compute;          // value itself, or its copy in the compute dtype
-  PackedWeights packed;    // instead of these, where weights are kept in few bits
-  std::optional<ColumnPart> own_columns;  // of those kept, where ranks share out whole rows
-  Slice owned;                            // the rows whose update this rank computes
+  PackedWeights packed;    // instead of these, where weights are quantized
+  std::optional<ColumnSlice> own_columns;  // of those kept, where ranks share out whole rows
+  Slice owned;                             // the rows whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
   Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
-  Tensor held;                 // likewise, if buffered: the sum of the gradients held back
+  Tensor deferred;  // fp32, of the owned rows, if buffered: the sum of deferred gradients
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
   std::int64_t columns() const;
@@ -89,7 +89,7 @@ struct Parameter {
   Tensor rows_of(const Tensor& tensor, Slice rows) const;
   /// Where the columns of its tensors are shared out: from now on it has all blocks that its own
   /// are in (backend/packed_weights.h).
-  void hold_whole_blocks();
+  void hold_aligned_blocks();
   /// The rows in which a tensor of the spec lies.
   Slice rows_with(const PublicTensor& tensor) const;
 
@@ -131,9 +131,9 @@ class Parameters {
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
   void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
-  /// Whether its values are kept in few bits.
+  /// Whether its values are quantized.
   bool packs(const Parameter& parameter) const;
-  /// Gives one that is kept in few bits these very codes, the rows of its tensors in turn.
+  /// Gives a quantized parameter these very codes, the rows of its tensors in turn.
   void set_codes(Backend& backend, Parameter& parameter, std::span<const QuantizedRows> rows) const;
   /// Whether its codes are of this type.
   bool packs_as(const Parameter& parameter, QuantizedType type) const;

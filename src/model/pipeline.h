@@ -30,12 +30,12 @@ class StageLink {
  public:
   explicit StageLink(Instance& instance) : instance_(instance) {}
 
-  /// Waits for the input of a step, (t, D) fp32 of the context's micro-batch; nothing where the
-  /// model begins or ends.
+  /// Waits for the input of a step from the stage that has it: (t, D) fp32 of the context's
+  /// micro-batch; nothing where the model begins or ends. Not collective.
   Tensor receive(Context& ctx, const PipelineStep& step);
   /// Passes a step's result on, unless it is the last of its direction. Returns at once.
   void send(const PipelineStep& step, const Tensor& result);
-  /// Everything has been sent.
+  /// Waits until everything has been sent.
   void finish() { instance_.pp->finish(); }
 
  private:

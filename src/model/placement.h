@@ -6,7 +6,7 @@
 
 namespace moesaic::model {
 
-/// This rank's place among those that hold one replica of the model, and so its share of every
+/// This rank's position among those that hold one replica of the model, and so its share of every
 /// parameter.
 struct Placement {
   int tp_rank = 0, tp = 1;

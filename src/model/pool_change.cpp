@@ -205,7 +205,7 @@ PoolChange change_pools(const config::Config& config,
   }
   for (std::int64_t layer = 0; layer < std::ssize(change.numbers); ++layer) {
     LayerChange& one = change.layers.emplace_back();
-    one.before = one.after = config::pool_of(model, config.router, layer);
+    one.before = one.after = config::expert_pool_of(model, config.router, layer);
     one.load = load.empty() ? std::vector<float>(one.before.size(), 0.0F)
                             : load[static_cast<std::size_t>(layer)];
     for (const PoolRequest& request : requests) {

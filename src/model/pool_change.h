@@ -14,19 +14,19 @@ namespace moesaic::model {
 struct LayerChange {
   static constexpr std::int32_t kFresh = -1;
 
-  std::string before, after;         // a letter for each number (config::pool_of)
+  std::string before, after;         // a letter for each number (config::expert_pool_of)
   std::vector<std::int32_t> source;  // of each number that is new: what it is a copy of, or kFresh
   std::vector<float> load;           // measured, by number before; of new ones what is expected
 
   std::int64_t old_numbers() const { return static_cast<std::int64_t>(before.size()); }
-  /// Of a vector over the numbers before, what a new expert gets: its source's entry; a fresh one
-  /// the mean of the regular ones.
+  /// The entry of a new expert, from a vector over the old experts: a copy gets that of its source,
+  /// a fresh expert the mean of the regular ones.
   float carried(std::span<const float> values, std::int64_t number) const;
   /// Numbers that were of one kind (0: did not exist) and are of another.
   std::vector<std::int32_t> turned(char from, char to) const;
 };
 
-/// A change of all pools, applied while a checkpoint is loaded (load_parameters).
+/// A change of all expert pools, applied while a checkpoint is loaded (load_parameters).
 struct PoolChange {
   std::vector<std::int64_t> numbers;  // of the MoE layers in the model
   std::int64_t seed = 1;              // of what is new
@@ -40,8 +40,8 @@ struct PoolChange {
   std::vector<std::vector<std::string>> rows() const;
 };
 
-/// What the requests, one after the other, do to the model's pools. load: of each MoE layer by
-/// number; empty: all alike. Throws kUsage where a layer cannot do it.
+/// What the requests, one after the other, do to the model's expert pools. load: of each MoE layer
+/// by number; empty: all alike. Throws kUsage where a layer cannot do it.
 PoolChange change_pools(const config::Config& config,
                         const std::vector<config::PoolRequest>& requests,
                         const std::vector<std::vector<float>>& load);

@@ -16,7 +16,7 @@ QkNorm::QkNorm(Parameters& parameters, const config::Model& model, const HeadsOf
 // The weight of one head is every rank's, each of which has a part of its gradient.
 QkNorm::Part QkNorm::part(Parameters& parameters, PublicTensor weight, std::int64_t first,
                           std::int64_t heads, std::int64_t all_heads) const {
-  const Shape shape = weight.part_shape();
+  const Shape shape = weight.slice_shape();
   const auto copies = static_cast<float>(weight.copies);
   Parameter& parameter = parameters.add({.shape = shape,
                                          .tensors = {std::move(weight)},

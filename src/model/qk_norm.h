@@ -13,7 +13,8 @@ struct HeadsOfRank {
 
 /// RMS norm of queries and keys before they are rotated: of each head with one weight for all
 /// heads (Qwen3), or of the whole projection (OLMoE), over all heads of all ranks of tp.
-/// x: (T, W) compute, query heads, key heads and more. Collective over tp.
+/// x: (T, W) compute, query heads, key heads and more. forward and backward are collective over tp
+/// where the norm is over the whole projection.
 class QkNorm {
  public:
   struct Saved {

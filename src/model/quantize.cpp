@@ -21,13 +21,14 @@ std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
 }
 
 QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
-                       std::int64_t rows, std::int64_t columns, std::span<const float> importance) {
+                       std::int64_t rows, std::int64_t columns,
+                       std::span<const float> mean_squares) {
   const Tensor wide = backend.empty(DType::kF32, {1, rows, columns});
   backend.upload(std::as_bytes(w), wide);
   Tensor weights;
-  if (!importance.empty()) {
+  if (!mean_squares.empty()) {
     weights = backend.empty(DType::kF32, {columns});
-    backend.upload(std::as_bytes(importance), weights);
+    backend.upload(std::as_bytes(mean_squares), weights);
   }
   const PackedWeights packed = backend.pack(format_of(type), wide, weights);
   std::vector<std::byte> panels(packed.bytes());

@@ -13,16 +13,17 @@ namespace moesaic::model {
 
 /// How a public tensor may be stored.
 struct StoredKind {
-  bool packable = false;  // a matrix that products alone read: in few bits
+  bool packable = false;  // a matrix that products alone read: as int8 or int4
   bool trained = true;    // else counts and biases of the router, which stay fp32
 };
-/// Of every public tensor of a model.
+/// How each public tensor of a model may be stored, by name.
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
                                                const config::Router& router);
 
-/// w (rows, columns) in few bits, as run.quantize makes them. importance: of each column, for int4;
-/// empty: all the same. kBadData if a number is not finite.
+/// w (rows, columns) quantized as run.quantize does it. mean_squares (columns): of the activations,
+/// for int4; empty: all the same. kBadData if a number is not finite.
 QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
-                       std::int64_t rows, std::int64_t columns, std::span<const float> importance);
+                       std::int64_t rows, std::int64_t columns,
+                       std::span<const float> mean_squares);
 
 }  // namespace moesaic::model

@@ -3,13 +3,13 @@
 namespace moesaic::model {
 
 RmsNorm::RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
-                 const Placement& place, bool partial)
-    : weight_(
-          parameters.add({.shape = {dim},
-                          .tensors = {copied_tensor(name, {dim}, place)},
-                          .init_value = 1.0,
-                          .sum = place.sequence || partial ? SumOver::kStage : SumOver::kReplicas,
-                          .in_products = false})),
+                 const Placement& placement, bool partial)
+    : weight_(parameters.add(
+          {.shape = {dim},
+           .tensors = {copied_tensor(name, {dim}, placement)},
+           .init_value = 1.0,
+           .sum = placement.sequence || partial ? SumOver::kStage : SumOver::kReplicas,
+           .in_products = false})),
       eps_(eps) {}
 
 Tensor RmsNorm::forward(Context& ctx, const Tensor& x, Saved* saved) const {

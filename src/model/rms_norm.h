@@ -8,6 +8,7 @@
 namespace moesaic::model {
 
 /// y = x / rms(x) * weight over the last dim.   x: (T, D) fp32   y: (T, D) compute   weight: (D)
+/// Not collective: the gradient of the weight is summed with all others.
 class RmsNorm {
  public:
   struct Saved {
@@ -16,7 +17,7 @@ class RmsNorm {
 
   /// partial: each rank of tp gets a part of dy, of all rows.
   RmsNorm(Parameters& parameters, const std::string& name, std::int64_t dim, float eps,
-          const Placement& place, bool partial = false);
+          const Placement& placement, bool partial = false);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dy, dx: fp32
 

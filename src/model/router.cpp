@@ -28,9 +28,9 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
 
 // A tensor that every rank of tp has, and that sees its own rows alone there.
 ParameterSpec gate_spec(const std::string& name, const Shape& shape, double init_std,
-                        const Placement& place) {
+                        const Placement& placement) {
   return {.shape = shape,
-          .tensors = {copied_tensor(name, shape, place)},
+          .tensors = {copied_tensor(name, shape, placement)},
           .init_std = init_std,
           .sum = SumOver::kStage,
           .in_products = false};
@@ -43,9 +43,9 @@ PublicTensor expert_rows(PublicTensor tensor) {
 }
 
 ParameterSpec state_spec(const std::string& name, std::int64_t experts, double value,
-                         const Placement& place) {
+                         const Placement& placement) {
   return {.shape = {experts},
-          .tensors = {expert_rows(copied_tensor(name, {experts}, place))},
+          .tensors = {expert_rows(copied_tensor(name, {experts}, placement))},
           .init_value = value,
           .in_products = false,
           .trained = false};
@@ -53,14 +53,14 @@ ParameterSpec state_spec(const std::string& name, std::int64_t experts, double v
 
 // One vector over the experts for each task, zeros at the start.
 ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string>& tasks,
-                        std::int64_t experts, const Placement& place) {
+                        std::int64_t experts, const Placement& placement) {
   ParameterSpec spec{.shape = {std::ssize(tasks) * experts},
                      .tensors = {},
                      .sum = SumOver::kStage,
                      .in_products = false};
   for (const std::string& task : tasks) {
     spec.tensors.push_back(expert_rows(
-        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, place)));
+        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, placement)));
     spec.tensors.back().may_be_missing = true;
   }
   return spec;
@@ -69,8 +69,8 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
 }  // namespace
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-               const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
-               double init_std, const Placement& place)
+               const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
+               double init_std, const Placement& placement)
     : options_(route_options(model, options)),
       force_(options.force),
       aux_scope_(options.aux_scope),
@@ -78,37 +78,40 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
       tasks_(std::ssize(options.task_names)),
-      pool_(pool),
-      gate_(parameters.add(gate_spec(
-          prefix + "gate.weight", {pool.size(), options.task_gate ? model.head_dim : model.d_model},
-          init_std, place))),
-      load_(parameters.add(state_spec(prefix + "gate.load", pool.size(), 0.0, place))) {
+      expert_pool_(expert_pool),
+      gate_(parameters.add(
+          gate_spec(prefix + "gate.weight",
+                    {expert_pool.size(), options.task_gate ? model.head_dim : model.d_model},
+                    init_std, placement))),
+      load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, placement))) {
   gate_.spec.tensors.front().rows = TensorRows::kExperts;
   load_.spec.tensors.front().may_be_missing = true;
   if (options.gate_bias) {
-    ParameterSpec spec = gate_spec(prefix + "gate.bias", {pool.size()}, 0.0, place);
+    ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, placement);
     spec.tensors.front().rows = TensorRows::kExperts;
     gate_bias_ = &parameters.add(std::move(spec));
   }
   if (options.task_gate) {
     query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
-                                       {model.head_dim, model.d_model}, init_std, place));
+                                       {model.head_dim, model.d_model}, init_std, placement));
   }
   if (options.task_gate && tasks_ > 0) {
-    task_weights_ = &parameters.add(task_spec(prefix, options.task_names, pool.size(), place));
+    task_weights_ =
+        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), placement));
   }
   if (options.balance == config::Balance::kBias) {
     bias_ = &parameters.add(
-        state_spec(prefix + "gate.e_score_correction_bias", pool.size(), 0.0, place));
+        state_spec(prefix + "gate.e_score_correction_bias", expert_pool.size(), 0.0, placement));
   }
   if (options.aux_scope == config::AuxScope::kBatch && options.aux_loss > 0.0) {
-    previous_load_ = &parameters.add(state_spec(prefix + "gate.previous_load", pool.size(),
-                                                1.0 / static_cast<double>(pool.size()), place));
+    previous_load_ =
+        &parameters.add(state_spec(prefix + "gate.previous_load", expert_pool.size(),
+                                   1.0 / static_cast<double>(expert_pool.size()), placement));
     previous_load_->spec.tensors.front().may_be_missing = true;
   }
 }
 
-// Of the gate alone. (t, E)
+// (t, E) fp32: logits of the gate, before anything of the task is added.
 Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
   saved.x = x;
   Tensor gate_in = ctx.as(DType::kF32, x);
@@ -119,7 +122,7 @@ Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
     ctx.backend.scale(saved.query, query_scale());
     gate_in = saved.query;
   }
-  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), pool_.size()});
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), expert_pool_.size()});
   ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
                      Write::kOverwrite);
   if (gate_bias_ != nullptr) {
@@ -151,37 +154,37 @@ std::span<const std::int32_t> Router::segments(const Context& ctx) const {
 }
 
 // How strongly the auxiliary loss wants to leave each expert, by segment.
-std::vector<double> Router::pull(Context& ctx, const Choice& choice,
-                                 std::span<const std::int32_t> segment,
-                                 std::int64_t segments) const {
-  const auto experts = static_cast<std::size_t>(pool_.size());
-  const auto regular = static_cast<double>(pool_.count(ExpertState::kRegular));
-  std::vector<double> pull(static_cast<std::size_t>(segments) * experts, 0.0);
+std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
+                                          std::span<const std::int32_t> segment,
+                                          std::int64_t segments) const {
+  const auto experts = static_cast<std::size_t>(expert_pool_.size());
+  const auto regular = static_cast<double>(expert_pool_.count(ExpertState::kRegular));
+  std::vector<double> load_fraction(static_cast<std::size_t>(segments) * experts, 0.0);
   if (previous_load_ != nullptr) {
     for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
-      pull[e++] = regular * static_cast<double>(share);
+      load_fraction[e++] = regular * static_cast<double>(share);
     }
-    return pull;
+    return load_fraction;
   }
   std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
   for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
     const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
     const auto s = segment.empty() ? std::size_t{0} : static_cast<std::size_t>(segment[token]);
     if (choice.host_expert[i] >= 0) {
-      pull[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
+      load_fraction[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
       choices[s] += 1.0;
     }
   }
-  for (std::size_t i = 0; i < pull.size(); ++i) {
-    pull[i] *= pull[i] > 0.0 ? regular / choices[i / experts] : 0.0;
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    load_fraction[i] *= load_fraction[i] > 0.0 ? regular / choices[i / experts] : 0.0;
   }
-  return pull;
+  return load_fraction;
 }
 
 void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
   std::vector<std::int32_t> regular;
-  for (std::int32_t e = 0; e < pool_.size(); ++e) {
-    if (pool_.is(e, ExpertState::kRegular)) {
+  for (std::int32_t e = 0; e < expert_pool_.size(); ++e) {
+    if (expert_pool_.is(e, ExpertState::kRegular)) {
       regular.push_back(e);
     }
   }
@@ -209,15 +212,15 @@ void Router::gather(Context& ctx, Choice& choice) const {
 
 // Sums over the own tokens.
 void Router::count(Context& ctx, const RouteTensors& routed,
-                   const std::vector<double>& pull) const {
+                   const std::vector<double>& load_fraction) const {
   if (ctx.stats == nullptr || routed.logits.dim(0) == 0) {
     return;
   }
   const std::vector<float> shares = to_host_f32(ctx.backend, routed.shares);
   const std::vector<float> sums = to_host_f32(ctx.backend, routed.sums);
   const auto layer_sums = ctx.stats->sums(moe_layer_);
-  for (std::size_t i = 0; i < pull.size(); ++i) {
-    layer_sums[0] += pull[i] * static_cast<double>(shares[i]);
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    layer_sums[0] += load_fraction[i] * static_cast<double>(shares[i]);
   }
   layer_sums[1] += static_cast<double>(sums[0]);
   layer_sums[2] += static_cast<double>(sums[1]);
@@ -225,10 +228,10 @@ void Router::count(Context& ctx, const RouteTensors& routed,
 
 Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
   const std::int64_t tokens = x.dim(0);
-  const std::int64_t experts = pool_.size();
+  const std::int64_t experts = expert_pool_.size();
   const std::span<const std::int32_t> segment = segments(ctx);
   const std::int64_t segments = segment.empty() ? 1 : segment.back() + 1;
-  s.routed = {.state = to_device(ctx.backend, pool_.state_numbers(), {experts}),
+  s.routed = {.state = to_device(ctx.backend, expert_pool_.state_numbers(), {experts}),
               .bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts}),
               .added = {},
               .segment = {},
@@ -264,8 +267,8 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
     choice.host_selection = ctx.tp.group().all_gather(std::span(own));
   }
   s.choice = choice.expert;
-  s.pull = pull(ctx, choice, segment, segments);
-  count(ctx, s.routed, s.pull);
+  s.load_fraction = load_fraction(ctx, choice, segment, segments);
+  count(ctx, s.routed, s.load_fraction);
   s.routed.added = s.routed.selection = s.routed.bias = {};
   return choice;
 }
@@ -286,8 +289,9 @@ void Router::move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved&
 
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
   std::vector<float> daux;
-  for (const double pull : saved.pull) {
-    daux.push_back(static_cast<float>(aux_loss_ * pull / static_cast<double>(ctx.step_tokens)));
+  for (const double load_fraction : saved.load_fraction) {
+    daux.push_back(
+        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.step_tokens)));
   }
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
@@ -296,7 +300,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
                              dlogits);
   if (task_weights_ != nullptr) {
     ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
-                                   task_weights_->grad.reshaped({tasks_, pool_.size()}));
+                                   task_weights_->grad.reshaped({tasks_, expert_pool_.size()}));
   }
   if (gate_bias_ != nullptr) {
     ctx.backend.bias_backward(dlogits, std::array<std::int64_t, 2>{0, dlogits.dim(0)},

@@ -33,23 +33,23 @@ class Router {
     std::vector<float> host_selection;      // [T, E] where asked for
   };
   struct Saved {
-    Tensor x, query;           // query (t, d): of a gate of two layers
-    RouteTensors routed;       // what backward needs of it
-    Tensor choice;             // (t, K) whose scores the weights are made from
-    std::vector<double> pull;  // [S, E] R n_e / C of each segment
+    Tensor x, query;                    // query (t, d): of a gate of two layers
+    RouteTensors routed;                // what backward needs of it
+    Tensor choice;                      // (t, K) whose scores the weights are made from
+    std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
-         const config::Router& options, std::int64_t moe_layer, const ExpertPool& pool,
-         double init_std, const Placement& place);
+         const config::Router& options, std::int64_t moe_layer, const ExpertPool& expert_pool,
+         double init_std, const Placement& placement);
 
-  /// with_selection: the choices may be moved. Collective over tp.
+  /// with_selection: the choices may be rerouted. Collective over tp.
   Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;
-  /// Gives choices that moved the weight of the expert that computes them: as if the token had
+  /// Gives rerouted choices the weight of the expert that computes them: as if the token had
   /// chosen it (dropped choices count as before). Collective over tp.
   void move(Context& ctx, const DispatchPlan& plan, Choice& choice, Saved& saved) const;
-  /// dweight: (t, K) fp32; returns dx: (t, D) fp32.
+  /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
   // Values that training moves but no gradient does; the first two only if the config has a use for
@@ -66,18 +66,20 @@ class Router {
   float query_scale() const;
   Tensor own_tasks(Context& ctx) const;
   std::span<const std::int32_t> segments(const Context& ctx) const;
-  std::vector<double> pull(Context& ctx, const Choice& choice,
-                           std::span<const std::int32_t> segment, std::int64_t segments) const;
+  std::vector<double> load_fraction(Context& ctx, const Choice& choice,
+                                    std::span<const std::int32_t> segment,
+                                    std::int64_t segments) const;
   void force(Context& ctx, const Tensor& scores, Choice& choice) const;
   void gather(Context& ctx, Choice& choice) const;
-  void count(Context& ctx, const RouteTensors& routed, const std::vector<double>& pull) const;
+  void count(Context& ctx, const RouteTensors& routed,
+             const std::vector<double>& load_fraction) const;
 
   RouteOptions options_;
   config::Force force_;
   config::AuxScope aux_scope_;
   double aux_loss_, z_loss_;
   std::int64_t moe_layer_, tasks_;
-  ExpertPool pool_;
+  ExpertPool expert_pool_;
   Parameter& gate_;                    // (E, D), or the keys (E, d)
   Parameter& load_;                    // (E)
   Parameter* query_ = nullptr;         // (d, D)

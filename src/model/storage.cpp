@@ -34,7 +34,7 @@ std::vector<Kind> kinds(const Parameter& p, bool with_moments) {
     list.push_back({"exp_avg_sq/", &Parameter::exp_avg_sq, p.owned});
   }
   if (with_moments && p.spec.buffered) {
-    list.push_back({"held/", &Parameter::held, p.owned});
+    list.push_back({"held/", &Parameter::deferred, p.owned});
   }
   return list;
 }
@@ -61,8 +61,8 @@ std::vector<Region> regions(const Parameter& p, Slice rows) {
   return list;
 }
 
-// Of the ranks that hold the same part of a tensor one writes it: spread by name. Of moments that
-// are shared out, each rank writes its own.
+// Where several ranks hold the same slice of a tensor, one writes it; the hash of the name spreads
+// this work. With ZeRO each rank writes its own share of the moments.
 bool writes(const Instance& instance, const Parameter& p, const Kind& kind,
             const PublicTensor& tensor) {
   const bool own = kind.member != &Parameter::value && p.owners > 1;

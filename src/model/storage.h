@@ -12,14 +12,14 @@ namespace moesaic::model {
 
 enum class Load { kValues, kAll };  // all: optimizer moments as well
 /// Reads this rank's share of every tensor, and says so after each parameter. kMismatch names a
-/// tensor that is missing or of another shape. change: from the pools that the checkpoint was saved
-/// with to those of the instance; nullptr: they are the same.
+/// tensor that is missing or of another shape. change: from the expert pools that the checkpoint
+/// was saved with to those of the instance; nullptr: they are the same. Not collective.
 void load_parameters(Instance& instance, io::ModelSource& checkpoint, Load what,
                      const std::function<void()>& on_progress = {},
                      const PoolChange* change = nullptr);
 
 /// The blocks that this rank writes: each element once over all ranks. The instance must outlive
-/// them, and its values stay until they are written.
+/// them, and its values stay until they are written. Not collective.
 std::vector<io::BlockToSave> blocks_to_save(Instance& instance);
 
 }  // namespace moesaic::model

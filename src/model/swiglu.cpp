@@ -3,21 +3,22 @@
 namespace moesaic::model {
 
 Swiglu::Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d_model,
-               std::int64_t hidden, double init_std, double output_std, const Placement& place)
-    : hidden_(place.of(hidden).count),
-      gate_up_(parameters,
-               {split_tensor(prefix + "gate_proj.weight", {hidden, d_model}, 0, place.of(hidden)),
-                split_tensor(prefix + "up_proj.weight", {hidden, d_model}, 0, place.of(hidden))},
-               Linear::Full::kInputGradient, init_std),
+               std::int64_t hidden, double init_std, double output_std, const Placement& placement)
+    : hidden_(placement.of(hidden).count),
+      gate_up_(
+          parameters,
+          {split_tensor(prefix + "gate_proj.weight", {hidden, d_model}, 0, placement.of(hidden)),
+           split_tensor(prefix + "up_proj.weight", {hidden, d_model}, 0, placement.of(hidden))},
+          Linear::Full::kInputGradient, init_std),
       down_(parameters,
-            {split_tensor(prefix + "down_proj.weight", {d_model, hidden}, 1, place.of(hidden))},
+            {split_tensor(prefix + "down_proj.weight", {d_model, hidden}, 1, placement.of(hidden))},
             Linear::Full::kOutput, output_std) {}
 
 // All ranks of tp compute it; each has a part of its gradient, as it has of y.
 void Swiglu::add_gate(Parameters& parameters, const std::string& name, std::int64_t d_model,
-                      double init_std, const Placement& place) {
+                      double init_std, const Placement& placement) {
   gate_ = &parameters.add({.shape = {1, d_model},
-                           .tensors = {copied_tensor(name, {1, d_model}, place)},
+                           .tensors = {copied_tensor(name, {1, d_model}, placement)},
                            .init_std = init_std,
                            .sum = SumOver::kStage,
                            .in_products = false});

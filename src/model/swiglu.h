@@ -9,6 +9,7 @@ namespace moesaic::model {
 
 /// y = down (silu(gate x) * up x), perhaps times sigmoid(w . x): dense layers and shared experts.
 /// F is split over tp.   x: (T, D) compute   y: (T, D) fp32, this rank's term   Shazeer 2020
+/// Collective over tp where Linear is.
 class Swiglu {
  public:
   struct Saved {
@@ -19,10 +20,10 @@ class Swiglu {
 
   /// prefix: "model.layers.N.mlp."
   Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d_model,
-         std::int64_t hidden, double init_std, double output_std, const Placement& place);
+         std::int64_t hidden, double init_std, double output_std, const Placement& placement);
   /// With a gate on y, the tensor `name` (1, D).
   void add_gate(Parameters& parameters, const std::string& name, std::int64_t d_model,
-                double init_std, const Placement& place);
+                double init_std, const Placement& placement);
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32
 

@@ -24,13 +24,13 @@ double output_std(const config::Model& model) {
 constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
 
 // (V, D), split over tp by tokens. A tied table is on the first and on the last stage.
-Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& place,
+Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& placement,
                      const std::string& name, bool in_products) {
-  const Slice own = place.of(model.vocab_size);
+  const Slice own = placement.of(model.vocab_size);
   PublicTensor table = split_tensor(name, {model.vocab_size, model.d_model}, 0, own);
-  if (model.tie_embeddings && place.stages > 1) {
+  if (model.tie_embeddings && placement.stages > 1) {
     table.copies = 2;
-    table.copy = place.is_first() ? 0 : 1;
+    table.copy = placement.is_first() ? 0 : 1;
   }
   return parameters.add({.shape = {own.count, model.d_model},
                          .tensors = {table},
@@ -41,94 +41,97 @@ Parameter& add_table(Parameters& parameters, const config::Model& model, const P
 }
 
 Parameter* add_embedding(Parameters& parameters, const config::Model& model,
-                         const Placement& place) {
-  if (!place.is_first()) {
+                         const Placement& placement) {
+  if (!placement.is_first()) {
     return nullptr;
   }
-  return &add_table(parameters, model, place, kEmbeddingName,
-                    model.tie_embeddings && place.is_last());
+  return &add_table(parameters, model, placement, kEmbeddingName,
+                    model.tie_embeddings && placement.is_last());
 }
 
 Head make_head(Parameters& parameters, Parameter* embedding, const config::Model& model,
-               const Placement& place) {
-  const Slice own = place.of(model.vocab_size);
+               const Placement& placement) {
+  const Slice own = placement.of(model.vocab_size);
   if (!model.tie_embeddings) {
-    return {add_table(parameters, model, place, "lm_head.weight", true), own};
+    return {add_table(parameters, model, placement, "lm_head.weight", true), own};
   }
-  return {
-      embedding != nullptr ? *embedding : add_table(parameters, model, place, kEmbeddingName, true),
-      own};
+  return {embedding != nullptr ? *embedding
+                               : add_table(parameters, model, placement, kEmbeddingName, true),
+          own};
 }
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
-                    const std::vector<ExpertPool>& pools, const Placement& place) {
+                    const std::vector<ExpertPool>& expert_pools, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (!config::has_experts(model, layer)) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
-                  place);
+                  placement);
   }
   std::int64_t moe_layer = 0;
   for (std::int64_t before = 0; before < layer; ++before) {
     moe_layer += config::has_experts(model, before) ? 1 : 0;
   }
   return Moe(parameters, prefix, model, router, moe_layer,
-             pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model), place);
+             expert_pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model),
+             placement);
 }
 
 Block::SelfAttention make_attention(Parameters& parameters, const config::Model& model,
-                                    std::int64_t layer, const Placement& place) {
+                                    std::int64_t layer, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.self_attn.", layer);
   if (config::is_latent(model)) {
     return LatentAttention(parameters, prefix, model, layer, init_std(model), output_std(model),
-                           place);
+                           placement);
   }
-  return Attention(parameters, prefix, model, layer, init_std(model), output_std(model), place);
+  return Attention(parameters, prefix, model, layer, init_std(model), output_std(model), placement);
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
-                 std::int64_t layer, const std::vector<ExpertPool>& pools, const Placement& place) {
+                 std::int64_t layer, const std::vector<ExpertPool>& expert_pools,
+                 const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
   const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
-                               place);
-  Block::SelfAttention attention = make_attention(parameters, model, layer, place);
+                               placement);
+  Block::SelfAttention attention = make_attention(parameters, model, layer, placement);
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
-                         place);
+                         placement);
   return {attention_norm, std::move(attention), ffn_norm,
-          make_ffn(parameters, model, router, layer, pools, place)};
+          make_ffn(parameters, model, router, layer, expert_pools, placement)};
 }
 
 }  // namespace
 
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
-                         const config::Router& router, const Placement& place)
+                         const config::Router& router, const Placement& placement)
     : width_(model.d_model),
-      vocabulary_(place.of(model.vocab_size)),
-      embedding_(add_embedding(parameters, model, place)),
+      vocabulary_(placement.of(model.vocab_size)),
+      embedding_(add_embedding(parameters, model, placement)),
       moe_layers_(config::moe_layers(model)) {
   for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
-    pools_.push_back(make_pool(config::pool_of(model, router, moe_layer), place.expert_ranks,
-                               model.load.empty()
-                                   ? std::span<const float>()
-                                   : model.load.at(static_cast<std::size_t>(moe_layer))));
+    expert_pools_.push_back(
+        make_expert_pool(config::expert_pool_of(model, router, moe_layer), placement.expert_ranks,
+                         model.load.empty() ? std::span<const float>()
+                                            : model.load.at(static_cast<std::size_t>(moe_layer))));
   }
-  const int all_chunks = place.stages * place.chunks;
-  for (int c = place.stage; c < all_chunks; c += place.stages) {
+  const int all_chunks = placement.stages * placement.chunks;
+  for (int c = placement.stage; c < all_chunks; c += placement.stages) {
     Chunk& chunk = chunks_.emplace_back();
     chunk.layers = layers_of_chunk(model.layers, c, all_chunks);
     for (std::int64_t layer = chunk.layers.begin; layer < chunk.layers.end(); ++layer) {
       parameters.begin_part();
       chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
-      chunk.blocks.push_back(make_block(parameters, model, router, layer, pools_, place));
+      chunk.blocks.push_back(
+          make_block(parameters, model, router, layer, expert_pools_, placement));
     }
   }
   parameters.begin_part();
   last_part_ = parameters.part();
-  if (place.is_last()) {
+  if (placement.is_last()) {
     norm_.emplace(parameters, "model.norm.weight", model.d_model,
-                  static_cast<float>(model.norm_eps), place);
-    head_.emplace(make_head(parameters, embedding_, model, place));
+                  static_cast<float>(model.norm_eps), placement);
+    head_.emplace(make_head(parameters, embedding_, model, placement));
   }
 }
 

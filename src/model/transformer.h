@@ -16,7 +16,7 @@ namespace moesaic::model {
 /// stand for derived values). Forward and backward are collective over tp and experts.
 class Transformer {
  public:
-  /// Of one chunk and micro-batch.
+  /// What backward needs of one chunk and one micro-batch.
   struct Saved {
     std::vector<Block::Saved> blocks;
     std::vector<Tensor> inputs;  // of the blocks, instead, when they are computed again
@@ -24,15 +24,15 @@ class Transformer {
   };
 
   Transformer(Parameters& parameters, const config::Model& model, const config::Router& router,
-              const Placement& place);
+              const Placement& placement);
 
   /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
-  /// Returns the like for the next chunk; the last of all: (t, D) compute, what the head reads.
+  /// Returns (t, D) fp32 for the next chunk; the last of all: (t, D) compute, what the head reads.
   Tensor forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const;
   /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
-  /// Of a page in all layers of this rank, in the compute dtype.
+  /// Bytes of one page of the cache in all layers of this rank, in the compute dtype.
   std::int64_t page_bytes(const Context& ctx) const;
   /// Room for so many pages of keys and values, for this rank's layers and heads.
   PagedCache make_cache(const Context& ctx, std::int64_t pages) const;
@@ -42,12 +42,12 @@ class Transformer {
   bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }
 
   std::int64_t width() const { return width_; }  // D
-  /// Of the last stage.
+  /// The output head; only the last stage has one.
   const Head& head() const { return *head_; }
   /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
-  /// Of each MoE layer of the whole model.
-  const std::vector<ExpertPool>& pools() const { return pools_; }
+  /// The expert pool of each MoE layer of the whole model.
+  const std::vector<ExpertPool>& expert_pools() const { return expert_pools_; }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;
 
@@ -66,7 +66,7 @@ class Transformer {
   Parameter* embedding_;  // nullptr: on another stage
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
-  std::vector<ExpertPool> pools_;
+  std::vector<ExpertPool> expert_pools_;
   std::optional<RmsNorm> norm_;
   std::optional<Head> head_;
 };

@@ -29,7 +29,7 @@ Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t st
   return held;
 }
 
-std::int64_t rounds(const config::Train& train, const Layout& layout) {
+std::int64_t micro_batches_per_rank(const config::Train& train, const Layout& layout) {
   return (train.batch / train.micro_batch + layout.replicas() - 1) / layout.replicas();
 }
 

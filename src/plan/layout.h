@@ -15,7 +15,7 @@ struct Layout {
   bool zero = false;        // optimizer state is shared out over the replicas
   bool recompute = false;   // of a block only its input is kept for backward
 
-  /// Of a resolved config.
+  /// The layout of a resolved config on so many ranks.
   static Layout of(const config::Config& config, std::int64_t ranks);
 
   std::int64_t ranks() const { return tp * pp * replicas(); }
@@ -32,6 +32,6 @@ struct Stage {
 Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t stage);
 
 /// Micro-batches that one replica computes in a step.
-std::int64_t rounds(const config::Train& train, const Layout& layout);
+std::int64_t micro_batches_per_rank(const config::Train& train, const Layout& layout);
 
 }  // namespace moesaic::plan

@@ -31,8 +31,8 @@ double outside(const Layout& layout, double tokens) {
   return layout.sequence ? tokens / real(layout.tp) : tokens;
 }
 
-/// Of both norms (input, output, 1 / rms) and attention (q, k, v, result, log of the sum; q, k, v
-/// before norm and clamp; latent vectors and what they are made of).
+/// Activations of both norms (input, output, 1 / rms) and of attention (q, k, v, result, log of the
+/// sum; q, k, v before norm and clamp; latent vectors and what they are made of).
 Numbers attention_part(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const Heads heads = heads_of(m, layout);
@@ -41,7 +41,7 @@ Numbers attention_part(const config::Config& config, const Layout& layout, doubl
   const double qkv = heads.query * k + heads.kv * (k + v);
   const bool raw = m.qk_norm != config::QkNorm::kNone || m.clip_qkv > 0.0;
   const double latent = real(m.q_lora_rank + m.kv_lora_rank);
-  // generate reads the compressed keys: queries and answers have their width, by token and by head.
+  // generate reads the compressed keys: queries and outputs have their width, by token and by head.
   const double entry = real(m.kv_lora_rank + m.qk_rope_head_dim);
   const bool absorbed = config.plan.job == "generate" && m.kv_lora_rank > 0;
   const double of_head = absorbed ? 3.0 * entry : 0.0;
@@ -58,7 +58,7 @@ Numbers dense_layer(const config::Config& config, const Layout& layout, double t
   return n;
 }
 
-/// A row's input, gate, up and answer are kept, not the product; of the router logits, scores and
+/// A row's input, gate, up and output are kept, not the product; of the router logits, scores and
 /// who else would do, choices, weights and places.
 Numbers moe_layer(const config::Config& config, const Layout& layout, double tokens, double rows) {
   const config::Model& m = config.model;
@@ -80,22 +80,22 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
 
 /// Experts of a layer on the rank that has most.
 double fullest(const config::Config& config, const Layout& layout) {
-  const std::string pool = config::pool_of(config.model, config.router, 0);
+  const std::string expert_pool = config::expert_pool_of(config.model, config.router, 0);
   const auto most = [&](char kind) {
-    return std::ceil(real(config::count_of(pool, kind)) / real(layout.expert_ranks()));
+    return std::ceil(real(config::count_of(expert_pool, kind)) / real(layout.expert_ranks()));
   };
   return most('r') + most('s');
 }
 
 constexpr std::int64_t kBlock = 256;  // columns with one scale (backend/packed_layout.h)
 
-/// Of a weight that is kept in few bits, with its scales.
+/// Bytes of one quantized weight, with its share of the scales.
 double packed_bytes(config::Quantize quantize) {
   const double scale = 4.0 / real(kBlock);
   return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
 }
 
-/// Weights of other ranks' columns that one keeps, as scales belong to whole blocks of columns.
+/// Weights of other ranks' columns that one keeps, as what a rank keeps is block-aligned.
 double others_columns(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
@@ -103,7 +103,7 @@ double others_columns(const config::Config& config, const Layout& layout, std::i
     std::int64_t most = 0;
     for (std::int64_t r = 0; r < ranks; ++r) {
       const Slice own = share_of(columns, r, ranks);
-      most = std::max(most, whole_blocks(own, kBlock, columns).count - own.count);
+      most = std::max(most, block_aligned(own, kBlock, columns).count - own.count);
     }
     return real(most);
   };
@@ -125,8 +125,8 @@ double tokens_at_once(const config::Config& config) {
   return real(std::max(config.score.window, config::kScoreTokens));
 }
 
-/// Of generate: pages of keys and values, and the parts of W_b that latent attention reads by
-/// heads.
+/// Bytes of the cache of generate: pages of keys and values, and the slices of W_b that latent
+/// attention reads by heads.
 double cache_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
@@ -140,7 +140,7 @@ double cache_bytes(const config::Config& config, const Layout& layout, std::int6
 
 /// Chunks of micro-batches that stage s keeps at the same time (1F1B, or interleaved).
 double in_flight(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  return real(std::min(rounds(config.train, layout) * layout.chunks,
+  return real(std::min(micro_batches_per_rank(config.train, layout) * layout.chunks,
                        chunks_ahead(stage, layout.pp, layout.chunks) + 1));
 }
 
@@ -251,7 +251,8 @@ double Memory::sum() const {
 
 namespace {
 
-// Of score: a second model and its logits. One from a path counts as unquantized.
+// Adds what score.reference needs: a second model and its logits. One from a path counts as
+// unquantized.
 void add_reference(const config::Config& config, const Layout& layout, std::int64_t stage,
                    Memory& memory) {
   const std::string& name = config.score.reference;
@@ -311,10 +312,10 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.replicas()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.dp) : 1.0;
-  // Two moments, and a third sum of the experts' gradients where these are held back.
-  const double held_back = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
+  // Two moments, and a third sum of the experts' gradients where these are deferred.
+  const double deferred = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
   memory.moments = 2.0 * kFp32 *
-                   ((1.0 + held_back) * held.experts / expert_shares +
+                   ((1.0 + deferred) * held.experts / expert_shares +
                     held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
                     held.others / shared);
   // Beside the layers: the last norm, its gradient, and four gradients of the residual stream.

@@ -49,7 +49,8 @@ double most_page_bytes(const config::Config& config, const Layout& layout);
 /// Pages in generate.cache, of the stage that has room for fewest.
 std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 
-/// Of a resolved config, for one stage. `training` adds gradients, moments and what backward needs.
+/// Bytes on one rank of a stage, by class; the config must be resolved. `training` adds gradients,
+/// moments and what backward needs.
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training);
 

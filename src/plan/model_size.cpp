@@ -103,8 +103,9 @@ ModelSize model_size(const config::Config& config) {
   const std::int64_t moe = plan::moe_layers(m);
   const AttentionSize attention = attention_size(m);
   const GateSize gate = gate_size(config);
-  const std::string pool = config::pool_of(m, config.router, 0);
-  const std::int64_t experts = config::count_of(pool, 'r') + config::count_of(pool, 's');
+  const std::string expert_pool = config::expert_pool_of(m, config.router, 0);
+  const std::int64_t experts =
+      config::count_of(expert_pool, 'r') + config::count_of(expert_pool, 's');
   const std::int64_t expert = expert_size(m);
   const std::int64_t shared = gated_ff(m.d_model, config::shared_width(m)) +
                               (m.shared_experts > 0 && m.shared_gate ? m.d_model : 0);

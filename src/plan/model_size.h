@@ -42,7 +42,7 @@ struct AttentionSize {
   std::int64_t by_head = 0;       // weights of products for one query head
   std::int64_t by_kv_head = 0;    // and for one key and value head
   std::int64_t shared = 0;        // those of the latent vectors, which all heads share
-  std::int64_t head_vectors = 0;  // elements of biases, norms and sinks, likewise
+  std::int64_t head_vectors = 0;  // elements of biases, norms and sinks for one query head
   std::int64_t kv_head_vectors = 0;
   std::int64_t shared_vectors = 0;
   std::int64_t output_bias = 0;
@@ -55,7 +55,7 @@ AttentionSize attention_size(const config::Model& model);
 /// Weights and biases of one routed expert.
 std::int64_t expert_size(const config::Model& model);
 
-/// Of a resolved config.
+/// Parameters by class of the model of a resolved config.
 ModelSize model_size(const config::Config& config);
 
 /// Layers with experts.

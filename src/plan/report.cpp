@@ -177,7 +177,8 @@ Estimate estimate(const config::Config& config, int ranks) {
     e.steps = config::total_steps(config);
     e.tokens = static_cast<double>(e.steps) *
                static_cast<double>(config.train.batch * config.data.seq_len);
-    e.bubble = ideal_bubble(e.layout.pp, e.layout.chunks, rounds(config.train, e.layout));
+    e.bubble =
+        ideal_bubble(e.layout.pp, e.layout.chunks, micro_batches_per_rank(config.train, e.layout));
     e.step_seconds = predicted_seconds(e, config, ranks);
   }
   if (!training && config.run.quantize != config::Quantize::kNone) {

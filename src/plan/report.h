@@ -15,8 +15,8 @@ struct Estimate {
   std::string job;  // train, score or generate
   ModelSize size;
   Layout layout;
-  Memory memory;                  // on one rank, of the stage that needs most
-  Traffic traffic;                // of one rank in one training step, likewise
+  Memory memory;                  // bytes on one rank of the stage that needs most
+  Traffic traffic;                // of one rank in one training step, same stage
   Flop flop;                      // for one token
   double checkpoint_bytes = 0.0;  // fp32 weights and both moments, of all ranks together
   double quantized_bytes = 0.0;   // of one by convert.quantize = run.quantize; 0: that is none

@@ -45,7 +45,7 @@ std::array<std::pair<std::string_view, double>, 8> Traffic::groups() const {
            {"gradients (dp x ep)", replicas},
            {"gates, split norms (tp x dp x ep)", stage},
            {"tied table (ends of pp)", ends},
-           {"key and value heads (tp)", kv}}};
+           {"key and value heads (tp)", kv_replicas}}};
 }
 
 double Traffic::sum() const {
@@ -61,7 +61,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const Held held = held_by_rank(config, layout, stage);
   const Stage s = stage_of(m, layout, stage);
   const double tokens = real(config.train.micro_batch * config.data.seq_len);
-  const double micro_batches = real(rounds(config.train, layout));
+  const double micro_batches = real(micro_batches_per_rank(config.train, layout));
   const double width = compute_width(config);
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
@@ -83,9 +83,9 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
     traffic.ends = 2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
   }
-  traffic.kv = 2.0 * kFp32 * real(s.dense + s.moe) *
-               real(attention_size(m).by_kv_head + attention_size(m).kv_head_vectors) *
-               ring(copies);
+  traffic.kv_replicas = 2.0 * kFp32 * real(s.dense + s.moe) *
+                        real(attention_size(m).by_kv_head + attention_size(m).kv_head_vectors) *
+                        ring(copies);
   return traffic;
 }
 

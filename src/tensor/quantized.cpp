@@ -111,14 +111,14 @@ void copy_rows(const QuantizedRows& source, std::int64_t from, std::int64_t sour
                std::int64_t count, QuantizedRows& target, std::int64_t to, std::int64_t column) {
   require(source.type == target.type && source_column % kQuantizedBlock == 0 &&
               column % kQuantizedBlock == 0,
-          "quantized columns can be copied from whole blocks on");
+          "quantized columns are copied block-aligned");
   const std::int64_t width = std::min(source.columns - source_column, target.columns - column);
-  // Of a row of each array: its width, and where the first column's entry is.
+  // Copies `entries` of each row of an array; position_of(column): where the column's entry is.
   const auto copy = [&](const auto& source_array, std::int64_t source_width, auto& target_array,
-                        std::int64_t target_width, std::int64_t entries, auto place_of) {
+                        std::int64_t target_width, std::int64_t entries, auto position_of) {
     for (std::int64_t i = 0; i < count; ++i) {
-      std::copy_n(source_array.begin() + (from + i) * source_width + place_of(source_column),
-                  entries, target_array.begin() + (to + i) * target_width + place_of(column));
+      std::copy_n(source_array.begin() + (from + i) * source_width + position_of(source_column),
+                  entries, target_array.begin() + (to + i) * target_width + position_of(column));
     }
   };
   const bool int8 = source.type == QuantizedType::kInt8;

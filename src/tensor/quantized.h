@@ -14,7 +14,7 @@ const char* name_of(QuantizedType type);
 constexpr std::int64_t kQuantizedBlock = 256;  // neighbours of a row with one scale
 constexpr std::int64_t kQuantizedGroup = 32;   // of int4: those with one step and one offset
 
-/// A matrix w (N, K) in few bits, row by row, as files hold it: no layout shows in it. For row n
+/// A quantized matrix w (N, K), row by row, as files hold it: no layout shows in it. For row n
 /// and column k
 ///   int8   w = scales[n, k / 256] (codes[n, k] - 128), 1 <= code <= 255;
 ///   int4   w = scales[n, k / 256] (q s + m - 128), s and m = steps[n, k / 32, 0 and 1],

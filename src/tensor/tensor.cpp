@@ -61,13 +61,13 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
       shape = {count, dim(1), dim(2), dim(3)};
   }
   const std::size_t row_bytes = dim(0) == 0 ? 0 : bytes() / static_cast<std::size_t>(dim(0));
-  return {storage_, data_ + static_cast<std::size_t>(begin) * row_bytes, dtype_, shape, place_};
+  return {storage_, data_ + static_cast<std::size_t>(begin) * row_bytes, dtype_, shape, location_};
 }
 
 Tensor Tensor::reshaped(const Shape& shape) const {
   require(shape.numel() == numel(),
           fmt::format("cannot view {} as {}", shape_.text(), shape.text()));
-  return {storage_, data_, dtype_, shape, place_};
+  return {storage_, data_, dtype_, shape, location_};
 }
 
 }  // namespace moesaic

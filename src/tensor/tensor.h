@@ -51,15 +51,20 @@ class Shape {
   int rank_ = 0;
 };
 
-enum class Place : std::uint8_t { kHost, kDevice };
+enum class Location : std::uint8_t { kHost, kDevice };
 
 /// A handle to a row-major, contiguous array: copies share the storage, and a const handle may
 /// still write to it (as with std::span).
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(std::shared_ptr<void> storage, std::byte* data, DType dtype, Shape shape, Place place)
-      : storage_(std::move(storage)), data_(data), dtype_(dtype), shape_(shape), place_(place) {}
+  Tensor(std::shared_ptr<void> storage, std::byte* data, DType dtype, Shape shape,
+         Location location)
+      : storage_(std::move(storage)),
+        data_(data),
+        dtype_(dtype),
+        shape_(shape),
+        location_(location) {}
 
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
@@ -67,14 +72,14 @@ class Tensor {
   std::int64_t numel() const { return shape_.numel(); }
   std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }
   bool defined() const { return storage_ != nullptr; }
-  Place place() const { return place_; }
+  Location location() const { return location_; }
   std::byte* data() const { return data_; }
 
   /// The elements on the host. Never converts: the dtype must be T's.
   template <class T>
   std::span<T> as() const {
     require(dtype_ == dtype_of<T>(), "tensor holds another dtype");
-    require(place_ == Place::kHost, "tensor is not on the host");
+    require(location_ == Location::kHost, "tensor is not on the host");
     return {reinterpret_cast<T*>(data_), static_cast<std::size_t>(numel())};
   }
 
@@ -88,7 +93,7 @@ class Tensor {
   std::byte* data_ = nullptr;
   DType dtype_ = DType::kF32;
   Shape shape_;
-  Place place_ = Place::kHost;
+  Location location_ = Location::kHost;
 };
 
 }  // namespace moesaic

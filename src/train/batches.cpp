@@ -40,9 +40,10 @@ StepBatches Batches::next() {
   return batches;
 }
 
-SamplePlace Batches::place(std::int64_t sample) {
+SampleLocation Batches::location_of(std::int64_t sample) {
   const SampleDraw draw = order_.at(sample);
-  return tasks_.empty() ? SamplePlace{draw.group, draw.index} : tasks_.at(draw.group, draw.index);
+  return tasks_.empty() ? SampleLocation{draw.group, draw.index}
+                        : tasks_.at(draw.group, draw.index);
 }
 
 StepBatches Batches::read(const SampleRanges& ranges) {
@@ -60,14 +61,14 @@ StepBatches Batches::read(const SampleRanges& ranges) {
     const std::int64_t mine = first + replica_;
     for (std::int64_t i = 0; mine < count && i < micro_batch_; ++i) {
       const auto at = static_cast<std::size_t>(mine * micro_batch_ + i);
-      samples.push_back(corpora_.read(place(numbers[at])));
+      samples.push_back(corpora_.read(location_of(numbers[at])));
     }
-    step.rounds.push_back(micro_batch_of(samples));
-    step.rounds.back().first = mine * micro_batch_ * seq_len_;
+    step.micro_batches.push_back(micro_batch_of(samples));
+    step.micro_batches.back().first = mine * micro_batch_ * seq_len_;
     if (keep_tokens_) {
-      step.tokens.push_back(token_rows_of(samples, step.rounds.back().first));
+      step.tokens.push_back(token_rows_of(samples, step.micro_batches.back().first));
     }
-    step.counted += step.rounds.back().counted();
+    step.counted += step.micro_batches.back().counted();
   }
   return step;
 }

@@ -15,7 +15,7 @@ namespace moesaic::train {
 /// What this rank computes in one step: as many micro-batches as every other rank, some perhaps
 /// empty.
 struct StepBatches {
-  std::vector<model::MicroBatch> rounds;
+  std::vector<model::MicroBatch> micro_batches;
   std::int64_t counted = 0;           // targets of this rank
   SampleRanges samples;               // of all ranks
   std::vector<io::TokenRows> tokens;  // of this rank, if any step's routing is recorded
@@ -39,7 +39,7 @@ class Batches {
 
  private:
   StepBatches read(const SampleRanges& samples);  // on the HDF5 thread
-  SamplePlace place(std::int64_t sample);
+  SampleLocation location_of(std::int64_t sample);
   void prefetch();
 
   Corpora& corpora_;

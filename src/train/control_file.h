@@ -14,9 +14,9 @@ class ControlFile {
   /// What is there to be done; empty: no file, or one that was refused.
   std::string identity() const;
   std::string text() const;
-  /// It is out of the way from now on: renamed to .done or .refused. Throws kIoError.
+  /// Renames it to .done. Throws kIoError.
   void done() const { rename(".done"); }
-  /// Likewise; if it cannot be renamed it is passed over by this process.
+  /// Renames it to .refused. If that fails, this process ignores the file from now on.
   void refuse();
 
  private:

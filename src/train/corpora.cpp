@@ -30,7 +30,7 @@ void check_same_vocabulary(const io::CorpusInfo& a, const io::CorpusInfo& b) {
 /// Whether token i of a sample that begins at stream position `first` predicts its successor.
 bool is_counted(const io::TokenSpan& span, std::int64_t first, std::size_t i) {
   const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
-  return !next_begins && span.given[i + 1] == 0;
+  return !next_begins && span.context[i + 1] == 0;
 }
 
 }  // namespace
@@ -155,9 +155,9 @@ std::vector<std::uint8_t> Corpora::sample_tasks(const ShardSamples& samples) {
   return tasks;
 }
 
-bool Corpora::has_target(const SamplePlace& place) {
-  const std::int64_t first = place.index * seq_len_;
-  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
+bool Corpora::has_target(const SampleLocation& location) {
+  const std::int64_t first = location.index * seq_len_;
+  const io::TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
     if (is_counted(span, first, i)) {
       return true;
@@ -166,12 +166,12 @@ bool Corpora::has_target(const SamplePlace& place) {
   return false;
 }
 
-Sample Corpora::read(const SamplePlace& place) {
-  const std::int64_t first = place.index * seq_len_;
-  const io::TokenSpan span = corpora_[place.corpus].read(first, seq_len_ + 1);
-  const std::vector<std::uint8_t>& task_numbers = task_numbers_[place.corpus];
+Sample Corpora::read(const SampleLocation& location) {
+  const std::int64_t first = location.index * seq_len_;
+  const io::TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
+  const std::vector<std::uint8_t>& task_numbers = task_numbers_[location.corpus];
   Sample sample;
-  sample.corpus = place.corpus;
+  sample.corpus = location.corpus;
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
     sample.token.push_back(span.token[i]);
     sample.target.push_back(is_counted(span, first, i) ? span.token[i + 1] : -1);

@@ -12,7 +12,7 @@
 namespace moesaic::train {
 
 /// Where sample i of a corpus is: tokens [i seq_len, (i + 1) seq_len] of its stream.
-struct SamplePlace {
+struct SampleLocation {
   std::size_t corpus = 0;
   std::int64_t index = 0;
 };
@@ -49,10 +49,10 @@ class Corpora {
   /// Joins the tasks by name: those of `names` keep their numbers, new ones are appended.
   void join_tasks(std::vector<std::string>& names);
 
-  Sample read(const SamplePlace& place);
+  Sample read(const SampleLocation& location);
   /// Whether anything is to be predicted in a sample: not where documents of one token follow each
   /// other, or all is context. Tasks need not be joined yet. On the HDF5 thread.
-  bool has_target(const SamplePlace& place);
+  bool has_target(const SampleLocation& location);
 
   /// One shard of a corpus and the samples that begin in it.
   struct ShardSamples {

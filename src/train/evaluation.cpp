@@ -32,11 +32,11 @@ class LossSums {
   std::vector<double> values_;
 };
 
-std::vector<Sample> read_samples(Corpora& corpora, std::span<const SamplePlace> places) {
+std::vector<Sample> read_samples(Corpora& corpora, std::span<const SampleLocation> locations) {
   return io::hdf5_run([&] {
     std::vector<Sample> samples;
-    for (const SamplePlace& place : places) {
-      samples.push_back(corpora.read(place));
+    for (const SampleLocation& location : locations) {
+      samples.push_back(corpora.read(location));
     }
     return samples;
   });
@@ -69,7 +69,8 @@ double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t t
 
 }  // namespace
 
-std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config::Config& config) {
+std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
+                                               const config::Config& config) {
   const std::vector<std::int64_t> counts = corpora.samples();
   std::int64_t total = 0;
   for (const std::int64_t count : counts) {
@@ -77,16 +78,16 @@ std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config
   }
   const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
   const bool all = config.eval.tokens == 0 || wanted >= total;
-  std::vector<SamplePlace> places;
+  std::vector<SampleLocation> locations;
   for (std::size_t c = 0; c < counts.size(); ++c) {
     const std::int64_t n =
         all ? counts[c]
             : std::min(counts[c], std::max<std::int64_t>(1, wanted * counts[c] / total));
     for (std::int64_t i = 0; i < n; ++i) {
-      places.push_back({c, i * counts[c] / n});
+      locations.push_back({c, i * counts[c] / n});
     }
   }
-  return places;
+  return locations;
 }
 
 std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
@@ -97,24 +98,25 @@ std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
   model::Context ctx = instance.context(inner_clock);
   ctx.dropless = !config.router.eval_capacity;
   LossSums sums(tasks, corpora.size());
-  const std::vector<SamplePlace> places = evaluation_samples(corpora, config);
+  const std::vector<SampleLocation> locations = evaluation_samples(corpora, config);
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
   const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
   const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());
-  const auto rounds = static_cast<std::size_t>(instance.mesh.pp.size());  // in flight
-  for (std::size_t first = 0; first < places.size(); first += micro_batch * replicas * rounds) {
+  const auto in_flight = static_cast<std::size_t>(instance.mesh.pp.size());
+  for (std::size_t first = 0; first < locations.size();
+       first += micro_batch * replicas * in_flight) {
     std::vector<std::vector<Sample>> samples;
     std::vector<model::MicroBatch> batches;
-    for (std::size_t round = 0; round < rounds; ++round) {
+    for (std::size_t i = 0; i < in_flight; ++i) {
       const std::size_t begin =
-          std::min(places.size(), first + (round * replicas + replica) * micro_batch);
-      const std::size_t end = std::min(places.size(), begin + micro_batch);
-      samples.push_back(read_samples(corpora, std::span(places).subspan(begin, end - begin)));
+          std::min(locations.size(), first + (i * replicas + replica) * micro_batch);
+      const std::size_t end = std::min(locations.size(), begin + micro_batch);
+      samples.push_back(read_samples(corpora, std::span(locations).subspan(begin, end - begin)));
       batches.push_back(micro_batch_of(samples.back()));
     }
     model::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
       const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
-      if (instance.mesh.speaks()) {
+      if (instance.mesh.reports()) {
         add_losses(sums, batches[i], samples[i], logprob);
       }
     });

@@ -12,12 +12,13 @@
 namespace moesaic::train {
 
 /// The samples that an evaluation reads: all, or a share of each corpus in steps as even as can be.
-std::vector<SamplePlace> evaluation_samples(const Corpora& corpora, const config::Config& config);
+std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
+                                               const config::Config& config);
 
 /// Loss on the evaluation corpora, by task and by corpus: all samples, or eval.tokens of them
 /// spread evenly. Routed dropless unless router.eval_capacity. Collective over the mesh; the same
-/// on every rank. go_on: asked on every rank after each round; where it says no, on all ranks
-/// alike, evaluation ends with nothing.
+/// on every rank. go_on: asked on every rank after each group of micro-batches; where it says no,
+/// on all ranks alike, evaluation ends with nothing.
 std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
                                     const config::Config& config, std::size_t tasks,
                                     std::int64_t step, const std::function<bool()>& go_on);

@@ -12,19 +12,19 @@ Slice owned_rows_of(const Parameter& p, std::size_t expert, std::int64_t experts
   return overlap({static_cast<std::int64_t>(expert) * each, each}, p.owned);
 }
 
-Tensor held_rows(const Parameter& p, Slice rows) {
-  return p.held.rows(rows.begin - p.owned.begin, rows.count);
+Tensor deferred_rows(const Parameter& p, Slice rows) {
+  return p.deferred.rows(rows.begin - p.owned.begin, rows.count);
 }
 
 }  // namespace
 
 std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std::int64_t layer,
                                                             model::MoeStats& stats) const {
-  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const std::vector<float> state =
       model::to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
   std::vector<Expert> list;
-  for (const std::int32_t number : moe.numbers()) {
+  for (const std::int32_t number : moe.expert_ids()) {
     const auto e = static_cast<std::size_t>(number);
     const float tokens = state[all + e] + static_cast<float>(stats.processed(layer)[e]);
     list.push_back({.index = list.size(),
@@ -43,13 +43,13 @@ void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit)
     }
     for (const Expert& expert : experts(*moe, layer, stats)) {
       for (const Parameter* const p : moe->experts().parameters()) {
-        visit(*p, owned_rows_of(*p, expert.index, std::ssize(moe->numbers())), expert);
+        visit(*p, owned_rows_of(*p, expert.index, std::ssize(moe->expert_ids())), expert);
       }
     }
   }
 }
 
-void GradientBuffer::add_held(model::MoeStats& stats) {
+void GradientBuffer::add_deferred(model::MoeStats& stats) {
   due_.clear();
   if (tokens_ == 0) {
     return;
@@ -61,7 +61,7 @@ void GradientBuffer::add_held(model::MoeStats& stats) {
     }
     const Tensor gradient = p.rows_of(p.grad, rows);
     if (expert.steps > 0) {
-      instance_.backend->add(held_rows(p, rows), gradient);
+      instance_.backend->add(deferred_rows(p, rows), gradient);
     }
     if (expert.due) {
       instance_.backend->scale(gradient, 1.0F / (expert.steps + 1.0F));
@@ -79,9 +79,9 @@ void GradientBuffer::hold(model::MoeStats& stats) {
       return;
     }
     if (expert.due) {
-      instance_.backend->zero(held_rows(p, rows));
+      instance_.backend->zero(deferred_rows(p, rows));
     } else {
-      instance_.backend->convert(p.rows_of(p.grad, rows), held_rows(p, rows));
+      instance_.backend->convert(p.rows_of(p.grad, rows), deferred_rows(p, rows));
     }
   });
   for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
@@ -93,7 +93,7 @@ void GradientBuffer::hold(model::MoeStats& stats) {
 
 // Every rank of the stage knows all experts' counts.
 void GradientBuffer::count(const Moe& moe, std::int64_t layer, model::MoeStats& stats) {
-  const auto all = static_cast<std::size_t>(moe.pool().size());
+  const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const Tensor& tensor = moe.buffer_state()->value;
   std::vector<float> state = model::to_host_f32(*instance_.backend, tensor);
   for (std::size_t e = 0; e < all; ++e) {

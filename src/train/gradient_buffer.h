@@ -16,20 +16,20 @@ struct UpdateRows {
   std::int64_t step = 0;  // number of this update, from 1
 };
 
-/// router.gradient_buffer: an expert's summed gradient is held back until the expert has processed
-/// so many tokens of the global batches since its last update. Then g = sum / steps held, one AdamW
-/// update with the expert's own step count, and it begins anew; while held, neither moments nor
-/// values change. So an expert that is rarely used is not moved by a handful of tokens.
+/// router.gradient_buffer: an expert's summed gradient is deferred until the expert has processed
+/// so many tokens of the global batches since its last update. Then g = sum / deferred steps, one
+/// AdamW update with the expert's own step count, and it begins anew. Meanwhile neither moments nor
+/// values change. So a handful of tokens does not change an expert that is rarely used.
 class GradientBuffer {
  public:
-  /// tokens: 0: no gradient is held back. The instance must outlive it.
+  /// tokens: 0: no gradient is deferred. The instance must outlive it.
   GradientBuffer(model::Instance& instance, std::int64_t tokens)
       : instance_(instance), tokens_(tokens) {}
 
-  /// After the gradients of a step are summed: adds what is held, and makes the mean of it for
-  /// those experts whose update is due. Changes nothing but gradients. stats: of the step, over all
-  /// ranks.
-  void add_held(model::MoeStats& stats);
+  /// After the gradients of a step are summed: adds what is deferred, and makes the mean of it
+  /// for those experts whose update is due. Changes nothing but gradients. stats: of the step, over
+  /// all ranks.
+  void add_deferred(model::MoeStats& stats);
   /// After the update: keeps the gradients of experts that were not due, and counts.
   void hold(model::MoeStats& stats);
   /// What this step updates of a parameter.
@@ -42,7 +42,7 @@ class GradientBuffer {
     bool due = false;
   };
   using Visit = std::function<void(const model::Parameter&, Slice rows, const Expert&)>;
-  /// Of every expert of this rank each parameter, with the owned rows of it.
+  /// Visits each parameter of each expert of this rank, with the rows of it that this rank owns.
   void for_each_expert(model::MoeStats& stats, const Visit& visit) const;
   std::vector<Expert> experts(const model::Moe& moe, std::int64_t layer,
                               model::MoeStats& stats) const;

@@ -27,7 +27,7 @@ void GradientSum::sum_copies(const model::Parameter& p) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
     if (tensor.partial) {
       const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
-      instance_.kv->all_reduce_sum(flat.rows(tensor.begin, tensor.part_shape().numel()));
+      instance_.kv_replicas->all_reduce_sum(flat.rows(tensor.begin, tensor.slice_shape().numel()));
     }
   }
 }

@@ -184,10 +184,10 @@ void Loop::check_replicas() {
 void Loop::evaluate() {
   progress_.evaluation_due = false;
   if (start_.eval_corpora.size() > 0) {
-    watchdog_.round("evaluation");
+    watchdog_.iteration("evaluation");
     const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
                                      progress_.tasks.size(), progress_.step, [this] {
-                                       watchdog_.round("evaluation");
+                                       watchdog_.iteration("evaluation");
                                        return !vote().stop;
                                      });
     progress_.evaluation_due = !row.has_value();
@@ -218,7 +218,7 @@ bool Loop::save() {
                                            .step = progress_.step,
                                            .state = *state,
                                            .copy = copy,
-                                           .texts = start_.beside,
+                                           .texts = start_.sidecars,
                                            .on_progress = [this] { watchdog_.saving(); }},
                                           blocks, world_);
     newest_ = path;
@@ -380,7 +380,7 @@ Outcome Loop::run() {
       }
     }
   }
-  watchdog_.round("the end");
+  watchdog_.iteration("the end");
   close();
   return {};
 }

@@ -25,9 +25,9 @@ struct Start {
   Corpora& eval_corpora;  // may be empty
   const RunData& data;    // of the corpora
   Progress progress;      // step 0: a fresh start
-  std::optional<std::filesystem::path> checkpoint;  // that the progress is from
-  std::map<std::string, std::string> beside = {};   // small files for each checkpoint; on rank 0
-  std::int64_t rollbacks = 0;                       // that are still allowed
+  std::optional<std::filesystem::path> checkpoint;   // that the progress is from
+  std::map<std::string, std::string> sidecars = {};  // sidecar files of each checkpoint; on rank 0
+  std::int64_t rollbacks = 0;                        // that are still allowed
   std::function<void()> on_opened = {};  // collective; once trace and routing record are open
   // They outlive a rollback.
   SavePolicy& policy;

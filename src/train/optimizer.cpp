@@ -31,7 +31,7 @@ double squares(model::Instance& instance, const GradientBuffer& buffer, const mo
   return sum;
 }
 
-// Of the update with this number.
+// Sets AdamW's bias corrections, 1 - beta^step, for update number `step`, counted from 1.
 void set_corrections(AdamW& update, const config::Train& config, std::int64_t step) {
   const auto n = static_cast<double>(step);
   update.correction1 = static_cast<float>(1.0 - std::pow(config.beta1, n));

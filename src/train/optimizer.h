@@ -10,7 +10,7 @@ namespace moesaic::train {
 /// once; not finite if any gradient is not. Collective over the mesh; the same bits on every rank.
 double gradient_norm(model::Instance& instance, const GradientBuffer& buffer);
 
-/// One AdamW update of every trained parameter that the buffer does not hold back, with gradients
+/// One AdamW update of every trained parameter whose gradient is not deferred, with gradients
 /// clipped to config.clip (0: not). step counts from 1. Collective where updates are shared out.
 void optimizer_step(model::Instance& instance, const GradientBuffer& buffer,
                     const config::Train& config, double lr, std::int64_t step,

@@ -27,7 +27,7 @@ struct Part {
   bool differs() const { return least != ~inverse; }
   /// The same for all holders of this part, and for no others.
   std::uint64_t key() const {
-    return mix64(hash_name(tensor.name) ^ mix64(static_cast<std::uint64_t>(tensor.part.begin)));
+    return mix64(hash_name(tensor.name) ^ mix64(static_cast<std::uint64_t>(tensor.slice.begin)));
   }
 };
 
@@ -96,7 +96,7 @@ void reduce_over_holders(std::vector<Part>& parts, model::Instance& instance) {
            [sum](const Part& part) { return part.parameter.spec.sum == sum; });
   }
   reduce(parts, instance.mesh.ends, [](const Part& part) { return part.parameter.spec.tied; });
-  reduce(parts, instance.mesh.kv, [](const Part& part) { return part.tensor.partial; });
+  reduce(parts, instance.mesh.kv_replicas, [](const Part& part) { return part.tensor.partial; });
   reduce(parts, instance.mesh.tp, [](const Part& part) {
     const model::ParameterSpec& spec = part.parameter.spec;
     return part.tensor.copies > 1 && !spec.tied && !part.tensor.partial &&

@@ -24,8 +24,8 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   });
 }
 
-// Of Slurm, which keeps it when it starts the job again; of a job that follows one which could not
-// be put back into the queue, the first one's (slurm/common.sh). Empty: none.
+// The id of the Slurm job, which stays when Slurm starts the job again. A job that follows one that
+// could not be put back into the queue has the id of the first (slurm/common.sh). Empty: none.
 std::string job_id() {
   for (const char* const name : {"MOESAIC_JOB", "SLURM_JOB_ID"}) {
     if (const char* const id = std::getenv(name)) {
@@ -108,7 +108,7 @@ std::shared_ptr<const Json> to_state(const Progress& progress, const config::Con
   std::vector<std::string> pool;
   const auto layers = std::ssize(config::moe_layers(config.model));
   for (std::int64_t layer = 0; layer < layers; ++layer) {
-    pool.push_back(config::pool_of(config.model, config.router, layer));
+    pool.push_back(config::expert_pool_of(config.model, config.router, layer));
   }
   const Json state{{"step", progress.step},
                    {"cursor", progress.cursor},

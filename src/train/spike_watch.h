@@ -15,10 +15,10 @@ class SpikeWatch {
   /// losses: of the last steps, in their order, as losses() had them.
   SpikeWatch(double factor, std::vector<double> losses);
 
-  /// Takes the loss of the next step. Of a spike it returns the median of the kWindow steps before;
-  /// there is none until these are full.
+  /// Takes the loss of the next step. On a spike it returns the median of the kWindow losses before
+  /// it; there is no spike until these are full.
   std::optional<double> add(double loss);
-  /// Of the last kWindow steps, or fewer.
+  /// The losses of the last kWindow steps, or of fewer.
   const std::vector<double>& losses() const { return losses_; }
 
  private:

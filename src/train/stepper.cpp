@@ -32,18 +32,18 @@ Stepper::Stepper(const config::Config& config, model::Instance& instance, std::s
 double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t targets) {
   zero_gradients(instance_);
   double nats = 0.0;
-  for (const std::vector<float>& logprob :
-       forward_backward(instance_, ctx_, batches.rounds, 1.0 / static_cast<double>(targets))) {
+  for (const std::vector<float>& logprob : forward_backward(instance_, ctx_, batches.micro_batches,
+                                                            1.0 / static_cast<double>(targets))) {
     for (const float p : logprob) {
       nats -= static_cast<double>(p);
     }
   }
-  for (const model::MicroBatch& batch : batches.rounds) {
+  for (const model::MicroBatch& batch : batches.micro_batches) {
     for (const std::uint8_t task : batch.task) {
       task_tokens_[task] += 1.0;
     }
   }
-  return instance_.mesh.speaks() ? nats : 0.0;
+  return instance_.mesh.reports() ? nats : 0.0;
 }
 
 // The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
@@ -64,12 +64,13 @@ namespace {
 
 // DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
 void move_biases(std::vector<float>& bias, std::span<const double> chosen,
-                 const model::ExpertPool& pool, double rate) {
+                 const model::ExpertPool& expert_pool, double rate) {
   const double mean = std::accumulate(chosen.begin(), chosen.end(), 0.0) /
-                      static_cast<double>(pool.count(ExpertState::kRegular));
+                      static_cast<double>(expert_pool.count(ExpertState::kRegular));
   for (std::size_t e = 0; e < bias.size(); ++e) {
     const double sign = mean > chosen[e] ? 1.0 : (mean < chosen[e] ? -1.0 : 0.0);
-    bias[e] += pool.state[e] == ExpertState::kRegular ? static_cast<float>(rate * sign) : 0.0F;
+    bias[e] +=
+        expert_pool.state[e] == ExpertState::kRegular ? static_cast<float>(rate * sign) : 0.0F;
   }
 }
 
@@ -101,7 +102,7 @@ void Stepper::update_routers(std::int64_t step) {
     backend.upload(std::as_bytes(std::span(loads)), router.load().value);
     if (const model::Parameter* const bias = router.bias()) {
       std::vector<float> values = model::to_host_f32(backend, bias->value);
-      move_biases(values, chosen, moe->pool(), config_.router.bias_rate);
+      move_biases(values, chosen, moe->expert_pool(), config_.router.bias_rate);
       backend.upload(std::as_bytes(std::span(values)), bias->value);
     }
     if (const model::Parameter* const load = router.previous_load()) {
@@ -127,7 +128,7 @@ StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
   result.lr = learning_rate(config_.train, step);
   sum_over_ranks(result, nats);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
-  buffer_.add_held(stats_);
+  buffer_.add_deferred(stats_);
   result.grad_norm = gradient_norm(instance_, buffer_);
   return result;
 }

@@ -30,10 +30,10 @@ class Stepper {
   /// Moves the parameters by the gradients that the last compute left.
   void update(const StepResult& result);
 
-  // Of the last compute, over all ranks.
+  // Sums of the last compute over all ranks.
   model::MoeStats& stats() { return stats_; }
   const std::vector<double>& task_tokens() const { return task_tokens_; }
-  /// Of this rank alone; empty unless the step's routing is recorded.
+  /// Routing rows of this rank; empty unless the step's routing is recorded.
   std::vector<io::RoutedRows>& routed() { return routed_; }
 
  private:

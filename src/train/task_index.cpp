@@ -142,7 +142,7 @@ const TaskIndex::ByWeight& TaskIndex::listed(std::size_t shard) {
   return recent_.back().samples;
 }
 
-SamplePlace TaskIndex::at(std::size_t w, std::int64_t k) {
+SampleLocation TaskIndex::at(std::size_t w, std::int64_t k) {
   const std::vector<std::int64_t>& begin = begin_[w];
   const auto shard =
       static_cast<std::size_t>(std::upper_bound(begin.begin(), begin.end(), k) - begin.begin() - 1);

@@ -27,7 +27,7 @@ class TaskIndex {
   std::vector<std::int64_t> samples() const;  // of each weight's task
   std::string text() const;                   // "code 120 (66.7 %), ..."
   /// Sample k of weight w's task, in the order of the corpora. On the HDF5 thread.
-  SamplePlace at(std::size_t w, std::int64_t k);
+  SampleLocation at(std::size_t w, std::int64_t k);
 
  private:
   using ByWeight = std::vector<std::vector<std::int64_t>>;

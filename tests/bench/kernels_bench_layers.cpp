@@ -49,7 +49,7 @@ void rope(benchmark::State& state) {
 }
 BENCHMARK(rope)->ArgsProduct({{0, 1}})->UseRealTime();
 
-// Of all rows at the experts: dtype
+// All rows at the experts: dtype
 void swiglu(benchmark::State& state) {
   const DType dtype = dtype_of_case(state);
   const Tensor gate_up = normal({kRows, 2 * kHidden}, dtype);

@@ -101,7 +101,7 @@ train::StepBatches random_batches(const config::Config& config, int replica, int
     batch.task.resize(batch.token.size());
     if (i % replicas == replica) {
       batches.counted += batch.counted();
-      batches.rounds.push_back(std::move(batch));
+      batches.micro_batches.push_back(std::move(batch));
     }
   }
   return batches;
@@ -130,14 +130,15 @@ Step forward_step(model::Instance& instance, const train::StepBatches& batches) 
     ctx.step = step;
     ctx.dropless = true;
     double nats = 0.0;
-    model::forward_all(instance, ctx, batches.rounds, [&](std::size_t, const Tensor& hidden) {
-      const PhaseScope phase(ctx.clock, Phase::kForward);
-      for (const float p : instance.transformer.head().log_probs(ctx, hidden).logprob) {
-        nats -= static_cast<double>(p);
-      }
-    });
+    model::forward_all(
+        instance, ctx, batches.micro_batches, [&](std::size_t, const Tensor& hidden) {
+          const PhaseScope phase(ctx.clock, Phase::kForward);
+          for (const float p : instance.transformer.head().log_probs(ctx, hidden).logprob) {
+            nats -= static_cast<double>(p);
+          }
+        });
     const auto targets = static_cast<double>(batches.counted);
-    return instance.mesh.speaks() ? nats / targets : 0.0;
+    return instance.mesh.reports() ? nats / targets : 0.0;
   };
 }
 

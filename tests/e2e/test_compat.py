@@ -82,7 +82,7 @@ class Compat(unittest.TestCase):
 
 
 def checksum(manifest):
-    """Of a checkpoint's manifest, as the program computes it."""
+    """The checksum of a checkpoint's manifest, as the program computes it."""
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     text = json.dumps(body, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

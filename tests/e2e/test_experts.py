@@ -206,7 +206,7 @@ class Experts(harness.EndToEnd):
                                       harness.column(self.folder / "whole/trace.h5", "loss"))
         self.assertEqual(self.pool(self.checkpoint(20, "parts")), ["rrrrsrr"] * 2)
 
-    # Protects: in the middle of a run, and after pipeline stages have other layers, likewise.
+    # Protects: the same in the middle of a run, and after pipeline stages have other layers.
     def test_between_steps(self):
         child = self.start(2, "train", "--config", "config.cfg", "--run.dir", "run", "--run.control",
                            "control", "--train.steps", 10**6, "--train.decay_steps", 10**6,

@@ -94,7 +94,7 @@ class Folders(harness.EndToEnd):
                     with h5py.File(self.folder / f"of-{name}-{file[:-3]}.trace.h5") as trace:
                         tokens.append(trace["tokens"][()].sum())
                 np.testing.assert_allclose(scores[0], scores[1], atol=2e-4)
-                # Of 20 tokens the last one is read again, and the rest is shared in pairs.
+                # The last of 20 tokens is read again, and the rest is shared in pairs.
                 saved = 0 if name == "mixtral" else 3 * 3 * 18
                 self.assertEqual(tokens[1] - tokens[0], saved)
 
@@ -120,10 +120,10 @@ class Folders(harness.EndToEnd):
                 np.testing.assert_array_equal(self.scores(1, f"{name}-back", f"{name}.h5"),
                                               self.scores(1, name, f"{name}.h5"))
 
-    # Protects: in few bits, a checkpoint made of a folder scores the bits that the folder does with
+    # Protects: quantized, a checkpoint made of a folder scores the bits that the folder does with
     # run.quantize: tied tables, latent attention, biases and all.
     @harness.in_turn
-    def test_few_bits(self):
+    def test_quantized(self):
         for name in LAYOUTS:
             with self.subTest(name):
                 self.corpus_of(name)
@@ -202,7 +202,7 @@ class Folders(harness.EndToEnd):
 
     # Protects: what lies beside a model comes along to a checkpoint and back, with the tokens that
     # begin and end a text.
-    def test_companions(self):
+    def test_sidecar_files(self):
         beside = {"generation_config.json": '{"bos_token_id": 3, "eos_token_id": [5, 9]}',
                   "tokenizer_config.json": '{"model_max_length": 64}'}
         for name, text in beside.items():
@@ -223,7 +223,7 @@ class Folders(harness.EndToEnd):
         length = struct.unpack("<Q", data[:8])[0]
         begin, end = (8 + length + place for place in
                       json.loads(data[8:8 + length])["lm_head.weight"]["data_offsets"])
-        logits = np.frombuffer(data[begin:end], "f4")  # of which few bits then miss whole nats
+        logits = np.frombuffer(data[begin:end], "f4")  # which int4 then misses by whole nats
         data[begin:end] = (200 * logits).tobytes()
         model.write_bytes(bytes(data))
         result = self.run_job(2, "convert", "mixtral", "few", "--convert.quantize", "int4")

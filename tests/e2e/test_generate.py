@@ -131,7 +131,7 @@ class Generate(harness.EndToEnd):
         self.assertEqual(result.code, 0, result.text)
         self.assertEqual(read(self.folder / "long.h5")[0]["documents/reason"].tolist(), [3] * 40)
         with h5py.File(self.folder / "long.trace.h5") as file:
-            self.assertGreater(len(file["step"]), 5, "all parts were read in one round")
+            self.assertGreater(len(file["step"]), 5, "all parts were read in one iteration")
 
     # Protects: a signal ends a job with what is done, and it goes on from there.
     def test_signal(self):
@@ -183,7 +183,7 @@ class Generate(harness.EndToEnd):
             self.assertIn("generate.stop: white space around a value", refused.text)
 
     # Protects: a model in a Hugging Face folder continues as transformers does, on any layout, also
-    # without run.deterministic (the likeliest token leads by 2e-3); a bare shard has no texts.
+    # without run.deterministic (the argmax leads by 2e-3); a bare shard has no texts.
     def test_families(self):
         for family in ("mixtral", "deepseek_v3", "gpt_oss"):
             with h5py.File(FAMILIES / family / "oracle.h5") as file:

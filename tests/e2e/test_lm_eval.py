@@ -33,21 +33,21 @@ def launcher(ranks):
 
 
 def oracle(name):
-    """tokens [B,T], log-probability [B,T-1] of each next one, and whether it is the likeliest."""
+    """tokens [B,T], log-probability [B,T-1] of each next one, and whether it is the argmax."""
     with h5py.File(FAMILIES / name / "oracle.h5") as file:
         tokens = file["input_ids"][()]
-        likeliest = file["logits"][()].argmax(axis=2)[:, :-1] == tokens[:, 1:]
-        return tokens, file["logprobs"][()], likeliest
+        is_argmax = file["logits"][()].argmax(axis=2)[:, :-1] == tokens[:, 1:]
+        return tokens, file["logprobs"][()], is_argmax
 
 
 def requests_of(name):
     """Requests cut from the oracle's rows at several places, with what they must be answered."""
-    tokens, logprobs, likeliest = oracle(name)
+    tokens, logprobs, is_argmax = oracle(name)
     requests, answers = [], []
     for row in range(len(tokens)):
         for cut, end in ((20, 26), (1, 40), (39, 40), (20, 23), (5, 6), (20, 26), (20, 21)):
             requests.append((tuple(tokens[row, :cut].tolist()), tuple(tokens[row, cut:end].tolist())))
-            answers.append((logprobs[row, cut - 1:end - 1].sum(), likeliest[row, cut - 1:end - 1].all()))
+            answers.append((logprobs[row, cut - 1:end - 1].sum(), is_argmax[row, cut - 1:end - 1].all()))
     return requests, answers
 
 
@@ -74,14 +74,14 @@ class Requests(harness.EndToEnd):
                 requests, expected = requests_of(name)
                 self.assert_answers(self.engine(name, ranks).score(requests), expected)
 
-    # Protects: a continuation whose tokens are all the likeliest ones is called so, others are not.
+    # Protects: a continuation whose tokens are all the argmax is called so, others are not.
     def test_greedy(self):
         tokens, _, _ = oracle("mixtral")
         with h5py.File(FAMILIES / "mixtral/oracle.h5") as file:
             best = file["logits"][()].argmax(axis=2)
         given = tuple(tokens[0, :20].tolist())
-        likeliest = int(best[0, 19])
-        found = self.engine("mixtral").score([(given, (likeliest,)), (given, ((likeliest + 1) % 67,))])
+        is_argmax = int(best[0, 19])
+        found = self.engine("mixtral").score([(given, (is_argmax,)), (given, ((is_argmax + 1) % 67,))])
         self.assertEqual([greedy for _, greedy in found], [True, False])
 
     # Protects: what does not fit is cut from the left, and the model reads all that it can.

@@ -46,7 +46,7 @@ class ManyFiles(harness.EndToEnd):
         path.write_text(checksummed(manifest))
 
     def operations(self, *arguments):
-        """Of each rank of a training: how often it opened each file, or asked about it."""
+        """How often each rank of a training opened each file, or asked about it."""
         return self.operations_of("train", "--config", "config.cfg", "--data.corpus", "many",
                                   *arguments)
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are stored in few bits: what convert.quantize writes is what run.quantize
+"""Checkpoints whose weights are stored quantized: what convert.quantize writes is what run.quantize
 computes with, any reader can decode it, and what cannot be done with it is refused."""
 import json
 
@@ -9,7 +9,7 @@ import harness
 from test_readme import block
 
 BLOCK, GROUP = 256, 32
-# Columns enough for tp = 2 to begin at whole blocks in the experts' down; not so in attention.
+# Columns enough for slices of tp = 2 to be block-aligned in the experts' down; not so in attention.
 MODEL = {"model.expert_d_ff": 512, "model.d_model": 64, "model.experts": 4, "train.steps": 10,
          "train.decay_steps": 10}
 PACKABLE = ("_proj.weight", "lm_head.weight")
@@ -108,7 +108,7 @@ class Quantize(harness.Trained):
                 with h5py.File(folder / block["part"]) as part:
                     yield from [data[()] for data in part[block["dataset"]].values()]
 
-    # Protects: numpy alone decodes the weights, which are as near as so few bits allow.
+    # Protects: numpy alone decodes the weights, which are as near as the codes allow.
     def test_decodes_with_numpy(self):
         original = harness.tensors(self.checkpoint(10))
         for kind, error in (("int8", 0.012), ("int4", 0.12)):
@@ -136,7 +136,7 @@ class Quantize(harness.Trained):
                 exec(lines, names)  # pylint: disable=exec-used
             np.testing.assert_array_equal(names["w"], tensors(folder)[name][1])
 
-    # Protects: any layout reads it; where parts begin at whole blocks with the very codes.
+    # Protects: any layout reads it; where slices are block-aligned with the very codes.
     def test_layouts(self):
         for kind, bound in (("int8", 0.02), ("int4", 0.25)):
             self.convert(1, kind, "--convert.quantize", kind)
@@ -192,7 +192,7 @@ class Quantize(harness.Trained):
                                 "--train.steps", 1, "--parallel.ep", 1)
             self.assertEqual(result.code, 0, result.text)
 
-    # Protects: what few bits cannot do is refused, and the message says what to use instead.
+    # Protects: what quantized weights cannot do is refused, and the message says what to use instead.
     def test_refusals(self):
         self.convert(1, "few", "--convert.quantize", "int4")
         original = "that it was made of"

@@ -35,11 +35,11 @@ class Router(harness.EndToEnd):
         for layout in LAYOUTS:
             self.train_on(layout, layout)
             self.assert_sound(f"{layout}/trace.h5", f"{layout}/checkpoints")
-        moved, state = self.trace("one", "expert_rerouted"), self.trace("one", "expert_state")
+        rerouted, state = self.trace("one", "expert_rerouted"), self.trace("one", "expert_state")
         spare = self.trace("one", "expert_processed")[state == 2]
-        self.assertGreater(moved.sum(), 0)
+        self.assertGreater(rerouted.sum(), 0)
         self.assertGreater(spare.sum(), 0)
-        self.assertLess(spare.sum(), moved.sum())  # the others went to the next best
+        self.assertLess(spare.sum(), rerouted.sum())  # the others went to the next best
         for layout in LAYOUTS:
             for name in COUNTS:
                 np.testing.assert_array_equal(self.trace(layout, name)[:5],

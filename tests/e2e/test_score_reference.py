@@ -1,4 +1,4 @@
-"""score.reference: what few bits cost, against the original in memory beside them."""
+"""score.reference: what quantized weights cost, against the original model in memory."""
 import h5py
 import numpy as np
 
@@ -22,15 +22,15 @@ class ScoreReference(harness.Trained):
         self.assertEqual(attributes["reference_perplexity"], attributes["perplexity"])
         np.testing.assert_array_equal(tokens["logprob"], tokens["reference_logprob"])
         self.assertIn("KL divergence 0 nats a token, at most 0\n", result.out)
-        self.assertIn("same likeliest token 100.00 %", result.out)
+        self.assertIn("same top-1 token 100.00 %", result.out)
         again = self.score("same.h5", "--score.reference", "fp32")
         self.assertIn("already scored", again.out)
-        self.assertIn("same likeliest token 100.00 %", again.out)
+        self.assertIn("same top-1 token 100.00 %", again.out)
         self.assert_sound("same.h5")
 
     # Protects: int4 costs more than int8; the attributes are what numpy makes of the columns; the
     # numbers are those of two runs apart, and of stored codes against their original.
-    def test_few_bits(self):
+    def test_quantized(self):
         self.score("plain.h5")
         mean = {}
         for kind in ("int8", "int4"):

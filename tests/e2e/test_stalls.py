@@ -63,7 +63,7 @@ class Stalls(harness.EndToEnd):
                 self.assert_named(self.stall(ranks, layout, rank), rank, groups)
                 self.assert_continues(ranks, layout)
 
-    # Protects: where rank 0 is the one that stopped, the last rank speaks.
+    # Protects: where rank 0 is the one that stopped, the last rank reports.
     @harness.in_turn
     def test_rank_zero(self):
         out = self.stall(4, TP_PP, 0)
@@ -80,7 +80,7 @@ class Stalls(harness.EndToEnd):
             self.assertTrue(trace.attrs["mpi_transport"].decode())
         self.assert_continues(4, TP_PP)
 
-    # Protects: ranks that have loaded wait for one whose disk is slow, as long as that one gets on.
+    # Protects: ranks that have loaded wait for one whose disk is slow, as long as that one makes progress.
     @harness.in_turn
     def test_slow_disk(self):
         self.trained(2, "--model.layers", 5, "--train.steps", 2)
@@ -119,7 +119,7 @@ class Stalls(harness.EndToEnd):
         self.wait_for(lambda: self.newest_step() > after, "more checkpoints")
         self.assertIsNone(child.poll())
 
-    # Protects: score is watched in its rounds, and goes on with the parts that it has.
+    # Protects: score is watched in its iterations, and goes on with the parts that it has.
     @harness.in_turn
     def test_score(self):
         self.trained(2, "--train.steps", 2)
@@ -152,7 +152,7 @@ class Stalls(harness.EndToEnd):
         self.assertRegex(out, r"waits for it there.*, in a save")
         self.assert_continues(2, [])
 
-    # Protects: likewise for an evaluation, whose steps are saved by the one before it.
+    # Protects: the same for an evaluation, whose steps are saved by the one before it.
     def test_evaluation(self):
         stop = self.stopping("run/checkpoints/step-00000005/manifest.json", "*/corpus/heldout/*",
                              FAULT_RANK=1)

@@ -1,5 +1,5 @@
-// Weights in few bits, read by the ranks of tp: each has the very codes of the whole blocks that
-// its columns are in.
+// Quantized weights, read by the ranks of tp: each has the very codes of all blocks that its
+// columns are in.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -33,10 +33,10 @@ config::Config model_on(int ranks, config::Quantize quantize) {
 }
 
 Extents extents_of(const Shape& shape) {
-  return PublicTensor{.name = {}, .shape = shape, .part = {0, shape[0]}}.extent();
+  return PublicTensor{.name = {}, .shape = shape, .slice = {0, shape[0]}}.extent();
 }
 
-// The initial values of the model in few bits, written by the world's root.
+// The initial values of the model, quantized, written by the world's root.
 void save(const config::Config& config, QuantizedType type, const std::filesystem::path& dir,
           const comm::Communicator& world) {
   const auto backend = make_cpu_backend(1);
@@ -93,7 +93,7 @@ TEST(Codes, PartsOverTp) {
       const std::vector<float> values = to_host_f32(*instance.backend, wide);
       std::size_t at = 0;
       for (const PublicTensor& tensor : p.spec.tensors) {
-        std::vector<float> stored(static_cast<std::size_t>(tensor.part_shape().numel()));
+        std::vector<float> stored(static_cast<std::size_t>(tensor.slice_shape().numel()));
         source.read(tensor.name, tensor.offset(), tensor.extent(), stored);
         const std::vector<float> own(
             values.begin() + static_cast<std::ptrdiff_t>(at),

@@ -315,14 +315,14 @@ TEST_F(GenerateTest, SameBitsForEveryBatchAndLayout) {
   }
 }
 
-// Stopped after every round (no time is left), it goes on where it was: finished parts are not made
-// again, and the result is that of one go.
+// Stopped after every iteration (no time is left), it goes on where it was: finished parts are not
+// made again, and the result is that of one go.
 TEST_F(GenerateTest, ContinuesAfterStops) {
   EXPECT_EQ(generate(command("whole.h5"), world), 0);
   config::Parsed hasty = command("x.h5");
   hasty.config.run.max_wall = 1.0;
   hasty.config.generate.batch = 1;
-  hasty.config.generate.max_tokens = 1;  // so that a round ends a part
+  hasty.config.generate.max_tokens = 1;  // so that an iteration ends a part
   int code = static_cast<int>(Exit::kStopped);
   int starts = 0;
   while (code == static_cast<int>(Exit::kStopped) && starts < 30) {

@@ -24,7 +24,7 @@ struct Case {
   bool short_rows = false;                    // of 1 to 3 tokens: fewer than ranks of tp
   bool bf16 = false;
   // Relative, of gradients and of losses and norms. In bf16 each term of a sum over tp is rounded,
-  // and so are P and dS of attention where the processor multiplies pairs.
+  // and so are P and dS of attention where the processor has bf16 dot products.
   double gradient_bound() const { return bf16 ? 2e-2 : 1e-5; }
   double loss_bound() const { return bf16 ? 1e-2 : 1e-5; }
 };
@@ -118,7 +118,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     double loss = 0.0;
     for (const auto& logprob : train::forward_backward(instance, ctx, batches, 1.0 / counted)) {
       for (const float p : logprob) {
-        loss -= mesh.speaks() ? static_cast<double>(p) / counted : 0.0;
+        loss -= mesh.reports() ? static_cast<double>(p) / counted : 0.0;
       }
     }
     mesh.world.all_reduce(stats.all(), comm::Reduce::kSum);
@@ -141,7 +141,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     Outcome outcome;
     for (std::int64_t step = 1; step <= steps; ++step) {
       outcome.losses.push_back(evaluate(instance, stats));
-      buffer.add_held(stats);
+      buffer.add_deferred(stats);
       const double norm = train::gradient_norm(instance, buffer);
       outcome.norms.push_back(norm);
       if (step == 1) {
@@ -151,7 +151,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           outcome.gradients = gradients_of(instance);
         }
         for (std::int64_t layer = 0; layer < layers(); ++layer) {
-          for (const auto& part : {stats.chosen(layer), stats.dropped(layer), stats.moved(layer),
+          for (const auto& part : {stats.chosen(layer), stats.dropped(layer), stats.rerouted(layer),
                                    stats.processed(layer)}) {
             outcome.counts.insert(outcome.counts.end(), part.begin(), part.end());
           }
@@ -176,7 +176,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
           norm += static_cast<double>(g) * static_cast<double>(g);
         }
         double distance = 0.0;
-        for (std::int64_t i = 0; i < tensor.part_shape().numel(); ++i) {
+        for (std::int64_t i = 0; i < tensor.slice_shape().numel(); ++i) {
           const std::int64_t row = (tensor.begin + i) / p.columns();
           if (row >= p.owned.begin && row < p.owned.end()) {
             const double difference =
@@ -268,7 +268,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     expect(*instance.replicas, traffic.replicas, padding);
     expect(*instance.stage, traffic.stage, padding);
     expect(*instance.ends, traffic.ends, padding);
-    expect(*instance.kv, traffic.kv, 1e-9 * traffic.kv);
+    expect(*instance.kv_replicas, traffic.kv_replicas, 1e-9 * traffic.kv_replicas);
     if (even && planned.router.force == config::Force::kBalanced) {
       const double shares = mesh.world.all_reduce(traffic.experts, comm::Reduce::kSum);
       const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
@@ -323,20 +323,20 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
   const auto regular = static_cast<std::size_t>(golden.config.model.experts);
   const std::size_t experts = regular + static_cast<std::size_t>(router.spare_experts);
   double dropped = 0.0;
-  double moved = 0.0;
+  double rerouted = 0.0;
   double spare = 0.0;
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers()); ++layer) {
     const double* const counts = serial.counts.data() + layer * 4 * experts;
     EXPECT_TRUE(!GetParam().starve || counts[0] == 0.0) << counts[0];
     for (std::size_t e = 0; e < experts; ++e) {
       dropped += counts[experts + e];
-      moved += counts[2 * experts + e];
+      rerouted += counts[2 * experts + e];
       spare += e >= regular ? counts[3 * experts + e] : 0.0;
     }
   }
   const bool may_move = router.overflow != config::Overflow::kDrop;
   EXPECT_TRUE(may_move || (dropped > 0.0) == (router.capacity > 0));
-  EXPECT_EQ(moved > 0.0, may_move);
+  EXPECT_EQ(rerouted > 0.0, may_move);
   EXPECT_EQ(spare > 0.0, router.overflow == config::Overflow::kSpare);
 }
 

@@ -24,7 +24,7 @@ void latent(config::Config& c);
 /// Norms over all heads, with one key head for all ranks of tp; clamped, with biases; a gate on the
 /// shared expert; every second layer has experts.
 void normed(config::Config& c);
-/// Sinks, windows, norms of heads, and biases everywhere, those of experts held back.
+/// Sinks, windows, norms of heads, and biases everywhere, those of experts deferred.
 void sinking(config::Config& c);
 
 /// Everything about a layout but dp, which follows from the number of ranks.

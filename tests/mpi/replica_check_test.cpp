@@ -69,7 +69,7 @@ class ReplicaCheck : public ::testing::Test {
     for (const model::Parameter& p : instance.parameters.all()) {
       for (const model::PublicTensor& tensor : p.spec.tensors) {
         if (tensor.name == name) {
-          const std::int64_t last = tensor.begin + tensor.part_shape().numel() - 1;
+          const std::int64_t last = tensor.begin + tensor.slice_shape().numel() - 1;
           auto* const byte = (p.*member).data() + 4 * last;
           *byte ^= std::byte{1};
         }

@@ -55,7 +55,7 @@ Row log_softmax(std::span<const float> logits) {
   return row;
 }
 
-// Of each target of the documents that are no longer than the model.
+// Log-probabilities (V) of each target of the documents that are no longer than the model.
 std::vector<Row> rows_of(model::Instance& instance, const Documents& documents) {
   std::vector<Row> rows;
   for (const io::DocumentRecord& record : documents) {
@@ -228,7 +228,7 @@ TEST_F(ScoreReferenceTest, OfFewBits) {
   }
 }
 
-// With one layer in few bits at a time.
+// With one layer quantized at a time.
 TEST_F(ScoreReferenceTest, ByLayer) {
   const comm::Mesh mesh = comm::Mesh::single();
   const Documents documents = whole_documents();

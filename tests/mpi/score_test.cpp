@@ -94,7 +94,7 @@ TEST_F(ScoreTest, EqualsDirectForwardOnAnyLayout) {
   }
 }
 
-// Stopped after every part (no time is left after any round), it goes on where it was; finished
+// Stopped after every part (no time is left after any iteration), it goes on where it was; finished
 // parts are not written again.
 TEST_F(ScoreTest, ContinuesAfterStops) {
   config::Parsed hasty = command("folder");
@@ -116,8 +116,8 @@ TEST_F(ScoreTest, ContinuesAfterStops) {
   }
 }
 
-// Jobs that each have time for one round get on within a shard, on layouts that change, and make
-// the file of one undisturbed job, bit for bit.
+// Jobs that each have time for one iteration go on within a shard, on layouts that change, and
+// make the file of one undisturbed job, bit for bit.
 TEST_F(ScoreTest, KeepsTheBeginningOfAShard) {
   for (const char* const reference : {"", "bf16"}) {
     config::Parsed whole = command(fmt::format("whole{}.h5", reference));

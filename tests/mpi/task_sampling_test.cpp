@@ -82,12 +82,13 @@ class TaskSampling : public ::testing::Test {
 
   TaskIndex index(const Weights& weights) { return TaskIndex::make(corpora, weights, world); }
 
-  std::vector<std::pair<std::size_t, std::int64_t>> places(TaskIndex& tasks, std::size_t weight) {
+  std::vector<std::pair<std::size_t, std::int64_t>> locations(TaskIndex& tasks,
+                                                              std::size_t weight) {
     return io::hdf5_run([&] {
       std::vector<std::pair<std::size_t, std::int64_t>> all;
       for (std::int64_t k = 0; k < tasks.samples()[weight]; ++k) {
-        const SamplePlace place = tasks.at(weight, k);
-        all.emplace_back(place.corpus, place.index);
+        const SampleLocation location = tasks.at(weight, k);
+        all.emplace_back(location.corpus, location.index);
       }
       return all;
     });
@@ -114,7 +115,7 @@ class TaskSampling : public ::testing::Test {
     Batches batches(corpora, tasks, config, world, first * config.train.batch);
     std::vector<std::vector<std::int32_t>> all;
     for (int step = first; step < last; ++step) {
-      for (const model::MicroBatch& mine : batches.next().rounds) {
+      for (const model::MicroBatch& mine : batches.next().micro_batches) {
         const std::vector<std::int64_t> sent(mine.token.begin(), mine.token.end());
         const std::vector<std::int64_t> tokens = world.all_gather(std::span(sent));
         for (auto at = tokens.begin(); at != tokens.end(); at += kLength) {
@@ -134,15 +135,15 @@ class TaskSampling : public ::testing::Test {
 TEST_F(TaskSampling, SamplesBelongToTheTaskOfMostTokens) {
   TaskIndex tasks = index({{"prose", 1}, {"code", 2}, {"math", 0}});
   EXPECT_EQ(tasks.samples(), (std::vector<std::int64_t>{12, 3, 5}));
-  const auto prose = places(tasks, 0);
+  const auto prose = locations(tasks, 0);
   EXPECT_EQ(prose[0], std::pair(std::size_t{0}, std::int64_t{0}));
   EXPECT_EQ(prose[1], std::pair(std::size_t{0}, std::int64_t{1}));
   for (std::size_t k = 2; k < prose.size(); ++k) {
     EXPECT_EQ(prose[k], std::pair(std::size_t{1}, static_cast<std::int64_t>(k) - 2));
   }
   const std::vector<std::pair<std::size_t, std::int64_t>> code = {{0, 2}, {0, 3}, {0, 4}};
-  EXPECT_EQ(places(tasks, 1), code);
-  EXPECT_EQ(places(tasks, 2).front(), std::pair(std::size_t{1}, std::int64_t{10}));
+  EXPECT_EQ(locations(tasks, 1), code);
+  EXPECT_EQ(locations(tasks, 2).front(), std::pair(std::size_t{1}, std::int64_t{10}));
   EXPECT_NE(tasks.text().find("2 samples of other tasks"), std::string::npos) << tasks.text();
 }
 

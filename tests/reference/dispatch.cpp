@@ -36,7 +36,7 @@ Dispatch dispatch(IndexView choice, View weight, std::int64_t top_k, std::int64_
                   std::int64_t capacity, const Moves& moves) {
   Dispatch out{.chosen = Indices(experts, 0),
                .dropped = Indices(experts, 0),
-               .moved = Indices(experts, 0),
+               .rerouted = Indices(experts, 0),
                .target = Indices(choice.begin(), choice.end()),
                .offsets = {0},
                .token = {},
@@ -84,7 +84,7 @@ Dispatch dispatch(IndexView choice, View weight, std::int64_t top_k, std::int64_
       target = load(*e) < capacity && !contains(own, *e) ? *e : -1;
     }
     out.target[place] = target;
-    ++(target >= 0 ? out.moved : out.dropped)[choice[place]];
+    ++(target >= 0 ? out.rerouted : out.dropped)[choice[place]];
   }
   for (std::int64_t expert = 0; expert < experts; ++expert) {
     for (std::int64_t place = 0; place < std::ssize(choice); ++place) {

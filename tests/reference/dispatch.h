@@ -11,7 +11,7 @@ enum class Overflow { kDrop, kNext, kSpare };
 struct Dispatch {
   Indices chosen;    // (E): choices before capacity
   Indices dropped;   // (E)
-  Indices moved;     // (E): where they were chosen
+  Indices rerouted;  // (E): where they were chosen
   Indices target;    // (T, K): who computes a choice, -1 if none
   Indices offsets;   // (E + 1): rows of expert e are offsets[e] .. offsets[e + 1]
   Indices token;     // (R): whose copy a row is

@@ -184,12 +184,12 @@ Vector route_backward(View dweight, View logits, IndexView choice, const RouterO
   for (std::int64_t t = 0; t < std::ssize(logits) / experts; ++t) {
     const View row = logits.subspan(t * experts, experts);
     const View dshare_row = dshare.subspan((segment.empty() ? 0 : segment[t]) * experts, experts);
-    const auto loss = [&](const Vector& moved) {
-      const Vector scores = score_row(moved, options);
+    const auto loss = [&](const Vector& shifted) {
+      const Vector scores = score_row(shifted, options);
       return dot(weights_of(scores, choice.subspan(t * top_k, top_k), options),
                  dweight.subspan(t * top_k, top_k)) +
              dot(shares_of(scores, options), dshare_row) +
-             dz * std::pow(log_sum_exp(moved, options), 2);
+             dz * std::pow(log_sum_exp(shifted, options), 2);
     };
     for (std::int64_t e = 0; e < experts; ++e) {
       constexpr double kStep = 1e-5;

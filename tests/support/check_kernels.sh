@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fails if an object compiled for AVX2 or AVX-512 defines a weak symbol outside the namespace of its
 # instruction set: the linker could keep that copy for everybody, and the program would die on a
-# processor without them. Fails, too, if products of bytes or of pairs of bf16 were compiled
+# processor without them. Fails, too, if products of bytes or bf16 dot products were compiled
 # without the instructions for them. usage: check_kernels.sh [BUILD_FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

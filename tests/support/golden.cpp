@@ -125,7 +125,7 @@ model::MicroBatch joined(const std::vector<model::MicroBatch>& parts) {
 model::MicroBatch Golden::batch() const { return joined(rows); }
 
 std::vector<float> part_of(const std::vector<float>& whole, const model::PublicTensor& tensor) {
-  std::vector<float> part(static_cast<std::size_t>(tensor.part_shape().numel()));
+  std::vector<float> part(static_cast<std::size_t>(tensor.slice_shape().numel()));
   for (std::size_t i = 0; i < part.size(); ++i) {
     part[i] = whole[static_cast<std::size_t>(tensor.whole_index(static_cast<std::int64_t>(i)))];
   }
@@ -153,7 +153,7 @@ std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance
     const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
       all[tensor.name] = model::to_host_f32(*instance.backend,
-                                            flat.rows(tensor.begin, tensor.part_shape().numel()));
+                                            flat.rows(tensor.begin, tensor.slice_shape().numel()));
     }
   }
   return all;

@@ -23,7 +23,7 @@ train::StepBatches random_batches(const config::Config& config, std::int64_t see
       batch.task.push_back(0);
     }
     batches.counted += batch.counted();
-    batches.rounds.push_back(std::move(batch));
+    batches.micro_batches.push_back(std::move(batch));
   }
   return batches;
 }

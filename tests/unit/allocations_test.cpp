@@ -45,7 +45,7 @@ struct Use {
   std::int64_t allocations = 0, bytes = 0, largest = 0, faults = 0;
 };
 
-// Of a step: 1 MiB. A sanitizer's or another thread's few pages are not meant.
+// Page faults that a step may have (1 MiB): a few come from a sanitizer or from another thread.
 constexpr std::int64_t kFewFaults = 256;
 
 std::int64_t page_faults() {
@@ -125,9 +125,10 @@ TEST(AllocationsTest, ScoringIsSteady) {
   model::Context ctx = instance.context();
   ctx.dropless = true;
   expect_steady([&](std::int64_t) {
-    model::forward_all(instance, ctx, batches.rounds, [&](std::size_t, const Tensor& hidden) {
-      instance.transformer.head().log_probs(ctx, hidden);
-    });
+    model::forward_all(instance, ctx, batches.micro_batches,
+                       [&](std::size_t, const Tensor& hidden) {
+                         instance.transformer.head().log_probs(ctx, hidden);
+                       });
   });
 }
 

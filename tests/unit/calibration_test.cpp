@@ -44,14 +44,14 @@ struct Seen {
   comm::Mesh mesh = comm::Mesh::single();
   config::Config config = small_model();
   Instance instance{config, mesh, Use::kManyRows};
-  InputSums sums;
+  ActivationStatistics sums;
   Calibration found;
 
   explicit Seen(std::int32_t tokens) {
     instance.parameters.initialise(*instance.backend, 3);
     Context ctx = instance.context();
     ctx.dropless = true;
-    ctx.inputs = &sums;
+    ctx.activation_statistics = &sums;
     const MicroBatch batch = batch_of(tokens);
     forward_all(instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {
       instance.transformer.head().log_probs(ctx, hidden);
@@ -64,7 +64,7 @@ struct Seen {
     }
     found = join_sums(instance, sums, names);
   }
-  const InputSums::Sums& of(const std::string& name) const {
+  const ActivationStatistics::Sums& of(const std::string& name) const {
     for (const Parameter& p : instance.parameters.all()) {
       if (std::any_of(p.spec.tensors.begin(), p.spec.tensors.end(),
                       [&](const PublicTensor& tensor) { return tensor.name == name; })) {
@@ -76,7 +76,7 @@ struct Seen {
 };
 
 // Group g's squares divided by the rows.
-std::vector<float> means(const InputSums::Sums& sums, std::size_t g, std::size_t columns,
+std::vector<float> means(const ActivationStatistics::Sums& sums, std::size_t g, std::size_t columns,
                          std::int64_t rows) {
   std::vector<float> result;
   for (std::size_t k = 0; k < columns; ++k) {
@@ -93,7 +93,7 @@ TEST(Calibration, SumsOfSquares) {
   const Tensor x = backend->empty(DType::kF32, {3, 2});
   backend->upload(std::as_bytes(std::span(values)), x);
   Parameter weight;
-  InputSums sums;
+  ActivationStatistics sums;
   const std::int64_t offsets[] = {0, 1, 1, 3};
   sums.add(*backend, x, offsets, weight);
   const Tensor narrow = backend->empty(DType::kBf16, {3, 2});
@@ -109,21 +109,21 @@ TEST(Calibration, SumsOfSquares) {
 // Protects: fused tensors share what they read, and an expert has the mean over its own tokens.
 TEST(Calibration, EachTensorHasItsInputs) {
   const Seen seen(700);
-  const auto& importance = seen.found.importance;
-  const auto& q = importance.at("model.layers.0.self_attn.q_proj.weight");
+  const auto& mean_squares = seen.found.mean_squares;
+  const auto& q = mean_squares.at("model.layers.0.self_attn.q_proj.weight");
   EXPECT_EQ(q.size(), 16U);
-  EXPECT_EQ(q, importance.at("model.layers.0.self_attn.v_proj.weight"));
-  EXPECT_EQ(importance.at("lm_head.weight").size(), 16U);
-  EXPECT_FALSE(importance.contains("model.embed_tokens.weight"));
+  EXPECT_EQ(q, mean_squares.at("model.layers.0.self_attn.v_proj.weight"));
+  EXPECT_EQ(mean_squares.at("lm_head.weight").size(), 16U);
+  EXPECT_FALSE(mean_squares.contains("model.embed_tokens.weight"));
   const std::string prefix = "model.layers.0.mlp.experts.";
-  const InputSums::Sums& gate = seen.of(prefix + "0.gate_proj.weight");
-  const InputSums::Sums& down = seen.of(prefix + "0.down_proj.weight");
+  const ActivationStatistics::Sums& gate = seen.of(prefix + "0.gate_proj.weight");
+  const ActivationStatistics::Sums& down = seen.of(prefix + "0.down_proj.weight");
   EXPECT_EQ(gate.rows[0] + gate.rows[1], 700);
   const std::size_t busiest = gate.rows[0] > gate.rows[1] ? 0 : 1;
   const std::string expert = prefix + std::to_string(busiest);
   const std::int64_t rows = gate.rows[busiest];
-  EXPECT_EQ(importance.at(expert + ".up_proj.weight"), means(gate, busiest, 16, rows));
-  EXPECT_EQ(importance.at(expert + ".down_proj.weight"), means(down, busiest, 24, rows));
+  EXPECT_EQ(mean_squares.at(expert + ".up_proj.weight"), means(gate, busiest, 16, rows));
+  EXPECT_EQ(mean_squares.at(expert + ".down_proj.weight"), means(down, busiest, 24, rows));
 }
 
 // Protects: experts that met few tokens get the layer's inputs, their down none, and one warning
@@ -131,15 +131,15 @@ TEST(Calibration, EachTensorHasItsInputs) {
 TEST(Calibration, ExpertsThatMetFewTokens) {
   const Seen seen(100);
   const std::string prefix = "model.layers.0.mlp.experts.";
-  const InputSums::Sums& gate = seen.of(prefix + "0.gate_proj.weight");
-  InputSums::Sums all = gate;
+  const ActivationStatistics::Sums& gate = seen.of(prefix + "0.gate_proj.weight");
+  ActivationStatistics::Sums all = gate;
   for (std::size_t k = 0; k < 16; ++k) {
     all.squares[k] = gate.squares[k] + gate.squares[16 + k];
   }
   for (const char* const number : {"0", "1"}) {
-    EXPECT_EQ(seen.found.importance.at(prefix + number + ".gate_proj.weight"),
+    EXPECT_EQ(seen.found.mean_squares.at(prefix + number + ".gate_proj.weight"),
               means(all, 0, 16, 100));
-    EXPECT_FALSE(seen.found.importance.contains(prefix + number + ".down_proj.weight"));
+    EXPECT_FALSE(seen.found.mean_squares.contains(prefix + number + ".down_proj.weight"));
   }
   ASSERT_EQ(seen.found.warnings.size(), 1U);
   EXPECT_EQ(
@@ -149,7 +149,7 @@ TEST(Calibration, ExpertsThatMetFewTokens) {
           std::to_string(gate.rows[0]) + "), 1 (" + std::to_string(gate.rows[1]) + ")");
 }
 
-// Protects: only matrices that products alone read are stored in few bits.
+// Protects: only matrices that products alone read are stored quantized.
 TEST(Calibration, KindsOfTensors) {
   config::Config config = small_model();
   auto kinds = stored_kinds(config.model, config.router);

@@ -81,9 +81,9 @@ std::pair<Exit, std::string> error_of(const F& work) {
   return {Exit::kDone, "nothing was thrown"};
 }
 
-// Protects: any part of a tensor in few bits is what its codes say; whole blocks of columns come as
+// Protects: any slice of a quantized tensor is what its codes say; a block-aligned slice comes as
 // the very codes.
-TEST(CheckpointTypes, FewBits) {
+TEST(CheckpointTypes, Quantized) {
   for (const QuantizedType type : {QuantizedType::kInt8, QuantizedType::kInt4}) {
     const TempDir dir;
     const QuantizedRows rows = example(type, 5, 523);

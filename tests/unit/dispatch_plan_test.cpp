@@ -1,5 +1,5 @@
-// Protects the dispatch plan: which choices are kept, moved and dropped, and in which order their
-// rows lie.
+// Protects the dispatch plan: which choices are kept, rerouted and dropped, and in which order
+// their rows lie.
 #include "model/dispatch_plan.h"
 
 #include <gtest/gtest.h>
@@ -45,7 +45,7 @@ struct Case {
     const auto choices = narrowed<std::int32_t>(choice);
     const auto weights = narrowed<float>(weight);
     const auto wishes = narrowed<float>(selection);
-    return plan_dispatch({top_k, choices, weights, wishes}, make_pool(states(), ranks),
+    return plan_dispatch({top_k, choices, weights, wishes}, make_expert_pool(states(), ranks),
                          {slots, overflow});
   }
 };
@@ -66,7 +66,7 @@ void check(const Case& c) {
   EXPECT_EQ(narrowed<std::int64_t>(plan.target), expected.target);
   EXPECT_EQ(plan.chosen, expected.chosen);
   EXPECT_EQ(plan.dropped, expected.dropped);
-  EXPECT_EQ(plan.moved, expected.moved);
+  EXPECT_EQ(plan.rerouted, expected.rerouted);
   ASSERT_EQ(std::ssize(plan.rows), experts);
   std::int64_t rows = 0;
   for (std::int64_t e = 0; e < experts; ++e) {
@@ -75,13 +75,14 @@ void check(const Case& c) {
     rows += plan.rows[e] + plan.dropped[e];
   }
   EXPECT_EQ(rows, std::accumulate(plan.chosen.begin(), plan.chosen.end(), std::int64_t{0}));
-  for (std::size_t i = 0; i < plan.fate.size(); ++i) {
+  for (std::size_t i = 0; i < plan.outcome.size(); ++i) {
     const bool spare = plan.target[i] >= c.experts;
     const bool same = plan.target[i] == c.choice[i];
-    const Fate fate =
-        same ? Fate::kKept
-             : (plan.target[i] < 0 ? Fate::kDropped : (spare ? Fate::kSpare : Fate::kNext));
-    EXPECT_EQ(plan.fate[i], fate) << "place " << i;
+    const DispatchOutcome outcome =
+        same ? DispatchOutcome::kKept
+             : (plan.target[i] < 0 ? DispatchOutcome::kDropped
+                                   : (spare ? DispatchOutcome::kSpare : DispatchOutcome::kNext));
+    EXPECT_EQ(plan.outcome[i], outcome) << "place " << i;
   }
 }
 
@@ -166,8 +167,10 @@ TEST(DispatchPlan, SparesTakeOverflowAlone) {
   }
   check(c);
   EXPECT_EQ(c.plan().target, (std::vector<std::int32_t>{0, 3, 2, 1, -1}));
-  EXPECT_EQ(c.plan().fate, (std::vector<Fate>{Fate::kKept, Fate::kSpare, Fate::kSpare, Fate::kNext,
-                                              Fate::kDropped}));
+  EXPECT_EQ(c.plan().outcome,
+            (std::vector<DispatchOutcome>{DispatchOutcome::kKept, DispatchOutcome::kSpare,
+                                          DispatchOutcome::kSpare, DispatchOutcome::kNext,
+                                          DispatchOutcome::kDropped}));
 }
 
 // Protects: a token never has one expert twice, however its choices move.
@@ -176,7 +179,7 @@ TEST(DispatchPlan, NoTokenHasAnExpertTwice) {
   c.slots = 40;
   c.overflow = config::Overflow::kSpare;
   const DispatchPlan plan = c.plan();
-  EXPECT_TRUE(plan.has_moved());
+  EXPECT_TRUE(plan.has_rerouted());
   for (std::size_t t = 0; t < 64; ++t) {
     for (std::size_t i = 4 * t; i < 4 * t + 4; ++i) {
       const auto end = plan.target.begin() + static_cast<std::ptrdiff_t>(4 * t + 4);
@@ -246,10 +249,10 @@ TEST(DispatchPlan, PartsMakeTheWhole) {
 }
 
 TEST(ExpertPool, SpreadsRegularExpertsAndSparesOverTheRanks) {
-  const ExpertPool pool = make_pool("rrrxrrss", 2);
-  EXPECT_EQ(pool.count(ExpertState::kRegular), 5);
-  EXPECT_EQ(pool.of_rank, (std::vector<std::vector<std::int32_t>>{{0, 1, 6}, {2, 4, 5, 7}}));
-  EXPECT_EQ(pool.state_numbers(), (std::vector<std::int32_t>{1, 1, 1, 3, 1, 1, 2, 2}));
+  const ExpertPool expert_pool = make_expert_pool("rrrxrrss", 2);
+  EXPECT_EQ(expert_pool.count(ExpertState::kRegular), 5);
+  EXPECT_EQ(expert_pool.of_rank, (std::vector<std::vector<std::int32_t>>{{0, 1, 6}, {2, 4, 5, 7}}));
+  EXPECT_EQ(expert_pool.state_numbers(), (std::vector<std::int32_t>{1, 1, 1, 3, 1, 1, 2, 2}));
 }
 
 }  // namespace

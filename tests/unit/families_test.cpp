@@ -260,9 +260,9 @@ TEST_P(FamilyTest, FourAdamWSteps) {
   EXPECT_NEAR(evaluate(), static_cast<double>(oracle.adamw_after), 1e-4);
 }
 
-// Protects: weights in few bits compute about the same in every kind of layer. Some tokens go to
+// Protects: quantized weights compute about the same in every kind of layer. Some tokens go to
 // other experts, which counts for much in models as small as these.
-TEST_P(FamilyTest, FewBits) {
+TEST_P(FamilyTest, Quantized) {
   double spread = 0.0;
   for (const float logit : oracle.logits) {
     spread += std::abs(static_cast<double>(logit));

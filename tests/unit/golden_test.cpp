@@ -18,7 +18,7 @@ struct Bounds {
   double loss, logits, gradient, each_gradient, curve;
 };
 constexpr Bounds kFp32 = {1e-4, 1e-4, 1e-4, 1e-4, 1e-4};
-// Of the models *_bf16, which cannot route another way: no score is within 1 % of a choice's limit.
+// Models *_bf16, which cannot route another way: no score is within 1 % of a choice's limit.
 // Measured: at most 0.04, 0.8, 1.5 and 2.3 %. PyTorch's own bf16 (autocast) is off by up to
 // 0.8, 1.0, 2.0 and 3.7 % on them (make_golden.py prints it).
 constexpr Bounds kBf16 = {0.002, 0.01, 0.02, 0.03, 0.01};

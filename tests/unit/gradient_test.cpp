@@ -68,7 +68,8 @@ class GradientTest : public ::testing::Test {
   LatentAttention make_latent() { return {parameters, "attention.", sizes, 0, 1.0, 1.0, {}}; }
 
   Moe make_moe() {
-    return {parameters, "moe.", sizes, options, 0, make_pool(config::pool_of(sizes, options, 0), 1),
+    return {parameters, "moe.", sizes,
+            options,    0,      make_expert_pool(config::expert_pool_of(sizes, options, 0), 1),
             1.0,        1.0,    {}};
   }
 
@@ -158,7 +159,7 @@ class GradientTest : public ::testing::Test {
   std::vector<double> choices_now() {
     const auto by_token = stats.by_task(0);
     std::vector<double> all(by_token.begin(), by_token.end());
-    for (const auto& counts : {stats.dropped(0), stats.moved(0), stats.processed(0)}) {
+    for (const auto& counts : {stats.dropped(0), stats.rerouted(0), stats.processed(0)}) {
       all.insert(all.end(), counts.begin(), counts.end());
     }
     return all;
@@ -299,7 +300,7 @@ TEST_F(GradientTest, MoeThatMovesToTheNextBest) {
   options.capacity = 3;
   options.overflow = config::Overflow::kNext;
   check(make_moe());
-  EXPECT_GT(std::accumulate(stats.moved(0).begin(), stats.moved(0).end(), 0.0), 0.0);
+  EXPECT_GT(std::accumulate(stats.rerouted(0).begin(), stats.rerouted(0).end(), 0.0), 0.0);
 }
 
 TEST_F(GradientTest, MoeWithSpares) {

@@ -360,7 +360,7 @@ TEST(HfFolder, Index) {
   copy.problems(Exit::kNoInput);
 }
 
-// e4m3 without its scales, or where config.json does not speak of it, is refused by name.
+// e4m3 without its scales, or where config.json does not name it, is refused by name.
 TEST(HfFolder, WrongScales) {
   const std::string name = "model.layers.0.mlp.down_proj.weight";
   const Copy missing("deepseek_v3_fp8");
@@ -452,10 +452,10 @@ TEST(HfFolder, Existing) {
   fs::create_directory(dir / "out");
   testing::write_file(dir / "out" / "model-00001-of-00002.safetensors", "half");
   testing::write_file(dir / "out" / "model.safetensors.index.json", "{}");
-  const auto companions = companion_files(dir.path());
-  EXPECT_EQ(companions, std::vector<fs::path>{dir / "tokenizer.json"});
+  const auto sidecars = sidecar_files(dir.path());
+  EXPECT_EQ(sidecars, std::vector<fs::path>{dir / "tokenizer.json"});
   const HfFolderRequest request{dir / "out",      from.config().family, from.config().keys,
-                                StoredType::kF32, 5'000'000'000,        companions};
+                                StoredType::kF32, 5'000'000'000,        sidecars};
   expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
   EXPECT_EQ(testing::read_file(dir / "out" / "model-00001-of-00002.safetensors"), "half");
   testing::write_file(dir / "out" / ".unfinished", "");

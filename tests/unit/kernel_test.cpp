@@ -94,8 +94,8 @@ cpu::InstructionSet set_of(Engine engine) {
     case Engine::kAvx512:
       return cpu::avx512_kernels();
     case Engine::kAvx512Pairs:
-      return cpu::avx512_bytes_are_usable() ? cpu::with_bytes(cpu::avx512_pairs_kernels())
-                                            : cpu::avx512_pairs_kernels();
+      return cpu::avx512_bytes_are_usable() ? cpu::with_bytes(cpu::avx512_bf16_kernels())
+                                            : cpu::avx512_bf16_kernels();
     case Engine::kMatrixUnits:
       return cpu::matrix_unit_kernels();
     default:
@@ -120,7 +120,7 @@ void KernelTest::SetUp() {
       }
       break;
     case Engine::kAvx512Pairs:
-      if (!cpu::avx512_pairs_are_usable()) {
+      if (!cpu::avx512_bf16_is_usable()) {
         GTEST_SKIP() << "this processor has no AVX512-BF16";
       }
       break;
@@ -192,7 +192,7 @@ std::string case_name(const ::testing::TestParamInfo<KernelCase>& info) {
       engine = "avx512";
       break;
     case Engine::kAvx512Pairs:
-      engine = "avx512_pairs";
+      engine = "avx512_bf16";
       break;
     case Engine::kMatrixUnits:
       engine = "matrix_units";

@@ -42,8 +42,8 @@ class AttentionKernels : public KernelTest {
                                          heads.key_value, heads.head_dim, heads.v_dim);
     expect_close(download(out), expected.out, tolerance, "out of " + what);
     expect_close(download(lse), expected.lse, tolerance, "lse of " + what);
-    // The backward pass reads the rounded out: its dot products with dout carry that error. Where
-    // bf16 is multiplied in pairs, dS is rounded too before it meets keys and queries.
+    // The backward pass reads the rounded out: its dot products with dout carry that error. With
+    // bf16 dot products, dS is rounded too before it meets keys and queries.
     expect_close(download(dqkv), reference::attention_backward(dout, qkv, heads, first_key),
                  6.0 * tolerance, "dqkv of " + what);
   }

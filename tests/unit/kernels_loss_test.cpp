@@ -159,7 +159,7 @@ class DivergenceKernel : public LossKernels {
     return download(result);
   }
 
-  // Of logits that are apart by normal numbers of this scale, to a share of each result.
+  // The logits differ by normal numbers of this scale; share: relative error allowed in a result.
   void check(std::int64_t rows, std::int64_t vocab, double scale, double share) const {
     const Vector reference = random({rows, vocab}, "reference");
     Vector logits = random({rows, vocab}, "difference");

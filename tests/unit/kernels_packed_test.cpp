@@ -32,10 +32,10 @@ double square_sum(const Vector& v) {
 class PackedKernels : public KernelTest {
  protected:
   PackedWeights pack(PackedFormat format, const Vector& w, const Shape& shape,
-                     const Vector& importance = {}) const {
+                     const Vector& mean_squares = {}) const {
     return backend().pack(
         format, upload(w, shape),
-        importance.empty() ? Tensor() : upload(importance, {std::ssize(importance)}));
+        mean_squares.empty() ? Tensor() : upload(mean_squares, {std::ssize(mean_squares)}));
   }
   Vector unpack(const PackedWeights& w) const {
     const Tensor out = poisoned({w.groups, w.rows, w.columns});
@@ -49,9 +49,9 @@ class PackedKernels : public KernelTest {
     return download(y);
   }
   std::string error_of(PackedFormat format, const Vector& w, const Shape& shape,
-                       const Vector& importance = {}) const {
+                       const Vector& mean_squares = {}) const {
     try {
-      pack(format, w, shape, importance);
+      pack(format, w, shape, mean_squares);
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::kBadData);
       return error.what();
@@ -215,9 +215,9 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
     backend().zero(peaks);
     const auto of_rank = [&](int rank) {
       const Slice own = share_of(whole, rank, ranks);
-      return ColumnPart{own.begin, own.count, whole};
+      return ColumnSlice{own.begin, own.count, whole};
     };
-    const auto x_of = [&](const ColumnPart& part) {
+    const auto x_of = [&](const ColumnSlice& part) {
       return upload(columns_of(x, whole, {part.begin, part.count}), {kRows, part.count}, compute());
     };
     for (int rank = 0; rank < ranks; ++rank) {
@@ -231,11 +231,11 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
       Vector sum = constant(kRows * kN, 0.0);
       const PackedWeights all = pack(format, w, {1, kN, whole});
       for (int rank = 0; rank < ranks; ++rank) {
-        const ColumnPart part = of_rank(rank);
+        const ColumnSlice part = of_rank(rank);
         const Slice blocks = part.blocks();
         PackedWeights own = pack(format, columns_of(w, whole, blocks), {1, kN, blocks.count});
         EXPECT_EQ(unpack(own), columns_of(unpack(all), whole, blocks));
-        own.part = part;
+        own.slice = part;
         const Tensor y = poisoned({kRows, kN});
         backend().packed_matmul(x_of(part), Indices{0, kRows}, own, y, peaks);
         const Vector term = download(y);
@@ -247,20 +247,20 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
   }
 }
 
-TEST(ColumnPart, KnowsItsBlocks) {
-  const ColumnPart middle{300, 300, 1200};
+TEST(ColumnSlice, KnowsItsBlocks) {
+  const ColumnSlice middle{300, 300, 1200};
   EXPECT_EQ(middle.blocks().begin, 256);
   EXPECT_EQ(middle.blocks().count, 512);
   EXPECT_EQ(middle.before(), 44);
-  const ColumnPart last{900, 300, 1200};
+  const ColumnSlice last{900, 300, 1200};
   EXPECT_EQ(last.blocks().begin, 768);
   EXPECT_EQ(last.blocks().count, 432);
   // All ranks must answer alike, as they agree on the largest values or not.
-  for (const ColumnPart& part : {ColumnPart{0, 128, 640}, ColumnPart{512, 128, 640}}) {
+  for (const ColumnSlice& part : {ColumnSlice{0, 128, 640}, ColumnSlice{512, 128, 640}}) {
     EXPECT_TRUE(part.shares_blocks(5));
   }
-  EXPECT_FALSE((ColumnPart{256, 256, 1024}.shares_blocks(4)));
-  EXPECT_FALSE((ColumnPart{0, 640, 640}.shares_blocks(5)));  // the others have all of them, too
+  EXPECT_FALSE((ColumnSlice{256, 256, 1024}.shares_blocks(4)));
+  EXPECT_FALSE((ColumnSlice{0, 640, 640}.shares_blocks(5)));  // the others have all of them, too
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, PackedKernels, packed_cases(), case_name);
@@ -303,20 +303,20 @@ TEST_P(PackedFormats, HoldTheirOwnNumbers) {
 TEST_P(PackedFormats, ImportantColumnsKeepMore) {
   constexpr std::int64_t kN = 16, kK = 256;
   const Vector w = random({1, kN, kK}, "w");
-  Vector importance;
+  Vector mean_squares;
   for (std::int64_t k = 0; k < kK; ++k) {
-    importance.push_back(k % 5 == 0 ? 50.0 : k % 7 == 0 ? 0.0 : 1.0);
+    mean_squares.push_back(k % 5 == 0 ? 50.0 : k % 7 == 0 ? 0.0 : 1.0);
   }
   const auto weighted_error = [&](const Vector& there) {
     double total = 0.0;
     for (std::size_t i = 0; i < w.size(); ++i) {
-      total += importance[i % kK] * (w[i] - there[i]) * (w[i] - there[i]);
+      total += mean_squares[i % kK] * (w[i] - there[i]) * (w[i] - there[i]);
     }
     return total;
   };
   const double plain = weighted_error(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK})));
   const double weighted =
-      weighted_error(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK}, importance)));
+      weighted_error(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK}, mean_squares)));
   EXPECT_LT(weighted, 0.8 * plain);
   EXPECT_EQ(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK}, constant(kK, 0.0))),
             unpack(pack(PackedFormat::kInt4, w, {1, kN, kK})));
@@ -325,17 +325,17 @@ TEST_P(PackedFormats, ImportantColumnsKeepMore) {
 TEST_P(PackedFormats, EachGroupHasItsImportance) {
   constexpr std::int64_t kN = 4, kK = 64;
   const Vector w = random({2, kN, kK}, "w");
-  Vector importance = constant(2 * kK, 1.0);
+  Vector mean_squares = constant(2 * kK, 1.0);
   for (std::int64_t k = 0; k < kK; k += 3) {
-    importance[static_cast<std::size_t>(kK + k)] = 30.0;
+    mean_squares[static_cast<std::size_t>(kK + k)] = 30.0;
   }
-  const Vector both = unpack(pack(PackedFormat::kInt4, w, {2, kN, kK}, importance));
+  const Vector both = unpack(pack(PackedFormat::kInt4, w, {2, kN, kK}, mean_squares));
   const auto half = [&](const Vector& v, std::int64_t g) {
     return Vector(v.begin() + g * std::ssize(v) / 2, v.begin() + (g + 1) * std::ssize(v) / 2);
   };
   for (const std::int64_t g : {0, 1}) {
     EXPECT_EQ(half(both, g),
-              unpack(pack(PackedFormat::kInt4, half(w, g), {1, kN, kK}, half(importance, g))));
+              unpack(pack(PackedFormat::kInt4, half(w, g), {1, kN, kK}, half(mean_squares, g))));
   }
 }
 
@@ -351,10 +351,10 @@ TEST_P(PackedFormats, NameNumbersThatCannotBePacked) {
       EXPECT_NE(message.find("row 17, column 3 of group 1"), std::string::npos) << message;
     }
   }
-  Vector importance = constant(kK, 1.0);
-  importance[5] = -1.0;
+  Vector mean_squares = constant(kK, 1.0);
+  mean_squares[5] = -1.0;
   const Vector w = random({1, kN, kK}, "w");
-  const std::string message = error_of(PackedFormat::kInt4, w, {1, kN, kK}, importance);
+  const std::string message = error_of(PackedFormat::kInt4, w, {1, kN, kK}, mean_squares);
   EXPECT_NE(message.find("column 5"), std::string::npos) << message;
 }
 

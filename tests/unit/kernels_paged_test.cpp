@@ -128,7 +128,7 @@ class PagedKernels : public KernelTest {
   Heads heads_{};
   bool latent_ = false;
   std::vector<Vector> qkv_;                       // of each sequence, fused
-  std::vector<std::vector<std::int32_t>> pages_;  // likewise
+  std::vector<std::vector<std::int32_t>> pages_;  // of each sequence
   Tensor keys_, values_;
 };
 

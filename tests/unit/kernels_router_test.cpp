@@ -60,10 +60,10 @@ class RouterKernels : public KernelTest {
     return out;
   }
 
-  // Kernel and reference on random numbers; `moved`: the choice whose weights and gradient are
+  // Kernel and reference on random numbers; `rerouted`: the choice whose weights and gradient are
   // compared, instead of the router's own.
   void check(std::int64_t tokens, const RouterOptions& o, const std::string& kind,
-             const Indices& moved = {}) const {
+             const Indices& rerouted = {}) const {
     const Vector logits = times(random({tokens, o.experts}, "logits"), 2.0);
     const Vector bias = times(random({o.experts}, "bias"), 0.1);
     const Vector added = o.temperature == 1.0 ? Vector() : random({tokens, o.experts}, "added");
@@ -84,7 +84,7 @@ class RouterKernels : public KernelTest {
     expect_close(download(actual.sums), {expected.squared_lse_sum, expected.entropy_sum}, 2e-5,
                  "sums of " + what);
 
-    const Indices choice = moved.empty() ? expected.choice : moved;
+    const Indices choice = rerouted.empty() ? expected.choice : rerouted;
     const Tensor uploaded = upload(choice, {tokens, o.top_k});
     const Tensor weight = poisoned({tokens, o.top_k});
     backend().route_weights(options_of(o), actual.scores, uploaded, weight);
@@ -171,7 +171,7 @@ TEST_P(RouterKernels, Threshold) {
 }
 
 // Protects spares (scored, never a first choice), retired experts (never anything), and the
-// gradient of weights that moved to a spare or to no expert.
+// gradient of weights that were rerouted to a spare or to no expert.
 TEST_P(RouterKernels, SparesAndRetiredExperts) {
   std::vector<Role> roles(18, Role::kRegular);
   roles[3] = Role::kRetired;
@@ -185,12 +185,12 @@ TEST_P(RouterKernels, SparesAndRetiredExperts) {
                             .temperature = 0.5,
                             .roles = roles};
       check(40, o, "spares");
-      Indices moved;
+      Indices rerouted;
       for (std::int64_t t = 0; t < 40; ++t) {
-        moved.push_back(t % 3 == 0 ? 16 : 5);
-        moved.push_back(t % 5 == 0 ? -1 : 17);
+        rerouted.push_back(t % 3 == 0 ? 16 : 5);
+        rerouted.push_back(t % 5 == 0 ? -1 : 17);
       }
-      check(40, o, "moved to spares", moved);
+      check(40, o, "rerouted to spares", rerouted);
     }
   }
 }

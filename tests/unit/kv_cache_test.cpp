@@ -88,7 +88,7 @@ TEST(KvCache, KeepsWhatWasUsedLast) {
   EXPECT_EQ(cache.take({a}, kPageTokens + 1)->known, kPageTokens);
 }
 
-// Of one prompt the last pages are given away before those that they continue.
+// The last pages of a prompt are given away before those that they continue.
 TEST(KvCache, GivesEndsAwayFirst) {
   KvCache cache(3);
   const Tokens prompt = tokens(2 * kPageTokens + 1);

@@ -10,12 +10,12 @@ namespace {
 // other values or stores them elsewhere.
 TEST(PublicTensor, PartsAreOfTheWhole) {
   const PublicTensor rows = split_tensor("t", {5, 4}, 0, {2, 2});
-  EXPECT_EQ(rows.part_shape(), (Shape{2, 4}));
+  EXPECT_EQ(rows.slice_shape(), (Shape{2, 4}));
   EXPECT_EQ(rows.offset(), (std::vector<std::int64_t>{2, 0}));
   EXPECT_EQ(rows.whole_index(0), 8);
   EXPECT_EQ(rows.whole_index(7), 15);
   const PublicTensor columns = split_tensor("t", {5, 4}, 1, {1, 2});
-  EXPECT_EQ(columns.part_shape(), (Shape{5, 2}));
+  EXPECT_EQ(columns.slice_shape(), (Shape{5, 2}));
   EXPECT_EQ(columns.extent(), (std::vector<std::int64_t>{5, 2}));
   EXPECT_EQ(columns.whole_index(0), 1);
   EXPECT_EQ(columns.whole_index(1), 2);
@@ -28,7 +28,7 @@ TEST(Parameters, PartsHaveTheWholesInitialValues) {
   const auto values = [&](const PublicTensor& tensor) {
     Parameters parameters;
     Parameter& p =
-        parameters.add({.shape = tensor.part_shape(), .tensors = {tensor}, .init_std = 1.0});
+        parameters.add({.shape = tensor.slice_shape(), .tensors = {tensor}, .init_std = 1.0});
     parameters.allocate(*backend, DType::kF32, false);
     parameters.initialise(*backend, 3);
     const auto span = p.value.as<float>();

@@ -53,12 +53,12 @@ TEST(ModelSize, CountsByHand) {
   EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
 }
 
-// Protects: memory counts the whole blocks of columns that a rank of tp keeps.
+// Protects: memory counts the block-aligned columns that a rank of tp keeps.
 TEST(Memory, BlocksOfColumnsOverTp) {
   config::Config c = small_config();
   c.plan.job = "score";
   c.model.d_ff = 600;         // in parts of 300: 512 and 344 columns are kept
-  c.model.expert_d_ff = 512;  // in parts of whole blocks; shared: 1024
+  c.model.expert_d_ff = 512;  // in block-aligned slices; shared: 1024
   c.parallel.tp = c.parallel.expert_tp = 2;
   const auto copies = [&] { return memory_per_rank(c, Layout::of(c, 2), 0, false).copies; };
   c.run.precision = config::Precision::kBf16;
@@ -68,7 +68,7 @@ TEST(Memory, BlocksOfColumnsOverTp) {
   EXPECT_DOUBLE_EQ(copies(), (weights + 16 * (212 + 3 * 12)) * (1 + 4.0 / 256));
 }
 
-// Protects what a checkpoint in few bits is said to take: products' weights in so many bytes, the
+// Protects what a quantized checkpoint is said to take: products' weights in so many bytes, the
 // rest in four; the same on any ranks.
 TEST(Memory, QuantizedCheckpoint) {
   config::Config c = small_config();
@@ -156,8 +156,8 @@ TEST(Traffic, CountsByGroup) {
   EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
 }
 
-// Protects the plan of generate from differing from what a rank takes: pages, and weights in few
-// bits.
+// Protects the plan of generate from differing from what a rank takes: pages, and quantized
+// weights.
 TEST(Memory, IsWhatARunTakes) {
   for (const bool latent : {false, true}) {
     config::Config c = small_config();

@@ -143,15 +143,15 @@ TEST(PoolChange, ControlLines) {
 // Protects: ranks get equal numbers and, as far as that allows, equal work; retired experts nobody.
 TEST(ExpertPool, ByLoad) {
   const std::vector<float> load{0.1F, 0.4F, 0.05F, 0.2F, 0.15F, 0.1F};
-  const model::ExpertPool two = model::make_pool("rrrrrr", 2, load);
+  const model::ExpertPool two = model::make_expert_pool("rrrrrr", 2, load);
   EXPECT_EQ(two.of_rank, (std::vector<std::vector<std::int32_t>>{{1, 2, 5}, {0, 3, 4}}));
-  const model::ExpertPool four = model::make_pool("rrrxrs", 4, load);
+  const model::ExpertPool four = model::make_expert_pool("rrrxrs", 4, load);
   EXPECT_EQ(four.of_rank, (std::vector<std::vector<std::int32_t>>{{1}, {4}, {0, 2}, {5}}));
   for (int ranks = 1; ranks <= 6; ++ranks) {
     std::size_t least = 6;
     std::size_t most = 0;
     std::vector<std::int32_t> all;
-    for (const auto& own : model::make_pool("rrrrrr", ranks, load).of_rank) {
+    for (const auto& own : model::make_expert_pool("rrrrrr", ranks, load).of_rank) {
       least = std::min(least, own.size());
       most = std::max(most, own.size());
       all.insert(all.end(), own.begin(), own.end());
@@ -197,7 +197,7 @@ class Changed : public ::testing::Test {
         if (tensor.name == name) {
           const auto all = (p.*member).as<float>();
           const auto begin = all.begin() + tensor.begin;
-          return {begin, begin + tensor.part_shape().numel()};
+          return {begin, begin + tensor.slice_shape().numel()};
         }
       }
     }

@@ -1,4 +1,4 @@
-// Weights in few bits as files hold them: the same numbers as in the layout of products.
+// Quantized weights as files hold them: the same numbers as in the layout of products.
 #include "tensor/quantized.h"
 
 #include <gtest/gtest.h>
@@ -98,7 +98,7 @@ TEST(QuantizedRows, PartsOfAGroup) {
   }
 }
 
-// Protects: a slice of columns that begins at a whole block has the numbers of the whole.
+// Protects: a block-aligned slice of columns has the numbers of the whole.
 TEST(QuantizedRows, SlicesOfColumns) {
   constexpr std::int64_t kRows = 3, kColumns = 600;
   for (const QuantizedType type : kTypes) {

@@ -62,7 +62,8 @@ class RouterTest : public ::testing::Test {
     options.aux_scope = config::AuxScope::kSequence;
     const model::Router router(
         parameters, "", sizes, options, 0,
-        model::make_pool(std::string(static_cast<std::size_t>(sizes.experts), 'r'), 1), 1.0, {});
+        model::make_expert_pool(std::string(static_cast<std::size_t>(sizes.experts), 'r'), 1), 1.0,
+        {});
     parameters.allocate(*backend, DType::kF32, true);
     for (const model::Parameter& p : parameters.all()) {
       const std::string& name = p.spec.tensors.front().name;

@@ -9,17 +9,17 @@
 namespace moesaic::train {
 namespace {
 
-using Place = std::pair<std::size_t, std::int64_t>;
+using Location = std::pair<std::size_t, std::int64_t>;
 
-Place place(SampleOrder& order, std::int64_t n) {
+Location location(SampleOrder& order, std::int64_t n) {
   const SampleDraw at = order.at(n);
   return {at.group, at.index};
 }
 
-std::vector<Place> places(SampleOrder order, std::int64_t first, std::int64_t count) {
-  std::vector<Place> all;
+std::vector<Location> locations(SampleOrder order, std::int64_t first, std::int64_t count) {
+  std::vector<Location> all;
   for (std::int64_t n = first; n < first + count; ++n) {
-    all.push_back(place(order, n));
+    all.push_back(location(order, n));
   }
   return all;
 }
@@ -75,21 +75,21 @@ TEST(Permuted, Mixes) {
     correlation += (static_cast<double>(i) - half) * (static_cast<double>(value) - half);
   }
   EXPECT_LT(fixed, 10);
-  // Of a random permutation: normal of deviation 1 / sqrt(n).
+  // For a random permutation it is normal with deviation 1 / sqrt(n).
   EXPECT_LT(std::abs(correlation / (std::pow(static_cast<double>(kCount), 3.0) / 12.0)), 0.05);
 }
 
 // Protects: every epoch covers every sample of every corpus once, in an order of its own.
 TEST(SampleOrder, EpochsCoverEverySampleOnce) {
   const SampleOrder order({7, 0, 13}, {}, 5);
-  std::set<std::vector<Place>> orders;
+  std::set<std::vector<Location>> orders;
   for (std::int64_t epoch = 0; epoch < 4; ++epoch) {
-    const std::vector<Place> all = places(order, epoch * 20, 20);
-    const std::set<Place> seen(all.begin(), all.end());
+    const std::vector<Location> all = locations(order, epoch * 20, 20);
+    const std::set<Location> seen(all.begin(), all.end());
     EXPECT_EQ(seen.size(), 20U);
-    EXPECT_EQ(*seen.begin(), Place(0, 0));
-    EXPECT_EQ(*seen.rbegin(), Place(2, 12));
-    EXPECT_FALSE(seen.contains(Place(1, 0)));
+    EXPECT_EQ(*seen.begin(), Location(0, 0));
+    EXPECT_EQ(*seen.rbegin(), Location(2, 12));
+    EXPECT_FALSE(seen.contains(Location(1, 0)));
     orders.insert(all);
   }
   EXPECT_EQ(orders.size(), 4U);
@@ -101,8 +101,8 @@ TEST(SampleOrder, SeedsDiffer) {
     const SampleOrder one({50, 50}, weights, 1);
     const SampleOrder again({50, 50}, weights, 1);
     const SampleOrder two({50, 50}, weights, 2);
-    EXPECT_EQ(places(one, 0, 60), places(again, 0, 60));
-    EXPECT_NE(places(one, 0, 60), places(two, 0, 60));
+    EXPECT_EQ(locations(one, 0, 60), locations(again, 0, 60));
+    EXPECT_NE(locations(one, 0, 60), locations(two, 0, 60));
   }
 }
 
@@ -110,7 +110,7 @@ TEST(SampleOrder, SeedsDiffer) {
 TEST(SampleOrder, WeightsAreRespected) {
   constexpr std::int64_t kCount = 20000;
   std::vector<double> drawn(4, 0.0);
-  for (const Place& at : places(SampleOrder({10, 1000, 30, 0}, {3, 1, 0, 9}, 3), 0, kCount)) {
+  for (const Location& at : locations(SampleOrder({10, 1000, 30, 0}, {3, 1, 0, 9}, 3), 0, kCount)) {
     drawn[at.first] += 1.0;
   }
   // Five deviations of a binomial share.
@@ -124,7 +124,7 @@ TEST(SampleOrder, WeightsAreRespected) {
 TEST(SampleOrder, WeightedCorporaHaveEpochsOfTheirOwn) {
   const std::vector<std::int64_t> samples = {7, 31};
   std::vector<std::vector<std::int64_t>> seen(2);
-  for (const Place& at : places(SampleOrder(samples, {2, 1}, 11), 0, 600)) {
+  for (const Location& at : locations(SampleOrder(samples, {2, 1}, 11), 0, 600)) {
     seen[at.first].push_back(at.second);
   }
   for (std::size_t corpus = 0; corpus < 2; ++corpus) {
@@ -141,10 +141,10 @@ TEST(SampleOrder, WeightedCorporaHaveEpochsOfTheirOwn) {
 TEST(SampleOrder, DoesNotDependOnHistory) {
   for (const std::vector<double>& weights : {std::vector<double>{}, std::vector<double>{1, 3}}) {
     const SampleOrder fresh({9, 14}, weights, 8);
-    const std::vector<Place> forward = places(fresh, 0, 100);
+    const std::vector<Location> forward = locations(fresh, 0, 100);
     SampleOrder used = fresh;
     for (const std::int64_t n : {99, 0, 50, 49, 50, 98, 1, 7}) {
-      EXPECT_EQ(place(used, n), forward[static_cast<std::size_t>(n)]) << n;
+      EXPECT_EQ(location(used, n), forward[static_cast<std::size_t>(n)]) << n;
     }
   }
 }

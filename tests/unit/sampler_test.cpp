@@ -1,5 +1,5 @@
 // Protects how tokens are drawn: the rules one by one and in their order, the distribution, and
-// that a draw follows from the seed, the document and the place alone.
+// that a draw follows from the seed, the document and the position alone.
 #include "infer/sampler.h"
 
 #include <gtest/gtest.h>
@@ -16,14 +16,14 @@ namespace {
 const std::vector<float> kLogits = {std::log(0.1F), std::log(0.2F), std::log(0.4F), std::log(0.3F)};
 
 Sample choose(const Sampler& sampler, const std::vector<float>& logits, std::int64_t document,
-              std::int64_t place) {
+              std::int64_t position) {
   const auto best = std::max_element(logits.begin(), logits.end());
   float sum = 0.0F;
   for (const float logit : logits) {
     sum += std::exp(logit);
   }
   return sampler.choose({static_cast<std::int32_t>(best - logits.begin()), *best, std::log(sum)},
-                        logits, document, place);
+                        logits, document, position);
 }
 
 config::GenerateJob warm(double temperature = 1.0) {
@@ -55,7 +55,7 @@ void expect_shares(const config::GenerateJob& keys, const std::vector<double>& e
   }
 }
 
-TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEqualOnes) {
+TEST(Sampler, GreedyTakesTheArgmaxAndTheLowerOfEqualOnes) {
   const Sampler sampler{config::GenerateJob{}};
   EXPECT_EQ(choose(sampler, kLogits, 3, 5).token, 2);
   EXPECT_NEAR(choose(sampler, kLogits, 3, 5).logprob, std::log(0.4), 1e-6);
@@ -67,7 +67,7 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfTheTemperature) {
   expect_shares(warm(0.5), {1.0 / 30, 4.0 / 30, 16.0 / 30, 9.0 / 30});
 }
 
-TEST(Sampler, TopKKeepsTheLikeliest) {
+TEST(Sampler, TopKKeepsTheMostProbable) {
   config::GenerateJob keys = warm();
   keys.top_k = 2;
   expect_shares(keys, {0.0, 0.0, 4.0 / 7, 3.0 / 7});
@@ -107,14 +107,14 @@ TEST(Sampler, TopPOfManyTokens) {
   EXPECT_EQ(*of_flat.rbegin(), 499);
 }
 
-TEST(Sampler, MinPKeepsAShareOfTheLikeliest) {
+TEST(Sampler, MinPKeepsAShareOfTheArgmax) {
   config::GenerateJob keys = warm();
   keys.min_p = 0.45;
   expect_shares(keys, {0.0, 2.0 / 9, 4.0 / 9, 3.0 / 9});
 }
 
-// top_p counts what top_k has left: 0.75 of the three likeliest is reached by two of them, of all
-// tokens by three.
+// top_p counts what top_k has left: 0.75 of the three most probable is reached by two of them, of
+// all tokens by three.
 TEST(Sampler, RulesApplyInTheirOrder) {
   config::GenerateJob keys = warm();
   keys.top_k = 3;
@@ -136,15 +136,15 @@ TEST(Sampler, DrawsFollowFromSeedDocumentAndPlace) {
   const Sampler a(keys), same(keys);
   keys.seed = 2;
   const Sampler other(keys);
-  int by_document = 0, by_place = 0, by_seed = 0;
+  int by_document = 0, by_position = 0, by_seed = 0;
   for (int i = 0; i < 200; ++i) {
     EXPECT_EQ(choose(a, kLogits, i, 7).token, choose(same, kLogits, i, 7).token);
     by_document += choose(a, kLogits, i, 7).token != choose(a, kLogits, i + 1, 7).token ? 1 : 0;
-    by_place += choose(a, kLogits, i, 7).token != choose(a, kLogits, i, 8).token ? 1 : 0;
+    by_position += choose(a, kLogits, i, 7).token != choose(a, kLogits, i, 8).token ? 1 : 0;
     by_seed += choose(a, kLogits, i, 7).token != choose(other, kLogits, i, 7).token ? 1 : 0;
   }
   // Independent draws differ in 0.7 of all cases.
-  for (const int differing : {by_document, by_place, by_seed}) {
+  for (const int differing : {by_document, by_position, by_seed}) {
     EXPECT_GT(differing, 100);
   }
 }

@@ -1,5 +1,5 @@
-// Protects what a replica computes in each round: every token of every sequence once and in order,
-// whatever the batch, the memory and the pieces; and where continuations end.
+// Protects what a replica computes in each iteration: every token of every sequence once and in
+// order, whatever the batch, the memory and the pieces; and where continuations end.
 #include "infer/scheduler.h"
 
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ Sample next_of(const SequenceRun& run) {
 
 struct Outcome {
   std::map<std::int64_t, io::Continuation> results;
-  std::size_t rounds = 0, most_running = 0;
+  std::size_t iterations = 0, most_running = 0;
   std::int64_t rows = 0;
 };
 
@@ -53,7 +53,7 @@ Outcome run_all(const GenerateRules& rules, std::int64_t pages, std::vector<Prom
     std::int64_t of_prompts = 0;
     for (const SequenceRun& run : runs) {
       const std::int64_t document = run.sequence->prompt().document;
-      EXPECT_TRUE(documents.insert(document).second) << "one run of a sequence in a round";
+      EXPECT_TRUE(documents.insert(document).second) << "one run of a sequence in an iteration";
       EXPECT_GT(run.rows, 0);
       outcome.rows += run.rows;
       if (cached.contains(document)) {
@@ -69,7 +69,7 @@ Outcome run_all(const GenerateRules& rules, std::int64_t pages, std::vector<Prom
     EXPECT_LE(of_prompts, rules.prefill);
     EXPECT_LE(std::ssize(runs), rules.batch);
     outcome.most_running = std::max(outcome.most_running, runs.size());
-    ++outcome.rounds;
+    ++outcome.iterations;
     for (const auto& ended : scheduler.finish(runs, samples)) {
       outcome.results[ended->prompt().document] = ended->result();
     }
@@ -114,7 +114,7 @@ TEST(Scheduler, SequencesRunTogether) {
   rules.prefill = 2000;
   const Outcome outcome = run_all(rules, 100, many());
   EXPECT_EQ(outcome.most_running, 16U);
-  EXPECT_LT(outcome.rounds, 100U);
+  EXPECT_LT(outcome.iterations, 100U);
 }
 
 // The pages that prompts begin with alike are computed for the first of them alone.
@@ -130,7 +130,7 @@ TEST(Scheduler, SharedBeginningsAreComputedOnce) {
   }
   const Outcome outcome = run_all(rules, 100, prompts);
   EXPECT_EQ(outcome.results.size(), 6U);
-  // Of the others the 12 tokens behind two pages; three new tokens of each are read.
+  // The others compute only the 12 tokens behind two pages; three new tokens of each are read.
   EXPECT_EQ(outcome.rows, 140 + 5 * 12 + 6 * 3);
   // Rows of another task are other ones, where the gate knows tasks.
   for (std::size_t d = 0; d < prompts.size(); ++d) {

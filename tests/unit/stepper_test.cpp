@@ -163,7 +163,7 @@ TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
       if (tokens[e] < 400.0) {
         EXPECT_EQ(part(p.value, expert), values[e]) << "step " << step << " expert " << e;
         EXPECT_EQ(part(p.exp_avg, expert), averages[e]);
-        EXPECT_EQ(part(p.held, expert), gradients[e]);
+        EXPECT_EQ(part(p.deferred, expert), gradients[e]);
         continue;
       }
       ++updates[e];
@@ -180,7 +180,7 @@ TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
           EXPECT_NEAR(after[i] - values[e][i], -1e-3 * g / (std::abs(g) + config.train.eps), 2e-5);
         }
       }
-      EXPECT_EQ(part(p.held, expert), std::vector<float>(gradients[e].size(), 0.0F));
+      EXPECT_EQ(part(p.deferred, expert), std::vector<float>(gradients[e].size(), 0.0F));
       tokens[e] = 0.0;
       steps[e] = 0;
     }

@@ -34,12 +34,12 @@ TEST(Windows, EachTokenOnce) {
   for (const std::int64_t window : {1, 2, 5, 8}) {
     for (std::int64_t stride = 1; stride <= window; ++stride) {
       for (std::int64_t tokens = 0; tokens <= 30; ++tokens) {
-        for (std::int64_t given = 0; given <= tokens; given += 3) {
-          const auto windows = cut(7, tokens, given, {window, stride, false});
+        for (std::int64_t context = 0; context <= tokens; context += 3) {
+          const auto windows = cut(7, tokens, context, {window, stride, false});
           const Coverage seen = coverage(windows, tokens);
           for (std::int64_t t = 0; t < tokens; ++t) {
             const auto at = static_cast<std::size_t>(t);
-            EXPECT_EQ(seen.times[at], t >= std::max<std::int64_t>(1, given) ? 1 : 0);
+            EXPECT_EQ(seen.times[at], t >= std::max<std::int64_t>(1, context) ? 1 : 0);
             if (seen.times[at] > 0) {
               EXPECT_GE(seen.past[at], std::min(t, window - stride + 1));
             }

@@ -43,9 +43,9 @@ CpuBackend::CpuBackend(int threads, InstructionSet set)
 
 Tensor CpuBackend::empty(DType dtype, const Shape& shape) {
   std::shared_ptr<void> block =
-      pool_.take(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+      memory_pool_.take(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
   auto* data = static_cast<std::byte*>(block.get());
-  return {std::move(block), data, dtype, shape, Place::kHost};
+  return {std::move(block), data, dtype, shape, Location::kHost};
 }
 
 void CpuBackend::upload(std::span<const std::byte> host, const Tensor& to) {

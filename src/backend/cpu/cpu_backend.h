@@ -20,14 +20,14 @@ class CpuBackend : public Backend {
   CpuBackend(int threads, InstructionSet set);
 
   /// By tensors, and in reserve for the next ones.
-  std::size_t bytes_held() const { return pool_.bytes_held(); }
+  std::size_t bytes_held() const { return memory_pool_.bytes_held(); }
 
   std::string_view name() const override { return set_.name; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(const Tensor& from, std::span<std::byte> host) override;
   void synchronize() override {}
-  void release_reserve() override { pool_.release_reserve(); }
+  void release_reserve() override { memory_pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;
@@ -43,15 +43,15 @@ class CpuBackend : public Backend {
                          const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
-  std::optional<PackedFormat> reading_format(DType compute) const override {
-    const bool packed = compute == DType::kBf16 && set_.pairs;
+  std::optional<PackedFormat> inference_format(DType compute) const override {
+    const bool packed = compute == DType::kBf16 && set_.bf16_dot;
     return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
   }
-  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& importance) override;
+  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
                      const Tensor& y, const Tensor& peaks) override;
-  void block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) override;
+  void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) override;
 
   void embedding(const Tensor& table, const Tensor& token, const Tensor& y) override;
   void embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) override;
@@ -141,7 +141,7 @@ class CpuBackend : public Backend {
 
   int threads_;
   InstructionSet set_;
-  Pool pool_;
+  MemoryPool memory_pool_;
   Matmul matmul_;
 };
 

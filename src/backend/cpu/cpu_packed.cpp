@@ -34,18 +34,18 @@ std::int64_t first_bad(std::span<const float> x, float least) {
   return std::find_if(x.begin(), x.end(), bad) - x.begin();
 }
 
-void check_importance(const Tensor& importance, std::int64_t groups, std::int64_t columns) {
-  if (!importance.defined()) {
+void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::int64_t columns) {
+  if (!mean_squares.defined()) {
     return;
   }
-  require(importance.numel() == columns || importance.numel() == groups * columns,
-          fmt::format("importance {} for {} groups of {} columns", importance.shape().text(),
+  require(mean_squares.numel() == columns || mean_squares.numel() == groups * columns,
+          fmt::format("mean squares {} for {} groups of {} columns", mean_squares.shape().text(),
                       groups, columns));
-  const std::span<const float> values = importance.as<float>();
+  const std::span<const float> values = mean_squares.as<float>();
   const std::int64_t i = first_bad(values, 0.0F);
   if (i < std::ssize(values)) {
     throw Error(Exit::kBadData,
-                fmt::format("the importance of column {} of group {} is {}; it must be finite and "
+                fmt::format("the mean square of column {} of group {} is {}; it must be finite and "
                             "at least 0",
                             i % columns, i / columns, values[static_cast<std::size_t>(i)]));
   }
@@ -53,20 +53,20 @@ void check_importance(const Tensor& importance, std::int64_t groups, std::int64_
 
 }  // namespace
 
-PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& importance) {
+PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) {
   const std::int64_t columns = w.dim(2);
   PackedWeights packed{.format = format,
                        .groups = w.dim(0),
                        .rows = w.dim(1),
                        .columns = columns,
-                       .part = {0, columns, columns},
+                       .slice = {0, columns, columns},
                        .words = {}};
-  check_importance(importance, packed.groups, columns);
+  check_mean_squares(mean_squares, packed.groups, columns);
   const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
   packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
   const std::span<const float> values = w.as<float>();
   std::atomic<std::int64_t> bad = w.numel();  // the first number that is not finite
-  const bool shared = importance.defined() && importance.numel() == columns;
+  const bool shared = mean_squares.defined() && mean_squares.numel() == columns;
   share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
     for (std::int64_t i = begin; i < end; ++i) {
       const Place place = place_of(packed, i);
@@ -86,9 +86,9 @@ PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tenso
           {.w = values.data() + first,
            .rows = place.rows,
            .columns = columns,
-           .importance = importance.defined()
-                             ? importance.as<float>().data() + (shared ? 0 : place.group * columns)
-                             : nullptr},
+           .mean_squares = mean_squares.defined() ? mean_squares.as<float>().data() +
+                                                        (shared ? 0 : place.group * columns)
+                                                  : nullptr},
           place.panel);
     }
   });
@@ -117,12 +117,12 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
 
 void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
                                const PackedWeights& w, const Tensor& y, const Tensor& peaks) {
-  cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, pool_);
+  cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, memory_pool_);
 }
 
-void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tensor& peaks) {
-  const std::int64_t blocks = packed_blocks(part.whole);
-  require(x.dim(1) == part.count && peaks.numel() == x.dim(0) * blocks,
+void CpuBackend::block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) {
+  const std::int64_t blocks = packed_blocks(slice.whole);
+  require(x.dim(1) == slice.count && peaks.numel() == x.dim(0) * blocks,
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   zero(peaks);
   std::int32_t* const of_rows = peaks.as<std::int32_t>().data();
@@ -130,9 +130,9 @@ void CpuBackend::block_peaks(const Tensor& x, const ColumnPart& part, const Tens
     const auto* const numbers = x.as<decltype(number)>().data();
     share(x.dim(0), [&](std::int64_t begin, std::int64_t end, auto) {
       for (std::int64_t row = begin; row < end; ++row) {
-        for (std::int64_t k = 0; k < part.count; ++k) {
-          const auto value = static_cast<float>(numbers[row * part.count + k]);
-          std::int32_t& peak = of_rows[row * blocks + (part.begin + k) / kPackedBlock];
+        for (std::int64_t k = 0; k < slice.count; ++k) {
+          const auto value = static_cast<float>(numbers[row * slice.count + k]);
+          std::int32_t& peak = of_rows[row * blocks + (slice.begin + k) / kPackedBlock];
           peak = std::max(peak, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
         }
       }

@@ -17,7 +17,7 @@ bool avx512_is_usable() {
          __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
 }
 
-bool avx512_pairs_are_usable() {
+bool avx512_bf16_is_usable() {
   return avx512_is_usable() && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
@@ -29,16 +29,16 @@ InstructionSet avx2_kernels() { return {avx2::kernels(), &avx2::panels(), "avx2"
 
 InstructionSet avx512_kernels() { return {avx512::kernels(), &avx2::panels(), "avx512"}; }
 
-InstructionSet avx512_pairs_kernels() {
-  static const Kernels<BFloat16> pairs = [] {
+InstructionSet avx512_bf16_kernels() {
+  static const Kernels<BFloat16> dot = [] {
     Kernels<BFloat16> kernels = *avx512::kernels().bf16;
     avx512bf16::replace_products(kernels);
     return kernels;
   }();
   InstructionSet set = avx512_kernels();
-  set.name = "avx512 with bf16 in pairs";
-  set.pairs = true;
-  set.bf16 = &pairs;
+  set.name = "avx512 with bf16 dot products";
+  set.bf16_dot = true;
+  set.bf16 = &dot;
   set.packed_bf16 = &avx512bf16::packed_bf16();
   return set;
 }
@@ -63,8 +63,8 @@ InstructionSet best_kernels() {
   InstructionSet set = avx512_kernels();
   if (matrix_units_are_usable()) {
     set = matrix_unit_kernels();
-  } else if (avx512_pairs_are_usable() && __builtin_cpu_is("amd") != 0) {
-    set = avx512_pairs_kernels();
+  } else if (avx512_bf16_is_usable() && __builtin_cpu_is("amd") != 0) {
+    set = avx512_bf16_kernels();
   }
   return avx512_bytes_are_usable() ? with_bytes(set) : set;
 }
@@ -73,11 +73,11 @@ InstructionSet best_kernels() {
 
 bool avx2_is_usable() { return false; }
 bool avx512_is_usable() { return false; }
-bool avx512_pairs_are_usable() { return false; }
+bool avx512_bf16_is_usable() { return false; }
 bool avx512_bytes_are_usable() { return false; }
 InstructionSet avx2_kernels() { return portable_kernels(); }
 InstructionSet avx512_kernels() { return portable_kernels(); }
-InstructionSet avx512_pairs_kernels() { return portable_kernels(); }
+InstructionSet avx512_bf16_kernels() { return portable_kernels(); }
 InstructionSet matrix_unit_kernels() { return portable_kernels(); }
 InstructionSet with_bytes(InstructionSet set) { return set; }
 InstructionSet best_kernels() { return portable_kernels(); }

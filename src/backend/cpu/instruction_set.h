@@ -11,21 +11,21 @@ struct InstructionSet : KernelSet {
   const PanelKernels* panels;
   std::string_view name;
   bool matrix_units = false;  // AMX for bf16, through oneDNN
-  bool pairs = false;         // of bf16 are multiplied as fast as it goes here
+  bool bf16_dot = false;      // dot products of bf16 are fast here
 };
 
-bool avx2_is_usable();                  // on this processor; with FMA
-bool avx512_is_usable();                // likewise
-bool avx512_pairs_are_usable();         // AVX512-BF16
-bool avx512_bytes_are_usable();         // AVX512-VNNI
-InstructionSet portable_kernels();      // any processor that this program starts on
-InstructionSet avx2_kernels();          // call only where usable
-InstructionSet avx512_kernels();        // likewise; without bytes
-InstructionSet avx512_pairs_kernels();  // likewise
-InstructionSet matrix_unit_kernels();   // likewise; falls back to vectors where there are no units
-InstructionSet with_bytes(InstructionSet set);  // sums of bytes with AVX512-VNNI, likewise
-/// The fastest ones here. Pairs only on AMD's processors: those of Intel multiply a pair of bf16 at
-/// half the rate of two fp32 numbers.
+bool avx2_is_usable();                          // this processor has AVX2 and FMA
+bool avx512_is_usable();                        // this processor has AVX-512
+bool avx512_bf16_is_usable();                   // AVX512-BF16
+bool avx512_bytes_are_usable();                 // AVX512-VNNI
+InstructionSet portable_kernels();              // any processor that this program starts on
+InstructionSet avx2_kernels();                  // call only where usable
+InstructionSet avx512_kernels();                // call only where usable; without bytes
+InstructionSet avx512_bf16_kernels();           // call only where usable
+InstructionSet matrix_unit_kernels();           // the same; uses vectors where there are no units
+InstructionSet with_bytes(InstructionSet set);  // adds sums of bytes with AVX512-VNNI, where usable
+/// The fastest ones here. bf16 dot products only on AMD's processors: on Intel's they run at half
+/// the rate of fp32 products.
 InstructionSet best_kernels();
 
 }  // namespace moesaic::cpu

@@ -36,7 +36,7 @@ std::int64_t border(std::int64_t n, std::int64_t part, std::int64_t parts) {
 class Shares {
  public:
   Shares(const PackedKernels& kernels, std::span<const std::int64_t> offsets,
-         const PackedWeights& w, Pool& pool)
+         const PackedWeights& w, MemoryPool& memory_pool)
       : kernels_(kernels), w_(w), panels_(packed_parts(w.rows, kPackedRows)) {
     std::int64_t padded = 0;
     for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
@@ -44,7 +44,7 @@ class Shares {
     }
     const std::int64_t row_bytes = packed_depth(w.columns) * kernels.number_bytes;
     const std::int64_t blocks = packed_blocks(w.columns);
-    memory_ = pool.take(static_cast<std::size_t>(padded * (row_bytes + 8 * blocks)));
+    memory_ = memory_pool.take(static_cast<std::size_t>(padded * (row_bytes + 8 * blocks)));
     auto* const words = static_cast<std::byte*>(memory_.get());
     auto* const scale = reinterpret_cast<float*>(words + padded * row_bytes);
     auto* const sum = reinterpret_cast<std::int32_t*>(scale + padded * blocks);
@@ -73,7 +73,7 @@ class Shares {
   // peaks: a row of them for each of x, or nullptr.
   template <class A>
   void lay_out(const A* x, const std::int32_t* peaks, std::int64_t part, std::int64_t parts) const {
-    const ColumnPart& read = w_.part;
+    const ColumnSlice& read = w_.slice;
     const std::int64_t peak_stride = packed_blocks(read.whole);
     const std::int64_t begin = border(tiles_, part, parts);
     const std::int64_t end = border(tiles_, part + 1, parts);
@@ -195,19 +195,20 @@ void with_numbers(const Tensor& tensor, const Work& work) {
 
 void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
                    std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
-                   const Tensor& peaks, Pool& pool) {
+                   const Tensor& peaks, MemoryPool& memory_pool) {
   require(std::ssize(offsets) == w.groups + 1 && offsets.front() == 0 &&
               std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() == x.dim(0),
           fmt::format("{} group offsets for {} groups", offsets.size(), w.groups));
-  require(x.dim(1) == w.part.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
+  require(x.dim(1) == w.slice.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
           fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
-                      w.rows, w.part.count, y.shape().text()));
-  require(w.columns == w.part.blocks().count || (w.part.before() == 0 && w.columns == w.part.count),
-          "packed weights do not have the blocks of their columns");
-  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.part.whole),
+                      w.rows, w.slice.count, y.shape().text()));
+  require(
+      w.columns == w.slice.blocks().count || (w.slice.before() == 0 && w.columns == w.slice.count),
+      "packed weights do not have the blocks of their columns");
+  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.slice.whole),
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
-  const Shares shares(kernels_of(set, w.format), offsets, w, pool);
+  const Shares shares(kernels_of(set, w.format), offsets, w, memory_pool);
   with_numbers(x, [&](const auto* rows) {
     with_numbers(y, [&](auto* results) { run(shares, rows, known, results, threads); });
   });

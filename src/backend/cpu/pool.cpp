@@ -24,7 +24,7 @@ std::size_t size_class(std::size_t bytes) {
 
 }  // namespace
 
-struct Pool::State {
+struct MemoryPool::State {
   std::mutex mutex;
   std::map<std::size_t, std::vector<void*>> free;  // by size; none of the lists is empty
   std::size_t held = 0;
@@ -79,18 +79,18 @@ struct Pool::State {
   }
 };
 
-Pool::Pool() : state_(std::make_shared<State>()) {}
+MemoryPool::MemoryPool() : state_(std::make_shared<State>()) {}
 
-std::shared_ptr<void> Pool::take(std::size_t bytes) {
+std::shared_ptr<void> MemoryPool::take(std::size_t bytes) {
   const auto [taken, size] = state_->take(size_class(bytes));
   return {taken, [state = state_, size = size](void* block) { state->give(block, size); }};
 }
 
-std::size_t Pool::bytes_held() const {
+std::size_t MemoryPool::bytes_held() const {
   const std::lock_guard lock(state_->mutex);
   return state_->held;
 }
 
-void Pool::release_reserve() { state_->release_reserve(); }
+void MemoryPool::release_reserve() { state_->release_reserve(); }
 
 }  // namespace moesaic::cpu

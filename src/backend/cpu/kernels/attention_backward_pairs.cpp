@@ -1,4 +1,4 @@
-// Attention of bf16 in pairs, backward.
+// Attention with bf16 dot products, backward.
 #include "backend/cpu/kernels/attention_backward.h"
 #include "backend/cpu/kernels/pairs.h"
 

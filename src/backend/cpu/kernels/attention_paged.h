@@ -38,7 +38,7 @@ SeenKeys seen_keys(const PagedHead<A>& head, Range queries) {
   return seen;
 }
 
-// Calls a page of a head from memory, which does not foresee where it lies.
+// Prefetches a page of a head: the processor cannot foresee where it lies.
 template <class A>
 void call_page(const A* page, Index row) {
   constexpr Index kLine = 64 / sizeof(A);

@@ -1,4 +1,4 @@
-// Attention of bf16 in pairs, forward.
+// Attention with bf16 dot products, forward.
 #include "backend/cpu/kernels/attention_forward.h"
 #include "backend/cpu/kernels/pairs.h"
 

@@ -8,7 +8,7 @@
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
-// Of a tile of queries on its way through the keys.
+// Running maximum and sum of each query of a tile, over the keys seen so far.
 struct Softmax {
   F16 top[kTile / kLanes], total[kTile / kLanes];
   float factor[kTile];  // for what was summed before the present tile of keys
@@ -31,7 +31,7 @@ void mask(float* scores, I16 first, I16 last, Index key, Index keys) {
   }
 }
 
-// Of each query of a strip, and of what is given.
+// For each query of a strip: the largest of its scores over `keys` keys and of `given`.
 F16 largest(const float* scores, Index keys, F16 given) {
   F16 best[4] = {given, given, given, given};
   Index j = 0;

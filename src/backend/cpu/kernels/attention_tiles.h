@@ -133,8 +133,8 @@ constexpr Index row_words(Index dim) {
   return round_up(words_of<Step>(dim));
 }
 
-/// Rows of a head in words along dim: (rows, row_words). Later rows are called from memory, which
-/// does not foresee such strides.
+/// Rows of a head in words along dim: (rows, row_words). Prefetches later rows: the
+/// processor does not foresee such strides.
 template <class Step, class A>
 void load_rows(const A* from, Index stride, Word* to, Index rows, Index dim) {
   for (Index t = 0; t < rows; ++t) {
@@ -146,7 +146,7 @@ void load_rows(const A* from, Index stride, Word* to, Index rows, Index dim) {
   }
 }
 
-/// Likewise in words across the rows: (words, padded dim), with zeros for what is missing.
+/// Rows of a head in words across the rows: (words, padded dim), with zeros for what is missing.
 template <class Step, class A>
 void load_across(const A* from, Index stride, Word* to, Index rows, Index dim) {
   for (Index t = 0; t < rows; t += Step::kElements) {

@@ -38,7 +38,7 @@ F16 load_or_least(const float* x, Index n) {
 
 constexpr Index kSoftmaxBlock = 32 * kLanes;
 
-// Of at most kSoftmaxBlock numbers.
+// The largest of n numbers; n is at most kSoftmaxBlock.
 float largest(const float* x, Index n) {
   F16 best[2] = {splat(-__builtin_inff()), splat(-__builtin_inff())};
   Index i = 0;
@@ -52,7 +52,7 @@ float largest(const float* x, Index n) {
   return max(max(best[0], best[1]));
 }
 
-// The same; the next block is on its way from memory meanwhile.
+// Sum of exp(x - top) over n numbers; prefetches the next block.
 float sum_exp(const float* x, float top, Index n) {
   F16 total{};
   for (Index i = 0; i < n; i += kLanes) {

@@ -2,7 +2,7 @@
 
 // c = op(a) op(b) by packed tiles (Goto & van de Geijn 2008). A tile of c, kTileRows x
 // kTileColumns, stays in registers while the inner product runs over words: a word is one fp32
-// number, or a pair of bf16 ones where the processor multiplies pairs. b is packed in panels of
+// number, or two bf16 ones where the processor has bf16 dot products. b is packed in panels of
 // kTileColumns columns, as many as the second-level cache holds; a tile's rows of a are packed into
 // the first-level cache right before they meet all panels. Each element of c is one sum in the
 // order of k, so neither threads nor the place of a row among others change a result.
@@ -147,7 +147,7 @@ struct Part {
 };
 
 /// Multiplies the packed rows of one tile with all panels, from word `begin` on; where the sums
-/// end, they are written to c, which is on its way from memory meanwhile.
+/// end, they are written to c, which is prefetched meanwhile.
 template <class Step, int M, Index kRow, Index kColumn, class C>
 void multiply_row(const Word* a, const Packed& packed, const Part& part, Index begin, Index words,
                   C* c, Index ldc, Index rows) {

@@ -1,4 +1,4 @@
-// Products of bf16 in pairs.
+// Products with bf16 dot products.
 #include "backend/cpu/kernels/gemm.h"
 #include "backend/cpu/kernels/pairs.h"
 

@@ -31,7 +31,7 @@ struct Range {
 };
 
 /// What the backward pass of a head reads and writes for some of the keys and queries, whose ranges
-/// begin at tiles. Of dq, or of dk and dv, the pointers may be null: they are not computed then.
+/// begin at tiles. dq, or dk and dv, may be null: they are not computed then.
 template <class A>
 struct AttentionGradient {
   const A* dout;
@@ -42,7 +42,7 @@ struct AttentionGradient {
   Range keys, queries;
   A* dq;      // as head.q: written
   float* dk;  // (keys, padded head_dim): added to
-  float* dv;  // (keys, padded v_dim): likewise
+  float* dv;  // (keys, padded v_dim): added to
 };
 
 /// Groups of elements in the rows of a matrix (RowGroups); row: from one row to the next.
@@ -76,8 +76,8 @@ struct PagedHead {
   float scale;
 };
 
-/// Of a tile of queries over some of their keys: the largest score, the sum of exp(scale (score -
-/// top)), and that of the values with these weights.
+/// Partial softmax of a tile of queries over some of their keys: top, the largest score; total, the
+/// sum of exp(scale (score - top)); values, the sum of the values with these weights.
 struct PagedSums {
   float* values;       // (kAttentionTile, padded_head(v_dim))
   float *top, *total;  // (kAttentionTile)
@@ -151,7 +151,7 @@ struct Kernels {
   void (*clamp)(A* x, float limit, Index n);
   void (*clamp_backward)(A* dy, const A* x, float limit, Index n);
   void (*add_bias)(A* y, const float* bias, Index rows, Index dim);
-  // Of columns [0, dim), whose rows are `row` apart; added to.
+  // dbias (dim) += the sum of dy over its rows, which are `row` elements apart.
   void (*bias_backward)(const A* dy, Index row, float* dbias, Index rows, Index dim);
   void (*gate_rows)(A* x, const float* logit, Index rows, Index dim);
   void (*gate_rows_backward)(A* dy, const A* y, const float* logit, float* dlogit, Index rows,
@@ -260,18 +260,19 @@ struct PackedKernels {
 };
 
 /// Rows of w (rows, columns) that become one panel (packed_layout.h); rows <= kPackedRows.
-/// importance (columns): weights of the squared errors along k, for four bits; null: all the same.
+/// mean_squares (columns): weights of the squared errors along k, for four bits; null: all the
+/// same.
 struct PanelSource {
   const float* w;
   Index rows, columns;
-  const float* importance;
+  const float* mean_squares;
 };
 
 /// Panels from numbers, and back.
 struct PanelKernels {
   // bf16: rounded to nearest. int8: d = max |w| / 127 over a block. int4: of each group the s and m
-  // with the least sum of importance (w - rounded w)^2, found by trying some s near range / 15, for
-  // three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
+  // with the least sum of mean_squares (w - rounded w)^2, found by trying some s near range / 15,
+  // for three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
   void (*pack)(PackedFormat format, const PanelSource& source, std::byte* out);
   // w (rows, columns): what the panel stands for, exactly.
   void (*unpack)(PackedFormat format, const std::byte* panel, Index rows, Index columns, float* w);
@@ -338,7 +339,7 @@ namespace avx512 {
 KernelSet kernels();
 }  // namespace avx512
 namespace avx512bf16 {
-/// Puts the products of bf16 in pairs in the place of others.
+/// Replaces the products of bf16 by those with bf16 dot products.
 void replace_products(Kernels<BFloat16>& kernels);
 const PackedKernels& packed_bf16();
 }  // namespace avx512bf16

@@ -26,7 +26,7 @@ using PairsOfBytes = std::uint16_t __attribute__((vector_size(2 * kWidth)));
 
 constexpr Index kChunk = kLanes;  // words of a row of x that lie together
 constexpr Index kChunkBytes = 4 * kChunk;
-constexpr Index kAheadBytes = 2048;             // of a panel that are on their way from memory
+constexpr Index kAheadBytes = 2048;             // of a panel that are prefetched
 constexpr Index kCachedWords = Index{1} << 17;  // of rows of x
 
 template <class V>
@@ -204,7 +204,7 @@ void integer_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[
   }
 }
 
-/// Dot::step(sum, w, a) adds the products of two pairs of bf16 in each lane.
+/// Dot::step(sum, w, a) adds a dot product of two bf16 numbers each in every lane.
 template <class Dot, int M, int V>
 void bf16_tile(const TileRows& x, Panels<V> w, Index depth, Floats (&totals)[M][V]) {
   Floats sums[M][V] = {};

@@ -1,4 +1,4 @@
-// Products with weights in few bits on processors without instructions for bytes.
+// Products with int8 and int4 weights on processors without instructions for bytes.
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif

@@ -168,7 +168,7 @@ struct OfIntegers {
   }
 };
 
-/// bf16 with a Dot that multiplies pairs.
+/// bf16 with a Dot of two products.
 template <class Dot>
 struct OfHalves {
   static constexpr int kTileRows = Dot::kTileRows;

@@ -38,7 +38,7 @@ float of_bf16(std::uint16_t half) {
 
 // A block of one row, filled up with zeros.
 struct Block {
-  float w[kPackedBlock] = {}, importance[kPackedBlock] = {};
+  float w[kPackedBlock] = {}, error_weight[kPackedBlock] = {};
   Index depth = 0;
   float largest = 0.0F;
 
@@ -46,7 +46,7 @@ struct Block {
     const Index n = smaller(kPackedBlock, source.columns - begin);
     depth = packed_depth(n);
     for (Index k = 0; k < n; ++k) {
-      importance[k] = source.importance != nullptr ? source.importance[begin + k] : 1.0F;
+      error_weight[k] = source.mean_squares != nullptr ? source.mean_squares[begin + k] : 1.0F;
     }
     for (Index k = 0; k < n && row < source.rows; ++k) {
       w[k] = source.w[row * source.columns + begin + k];
@@ -97,7 +97,7 @@ F q_of(F x, const Levels& levels) {
 
 // A group of one row in units of d, from 128 on.
 struct Group {
-  float x[kPackedGroup], importance[kPackedGroup];  // the largest importance is 1
+  float x[kPackedGroup], error_weight[kPackedGroup];  // the largest error_weight is 1
   float least, range, unit, weight_sum = 0.0F;
 
   Group(const float* w, const float* weights, float d) {
@@ -108,8 +108,8 @@ struct Group {
     unit = most > 0.0F ? most : 1.0F;
     for (Index i = 0; i < kPackedGroup; ++i) {
       x[i] = w[i] / d + 128.0F;
-      importance[i] = most > 0.0F ? weights[i] / most : 1.0F;
-      weight_sum += importance[i];
+      error_weight[i] = most > 0.0F ? weights[i] / most : 1.0F;
+      weight_sum += error_weight[i];
     }
     float highest = least = x[0];
     for (Index i = 1; i < kPackedGroup; ++i) {
@@ -125,7 +125,7 @@ struct Group {
     F8 rests{};
     for (Index i = 0; i < kPackedGroup; i += 8) {
       const auto values = get<F8>(x + i);
-      const auto weight = get<F8>(importance + i);
+      const auto weight = get<F8>(error_weight + i);
       const F8 rest = values - q_of(values, levels) * levels.s;
       errors += weight * (rest - levels.m) * (rest - levels.m);
       rests += weight * rest;
@@ -171,7 +171,7 @@ Int4Block levels_of(const Block& block, float d) {
   found.d = d;
   for (Index g = 0; g < block.depth / kPackedGroup; ++g) {
     const Index begin = g * kPackedGroup;
-    const Group group(block.w + begin, block.importance + begin, d);
+    const Group group(block.w + begin, block.error_weight + begin, d);
     const Levels levels = group.best();
     found.levels[g] = levels;
     found.error += static_cast<double>(levels.error) * group.unit * d * d;

@@ -1,4 +1,4 @@
-// Attention to pages of bf16 in pairs.
+// Attention to pages with bf16 dot products.
 #include "backend/cpu/kernels/attention_paged.h"
 #include "backend/cpu/kernels/pairs.h"
 

@@ -228,11 +228,11 @@ void through_scores(const RouteRow& row, const RouteRows& r, float dz, float* dl
   const Index n = row.experts;
   const float lse = log_sum_exp(r.logits, r.state, n);
   float inner = 0.0F;
-  float pull = dz * 2.0F * lse;  // the gradient of lse
+  float dlse = dz * 2.0F * lse;
   for (Index e = 0; e < n && !row.sigmoid; ++e) {
     const float part = dlogits[e] * r.scores[e];
     inner += r.state[e] == kRegular ? part : 0.0F;
-    pull -= r.state[e] == kSpare ? part * (1.0F - r.scores[e]) : 0.0F;
+    dlse -= r.state[e] == kSpare ? part * (1.0F - r.scores[e]) : 0.0F;
   }
   for (Index i = 0; i < n; i += kLanes) {
     const F16 s = load(r.scores + i, n - i);
@@ -240,7 +240,7 @@ void through_scores(const RouteRow& row, const RouteRows& r, float dz, float* dl
     const I16 regular = in_state(r.state, i, n, kRegular);
     const F16 own = d * s * (1.0F - s);
     F16 dl = row.sigmoid ? own : s * (d - inner);
-    dl += pull * exp(load(r.logits + i, n - i) - lse);
+    dl += dlse * exp(load(r.logits + i, n - i) - lse);
     store(dlogits + i, (regular ? dl : own) / row.temperature, n - i);
   }
 }

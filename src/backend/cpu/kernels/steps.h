@@ -1,7 +1,7 @@
 #pragma once
 
-// How a sum of products advances: by words of 32 bits. A word is one fp32 number, or a pair of bf16
-// ones where the processor multiplies pairs (pairs.h).
+// How a sum of products advances: by words of 32 bits. A word is one fp32 number, or two bf16 ones
+// where the processor has bf16 dot products (pairs.h).
 #include "backend/cpu/kernels/simd.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
@@ -29,7 +29,7 @@ struct Fma {
   static U16 across(const A* p, Index /*ld*/, Index n, Index /*depth*/) {
     return reinterpret_cast<U16>(load(p, n));
   }
-  /// Likewise of numbers in registers, those of one step of k in each vector.
+  /// One word of each of sixteen neighbours, from registers: a vector for each element of a word.
   static U16 across(const F16 (&terms)[kElements]) { return reinterpret_cast<U16>(terms[0]); }
   /// Writes the words of sixteen neighbours along k.
   static void store_along(Word* p, F16 terms) { store_words(p, reinterpret_cast<U16>(terms)); }
