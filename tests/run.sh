@@ -81,6 +81,13 @@ lint() {
   bash tests/support/check_lint.sh build/release "${files[@]}"
 }
 
+second_compiler() {
+  local files
+  mapfile -t files < <({ git ls-files 'src/*.cpp' 'tests/*.cpp' | in_turn
+    git diff --name-only --diff-filter=d HEAD~5 -- 'src/*.cpp' 'tests/*.cpp' 2>/dev/null; } | sort -u)
+  "$python" tests/support/check_clang.py build/release "${files[@]}"
+}
+
 # Most of a job's time is waiting, also for processes to start: two cores do more than two at once.
 end_to_end() {
   (cd tests/e2e && "$python" -m pytest -p no:cacheprovider -n "$(usable_cores)" --dist loadscope --durations=20 \
@@ -115,6 +122,7 @@ if [ $quick -eq 0 ]; then
   part "cluster" 150 bash tests/cluster/run.sh
   part "quickstart, short" 30 bash jobs/quickstart.sh --short --out "$logs/quickstart"
   part "lint" 240 lint
+  part "clang" 60 second_compiler
   part "ASan and UBSan build" 420 build dev "${sanitized}_tests"
   part "unit under ASan and UBSan" 100 tests_of dev "^$sanitized\$"
 fi

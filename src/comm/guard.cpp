@@ -31,7 +31,7 @@ namespace {
 }
 
 // Without it the job would end with a code of MPI's, and without the rank's name.
-void on_mpi_error(MPI_Comm*, int* error, ...) {
+[[noreturn]] void on_mpi_error(MPI_Comm*, int* error, ...) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(*error, text.data(), &length);

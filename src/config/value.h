@@ -30,7 +30,8 @@ std::string format_samples(const SampleRange& range);
 std::string format_steps(const StepRange& steps);
 
 /// The items of a value: separated by commas, without their quotes, `${NAME}` and a leading `~`
-/// expanded. Nothing is expanded inside '...'; "..." may hold \n \t \r \" \' \$ and \\. Space
+/// expanded. Nothing is expanded inside '...'; "..." may hold the escapes of
+/// n, t, r, ", ', $ and the backslash. Space
 /// around an item without quotes is dropped, but what may be meant (white space alone, a line
 /// break) is refused.
 std::vector<std::string> parse_items(std::string_view text);

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::size_t kEscape = 6;  // bytes of \uXXXX
 
-/// The 16 bits of an escape \uXXXX that text begins with; -1 if it does not.
+/// The 16 bits of an escape (u and four hexadecimal digits) that text begins with; -1 if it does
+/// not.
 int unit_of(std::string_view text) {
   if (text.size() < kEscape || !text.starts_with("\\u")) {
     return -1;

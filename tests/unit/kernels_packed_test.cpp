@@ -207,8 +207,10 @@ Vector columns_of(const Vector& matrix, std::int64_t width, Slice columns) {
 // up to what one rank has, so that the layout changes sums in floats alone.
 TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
   constexpr std::int64_t kN = 35, kRows = 11;
-  for (const auto& [whole, ranks] :
+  for (const auto& split :
        {std::pair<std::int64_t, int>{40, 2}, {600, 4}, {515, 3}, {768, 2}, {1024, 4}, {3, 5}}) {
+    const std::int64_t whole = split.first;
+    const int ranks = split.second;
     const Vector w = random({1, kN, whole}, "w");
     const Vector x = random({kRows, whole}, "x", compute());
     const Tensor peaks = backend().empty(DType::kI32, {kRows, packed_blocks(whole)});

@@ -294,7 +294,7 @@ TEST(Safetensors, Narrowing) {
                                                  {StoredType::kF32, std::nanf("")}}) {
     const TempDir empty;
     const std::string message = message_of(
-        [&] {
+        [&, type = type, value = value] {
           SafetensorsWriter writer(empty / "n", {{"x", type, {2, 2}}});
           writer.write(std::vector<float>{1, 2, value, 3});
         },
