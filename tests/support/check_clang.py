@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CLANG = os.environ.get("CLANG", "clang++-16")
-# Of older standards and of style; what GoogleTest, libraries and tables of kernels do on purpose.
+# Warnings of older standards and of style; what GoogleTest, libraries and tables of kernels do on purpose.
 IGNORED = """
     c++98-compat c++98-compat-pedantic pre-c++17-compat padded ctad-maybe-unsupported weak-vtables
     float-equal double-promotion switch-enum unsafe-buffer-usage global-constructors exit-time-destructors
