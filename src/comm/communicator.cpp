@@ -83,8 +83,10 @@ Members members_of(MPI_Comm comm, int size) {
 }  // namespace
 
 int mpi_count(std::size_t count) {
-  require(count <= static_cast<std::size_t>(std::numeric_limits<int>::max()),
-          fmt::format("{} elements in one MPI message, above the limit of 2^31 - 1", count));
+  if (count > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw Error(Exit::kInternal,
+                fmt::format("{} elements in one MPI message, above the limit of 2^31 - 1", count));
+  }
   return static_cast<int>(count);
 }
 

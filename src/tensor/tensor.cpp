@@ -65,8 +65,9 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
 }
 
 Tensor Tensor::reshaped(const Shape& shape) const {
-  require(shape.numel() == numel(),
-          fmt::format("cannot view {} as {}", shape_.text(), shape.text()));
+  if (shape.numel() != numel()) {
+    throw Error(Exit::kInternal, fmt::format("cannot view {} as {}", shape_.text(), shape.text()));
+  }
   return {storage_, data_, dtype_, shape, location_};
 }
 

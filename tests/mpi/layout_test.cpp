@@ -29,15 +29,10 @@ struct Case {
   double loss_bound() const { return bf16 ? 1e-2 : 1e-5; }
 };
 
-struct Outcome {
-  std::vector<double> losses, norms;                    // of each step
-  std::map<std::string, std::vector<float>> gradients;  // of the first step; of one rank alone
-  std::map<std::string, double> distances;              // to these, of the rows that a rank owns
-  std::vector<double> counts;                           // of the first step, over all ranks
-};
-
 class LayoutTest : public ::testing::TestWithParam<Case> {
  protected:
+  static constexpr std::int64_t kSteps = 20;
+
   LayoutTest() {
     config::Config& config = golden.config;
     config.train.lr = 3e-4;
@@ -163,6 +158,24 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     return outcome;
   }
 
+  // What one rank alone makes of the case: computed once, on the first rank. Collective over the
+  // world.
+  const Outcome& serial() {
+    const auto [entry, added] = serial_.try_emplace(GetParam().name);
+    if (added) {
+      if (comm::Communicator::world().is_root()) {
+        entry->second = train(golden.config, comm::Mesh::single(), kSteps, nullptr);
+      }
+      broadcast(entry->second);
+    }
+    return entry->second;
+  }
+
+  static void TearDownTestSuite() {
+    meshes_.close();
+    serial_.clear();
+  }
+
   // |here - there| / |there| of the rows that this rank owns, by public name.
   static std::map<std::string, double> distances(
       model::Instance& instance, const std::map<std::string, std::vector<float>>& expected) {
@@ -197,30 +210,30 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   std::int64_t layers() const { return std::ssize(config::moe_layers(golden.config.model)); }
 
   Golden golden = Golden::read(GetParam().golden);
+  static inline Meshes meshes_;
+  static inline std::map<std::string, Outcome> serial_;  // by name of the case
 };
 
 // Protects: what a rank holds and sends in every layout, each sum of gradients, and its place in
 // the step.
 TEST_P(LayoutTest, AsOneRank) {
-  constexpr std::int64_t kSteps = 20;
-  const Outcome serial = train(golden.config, comm::Mesh::single(), kSteps, nullptr);
+  const Outcome& alone = serial();
   const int ranks = comm::Communicator::world().size();
   const std::vector<config::Config> all = layouts(golden.config, ranks);
   ASSERT_FALSE(all.empty());
   for (const config::Config& config : some_of(all, ranks > 4 ? 14 : 1000)) {
     SCOPED_TRACE(text_of(config));
-    comm::Mesh mesh = model::make_mesh(config);
-    const Outcome parallel = train(config, mesh, kSteps, &serial);
+    const comm::Mesh& mesh = meshes_.of(config);
+    const Outcome parallel = train(config, mesh, kSteps, &alone);
     for (const auto& [name, distance] : parallel.distances) {
       EXPECT_LT(distance, GetParam().gradient_bound()) << name;
     }
-    EXPECT_EQ(parallel.counts, serial.counts);
-    for (std::size_t i = 0; i < serial.losses.size(); ++i) {
+    EXPECT_EQ(parallel.counts, alone.counts);
+    for (std::size_t i = 0; i < alone.losses.size(); ++i) {
       const double bound = GetParam().loss_bound();
-      EXPECT_NEAR(parallel.losses[i], serial.losses[i], bound * serial.losses[i]) << "step " << i;
-      EXPECT_NEAR(parallel.norms[i], serial.norms[i], bound * serial.norms[i]) << "step " << i;
+      EXPECT_NEAR(parallel.losses[i], alone.losses[i], bound * alone.losses[i]) << "step " << i;
+      EXPECT_NEAR(parallel.norms[i], alone.norms[i], bound * alone.norms[i]) << "step " << i;
     }
-    mesh.close();
   }
 }
 
@@ -243,7 +256,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
       continue;
     }
     SCOPED_TRACE(text_of(config));
-    comm::Mesh mesh = model::make_mesh(config);
+    const comm::Mesh& mesh = meshes_.of(config);
     model::Instance instance(config, mesh, model::Use::kTraining);
     set_values(instance);
     model::MoeStats stats = stats_of(config);
@@ -286,7 +299,6 @@ void LayoutTest::compare_traffic(const config::Config& base) {
           std::pair(&most.replicas, traffic.replicas), std::pair(&most.stage, traffic.stage)}) {
       *seen = std::max(*seen, mesh.world.all_reduce(bytes, comm::Reduce::kMax));
     }
-    mesh.close();
   }
   if (GetParam().change == wide && ranks > 1) {  // it can be split in every way
     for (const double seen : {most.tp, most.pp, most.experts, most.dp, most.replicas, most.stage}) {
@@ -318,7 +330,7 @@ TEST_P(LayoutTest, BalancedTrafficIsAsPlanned) {
 
 // Protects: that the cases are what they say; a test of drops without drops would pass as well.
 TEST_P(LayoutTest, CaseIsWhatItSays) {
-  const Outcome serial = train(golden.config, comm::Mesh::single(), 1, nullptr);
+  const Outcome& alone = serial();
   const config::Router& router = golden.config.router;
   const auto regular = static_cast<std::size_t>(golden.config.model.experts);
   const std::size_t experts = regular + static_cast<std::size_t>(router.spare_experts);
@@ -326,7 +338,7 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
   double rerouted = 0.0;
   double spare = 0.0;
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers()); ++layer) {
-    const double* const counts = serial.counts.data() + layer * 4 * experts;
+    const double* const counts = alone.counts.data() + layer * 4 * experts;
     EXPECT_TRUE(!GetParam().starve || counts[0] == 0.0) << counts[0];
     for (std::size_t e = 0; e < experts; ++e) {
       dropped += counts[experts + e];

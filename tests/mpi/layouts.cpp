@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <span>
+#include <sstream>
+
 #include "config/validate.h"
+#include "model/instance.h"
 
 namespace moesaic::testing {
 namespace {
@@ -22,6 +26,14 @@ config::Config layout(const config::Config& base, int tp, int pp, int ep, int ex
                 .virtual_stages = interleaved ? 2 : 1};
   c.train.recompute = number % 3 == 0;
   return c;
+}
+
+template <class T>
+void broadcast_all(const comm::Communicator& world, std::vector<T>& values) {
+  std::int64_t size = std::ssize(values);
+  world.broadcast(std::span(&size, 1), 0);
+  values.resize(static_cast<std::size_t>(size));
+  world.broadcast(std::span(values), 0);
 }
 
 }  // namespace
@@ -136,6 +148,43 @@ std::vector<config::Config> some_of(const std::vector<config::Config>& all, std:
     some.push_back(all[i]);
   }
   return some;
+}
+
+void broadcast(Outcome& outcome) {
+  const comm::Communicator world = comm::Communicator::world();
+  broadcast_all(world, outcome.losses);
+  broadcast_all(world, outcome.norms);
+  broadcast_all(world, outcome.counts);
+  std::string names;
+  std::vector<float> values;
+  for (const auto& [name, gradient] : outcome.gradients) {
+    names += fmt::format("{} {}\n", name, gradient.size());
+    values.insert(values.end(), gradient.begin(), gradient.end());
+  }
+  world.broadcast(names, 0);
+  broadcast_all(world, values);
+  std::istringstream list(names);
+  auto next = values.cbegin();
+  std::string name;
+  for (std::int64_t size = 0; list >> name >> size; next += size) {
+    outcome.gradients[name].assign(next, next + size);
+  }
+}
+
+comm::Mesh& Meshes::of(const config::Config& config) {
+  const config::Parallel& p = config.parallel;
+  const auto [entry, added] = made_.try_emplace({p.tp, p.pp, p.ep, config.model.kv_heads});
+  if (added) {
+    entry->second = model::make_mesh(config);
+  }
+  return entry->second;
+}
+
+void Meshes::close() {
+  for (auto& [degrees, mesh] : made_) {
+    mesh.close();
+  }
+  made_.clear();
 }
 
 }  // namespace moesaic::testing

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "comm/mesh.h"
 #include "config/config.h"
 
 // The layouts that tests of parallel training go through, and models that can be split in each way.
@@ -36,5 +39,27 @@ std::vector<config::Config> layouts(const config::Config& base, int ranks);
 
 /// Many ranks on few cores are slow: of their layouts only some, spread over all degrees.
 std::vector<config::Config> some_of(const std::vector<config::Config>& all, std::size_t most);
+
+/// What training makes of a case.
+struct Outcome {
+  std::vector<double> losses, norms;                    // of each step
+  std::map<std::string, std::vector<float>> gradients;  // of the first step; of one rank alone
+  std::map<std::string, double> distances;              // to these, of the rows that a rank owns
+  std::vector<double> counts;                           // of the first step, over all ranks
+};
+
+/// Gives all ranks what the first one has. Collective over the world.
+void broadcast(Outcome& outcome);
+
+/// The meshes of layouts, each made once: all cases of a process set share them. Collective over
+/// the world.
+class Meshes {
+ public:
+  comm::Mesh& of(const config::Config& config);
+  void close();
+
+ private:
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>, comm::Mesh> made_;
+};
 
 }  // namespace moesaic::testing

@@ -21,8 +21,10 @@ namespace {
 template <class Make>
 std::vector<Matmul::Group> groups_of(std::span<const std::int64_t> offsets, const Tensor& w,
                                      const Tensor& x, const Make& make) {
-  require(std::ssize(offsets) == w.dim(0) + 1 && offsets.back() == x.dim(0),
-          fmt::format("{} group offsets for {} groups", offsets.size(), w.dim(0)));
+  if (std::ssize(offsets) != w.dim(0) + 1 || offsets.back() != x.dim(0)) {
+    throw Error(Exit::kInternal,
+                fmt::format("{} group offsets for {} groups", offsets.size(), w.dim(0)));
+  }
   std::vector<Matmul::Group> groups;
   for (std::int64_t g = 0; g < w.dim(0); ++g) {
     const std::int64_t begin = offsets[static_cast<std::size_t>(g)];

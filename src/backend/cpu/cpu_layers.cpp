@@ -20,9 +20,11 @@ std::int64_t fused_width(const AttentionShape& shape) {
 }
 
 void require_fused(const Tensor& qkv, const AttentionShape& shape) {
-  require(shape.head_dim > 0 && shape.v_dim > 0 && qkv.dim(1) == fused_width(shape),
-          fmt::format("attention of {} with {} + {} heads of {} and {}", qkv.shape().text(),
-                      shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim));
+  if (shape.head_dim <= 0 || shape.v_dim <= 0 || qkv.dim(1) != fused_width(shape)) {
+    throw Error(Exit::kInternal,
+                fmt::format("attention of {} with {} + {} heads of {} and {}", qkv.shape().text(),
+                            shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim));
+  }
 }
 
 // The row where position 0 of a run would be if all its tokens were its own.

@@ -74,9 +74,10 @@ std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, st
 }
 
 void require_runs(const PagedRuns& runs, std::int64_t rows) {
-  require(runs.offsets.size() == runs.position.size() + 1 &&
-              runs.page_offsets.size() == runs.offsets.size() && runs.offsets.back() == rows,
-          fmt::format("runs of {} rows for {}", runs.offsets.back(), rows));
+  if (runs.offsets.size() != runs.position.size() + 1 ||
+      runs.page_offsets.size() != runs.offsets.size() || runs.offsets.back() != rows) {
+    throw Error(Exit::kInternal, fmt::format("runs of {} rows for {}", runs.offsets.back(), rows));
+  }
   for (std::size_t i = 0; i + 1 < runs.offsets.size(); ++i) {
     const std::int64_t end = runs.position[i] + runs.offsets[i + 1] - runs.offsets[i];
     require((runs.page_offsets[i + 1] - runs.page_offsets[i]) * kPageTokens >= end,
@@ -206,10 +207,11 @@ bool is_uneven(const std::vector<QueryTile>& tiles, std::int64_t threads) {
 void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
                                 const Tensor& pages) {
   require_runs(runs, rows.dim(0));
-  require(groups.groups == pages.dim(1) && groups.width == pages.dim(3) &&
-              rows.dtype() == pages.dtype(),
-          fmt::format("{} groups of {} for pages {}", groups.groups, groups.width,
-                      pages.shape().text()));
+  if (groups.groups != pages.dim(1) || groups.width != pages.dim(3) ||
+      rows.dtype() != pages.dtype()) {
+    throw Error(Exit::kInternal, fmt::format("{} groups of {} for pages {}", groups.groups,
+                                             groups.width, pages.shape().text()));
+  }
   const auto element = static_cast<std::int64_t>(size_of(rows.dtype()));
   const std::int64_t bytes = groups.width * element;
   share(rows.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
@@ -231,10 +233,12 @@ void CpuBackend::paged_attention(const Tensor& q, const AttentionShape& shape, s
                                  const PagedRuns& runs, const Tensor& keys, const Tensor& values,
                                  const Tensor& out, const Tensor& lse) {
   require_runs(runs, q.dim(0));
-  require(keys.dim(1) == shape.kv_heads && keys.dim(3) == shape.head_dim &&
-              q.dim(1) >= shape.heads * shape.head_dim,
-          fmt::format("paged attention of {} to {} with {} / {} heads of {}", q.shape().text(),
-                      keys.shape().text(), shape.heads, shape.kv_heads, shape.head_dim));
+  if (keys.dim(1) != shape.kv_heads || keys.dim(3) != shape.head_dim ||
+      q.dim(1) < shape.heads * shape.head_dim) {
+    throw Error(Exit::kInternal, fmt::format("paged attention of {} to {} with {} / {} heads of {}",
+                                             q.shape().text(), keys.shape().text(), shape.heads,
+                                             shape.kv_heads, shape.head_dim));
+  }
   const std::vector<QueryTile> tiles =
       query_tiles(runs, shape.kv_heads, shape.heads / shape.kv_heads, window);
   const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(shape.head_dim, shape.v_dim)});

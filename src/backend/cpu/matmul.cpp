@@ -25,9 +25,10 @@ Sizes sizes_of(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, con
   const bool a_flat = ta == Transpose::kNo;
   const bool b_flat = tb == Transpose::kNo;
   const Sizes s{.m = a.dim(a_flat ? 0 : 1), .n = b.dim(b_flat ? 1 : 0), .k = a.dim(a_flat ? 1 : 0)};
-  require(b.dim(b_flat ? 0 : 1) == s.k && c.dim(0) == s.m && c.dim(1) == s.n,
-          fmt::format("matmul of {} and {} into {}", a.shape().text(), b.shape().text(),
-                      c.shape().text()));
+  if (b.dim(b_flat ? 0 : 1) != s.k || c.dim(0) != s.m || c.dim(1) != s.n) {
+    throw Error(Exit::kInternal, fmt::format("matmul of {} and {} into {}", a.shape().text(),
+                                             b.shape().text(), c.shape().text()));
+  }
   require(a.dtype() == b.dtype() && (c.dtype() == DType::kF32 || c.dtype() == a.dtype()),
           "matmul of mixed dtypes");
   return s;

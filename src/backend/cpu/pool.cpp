@@ -68,7 +68,10 @@ struct MemoryPool::State {
       release();
       block = std::aligned_alloc(64, size);
     }
-    require(block != nullptr, fmt::format("out of memory: {} bytes wanted, {} held", size, held));
+    if (block == nullptr) {
+      throw Error(Exit::kInternal,
+                  fmt::format("out of memory: {} bytes wanted, {} held", size, held));
+    }
     held += size;
     return {block, size};
   }
