@@ -49,8 +49,14 @@ set_launcher "$ranks"
 
 enter "2/7 Build"
 if [ "$to_build" -eq 1 ]; then
-  (cd "$root" && cmake --preset release >/dev/null &&
-    cmake --build --preset release --target moesaic)
+  build() { (cd "$root" && cmake --preset release >/dev/null &&
+    cmake --build --preset release --target moesaic); }
+  if [ -t 1 ]; then
+    build
+  else  # progress is for terminals
+    mkdir -p "$out"
+    build >"$out/build.log" 2>&1 || { tail -n 30 "$out/build.log"; fail 70 "the build failed: see $out/build.log"; }
+  fi
   MOESAIC=$root/build/release/moesaic
 fi
 set_program
