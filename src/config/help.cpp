@@ -110,9 +110,8 @@ const std::vector<Job>& jobs() {
        "moesaic plan --config configs/train.cfg --plan.ranks 8"},
       {"experts", "moesaic experts add|remove|clone|promote PATH OUT", true,
        "Changes the experts of a checkpoint and writes it to the folder OUT: add makes fresh ones, "
-       "clone copies one with a little noise, remove retires, promote makes spares regular. "
-       "Numbers "
-       "of experts are not used again. Training continues from it, and score reads it.",
+       "clone copies one with a little noise, remove retires, promote makes spares regular. Ids of "
+       "experts are not used again. Training continues from it, and score reads it.",
        "moesaic experts clone runs/first/checkpoints grown --experts.count 2"},
       {"convert", "moesaic convert IN OUT", true,
        "Makes a checkpoint to start from out of a Hugging Face folder, or such a folder out of a "
@@ -121,9 +120,8 @@ const std::vector<Job>& jobs() {
        "as they are, with model.path.",
        "moesaic convert runs/first/checkpoints exported --convert.dtype bf16"},
       {"verify", "moesaic verify PATH...", true,
-       "Checks corpora, checkpoints, Hugging Face folders, traces and scores, and says what is "
-       "wrong "
-       "with them.",
+       "Checks corpora, checkpoints, Hugging Face folders, traces, routing records, scores and "
+       "continuations, and says what is wrong with them.",
        "moesaic verify corpus/train runs/first/checkpoints"},
   };
   return all;
