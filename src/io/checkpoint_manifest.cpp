@@ -155,15 +155,16 @@ std::string to_text(const Manifest& manifest) {
       version = block.type == BlockType::kF32 ? version : kVersion;
       blocks.push_back(block_to_json(block));
     }
-    tensors[name] = {{"shape", tensor.shape}, {"blocks", std::move(blocks)}};
+    tensors[name]["shape"] = tensor.shape;
+    tensors[name]["blocks"] = std::move(blocks);
   }
   Json body{{"schema", kSchema},
             {"version", version},
             {"step", manifest.step},
-            {"parts", files_to_json(manifest.parts)},
             {"files", files_to_json(manifest.files)},
-            {"tensors", std::move(tensors)},
             {"state", *manifest.state}};
+  body["parts"] = files_to_json(manifest.parts);  // these two are large: moved, not copied
+  body["tensors"] = std::move(tensors);
   // The checksum is that of the text as it will be read back: dump replaces invalid UTF-8.
   body["sha256"] = checksum(Json::parse(dump(body, -1)));
   return dump(body, 1) + "\n";

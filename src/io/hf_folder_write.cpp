@@ -179,7 +179,8 @@ void write_index(const fs::path& folder, const std::vector<Shard>& shards) {
       bytes += bytes_of(one->tensor);
     }
   }
-  const Json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", std::move(files)}};
+  Json index{{"metadata", {{"total_size", bytes}}}};
+  index["weight_map"] = std::move(files);
   write_whole(folder / kIndexName, index.dump(2) + "\n");
 }
 

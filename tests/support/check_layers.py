@@ -25,6 +25,8 @@ SEES["cli"] = set(SEES)
 # Libraries that one place wraps for all others: pattern of the include -> where it may stand.
 ONE_USER = {
     r"<hdf5(_hl)?\.h>": "io/",
+    r"<mpi\.h>": "comm/",
+    r"<nlohmann/": "base/json_text.cpp",
     r"<boost/": "config/",
     r"<spdlog/": "base/log.cpp",
     r"<pcre2\.h>": "io/tokenizer_regex.cpp",

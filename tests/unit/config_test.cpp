@@ -167,7 +167,7 @@ TEST(Help, OfAnUnknownJobIsAnError) {
 // Protects configs/README.md from falling behind the table of keys.
 TEST(Help, ReadmeIsUpToDate) {
   const std::filesystem::path readme =
-      std::filesystem::path(__FILE__).parent_path() / "../../configs/README.md";
+      std::filesystem::path(MOESAIC_TESTS_DIR) / "../configs/README.md";
   const std::string expected = keys_markdown();
   if (testing::read_file(readme) != expected) {
     const TempDir dir;
@@ -383,7 +383,7 @@ TEST(Validate, JudgesEachJob) {
 
 // Protects the example configs in the repository.
 TEST(Validate, ExampleConfigsAreSound) {
-  const auto configs = std::filesystem::path(__FILE__).parent_path() / "../../configs";
+  const auto configs = std::filesystem::path(MOESAIC_TESTS_DIR) / "../configs";
   const Parsed small = parse_words(
       {"train", "--config", configs / "model/small.cfg", "--config", configs / "train.cfg"});
   EXPECT_NO_THROW(checked(small, 2));
