@@ -155,7 +155,10 @@ for entry in "${wanted[@]}"; do
   fi
   works "$what" || missing+=("$entry")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+  [ $check_only -eq 0 ] || echo "Nothing is missing. Python: $(find_python)"
+  exit 0
+fi
 
 {
   echo "Missing:"

@@ -67,8 +67,9 @@ queue_again() {  # CODE SCRIPT ARGUMENTS...
   local code=$1 next
   shift
   case $code in
+    0) log "exit code 0: done"; return 0 ;;
     70 | 74 | 75 | 134 | 135 | 137 | 138 | 139) ;;
-    *) return 0 ;;
+    *) log "exit code $code: not run again; slurm/README.md says what it means" >&2; return 0 ;;
   esac
   if [ "$restarts" -ge "$most_restarts" ]; then
     log "exit code $code after $restarts restarts: submit again to go on" >&2

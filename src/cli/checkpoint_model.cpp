@@ -242,9 +242,12 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
   if (!same_hash || !fits) {
     throw Error(Exit::kBadData,
                 fmt::format("{} has a vocabulary of {}, {} was trained with {}: tokenize the text "
-                            "with the tokenizer file beside the model",
+                            "with --tokenize.tokenizer {}",
                             corpus.name, vocabulary_text(corpus.vocab_size, corpus.vocab_sha256),
-                            source.path().string(), vocabulary_text(size, hash)));
+                            source.path().string(), vocabulary_text(size, hash),
+                            io::Tokenizer::is_in(source.path())
+                                ? source.path().string()
+                                : "MODEL, the folder that the model's tokenizer is in"));
   }
   if (hash.empty() && !corpus.vocab_sha256.empty() && io::Tokenizer::is_in(source.path())) {
     check_tokens(source.path(), corpus);

@@ -148,10 +148,12 @@ Threads choose_threads(const config::Run& run, const comm::Communicator& node) {
                   mask_text(node.gather(mask, 0)), counted(threads.count, "thread"),
                   omp_get_proc_bind() != omp_proc_bind_false ? ", pinned" : "");
   if (threads.count * sharers > available && node.is_root()) {
-    log::warn(fmt::format(
-        "{} ranks with {} threads each share cores {} of {}: fewer ranks, run.threads={} or "
-        "mpirun --bind-to/--map-by would help",
-        sharers, threads.count, mask, host, std::max(1, available / sharers)));
+    const int fitting = std::max(1, available / sharers);
+    log::warn(
+        fmt::format("{} with {} each on cores {} of {}: {}{}mpirun --bind-to/--map-by would help",
+                    counted(sharers, "rank"), counted(threads.count, "thread"), mask, host,
+                    sharers > 1 ? "fewer ranks, " : "",
+                    fitting < threads.count ? fmt::format("run.threads={} or ", fitting) : ""));
   }
   const int launcher = cores_of_launcher();
   if (node.is_root() && available > 0 && launcher >= 2 * available * node.size()) {

@@ -252,28 +252,37 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     load(nullptr);
   });
   comm::agree_to_go_on("loading", world);
+  const std::int64_t last_step = config::total_steps(config);
+  train::Progress& progress = origin.progress;
+  const auto show_resume = [&] {
+    if (origin.resume) {
+      log::info(fmt::format("resume from {} (step {} of {}, next sample {})",
+                            origin.resume->string(), progress.step, last_step, progress.cursor));
+    }
+  };
   bool begun = false;
   const auto begin = [&] {
     world.together("create the outputs", [&] {
       if (world.is_root() && !std::exchange(begun, true)) {
         at_start([&] { TrainOutputs::begin(config, last_that_stays); });
+        show_resume();
       }
     });
   };
-  const std::int64_t last_step = config::total_steps(config);
-  train::Progress& progress = origin.progress;
-  if (origin.resume) {
-    log::info(fmt::format("resume from {} (step {} of {})", origin.resume->string(), progress.step,
-                          last_step));
-  }
   train::Outcome outcome;
   if (progress.step >= last_step && !progress.evaluation_due) {
+    show_resume();
     log::info(fmt::format("already at step {} of {}: nothing to do", progress.step, last_step));
   } else {
     train::SavePolicy policy(
         config, last_step, progress.save_seconds,
         train::expected_save_seconds(plan::estimate(config, world.size()).checkpoint_bytes,
                                      world.size()));
+    if (policy.out_of_time()) {
+      log::warn(
+          "run.max_wall or the job's time limit leaves time for one step: a minute and twice "
+          "the time of a save are kept for saving. Give the job more time");
+    }
     const auto run = [&](std::int64_t rollbacks) {
       catalog = {};  // its manifests may be large
       origin.source = nullptr;

@@ -9,13 +9,13 @@ namespace moesaic::comm {
 namespace {
 
 // A handler may touch nothing else.
-volatile std::sig_atomic_t asked = 0;
+volatile std::sig_atomic_t asked = 0;  // the signal's number
 
 void on_signal(int number) {
   if (asked != 0) {
     _exit(128 + number);
   }
-  asked = 1;
+  asked = number;
 }
 
 }  // namespace
@@ -47,6 +47,23 @@ StopSignal::~StopSignal() {
 }
 
 bool stop_requested() { return asked != 0; }
+
+int stop_signal() { return asked; }
+
+std::string signal_name(int number) {
+  switch (number) {
+    case SIGUSR1:
+      return "SIGUSR1";
+    case SIGUSR2:
+      return "SIGUSR2";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGINT:
+      return "SIGINT";
+    default:
+      return fmt::format("signal {}", number);
+  }
+}
 
 void check_stop(std::string_view doing) {
   if (stop_requested()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <csignal>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +30,10 @@ class StopSignal {
 
 /// Whether this rank was asked to stop, while a StopSignal lives: ranks must vote.
 bool stop_requested();
+/// The signal that asked this rank to stop, such as SIGTERM; 0: none did.
+int stop_signal();
+/// "SIGTERM"; "signal N" for those that StopSignal does not catch.
+std::string signal_name(int number);
 /// Throws kTerminated if it was: within Communicator::together, amid long work of which nothing
 /// stays.
 void check_stop(std::string_view doing);

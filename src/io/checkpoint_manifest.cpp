@@ -163,7 +163,7 @@ std::string to_text(const Manifest& manifest) {
             {"step", manifest.step},
             {"files", files_to_json(manifest.files)},
             {"state", *manifest.state}};
-  body["parts"] = files_to_json(manifest.parts);  // these two are large: moved, not copied
+  body["parts"] = files_to_json(manifest.parts);  // these two are large: no copies
   body["tensors"] = std::move(tensors);
   // The checksum is that of the text as it will be read back: dump replaces invalid UTF-8.
   body["sha256"] = checksum(Json::parse(dump(body, -1)));

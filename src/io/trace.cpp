@@ -84,7 +84,7 @@ TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, dou
     created.close();
   });
   if (const fs::path older = set_aside(file); !older.empty()) {
-    log::info(fmt::format("the trace of another run is now {}", older.string()));
+    log::info(fmt::format("an older trace is now {}", older.string()));
   }
   publish(temporary, file);
   auto state = std::make_unique<State>();

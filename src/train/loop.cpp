@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/log.h"
-#include "comm/stop.h"
 #include "config/validate.h"
 #include "io/checkpoint.h"
 #include "model/storage.h"
@@ -57,6 +56,7 @@ class Loop {
   std::filesystem::path newest_;  // checkpoint; empty: none yet
   const std::int64_t last_step_;
   SavePolicy& policy_;
+  int stop_reason_ = 0;  // of the last vote
   Stepper stepper_;
   Batches batches_;
   Recorder recorder_;
@@ -245,12 +245,13 @@ bool Loop::save() {
 }
 
 Loop::Votes Loop::vote() {
-  const bool ends = recorder_.failed() || (world_.is_root() && policy_.out_of_time());
+  const bool out_of_time = world_.is_root() && policy_.out_of_time();
   const std::string control = world_.is_root() ? control_.identity() : "";
-  std::vector<std::int32_t> flags = {comm::stop_requested() || ends ? 1 : 0,
+  std::vector<std::int32_t> flags = {stop_reason(recorder_.failed(), out_of_time),
                                      world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
                                      !control.empty() && control != progress_.control ? 1 : 0};
   world_.all_reduce(std::span(flags), comm::Reduce::kMax);
+  stop_reason_ = flags[0];
   return {.stop = flags[0] != 0, .save = flags[1] != 0, .control = flags[2] != 0};
 }
 
@@ -327,11 +328,10 @@ void Loop::fail(const comm::AgreedError& error) {
 }
 
 Exit Loop::stop(bool saved) {
-  recorder_.event(progress_.step, "stopped",
-                  saved ? "asked to stop; a checkpoint was saved" : "asked to stop");
+  const std::string how = stop_text(stop_reason_, saved);
+  recorder_.event(progress_.step, "stopped", how);
   close();
-  log::info(fmt::format("stopped after step {} {}", progress_.step,
-                        saved ? "with a checkpoint" : "without a checkpoint"));
+  log::info(fmt::format("stopped after step {} {}", progress_.step, how));
   return saved ? Exit::kStopped : Exit::kTerminated;
 }
 

@@ -5,10 +5,17 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "comm/stop.h"
 #include "config/value.h"
 #include "train/spike_watch.h"
 
 namespace moesaic::train {
+namespace {
+
+// Reasons to stop; a signal adds its number to the last one.
+constexpr int kCannotRecord = 1, kOutOfTime = 2, kFirstSignal = 100;
+
+}  // namespace
 
 std::string text_of(const SampleRanges& ranges, const char* separator) {
   std::vector<std::string> texts(ranges.size());
@@ -53,6 +60,21 @@ std::string way_out(const std::filesystem::path& newest) {
   return fmt::format("; {}: lower train.lr or train.clip, raise train.warmup, or skip the samples",
                      newest.empty() ? "there is no checkpoint yet"
                                     : "the last good checkpoint is " + newest.string());
+}
+
+int stop_reason(bool cannot_record, bool out_of_time) {
+  if (comm::stop_requested()) {
+    return kFirstSignal + comm::stop_signal();
+  }
+  return cannot_record ? kCannotRecord : out_of_time ? kOutOfTime : 0;
+}
+
+std::string stop_text(int reason, bool saved) {
+  const std::string why = reason >= kFirstSignal ? comm::signal_name(reason - kFirstSignal)
+                          : reason == kOutOfTime
+                              ? "the end of run.max_wall or of the job's time limit is near"
+                              : "the trace cannot be written";
+  return fmt::format("{} a checkpoint ({})", saved ? "with" : "without", why);
 }
 
 }  // namespace moesaic::train

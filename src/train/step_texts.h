@@ -22,4 +22,10 @@ std::string way_round(const std::filesystem::path& newest, const SampleRanges& s
 /// What the user can do about bad numbers.
 std::string way_out(const std::filesystem::path& newest);
 
+/// Why this rank stops early, as a number of which the largest of all ranks counts: 0: it does not;
+/// then what cannot be recorded, the end of the time, and signals.
+int stop_reason(bool cannot_record, bool out_of_time);
+/// "with a checkpoint (SIGTERM)", or what else the reason is.
+std::string stop_text(int reason, bool saved);
+
 }  // namespace moesaic::train

@@ -125,6 +125,7 @@ class Resume(harness.EndToEnd):
                 self.kill(getattr(signal, name))
                 out = child.communicate(timeout=harness.LIMIT)[0]
                 self.assertEqual(child.returncode, 75, out)
+                self.assertRegex(out, rf"stopped after step \d+ with a checkpoint \({name}\)")
                 steps = harness.column(self.folder / name / "trace.h5", "step")
                 self.assertEqual(self.newest_step(name), steps[-1], out)
                 np.testing.assert_array_equal(steps, np.arange(1, len(steps) + 1))

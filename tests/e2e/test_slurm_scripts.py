@@ -66,12 +66,14 @@ class SlurmScripts(unittest.TestCase):
         return [line[len(name) + 1:] for line in lines if line.split()[0] == name]
 
     # Protects: a job that ended well or in vain leaves the queue; all others go back, also those that
-    # MPI aborted (134) or that were told to stop before they were ready (138).
+    # MPI aborted (134) or that were told to stop before they were ready (138). The log says which.
     def test_codes(self):
         again = []
         for code in (0, 64, 65, 66, 70, 73, 74, 75, 76, 77, 134, 135, 137, 138, 139, 143):
             self.answer(code=code)
-            self.assertEqual(self.submit()[0], code)
+            ended, text = self.submit()
+            self.assertEqual(ended, code)
+            self.assertIn(f"exit code {code}: ", text)
             if self.calls("scontrol")[1:] == ["requeue 7"]:
                 again.append(code)
         self.assertEqual(again, [70, 74, 75, 134, 135, 137, 138, 139])

@@ -55,10 +55,16 @@ class Stops(harness.EndToEnd):
         self.assertIn("step-00000005", result.out)
         self.assertEqual(harness.column(self.folder / "run/trace.h5", "step")[-1], 6)
 
-    # Protects: a wall limit ends a run well and in time.
+    # Protects: a wall limit ends a run well and in time, and one that is too short is told at the start.
     def test_max_wall(self):
         result = self.run_job(2, *LONG, "--run.max_wall", "63 s")  # the margin is about 60 s
         self.assertEqual(result.code, 75, result.text)
+        self.assertIn("with a checkpoint (the end of run.max_wall", result.text)
+        self.assertNotIn("leaves time for one step", result.text)
+        result = self.run_job(2, *LONG, "--run.dir", "short", "--run.max_wall", "30 s")
+        self.assertEqual(result.code, 75, result.text)
+        self.assertIn("leaves time for one step", result.text)
+        self.assertIn("stopped after step 1 with a checkpoint", result.text)
         self.assert_continues()
 
 
