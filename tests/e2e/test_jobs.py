@@ -128,11 +128,12 @@ class Jobs(unittest.TestCase):
                        "while true; do sleep 0.05; done")
             script = (f"source {harness.ROOT}/jobs/common.sh; show_and_run bash -c \"$1\"; echo code $?")
             with subprocess.Popen(["bash", "-c", script, "script", program], stdout=subprocess.PIPE,
-                                  text=True, start_new_session=True, env=self.environment()) as child:
+                                  text=True, start_new_session=True, env=self.environment(),
+                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as child:
                 while child.stdout.readline() not in ("ready\n", ""):
                     pass
                 os.killpg(child.pid, number)  # as a terminal does
-                self.assertEqual(child.communicate()[0].splitlines(), ["told", "code 75"])
+                self.assertEqual(child.communicate(timeout=harness.LIMIT)[0].splitlines(), ["told", "code 75"])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import unittest
@@ -13,10 +14,10 @@ import h5py
 import harness
 
 
-def block(readme, heading, language):
-    """The first code block of a language after a heading."""
+def blocks(readme, heading, language):
+    """The code blocks of a language in a section."""
     section = readme.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL).group(1)
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 def write_folder(folder):
@@ -56,7 +57,7 @@ class Readme(unittest.TestCase):
         folder = pathlib.Path(tempfile.mkdtemp(prefix="moesaic-e2e-")).resolve()
         self.addCleanup(shutil.rmtree, folder)
         readme = (harness.ROOT / "README.md").read_text(encoding="utf-8")
-        config = block(readme, "Your own data", "ini")
+        (config,) = blocks(readme, "Your own data", "ini")
         # As written but for the size, so that it takes seconds.
         for key, value in (("tokenize.vocab_size", "600"), ("model.layers", "2"),
                            ("model.d_model", "64"), ("data.seq_len", "64"), ("train.tokens", "20e3"),
@@ -65,13 +66,16 @@ class Readme(unittest.TestCase):
             self.assertEqual(count, 1, key)
         (folder / "my.cfg").write_text(config + "trace.flush = 0\n", encoding="utf-8")
         write_folder(folder / "my_text")
-        commands = block(readme, "Your own data", "bash").strip().splitlines()
-        self.assertEqual(len(commands), 3)
+        shutil.copytree(folder / "my_text", folder / "more")
+        _, first, later = blocks(readme, "Your own data", "bash")  # the build is there
+        commands = first.splitlines() + later.splitlines()
+        self.assertEqual(len(commands), 6)
         reader = Reader(folder / "my_run/trace.h5")
         reader.start()
         for line in commands:
             line = line.replace("mpirun ", "mpirun --oversubscribe --bind-to none ", 1)
             line = line.replace("build/release/moesaic", harness.MOESAIC)
+            line = line.replace("python3 analysis", f"{sys.executable} {harness.ROOT}/analysis")
             done = subprocess.run(["bash", "-c", line], cwd=folder, env=harness.environment(),
                                   capture_output=True, text=True, timeout=harness.LIMIT)
             self.assertEqual(done.returncode, 0, f"{line}\n{done.stdout}\n{done.stderr}")
@@ -82,6 +86,7 @@ class Readme(unittest.TestCase):
         self.assertGreater(len(reader.steps), 0)
         with h5py.File(folder / "my_run/scores.h5") as scores:
             self.assertGreater(scores.attrs["tokens"], 0)
+        self.assertEqual(len((folder / "scores.csv").read_text().splitlines()), 1 + 120)
         sound = subprocess.run([harness.MOESAIC, "verify", "my_corpus/train", "my_corpus/heldout",
                                 "my_run/checkpoints", "my_run/trace.h5", "my_run/scores.h5"],
                                cwd=folder, env=harness.environment(), capture_output=True, text=True,
