@@ -35,7 +35,7 @@ texts=("bible:bible-kjv::" "perl_pages:perl-doc:perl:perl" "python_sources:libpy
 tests=("aarch64-linux-gnu-g++:g++-aarch64-linux-gnu:gcc:gxx_linux-aarch64"
   "pytest:python3-pytest python3-pytest-xdist:py-pytest py-pytest-xdist:pytest pytest-xdist"
   "clang-format:clang-format:llvm:clang-format" "clang-tidy:clang-tidy:llvm:clang-tools"
-  "clang++-16:clang-16 libomp-16-dev:llvm:clangxx=16 llvm-openmp"
+  "clang++-16:clang-16:llvm:clangxx=16"
   "xarray:python3-pandas python3-xarray python3-h5netcdf:py-pandas py-xarray py-h5netcdf:pandas xarray h5netcdf"
   "slurmctld:slurm-wlm:slurm:" "munged:munge:munge:munge" "ip:iproute2:iproute2:iproute2")
 

@@ -117,7 +117,7 @@ Manifest parse(const std::string& text, const std::filesystem::path& file) {
   for (const auto& [name, tensor] : body.at("tensors").items()) {
     manifest.tensors[name] = tensor_from_json(tensor, manifest);
   }
-  manifest.state = std::make_shared<const Json>(std::move(body.at("state")));
+  manifest.state = std::make_shared<const Json>(body.at("state"));
   return manifest;
 }
 

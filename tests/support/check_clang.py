@@ -44,6 +44,16 @@ def commands_of(build):
     return commands
 
 
+def write_omp_header(folder):
+    """GCC's omp.h for Clang: Debian's libomp for one version of Clang drives out that for another."""
+    gcc = subprocess.run(["g++", "-print-file-name=include"], stdout=subprocess.PIPE, text=True, check=True)
+    (folder / "omp.h").write_text(f"""#pragma GCC system_header
+#define __malloc__(free) __malloc__
+#include "{gcc.stdout.strip()}/omp.h"
+#undef __malloc__
+""")
+
+
 def run(words):
     done = subprocess.run([CLANG, "-std=c++20", "-fopenmp", *words], stderr=subprocess.PIPE, text=True, check=False)
     return done.stderr if done.returncode != 0 else ""
@@ -61,6 +71,7 @@ def main(arguments):
     started = time.monotonic()
     warnings = ["-Weverything", "-Werror", *(f"-Wno-{name}" for name in IGNORED)]
     with tempfile.TemporaryDirectory() as folder:
+        write_omp_header(Path(folder))
         # One precompiled header for all but the kernels, which need other processors and no library.
         shared = sorted({word for words in commands.values() for word in words if word.startswith("-D")
                          and not word.startswith(("-DMOESAIC_ISA", "-DMOESAIC_TILE"))})
@@ -75,7 +86,7 @@ def main(arguments):
             if not any(word.startswith("-DMOESAIC_ISA") for word in words):
                 words = [*shared, *(word for word in words if not word.startswith("-D")), "-include-pch", headers]
             own = [f"-Wno-{each}" for each in IGNORED_IN_TESTS if Path(name).is_relative_to(ROOT / "tests")]
-            return run([*words, *warnings, *own, "-fsyntax-only", name])
+            return run([*words, "-idirafter", folder, *warnings, *own, "-fsyntax-only", name])
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             problems = [text for text in pool.map(check, files) if text]
