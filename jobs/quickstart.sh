@@ -49,8 +49,9 @@ set_launcher "$ranks"
 
 enter "2/7 Build"
 if [ "$to_build" -eq 1 ]; then
-  build() { (cd "$root" && cmake --preset release >/dev/null &&
-    cmake --build --preset release --target moesaic); }
+  build() {
+    (cd "$root" && cmake --preset release >/dev/null && cmake --build --preset release --target moesaic)
+  }
   if [ -t 1 ]; then
     build
   else  # progress is for terminals

@@ -74,17 +74,21 @@ in_turn() {
   if [ $all -eq 1 ]; then cat; else awk -v turns=$turns -v turn="$turn" 'NR % turns == turn'; fi
 }
 
+# Sets `files`: those of the patterns that have their turn, and those that changed lately.
+choose_files() {  # PATTERN...
+  mapfile -t files < <({ git ls-files "$@" | in_turn
+    git diff --name-only --diff-filter=d HEAD~5 -- "$@" 2>/dev/null; } | sort -u)
+}
+
 lint() {
   local files
-  mapfile -t files < <({ git ls-files 'src/*.cpp' | in_turn
-    git diff --name-only --diff-filter=d HEAD~5 -- 'src/*.cpp' 2>/dev/null; } | sort -u)
+  choose_files 'src/*.cpp'
   bash tests/support/check_lint.sh build/release "${files[@]}"
 }
 
 second_compiler() {
   local files
-  mapfile -t files < <({ git ls-files 'src/*.cpp' 'tests/*.cpp' | in_turn
-    git diff --name-only --diff-filter=d HEAD~5 -- 'src/*.cpp' 'tests/*.cpp' 2>/dev/null; } | sort -u)
+  choose_files 'src/*.cpp' 'tests/*.cpp'
   "$python" tests/support/check_clang.py build/release "${files[@]}"
 }
 

@@ -57,7 +57,7 @@ Json Json::object() { return Object(); }
 void Json::set_boolean(bool value) { value_ = value; }
 void Json::set_integer(std::int64_t value) { value_ = value; }
 void Json::set_unsigned(std::uint64_t value) {
-  if (const auto fits = std::in_range<std::int64_t>(value); fits) {
+  if (std::in_range<std::int64_t>(value)) {
     value_ = static_cast<std::int64_t>(value);
   } else {
     value_ = value;
@@ -233,11 +233,12 @@ const Json* Json::find(std::string_view field) const {
 bool Json::contains(std::string_view field) const { return find(field) != nullptr; }
 
 const Json& Json::at(std::string_view field) const {
-  const Json* const found = items().empty() ? nullptr : find(field);
-  if (found == nullptr) {
+  const Object& fields = items();
+  const auto found = fields.find(field);
+  if (found == fields.end()) {
     throw JsonError(fmt::format("its field '{}' is missing", field));
   }
-  return *found;
+  return found->second;
 }
 
 Json& Json::operator[](std::string_view field) {

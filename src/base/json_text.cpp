@@ -78,7 +78,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   Json::Rules rules_;
   Json root_;
-  std::vector<Json*> open_;  // the objects and arrays around the place; none of them moves
+  std::vector<Json*> open_;  // the objects and arrays around the current value; none of them moves
   std::string key_;
 };
 

@@ -18,7 +18,7 @@ namespace moesaic::config {
 template <class T>
 using Field = std::function<T&(Config&)>;
 
-/// What a key has beside the access to its value.
+/// The texts of a key, without the access to its value.
 struct KeyText {
   std::string name;  // "train.lr"
   const char* type;

@@ -155,8 +155,9 @@ std::string to_text(const Manifest& manifest) {
       version = block.type == BlockType::kF32 ? version : kVersion;
       blocks.push_back(block_to_json(block));
     }
-    tensors[name]["shape"] = tensor.shape;
-    tensors[name]["blocks"] = std::move(blocks);
+    Json& entry = tensors[name];
+    entry["shape"] = tensor.shape;
+    entry["blocks"] = std::move(blocks);
   }
   Json body{{"schema", kSchema},
             {"version", version},

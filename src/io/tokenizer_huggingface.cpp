@@ -11,7 +11,7 @@
 namespace moesaic::io {
 namespace {
 
-constexpr int kMostDepth = 32;  // of objects and lists; a tokenizer.json has about 6
+constexpr int kMostDepth = 33;  // of objects and lists; a tokenizer.json has about 6
 
 Vocabulary checked_vocabulary(const Json& file, const std::string& name) {
   Vocabulary vocabulary = read_vocabulary(file, name);

@@ -82,7 +82,7 @@ void check(const Case& c) {
         same ? DispatchOutcome::kKept
              : (plan.target[i] < 0 ? DispatchOutcome::kDropped
                                    : (spare ? DispatchOutcome::kSpare : DispatchOutcome::kNext));
-    EXPECT_EQ(plan.outcome[i], outcome) << "place " << i;
+    EXPECT_EQ(plan.outcome[i], outcome) << "choice " << i;
   }
 }
 
