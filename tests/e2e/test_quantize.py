@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 import harness
-from test_readme import block
+from test_readme import blocks
 
 BLOCK, GROUP = 256, 32
 # Columns enough for slices of tp = 2 to be block-aligned in the experts' down; not so in attention.
@@ -126,7 +126,7 @@ class Quantize(harness.Trained):
     # Protects: the lines of analysis/README.md that decode a tensor do.
     def test_decodes_as_the_readme_says(self):
         readme = (harness.ROOT / "analysis/README.md").read_text(encoding="utf-8")
-        lines = block(readme, "Quantised tensors", "python")
+        (lines,) = blocks(readme, "Quantised tensors", "python")
         name = "model.layers.1.mlp.experts.2.down_proj.weight"
         for kind in ("int8", "int4"):
             self.convert(1, kind, "--convert.quantize", kind)
