@@ -102,7 +102,7 @@ infer::ScoreCorpora open_calibration(const config::Config& config, io::ModelSour
   if (config.convert.calibration.empty()) {
     return {};
   }
-  auto corpora = infer::ScoreCorpora::open(config.convert.calibration, tasks, catalog);
+  auto corpora = infer::ScoreCorpora::open(catalog.corpora(config.convert.calibration), tasks);
   check_vocabulary(model, corpora.first());
   return corpora;
 }

@@ -14,6 +14,7 @@
 #include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/pool.h"
+#include "io/corpus_tokenizer.h"
 #include "io/tokenizer.h"
 #include "model/storage.h"
 
@@ -182,7 +183,7 @@ void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& cor
   std::optional<io::Tokenizer> theirs, ours;
   try {
     theirs = io::Tokenizer::load(folder);
-    ours = io::Tokenizer::of(corpus);
+    ours = io::tokenizer_of(corpus);
   } catch (const Error& error) {
     if (error.code() == Exit::kIoError) {
       throw;

@@ -22,6 +22,7 @@
 #include "config/compare.h"
 #include "config/validate.h"
 #include "infer/generator.h"
+#include "io/corpus_tokenizer.h"
 #include "io/files.h"
 #include "io/run_lock.h"
 #include "io/space.h"
@@ -43,7 +44,7 @@ struct Inputs {
 std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
                                           const config::GenerateJob& keys) {
   if (!corpus.vocab_sha256.empty()) {
-    return io::Tokenizer::of(corpus);
+    return io::tokenizer_of(corpus);
   }
   if (!keys.stop.empty()) {
     throw Error(Exit::kUsage,
@@ -70,7 +71,7 @@ void read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog, 
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(config.data.corpus, tasks, catalog);
+  inputs.corpora = infer::ScoreCorpora::open(catalog.corpora(config.data.corpus), tasks);
   const io::CorpusInfo& corpus = inputs.corpora.first();
   check_vocabulary(source, corpus);
   inputs.tokenizer = tokenizer_of(corpus, config.generate);

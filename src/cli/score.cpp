@@ -68,7 +68,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(inputs.config.data.corpus, tasks, catalog);
+  inputs.corpora = infer::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), tasks);
   check_vocabulary(source, inputs.corpora.first());
   inputs.model = source.text();
   choose_shards(inputs);

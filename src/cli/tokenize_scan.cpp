@@ -11,9 +11,9 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/progress_line.h"
 #include "base/sha256.h"
 #include "base/text.h"
-#include "cli/progress_line.h"
 #include "comm/pieces.h"
 #include "comm/stop.h"
 #include "io/tokenizer.h"

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "cli/progress_line.h"
+#include "base/progress_line.h"
 #include "comm/stop.h"
 #include "io/hdf5_thread.h"
 

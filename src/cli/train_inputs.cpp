@@ -101,8 +101,8 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catal
   TrainInputs inputs;
   inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Data& data = inputs.config.data;
-  inputs.corpora = train::Corpora::open(data.corpus, data.seq_len, catalog);
-  inputs.eval_corpora = train::Corpora::open(data.eval_corpus, data.seq_len, catalog);
+  inputs.corpora = train::Corpora::open(catalog.corpora(data.corpus), data.seq_len);
+  inputs.eval_corpora = train::Corpora::open(catalog.corpora(data.eval_corpus), data.seq_len);
   // A plan needs no corpus.
   const bool known = inputs.corpora.size() > 0;
   if (known) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "config/options.h"
+#include "io/catalog.h"
 #include "train/corpora.h"
 
 namespace moesaic::cli {

@@ -15,6 +15,7 @@
 #include "io/checkpoint.h"
 #include "io/checkpoint_manifest.h"
 #include "io/files.h"
+#include "io/hf_folder.h"
 #include "io/space.h"
 #include "plan/report.h"
 

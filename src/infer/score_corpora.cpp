@@ -8,12 +8,12 @@
 
 namespace moesaic::infer {
 
-ScoreCorpora ScoreCorpora::open(const std::vector<std::string>& paths,
-                                const std::vector<std::string>& tasks, io::Catalog& catalog) {
+ScoreCorpora ScoreCorpora::open(std::vector<io::CorpusInfo> corpora,
+                                const std::vector<std::string>& tasks) {
   ScoreCorpora all;
   all.tasks_ = tasks;
-  for (const std::string& path : paths) {
-    all.add(io::Corpus(catalog.corpus(path)));
+  for (io::CorpusInfo& corpus : corpora) {
+    all.add(io::Corpus(std::move(corpus)));
   }
   return all;
 }

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "infer/windows.h"
-#include "io/catalog.h"
 #include "io/corpus.h"
 
 namespace moesaic::infer {
@@ -15,8 +14,8 @@ class ScoreCorpora {
  public:
   /// tasks: those that the model knows, [0] = "none"; new ones are appended. kBadData unless all
   /// have one vocabulary.
-  static ScoreCorpora open(const std::vector<std::string>& paths,
-                           const std::vector<std::string>& tasks, io::Catalog& catalog);
+  static ScoreCorpora open(std::vector<io::CorpusInfo> corpora,
+                           const std::vector<std::string>& tasks);
 
   std::int64_t shards() const { return std::ssize(shards_); }
   const io::ShardInfo& info(std::int64_t shard) const;

@@ -49,6 +49,14 @@ const CorpusInfo& Catalog::corpus(const std::string& path) {
   return info;
 }
 
+std::vector<CorpusInfo> Catalog::corpora(const std::vector<std::string>& paths) {
+  std::vector<CorpusInfo> infos;
+  for (const std::string& path : paths) {
+    infos.push_back(corpus(path));
+  }
+  return infos;
+}
+
 ModelSource& Catalog::model(const std::filesystem::path& path) {
   const std::string& name = path.native();
   const auto known = models_.find(name);

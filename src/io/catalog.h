@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "io/corpus.h"
@@ -19,6 +20,7 @@ class Catalog {
  public:
   /// Checked as by Corpus::open.
   const CorpusInfo& corpus(const std::string& path);
+  std::vector<CorpusInfo> corpora(const std::vector<std::string>& paths);
   /// It stays open.
   ModelSource& model(const std::filesystem::path& path);
 

@@ -303,7 +303,7 @@ void RoutingWriter::write(const RoutingPart& part, const std::vector<std::int64_
     at += chunks * layers;
   }
   Placed file(file_);
-  for (const RoutedRows& own : part.routed) {
+  for (const model::RoutedRows& own : part.routed) {
     const std::int64_t count = std::ssize(own.chosen) / choices_;
     const auto put = [&](RoutingColumnIndex column, const auto& values) {
       columns[column].write(file, own.layer, rows_ + own.first, count,
@@ -314,7 +314,7 @@ void RoutingWriter::write(const RoutingPart& part, const std::vector<std::int64_
     put(kFate, own.fate);
     put(kTarget, own.target);
   }
-  for (const TokenRows& own : part.tokens) {
+  for (const model::TokenRows& own : part.tokens) {
     const auto put = [&](RoutingColumnIndex column, const auto& values) {
       columns[column].write(file, 0, rows_ + own.first, std::ssize(own.token),
                             std::as_bytes(std::span(values)));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "model/routed_rows.h"
 
 namespace moesaic::io {
 
@@ -20,28 +21,10 @@ struct RoutingAxes {
   std::map<std::string, std::string> attributes;
 };
 
-/// What one MoE layer did with consecutive tokens of a step: T tokens, K choices of each.
-struct RoutedRows {
-  std::int64_t layer = 0;                    // among the MoE layers
-  std::int64_t first = 0;                    // row in the step
-  std::vector<std::int16_t> chosen, target;  // [T, K]; -1: none
-  std::vector<float> weight;                 // [T, K]
-  std::vector<std::uint8_t> fate;            // [T, K]: 0 kept, 1 next, 2 spare, 3 dropped
-};
-
-/// Which tokens they were.
-struct TokenRows {
-  std::int64_t first = 0;                        // row in the step
-  std::vector<std::int64_t> document, position;  // document: global number in its corpus
-  std::vector<std::int32_t> token;
-  std::vector<std::uint16_t> corpus;
-  std::vector<std::uint8_t> task;
-};
-
 /// What a rank knows of a step.
 struct RoutingPart {
-  std::vector<RoutedRows> routed;
-  std::vector<TokenRows> tokens;
+  std::vector<model::RoutedRows> routed;
+  std::vector<model::TokenRows> tokens;
 };
 
 /// Bytes of a recorded step.

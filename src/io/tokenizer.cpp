@@ -83,29 +83,6 @@ Tokenizer Tokenizer::from_model(std::string model, const std::string& name) {
       std::make_unique<State>(State{std::move(kind), std::move(sha256), std::move(model)}));
 }
 
-Tokenizer Tokenizer::of(const CorpusInfo& corpus) {
-  if (!corpus.tokenizer.empty()) {
-    Tokenizer tokenizer = load(corpus.tokenizer);
-    if (tokenizer.sha256() != corpus.vocab_sha256) {
-      throw Error(Exit::kBadData,
-                  fmt::format("{} is not the tokenizer of corpus '{}' (sha256 {:.12}, the corpus "
-                              "says {:.12}); copy it again from where the corpus was made",
-                              std::filesystem::absolute(corpus.tokenizer).string(), corpus.name,
-                              tokenizer.sha256(), corpus.vocab_sha256));
-    }
-    return tokenizer;
-  }
-  for (const bool with_bos : {false, true}) {
-    Tokenizer tokenizer = bytes(with_bos);
-    if (tokenizer.sha256() == corpus.vocab_sha256) {
-      return tokenizer;
-    }
-  }
-  throw Error(Exit::kBadData, fmt::format("corpus '{}' does not say with which tokenizer it was "
-                                          "made; make it with `moesaic tokenize`",
-                                          corpus.name));
-}
-
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int32_t> tokens;
   std::visit([&](const auto& kind) { kind.encode(text, tokens); }, state_->kind);

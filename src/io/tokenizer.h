@@ -8,8 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include "io/corpus.h"
-
 namespace moesaic::io {
 
 /// Text to token ids and back. Three kinds: bytes (ids 0-255, eos 256, and bos 257 where it is
@@ -27,8 +25,6 @@ class Tokenizer {
   static bool is_in(const std::filesystem::path& folder);
   /// What read_tokenizer gave; `name` is for messages.
   static Tokenizer from_model(std::string model, const std::string& name);
-  /// The tokenizer that a corpus was made with, checked against the corpus's hash.
-  static Tokenizer of(const CorpusInfo& corpus);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();

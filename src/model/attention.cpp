@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/transfer.h"
 #include "base/share.h"
 #include "config/layers.h"
 

@@ -7,11 +7,12 @@
 #include "backend/backend.h"
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
-#include "io/routing_record.h"
+#include "model/device_batch.h"
 #include "model/input_sums.h"
 #include "model/micro_batch.h"
 #include "model/moe_stats.h"
 #include "model/paged_cache.h"
+#include "model/routed_rows.h"
 
 namespace moesaic::model {
 
@@ -26,8 +27,8 @@ struct Context {
   DType compute = DType::kF32;  // of matrix products
   const MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
-  MoeStats* stats = nullptr;                      // where MoE layers count; may be absent
-  std::vector<io::RoutedRows>* routed = nullptr;  // each token's routing; may be absent
+  MoeStats* stats = nullptr;                  // where MoE layers count; may be absent
+  std::vector<RoutedRows>* routed = nullptr;  // each token's routing; may be absent
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;

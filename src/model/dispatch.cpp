@@ -4,6 +4,8 @@
 #include <span>
 #include <utility>
 
+#include "backend/transfer.h"
+
 namespace moesaic::model {
 namespace {
 

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <span>
 
+#include "backend/transfer.h"
 #include "base/share.h"
+#include "model/device_batch.h"
 #include "model/linear.h"
 #include "model/tensor_parallel.h"
 

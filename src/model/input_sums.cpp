@@ -1,5 +1,6 @@
 #include "model/input_sums.h"
 
+#include "backend/transfer.h"
 #include "model/micro_batch.h"
 #include "model/parameters.h"
 

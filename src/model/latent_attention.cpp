@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/transfer.h"
 #include "base/share.h"
 #include "config/layers.h"
 #include "model/attention.h"

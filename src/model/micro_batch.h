@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/placement.h"
 
 namespace moesaic::model {
 
@@ -41,21 +40,5 @@ struct MicroBatch {
 /// The first `rows` tokens of a text, each of which has the next one as its target, if there is
 /// one.
 MicroBatch text_batch(std::span<const std::int32_t> tokens, std::int64_t rows);
-
-/// The parts of a micro-batch that kernels read, on the device.
-struct DeviceBatch {
-  Tensor position, first_key;  // (T) int32
-};
-DeviceBatch upload(Backend& backend, const MicroBatch& batch);
-
-/// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
-/// share becomes `share.count`, which is none of this one's.
-std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share);
-
-/// A host vector as a tensor of the backend.
-Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape);
-Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape);
-std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor);
-std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor);
 
 }  // namespace moesaic::model

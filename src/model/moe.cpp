@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/transfer.h"
 #include "config/layers.h"
 #include "model/expert_errors.h"
 #include "model/tensor_parallel.h"
@@ -124,7 +125,7 @@ void Moe::record(Context& ctx, const DispatchPlan& plan, const Router::Choice& c
   if (ctx.routed == nullptr || choice.host_expert.empty() || ctx.tp.group().rank() > 0) {
     return;
   }
-  io::RoutedRows& rows = ctx.routed->emplace_back();
+  RoutedRows& rows = ctx.routed->emplace_back();
   rows.layer = moe_layer_;
   rows.first = ctx.host_batch->first;
   rows.chosen.assign(choice.host_expert.begin(), choice.host_expert.end());

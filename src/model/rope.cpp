@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "backend/transfer.h"
+
 namespace moesaic::model {
 namespace {
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include "backend/transfer.h"
 #include "model/forced_routing.h"
 #include "model/tensor_parallel.h"
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/transfer.h"
 #include "base/text.h"
 #include "model/changed_checkpoint.h"
 #include "tensor/rng.h"

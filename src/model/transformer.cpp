@@ -4,8 +4,10 @@
 
 #include <cmath>
 
+#include "backend/transfer.h"
 #include "config/layers.h"
 #include "config/pool.h"
+#include "model/device_batch.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {

@@ -16,9 +16,9 @@ namespace moesaic::train {
 /// empty.
 struct StepBatches {
   std::vector<model::MicroBatch> micro_batches;
-  std::int64_t counted = 0;           // targets of this rank
-  SampleRanges samples;               // of all ranks
-  std::vector<io::TokenRows> tokens;  // of this rank, if any step's routing is recorded
+  std::int64_t counted = 0;              // targets of this rank
+  SampleRanges samples;                  // of all ranks
+  std::vector<model::TokenRows> tokens;  // of this rank, if any step's routing is recorded
 };
 
 /// The micro-batches of each step: micro-batch i of the step's global order lies on replica

@@ -35,12 +35,11 @@ bool is_counted(const io::TokenSpan& span, std::int64_t first, std::size_t i) {
 
 }  // namespace
 
-Corpora Corpora::open(const std::vector<std::string>& paths, std::int64_t seq_len,
-                      io::Catalog& catalog) {
+Corpora Corpora::open(std::vector<io::CorpusInfo> corpora, std::int64_t seq_len) {
   Corpora all;
   all.seq_len_ = seq_len;
-  for (const std::string& path : paths) {
-    all.corpora_.push_back(io::Corpus(catalog.corpus(path)));
+  for (io::CorpusInfo& corpus : corpora) {
+    all.corpora_.push_back(io::Corpus(std::move(corpus)));
     check_same_vocabulary(all.corpora_.front().info(), all.corpora_.back().info());
   }
   return all;
@@ -201,8 +200,8 @@ model::MicroBatch micro_batch_of(const std::vector<Sample>& samples) {
   return batch;
 }
 
-io::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first) {
-  io::TokenRows rows;
+model::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first) {
+  model::TokenRows rows;
   rows.first = first;
   for (const Sample& sample : samples) {
     rows.token.insert(rows.token.end(), sample.token.begin(), sample.token.end());

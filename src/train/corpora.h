@@ -4,10 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "io/catalog.h"
 #include "io/corpus.h"
-#include "io/routing_record.h"
 #include "model/micro_batch.h"
+#include "model/routed_rows.h"
 
 namespace moesaic::train {
 
@@ -31,8 +30,7 @@ class Corpora {
  public:
   Corpora() = default;
   /// All must have one vocabulary (kBadData).
-  static Corpora open(const std::vector<std::string>& paths, std::int64_t seq_len,
-                      io::Catalog& catalog);
+  static Corpora open(std::vector<io::CorpusInfo> corpora, std::int64_t seq_len);
 
   /// The others, such as those for evaluation, must have this vocabulary too (kBadData).
   void check_vocabulary_of(const Corpora& others) const;
@@ -75,6 +73,6 @@ class Corpora {
 /// Samples laid one after the other.
 model::MicroBatch micro_batch_of(const std::vector<Sample>& samples);
 /// Which tokens those are, for the routing record; first: row of the first one.
-io::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first);
+model::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first);
 
 }  // namespace moesaic::train

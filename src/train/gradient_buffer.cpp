@@ -1,5 +1,7 @@
 #include "train/gradient_buffer.h"
 
+#include "backend/transfer.h"
+
 namespace moesaic::train {
 namespace {
 
@@ -22,7 +24,7 @@ std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std:
                                                             model::MoeStats& stats) const {
   const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const std::vector<float> state =
-      model::to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
+      to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
   std::vector<Expert> list;
   for (const std::int32_t number : moe.expert_ids()) {
     const auto e = static_cast<std::size_t>(number);
@@ -95,7 +97,7 @@ void GradientBuffer::hold(model::MoeStats& stats) {
 void GradientBuffer::count(const Moe& moe, std::int64_t layer, model::MoeStats& stats) {
   const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const Tensor& tensor = moe.buffer_state()->value;
-  std::vector<float> state = model::to_host_f32(*instance_.backend, tensor);
+  std::vector<float> state = to_host_f32(*instance_.backend, tensor);
   for (std::size_t e = 0; e < all; ++e) {
     state[e] += 1.0F;
     state[all + e] += static_cast<float>(stats.processed(layer)[e]);

@@ -64,7 +64,7 @@ Recorder::Recorder(const config::Config& config, model::Instance& instance,
   }
 }
 
-void Recorder::add_routing(std::int64_t step, std::vector<io::RoutedRows>& routed,
+void Recorder::add_routing(std::int64_t step, std::vector<model::RoutedRows>& routed,
                            StepBatches& batches) {
   if (!routing_ || !config::records_routing(config_.trace, step)) {
     return;

@@ -32,7 +32,7 @@ class Recorder {
            const std::vector<double>& task_tokens);
   void add(const io::EvalRow& row);
   /// The step's routing, if it is recorded. Collective over the mesh; throws AgreedError.
-  void add_routing(std::int64_t step, std::vector<io::RoutedRows>& routed, StepBatches& batches);
+  void add_routing(std::int64_t step, std::vector<model::RoutedRows>& routed, StepBatches& batches);
   void event(std::int64_t step, const std::string& kind, const std::string& message) {
     trace_.event(step, kind, message);
   }

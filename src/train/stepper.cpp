@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "backend/transfer.h"
 #include "config/pool.h"
 #include "config/routing_steps.h"
 #include "model/storage.h"
@@ -97,11 +98,11 @@ void Stepper::update_routers(std::int64_t step) {
     const model::Router& router = moe->router();
     Backend& backend = *instance_.backend;
     const auto chosen = stats_.chosen(layer);
-    std::vector<float> loads = model::to_host_f32(backend, router.load().value);
+    std::vector<float> loads = to_host_f32(backend, router.load().value);
     average_load(loads, stats_.processed(layer), step);
     backend.upload(std::as_bytes(std::span(loads)), router.load().value);
     if (const model::Parameter* const bias = router.bias()) {
-      std::vector<float> values = model::to_host_f32(backend, bias->value);
+      std::vector<float> values = to_host_f32(backend, bias->value);
       move_biases(values, chosen, moe->expert_pool(), config_.router.bias_rate);
       backend.upload(std::as_bytes(std::span(values)), bias->value);
     }

@@ -34,7 +34,7 @@ class Stepper {
   model::MoeStats& stats() { return stats_; }
   const std::vector<double>& task_tokens() const { return task_tokens_; }
   /// Routing rows of this rank; empty unless the step's routing is recorded.
-  std::vector<io::RoutedRows>& routed() { return routed_; }
+  std::vector<model::RoutedRows>& routed() { return routed_; }
 
  private:
   double forward_backward_all(const StepBatches& batches, std::int64_t targets);
@@ -48,7 +48,7 @@ class Stepper {
   model::MoeStats stats_;
   std::vector<double> task_tokens_;
   GradientBuffer buffer_;
-  std::vector<io::RoutedRows> routed_;
+  std::vector<model::RoutedRows> routed_;
 };
 
 }  // namespace moesaic::train

@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "backend/transfer.h"
 #include "base/json.h"
 #include "model/quantize.h"
 #include "model/storage.h"

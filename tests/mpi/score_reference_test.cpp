@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "backend/transfer.h"
 #include "base/error.h"
 #include "comm/mesh.h"
 #include "io/hdf5_thread.h"
@@ -65,7 +66,7 @@ std::vector<Row> rows_of(model::Instance& instance, const Documents& documents) 
     model::set_batch(ctx, batch);
     const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);
     const std::vector<float> logits =
-        model::to_host_f32(*instance.backend, instance.transformer.head().logits(ctx, hidden));
+        to_host_f32(*instance.backend, instance.transformer.head().logits(ctx, hidden));
     const auto given = static_cast<std::size_t>(std::max<std::int64_t>(0, record.context - 1));
     for (std::size_t t = given; t < batch.target.size(); ++t) {
       rows.push_back(log_softmax(std::span(logits).subspan(t * kVocab, kVocab)));
@@ -268,7 +269,7 @@ TEST_F(ScoreReferenceTest, ByExpert) {
   const std::string path = other(3, [](model::Instance& instance) {
     for (model::Parameter& p : instance.parameters.all()) {
       if (p.spec.tensors.front().name.ends_with("experts.0.down_proj.weight")) {
-        std::vector<float> values = model::to_host_f32(*instance.backend, p.value);
+        std::vector<float> values = to_host_f32(*instance.backend, p.value);
         const std::size_t each = values.size() / kExperts;
         for (std::size_t i = kChanged * each; i < (kChanged + 1) * each; ++i) {
           values[i] *= 1.1F;

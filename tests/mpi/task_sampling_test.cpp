@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "io/catalog.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
 #include "io/hdf5_thread.h"
@@ -75,7 +76,7 @@ class TaskSampling : public ::testing::Test {
       write_corpus(dir / "two", {"none", "prose", "math", "poetry"}, {{{1, 80}, {2, 41}}});
     });
     io::Catalog catalog;
-    corpora = Corpora::open({dir / "one", dir / "two"}, kLength, catalog);
+    corpora = Corpora::open(catalog.corpora({dir / "one", dir / "two"}), kLength);
     Tasks names = {"none"};
     corpora.join_tasks(names);
   }

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "io/corpus.h"
+#include "io/corpus_tokenizer.h"
 #include "io/hdf5_thread.h"
 #include "io/tokenizer.h"
 #include "support/shared_dir.h"
@@ -83,7 +84,7 @@ std::map<std::string, std::string> files_below(const fs::path& folder) {
 // All documents of a corpus: id -> decoded text, in order.
 std::vector<std::pair<std::string, std::string>> documents_of(const std::string& path) {
   io::Corpus corpus = io::Corpus::open(path);
-  const io::Tokenizer tokenizer = io::Tokenizer::of(corpus.info());
+  const io::Tokenizer tokenizer = io::tokenizer_of(corpus.info());
   std::vector<std::pair<std::string, std::string>> documents;
   io::hdf5_run([&] {
     for (std::int64_t s = 0; s < std::ssize(corpus.info().shards); ++s) {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "config/validate.h"
 #include "config/value.h"
+#include "io/catalog.h"
 #include "io/corpus_manifest.h"
 #include "io/corpus_shard.h"
 #include "io/hdf5.h"
@@ -119,7 +120,7 @@ class TrainFaults : public ::testing::Test {
         instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
     instance.parameters.initialise(*instance.backend, config.train.seed);
     io::Catalog catalog;
-    Corpora corpora = Corpora::open(config.data.corpus, config.data.seq_len, catalog);
+    Corpora corpora = Corpora::open(catalog.corpora(config.data.corpus), config.data.seq_len);
     const RunData data = data_of(corpora);
     Progress progress;
     corpora.join_tasks(progress.tasks);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/transfer.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
 
@@ -152,8 +153,8 @@ std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance
   for (model::Parameter& p : instance.parameters.all()) {
     const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      all[tensor.name] = model::to_host_f32(*instance.backend,
-                                            flat.rows(tensor.begin, tensor.slice_shape().numel()));
+      all[tensor.name] =
+          to_host_f32(*instance.backend, flat.rows(tensor.begin, tensor.slice_shape().numel()));
     }
   }
   return all;

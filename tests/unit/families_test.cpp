@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 
+#include "backend/transfer.h"
 #include "config/compare.h"
 #include "config/layers.h"
 #include "config/validate.h"
@@ -134,7 +135,8 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
     model::load_parameters(*instance, source, model::Load::kValues);
   }
 
-  std::vector<float> logits_of(const model::MicroBatch& batch, std::vector<io::RoutedRows>* routed,
+  std::vector<float> logits_of(const model::MicroBatch& batch,
+                               std::vector<model::RoutedRows>* routed,
                                const model::PagedCache* cache = nullptr) {
     model::Context ctx = instance->context();
     ctx.routed = routed;
@@ -142,7 +144,7 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
     ctx.dropless = true;
     model::set_batch(ctx, batch);
     const Tensor hidden = instance->transformer.forward(ctx, 0, {}, nullptr);
-    return model::to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
+    return to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
   }
 
   model::MicroBatch batch() const {
@@ -207,7 +209,7 @@ TEST_P(FamilyTest, LogitsAndLoss) {
 }
 
 TEST_P(FamilyTest, Routing) {
-  std::vector<io::RoutedRows> routed;
+  std::vector<model::RoutedRows> routed;
   logits_of(batch(), &routed);
   const std::vector<std::int64_t> layers = config::moe_layers(config.model);
   ASSERT_EQ(layers, std::vector<std::int64_t>(oracle.layers.begin(), oracle.layers.end()));

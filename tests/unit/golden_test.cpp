@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "backend/transfer.h"
 #include "train/optimizer.h"
 #include "train/step.h"
 
@@ -87,7 +88,7 @@ TEST_P(GoldenTest, LogitsLossesAndCounts) {
   model::set_batch(ctx, batch);
   const Tensor hidden = instance->transformer.forward(ctx, 0, {}, nullptr);
   const auto logits =
-      model::to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
+      to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
   EXPECT_LT(relative_distance(logits, golden.logits), bounds.logits);
 
   for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {

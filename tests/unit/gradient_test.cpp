@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 
+#include "backend/transfer.h"
 #include "config/pool.h"
 #include "model/block.h"
 #include "model/transformer.h"

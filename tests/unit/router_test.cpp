@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/transfer.h"
 #include "comm/collectives.h"
 #include "io/hdf5.h"
 #include "io/hdf5_thread.h"
@@ -30,12 +31,12 @@ class RouterTest : public ::testing::Test {
     for (const double value : read(name)) {
       values.push_back(static_cast<float>(value));
     }
-    return model::to_device(*backend, values, shape);
+    return to_device(*backend, values, shape);
   }
   // Largest distance, relative to the largest value expected.
   void expect_close(const Tensor& actual, const std::string& name, double bound) const {
     const std::vector<double> expected = read(name);
-    const std::vector<float> values = model::to_host_f32(*backend, actual);
+    const std::vector<float> values = to_host_f32(*backend, actual);
     ASSERT_EQ(values.size(), expected.size()) << name;
     double largest = 0.0;
     for (const double value : expected) {

@@ -32,7 +32,7 @@ RoutingAxes axes_of() {
 RoutingPart part_of(std::int64_t step, std::int64_t first, std::int64_t count) {
   RoutingPart part;
   for (std::int64_t layer = 0; layer < kLayers; ++layer) {
-    RoutedRows rows{
+    model::RoutedRows rows{
         .layer = layer, .first = first, .chosen = {}, .target = {}, .weight = {}, .fate = {}};
     for (std::int64_t row = first; row < first + count; ++row) {
       const auto expert = static_cast<std::int16_t>((row + layer + step) % 3);
@@ -43,7 +43,7 @@ RoutingPart part_of(std::int64_t step, std::int64_t first, std::int64_t count) {
     }
     part.routed.push_back(rows);
   }
-  TokenRows tokens;
+  model::TokenRows tokens;
   tokens.first = first;
   for (std::int64_t row = first; row < first + count; ++row) {
     tokens.document.push_back(step);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/transfer.h"
 #include "config/validate.h"
 #include "support/random_batches.h"
 
@@ -64,7 +65,7 @@ Trained train(const config::Config& config) {
     run.norms.push_back(result.grad_norm);
   }
   for (const model::Parameter& p : instance.parameters.all()) {
-    run.values[p.spec.tensors.front().name] = model::to_host_f32(*instance.backend, p.value);
+    run.values[p.spec.tensors.front().name] = to_host_f32(*instance.backend, p.value);
   }
   return run;
 }
@@ -137,8 +138,8 @@ TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
   const model::Parameter& p = *moe.experts().parameters()[1];
   const std::int64_t each = p.spec.shape.numel() / 5;
   const auto part = [&](const Tensor& tensor, std::int64_t expert) {
-    return model::to_host_f32(*instance.backend,
-                              tensor.reshaped({p.spec.shape.numel()}).rows(expert * each, each));
+    return to_host_f32(*instance.backend,
+                       tensor.reshaped({p.spec.shape.numel()}).rows(expert * each, each));
   };
   std::vector<double> tokens(5, 0.0);
   std::vector<int> steps(5, 0);
@@ -187,7 +188,7 @@ TEST_P(StepperTest, TheGradientBufferHoldsExpertsBack) {
   }
   EXPECT_GE(*std::max_element(updates.begin(), updates.end()), 2);
   EXPECT_LT(*std::min_element(updates.begin(), updates.end()), 4);
-  const std::vector<float> state = model::to_host_f32(*instance.backend, moe.buffer_state()->value);
+  const std::vector<float> state = to_host_f32(*instance.backend, moe.buffer_state()->value);
   for (std::size_t e = 0; e < 5; ++e) {
     EXPECT_EQ(state[e], static_cast<float>(steps[e]));
     EXPECT_EQ(state[5 + e], static_cast<float>(tokens[e]));

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "io/corpus_tokenizer.h"
 #include "io/tokenizer.h"
 #include "io/tokenizer_text.h"
 #include "support/temp_dir.h"
@@ -323,8 +324,8 @@ TEST(TokenizerFolder, TakesInTheMarks) {
   corpus.name = "other";
   corpus.tokenizer = other / "tokenizer.json";
   corpus.vocab_sha256 = tokenizer.sha256();
-  EXPECT_EQ(Tokenizer::of(corpus).eos_id(), 1);
-  EXPECT_EQ(Tokenizer::of(corpus).encode("a b"), tokenizer.encode("a b"));
+  EXPECT_EQ(tokenizer_of(corpus).eos_id(), 1);
+  EXPECT_EQ(tokenizer_of(corpus).encode("a b"), tokenizer.encode("a b"));
 }
 
 // What is missing or contradicts the vocabulary is named.

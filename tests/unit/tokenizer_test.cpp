@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "io/corpus_tokenizer.h"
 #include "io/tokenizer_text.h"
 #include "support/temp_dir.h"
 
@@ -136,14 +137,14 @@ TEST(Tokenizer, BelongsToItsCorpus) {
   CorpusInfo info;
   info.name = "tiny";
   info.vocab_sha256 = Tokenizer::bytes(true).sha256();
-  EXPECT_EQ(Tokenizer::of(info).vocab_size(), 258);
+  EXPECT_EQ(tokenizer_of(info).vocab_size(), 258);
   moesaic::testing::write_file(dir / "tokenizer.model", trained_model());
   info.tokenizer = dir / "tokenizer.model";
-  EXPECT_THROW(Tokenizer::of(info), Error);
+  EXPECT_THROW(tokenizer_of(info), Error);
   info.vocab_sha256 = trained().sha256();
-  EXPECT_EQ(Tokenizer::of(info).vocab_size(), 600);
+  EXPECT_EQ(tokenizer_of(info).vocab_size(), 600);
   moesaic::testing::write_file(dir / "tokenizer.model", "nonsense");
-  EXPECT_THROW(Tokenizer::of(info), Error);
+  EXPECT_THROW(tokenizer_of(info), Error);
 }
 
 // Well-formed UTF-8 is told from the rest, at every length.

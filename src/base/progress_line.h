@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/timer.h"
 
-namespace moesaic::cli {
+namespace moesaic {
 
 /// A progress line that is not written too often: five times a second on a terminal, else every ten
 /// seconds.
@@ -22,4 +22,4 @@ class ProgressLine {
   Timer timer_;
 };
 
-}  // namespace moesaic::cli
+}  // namespace moesaic

@@ -1,0 +1,40 @@
+#include "backend/transfer.h"
+
+#include <span>
+
+#include "base/error.h"
+
+namespace moesaic {
+namespace {
+
+template <class T>
+Tensor upload_vector(Backend& backend, const std::vector<T>& values, const Shape& shape) {
+  Tensor tensor = backend.empty(dtype_of<T>(), shape);
+  backend.upload(std::as_bytes(std::span(values)), tensor);
+  return tensor;
+}
+
+template <class T>
+std::vector<T> download_vector(Backend& backend, const Tensor& tensor) {
+  require(tensor.dtype() == dtype_of<T>(), "download of another dtype");
+  std::vector<T> values(static_cast<std::size_t>(tensor.numel()));
+  backend.download(tensor, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+}  // namespace
+
+Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, const Shape& shape) {
+  return upload_vector(backend, values, shape);
+}
+Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape) {
+  return upload_vector(backend, values, shape);
+}
+std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor) {
+  return download_vector<std::int32_t>(backend, tensor);
+}
+std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor) {
+  return download_vector<float>(backend, tensor);
+}
+
+}  // namespace moesaic

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/share.h"
+#include "model/micro_batch.h"
+
+namespace moesaic::model {
+
+/// The parts of a micro-batch that kernels read, on the device.
+struct DeviceBatch {
+  Tensor position, first_key;  // (T) int32
+};
+DeviceBatch upload(Backend& backend, const MicroBatch& batch);
+
+/// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
+/// share becomes `share.count`, which is none of this one's.
+std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share);
+
+}  // namespace moesaic::model
