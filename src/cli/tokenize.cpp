@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "cli/tokenize_plan.h"
 #include "cli/tokenize_scan.h"
 #include "cli/tokenize_vocabulary.h"
@@ -18,8 +19,8 @@
 #include "io/corpus_manifest.h"
 #include "io/files.h"
 #include "io/run_lock.h"
+#include "io/text_input.h"
 #include "io/tokenizer.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::cli {
 namespace {
@@ -64,8 +65,7 @@ std::vector<fs::path> folders_of(const config::Tokenize& config) {
 /// The corpora are named after the output folder.
 std::string name_of(const config::Tokenize& config) {
   const fs::path full = fs::absolute(config.output).lexically_normal();
-  return io::with_replacements(
-      (full.has_filename() ? full : full.parent_path()).filename().string());
+  return with_replacements((full.has_filename() ? full : full.parent_path()).filename().string());
 }
 
 /// Whether the files of a corpus are where its manifest says, in their sizes. If not, they are made

@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "io/corpus_manifest.h"
 #include "io/text_kind.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {

@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "io/text_input.h"
+#include "io/input_file.h"
 
 namespace moesaic::io {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "io/text_input.h"
+#include "io/input_file.h"
 #include "io/text_stream.h"
 
 // Documents of text files and JSONL files, plain or packed by gzip or zstd, streamed: one document

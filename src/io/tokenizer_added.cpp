@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
 #include "io/tokenizer_unicode.h"
 
 namespace moesaic::io {

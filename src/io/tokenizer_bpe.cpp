@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <queue>
 
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
+#include "io/token_bytes.h"
 
 namespace moesaic::io {
 namespace {

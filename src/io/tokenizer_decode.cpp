@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include "io/tokenizer_text.h"
+#include "io/token_bytes.h"
 
 namespace moesaic::io {
 namespace {

@@ -5,7 +5,6 @@
 
 #include "io/tokenizer_fields.h"
 #include "io/tokenizer_json.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {

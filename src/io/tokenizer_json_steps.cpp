@@ -1,7 +1,7 @@
 // Normaliser, pre-tokenizer and decoder of a tokenizer.json.
+#include "base/utf8.h"
 #include "io/tokenizer_fields.h"
 #include "io/tokenizer_json.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {

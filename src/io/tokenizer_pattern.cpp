@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "io/tokenizer_regex.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
 
 namespace moesaic::io {
 namespace {

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
 
 namespace moesaic::io {
 namespace {

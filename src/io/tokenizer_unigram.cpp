@@ -6,8 +6,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/utf8.h"
+#include "io/token_bytes.h"
 #include "io/tokenizer_regex.h"
-#include "io/tokenizer_text.h"
 
 namespace moesaic::io {
 namespace {

@@ -1,6 +1,6 @@
 #include "io/white_space.h"
 
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
 
 namespace moesaic::io {
 namespace {

@@ -1,4 +1,5 @@
 // Text and JSONL are read as they are, packed or not, from the start or from the middle.
+#include "io/text_input.h"
 #include "io/text_source.h"
 
 #include <gtest/gtest.h>

@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "io/corpus_tokenizer.h"
 #include "io/tokenizer.h"
-#include "io/tokenizer_text.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::io {

@@ -9,8 +9,8 @@
 #include <random>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "io/corpus_tokenizer.h"
-#include "io/tokenizer_text.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::io {

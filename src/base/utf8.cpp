@@ -1,28 +1,9 @@
-#include "io/tokenizer_text.h"
+#include "base/utf8.h"
 
-#include <array>
-
-namespace moesaic::io {
+namespace moesaic {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-constexpr unsigned kOwnLetters = 256;                      // first letter of bytes without one
-
-bool is_its_letter(unsigned byte) {
-  return (byte >= 0x21U && byte <= 0x7EU) || (byte >= 0xA1U && byte <= 0xACU) || byte >= 0xAEU;
-}
-
-// Bytes that are no visible letter of Latin-1, in order: letter 256 + i stands for the i-th.
-std::array<unsigned char, 68> hidden_bytes() {
-  std::array<unsigned char, 68> bytes{};
-  std::size_t count = 0;
-  for (unsigned byte = 0; byte < 256; ++byte) {
-    if (!is_its_letter(byte)) {
-      bytes[count++] = static_cast<unsigned char>(byte);
-    }
-  }
-  return bytes;
-}
 
 // Bytes of the longest beginning of a character at the start of a text that is none; at least 1.
 std::size_t broken_length(std::string_view text) {
@@ -139,39 +120,4 @@ void append_utf8(char32_t character, std::string& text) {
   put(0x80U | (code & 0x3FU));
 }
 
-std::optional<std::string> bytes_of_letters(std::string_view token) {
-  static const auto hidden = hidden_bytes();
-  std::string bytes;
-  while (!token.empty()) {
-    if (utf8_length(token) == 0) {
-      return std::nullopt;
-    }
-    const auto letter = static_cast<unsigned>(first_character(token));
-    if (letter < kOwnLetters && is_its_letter(letter)) {
-      bytes += static_cast<char>(letter);
-    } else if (letter >= kOwnLetters && letter < kOwnLetters + hidden.size()) {
-      bytes += static_cast<char>(hidden[letter - kOwnLetters]);
-    } else {
-      return std::nullopt;
-    }
-    token.remove_prefix(utf8_length(token));
-  }
-  return bytes;
-}
-
-std::optional<unsigned char> byte_of_token(std::string_view token) {
-  const auto digit = [](char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-  };
-  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') {
-    return std::nullopt;
-  }
-  const int high = digit(token[3]);
-  const int low = digit(token[4]);
-  if (high < 0 || low < 0) {
-    return std::nullopt;
-  }
-  return static_cast<unsigned char>(high * 16 + low);
-}
-
-}  // namespace moesaic::io
+}  // namespace moesaic

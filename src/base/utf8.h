@@ -1,11 +1,10 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 #include <string_view>
 
-namespace moesaic::io {
+namespace moesaic {
 
 /// Bytes of the well-formed UTF-8 sequence (no surrogates, no overlong forms) that text begins
 /// with; 0 if it does not begin with one.
@@ -25,11 +24,4 @@ std::string with_replacements(std::string_view text);
 char32_t first_character(std::string_view text);
 void append_utf8(char32_t character, std::string& text);
 
-/// The bytes that a token of a byte-level vocabulary stands for: GPT-2 writes each byte as a
-/// visible letter (Radford et al. 2019). Nothing if another letter is in it.
-std::optional<std::string> bytes_of_letters(std::string_view token);
-
-/// The byte that a token such as <0x0A> stands for.
-std::optional<unsigned char> byte_of_token(std::string_view token);
-
-}  // namespace moesaic::io
+}  // namespace moesaic
