@@ -10,11 +10,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/quantize.h"
 #include "cli/checkpoint_model.h"
 #include "comm/stop.h"
-#include "io/hdf5_thread.h"
-#include "model/pipeline.h"
-#include "model/quantize.h"
+#include "engine/pipeline.h"
+#include "files/hdf5/thread.h"
 
 namespace moesaic::cli {
 namespace {
@@ -27,23 +27,22 @@ std::int64_t tokens_wanted(const config::Model& model) {
 
 // Batches at equal distances over all shards, those of this replica; the same number on each, so
 // that some may be empty. On any one rank the corpora are only read.
-std::vector<model::MicroBatch> read_batches(const config::Model& model,
-                                            infer::ScoreCorpora& corpora, std::int64_t replica,
-                                            std::int64_t replicas) {
+std::vector<data::MicroBatch> read_batches(const config::Model& model, data::ScoreCorpora& corpora,
+                                           std::int64_t replica, std::int64_t replicas) {
   constexpr std::int64_t kWindow = 2048;
   const std::int64_t window = std::min(model.max_seq, kWindow);
   const std::int64_t wanted = tokens_wanted(model) / std::max(window, config::kScoreTokens);
-  std::vector<model::MicroBatch> batches;
+  std::vector<data::MicroBatch> batches;
   std::int64_t opened = -1, last = -1, found = 0;
-  io::ShardDocuments documents;
-  std::vector<infer::WindowBatch> of_shard;
+  data::ShardDocuments documents;
+  std::vector<data::WindowBatch> of_shard;
   for (std::int64_t i = 0; i < wanted; ++i) {
     const double place = (static_cast<double>(i) + 0.5) / static_cast<double>(wanted) *
                          static_cast<double>(corpora.shards());
     const auto shard = static_cast<std::int64_t>(place);
     if (shard != opened) {
       documents = corpora.documents(shard);
-      of_shard = infer::pack(documents, {.window = window, .stride = window});
+      of_shard = data::pack(documents, {.window = window, .stride = window});
       opened = shard;
       last = -1;
     }
@@ -54,8 +53,8 @@ std::vector<model::MicroBatch> read_batches(const config::Model& model,
     }
     last = number;
     if (found++ % replicas == replica) {
-      const infer::WindowBatch& windows = of_shard[static_cast<std::size_t>(number)];
-      batches.push_back(infer::to_micro_batch(
+      const data::WindowBatch& windows = of_shard[static_cast<std::size_t>(number)];
+      batches.push_back(data::to_micro_batch(
           windows, corpora.tokens(shard, windows, documents.offsets), documents.task));
     }
   }
@@ -70,8 +69,8 @@ std::vector<model::MicroBatch> read_batches(const config::Model& model,
 struct Reading {
   double tokens = 0.0, targets = 0.0, logprob = 0.0;
 };
-Reading read(model::Instance& instance, model::ActivationStatistics& sums,
-             std::span<const model::MicroBatch> batches, comm::Watchdog& watchdog) {
+Reading read(engine::Instance& instance, model::ActivationStatistics& sums,
+             std::span<const data::MicroBatch> batches, comm::Watchdog& watchdog) {
   model::Context ctx = instance.context();
   ctx.dropless = true;
   ctx.activation_statistics = &sums;
@@ -81,7 +80,7 @@ Reading read(model::Instance& instance, model::ActivationStatistics& sums,
     watchdog.iteration("calibration");
     comm::agree_to_go_on("calibrating", instance.mesh.world);
     const auto in_flight = batches.subspan(first, std::min(stages, batches.size() - first));
-    model::forward_all(instance, ctx, in_flight, [&](std::size_t i, const Tensor& hidden) {
+    engine::forward_all(instance, ctx, in_flight, [&](std::size_t i, const Tensor& hidden) {
       const auto rows = instance.transformer.head().log_probs(ctx, hidden);
       if (instance.mesh.reports()) {
         total.tokens += static_cast<double>(in_flight[i].size());
@@ -97,25 +96,26 @@ Reading read(model::Instance& instance, model::ActivationStatistics& sums,
 
 }  // namespace
 
-infer::ScoreCorpora open_calibration(const config::Config& config, io::ModelSource& model,
-                                     const std::vector<std::string>& tasks, io::Catalog& catalog) {
+data::ScoreCorpora open_calibration(const config::Config& config, checkpoint::ModelSource& model,
+                                    const std::vector<std::string>& tasks,
+                                    checkpoint::Catalog& catalog) {
   if (config.convert.calibration.empty()) {
     return {};
   }
-  auto corpora = infer::ScoreCorpora::open(catalog.corpora(config.convert.calibration), tasks);
+  auto corpora = data::ScoreCorpora::open(catalog.corpora(config.convert.calibration), tasks);
   check_vocabulary(model, corpora.first());
   return corpora;
 }
 
-model::Calibration calibrate(const config::Config& config, io::ModelSource& model,
-                             infer::ScoreCorpora& corpora, const comm::Mesh& mesh,
-                             comm::Watchdog& watchdog) {
-  std::optional<model::Instance> instance;
-  std::vector<model::MicroBatch> batches;
+checkpoint::Calibration calibrate(const config::Config& config, checkpoint::ModelSource& model,
+                                  data::ScoreCorpora& corpora, const comm::Mesh& mesh,
+                                  comm::Watchdog& watchdog) {
+  std::optional<engine::Instance> instance;
+  std::vector<data::MicroBatch> batches;
   mesh.world.together("set up the calibration", [&] {
-    instance.emplace(config, mesh, model::Use::kManyRows);
+    instance.emplace(config, mesh, engine::Use::kManyRows);
     load_values(*instance, model, watchdog);
-    batches = io::hdf5_run([&] {
+    batches = files::hdf5_run([&] {
       return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
     });
   });
@@ -131,13 +131,13 @@ model::Calibration calibrate(const config::Config& config, io::ModelSource& mode
                          short_count(total.tokens),
                          std::exp(-total.logprob / std::max(1.0, total.targets))));
   std::vector<std::string> names;
-  for (const auto& [name, kind] : model::stored_kinds(config.model, config.router)) {
+  for (const auto& [name, kind] : checkpoint::stored_kinds(config.model, config.router)) {
     if (kind.packable) {
       names.push_back(name);
     }
   }
   watchdog.iteration("calibration");
-  model::Calibration result = model::join_sums(*instance, sums, names);
+  checkpoint::Calibration result = checkpoint::join_sums(*instance, sums, names);
   for (const std::string& warning : result.warnings) {
     log::warn(warning);
   }

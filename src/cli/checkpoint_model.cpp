@@ -9,18 +9,18 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/load_weights.h"
 #include "comm/stop.h"
 #include "config/compare.h"
 #include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/pool.h"
-#include "io/corpus_tokenizer.h"
-#include "io/tokenizer.h"
-#include "model/storage.h"
+#include "data/corpus/corpus_tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace moesaic::cli {
 
-void refuse_quantized(const io::ModelSource& source, std::string_view what) {
+void refuse_quantized(const checkpoint::ModelSource& source, std::string_view what) {
   if (const auto type = source.quantized()) {
     throw Error(Exit::kUsage,
                 fmt::format("{} has its weights in {} alone, for score and generate: {} the "
@@ -32,7 +32,7 @@ void refuse_quantized(const io::ModelSource& source, std::string_view what) {
 namespace {
 
 // Weights that were stored quantized are kept so.
-void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
+void adopt_quantized(const checkpoint::ModelSource& source, config::Parsed& parsed) {
   const auto type = source.quantized();
   if (!type) {
     return;
@@ -53,11 +53,11 @@ void adopt_quantized(const io::ModelSource& source, config::Parsed& parsed) {
 
 }  // namespace
 
-config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog) {
+config::Parsed adopt_model(config::Parsed parsed, checkpoint::Catalog& catalog) {
   if (parsed.config.model.path.empty()) {
     return parsed;
   }
-  const io::ModelSource& source = catalog.model(parsed.config.model.path);
+  const checkpoint::ModelSource& source = catalog.model(parsed.config.model.path);
   const bool trains =
       parsed.job == "train" || (parsed.job == "plan" && parsed.config.plan.job == "train");
   if (trains || parsed.job == "convert") {
@@ -93,7 +93,8 @@ config::Parsed adopt_model(config::Parsed parsed, io::Catalog& catalog) {
 namespace {
 
 // The measured loads of each MoE layer; empty: the checkpoint is older than they are.
-std::vector<std::vector<float>> loads_of(io::ModelSource& source, const config::Model& model) {
+std::vector<std::vector<float>> loads_of(checkpoint::ModelSource& source,
+                                         const config::Model& model) {
   std::vector<std::vector<float>> loads;
   for (const std::int64_t layer : config::moe_layers(model)) {
     const std::string name = fmt::format("model.layers.{}.mlp.gate.load", layer);
@@ -107,7 +108,7 @@ std::vector<std::vector<float>> loads_of(io::ModelSource& source, const config::
   return loads;
 }
 
-void check_enough(const io::ModelSource& source, const config::Config& config) {
+void check_enough(const checkpoint::ModelSource& source, const config::Config& config) {
   const std::int64_t ranks = config::expert_ranks(config.parallel);
   for (const std::string& expert_pool : config.model.pool) {
     const std::int64_t regular = config::count_of(expert_pool, 'r');
@@ -122,7 +123,7 @@ void check_enough(const io::ModelSource& source, const config::Config& config) {
 
 }  // namespace
 
-void adopt_pool(io::ModelSource& source, config::Config& config) {
+void adopt_pool(checkpoint::ModelSource& source, config::Config& config) {
   config.model.pool = source.pool();
   const std::size_t layers = config::moe_layers(config.model).size();
   if (!config.model.pool.empty() && config.model.pool.size() != layers) {
@@ -137,9 +138,9 @@ void adopt_pool(io::ModelSource& source, config::Config& config) {
   check_enough(source, config);
 }
 
-model::PoolChange adopt_change(io::ModelSource& source,
-                               const std::vector<config::PoolRequest>& requests,
-                               config::Config& config) {
+checkpoint::PoolChange adopt_change(checkpoint::ModelSource& source,
+                                    const std::vector<config::PoolRequest>& requests,
+                                    config::Config& config) {
   const std::vector<std::vector<float>> loads = loads_of(source, config.model);
   for (const config::PoolRequest& request : requests) {
     const bool by_load = request.action != config::PoolAction::kAdd && request.experts.empty();
@@ -149,8 +150,8 @@ model::PoolChange adopt_change(io::ModelSource& source,
                               source.path().string()));
     }
   }
-  model::PoolChange change = model::change_pools(config, requests, loads);
-  model::adopt(change, config);
+  checkpoint::PoolChange change = checkpoint::change_pools(config, requests, loads);
+  checkpoint::adopt(change, config);
   return change;
 }
 
@@ -158,8 +159,8 @@ void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) 
   config.router.task_names.assign(tasks.begin() + 1, tasks.end());
 }
 
-void check_folder(io::ModelSource& source, const comm::Communicator& world) {
-  io::HfFolder* const folder = source.folder();
+void check_folder(checkpoint::ModelSource& source, const comm::Communicator& world) {
+  hf::HfFolder* const folder = source.folder();
   if (folder == nullptr || !world.is_root()) {
     return;
   }
@@ -178,12 +179,12 @@ namespace {
 
 // A Hugging Face folder's tokenizer may be another file than the corpus's, but not number the
 // tokens otherwise: texts of some ids are compared, of which a few may be special to one of them.
-void check_tokens(const std::filesystem::path& folder, const io::CorpusInfo& corpus) {
+void check_tokens(const std::filesystem::path& folder, const data::CorpusInfo& corpus) {
   constexpr std::int64_t kSample = 1000, kFew = 10;  // one in kFew
-  std::optional<io::Tokenizer> theirs, ours;
+  std::optional<text::Tokenizer> theirs, ours;
   try {
-    theirs = io::Tokenizer::load(folder);
-    ours = io::tokenizer_of(corpus);
+    theirs = text::Tokenizer::load(folder);
+    ours = data::tokenizer_of(corpus);
   } catch (const Error& error) {
     if (error.code() == Exit::kIoError) {
       throw;
@@ -228,11 +229,12 @@ std::function<void()> on_loading(comm::Watchdog& watchdog) {
   };
 }
 
-void load_values(model::Instance& instance, io::ModelSource& source, comm::Watchdog& watchdog) {
-  model::load_parameters(instance, source, model::Load::kValues, on_loading(watchdog));
+void load_values(engine::Instance& instance, checkpoint::ModelSource& source,
+                 comm::Watchdog& watchdog) {
+  checkpoint::load_parameters(instance, source, checkpoint::Load::kValues, on_loading(watchdog));
 }
 
-void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
+void check_vocabulary(checkpoint::ModelSource& source, const data::CorpusInfo& corpus) {
   const std::string hash = source.vocab_sha256();
   const std::int64_t size = std::stoll(source.keys().at("model.vocab_size"));
   const bool unknown = hash.empty() || corpus.vocab_sha256.empty();
@@ -246,11 +248,11 @@ void check_vocabulary(io::ModelSource& source, const io::CorpusInfo& corpus) {
                             "with --tokenize.tokenizer {}",
                             corpus.name, vocabulary_text(corpus.vocab_size, corpus.vocab_sha256),
                             source.path().string(), vocabulary_text(size, hash),
-                            io::Tokenizer::is_in(source.path())
+                            text::Tokenizer::is_in(source.path())
                                 ? source.path().string()
                                 : "MODEL, the folder that the model's tokenizer is in"));
   }
-  if (hash.empty() && !corpus.vocab_sha256.empty() && io::Tokenizer::is_in(source.path())) {
+  if (hash.empty() && !corpus.vocab_sha256.empty() && text::Tokenizer::is_in(source.path())) {
     check_tokens(source.path(), corpus);
   }
 }

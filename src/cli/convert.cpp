@@ -10,6 +10,7 @@
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/load_weights.h"
 #include "cli/calibrate.h"
 #include "cli/checkpoint_model.h"
 #include "cli/convert_write.h"
@@ -18,16 +19,15 @@
 #include "comm/stop.h"
 #include "config/enum_names.h"
 #include "config/validate.h"
-#include "io/run_lock.h"
-#include "model/pipeline.h"
-#include "model/storage.h"
+#include "engine/pipeline.h"
+#include "files/run_lock.h"
 
 namespace moesaic::cli {
 namespace {
 
 namespace fs = std::filesystem;
 
-bool wants_folder(const config::ConvertJob& job, io::ModelSource& source) {
+bool wants_folder(const config::ConvertJob& job, checkpoint::ModelSource& source) {
   const bool from_folder = source.folder() != nullptr;
   const bool quantizes = job.quantize != config::Quantize::kNone;
   if (job.to == config::ConvertTo::kAuto) {
@@ -44,7 +44,7 @@ bool wants_folder(const config::ConvertJob& job, io::ModelSource& source) {
 }
 
 // Experts that came or went have numbers that no other program knows.
-void check_pool(const io::ModelSource& source) {
+void check_pool(const checkpoint::ModelSource& source) {
   for (const std::string& expert_pool : source.pool()) {
     if (expert_pool.find_first_not_of('r') != std::string::npos ||
         expert_pool != source.pool().front()) {
@@ -65,18 +65,18 @@ void check_output(const fs::path& out) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{}: is a file: name another folder", fs::absolute(out).string()));
   }
-  if (!only_a_save && !io::is_free(out)) {
+  if (!only_a_save && !hf::is_free(out)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{}: is not empty: name another folder", fs::absolute(out).string()));
   }
 }
 
-ConvertInputs read_inputs(config::Parsed parsed, int ranks, io::Catalog& catalog) {
+ConvertInputs read_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog& catalog) {
   if (parsed.arguments.size() != 2) {
     throw Error(Exit::kUsage, "convert takes two arguments: moesaic convert IN OUT");
   }
   parsed.config.model.path = parsed.arguments[0];
-  io::ModelSource& source = catalog.model(parsed.arguments[0]);
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
   ConvertInputs inputs{.config = config::checked(adopt_model(parsed, catalog), ranks),
                        .source = source.path(),
                        .out = parsed.arguments[1],
@@ -94,35 +94,35 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks, io::Catalog& catalog
     if (!source.pool().empty()) {
       inputs.config.model.experts = std::ssize(source.pool().front());
     }
-    inputs.family = io::family_for(keys_of(inputs.config));
+    inputs.family = hf::family_for(keys_of(inputs.config));
   }
   return inputs;
 }
 
 // As many tokens as a short sentence has, spread over the vocabulary.
-model::MicroBatch probe(const config::Config& config) {
+data::MicroBatch probe(const config::Config& config) {
   std::vector<std::int32_t> tokens(
       static_cast<std::size_t>(std::min<std::int64_t>(48, config.model.max_seq)));
   std::int64_t place = 0;
   for (std::int32_t& token : tokens) {
     token = static_cast<std::int32_t>(7919 * ++place % config.model.vocab_size);
   }
-  return model::text_batch(tokens, std::ssize(tokens));
+  return data::text_batch(tokens, std::ssize(tokens));
 }
 
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
-std::vector<float> compute(const config::Config& config, io::ModelSource& source,
+std::vector<float> compute(const config::Config& config, checkpoint::ModelSource& source,
                            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
-  std::optional<model::Instance> instance;
+  std::optional<engine::Instance> instance;
   mesh.world.together("set up the check", [&] {
-    instance.emplace(config, mesh, model::Use::kManyRows);
+    instance.emplace(config, mesh, engine::Use::kManyRows);
     load_values(*instance, source, watchdog);
   });
   model::Context ctx = instance->context();
   ctx.dropless = true;
-  const model::MicroBatch batch = probe(config);
+  const data::MicroBatch batch = probe(config);
   std::vector<float> result;
-  model::forward_all(*instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {
+  engine::forward_all(*instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {
     result = instance->transformer.head().log_probs(ctx, hidden).logprob;
   });
   return result;
@@ -149,7 +149,7 @@ void remove_made(const ConvertInputs& inputs, const fs::path& made, const comm::
   }
   try {
     if (inputs.to_folder) {
-      io::clear_written(made);
+      hf::clear_written(made);
     } else {
       fs::remove_all(made);
       fs::remove(inputs.out / "latest");
@@ -165,8 +165,8 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
   config::Config stored = inputs.config;
   stored.run.quantize = inputs.config.convert.quantize;
   try {
-    io::Catalog catalog;
-    io::read_once(catalog, mesh.world, "open the copy", [&] { catalog.model(made); });
+    checkpoint::Catalog catalog;
+    checkpoint::read_once(catalog, mesh.world, "open the copy", [&] { catalog.model(made); });
     return compute(stored, catalog.model(made), mesh, watchdog);
   } catch (const comm::AgreedError& error) {
     if (error.code() != Exit::kBadData) {
@@ -181,7 +181,7 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
 
 /// Throws kMismatch if the two models do not compute the same, as far as what is stored lets them.
 /// Collective over the mesh.
-void compare(const ConvertInputs& inputs, io::ModelSource& source, const fs::path& made,
+void compare(const ConvertInputs& inputs, checkpoint::ModelSource& source, const fs::path& made,
              const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   const std::vector<float> was = compute(inputs.config, source, mesh, watchdog);
   const std::vector<float> is = compute_copy(inputs, made, mesh, watchdog);
@@ -207,7 +207,7 @@ void compare(const ConvertInputs& inputs, io::ModelSource& source, const fs::pat
 
 /// Compares the two; a copy that could not be compared stays, unless the job is to stop. Collective
 /// over the mesh.
-void check(const ConvertInputs& inputs, io::ModelSource& source, const fs::path& made,
+void check(const ConvertInputs& inputs, checkpoint::ModelSource& source, const fs::path& made,
            const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   watchdog.loading();
   try {
@@ -246,32 +246,32 @@ std::string kind_text(const ConvertInputs& inputs) {
 int convert(const config::Parsed& parsed, const comm::Communicator& world,
             comm::Watchdog& watchdog) {
   ConvertInputs inputs;
-  infer::ScoreCorpora corpora;  // of the calibration
+  data::ScoreCorpora corpora;  // of the calibration
   comm::Facts facts;
-  io::Catalog catalog;
-  std::optional<io::RunLock> lock;  // on rank 0
-  io::read_once(catalog, world, "read the model", [&] {
+  checkpoint::Catalog catalog;
+  std::optional<files::RunLock> lock;  // on rank 0
+  checkpoint::read_once(catalog, world, "read the model", [&] {
     inputs = read_inputs(parsed, world.size(), catalog);
-    io::ModelSource& source = catalog.model(parsed.arguments[0]);
+    checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
     facts = facts_of(inputs.config);
     facts.push_back(fact_of(source));
     corpora = open_calibration(inputs.config, source, inputs.tasks, catalog);
     if (world.is_root()) {
       check_folder(source, world);
       check_output(inputs.out);
-      at_start([&] { lock.emplace(io::RunLock::beside(inputs.out)); });
+      at_start([&] { lock.emplace(files::RunLock::beside(inputs.out)); });
       check_output(inputs.out);  // another job may just have ended
     }
   });
   comm::check_same(facts, world);
   comm::agree_to_go_on("loading", world);
-  io::ModelSource& source = catalog.model(parsed.arguments[0]);
-  comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
+  comm::Mesh mesh = engine::make_mesh(inputs.config, world.ledger());
   inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
   log::print(table(
       {{"from", inputs.text},
        {"to", fmt::format("{} ({})", fs::absolute(inputs.out).string(), kind_text(inputs))}}));
-  model::Calibration calibration;
+  checkpoint::Calibration calibration;
   if (corpora.shards() > 0) {
     calibration = calibrate(inputs.config, source, corpora, mesh, watchdog);
   }

@@ -8,13 +8,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/quantize.h"
 #include "comm/stop.h"
 #include "config/compare.h"
-#include "io/checkpoint_manifest.h"
-#include "io/files.h"
-#include "io/stored_type.h"
-#include "io/tokenizer.h"
-#include "model/quantize.h"
+#include "files/durable.h"
+#include "hf/safetensors/stored_type.h"
+#include "text/tokenizer.h"
 #include "train/resume.h"
 
 namespace moesaic::cli {
@@ -29,41 +29,41 @@ std::vector<std::int64_t> zeros_like(const std::vector<std::int64_t>& shape) {
 // Moments and other sums of training have a folder in their names.
 bool is_of_training(const std::string& name) { return name.find('/') != std::string::npos; }
 
-io::BlockType block_type(config::StoredAs dtype) {
+checkpoint::BlockType block_type(config::StoredAs dtype) {
   switch (dtype) {
     case config::StoredAs::kBf16:
-      return io::BlockType::kBF16;
+      return checkpoint::BlockType::kBF16;
     case config::StoredAs::kFp16:
-      return io::BlockType::kF16;
+      return checkpoint::BlockType::kF16;
     default:
-      return io::BlockType::kF32;
+      return checkpoint::BlockType::kF32;
   }
 }
 
-io::StoredType stored_type(config::StoredAs dtype) {
+hf::StoredType stored_type(config::StoredAs dtype) {
   switch (dtype) {
     case config::StoredAs::kFp32:
-      return io::StoredType::kF32;
+      return hf::StoredType::kF32;
     case config::StoredAs::kFp16:
-      return io::StoredType::kF16;
+      return hf::StoredType::kF16;
     default:
-      return io::StoredType::kBF16;
+      return hf::StoredType::kBF16;
   }
 }
 
 /// Makes the blocks of a checkpoint; it must outlive them.
 class Blocks {
  public:
-  Blocks(const ConvertInputs& inputs, io::ModelSource& source,
-         const model::Calibration& calibration)
+  Blocks(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+         const checkpoint::Calibration& calibration)
       : source_(source),
         calibration_(calibration),
         backend_(make_cpu_backend(static_cast<int>(inputs.config.run.threads))),
-        kinds_(model::stored_kinds(inputs.config.model, inputs.config.router)),
+        kinds_(checkpoint::stored_kinds(inputs.config.model, inputs.config.router)),
         dtype_(block_type(dtype_of(inputs))),
         quantize_(inputs.config.convert.quantize) {}
 
-  const io::ModelSource& source() const { return source_; }
+  const checkpoint::ModelSource& source() const { return source_; }
   std::vector<std::string> names() const {
     std::vector<std::string> names = source_.names();
     std::erase_if(names, is_of_training);
@@ -74,23 +74,23 @@ class Blocks {
     double bytes = 0.0;
     for (const std::string& name : names()) {
       bytes += static_cast<double>(sizeof(float)) *
-               static_cast<double>(io::volume(*source_.shape(name)));
+               static_cast<double>(checkpoint::volume(*source_.shape(name)));
     }
     return bytes;
   }
 
-  io::BlockToSave of(const std::string& name) {
+  checkpoint::BlockToSave of(const std::string& name) {
     const std::vector<std::int64_t> shape = *source_.shape(name);
     const auto kind = kinds_.find(name);
     const bool known = kind != kinds_.end();
-    io::BlockToSave block{.name = name,
-                          .shape = shape,
-                          .offset = zeros_like(shape),
-                          .extent = shape,
-                          .values = [this, name, shape] { return values(name, shape); }};
+    checkpoint::BlockToSave block{.name = name,
+                                  .shape = shape,
+                                  .offset = zeros_like(shape),
+                                  .extent = shape,
+                                  .values = [this, name, shape] { return values(name, shape); }};
     if (known && kind->second.packable && quantize_ != config::Quantize::kNone) {
       const bool int8 = quantize_ == config::Quantize::kInt8;
-      block.type = int8 ? io::BlockType::kInt8 : io::BlockType::kInt4;
+      block.type = int8 ? checkpoint::BlockType::kInt8 : checkpoint::BlockType::kInt4;
       block.rows = [this, name, shape, int8] {
         return rows(name, shape, int8 ? QuantizedType::kInt8 : QuantizedType::kInt4);
       };
@@ -103,7 +103,7 @@ class Blocks {
  private:
   std::vector<float> values(const std::string& name, const std::vector<std::int64_t>& shape) {
     comm::check_stop("writing the copy");
-    std::vector<float> values(static_cast<std::size_t>(io::volume(shape)));
+    std::vector<float> values(static_cast<std::size_t>(checkpoint::volume(shape)));
     source_.read(name, zeros_like(shape), shape, values);
     return values;
   }
@@ -112,20 +112,20 @@ class Blocks {
                      QuantizedType type) {
     const auto mean_squares = calibration_.mean_squares.find(name);
     try {
-      return model::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
-                             mean_squares == calibration_.mean_squares.end()
-                                 ? std::span<const float>()
-                                 : std::span(mean_squares->second));
+      return checkpoint::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
+                                  mean_squares == calibration_.mean_squares.end()
+                                      ? std::span<const float>()
+                                      : std::span(mean_squares->second));
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("tensor {}: {}", name, error.what()));
     }
   }
 
-  io::ModelSource& source_;
-  const model::Calibration& calibration_;
+  checkpoint::ModelSource& source_;
+  const checkpoint::Calibration& calibration_;
   std::unique_ptr<Backend> backend_;
-  std::map<std::string, model::StoredKind> kinds_;
-  io::BlockType dtype_;
+  std::map<std::string, checkpoint::StoredKind> kinds_;
+  checkpoint::BlockType dtype_;
   config::Quantize quantize_;
 };
 
@@ -136,7 +136,7 @@ struct SidecarFiles {
   std::map<std::string, std::string> texts;
   std::string vocab_sha256;
 };
-SidecarFiles sidecar_files_of(const ConvertInputs& inputs, io::ModelSource& source) {
+SidecarFiles sidecar_files_of(const ConvertInputs& inputs, checkpoint::ModelSource& source) {
   SidecarFiles sidecars{.files = {}, .texts = {}, .vocab_sha256 = inputs.vocab_sha256};
   if (source.checkpoint() != nullptr) {
     for (const std::string& name : source.checkpoint()->sidecar_files()) {
@@ -144,9 +144,9 @@ SidecarFiles sidecar_files_of(const ConvertInputs& inputs, io::ModelSource& sour
     }
     return sidecars;
   }
-  sidecars.files = io::sidecar_files(inputs.source);
-  if (io::Tokenizer::is_in(inputs.source)) {
-    const auto tokenizer = io::Tokenizer::load(inputs.source);
+  sidecars.files = hf::sidecar_files(inputs.source);
+  if (text::Tokenizer::is_in(inputs.source)) {
+    const auto tokenizer = text::Tokenizer::load(inputs.source);
     sidecars.vocab_sha256 = tokenizer.sha256();
     sidecars.texts[tokenizer.file_name()] = tokenizer.model();
     std::erase_if(sidecars.files,
@@ -157,7 +157,7 @@ SidecarFiles sidecar_files_of(const ConvertInputs& inputs, io::ModelSource& sour
 
 void print_bytes(const fs::path& made, double fp32_bytes) {
   double bytes = 0.0;
-  for (const auto& [name, file] : io::read_manifest(made).parts) {
+  for (const auto& [name, file] : checkpoint::read_manifest(made).parts) {
     bytes += static_cast<double>(file.bytes);
   }
   constexpr double kBits = 32.0;
@@ -167,8 +167,8 @@ void print_bytes(const fs::path& made, double fp32_bytes) {
 
 }  // namespace
 
-io::HfKeys keys_of(const config::Config& config) {
-  io::HfKeys keys;
+hf::HfKeys keys_of(const config::Config& config) {
+  hf::HfKeys keys;
   for (const auto& [key, value] : config::flatten(config)) {
     if (key.starts_with("model.") || key.starts_with("router.")) {
       keys[key] = value;
@@ -185,19 +185,20 @@ config::StoredAs dtype_of(const ConvertInputs& inputs) {
   return inputs.to_folder ? config::StoredAs::kBf16 : config::StoredAs::kFp32;
 }
 
-fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
-                          const model::Calibration& calibration, const comm::Communicator& world,
+fs::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                          const checkpoint::Calibration& calibration,
+                          const comm::Communicator& world,
                           const std::function<void()>& on_progress) {
   SidecarFiles sidecars;
   world.together("read the tokenizer", [&] {
     sidecars = sidecar_files_of(inputs, source);
     if (world.is_root()) {
-      io::make_folder(inputs.out);
-      io::clear_written(inputs.out);  // by a conversion to a folder that did not end
+      files::make_folder(inputs.out);
+      hf::clear_written(inputs.out);  // by a conversion to a folder that did not end
     }
   });
   Blocks all(inputs, source, calibration);
-  std::vector<io::BlockToSave> blocks;
+  std::vector<checkpoint::BlockToSave> blocks;
   std::int64_t number = 0;
   for (const std::string& name : all.names()) {
     if (number++ % world.size() == world.rank()) {
@@ -208,27 +209,27 @@ fs::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
       .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
   const auto state =
       train::to_state(start, inputs.config, "", {.vocab_sha256 = sidecars.vocab_sha256});
-  fs::path saved = io::save_checkpoint({.dir = inputs.out,
-                                        .step = 0,
-                                        .state = *state,
-                                        .copy = sidecars.files,
-                                        .texts = sidecars.texts,
-                                        .on_progress = on_progress},
-                                       blocks, world);
+  fs::path saved = checkpoint::save_checkpoint({.dir = inputs.out,
+                                                .step = 0,
+                                                .state = *state,
+                                                .copy = sidecars.files,
+                                                .texts = sidecars.texts,
+                                                .on_progress = on_progress},
+                                               blocks, world);
   if (world.is_root()) {
     print_bytes(saved, all.fp32_bytes());
   }
   return saved;
 }
 
-fs::path write_folder(const ConvertInputs& inputs, io::ModelSource& source,
+fs::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& source,
                       const comm::Communicator& world, const std::function<void()>& on_progress) {
-  io::write_hf_folder(
+  hf::write_hf_folder(
       {.folder = inputs.out,
        .family = inputs.family,
        .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
        .type = stored_type(dtype_of(inputs)),
-       .copy = io::sidecar_files(inputs.source),
+       .copy = hf::sidecar_files(inputs.source),
        .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,
           const std::vector<std::int64_t>& extent, std::span<float> values) {

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/calibration.h"
+#include "checkpoint/model_source.h"
 #include "comm/communicator.h"
 #include "config/config.h"
-#include "io/hf_folder.h"
-#include "io/model_source.h"
-#include "model/calibration.h"
+#include "hf/folder.h"
 
 namespace moesaic::cli {
 
@@ -18,14 +18,14 @@ struct ConvertInputs {
   config::Config config;  // of the model, on the ranks of this job
   std::filesystem::path source, out;
   bool to_folder = false;
-  io::HfFamily family = io::HfFamily::kMixtral;  // of the folder that is read or written
+  hf::HfFamily family = hf::HfFamily::kMixtral;  // of the folder that is read or written
   std::string text;                              // of the source
   std::vector<std::string> tasks;                // [0] = "none"
   std::string vocab_sha256;                      // empty: unknown
 };
 
 /// All keys of a model, as a folder needs them.
-io::HfKeys keys_of(const config::Config& config);
+hf::HfKeys keys_of(const config::Config& config);
 
 /// convert.dtype, without auto.
 config::StoredAs dtype_of(const ConvertInputs& inputs);
@@ -34,11 +34,11 @@ config::StoredAs dtype_of(const ConvertInputs& inputs);
 // call on_progress on each rank before each tensor, and are collective over world.
 
 /// A checkpoint of step 0, as if training had begun with these weights.
-std::filesystem::path write_checkpoint(const ConvertInputs& inputs, io::ModelSource& source,
-                                       const model::Calibration& calibration,
+std::filesystem::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                                       const checkpoint::Calibration& calibration,
                                        const comm::Communicator& world,
                                        const std::function<void()>& on_progress);
-std::filesystem::path write_folder(const ConvertInputs& inputs, io::ModelSource& source,
+std::filesystem::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& source,
                                    const comm::Communicator& world,
                                    const std::function<void()>& on_progress);
 

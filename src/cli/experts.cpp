@@ -8,15 +8,15 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/load_weights.h"
+#include "checkpoint/manifest.h"
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
 #include "comm/stop.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_manifest.h"
-#include "io/files.h"
-#include "io/run_lock.h"
-#include "model/storage.h"
+#include "files/durable.h"
+#include "files/run_lock.h"
 #include "train/resume.h"
 
 namespace moesaic::cli {
@@ -27,12 +27,12 @@ namespace fs = std::filesystem;
 struct Inputs {
   config::Config config;  // the checkpoint's, on the ranks of this job, with the new pool
   fs::path source, out;
-  model::PoolChange change;
+  checkpoint::PoolChange change;
 };
 
 // The model and the seed are the checkpoint's, the ranks this job's. Moving values needs no copies
 // of them in a narrow type.
-config::Config config_of(io::ModelSource& source, config::Parsed parsed, int ranks) {
+config::Config config_of(checkpoint::ModelSource& source, config::Parsed parsed, int ranks) {
   const config::Config keys = parsed.config;
   parsed.config = train::config_of(source.checkpoint()->state());
   parsed.config.parallel = keys.parallel;
@@ -42,13 +42,13 @@ config::Config config_of(io::ModelSource& source, config::Parsed parsed, int ran
   return config::checked(parsed, ranks);
 }
 
-Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
+Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog) {
   if (parsed.arguments.size() != 3) {
     throw Error(Exit::kUsage,
                 "experts takes three arguments: moesaic experts add|remove|clone|promote PATH OUT");
   }
   const auto request = config::pool_request(parsed.arguments[0], parsed.config.experts);
-  io::ModelSource& source = catalog.model(parsed.arguments[1]);
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[1]);
   if (source.checkpoint() == nullptr) {
     throw Error(Exit::kUsage, fmt::format("{} is a Hugging Face folder: make a checkpoint of it "
                                           "first (moesaic convert)",
@@ -65,35 +65,35 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog
 }
 
 // Claims the folder that the checkpoint will be in.
-io::RunLock claim_output(const fs::path& out, const io::CheckpointReader& checkpoint) {
+files::RunLock claim_output(const fs::path& out, const checkpoint::CheckpointReader& checkpoint) {
   const fs::path target =
-      io::checkpoint_folder(out, checkpoint.state().at("step").get<std::int64_t>());
+      checkpoint::checkpoint_folder(out, checkpoint.state().at("step").get<std::int64_t>());
   if (fs::exists(target)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("{} exists: name another folder", target.string()));
   }
-  io::make_folder(out);
-  std::optional<io::RunLock> lock;
-  at_start([&] { lock.emplace(io::RunLock::of_folder(out)); });
+  files::make_folder(out);
+  std::optional<files::RunLock> lock;
+  at_start([&] { lock.emplace(files::RunLock::of_folder(out)); });
   return std::move(*lock);
 }
 
 // Writes the changed checkpoint. In its state only the expert pool changes.
-fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
-              model::Instance& instance, const std::function<void()>& on_progress) {
+fs::path save(const Inputs& inputs, const checkpoint::CheckpointReader& checkpoint,
+              engine::Instance& instance, const std::function<void()>& on_progress) {
   Json state = checkpoint.state();
   state["pool"] = inputs.config.model.pool;
   std::vector<fs::path> copy;
   for (const std::string& name : checkpoint.sidecar_files()) {
     copy.push_back(inputs.source / name);
   }
-  const auto blocks = model::blocks_to_save(instance);
-  return io::save_checkpoint({.dir = inputs.out,
-                              .step = state.at("step").get<std::int64_t>(),
-                              .state = state,
-                              .copy = copy,
-                              .on_progress = on_progress},
-                             blocks, instance.mesh.world);
+  const auto blocks = checkpoint::blocks_to_save(instance);
+  return checkpoint::save_checkpoint({.dir = inputs.out,
+                                      .step = state.at("step").get<std::int64_t>(),
+                                      .state = state,
+                                      .copy = copy,
+                                      .on_progress = on_progress},
+                                     blocks, instance.mesh.world);
 }
 
 }  // namespace
@@ -101,23 +101,23 @@ fs::path save(const Inputs& inputs, const io::CheckpointReader& checkpoint,
 int experts(const config::Parsed& parsed, const comm::Communicator& world,
             comm::Watchdog& watchdog) {
   Inputs inputs;
-  io::Catalog catalog;
-  std::optional<io::RunLock> lock;  // on rank 0
-  io::read_once(catalog, world, "read the checkpoint", [&] {
+  checkpoint::Catalog catalog;
+  std::optional<files::RunLock> lock;  // on rank 0
+  checkpoint::read_once(catalog, world, "read the checkpoint", [&] {
     inputs = read_inputs(parsed, world.size(), catalog);
     if (world.is_root()) {
       lock.emplace(claim_output(inputs.out, *catalog.model(parsed.arguments[1]).checkpoint()));
     }
   });
-  io::ModelSource& source = catalog.model(parsed.arguments[1]);
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[1]);
   comm::check_same(facts_of(inputs.config), world);
-  comm::Mesh mesh = model::make_mesh(inputs.config, world.ledger());
+  comm::Mesh mesh = engine::make_mesh(inputs.config, world.ledger());
   inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
-  std::optional<model::Instance> instance;
+  std::optional<engine::Instance> instance;
   world.together("change the experts", [&] {
-    instance.emplace(inputs.config, mesh, model::Use::kTraining);
-    model::load_parameters(*instance, source, model::Load::kAll, on_loading(watchdog),
-                           &inputs.change);
+    instance.emplace(inputs.config, mesh, engine::Use::kTraining);
+    checkpoint::load_parameters(*instance, source, checkpoint::Load::kAll, on_loading(watchdog),
+                                &inputs.change);
   });
   comm::agree_to_go_on("loading", world);
   watchdog.saving();

@@ -5,7 +5,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "config/compare.h"
-#include "io/files.h"
+#include "files/durable.h"
 
 namespace moesaic::cli {
 
@@ -20,9 +20,10 @@ comm::Facts facts_of(const config::Parsed& parsed) {
 
 comm::Facts facts_of(const config::Config& config) { return config::flatten(config); }
 
-comm::Facts::value_type fact_of(const io::ModelSource& source) {
-  return {"model", fmt::format("{}, SHA-256 {}", source.path().string(),
-                               source.fingerprint(io::ModelSource::Times::kIgnored).substr(0, 16))};
+comm::Facts::value_type fact_of(const checkpoint::ModelSource& source) {
+  return {"model",
+          fmt::format("{}, SHA-256 {}", source.path().string(),
+                      source.fingerprint(checkpoint::ModelSource::Times::kIgnored).substr(0, 16))};
 }
 
 }  // namespace moesaic::cli

@@ -1,8 +1,8 @@
 #pragma once
 
+#include "checkpoint/model_source.h"
 #include "comm/handshake.h"
 #include "config/options.h"
-#include "io/model_source.h"
 
 namespace moesaic::cli {
 
@@ -13,6 +13,6 @@ comm::Facts facts_of(const config::Parsed& parsed);
 comm::Facts facts_of(const config::Config& config);
 /// A Hugging Face folder as this rank's file system shows it; of a checkpoint every block that is
 /// read is compared with the manifest, which all ranks have from rank 0.
-comm::Facts::value_type fact_of(const io::ModelSource& source);
+comm::Facts::value_type fact_of(const checkpoint::ModelSource& source);
 
 }  // namespace moesaic::cli

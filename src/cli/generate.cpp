@@ -21,11 +21,11 @@
 #include "comm/stop.h"
 #include "config/compare.h"
 #include "config/validate.h"
+#include "data/corpus/corpus_tokenizer.h"
+#include "files/disk_space.h"
+#include "files/durable.h"
+#include "files/run_lock.h"
 #include "infer/generator.h"
-#include "io/corpus_tokenizer.h"
-#include "io/files.h"
-#include "io/run_lock.h"
-#include "io/space.h"
 
 namespace moesaic::cli {
 namespace {
@@ -35,16 +35,16 @@ namespace fs = std::filesystem;
 /// What the job reads, checked on every rank.
 struct Inputs {
   config::Config config;
-  infer::ScoreCorpora corpora;
-  std::optional<io::Tokenizer> tokenizer;  // none: bare shards do not name theirs
+  data::ScoreCorpora corpora;
+  std::optional<text::Tokenizer> tokenizer;  // none: bare shards do not name theirs
   infer::GenerateRules rules;
   std::string model;  // path and step
 };
 
-std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
-                                          const config::GenerateJob& keys) {
+std::optional<text::Tokenizer> tokenizer_of(const data::CorpusInfo& corpus,
+                                            const config::GenerateJob& keys) {
   if (!corpus.vocab_sha256.empty()) {
-    return io::tokenizer_of(corpus);
+    return data::tokenizer_of(corpus);
   }
   if (!keys.stop.empty()) {
     throw Error(Exit::kUsage,
@@ -56,7 +56,8 @@ std::optional<io::Tokenizer> tokenizer_of(const io::CorpusInfo& corpus,
 }
 
 // Those of the model and of the corpus.
-std::vector<std::int32_t> ends_of(const io::ModelSource& source, const io::CorpusInfo& corpus) {
+std::vector<std::int32_t> ends_of(const checkpoint::ModelSource& source,
+                                  const data::CorpusInfo& corpus) {
   std::vector<std::int32_t> ends = source.special_tokens().eos;
   if (corpus.eos_id >= 0) {
     ends.push_back(static_cast<std::int32_t>(corpus.eos_id));
@@ -64,15 +65,16 @@ std::vector<std::int32_t> ends_of(const io::ModelSource& source, const io::Corpu
   return ends;
 }
 
-void read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog, Inputs& inputs) {
+void read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog,
+                 Inputs& inputs) {
   inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Config& config = inputs.config;
-  io::ModelSource& source = catalog.model(config.model.path);
+  checkpoint::ModelSource& source = catalog.model(config.model.path);
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(catalog.corpora(config.data.corpus), tasks);
-  const io::CorpusInfo& corpus = inputs.corpora.first();
+  inputs.corpora = data::ScoreCorpora::open(catalog.corpora(config.data.corpus), tasks);
+  const data::CorpusInfo& corpus = inputs.corpora.first();
   check_vocabulary(source, corpus);
   inputs.tokenizer = tokenizer_of(corpus, config.generate);
   inputs.model = source.text();
@@ -87,7 +89,7 @@ void read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog, 
 }
 
 /// A hash of all that the tokens depend on.
-std::string fingerprint(const Inputs& inputs, const io::ModelSource& model) {
+std::string fingerprint(const Inputs& inputs, const checkpoint::ModelSource& model) {
   constexpr std::array<std::string_view, 4> kFree = {"generate.output", "generate.batch",
                                                      "generate.cache", "generate.prefill"};
   std::string text = provenance(inputs.config, inputs.corpora, model, [&](std::string_view key) {
@@ -117,44 +119,44 @@ void check_outputs_fit(const Inputs& inputs, std::int64_t documents, const fs::p
   const std::int64_t rows = (documents / at_once + 1) * (longest + 1) / config.trace.every;
   const double trace =
       trace_size(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(), rows);
-  io::check_space({{fmt::format("continuations of {} documents", documents), folder,
-                    std::max(0.0, bytes - io::bytes_below(folder))},
-                   {fmt::format("a trace of {} rows", rows), config.trace.path,
-                    std::max(0.0, trace - io::bytes_below(config.trace.path))}},
-                  "free some, lower generate.max_tokens, raise trace.every, or choose another "
-                  "generate.output");
+  files::check_space({{fmt::format("continuations of {} documents", documents), folder,
+                       std::max(0.0, bytes - files::bytes_below(folder))},
+                      {fmt::format("a trace of {} rows", rows), config.trace.path,
+                       std::max(0.0, trace - files::bytes_below(config.trace.path))}},
+                     "free some, lower generate.max_tokens, raise trace.every, or choose another "
+                     "generate.output");
 }
 
 /// Rank 0 claims the outputs.
-std::vector<io::RunLock> claim_outputs(const Inputs& inputs, std::int64_t documents,
-                                       const io::GenerationsOutput& output, int ranks) {
+std::vector<files::RunLock> claim_outputs(const Inputs& inputs, std::int64_t documents,
+                                          const record::GenerationsOutput& output, int ranks) {
   const config::Config& config = inputs.config;
-  io::make_folder(output.folder());
-  std::vector<io::RunLock> locks;
-  locks.push_back(io::RunLock::of_folder(output.folder()));
-  locks.push_back(io::RunLock::beside(config.trace.path));
+  files::make_folder(output.folder());
+  std::vector<files::RunLock> locks;
+  locks.push_back(files::RunLock::of_folder(output.folder()));
+  locks.push_back(files::RunLock::beside(config.trace.path));
   output.prepare();
   check_outputs_fit(inputs, documents, output.folder(), ranks);
   if (!config.run.dir.empty()) {
-    io::make_folder(config.run.dir);
-    io::write_whole(fs::path(config.run.dir) / "generate.cfg", config::to_cfg(config));
+    files::make_folder(config.run.dir);
+    files::write_whole(fs::path(config.run.dir) / "generate.cfg", config::to_cfg(config));
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
   return locks;
 }
 
-void print_end(const io::GenerationTotals& totals, const std::string& path,
-               const io::GenerationsOutput& output) {
+void print_end(const record::GenerationTotals& totals, const std::string& path,
+               const record::GenerationsOutput& output) {
   log::print(fmt::format("tokens {} in {} continuations\ncontinuations: {} {}", totals.tokens,
                          totals.documents, path, output.lines().string()));
 }
 
 /// Collective over the mesh: computes the missing parts.
-infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
-                              const io::GenerationsOutput& output, io::Catalog catalog,
+infer::GenerateResult compute(Inputs& inputs, data::Prompts& prompts,
+                              const record::GenerationsOutput& output, checkpoint::Catalog catalog,
                               const comm::Communicator& world, comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
-  comm::Mesh mesh = model::make_mesh(config, world.ledger());
+  comm::Mesh mesh = engine::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   log::print(table(mesh.layout.rows()));
@@ -164,8 +166,8 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
        {"placement", threads.placement},
        {"mpi", comm::mpi_text()},
        {"trace", config.trace.path}}));
-  std::optional<model::Instance> instance;
-  set_up(instance, config, mesh, catalog, watchdog, model::Use::kFewRows);
+  std::optional<engine::Instance> instance;
+  set_up(instance, config, mesh, catalog, watchdog, engine::Use::kFewRows);
   catalog = {};
   comm::agree_to_go_on("loading", world);
   const infer::GenerateResult result =
@@ -176,8 +178,9 @@ infer::GenerateResult compute(Inputs& inputs, infer::Prompts& prompts,
 }
 
 /// Collective over world: whether both files are there already. Else rank 0 claims them.
-bool is_finished(const Inputs& inputs, std::int64_t documents, const io::GenerationsOutput& output,
-                 const comm::Communicator& world, std::vector<io::RunLock>& locks) {
+bool is_finished(const Inputs& inputs, std::int64_t documents,
+                 const record::GenerationsOutput& output, const comm::Communicator& world,
+                 std::vector<files::RunLock>& locks) {
   std::int64_t finished = 0;
   world.together("create the output", [&] {
     if (!world.is_root()) {
@@ -203,8 +206,8 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   Inputs inputs;
   std::string print;
   comm::Facts facts;
-  io::Catalog catalog;
-  io::read_once(catalog, world, "read the config", [&] {
+  checkpoint::Catalog catalog;
+  checkpoint::read_once(catalog, world, "read the config", [&] {
     read_inputs(parsed, world.size(), catalog, inputs);
     print = world.is_root() ? fingerprint(inputs, catalog.model(inputs.config.model.path)) : "";
     facts = facts_of(inputs.config, catalog);
@@ -213,10 +216,10 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   comm::check_same(facts, world);
   world.broadcast(print, 0);
   watchdog.loading();
-  infer::Prompts prompts(inputs.corpora);
-  const io::GenerationsOutput output(inputs.config.generate.output, prompts.parts(),
-                                     {inputs.model, config::to_cfg(inputs.config), print});
-  std::vector<io::RunLock> locks;
+  data::Prompts prompts(inputs.corpora);
+  const record::GenerationsOutput output(inputs.config.generate.output, prompts.parts(),
+                                         {inputs.model, config::to_cfg(inputs.config), print});
+  std::vector<files::RunLock> locks;
   if (is_finished(inputs, prompts.documents(), output, world, locks)) {
     return 0;
   }
@@ -228,7 +231,7 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   }
   world.together("finish the continuations", [&] {
     if (world.is_root()) {
-      const io::GenerationTotals totals = output.finish();
+      const record::GenerationTotals totals = output.finish();
       locks.clear();
       output.remove_parts();
       print_end(totals, inputs.config.generate.output, output);

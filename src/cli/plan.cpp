@@ -9,7 +9,7 @@
 namespace moesaic::cli {
 
 int plan(const config::Parsed& parsed) {
-  io::Catalog catalog;
+  checkpoint::Catalog catalog;
   const auto ranks = static_cast<int>(parsed.config.plan.ranks);
   if (parsed.config.plan.job == "train") {
     TrainInputs inputs = read_train_inputs(parsed, ranks, catalog);
@@ -21,7 +21,7 @@ int plan(const config::Parsed& parsed) {
   config::Config config = config::checked(adopt_model(parsed, catalog), ranks);
   std::int64_t tokens = 0;
   for (const std::string& path : config.data.corpus) {
-    const io::CorpusInfo& corpus = catalog.corpus(path);
+    const data::CorpusInfo& corpus = catalog.corpus(path);
     tokens += corpus.tokens;
     if (config.model.vocab_size == 0) {
       config.model.vocab_size = corpus.vocab_size;

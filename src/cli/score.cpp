@@ -24,10 +24,10 @@
 #include "comm/stop.h"
 #include "config/compare.h"
 #include "config/validate.h"
+#include "files/disk_space.h"
+#include "files/durable.h"
+#include "files/run_lock.h"
 #include "infer/scorer.h"
-#include "io/files.h"
-#include "io/run_lock.h"
-#include "io/space.h"
 
 namespace moesaic::cli {
 namespace {
@@ -37,7 +37,7 @@ namespace fs = std::filesystem;
 /// What the job reads, checked on every rank.
 struct Inputs {
   config::Config config;
-  infer::ScoreCorpora corpora;
+  data::ScoreCorpora corpora;
   std::vector<std::int64_t> shards;  // of this task
   bool first_task = true;
   std::string model;  // path and step
@@ -61,14 +61,14 @@ void choose_shards(Inputs& inputs) {
   }
 }
 
-Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
+Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog) {
   Inputs inputs;
   inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
-  io::ModelSource& source = catalog.model(inputs.config.model.path);
+  checkpoint::ModelSource& source = catalog.model(inputs.config.model.path);
   adopt_pool(source, inputs.config);
   const std::vector<std::string> tasks = source.tasks();
   adopt_tasks(tasks, inputs.config);
-  inputs.corpora = infer::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), tasks);
+  inputs.corpora = data::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), tasks);
   check_vocabulary(source, inputs.corpora.first());
   inputs.model = source.text();
   choose_shards(inputs);
@@ -79,9 +79,9 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog
 }
 
 /// A hash of all that the scores depend on.
-std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
+std::string fingerprint(const Inputs& inputs, checkpoint::Catalog& catalog) {
   const bool free_batch = !inputs.config.router.eval_capacity;
-  const io::ModelSource& model = catalog.model(inputs.config.model.path);
+  const checkpoint::ModelSource& model = catalog.model(inputs.config.model.path);
   std::string text = provenance(inputs.config, inputs.corpora, model, [&](std::string_view key) {
     const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
                         key == "run.precision" || key == "run.quantize" ||
@@ -91,7 +91,7 @@ std::string fingerprint(const Inputs& inputs, io::Catalog& catalog) {
     return counts && !free;
   });
   if (inputs.reference) {
-    const io::ModelSource& reference = catalog.model(inputs.reference->config.model.path);
+    const checkpoint::ModelSource& reference = catalog.model(inputs.reference->config.model.path);
     text += inputs.reference->text + "\n" + reference.fingerprint() + "\n";
   }
   return Sha256::of(std::as_bytes(std::span(text)));
@@ -105,7 +105,7 @@ std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const std::int64_t batch = std::max(keys.window, config::kScoreTokens) * replicas;
   std::int64_t rows = 0;
   for (const std::int64_t shard : inputs.shards) {
-    const io::ShardInfo& info = inputs.corpora.info(shard);
+    const data::ShardInfo& info = inputs.corpora.info(shard);
     const std::int64_t read = info.tokens / keys.stride * keys.window;
     const std::int64_t by_tokens = 2 * read / batch;  // documents do not fill a batch
     const std::int64_t windows = info.documents + info.tokens / keys.stride;
@@ -121,7 +121,7 @@ double score_bytes(const Inputs& inputs) {
   const std::int64_t per_token = inputs.reference ? 13 : 4;
   std::int64_t bytes = 0;
   for (const std::int64_t shard : inputs.shards) {
-    const io::ShardInfo& info = inputs.corpora.info(shard);
+    const data::ShardInfo& info = inputs.corpora.info(shard);
     bytes += per_token * info.tokens + kPerDocument * info.documents + kPerFile;
   }
   return static_cast<double>(inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes);
@@ -132,48 +132,50 @@ void check_outputs_fit(const Inputs& inputs, const fs::path& folder, int ranks) 
   const std::int64_t rows = trace_rows(inputs, ranks);
   const double trace =
       trace_size(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(), rows);
-  const double there = io::bytes_below(folder) +
-                       (folder == config.score.output ? 0.0 : io::bytes_below(config.score.output));
-  io::check_space({{fmt::format("scores of {} shards", inputs.shards.size()), folder,
-                    std::max(0.0, score_bytes(inputs) - there)},
-                   {fmt::format("a trace of {} rows", rows), config.trace.path,
-                    std::max(0.0, trace - io::bytes_below(config.trace.path))}},
-                  "free some, raise trace.every, or choose another score.output");
+  const double there =
+      files::bytes_below(folder) +
+      (folder == config.score.output ? 0.0 : files::bytes_below(config.score.output));
+  files::check_space({{fmt::format("scores of {} shards", inputs.shards.size()), folder,
+                       std::max(0.0, score_bytes(inputs) - there)},
+                      {fmt::format("a trace of {} rows", rows), config.trace.path,
+                       std::max(0.0, trace - files::bytes_below(config.trace.path))}},
+                     "free some, raise trace.every, or choose another score.output");
 }
 
 /// Rank 0 claims the outputs of this task; two tasks of an array share a folder.
-std::vector<io::RunLock> claim_outputs(const Inputs& inputs, const io::ScoresOutput& output,
-                                       int ranks) {
+std::vector<files::RunLock> claim_outputs(const Inputs& inputs, const record::ScoresOutput& output,
+                                          int ranks) {
   const config::Config& config = inputs.config;
   const fs::path folder = output.part(0).parent_path();
-  io::make_folder(folder);
-  std::vector<io::RunLock> locks;
+  files::make_folder(folder);
+  std::vector<files::RunLock> locks;
   if (config.score.shards.empty()) {
-    locks.push_back(io::RunLock::of_folder(folder));
+    locks.push_back(files::RunLock::of_folder(folder));
   }
-  locks.push_back(io::RunLock::beside(config.trace.path));
+  locks.push_back(files::RunLock::beside(config.trace.path));
   output.prepare(inputs.shards, inputs.first_task);
   check_outputs_fit(inputs, folder, ranks);
   if (!config.run.dir.empty()) {
-    io::make_folder(config.run.dir);
+    files::make_folder(config.run.dir);
     if (inputs.first_task) {  // the other tasks of an array have the same
-      io::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
+      files::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
     }
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
   return locks;
 }
 
-void print_end(const io::ScoreTotals& totals, const Inputs& inputs) {
+void print_end(const record::ScoreTotals& totals, const Inputs& inputs) {
   log::print(score_report(totals, inputs.config.score.output,
                           inputs.reference ? inputs.reference->text : std::string()));
 }
 
 /// Collective over the mesh: computes the missing parts.
-infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::Catalog catalog,
-                           const comm::Communicator& world, comm::Watchdog& watchdog) {
+infer::ScoreResult compute(Inputs& inputs, const record::ScoresOutput& output,
+                           checkpoint::Catalog catalog, const comm::Communicator& world,
+                           comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
-  comm::Mesh mesh = model::make_mesh(config, world.ledger());
+  comm::Mesh mesh = engine::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   log::print(table(mesh.layout.rows()));
@@ -183,15 +185,15 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::C
       {"placement", threads.placement},
       {"mpi", comm::mpi_text()},
       {"trace", config.trace.path}};
-  std::optional<model::Instance> instance, reference;
+  std::optional<engine::Instance> instance, reference;
   if (inputs.reference) {
     rows.insert(rows.begin() + 1, {"reference", inputs.reference->text + ", in memory beside it"});
     inputs.reference->config.run.threads = threads.count;
   }
   log::print(table(rows));
-  set_up(instance, config, mesh, catalog, watchdog, model::Use::kManyRows);
+  set_up(instance, config, mesh, catalog, watchdog, engine::Use::kManyRows);
   if (inputs.reference) {
-    set_up(reference, inputs.reference->config, mesh, catalog, watchdog, model::Use::kManyRows);
+    set_up(reference, inputs.reference->config, mesh, catalog, watchdog, engine::Use::kManyRows);
   }
   catalog = {};
   comm::agree_to_go_on("loading", world);
@@ -205,10 +207,11 @@ infer::ScoreResult compute(Inputs& inputs, const io::ScoresOutput& output, io::C
 }
 
 /// On rank 0: the joined output if all parts are there, else only this task's are.
-void finish(const Inputs& inputs, const io::ScoresOutput& output, std::vector<io::RunLock> locks) {
+void finish(const Inputs& inputs, const record::ScoresOutput& output,
+            std::vector<files::RunLock> locks) {
   const std::vector<std::uint8_t> done = output.parts_done();
   const bool all = std::find(done.begin(), done.end(), 0) == done.end();
-  const io::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
+  const record::ScoreTotals totals = all ? output.finish() : output.totals(inputs.shards);
   locks.clear();
   if (all) {
     output.remove_parts();
@@ -222,8 +225,8 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   Inputs inputs;
   std::string print;
   comm::Facts facts;
-  io::Catalog catalog;
-  io::read_once(catalog, world, "read the config", [&] {
+  checkpoint::Catalog catalog;
+  checkpoint::read_once(catalog, world, "read the config", [&] {
     inputs = read_inputs(parsed, world.size(), catalog);
     print = world.is_root() ? fingerprint(inputs, catalog) : "";
     facts = facts_of(inputs.config, catalog);
@@ -235,7 +238,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   comm::check_same(facts, world);
   world.broadcast(print, 0);
   watchdog.loading();
-  const io::ScoresOutput output(
+  const record::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
       {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size,
        inputs.reference ? inputs.reference->text : std::string(), inputs.config.score.batch});
@@ -244,7 +247,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                            inputs.config.score.shards, inputs.corpora.shards()));
     return 0;
   }
-  std::vector<io::RunLock> locks;
+  std::vector<files::RunLock> locks;
   std::int64_t finished = 0;
   world.together("create the output", [&] {
     if (!world.is_root()) {

@@ -17,7 +17,7 @@ namespace moesaic::cli {
 namespace {
 
 // The same model, held in other precision.
-config::Config same_model(const config::Config& config, const io::ModelSource& source) {
+config::Config same_model(const config::Config& config, const checkpoint::ModelSource& source) {
   if (const auto type = source.quantized()) {
     throw Error(Exit::kUsage,
                 fmt::format("score.reference = {}: {} has its weights in {} alone: name the "
@@ -33,7 +33,7 @@ config::Config same_model(const config::Config& config, const io::ModelSource& s
 
 // model.path and what comes with it are those of the reference; windows are the model's.
 config::Config other_model(config::Parsed parsed, const config::Config& config, int ranks,
-                           io::Catalog& catalog) {
+                           checkpoint::Catalog& catalog) {
   std::erase_if(parsed.locations, [](const auto& location) {
     const std::string& key = location.first;
     return key.starts_with("model.") || key == "run.quantize";
@@ -99,11 +99,11 @@ void check_detail(const config::Config& config) {
 }  // namespace
 
 Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
-                         io::Catalog& catalog) {
+                         checkpoint::Catalog& catalog) {
   check_detail(config);
   const std::string& name = config.score.reference;
   const bool same = name == "bf16" || name == "fp32";
-  io::ModelSource& source = catalog.model(same ? config.model.path : name);
+  checkpoint::ModelSource& source = catalog.model(same ? config.model.path : name);
   Reference reference;
   if (same) {
     reference.config = same_model(config, source);

@@ -2,8 +2,8 @@
 
 #include <string>
 
+#include "checkpoint/catalog.h"
 #include "config/options.h"
-#include "io/catalog.h"
 
 namespace moesaic::cli {
 
@@ -17,6 +17,6 @@ struct Reference {
 /// reference has another shape or other tasks than the model, or is quantized itself where it
 /// cannot be.
 Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
-                         io::Catalog& catalog);
+                         checkpoint::Catalog& catalog);
 
 }  // namespace moesaic::cli

@@ -25,8 +25,8 @@ std::string percent(double part, double whole) {
   return whole > 0.0 ? fmt::format("{:.2f} %", 100.0 * part / whole) : std::string("-");
 }
 
-std::string of_reference(const io::ScoreTotals& totals, const std::string& text) {
-  const io::ReferenceTotals& reference = totals.reference;
+std::string of_reference(const record::ScoreTotals& totals, const std::string& text) {
+  const record::ReferenceTotals& reference = totals.reference;
   return fmt::format(
       "reference: {}\nreference perplexity {}\nKL divergence {} nats a token, at most {}\n"
       "same top-1 token {}\n",
@@ -36,7 +36,7 @@ std::string of_reference(const io::ScoreTotals& totals, const std::string& text)
 }
 
 // Relative errors of MoE layer m: of all its experts together, and of the worst one.
-std::vector<std::string> errors_of_experts(const io::ReferenceDetails& details, std::size_t m) {
+std::vector<std::string> errors_of_experts(const record::ReferenceDetails& details, std::size_t m) {
   const auto experts = static_cast<std::size_t>(details.experts());
   double errors = 0.0, squares = 0.0, worst = -1.0;
   std::string which = "-";
@@ -54,7 +54,7 @@ std::vector<std::string> errors_of_experts(const io::ReferenceDetails& details, 
 }
 
 // A row for each layer that something is known of, and the head.
-std::string by_layer(const io::ScoreTotals& totals, const io::ReferenceDetails& details) {
+std::string by_layer(const record::ScoreTotals& totals, const record::ReferenceDetails& details) {
   const bool layers = !details.layers.empty(), experts = !details.expert_layers.empty();
   Rows rows = {{""}};
   if (layers) {
@@ -87,12 +87,12 @@ std::string by_layer(const io::ScoreTotals& totals, const io::ReferenceDetails& 
 
 }  // namespace
 
-std::string score_report(const io::ScoreTotals& totals, const std::string& output,
+std::string score_report(const record::ScoreTotals& totals, const std::string& output,
                          const std::string& reference) {
   std::string text = fmt::format("perplexity {}\nbits per byte {}\ntokens {} in {} documents\n",
                                  number(totals.perplexity()), number(totals.bits_per_byte()),
                                  totals.tokens, totals.documents);
-  const io::ReferenceDetails& details = totals.reference.details;
+  const record::ReferenceDetails& details = totals.reference.details;
   if (!reference.empty()) {
     text += of_reference(totals, reference);
   }

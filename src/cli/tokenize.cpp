@@ -11,16 +11,16 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "cli/tokenize_plan.h"
-#include "cli/tokenize_scan.h"
-#include "cli/tokenize_vocabulary.h"
-#include "cli/tokenize_write.h"
 #include "comm/pieces.h"
-#include "io/corpus_manifest.h"
-#include "io/files.h"
-#include "io/run_lock.h"
-#include "io/text_input.h"
-#include "io/tokenizer.h"
+#include "data/build/input.h"
+#include "data/build/plan_shards.h"
+#include "data/build/scan.h"
+#include "data/build/vocabulary.h"
+#include "data/build/write.h"
+#include "data/corpus/manifest.h"
+#include "files/durable.h"
+#include "files/run_lock.h"
+#include "text/tokenizer.h"
 
 namespace moesaic::cli {
 namespace {
@@ -29,23 +29,23 @@ namespace fs = std::filesystem;
 using comm::Communicator;
 
 /// Collective over world: the input files as rank 0 finds them.
-std::vector<io::InputFile> agree_on_files(const config::Tokenize& config,
-                                          const Communicator& world) {
+std::vector<text::InputFile> agree_on_files(const config::Tokenize& config,
+                                            const Communicator& world) {
   std::string text;
   world.together("list the input", [&] {
     if (!world.is_root()) {
       return;
     }
     Json list = Json::array();
-    const io::TextFields fields{config.text_field, config.id_field, config.task_field};
-    for (const io::InputFile& file : io::list_inputs(config.input, fields)) {
+    const text::TextFields fields{config.text_field, config.id_field, config.task_field};
+    for (const text::InputFile& file : data::list_inputs(config.input, fields)) {
       list.push_back(
           {file.path.string(), file.name, file.input, file.bytes, file.jsonl, file.packed});
     }
     text = list.to_cbor();  // paths need not be UTF-8
   });
   comm::broadcast_in_pieces(world, text, 0);
-  std::vector<io::InputFile> files;
+  std::vector<text::InputFile> files;
   for (const Json& entry : Json::from_cbor(text)) {
     files.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(),
                      entry[2].get<std::int64_t>(), entry[3].get<std::int64_t>(),
@@ -72,8 +72,8 @@ std::string name_of(const config::Tokenize& config) {
 /// again: equal text makes equal files.
 bool is_whole(const fs::path& manifest) {
   try {
-    const io::CorpusInfo info = io::read_corpus_manifest(manifest);
-    io::check_shard_files(info);
+    const data::CorpusInfo info = data::read_corpus_manifest(manifest);
+    data::check_shard_files(info);
     return info.tokenizer.empty() || fs::exists(info.tokenizer);
   } catch (const Error& error) {
     if (error.code() == Exit::kIoError) {
@@ -89,8 +89,8 @@ bool is_whole(const fs::path& manifest) {
 bool is_done(const std::vector<fs::path>& folders, const std::string& print) {
   std::size_t done = 0;
   for (const fs::path& folder : folders) {
-    for (const fs::path& manifest : io::manifests_in(folder)) {
-      if (io::read_corpus_manifest(manifest).fingerprint != print) {
+    for (const fs::path& manifest : data::manifests_in(folder)) {
+      if (data::read_corpus_manifest(manifest).fingerprint != print) {
         throw Error(Exit::kCannotCreate,
                     fmt::format("{} is a corpus made from other text or with other settings: "
                                 "choose another tokenize.output, or remove that folder",
@@ -102,30 +102,30 @@ bool is_done(const std::vector<fs::path>& folders, const std::string& print) {
   return done == folders.size();
 }
 
-std::int64_t bytes_of(const Scan& scan) {
+std::int64_t bytes_of(const data::Scan& scan) {
   std::int64_t bytes = 0;
-  for (const ScannedDocument& document : scan.documents) {
+  for (const data::ScannedDocument& document : scan.documents) {
     bytes += document.bytes;
   }
   return bytes;
 }
 
 /// Makes the folders and puts the tokenizer's file into each.
-void prepare(const std::vector<fs::path>& folders, const io::Tokenizer& tokenizer) {
+void prepare(const std::vector<fs::path>& folders, const text::Tokenizer& tokenizer) {
   for (const fs::path& folder : folders) {
-    io::make_folder(folder);
+    files::make_folder(folder);
     if (!tokenizer.file_name().empty()) {
-      io::write_whole(folder / tokenizer.file_name(), tokenizer.model());
+      files::write_whole(folder / tokenizer.file_name(), tokenizer.model());
     }
   }
 }
 
-std::vector<io::CorpusInfo> publish_manifests(const WriteRequest& request,
-                                              std::vector<std::vector<io::ShardInfo>> shards,
-                                              const std::string& print) {
-  std::vector<io::CorpusInfo> corpora;
+std::vector<data::CorpusInfo> publish_manifests(const data::WriteRequest& request,
+                                                std::vector<std::vector<data::ShardInfo>> shards,
+                                                const std::string& print) {
+  std::vector<data::CorpusInfo> corpora;
   for (std::size_t c = 0; c < shards.size(); ++c) {
-    io::CorpusInfo info;
+    data::CorpusInfo info;
     info.name = request.name;
     info.manifest = request.folders[c] / (request.name + ".json");
     info.source_bytes = request.plan.corpora[c].bytes;
@@ -137,17 +137,17 @@ std::vector<io::CorpusInfo> publish_manifests(const WriteRequest& request,
     info.task_names = request.task_names;
     info.fingerprint = print;
     info.shards = std::move(shards[c]);
-    for (const io::ShardInfo& shard : info.shards) {
+    for (const data::ShardInfo& shard : info.shards) {
       info.tokens += shard.tokens;
       info.documents += shard.documents;
     }
-    io::write_corpus_manifest(info);
+    data::write_corpus_manifest(info);
     corpora.push_back(info);
   }
   return corpora;
 }
 
-void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
+void show(const std::vector<data::CorpusInfo>& corpora, const data::ShardPlan& plan,
           std::int64_t duplicates, std::int64_t skipped) {
   const std::vector<std::string> labels = corpora.size() == 2
                                               ? std::vector<std::string>{"train", "heldout"}
@@ -155,7 +155,7 @@ void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
   std::vector<std::vector<std::string>> rows = {
       {"corpus", "shards", "documents", "text", "tokens", "bytes per token"}};
   for (std::size_t c = 0; c < corpora.size(); ++c) {
-    const io::CorpusInfo& info = corpora[c];
+    const data::CorpusInfo& info = corpora[c];
     const double per_token = static_cast<double>(info.source_bytes) /
                              static_cast<double>(std::max<std::int64_t>(1, info.tokens));
     rows.push_back({labels[c], std::to_string(info.shards.size()), std::to_string(info.documents),
@@ -165,7 +165,7 @@ void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
   const std::vector<std::string>& tasks = corpora[0].task_names;
   for (std::size_t t = 0; tasks.size() > 1 && t < tasks.size(); ++t) {
     std::string documents;
-    for (const CorpusPlan& each : plan.corpora) {
+    for (const data::CorpusPlan& each : plan.corpora) {
       documents += (documents.empty() ? "" : " + ") + std::to_string(each.task_documents[t]);
     }
     rows.push_back({fmt::format("task {}", tasks[t]), "", documents});
@@ -174,24 +174,24 @@ void show(const std::vector<io::CorpusInfo>& corpora, const ShardPlan& plan,
                                        corpora[0].vocab_size, duplicates, skipped));
   std::vector<std::string> manifests;
   manifests.reserve(corpora.size());
-  for (const io::CorpusInfo& info : corpora) {
+  for (const data::CorpusInfo& info : corpora) {
     manifests.push_back(info.manifest.string());
   }
   log::print("made " + join(manifests, " "));
 }
 
 /// Collective over world: writes everything and shows the table.
-void write_corpora(const WriteRequest& request, const std::string& print, std::int64_t duplicates,
-                   std::int64_t skipped, const Communicator& world) {
+void write_corpora(const data::WriteRequest& request, const std::string& print,
+                   std::int64_t duplicates, std::int64_t skipped, const Communicator& world) {
   world.together("prepare the output", [&] {
     if (world.is_root()) {
       at_start([&] { prepare(request.folders, request.tokenizer); });
     }
   });
-  std::vector<WrittenShard> written;
+  std::vector<data::WrittenShard> written;
   world.together("write the shards",
-                 [&] { written = write_shards(request, world.rank(), world.size()); });
-  auto shards = gather_shards(written, request, world);
+                 [&] { written = data::write_shards(request, world.rank(), world.size()); });
+  auto shards = data::gather_shards(written, request, world);
   world.together("write the manifest", [&] {
     if (world.is_root()) {
       show(publish_manifests(request, std::move(shards), print), request.plan, duplicates, skipped);
@@ -203,28 +203,28 @@ void write_corpora(const WriteRequest& request, const std::string& print, std::i
 
 int tokenize(const config::Config& config, const Communicator& world) {
   const config::Tokenize& wanted = config.tokenize;
-  std::optional<io::RunLock> lock;  // on rank 0
+  std::optional<files::RunLock> lock;  // on rank 0
   world.together("claim the output", [&] {
     if (world.is_root()) {
-      at_start([&] { lock.emplace(io::RunLock::beside(wanted.output)); });
+      at_start([&] { lock.emplace(files::RunLock::beside(wanted.output)); });
     }
   });
   const auto files = agree_on_files(wanted, world);
-  std::optional<io::Tokenizer> tokenizer = open_tokenizer(wanted, world);
-  const auto owner = owners(files, world.size());
-  Scan scan;
+  std::optional<text::Tokenizer> tokenizer = data::open_tokenizer(wanted, world);
+  const auto owner = data::owners(files, world.size());
+  data::Scan scan;
   world.together("read the text", [&] {
-    scan = scan_files(files, owner, world.rank(), wanted, tokenizer ? 0 : kSampleBytes);
+    scan = data::scan_files(files, owner, world.rank(), wanted, tokenizer ? 0 : data::kSampleBytes);
   });
-  agree_on_tasks(scan, wanted, world);
-  const std::string print = fingerprint(scan, settings_of(wanted, tokenizer), world);
+  data::agree_on_tasks(scan, wanted, world);
+  const std::string print = data::fingerprint(scan, data::settings_of(wanted, tokenizer), world);
   const auto folders = folders_of(wanted);
   const std::string name = name_of(wanted);
   const std::int64_t skipped = world.all_reduce(scan.skipped, comm::Reduce::kSum);
   const std::int64_t text = world.all_reduce(bytes_of(scan), comm::Reduce::kSum);
   std::int64_t done = 0;
   world.together("look at the output", [&] {
-    check_task_count(scan.task_names);
+    data::check_task_count(scan.task_names);
     if (text == 0) {
       throw Error(Exit::kNoInput,
                   fmt::format("tokenize.input: there is no text in {} ({} files, {} bad lines "
@@ -244,12 +244,12 @@ int tokenize(const config::Config& config, const Communicator& world) {
                            fs::absolute(wanted.output).string()));
     return 0;
   }
-  const std::int64_t duplicates = remove_duplicates(scan, owner, wanted.unique, world);
+  const std::int64_t duplicates = data::remove_duplicates(scan, owner, wanted.unique, world);
   if (!tokenizer) {
-    tokenizer = train_vocabulary(scan.sample, wanted, world);
+    tokenizer = data::train_vocabulary(scan.sample, wanted, world);
     scan.sample.clear();
   }
-  const ShardPlan plan = plan_shards(scan, std::ssize(files), wanted, world);
+  const data::ShardPlan plan = data::plan_shards(scan, std::ssize(files), wanted, world);
   scan.documents.clear();
   write_corpora({files, plan, *tokenizer, scan.task_names, wanted, folders, name}, print,
                 duplicates, skipped, world);

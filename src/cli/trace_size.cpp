@@ -2,30 +2,30 @@
 
 #include "base/phase_clock.h"
 #include "config/pool.h"
-#include "io/routing_record.h"
-#include "io/trace.h"
-#include "model/instance.h"
+#include "engine/instance.h"
 #include "plan/model_size.h"
+#include "record/routing_record.h"
+#include "record/trace.h"
 
 namespace moesaic::cli {
 
 double trace_size(const config::Config& config, int ranks, std::size_t tasks, std::size_t corpora,
                   std::int64_t rows) {
-  io::TraceAxes axes;
+  record::TraceAxes axes;
   axes.moe_layers.resize(static_cast<std::size_t>(plan::moe_layers(config.model)));
   axes.experts = config::expert_numbers(config.model, config.router);
   axes.choices = config.model.top_k;
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
   axes.tasks.resize(tasks);
   axes.corpora.resize(corpora);
-  axes.groups = {model::Instance::kGroupNames.begin(), model::Instance::kGroupNames.end()};
+  axes.groups = {engine::Instance::kGroupNames.begin(), engine::Instance::kGroupNames.end()};
   axes.ranks = ranks;
-  return io::trace_bytes(axes, rows);
+  return record::trace_bytes(axes, rows);
 }
 
 double routing_size(const config::Config& config) {
-  return io::routing_step_bytes(plan::moe_layers(config.model), config.model.top_k,
-                                config.train.batch * config.data.seq_len);
+  return record::routing_step_bytes(plan::moe_layers(config.model), config.model.top_k,
+                                    config.train.batch * config.data.seq_len);
 }
 
 }  // namespace moesaic::cli

@@ -10,6 +10,9 @@
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/catalog.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/load_weights.h"
 #include "cli/checkpoint_model.h"
 #include "cli/facts.h"
 #include "cli/threads.h"
@@ -21,10 +24,7 @@
 #include "comm/stop.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
-#include "io/catalog.h"
-#include "io/checkpoint.h"
-#include "io/files.h"
-#include "model/storage.h"
+#include "files/durable.h"
 #include "plan/report.h"
 #include "train/control_file.h"
 #include "train/loop.h"
@@ -37,7 +37,7 @@ namespace {
 struct Origin {
   std::optional<std::filesystem::path> resume;
   train::Progress progress = {};
-  io::ModelSource* source = nullptr;  // of the catalog
+  checkpoint::ModelSource* source = nullptr;  // of the catalog
 };
 
 // The last step of which checkpoints count (TrainOutputs).
@@ -49,7 +49,7 @@ std::int64_t last_that_counts(const config::Checkpoint& config, const Origin& or
 }
 
 void show_table(const config::Config& config, const comm::Mesh& mesh, const Threads& threads,
-                const train::Corpora& corpora) {
+                const data::Corpora& corpora) {
   const std::string outputs =
       config.checkpoint.dir.empty()
           ? "no checkpoints (set run.dir or checkpoint.dir)"
@@ -75,7 +75,7 @@ void show_table(const config::Config& config, const comm::Mesh& mesh, const Thre
 }
 
 // Those of the corpus, where the model has none.
-void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
+void add_special(const data::CorpusInfo& corpus, hf::SpecialTokens& special) {
   const auto add = [](std::int64_t token, std::vector<std::int32_t>& tokens) {
     if (tokens.empty() && token >= 0) {
       tokens.push_back(static_cast<std::int32_t>(token));
@@ -88,37 +88,37 @@ void add_special(const io::CorpusInfo& corpus, io::SpecialTokens& special) {
 // Sidecar files of the model or the checkpoint that training starts from; the tokenizer is the
 // corpus's.
 std::map<std::string, std::string> sidecar_texts(const std::filesystem::path& folder,
-                                                 const io::CorpusInfo& corpus) {
+                                                 const data::CorpusInfo& corpus) {
   std::map<std::string, std::string> texts;
-  for (const auto& file : io::sidecar_files(folder)) {
+  for (const auto& file : hf::sidecar_files(folder)) {
     if (corpus.tokenizer.empty() || file.stem() != "tokenizer") {
-      texts[file.filename().string()] = io::read_whole(file);
+      texts[file.filename().string()] = files::read_whole(file);
     }
   }
   return texts;
 }
 
 // The tensors to start from, or random values.
-void load_start(const config::Config& config, model::Instance& instance, const Origin& origin,
-                comm::Watchdog& watchdog, const model::PoolChange* change) {
+void load_start(const config::Config& config, engine::Instance& instance, const Origin& origin,
+                comm::Watchdog& watchdog, const checkpoint::PoolChange* change) {
   if (origin.source == nullptr) {
     instance.parameters.initialise(*instance.backend, config.train.seed);
     return;
   }
-  model::load_parameters(instance, *origin.source,
-                         origin.resume ? model::Load::kAll : model::Load::kValues,
-                         on_loading(watchdog), change);
+  checkpoint::load_parameters(instance, *origin.source,
+                              origin.resume ? checkpoint::Load::kAll : checkpoint::Load::kValues,
+                              on_loading(watchdog), change);
 }
 
 // Throws if the run may not start so. What is known of the model before its parameters are: experts
 // and tasks, those of the checkpoint first.
-void adopt_origin(TrainInputs& inputs, const train::RunData& data, io::Catalog& catalog,
+void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::Catalog& catalog,
                   Origin& origin) {
   std::vector<std::string> tasks = train::Progress{}.tasks;
   const std::string path = origin.resume ? origin.resume->string() : inputs.config.model.path;
   if (!path.empty()) {
     origin.source = &catalog.model(path);
-    io::ModelSource& source = *origin.source;
+    checkpoint::ModelSource& source = *origin.source;
     refuse_quantized(source, "train from");
     if (origin.resume) {
       origin.resume = source.path();
@@ -167,7 +167,7 @@ void continue_behind(const train::Rollback& rollback, train::Progress& progress)
 }
 
 // The checkpoint has all but the new experts, and what was done becomes an event.
-void continue_changed(const train::ExpertChange& wanted, const model::PoolChange& change,
+void continue_changed(const train::ExpertChange& wanted, const checkpoint::PoolChange& change,
                       train::Progress& progress) {
   std::vector<std::string> requests;
   for (const config::PoolRequest& request : wanted.requests) {
@@ -193,9 +193,9 @@ void continue_unchanged(const std::string& reason, const std::string& control,
 
 int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
   TrainInputs inputs;
-  io::Catalog catalog;
-  io::read_once(catalog, world, "read the config",
-                [&] { inputs = read_train_inputs(parsed, world.size(), catalog); });
+  checkpoint::Catalog catalog;
+  checkpoint::read_once(catalog, world, "read the config",
+                        [&] { inputs = read_train_inputs(parsed, world.size(), catalog); });
   world.together("look for targets", [&] {
     if (world.is_root()) {
       check_targets(inputs);
@@ -203,11 +203,11 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   });
   const train::RunData data = train::data_of(inputs.corpora);
   watchdog.loading();
-  auto task_index = train::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
+  auto task_index = data::TaskIndex::make(inputs.corpora, inputs.config.data.task_weights, world);
   TrainOutputs outputs;
   Origin origin{.resume = choose_checkpoint(inputs.config, outputs, world)};
   comm::Facts facts;
-  io::read_once(catalog, world, "read the checkpoint", [&] {
+  checkpoint::read_once(catalog, world, "read the checkpoint", [&] {
     adopt_origin(inputs, data, catalog, origin);
     facts = facts_of(inputs.config);
     if (origin.source != nullptr) {
@@ -218,15 +218,15 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   comm::agree_to_go_on("loading", world);
   watchdog.loading();
   config::Config& config = inputs.config;
-  train::Corpora& corpora = inputs.corpora;
-  train::Corpora& eval_corpora = inputs.eval_corpora;
+  data::Corpora& corpora = inputs.corpora;
+  data::Corpora& eval_corpora = inputs.eval_corpora;
   const std::int64_t last_that_stays = last_that_counts(config.checkpoint, origin);
   world.together("check the outputs", [&] {
     if (world.is_root()) {
       TrainOutputs::check(config, world.size(), corpora, last_that_stays);
     }
   });
-  comm::Mesh mesh = model::make_mesh(config, world.ledger());
+  comm::Mesh mesh = engine::make_mesh(config, world.ledger());
   const Threads threads = choose_threads(config.run, mesh.node);
   config.run.threads = threads.count;
   show_table(config, mesh, threads, corpora);
@@ -234,9 +234,9 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     log::info("samples by task: " + task_index.text());
   }
 
-  std::optional<model::Instance> instance;
-  const auto load = [&](const model::PoolChange* change) {
-    instance.emplace(config, mesh, model::Use::kTraining);
+  std::optional<engine::Instance> instance;
+  const auto load = [&](const checkpoint::PoolChange* change) {
+    instance.emplace(config, mesh, engine::Use::kTraining);
     load_start(config, *instance, origin, watchdog, change);
     corpora.join_tasks(origin.progress.tasks);
     eval_corpora.join_tasks(origin.progress.tasks);
@@ -301,14 +301,14 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
                          .watchdog = watchdog});
     };
     const auto start_again = [&] {
-      io::read_once(catalog, world, "start again from a checkpoint", [&] {
+      checkpoint::read_once(catalog, world, "start again from a checkpoint", [&] {
         origin.source = &catalog.model(*origin.resume);
         progress = train::from_state(origin.source->checkpoint()->state());
         add_special(corpora.info(0), progress.special);
         adopt_pool(*origin.source, config);
       });
       world.together("start again from a checkpoint", [&] {
-        std::optional<model::PoolChange> change;
+        std::optional<checkpoint::PoolChange> change;
         std::string refused;
         if (outcome.experts) {
           try {

@@ -6,13 +6,13 @@
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
 #include "config/validate.h"
-#include "io/hdf5_thread.h"
+#include "files/hdf5/thread.h"
 #include "train/evaluation.h"
 
 namespace moesaic::cli {
 namespace {
 
-void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
+void adopt_vocabulary(config::Config& config, const data::Corpora& corpora) {
   if (config.model.vocab_size == 0) {
     config.model.vocab_size = corpora.vocab_size();
   }
@@ -26,7 +26,7 @@ void adopt_vocabulary(config::Config& config, const train::Corpora& corpora) {
   }
 }
 
-std::string too_short(const config::Config& config, const io::CorpusInfo& info) {
+std::string too_short(const config::Config& config, const data::CorpusInfo& info) {
   return fmt::format("{} tokens, fewer than one sample of data.seq_len + 1 = {}", info.tokens,
                      config.data.seq_len + 1);
 }
@@ -34,7 +34,7 @@ std::string too_short(const config::Config& config, const io::CorpusInfo& info) 
 constexpr const char* kNoTarget =
     "has nothing to predict: it is all first tokens of documents, and contexts";
 
-void check_samples(const config::Config& config, const train::Corpora& corpora) {
+void check_samples(const config::Config& config, const data::Corpora& corpora) {
   const std::vector<std::int64_t> counts = corpora.samples();
   std::int64_t total = 0;
   for (const std::int64_t count : counts) {
@@ -57,7 +57,7 @@ void check_samples(const config::Config& config, const train::Corpora& corpora) 
   }
 }
 
-void check_training_targets(const config::Config& config, train::Corpora& corpora) {
+void check_training_targets(const config::Config& config, data::Corpora& corpora) {
   const std::vector<std::int64_t> counts = corpora.samples();
   for (std::size_t c = 0; c < counts.size(); ++c) {
     for (std::int64_t i = 0; i < counts[c]; ++i) {
@@ -70,7 +70,7 @@ void check_training_targets(const config::Config& config, train::Corpora& corpor
               fmt::format("data.corpus: {} {}", join(config.data.corpus, ", "), kNoTarget));
 }
 
-void check_evaluation(const config::Config& config, const train::Corpora& corpora) {
+void check_evaluation(const config::Config& config, const data::Corpora& corpora) {
   for (std::size_t c = 0; c < corpora.size(); ++c) {
     if (corpora.samples()[c] == 0) {
       throw Error(Exit::kNoInput,
@@ -80,9 +80,9 @@ void check_evaluation(const config::Config& config, const train::Corpora& corpor
   }
 }
 
-void check_evaluation_targets(const config::Config& config, train::Corpora& corpora) {
+void check_evaluation_targets(const config::Config& config, data::Corpora& corpora) {
   std::vector<bool> measured(corpora.size());
-  for (const train::SampleLocation& location : train::evaluation_samples(corpora, config)) {
+  for (const data::SampleLocation& location : train::evaluation_samples(corpora, config)) {
     measured[location.corpus] = measured[location.corpus] || corpora.has_target(location);
   }
   for (std::size_t c = 0; c < corpora.size(); ++c) {
@@ -97,12 +97,13 @@ void check_evaluation_targets(const config::Config& config, train::Corpora& corp
 
 }  // namespace
 
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog) {
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
+                              checkpoint::Catalog& catalog) {
   TrainInputs inputs;
   inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Data& data = inputs.config.data;
-  inputs.corpora = train::Corpora::open(catalog.corpora(data.corpus), data.seq_len);
-  inputs.eval_corpora = train::Corpora::open(catalog.corpora(data.eval_corpus), data.seq_len);
+  inputs.corpora = data::Corpora::open(catalog.corpora(data.corpus), data.seq_len);
+  inputs.eval_corpora = data::Corpora::open(catalog.corpora(data.eval_corpus), data.seq_len);
   // A plan needs no corpus.
   const bool known = inputs.corpora.size() > 0;
   if (known) {
@@ -119,7 +120,7 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catal
 }
 
 void check_targets(TrainInputs& inputs) {
-  io::hdf5_run([&] {
+  files::hdf5_run([&] {
     if (inputs.corpora.size() > 0) {
       check_training_targets(inputs.config, inputs.corpora);
     }

@@ -1,19 +1,20 @@
 #pragma once
 
+#include "checkpoint/catalog.h"
 #include "config/options.h"
-#include "io/catalog.h"
-#include "train/corpora.h"
+#include "data/corpora.h"
 
 namespace moesaic::cli {
 
 /// What a training reads before it begins, checked: the same for the job and for its plan.
 struct TrainInputs {
   config::Config config;  // model.vocab_size is that of the corpora
-  train::Corpora corpora, eval_corpora;
+  data::Corpora corpora, eval_corpora;
 };
 
 /// Throws what is wrong with the config, the corpora or the checkpoint of model.path.
-TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks, io::Catalog& catalog);
+TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
+                              checkpoint::Catalog& catalog);
 
 /// Throws kNoInput if nothing is to be predicted in what is trained on, or in what an evaluation
 /// reads of a corpus. Reads a sample of each, or more until one has a target: on one rank is

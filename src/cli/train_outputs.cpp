@@ -8,15 +8,15 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/manifest.h"
 #include "cli/trace_size.h"
 #include "config/compare.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_manifest.h"
-#include "io/files.h"
-#include "io/hf_folder.h"
-#include "io/space.h"
+#include "files/disk_space.h"
+#include "files/durable.h"
+#include "hf/folder.h"
 #include "plan/report.h"
 
 namespace moesaic::cli {
@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::size_t task_names_of(const train::Corpora& corpora) {
+std::size_t task_names_of(const data::Corpora& corpora) {
   std::set<std::string> names;
   for (std::size_t c = 0; c < corpora.size(); ++c) {
     names.insert(corpora.info(c).task_names.begin(), corpora.info(c).task_names.end());
@@ -35,8 +35,8 @@ std::size_t task_names_of(const train::Corpora& corpora) {
 // Bytes that make way for new checkpoints.
 double bytes_that_count(const fs::path& dir, std::int64_t last) {
   double bytes = 0.0;
-  for (const fs::path& folder : io::complete_checkpoints(dir)) {
-    bytes += folder <= io::checkpoint_folder(dir, last) ? io::bytes_below(folder) : 0.0;
+  for (const fs::path& folder : checkpoint::complete_checkpoints(dir)) {
+    bytes += folder <= checkpoint::checkpoint_folder(dir, last) ? files::bytes_below(folder) : 0.0;
   }
   return bytes;
 }
@@ -47,8 +47,9 @@ void check_begins_elsewhere(const config::Config& config, std::int64_t last) {
   if (last != -1 || model.empty() || config.checkpoint.dir.empty()) {
     return;
   }
-  const auto later = io::complete_checkpoints(config.checkpoint.dir);
-  const fs::path folder = io::HfFolder::is_one(model) ? model : io::CheckpointReader::find(model);
+  const auto later = checkpoint::complete_checkpoints(config.checkpoint.dir);
+  const fs::path folder =
+      hf::HfFolder::is_one(model) ? model : checkpoint::CheckpointReader::find(model);
   if (std::any_of(later.begin(), later.end(),
                   [&](const fs::path& own) { return fs::equivalent(own, folder); })) {
     throw Error(Exit::kUsage,
@@ -59,9 +60,9 @@ void check_begins_elsewhere(const config::Config& config, std::int64_t last) {
 }
 
 // All that checkpoint.keep keeps, the one being written, and the trace must fit.
-void check_outputs_fit(const config::Config& config, int ranks, const train::Corpora& corpora,
+void check_outputs_fit(const config::Config& config, int ranks, const data::Corpora& corpora,
                        std::int64_t last) {
-  std::vector<io::SpaceNeed> needs;
+  std::vector<files::SpaceNeed> needs;
   if (!config.checkpoint.dir.empty()) {
     const double each = plan::estimate(config, ranks).checkpoint_bytes;
     const double kept = static_cast<double>(config.checkpoint.keep) * each;
@@ -73,17 +74,18 @@ void check_outputs_fit(const config::Config& config, int ranks, const train::Cor
   const std::int64_t rows = config::total_steps(config) / config.trace.every;
   const double trace = trace_size(config, ranks, task_names_of(corpora), corpora.size(), rows);
   needs.push_back({fmt::format("a trace of {} rows", rows), config.trace.path,
-                   std::max(0.0, trace - io::bytes_below(config.trace.path))});
+                   std::max(0.0, trace - files::bytes_below(config.trace.path))});
   if (const std::int64_t steps = config::routing_steps(config.trace, config::total_steps(config));
       steps > 0) {
     const std::string record = config::routing_path(config.trace);
     const double bytes = static_cast<double>(steps) * routing_size(config);
     needs.push_back({fmt::format("a routing record of {} steps", steps), record,
-                     std::max(0.0, bytes - io::bytes_below(record))});
+                     std::max(0.0, bytes - files::bytes_below(record))});
   }
-  io::check_space(needs,
-                  "free some, keep fewer, raise trace.every, name fewer steps in trace.routing, or "
-                  "choose another run.dir");
+  files::check_space(
+      needs,
+      "free some, keep fewer, raise trace.every, name fewer steps in trace.routing, or "
+      "choose another run.dir");
 }
 
 }  // namespace
@@ -94,21 +96,21 @@ void TrainOutputs::claim(const config::Config& config) {
     if (dir.empty()) {
       continue;
     }
-    io::make_folder(dir);
+    files::make_folder(dir);
     const bool known = std::any_of(folders.begin(), folders.end(),
                                    [&](const fs::path& one) { return fs::equivalent(one, dir); });
     if (!known) {
-      locks_.push_back(io::RunLock::of_folder(dir));
+      locks_.push_back(files::RunLock::of_folder(dir));
       folders.emplace_back(dir);
     }
   }
-  locks_.push_back(io::RunLock::beside(config.trace.path));
+  locks_.push_back(files::RunLock::beside(config.trace.path));
   if (!config.checkpoint.dir.empty()) {
-    io::put_back_replaced(config.checkpoint.dir);
+    checkpoint::put_back_replaced(config.checkpoint.dir);
   }
 }
 
-void TrainOutputs::check(const config::Config& config, int ranks, const train::Corpora& corpora,
+void TrainOutputs::check(const config::Config& config, int ranks, const data::Corpora& corpora,
                          std::int64_t last) {
   check_outputs_fit(config, ranks, corpora, last);
   check_begins_elsewhere(config, last);
@@ -116,13 +118,13 @@ void TrainOutputs::check(const config::Config& config, int ranks, const train::C
 
 void TrainOutputs::begin(const config::Config& config, std::int64_t last) {
   if (!config.run.dir.empty()) {
-    io::write_whole(fs::path(config.run.dir) / "config.cfg", config::to_cfg(config));
+    files::write_whole(fs::path(config.run.dir) / "config.cfg", config::to_cfg(config));
     log::add_file(fs::path(config.run.dir) / "log.txt");
   }
   if (config.checkpoint.dir.empty()) {
     return;
   }
-  for (const fs::path& other : io::set_aside_later(config.checkpoint.dir, last)) {
+  for (const fs::path& other : checkpoint::set_aside_later(config.checkpoint.dir, last)) {
     log::info(fmt::format("a checkpoint of a later step is now {}", other.string()));
   }
 }

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "config/config.h"
-#include "io/run_lock.h"
-#include "train/corpora.h"
+#include "data/corpora.h"
+#include "files/run_lock.h"
 
 namespace moesaic::cli {
 
@@ -20,13 +20,13 @@ class TrainOutputs {
   /// Throws if the run does not fit, or would leave behind the checkpoint that it begins with.
   /// last: the last step of which checkpoints count: a run that begins anew (-1), or at one that it
   /// names, leaves those of later steps behind.
-  static void check(const config::Config& config, int ranks, const train::Corpora& corpora,
+  static void check(const config::Config& config, int ranks, const data::Corpora& corpora,
                     std::int64_t last);
   /// From now on the run's files are changed.
   static void begin(const config::Config& config, std::int64_t last);
 
  private:
-  std::vector<io::RunLock> locks_;
+  std::vector<files::RunLock> locks_;
 };
 
 }  // namespace moesaic::cli

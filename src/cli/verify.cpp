@@ -18,21 +18,21 @@
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_manifest.h"
-#include "io/corpus.h"
-#include "io/corpus_manifest.h"
-#include "io/generations.h"
-#include "io/hdf5.h"
-#include "io/hdf5_thread.h"
-#include "io/hf_folder.h"
-#include "io/problems.h"
-#include "io/routing_record.h"
-#include "io/routing_schema.h"
-#include "io/scores.h"
-#include "io/space.h"
-#include "io/tokenizer.h"
-#include "io/trace.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/manifest.h"
+#include "data/corpus/corpus.h"
+#include "data/corpus/manifest.h"
+#include "files/disk_space.h"
+#include "files/hdf5/file.h"
+#include "files/hdf5/thread.h"
+#include "files/problems.h"
+#include "hf/folder.h"
+#include "record/generations.h"
+#include "record/routing_record.h"
+#include "record/routing_schema.h"
+#include "record/scores.h"
+#include "record/trace.h"
+#include "text/tokenizer.h"
 
 namespace moesaic::cli {
 namespace {
@@ -45,9 +45,9 @@ struct Verdict {
 };
 
 Verdict judge_corpus(const fs::path& path) {
-  Verdict verdict{"corpus", io::verify_corpus(path)};
+  Verdict verdict{"corpus", data::verify_corpus(path)};
   if (verdict.problems.empty()) {
-    const io::CorpusInfo info = io::Corpus::open(path.string()).info();
+    const data::CorpusInfo info = data::Corpus::open(path.string()).info();
     verdict.what = fmt::format("corpus, {} shards, {} documents, {} tokens, vocabulary {}",
                                info.shards.size(), info.documents, info.tokens, info.vocab_size);
   }
@@ -55,48 +55,48 @@ Verdict judge_corpus(const fs::path& path) {
 }
 
 Verdict judge_checkpoint(const fs::path& path) {
-  Verdict verdict{"checkpoint", io::verify_checkpoint(path)};
+  Verdict verdict{"checkpoint", checkpoint::verify_checkpoint(path)};
   if (verdict.problems.empty()) {
-    verdict.what =
-        fmt::format("checkpoint, {} tensors", io::CheckpointReader::open(path).names().size());
+    verdict.what = fmt::format("checkpoint, {} tensors",
+                               checkpoint::CheckpointReader::open(path).names().size());
   }
   return verdict;
 }
 
 // Every number of a tensor, some rows at a time.
-void read_all(io::HfFolder& folder, const std::string& name) {
+void read_all(hf::HfFolder& folder, const std::string& name) {
   constexpr std::int64_t kAtOnce = std::int64_t{1} << 24U;
   std::vector<std::int64_t> extent = folder.shape(name).value();
   std::vector<std::int64_t> offset(extent.size(), 0);
   const std::int64_t rows = extent[0];
-  const std::int64_t row = io::volume(extent) / std::max<std::int64_t>(rows, 1);
+  const std::int64_t row = checkpoint::volume(extent) / std::max<std::int64_t>(rows, 1);
   const std::int64_t most = std::max<std::int64_t>(kAtOnce / std::max<std::int64_t>(row, 1), 1);
   for (; offset[0] < rows; offset[0] += most) {
     extent[0] = std::min(most, rows - offset[0]);
-    std::vector<float> values(static_cast<std::size_t>(io::volume(extent)));
+    std::vector<float> values(static_cast<std::size_t>(checkpoint::volume(extent)));
     folder.read(name, offset, extent, values);
   }
 }
 
 Verdict judge_folder(const fs::path& path) {
   Verdict verdict{"Hugging Face folder", {}};
-  const auto attempt = [&](const auto& step) { io::note(verdict.problems, step); };
-  std::optional<io::HfTexts> texts;
-  attempt([&] { texts = io::read_hf_texts(path); });
+  const auto attempt = [&](const auto& step) { files::note(verdict.problems, step); };
+  std::optional<hf::HfTexts> texts;
+  attempt([&] { texts = hf::read_hf_texts(path); });
   if (texts) {
     attempt([&] {
-      auto folder = io::HfFolder::of(path, *texts);
+      auto folder = hf::HfFolder::of(path, *texts);
       folder.check();
       for (const std::string& name : folder.names()) {
         attempt([&] { read_all(folder, name); });
       }
       verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
-                                 io::name_of(folder.config().family), folder.names().size());
+                                 hf::name_of(folder.config().family), folder.names().size());
     });
-    attempt([&] { io::special_tokens(*texts, path); });
+    attempt([&] { hf::special_tokens(*texts, path); });
   }
-  if (io::Tokenizer::is_in(path)) {
-    attempt([&] { io::Tokenizer::load(path); });
+  if (text::Tokenizer::is_in(path)) {
+    attempt([&] { text::Tokenizer::load(path); });
   }
   return verdict;
 }
@@ -105,15 +105,15 @@ Verdict judge_folder(const fs::path& path) {
 Verdict judge_checkpoints(const std::vector<fs::path>& checkpoints) {
   Verdict verdict{counted(std::ssize(checkpoints), "checkpoint"), {}};
   for (const fs::path& checkpoint : checkpoints) {
-    const auto problems = io::verify_checkpoint(checkpoint);
+    const auto problems = checkpoint::verify_checkpoint(checkpoint);
     verdict.problems.insert(verdict.problems.end(), problems.begin(), problems.end());
   }
   return verdict;
 }
 
 std::string schema_of(const fs::path& file) {
-  return io::hdf5_run([&]() -> std::string {
-    const io::Hdf5File opened = io::Hdf5File::open(file);
+  return files::hdf5_run([&]() -> std::string {
+    const files::Hdf5File opened = files::Hdf5File::open(file);
     if (opened.has_attribute("/", "schema")) {
       return opened.string_attribute("/", "schema");
     }
@@ -122,10 +122,10 @@ std::string schema_of(const fs::path& file) {
 }
 
 Verdict judge_trace(const fs::path& file) {
-  Verdict verdict{"trace", io::verify_trace(file)};
+  Verdict verdict{"trace", record::verify_trace(file)};
   if (verdict.problems.empty()) {
-    io::hdf5_run([&] {
-      const io::Hdf5File trace = io::Hdf5File::open(file);
+    files::hdf5_run([&] {
+      const files::Hdf5File trace = files::Hdf5File::open(file);
       const auto kinds = trace.has("/events/kind") ? trace.read_strings("/events/kind")
                                                    : std::vector<std::string>{};
       const auto empty = std::count(kinds.begin(), kinds.end(), "no_targets");
@@ -138,17 +138,17 @@ Verdict judge_trace(const fs::path& file) {
 }
 
 Verdict judge_routing(const fs::path& file) {
-  Verdict verdict{"routing record", io::verify_routing(file)};
+  Verdict verdict{"routing record", record::verify_routing(file)};
   if (verdict.problems.empty()) {
-    const auto offsets =
-        io::hdf5_run([&] { return io::read_routing_steps(io::Hdf5File::open(file)).offset; });
+    const auto offsets = files::hdf5_run(
+        [&] { return record::read_routing_steps(files::Hdf5File::open(file)).offset; });
     verdict.what =
         fmt::format("routing record, {} steps, {} tokens", offsets.size() - 1, offsets.back());
   }
   return verdict;
 }
 
-Verdict judge_scores(const fs::path& path) { return {"scores", io::verify_scores(path)}; }
+Verdict judge_scores(const fs::path& path) { return {"scores", record::verify_scores(path)}; }
 
 Verdict judge_file(const fs::path& file) {
   if (file.filename() == "manifest.json") {
@@ -171,7 +171,7 @@ Verdict judge_file(const fs::path& file) {
     return judge_routing(file);
   }
   if (schema == "moesaic-generations") {
-    return {"continuations", io::verify_generations(file)};
+    return {"continuations", record::verify_generations(file)};
   }
   if (schema == "moesaic-scores") {
     return judge_scores(file);
@@ -191,11 +191,11 @@ Verdict judge(const fs::path& path) {
   if (fs::exists(path / "scores.json")) {
     return judge_scores(path);
   }
-  if (io::HfFolder::is_one(path)) {
+  if (hf::HfFolder::is_one(path)) {
     return judge_folder(path);
   }
-  if (io::manifests_in(path).empty()) {
-    if (const auto checkpoints = io::complete_checkpoints(path); !checkpoints.empty()) {
+  if (data::manifests_in(path).empty()) {
+    if (const auto checkpoints = checkpoint::complete_checkpoints(path); !checkpoints.empty()) {
       return judge_checkpoints(checkpoints);
     }
     if (fs::is_empty(path)) {
@@ -215,8 +215,8 @@ std::vector<fs::path> files_to_read(const fs::path& path) {
   }
   std::vector<fs::path> files = {path};
   try {
-    const io::CorpusInfo info = io::read_corpus_manifest(path);
-    for (const io::ShardInfo& shard : info.shards) {
+    const data::CorpusInfo info = data::read_corpus_manifest(path);
+    for (const data::ShardInfo& shard : info.shards) {
       files.push_back(shard.file);
     }
     files.push_back(info.tokenizer);
@@ -236,13 +236,13 @@ void check_readable(const fs::path& path) {
 double checked_bytes(const fs::path& path) {
   check_readable(path);
   if (!fs::is_directory(path)) {
-    return io::bytes_below(path);
+    return files::bytes_below(path);
   }
   double bytes = 0.0;
   for (const auto& entry : fs::recursive_directory_iterator(path)) {
     std::error_code missing;
     if (entry.is_directory(missing) || entry.is_regular_file(missing)) {
-      bytes += entry.is_directory(missing) ? 0.0 : io::bytes_below(entry.path());
+      bytes += entry.is_directory(missing) ? 0.0 : files::bytes_below(entry.path());
       check_readable(entry.path());
     }
   }

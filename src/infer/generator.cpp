@@ -14,10 +14,10 @@
 #include "comm/stop.h"
 #include "config/pool.h"
 #include "config/wall_time.h"
+#include "engine/pipeline.h"
+#include "files/hdf5/thread.h"
 #include "infer/part_queue.h"
 #include "infer/round_recorder.h"
-#include "io/hdf5_thread.h"
-#include "model/pipeline.h"
 
 namespace moesaic::infer {
 namespace {
@@ -41,12 +41,12 @@ class Generator {
  private:
   void fetch(IterationEnd& end);
   std::vector<Sample> forward(const std::vector<std::vector<SequenceRun>>& parts,
-                              std::span<const model::MicroBatch> batches);
-  bool end_iteration(std::span<const model::MicroBatch> batches, IterationEnd end);
+                              std::span<const data::MicroBatch> batches);
+  bool end_iteration(std::span<const data::MicroBatch> batches, IterationEnd end);
   std::int64_t write_parts();
 
   const GenerateJob& job_;
-  model::Instance& instance_;
+  engine::Instance& instance_;
   const comm::Communicator& world_;
   const Sampler sampler_;
   Timer since_start_;
@@ -57,7 +57,7 @@ class Generator {
   Scheduler scheduler_;
   PromptSource source_;
   OpenParts open_;
-  std::map<std::int64_t, io::GenerationsPart> whole_;  // to be written
+  std::map<std::int64_t, record::GenerationsPart> whole_;  // to be written
   IterationRecorder recorder_;
   std::int64_t documents_, ended_ = 0;  // of all ranks
   bool stopping_ = false, to_write_ = false;
@@ -94,7 +94,7 @@ void Generator::fetch(IterationEnd& end) {
     PromptSource::Part part = source_.next();
     waits = false;
     open_.open(part);
-    for (Prompt& prompt : part.prompts) {
+    for (data::Prompt& prompt : part.prompts) {
       if (std::ssize(prompt.tokens) < job_.rules.max_seq) {
         scheduler_.add(std::move(prompt));
         waits = true;
@@ -103,8 +103,8 @@ void Generator::fetch(IterationEnd& end) {
       end.ended += 1.0;  // there is no room for a token
       end.skipped += static_cast<double>(job_.rules.max_tokens + std::ssize(prompt.tokens));
       Sequence none(std::move(prompt), job_.rules);
-      io::Continuation result = none.result();
-      result.reason = io::EndReason::kMaxSeq;
+      record::Continuation result = none.result();
+      result.reason = record::EndReason::kMaxSeq;
       open_.add(none.prompt().document, result, none.text());
     }
   }
@@ -113,10 +113,10 @@ void Generator::fetch(IterationEnd& end) {
 // Collective over the mesh: the samples of all runs that have one, on every rank of the replica.
 // The last stage draws them, each rank of tp alike.
 std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun>>& parts,
-                                       std::span<const model::MicroBatch> batches) {
+                                       std::span<const data::MicroBatch> batches) {
   std::vector<std::int32_t> token;
   std::vector<float> logprob;
-  model::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
+  engine::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
     const PhaseScope phase(instance_.clock, Phase::kForward);
     std::vector<const Sequence*> sequences;
     for (const SequenceRun& run : parts[j]) {
@@ -127,7 +127,7 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
     instance_.transformer.head().each_row(
         ctx_, hidden, sampled_rows(parts[j]), sampler_.wants_logits(),
         [&](std::size_t i, const model::Head::Peak& peak, std::span<const float> logits) {
-          const Prompt& prompt = sequences[i]->prompt();
+          const data::Prompt& prompt = sequences[i]->prompt();
           const std::int64_t position = sequences[i]->tokens() - std::ssize(prompt.tokens);
           const Sample sample = sampler_.choose(peak, logits, prompt.document, position);
           token.push_back(sample.token);
@@ -152,12 +152,12 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
 
 // Collective: sums the iteration over the ranks, records it, and votes on stopping and on writing.
 // False: nothing is left to do on any rank.
-bool Generator::end_iteration(std::span<const model::MicroBatch> batches, IterationEnd end) {
+bool Generator::end_iteration(std::span<const data::MicroBatch> batches, IterationEnd end) {
   const bool reports = instance_.mesh.reports();
   IterationSums sums;
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
   double rows = 0.0;
-  for (const model::MicroBatch& batch : batches) {
+  for (const data::MicroBatch& batch : batches) {
     for (const std::uint8_t task : batch.task) {
       sums.task_tokens[task] += reports ? 1.0 : 0.0;
     }
@@ -227,7 +227,7 @@ GenerateResult Generator::run() {
     const std::vector<SequenceRun> runs = scheduler_.plan();
     require(!runs.empty() || scheduler_.is_idle(), "no sequence has room in the cache");
     const std::vector<std::vector<SequenceRun>> parts = cut_runs(runs, instance_.mesh.pp.size());
-    std::vector<model::MicroBatch> batches(parts.size());
+    std::vector<data::MicroBatch> batches(parts.size());
     for (std::size_t j = 0; j < parts.size(); ++j) {
       batches[j] = to_micro_batch(parts[j]);
     }
@@ -289,14 +289,14 @@ Need need_of(const GenerateJob& job, const std::vector<std::int64_t>& parts, std
   std::priority_queue<std::int64_t, std::vector<std::int64_t>, std::greater<>> longest;  // pages
   for (const std::int64_t part : parts) {
     const std::vector<std::int64_t> lengths =
-        io::hdf5_run([&] { return job.prompts.lengths(part); });
+        files::hdf5_run([&] { return job.prompts.lengths(part); });
     for (const std::int64_t length : lengths) {
       need.tokens += length;
       if (length >= job.rules.max_seq) {
         continue;
       }
       // Where an eos was taken for granted, there may be one token more.
-      const std::int64_t wanted = KvCache::pages_for(job.rules.most_cached(length + 1));
+      const std::int64_t wanted = engine::KvCache::pages_for(job.rules.most_cached(length + 1));
       need.pages += wanted;
       longest.push(wanted);
       if (std::ssize(longest) > job.rules.batch) {
@@ -304,7 +304,8 @@ Need need_of(const GenerateJob& job, const std::vector<std::int64_t>& parts, std
         longest.pop();
       }
       if (wanted > pages) {
-        const std::vector<Prompt> prompts = io::hdf5_run([&] { return job.prompts.read(part); });
+        const std::vector<data::Prompt> prompts =
+            files::hdf5_run([&] { return job.prompts.read(part); });
         throw Error(
             Exit::kUsage,
             fmt::format(

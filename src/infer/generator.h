@@ -3,20 +3,20 @@
 #include <cstdint>
 
 #include "comm/watchdog.h"
-#include "infer/prompts.h"
+#include "data/prompts.h"
+#include "engine/instance.h"
 #include "infer/scheduler.h"
-#include "io/generations_output.h"
-#include "model/instance.h"
+#include "record/generations_output.h"
 
 namespace moesaic::infer {
 
 struct GenerateJob {
   const config::Config& config;  // resolved
-  model::Instance& instance;
-  ScoreCorpora& corpora;
-  Prompts& prompts;
+  engine::Instance& instance;
+  data::ScoreCorpora& corpora;
+  data::Prompts& prompts;
   const GenerateRules& rules;
-  const io::GenerationsOutput& output;
+  const record::GenerationsOutput& output;
   comm::Watchdog& watchdog;
 };
 struct GenerateResult {

@@ -3,11 +3,11 @@
 #include <iterator>
 #include <utility>
 
-#include "io/hdf5_async.h"
+#include "files/hdf5/async.h"
 
 namespace moesaic::infer {
 
-PromptSource::PromptSource(Prompts& prompts, std::vector<std::int64_t> parts)
+PromptSource::PromptSource(data::Prompts& prompts, std::vector<std::int64_t> parts)
     : prompts_(prompts), parts_(std::move(parts)) {
   read_ahead();
 }
@@ -20,7 +20,7 @@ PromptSource::~PromptSource() {
 
 void PromptSource::read_ahead() {
   if (at_ < parts_.size()) {
-    next_ = io::hdf5_async([this, part = parts_[at_]] { return prompts_.read(part); });
+    next_ = files::hdf5_async([this, part = parts_[at_]] { return prompts_.read(part); });
   }
 }
 
@@ -39,7 +39,7 @@ void OpenParts::open(const PromptSource::Part& part) {
   open.content.texts.resize(part.prompts.size());
 }
 
-void OpenParts::add(std::int64_t document, const io::Continuation& result,
+void OpenParts::add(std::int64_t document, const record::Continuation& result,
                     const std::optional<std::string>& text) {
   // The last part that begins at or before the document.
   auto part = open_.begin();
@@ -52,8 +52,8 @@ void OpenParts::add(std::int64_t document, const io::Continuation& result,
   --part->second.missing;
 }
 
-std::map<std::int64_t, io::GenerationsPart> OpenParts::take_whole() {
-  std::map<std::int64_t, io::GenerationsPart> whole;
+std::map<std::int64_t, record::GenerationsPart> OpenParts::take_whole() {
+  std::map<std::int64_t, record::GenerationsPart> whole;
   for (auto part = open_.begin(); part != open_.end();) {
     if (part->second.missing == 0) {
       whole[part->first] = std::move(part->second.content);

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "infer/prompts.h"
-#include "io/generations_output.h"
+#include "data/prompts.h"
+#include "record/generations_output.h"
 
 namespace moesaic::infer {
 
@@ -17,10 +17,10 @@ class PromptSource {
  public:
   struct Part {
     std::int64_t number;
-    std::vector<Prompt> prompts;
+    std::vector<data::Prompt> prompts;
   };
 
-  PromptSource(Prompts& prompts, std::vector<std::int64_t> parts);
+  PromptSource(data::Prompts& prompts, std::vector<std::int64_t> parts);
   ~PromptSource();
   PromptSource(const PromptSource&) = delete;
   PromptSource& operator=(const PromptSource&) = delete;
@@ -31,26 +31,26 @@ class PromptSource {
  private:
   void read_ahead();
 
-  Prompts& prompts_;
+  data::Prompts& prompts_;
   std::vector<std::int64_t> parts_;
   std::size_t at_ = 0;
-  std::future<std::vector<Prompt>> next_;
+  std::future<std::vector<data::Prompt>> next_;
 };
 
 /// Parts of which some continuations have not ended.
 class OpenParts {
  public:
   void open(const PromptSource::Part& part);
-  void add(std::int64_t document, const io::Continuation& result,
+  void add(std::int64_t document, const record::Continuation& result,
            const std::optional<std::string>& text);
   /// Those that are whole, by number; they are not open any more.
-  std::map<std::int64_t, io::GenerationsPart> take_whole();
+  std::map<std::int64_t, record::GenerationsPart> take_whole();
   bool is_empty() const { return open_.empty(); }
 
  private:
   struct Open {
     std::int64_t first = 0, missing = 0;  // document; documents
-    io::GenerationsPart content;
+    record::GenerationsPart content;
   };
   std::map<std::int64_t, Open> open_;  // by number, so by document as well
 };

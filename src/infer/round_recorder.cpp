@@ -9,8 +9,8 @@
 
 namespace moesaic::infer {
 
-IterationRecorder::IterationRecorder(const config::Config& config, model::Instance& instance,
-                                     const ScoreCorpora& corpora, std::int64_t last_step,
+IterationRecorder::IterationRecorder(const config::Config& config, engine::Instance& instance,
+                                     const data::ScoreCorpora& corpora, std::int64_t last_step,
                                      double all_work)
     : trace_(config, instance, corpora.tasks(), corpora.names(),
              last_step > 0 ? std::optional(last_step) : std::nullopt),
@@ -21,7 +21,7 @@ IterationRecorder::IterationRecorder(const config::Config& config, model::Instan
 
 void IterationRecorder::add(const IterationSums& sums, model::MoeStats& stats,
                             const std::string& where) {
-  io::TraceRow row;
+  record::TraceRow row;
   row.step = ++step_;
   row.lm_loss = sums.targets > 0.0 ? sums.nats / sums.targets : 0.0;
   row.loss = row.lm_loss;

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/pace.h"
-#include "infer/score_corpora.h"
-#include "model/job_trace.h"
+#include "data/score_corpora.h"
+#include "record/job_trace.h"
 
 namespace moesaic::infer {
 
@@ -22,8 +22,8 @@ class IterationRecorder {
  public:
   /// Collective over the mesh. last_step: the trace is cut to this iteration and continued; 0: new.
   /// all_work: the sum of the iterations to come.
-  IterationRecorder(const config::Config& config, model::Instance& instance,
-                    const ScoreCorpora& corpora, std::int64_t last_step, double all_work);
+  IterationRecorder(const config::Config& config, engine::Instance& instance,
+                    const data::ScoreCorpora& corpora, std::int64_t last_step, double all_work);
 
   /// Collective over the mesh. sums, stats: of all ranks. where: for the line of progress.
   void add(const IterationSums& sums, model::MoeStats& stats, const std::string& where);
@@ -42,7 +42,7 @@ class IterationRecorder {
  private:
   void show(double seconds, const IterationSums& sums, const std::string& where);
 
-  model::JobTrace trace_;
+  record::JobTrace trace_;
   std::int64_t step_;
   double all_work_, done_work_ = 0.0;
   double longest_iteration_ = 0.0;  // seconds

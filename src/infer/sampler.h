@@ -4,7 +4,7 @@
 #include <span>
 
 #include "config/config.h"
-#include "model/head.h"
+#include "model/layers/head.h"
 
 namespace moesaic::infer {
 

@@ -8,7 +8,7 @@ std::int64_t GenerateRules::most_cached(std::int64_t prompt_tokens) const {
   return std::min(prompt_tokens + max_tokens, max_seq) - 1;
 }
 
-Sequence::Sequence(Prompt prompt, const GenerateRules& rules) : prompt_(std::move(prompt)) {
+Sequence::Sequence(data::Prompt prompt, const GenerateRules& rules) : prompt_(std::move(prompt)) {
   result_.id = prompt_.id;
   result_.prompt_tokens = std::ssize(prompt_.tokens);
   if (rules.tokenizer != nullptr) {
@@ -27,7 +27,7 @@ std::optional<std::string> Sequence::text() const {
 }
 
 bool Sequence::accept(const Sample& sample, const GenerateRules& rules) {
-  using io::EndReason;
+  using record::EndReason;
   result_.token.push_back(sample.token);
   result_.logprob.push_back(sample.logprob);
   if (std::find(rules.ends.begin(), rules.ends.end(), sample.token) != rules.ends.end()) {
@@ -43,7 +43,7 @@ bool Sequence::accept(const Sample& sample, const GenerateRules& rules) {
   return enough || tokens() >= rules.max_seq;
 }
 
-void Scheduler::add(Prompt prompt) {
+void Scheduler::add(data::Prompt prompt) {
   waiting_.push_back(std::make_unique<Sequence>(std::move(prompt), rules_));
 }
 
@@ -53,7 +53,7 @@ bool Scheduler::admit() {
     return false;
   }
   Sequence& next = *waiting_.front();
-  std::optional<KvCache::Lease> lease =
+  std::optional<engine::KvCache::Lease> lease =
       cache_.take({next.prompt_.tokens, next.prompt_.task},
                   rules_.most_cached(std::ssize(next.prompt_.tokens)));
   if (!lease) {
@@ -140,8 +140,8 @@ std::vector<std::vector<SequenceRun>> cut_runs(const std::vector<SequenceRun>& r
   return parts;
 }
 
-model::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs) {
-  model::MicroBatch batch;
+data::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs) {
+  data::MicroBatch batch;
   for (const SequenceRun& run : runs) {
     const Sequence& sequence = *run.sequence;
     for (std::int64_t i = run.first; i < run.first + run.rows; ++i) {
@@ -149,7 +149,7 @@ model::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs) {
       batch.position.push_back(static_cast<std::int32_t>(i));
       batch.task.push_back(sequence.prompt().task);
     }
-    const std::int64_t pages = KvCache::pages_for(run.first + run.rows);
+    const std::int64_t pages = engine::KvCache::pages_for(run.first + run.rows);
     batch.runs.add(run.rows, run.first, sequence.pages().first(static_cast<std::size_t>(pages)));
   }
   batch.target.assign(batch.token.size(), -1);

@@ -6,12 +6,12 @@
 #include <optional>
 #include <vector>
 
-#include "infer/kv_cache.h"
-#include "infer/prompts.h"
+#include "data/micro_batch.h"
+#include "data/prompts.h"
+#include "engine/kv_cache.h"
 #include "infer/sampler.h"
 #include "infer/stop_text.h"
-#include "io/generations.h"
-#include "model/micro_batch.h"
+#include "record/generations.h"
 
 // What a replica of the model computes next. Every rank of a replica decides it for itself, alike,
 // without a message: it follows from the prompts and the tokens that were chosen.
@@ -20,8 +20,8 @@ namespace moesaic::infer {
 /// When continuations end, and how many are computed at once.
 struct GenerateRules {
   std::int64_t max_tokens = 128, max_seq = 0;
-  std::vector<std::int32_t> ends;            // tokens that end a continuation
-  const io::Tokenizer* tokenizer = nullptr;  // absent: no texts
+  std::vector<std::int32_t> ends;              // tokens that end a continuation
+  const text::Tokenizer* tokenizer = nullptr;  // absent: no texts
   const std::vector<std::string>* stop = nullptr;
   std::int64_t batch = 1;    // sequences
   std::int64_t prefill = 1;  // tokens of prompts in an iteration
@@ -33,14 +33,14 @@ struct GenerateRules {
 /// A prompt and what has been made of it.
 class Sequence {
  public:
-  Sequence(Prompt prompt, const GenerateRules& rules);
+  Sequence(data::Prompt prompt, const GenerateRules& rules);
 
-  const Prompt& prompt() const { return prompt_; }
+  const data::Prompt& prompt() const { return prompt_; }
   std::int64_t tokens() const { return std::ssize(prompt_.tokens) + std::ssize(result_.token); }
   std::int32_t token(std::int64_t i) const;
   std::int64_t cached() const { return cached_; }  // of the first tokens
   std::span<const std::int32_t> pages() const { return lease_.pages; }
-  const io::Continuation& result() const { return result_; }
+  const record::Continuation& result() const { return result_; }
   /// Nothing without a tokenizer.
   std::optional<std::string> text() const;
 
@@ -49,10 +49,10 @@ class Sequence {
   /// True: it has ended.
   bool accept(const Sample& sample, const GenerateRules& rules);
 
-  Prompt prompt_;
-  KvCache::Lease lease_;
+  data::Prompt prompt_;
+  engine::KvCache::Lease lease_;
   std::int64_t cached_ = 0;
-  io::Continuation result_;
+  record::Continuation result_;
   std::optional<StopText> text_;
 };
 
@@ -74,7 +74,7 @@ class Scheduler {
   /// rules must outlive it.
   Scheduler(const GenerateRules& rules, std::int64_t pages) : rules_(rules), cache_(pages) {}
 
-  void add(Prompt prompt);
+  void add(data::Prompt prompt);
   /// Whether more prompts could be put to use now.
   bool has_capacity() const { return std::ssize(waiting_) < rules_.batch - std::ssize(running_); }
   bool is_idle() const { return waiting_.empty() && running_.empty(); }
@@ -89,7 +89,7 @@ class Scheduler {
   bool admit();
 
   const GenerateRules& rules_;
-  KvCache cache_;
+  engine::KvCache cache_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in the order in which they joined
 };
@@ -97,7 +97,7 @@ class Scheduler {
 /// The runs in order, as `count` micro-batches of about as many rows; a run may be cut.
 std::vector<std::vector<SequenceRun>> cut_runs(const std::vector<SequenceRun>& runs,
                                                std::int64_t count);
-model::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs);
+data::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs);
 /// The rows of these runs, laid one after the other, that samples follow from.
 std::vector<std::int32_t> sampled_rows(const std::vector<SequenceRun>& runs);
 

@@ -5,26 +5,27 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "io/files.h"
-#include "io/hdf5_async.h"
-#include "io/hdf5_thread.h"
-#include "io/problems.h"
+#include "files/durable.h"
+#include "files/hdf5/async.h"
+#include "files/hdf5/thread.h"
+#include "files/problems.h"
 
 namespace moesaic::infer {
 
-ScorePart::ScorePart(const io::ScoresOutput& output, std::int64_t shard,
-                     const io::ShardDocuments& documents)
+ScorePart::ScorePart(const record::ScoresOutput& output, std::int64_t shard,
+                     const data::ShardDocuments& documents)
     : output_(output), shard_(shard), tally_(documents) {
-  io::hdf5_run([&] {
+  files::hdf5_run([&] {
     make_writer(documents);
     go_on(documents);
   });
 }
 
 // On the HDF5 thread: takes over what an earlier job kept, if it cut the shard into such batches.
-void ScorePart::go_on(const io::ShardDocuments& documents) {
+void ScorePart::go_on(const data::ShardDocuments& documents) {
   const std::filesystem::path file = output_.begun(shard_);
-  const bool taken = io::unless_damaged([&] { return std::optional(take_over(file)); }).has_value();
+  const bool taken =
+      files::unless_damaged([&] { return std::optional(take_over(file)); }).has_value();
   if (!taken) {
     log::warn(fmt::format("{} is damaged: the shard is scored from its start", file.string()));
     tally_ = Tally(documents);
@@ -33,61 +34,61 @@ void ScorePart::go_on(const io::ShardDocuments& documents) {
 }
 
 bool ScorePart::take_over(const std::filesystem::path& file) {
-  if (!io::is_there(file)) {
+  if (!files::is_there(file)) {
     return false;
   }
-  const auto opened = io::Hdf5File::open(file);
-  const io::ScoresSummary summary = io::scores_summary(opened);
-  const io::BegunScores begun = io::read_begun(opened);
+  const auto opened = files::Hdf5File::open(file);
+  const record::ScoresSummary summary = record::scores_summary(opened);
+  const record::BegunScores begun = record::read_begun(opened);
   if (summary.header.fingerprint != output_.header().fingerprint ||
       begun.windows != output_.header().windows) {
     return false;
   }
   writer_->copy_tokens(opened);
-  tally_.restore(io::read_document_scores(opened), summary.totals.reference);
+  tally_.restore(record::read_document_scores(opened), summary.totals.reference);
   kept_ = begun.batches;
   kept_details_ = summary.totals.reference.details;
   return true;
 }
 
-void ScorePart::make_writer(const io::ShardDocuments& documents) {
+void ScorePart::make_writer(const data::ShardDocuments& documents) {
   std::size_t id_width = 1;
   for (const std::string& id : documents.id) {
     id_width = std::max(id_width, id.size());
   }
   writer_.reset();
-  writer_ =
-      std::make_unique<io::ScoresWriter>(output_.part(shard_), static_cast<std::int64_t>(id_width),
-                                         !output_.header().reference.empty());
+  writer_ = std::make_unique<record::ScoresWriter>(output_.part(shard_),
+                                                   static_cast<std::int64_t>(id_width),
+                                                   !output_.header().reference.empty());
 }
 
 ScorePart::~ScorePart() {
-  io::hdf5_run([this] { writer_.reset(); });
+  files::hdf5_run([this] { writer_.reset(); });
 }
 
-void ScorePart::add(const WindowBatch& windows, io::TokenScores tokens,
+void ScorePart::add(const data::WindowBatch& windows, record::TokenScores tokens,
                     std::span<const std::uint8_t> is_argmax) {
   tally_.add(windows, tokens, is_argmax);
   if (written_.valid()) {
     written_.get();  // what it threw
   }
-  written_ = io::hdf5_async(
+  written_ = files::hdf5_async(
       [writer = writer_.get(), values = std::move(tokens)] { writer->add_tokens(values); });
 }
 
-io::ScoreTotals ScorePart::end(const io::ReferenceDetails& details) {
+record::ScoreTotals ScorePart::end(const record::ReferenceDetails& details) {
   if (written_.valid()) {
     written_.get();
   }
-  io::ScoreTotals totals = tally_.totals(output_.header().vocab_size);
+  record::ScoreTotals totals = tally_.totals(output_.header().vocab_size);
   totals.reference.details = kept_details_;
   totals.reference.details.add(details);
   return totals;
 }
 
-void ScorePart::finish(std::int64_t trace_step, const io::ReferenceDetails& details) {
-  const io::ScoreTotals totals = end(details);
-  io::hdf5_run([&] {
+void ScorePart::finish(std::int64_t trace_step, const record::ReferenceDetails& details) {
+  const record::ScoreTotals totals = end(details);
+  files::hdf5_run([&] {
     writer_->add_documents(tally_.documents());
     writer_->finish(output_.header(), totals, trace_step);
   });
@@ -96,9 +97,9 @@ void ScorePart::finish(std::int64_t trace_step, const io::ReferenceDetails& deta
 }
 
 void ScorePart::keep(std::int64_t batches, std::int64_t trace_step,
-                     const io::ReferenceDetails& details) {
-  const io::ScoreTotals totals = end(details);
-  io::hdf5_run([&] {
+                     const record::ReferenceDetails& details) {
+  const record::ScoreTotals totals = end(details);
+  files::hdf5_run([&] {
     writer_->add_documents(tally_.documents());
     writer_->keep(output_.begun(shard_), output_.header(), totals, trace_step,
                   {batches, output_.header().windows});

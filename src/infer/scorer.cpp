@@ -9,12 +9,12 @@
 #include "comm/stop.h"
 #include "config/pool.h"
 #include "config/wall_time.h"
+#include "engine/pipeline.h"
+#include "files/hdf5/async.h"
+#include "files/hdf5/thread.h"
+#include "infer/reference.h"
 #include "infer/round_recorder.h"
 #include "infer/score_part.h"
-#include "infer/score_reference.h"
-#include "io/hdf5_async.h"
-#include "io/hdf5_thread.h"
-#include "model/pipeline.h"
 
 namespace moesaic::infer {
 namespace {
@@ -22,13 +22,13 @@ namespace {
 /// One shard on its way: the same on every rank.
 struct Work {
   std::int64_t shard = 0;
-  io::ShardDocuments documents;
-  std::vector<WindowBatch> batches;
+  data::ShardDocuments documents;
+  std::vector<data::WindowBatch> batches;
 
   // An iteration past the end, and a rank without a batch in the last iteration, compute an empty
   // one.
-  const WindowBatch& batch(std::int64_t j) const {
-    static const WindowBatch none;
+  const data::WindowBatch& batch(std::int64_t j) const {
+    static const data::WindowBatch none;
     return j < std::ssize(batches) ? batches[static_cast<std::size_t>(j)] : none;
   }
 };
@@ -36,7 +36,7 @@ struct Work {
 /// The batches first, first + every, ... of a shard; reads one ahead. Past the end they are empty.
 class BatchSource {
  public:
-  BatchSource(ScoreCorpora& corpora, const Work& work, std::int64_t first, std::int64_t every)
+  BatchSource(data::ScoreCorpora& corpora, const Work& work, std::int64_t first, std::int64_t every)
       : corpora_(corpora), work_(work), every_(every), at_(first), next_(read()) {}
   ~BatchSource() {
     if (next_.valid()) {
@@ -46,30 +46,30 @@ class BatchSource {
   BatchSource(const BatchSource&) = delete;
   BatchSource& operator=(const BatchSource&) = delete;
 
-  model::MicroBatch next() {
-    model::MicroBatch batch = next_.get();
+  data::MicroBatch next() {
+    data::MicroBatch batch = next_.get();
     at_ += every_;
     next_ = read();
     return batch;
   }
 
  private:
-  std::future<model::MicroBatch> read() {
-    return io::hdf5_async([this, &windows = work_.batch(at_)] {
+  std::future<data::MicroBatch> read() {
+    return files::hdf5_async([this, &windows = work_.batch(at_)] {
       const auto tokens = corpora_.tokens(work_.shard, windows, work_.documents.offsets);
       return to_micro_batch(windows, tokens, work_.documents.task);
     });
   }
 
-  ScoreCorpora& corpora_;
+  data::ScoreCorpora& corpora_;
   const Work& work_;
   std::int64_t every_, at_;
-  std::future<model::MicroBatch> next_;
+  std::future<data::MicroBatch> next_;
 };
 
 /// The scores of a batch's targets, in its order.
 struct BatchScores {
-  io::TokenScores tokens;
+  record::TokenScores tokens;
   std::vector<std::uint8_t> is_argmax;
 };
 
@@ -87,16 +87,16 @@ class Scorer {
               std::optional<ScorePart>& part);
   bool score(const Work& work);  // false: stopped before its end
   void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
-  BatchScores read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden);
-  std::vector<BatchScores> forward(std::span<const model::MicroBatch> batches);
-  void end_iteration(std::span<const model::MicroBatch> batches,
-                     std::span<const BatchScores> scores, std::int64_t shard);
+  BatchScores read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden);
+  std::vector<BatchScores> forward(std::span<const data::MicroBatch> batches);
+  void end_iteration(std::span<const data::MicroBatch> batches, std::span<const BatchScores> scores,
+                     std::int64_t shard);
 
   const ScoreJob& job_;
-  model::Instance& instance_;
+  engine::Instance& instance_;
   const comm::Communicator& world_;
   const comm::Communicator& replicas_;
-  const WindowRules rules_;
+  const data::WindowRules rules_;
   Timer since_start_;
   const double wall_;
   model::Context ctx_;
@@ -136,19 +136,19 @@ Work Scorer::open(std::int64_t shard) {
   work.shard = shard;
   world_.together("open a shard", [&] {
     std::vector<std::uint8_t> repeats;
-    io::hdf5_run([&] {
+    files::hdf5_run([&] {
       work.documents = job_.corpora.documents(shard);
       if (rules_.share) {
         repeats = job_.corpora.repeated_contexts(shard, work.documents);
       }
     });
-    work.batches = pack(work.documents, rules_, repeats);
+    work.batches = data::pack(work.documents, rules_, repeats);
   });
   return work;
 }
 
 // Collective over tp: the scores of batch j of an iteration, where the mesh reports; else none.
-BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
+BatchScores Scorer::read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
   const PhaseScope phase(instance_.clock, Phase::kForward);
   model::Head::Comparison rows;
   if (reference_) {
@@ -173,12 +173,12 @@ BatchScores Scorer::read_head(const model::MicroBatch& batch, std::size_t j, con
 }
 
 // Collective over the mesh: the scores of each batch.
-std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batches) {
+std::vector<BatchScores> Scorer::forward(std::span<const data::MicroBatch> batches) {
   std::vector<BatchScores> scores(batches.size());
   if (reference_) {
     reference_->forward(batches);
   }
-  model::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
+  engine::forward_all(instance_, ctx_, batches, [&](std::size_t j, const Tensor& hidden) {
     scores[j] = read_head(batches[j], j, hidden);
   });
   if (reference_) {
@@ -188,7 +188,7 @@ std::vector<BatchScores> Scorer::forward(std::span<const model::MicroBatch> batc
 }
 
 // Collective: sums the iteration over the ranks, records it, and votes on stopping.
-void Scorer::end_iteration(std::span<const model::MicroBatch> batches,
+void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
                            std::span<const BatchScores> scores, std::int64_t shard) {
   IterationSums sums;
   double reference_sum = 0.0;  // of divergences
@@ -248,7 +248,7 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
   const auto gathered = [&]<class T>(const std::vector<T>& values) {
     return replicas_.gather(std::span<const T>(values), writer);
   };
-  io::TokenScores tokens{gathered(mine.tokens.logprob), {}, {}, {}};
+  record::TokenScores tokens{gathered(mine.tokens.logprob), {}, {}, {}};
   const auto is_argmax = gathered(mine.is_argmax);
   if (reference_) {
     tokens.reference_logprob = gathered(mine.tokens.reference_logprob);
@@ -256,9 +256,9 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
     tokens.agrees = gathered(mine.tokens.agrees);
   }
   if (part) {
-    WindowBatch windows;
+    data::WindowBatch windows;
     for (std::int64_t r = 0; r < replicas_.size(); ++r) {
-      const WindowBatch& theirs = work.batch(first + r);
+      const data::WindowBatch& theirs = work.batch(first + r);
       windows.insert(windows.end(), theirs.begin(), theirs.end());
     }
     part->add(windows, std::move(tokens), is_argmax);
@@ -281,7 +281,7 @@ bool Scorer::score(const Work& work) {
   const std::int64_t iterations = (left + width * depth - 1) / (width * depth);
   BatchSource source(job_.corpora, work, kept + replicas_.rank(), width);
   for (std::int64_t iteration = 0; iteration < iterations; ++iteration) {
-    std::vector<model::MicroBatch> batches;
+    std::vector<data::MicroBatch> batches;
     job_.watchdog.step(recorder_.step() + 1);
     {
       const PhaseScope phase(instance_.clock, Phase::kData);
@@ -308,8 +308,8 @@ bool Scorer::score(const Work& work) {
 void Scorer::end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches) {
   job_.watchdog.iteration("the end of a shard");
   recorder_.flush();
-  const io::ReferenceDetails details =
-      reference_ ? reference_->take_details() : io::ReferenceDetails();
+  const record::ReferenceDetails details =
+      reference_ ? reference_->take_details() : record::ReferenceDetails();
   world_.together("write a part of the scores", [&] {
     if (part && batches) {
       part->keep(*batches, recorder_.step(), details);

@@ -4,20 +4,20 @@
 #include <vector>
 
 #include "comm/watchdog.h"
-#include "infer/score_corpora.h"
-#include "io/scores_output.h"
-#include "model/instance.h"
+#include "data/score_corpora.h"
+#include "engine/instance.h"
+#include "record/scores_output.h"
 
 namespace moesaic::infer {
 
 struct ScoreJob {
   const config::Config& config;  // resolved
-  model::Instance& instance;
-  ScoreCorpora& corpora;
-  const io::ScoresOutput& output;
+  engine::Instance& instance;
+  data::ScoreCorpora& corpora;
+  const record::ScoresOutput& output;
   const std::vector<std::int64_t>& shards;  // to score, ascending
   comm::Watchdog& watchdog;
-  model::Instance* reference = nullptr;  // to compare with; may be absent
+  engine::Instance* reference = nullptr;  // to compare with; may be absent
 };
 struct ScoreResult {
   bool stopped = false;  // before all of these shards had their parts

@@ -10,7 +10,7 @@ constexpr const char* kUnknown =
 
 }  // namespace
 
-StopText::StopText(const io::Tokenizer& tokenizer, const std::vector<std::string>& stops,
+StopText::StopText(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
                    std::span<const std::int32_t> prompt)
     : tokenizer_(&tokenizer),
       stops_(&stops),

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "io/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace moesaic::infer {
 
@@ -14,7 +14,7 @@ namespace moesaic::infer {
 class StopText {
  public:
   /// Both must outlive it. A text that follows nothing begins as the tokenizer begins texts.
-  StopText(const io::Tokenizer& tokenizer, const std::vector<std::string>& stops,
+  StopText(const text::Tokenizer& tokenizer, const std::vector<std::string>& stops,
            std::span<const std::int32_t> prompt);
 
   /// True: a stop string is complete. Text before it alone remains.
@@ -22,7 +22,7 @@ class StopText {
   const std::string& text() const { return text_; }
 
  private:
-  const io::Tokenizer* tokenizer_;
+  const text::Tokenizer* tokenizer_;
   const std::vector<std::string>* stops_;
   bool begins_;  // nothing comes before what is added next
   std::string text_;

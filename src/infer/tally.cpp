@@ -6,7 +6,7 @@
 
 namespace moesaic::infer {
 
-Tally::Tally(const io::ShardDocuments& documents)
+Tally::Tally(const data::ShardDocuments& documents)
     : context_(documents.context), bytes_(documents.bytes), bytes_known_(documents.knows_bytes) {
   const std::size_t count = documents.offsets.size() - 1;
   for (std::size_t d = 0; d < count; ++d) {
@@ -16,12 +16,12 @@ Tally::Tally(const io::ShardDocuments& documents)
              std::vector<std::uint8_t>(count, 0), documents.id};
 }
 
-void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
+void Tally::add(const data::WindowBatch& windows, const record::TokenScores& tokens,
                 std::span<const std::uint8_t> is_argmax) {
   const std::span<const float> logprob(tokens.logprob);
   reference_.add(tokens);
   std::size_t at = 0;
-  for (const Window& window : windows) {
+  for (const data::Window& window : windows) {
     const auto d = static_cast<std::size_t>(window.document);
     const auto targets = static_cast<std::size_t>(window.targets());
     const auto hits = is_argmax.subspan(at, targets);
@@ -36,15 +36,15 @@ void Tally::add(const WindowBatch& windows, const io::TokenScores& tokens,
   }
 }
 
-void Tally::restore(io::DocumentScores documents, io::ReferenceTotals reference) {
+void Tally::restore(record::DocumentScores documents, record::ReferenceTotals reference) {
   require(documents.id == scores_.id, "a tally of other documents");
   scores_ = std::move(documents);
   reference_ = std::move(reference);
   reference_.details = {};
 }
 
-io::ScoreTotals Tally::totals(std::int64_t vocab_size) const {
-  io::ScoreTotals totals{.documents = std::ssize(length_), .reference = reference_};
+record::ScoreTotals Tally::totals(std::int64_t vocab_size) const {
+  record::ScoreTotals totals{.documents = std::ssize(length_), .reference = reference_};
   for (std::size_t d = 0; d < length_.size(); ++d) {
     totals.tokens += scores_.tokens[d];
     totals.logprob += scores_.logprob[d];

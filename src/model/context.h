@@ -7,12 +7,12 @@
 #include "backend/backend.h"
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
+#include "data/micro_batch.h"
+#include "model/activation_statistics.h"
 #include "model/device_batch.h"
-#include "model/input_sums.h"
-#include "model/micro_batch.h"
 #include "model/moe_stats.h"
 #include "model/paged_cache.h"
-#include "model/routed_rows.h"
+#include "routing/routed_rows.h"
 
 namespace moesaic::model {
 
@@ -25,10 +25,10 @@ struct Context {
   comm::Collectives& experts;  // those that share out whole experts
   PhaseClock& clock;
   DType compute = DType::kF32;  // of matrix products
-  const MicroBatch* host_batch = nullptr;
+  const data::MicroBatch* host_batch = nullptr;
   DeviceBatch batch;
-  MoeStats* stats = nullptr;                  // where MoE layers count; may be absent
-  std::vector<RoutedRows>* routed = nullptr;  // each token's routing; may be absent
+  MoeStats* stats = nullptr;                           // where MoE layers count; may be absent
+  std::vector<routing::RoutedRows>* routed = nullptr;  // each token's routing; may be absent
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;

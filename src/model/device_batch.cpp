@@ -4,7 +4,7 @@
 
 namespace moesaic::model {
 
-DeviceBatch upload(Backend& backend, const MicroBatch& batch) {
+DeviceBatch upload(Backend& backend, const data::MicroBatch& batch) {
   const Shape shape{batch.size()};
   return {.position = to_device(backend, batch.position, shape),
           .first_key = to_device(backend, batch.first_key, shape)};

@@ -5,7 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/share.h"
-#include "model/micro_batch.h"
+#include "data/micro_batch.h"
 
 namespace moesaic::model {
 
@@ -13,7 +13,7 @@ namespace moesaic::model {
 struct DeviceBatch {
   Tensor position, first_key;  // (T) int32
 };
-DeviceBatch upload(Backend& backend, const MicroBatch& batch);
+DeviceBatch upload(Backend& backend, const data::MicroBatch& batch);
 
 /// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
 /// share becomes `share.count`, which is none of this one's.

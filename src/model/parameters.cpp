@@ -6,7 +6,7 @@
 #include <span>
 
 #include "backend/packed_rows.h"
-#include "model/micro_batch.h"
+#include "data/micro_batch.h"
 #include "tensor/rng.h"
 
 namespace moesaic::model {

@@ -64,7 +64,8 @@ Head make_head(Parameters& parameters, Parameter* embedding, const config::Model
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
-                    const std::vector<ExpertPool>& expert_pools, const Placement& placement) {
+                    const std::vector<routing::ExpertPool>& expert_pools,
+                    const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (!config::has_experts(model, layer)) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
@@ -90,7 +91,7 @@ Block::SelfAttention make_attention(Parameters& parameters, const config::Model&
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
-                 std::int64_t layer, const std::vector<ExpertPool>& expert_pools,
+                 std::int64_t layer, const std::vector<routing::ExpertPool>& expert_pools,
                  const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
@@ -112,10 +113,10 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
       embedding_(add_embedding(parameters, model, placement)),
       moe_layers_(config::moe_layers(model)) {
   for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
-    expert_pools_.push_back(
-        make_expert_pool(config::expert_pool_of(model, router, moe_layer), placement.expert_ranks,
-                         model.load.empty() ? std::span<const float>()
-                                            : model.load.at(static_cast<std::size_t>(moe_layer))));
+    expert_pools_.push_back(routing::make_expert_pool(
+        config::expert_pool_of(model, router, moe_layer), placement.expert_ranks,
+        model.load.empty() ? std::span<const float>()
+                           : model.load.at(static_cast<std::size_t>(moe_layer))));
   }
   const int all_chunks = placement.stages * placement.chunks;
   for (int c = placement.stage; c < all_chunks; c += placement.stages) {
@@ -225,7 +226,7 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
   return dx;
 }
 
-void set_batch(Context& ctx, const MicroBatch& micro_batch) {
+void set_batch(Context& ctx, const data::MicroBatch& micro_batch) {
   ctx.host_batch = &micro_batch;
   ctx.batch = upload(ctx.backend, micro_batch);
 }

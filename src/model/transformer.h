@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/block.h"
-#include "model/head.h"
+#include "model/layers/block.h"
+#include "model/layers/head.h"
 #include "model/parameters.h"
 
 namespace moesaic::model {
@@ -47,7 +47,7 @@ class Transformer {
   /// The layer_index of each MoE layer of the whole model.
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
   /// The expert pool of each MoE layer of the whole model.
-  const std::vector<ExpertPool>& expert_pools() const { return expert_pools_; }
+  const std::vector<routing::ExpertPool>& expert_pools() const { return expert_pools_; }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;
 
@@ -66,12 +66,12 @@ class Transformer {
   Parameter* embedding_;  // nullptr: on another stage
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
-  std::vector<ExpertPool> expert_pools_;
+  std::vector<routing::ExpertPool> expert_pools_;
   std::optional<RmsNorm> norm_;
   std::optional<Head> head_;
 };
 
 /// Makes micro_batch the current one of the context.
-void set_batch(Context& ctx, const MicroBatch& micro_batch);
+void set_batch(Context& ctx, const data::MicroBatch& micro_batch);
 
 }  // namespace moesaic::model

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/sha256.h"
-#include "io/files.h"
+#include "files/durable.h"
 
 namespace moesaic::train {
 namespace {
@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 }  // namespace
 
-std::string ControlFile::text() const { return io::read_whole(path_); }
+std::string ControlFile::text() const { return files::read_whole(path_); }
 
 std::string ControlFile::identity() const {
   std::error_code error;

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numbers>
 
-#include "io/hdf5_thread.h"
-#include "model/pipeline.h"
+#include "engine/pipeline.h"
+#include "files/hdf5/thread.h"
 
 namespace moesaic::train {
 namespace {
@@ -32,18 +32,19 @@ class LossSums {
   std::vector<double> values_;
 };
 
-std::vector<Sample> read_samples(Corpora& corpora, std::span<const SampleLocation> locations) {
-  return io::hdf5_run([&] {
-    std::vector<Sample> samples;
-    for (const SampleLocation& location : locations) {
+std::vector<data::Sample> read_samples(data::Corpora& corpora,
+                                       std::span<const data::SampleLocation> locations) {
+  return files::hdf5_run([&] {
+    std::vector<data::Sample> samples;
+    for (const data::SampleLocation& location : locations) {
       samples.push_back(corpora.read(location));
     }
     return samples;
   });
 }
 
-void add_losses(LossSums& sums, const model::MicroBatch& batch, std::span<const Sample> samples,
-                std::span<const float> logprob) {
+void add_losses(LossSums& sums, const data::MicroBatch& batch,
+                std::span<const data::Sample> samples, std::span<const float> logprob) {
   const std::size_t length = batch.token.size() / std::max<std::size_t>(1, samples.size());
   for (std::size_t t = 0; t < logprob.size(); ++t) {
     if (batch.target[t] >= 0) {
@@ -53,11 +54,11 @@ void add_losses(LossSums& sums, const model::MicroBatch& batch, std::span<const 
 }
 
 // A text's bits: nats of its tokens, scaled from the targets that were counted to all its bytes.
-double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t tasks) {
+double bits_per_byte(const data::Corpora& corpora, const LossSums& sums, std::size_t tasks) {
   double bits = 0.0;
   double bytes = 0.0;
   for (std::size_t c = 0; c < corpora.size(); ++c) {
-    const io::CorpusInfo& info = corpora.info(c);
+    const data::CorpusInfo& info = corpora.info(c);
     const double count = sums.count(tasks + c);
     if (count > 0.0 && info.source_bytes > 0) {
       bits += sums.nats(tasks + c) / std::numbers::ln2;
@@ -69,8 +70,8 @@ double bits_per_byte(const Corpora& corpora, const LossSums& sums, std::size_t t
 
 }  // namespace
 
-std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
-                                               const config::Config& config) {
+std::vector<data::SampleLocation> evaluation_samples(const data::Corpora& corpora,
+                                                     const config::Config& config) {
   const std::vector<std::int64_t> counts = corpora.samples();
   std::int64_t total = 0;
   for (const std::int64_t count : counts) {
@@ -78,7 +79,7 @@ std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
   }
   const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
   const bool all = config.eval.tokens == 0 || wanted >= total;
-  std::vector<SampleLocation> locations;
+  std::vector<data::SampleLocation> locations;
   for (std::size_t c = 0; c < counts.size(); ++c) {
     const std::int64_t n =
         all ? counts[c]
@@ -90,31 +91,31 @@ std::vector<SampleLocation> evaluation_samples(const Corpora& corpora,
   return locations;
 }
 
-std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
-                                    const config::Config& config, std::size_t tasks,
-                                    std::int64_t step, const std::function<bool()>& go_on) {
+std::optional<record::EvalRow> evaluate(engine::Instance& instance, data::Corpora& corpora,
+                                        const config::Config& config, std::size_t tasks,
+                                        std::int64_t step, const std::function<bool()>& go_on) {
   const PhaseScope phase(instance.clock, Phase::kEval);
   PhaseClock inner_clock;  // what the layers book here is all evaluation
   model::Context ctx = instance.context(inner_clock);
   ctx.dropless = !config.router.eval_capacity;
   LossSums sums(tasks, corpora.size());
-  const std::vector<SampleLocation> locations = evaluation_samples(corpora, config);
+  const std::vector<data::SampleLocation> locations = evaluation_samples(corpora, config);
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
   const auto replicas = static_cast<std::size_t>(instance.mesh.replicas.size());
   const auto replica = static_cast<std::size_t>(instance.mesh.replicas.rank());
   const auto in_flight = static_cast<std::size_t>(instance.mesh.pp.size());
   for (std::size_t first = 0; first < locations.size();
        first += micro_batch * replicas * in_flight) {
-    std::vector<std::vector<Sample>> samples;
-    std::vector<model::MicroBatch> batches;
+    std::vector<std::vector<data::Sample>> samples;
+    std::vector<data::MicroBatch> batches;
     for (std::size_t i = 0; i < in_flight; ++i) {
       const std::size_t begin =
           std::min(locations.size(), first + (i * replicas + replica) * micro_batch);
       const std::size_t end = std::min(locations.size(), begin + micro_batch);
       samples.push_back(read_samples(corpora, std::span(locations).subspan(begin, end - begin)));
-      batches.push_back(micro_batch_of(samples.back()));
+      batches.push_back(data::micro_batch_of(samples.back()));
     }
-    model::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
+    engine::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
       const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
       if (instance.mesh.reports()) {
         add_losses(sums, batches[i], samples[i], logprob);
@@ -126,7 +127,7 @@ std::optional<io::EvalRow> evaluate(model::Instance& instance, Corpora& corpora,
   }
   instance.mesh.world.all_reduce(sums.all(), comm::Reduce::kSum);
 
-  io::EvalRow row{.step = step, .loss_by_task = {}, .loss_by_corpus = {}};
+  record::EvalRow row{.step = step, .loss_by_task = {}, .loss_by_corpus = {}};
   double nats = 0.0;
   double count = 0.0;
   for (std::size_t task = 0; task < tasks; ++task) {

@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "model/instance.h"
+#include "engine/instance.h"
 #include "model/moe_stats.h"
 
 namespace moesaic::train {
@@ -23,7 +23,7 @@ struct UpdateRows {
 class GradientBuffer {
  public:
   /// tokens: 0: no gradient is deferred. The instance must outlive it.
-  GradientBuffer(model::Instance& instance, std::int64_t tokens)
+  GradientBuffer(engine::Instance& instance, std::int64_t tokens)
       : instance_(instance), tokens_(tokens) {}
 
   /// After the gradients of a step are summed: adds what is deferred, and makes the mean of it
@@ -48,7 +48,7 @@ class GradientBuffer {
                               model::MoeStats& stats) const;
   void count(const model::Moe& moe, std::int64_t layer, model::MoeStats& stats);
 
-  model::Instance& instance_;
+  engine::Instance& instance_;
   const std::int64_t tokens_;
   std::map<const model::Parameter*, std::vector<UpdateRows>> due_;  // of the buffered ones
 };

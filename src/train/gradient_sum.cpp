@@ -9,7 +9,7 @@ bool holds(const model::Bucket& bucket, const model::Parameter& p) {
 
 }  // namespace
 
-GradientSum::GradientSum(model::Instance& instance) : instance_(instance) {
+GradientSum::GradientSum(engine::Instance& instance) : instance_(instance) {
   for (const model::Bucket& bucket : instance.parameters.buckets()) {
     missing_.push_back(bucket.last_part - bucket.first_part + 1);
     started_.push_back(false);

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "model/instance.h"
+#include "engine/instance.h"
 
 namespace moesaic::train {
 
@@ -11,7 +11,7 @@ namespace moesaic::train {
 /// of its own share alone.
 class GradientSum {
  public:
-  explicit GradientSum(model::Instance& instance);
+  explicit GradientSum(engine::Instance& instance);
 
   /// No more will be added to the gradients of a part of the model. Collective over its group.
   void part_done(int part);
@@ -22,7 +22,7 @@ class GradientSum {
   void start(std::size_t bucket);
   void sum_copies(const model::Parameter& p);
 
-  model::Instance& instance_;
+  engine::Instance& instance_;
   std::vector<int> missing_;  // parts of each bucket that are not done
   std::vector<bool> started_;
 };

@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "base/log.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/load_weights.h"
 #include "config/validate.h"
-#include "io/checkpoint.h"
-#include "model/storage.h"
 #include "train/control_file.h"
 #include "train/evaluation.h"
 #include "train/recorder.h"
@@ -28,11 +28,11 @@ class Loop {
   Outcome run();
 
  private:
-  StepBatches next_batches();
-  StepResult step(StepBatches& batches);
-  StepResult once_more(const StepBatches& batches, const StepResult& first);
-  std::optional<Rollback> judge(const StepResult& result, const StepBatches& batches);
-  void note_no_targets(const StepResult& result, const StepBatches& batches);
+  data::StepBatches next_batches();
+  StepResult step(data::StepBatches& batches);
+  StepResult once_more(const data::StepBatches& batches, const StepResult& first);
+  std::optional<Rollback> judge(const StepResult& result, const data::StepBatches& batches);
+  void note_no_targets(const StepResult& result, const data::StepBatches& batches);
   void check_replicas();
   void evaluate();
   bool save();  // false: failed, or there is nowhere to save to
@@ -50,7 +50,7 @@ class Loop {
 
   const Start& start_;
   const config::Config& config_;
-  model::Instance& instance_;
+  engine::Instance& instance_;
   const comm::Communicator& world_;
   Progress progress_;
   std::filesystem::path newest_;  // checkpoint; empty: none yet
@@ -58,7 +58,7 @@ class Loop {
   SavePolicy& policy_;
   int stop_reason_ = 0;  // of the last vote
   Stepper stepper_;
-  Batches batches_;
+  data::Batches batches_;
   Recorder recorder_;
   SpikeWatch spikes_;
   ControlFile control_;
@@ -95,13 +95,13 @@ Loop::Loop(const Start& start)
   watchdog_.follow(&instance_.clock);
 }
 
-StepBatches Loop::next_batches() {
+data::StepBatches Loop::next_batches() {
   const PhaseScope phase(instance_.clock, Phase::kData);
   return batches_.next();
 }
 
 // The same samples and parameters again: a slip of the hardware is gone then.
-StepResult Loop::once_more(const StepBatches& batches, const StepResult& first) {
+StepResult Loop::once_more(const data::StepBatches& batches, const StepResult& first) {
   const StepResult second = stepper_.compute(batches, first.step);
   if (second.finite()) {
     const std::string message = transient_text(first, second);
@@ -112,7 +112,7 @@ StepResult Loop::once_more(const StepBatches& batches, const StepResult& first) 
 }
 
 // Numbers that are not finite twice leave the parameters as they are.
-StepResult Loop::step(StepBatches& batches) {
+StepResult Loop::step(data::StepBatches& batches) {
   StepResult result = stepper_.compute(batches, progress_.step + 1);
   if (!result.finite()) {
     result = once_more(batches, result);
@@ -130,7 +130,7 @@ StepResult Loop::step(StepBatches& batches) {
 }
 
 // Such a step measures nothing, and its loss of 0 is no loss. Said once, and always in the trace.
-void Loop::note_no_targets(const StepResult& result, const StepBatches& batches) {
+void Loop::note_no_targets(const StepResult& result, const data::StepBatches& batches) {
   if (result.targets > 0) {
     return;
   }
@@ -142,7 +142,7 @@ void Loop::note_no_targets(const StepResult& result, const StepBatches& batches)
 }
 
 // What is wrong with a step becomes an event, and then a rollback or the end of the run.
-std::optional<Rollback> Loop::judge(const StepResult& result, const StepBatches& batches) {
+std::optional<Rollback> Loop::judge(const StepResult& result, const data::StepBatches& batches) {
   std::string reason;
   if (!result.finite()) {
     reason = bad_numbers_text(result, batches.samples);
@@ -205,7 +205,7 @@ bool Loop::save() {
   watchdog_.saving();
   const Timer timer;
   recorder_.flush();
-  const auto blocks = model::blocks_to_save(instance_);
+  const auto blocks = checkpoint::blocks_to_save(instance_);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
   const auto state = to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
@@ -214,17 +214,17 @@ bool Loop::save() {
     copy.push_back(start_.corpora.info(0).tokenizer);
   }
   try {
-    const auto path = io::save_checkpoint({.dir = config_.checkpoint.dir,
-                                           .step = progress_.step,
-                                           .state = *state,
-                                           .copy = copy,
-                                           .texts = start_.sidecars,
-                                           .on_progress = [this] { watchdog_.saving(); }},
-                                          blocks, world_);
+    const auto path = checkpoint::save_checkpoint({.dir = config_.checkpoint.dir,
+                                                   .step = progress_.step,
+                                                   .state = *state,
+                                                   .copy = copy,
+                                                   .texts = start_.sidecars,
+                                                   .on_progress = [this] { watchdog_.saving(); }},
+                                                  blocks, world_);
     newest_ = path;
     if (world_.is_root()) {
-      io::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,
-                            config_.checkpoint.keep_every);
+      checkpoint::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,
+                                    config_.checkpoint.keep_every);
     }
     policy_.saved(timer.seconds());
     recorder_.event(progress_.step, "checkpoint",
@@ -274,7 +274,7 @@ std::optional<ExpertChange> Loop::wanted_change() {
   }
   try {
     change.requests = config::read_requests(text, config_.run.control);
-    model::change_pools(config_, change.requests, {});
+    checkpoint::change_pools(config_, change.requests, {});
     if (config_.checkpoint.dir.empty()) {
       throw Error(Exit::kUsage, config_.run.control + " needs run.dir or checkpoint.dir");
     }
@@ -352,7 +352,7 @@ Outcome Loop::run() {
   while (progress_.step < last_step_) {
     const Timer timer;
     watchdog_.step(progress_.step + 1);
-    StepBatches batches = next_batches();
+    data::StepBatches batches = next_batches();
     const StepResult result = step(batches);
     if (auto rollback = judge(result, batches)) {
       close();

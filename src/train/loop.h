@@ -8,23 +8,23 @@
 #include "comm/watchdog.h"
 #include "config/config.h"
 #include "config/pool_request.h"
-#include "model/instance.h"
-#include "train/corpora.h"
+#include "data/corpora.h"
+#include "data/task_index.h"
+#include "engine/instance.h"
 #include "train/resume.h"
 #include "train/save_policy.h"
-#include "train/task_index.h"
 
 namespace moesaic::train {
 
 /// What a run starts from; all set-up is done and agreed.
 struct Start {
   const config::Config& config;  // resolved
-  model::Instance& instance;
-  Corpora& corpora;
-  TaskIndex& task_index;  // of the corpora; empty without data.task_weights
-  Corpora& eval_corpora;  // may be empty
-  const RunData& data;    // of the corpora
-  Progress progress;      // step 0: a fresh start
+  engine::Instance& instance;
+  data::Corpora& corpora;
+  data::TaskIndex& task_index;  // of the corpora; empty without data.task_weights
+  data::Corpora& eval_corpora;  // may be empty
+  const RunData& data;          // of the corpora
+  Progress progress;            // step 0: a fresh start
   std::optional<std::filesystem::path> checkpoint;   // that the progress is from
   std::map<std::string, std::string> sidecars = {};  // sidecar files of each checkpoint; on rank 0
   std::int64_t rollbacks = 0;                        // that are still allowed

@@ -7,13 +7,14 @@ namespace moesaic::train {
 namespace {
 
 // On how many ranks of the world the same element's sum lies.
-int holders(model::Instance& instance, const model::Parameter& p,
+int holders(engine::Instance& instance, const model::Parameter& p,
             const model::PublicTensor& tensor) {
   const int group = instance.group_of(p.spec.sum).group().size() / p.owners;
   return p.spec.sum == model::SumOver::kStage ? group : group * tensor.copies;
 }
 
-double squares(model::Instance& instance, const GradientBuffer& buffer, const model::Parameter& p) {
+double squares(engine::Instance& instance, const GradientBuffer& buffer,
+               const model::Parameter& p) {
   const std::vector<UpdateRows> updates = buffer.updates(p, 1);
   double sum = 0.0;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
@@ -40,7 +41,7 @@ void set_corrections(AdamW& update, const config::Train& config, std::int64_t st
 
 }  // namespace
 
-double gradient_norm(model::Instance& instance, const GradientBuffer& buffer) {
+double gradient_norm(engine::Instance& instance, const GradientBuffer& buffer) {
   double sum = 0.0;
   for (const model::Parameter& p : instance.parameters.all()) {
     sum += squares(instance, buffer, p);
@@ -48,7 +49,7 @@ double gradient_norm(model::Instance& instance, const GradientBuffer& buffer) {
   return std::sqrt(instance.mesh.world.all_reduce(sum, comm::Reduce::kSum));
 }
 
-void optimizer_step(model::Instance& instance, const GradientBuffer& buffer,
+void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
                     const config::Train& config, double lr, std::int64_t step,
                     double gradient_norm) {
   const bool clipped = config.clip > 0.0 && gradient_norm > config.clip;

@@ -7,18 +7,18 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "config/routing_steps.h"
-#include "io/files.h"
-#include "model/moe_trace.h"
+#include "files/durable.h"
+#include "record/moe_trace.h"
 
 namespace moesaic::train {
 namespace {
 
 // What the trace says of the run, too.
-io::RoutingAxes routing_axes(const config::Config& config, const model::Instance& instance,
-                             const std::vector<std::string>& tasks,
-                             const std::vector<std::string>& corpora) {
+record::RoutingAxes routing_axes(const config::Config& config, const engine::Instance& instance,
+                                 const std::vector<std::string>& tasks,
+                                 const std::vector<std::string>& corpora) {
   const std::vector<std::int64_t>& layers = instance.transformer.moe_layers();
-  io::TraceAxes trace = model::trace_axes(config, instance.mesh, layers, tasks, corpora);
+  record::TraceAxes trace = record::trace_axes(config, instance.mesh, layers, tasks, corpora);
   return {.moe_layers = layers,
           .experts = trace.experts,
           .choices = trace.choices,
@@ -30,20 +30,20 @@ io::RoutingAxes routing_axes(const config::Config& config, const model::Instance
 
 }  // namespace
 
-Recorder::Names Recorder::names_of(const Corpora& corpora, const Corpora& evaluated) {
+Recorder::Names Recorder::names_of(const data::Corpora& corpora, const data::Corpora& evaluated) {
   return {corpora.names(), (evaluated.size() > 0 ? evaluated : corpora).names()};
 }
 
-void Recorder::check(const config::Config& config, const model::Instance& instance,
+void Recorder::check(const config::Config& config, const engine::Instance& instance,
                      const Progress& progress, const Names& names) {
   if (!config.trace.routing.empty()) {
-    io::RoutingWriter::check(config::routing_path(config.trace),
-                             routing_axes(config, instance, progress.tasks, names.corpora),
-                             instance.mesh.world);
+    record::RoutingWriter::check(config::routing_path(config.trace),
+                                 routing_axes(config, instance, progress.tasks, names.corpora),
+                                 instance.mesh.world);
   }
 }
 
-Recorder::Recorder(const config::Config& config, model::Instance& instance,
+Recorder::Recorder(const config::Config& config, engine::Instance& instance,
                    const Progress& progress, const Names& names, bool resumed,
                    std::int64_t last_step)
     : config_(config),
@@ -55,32 +55,32 @@ Recorder::Recorder(const config::Config& config, model::Instance& instance,
   const std::string path = config::routing_path(config.trace);
   if (config.trace.routing.empty()) {
     if (!resumed && mesh_.world.is_root()) {
-      io::set_aside(path);  // of another run, as its trace
+      files::set_aside(path);  // of another run, as its trace
     }
   } else {
-    const io::RoutingAxes axes = routing_axes(config, instance, progress.tasks, names.corpora);
-    routing_.emplace(resumed ? io::RoutingWriter::resume(path, axes, mesh_.world, progress.step)
-                             : io::RoutingWriter::create(path, axes, mesh_.world));
+    const record::RoutingAxes axes = routing_axes(config, instance, progress.tasks, names.corpora);
+    routing_.emplace(resumed ? record::RoutingWriter::resume(path, axes, mesh_.world, progress.step)
+                             : record::RoutingWriter::create(path, axes, mesh_.world));
   }
 }
 
-void Recorder::add_routing(std::int64_t step, std::vector<model::RoutedRows>& routed,
-                           StepBatches& batches) {
+void Recorder::add_routing(std::int64_t step, std::vector<routing::RoutedRows>& routed,
+                           data::StepBatches& batches) {
   if (!routing_ || !config::records_routing(config_.trace, step)) {
     return;
   }
-  io::RoutingPart part;
+  record::RoutingPart part;
   part.routed.swap(routed);
   if (mesh_.pp.rank() == 0 && mesh_.tp.rank() == 0) {
     part.tokens.swap(batches.tokens);
   }
-  attempt_routing([&](io::RoutingWriter& writer) {
+  attempt_routing([&](record::RoutingWriter& writer) {
     writer.add(step, config_.train.batch * config_.data.seq_len, part);
   });
 }
 
 // As with the trace: an error waits until the run is saved. Collective.
-void Recorder::attempt_routing(const std::function<void(io::RoutingWriter&)>& step) {
+void Recorder::attempt_routing(const std::function<void(record::RoutingWriter&)>& step) {
   if (!routing_ || routing_failure_) {
     return;
   }
@@ -94,11 +94,11 @@ void Recorder::attempt_routing(const std::function<void(io::RoutingWriter&)>& st
 
 void Recorder::flush() {
   trace_.flush();
-  attempt_routing([](io::RoutingWriter& writer) { writer.sync(); });
+  attempt_routing([](record::RoutingWriter& writer) { writer.sync(); });
 }
 
 void Recorder::close() {
-  attempt_routing([](io::RoutingWriter& writer) { writer.sync(); });
+  attempt_routing([](record::RoutingWriter& writer) { writer.sync(); });
   trace_.close();
   if (routing_failure_) {
     throw comm::AgreedError(*routing_failure_);
@@ -107,7 +107,7 @@ void Recorder::close() {
 
 void Recorder::add(const StepResult& result, model::MoeStats& stats,
                    const std::vector<double>& task_tokens) {
-  io::TraceRow row;
+  record::TraceRow row;
   row.step = result.step;
   row.loss = result.loss;
   row.lm_loss = result.lm_loss;
@@ -134,7 +134,7 @@ void Recorder::show(const StepResult& result, double seconds) {
   log::progress(line, line);
 }
 
-void Recorder::add(const io::EvalRow& row) {
+void Recorder::add(const record::EvalRow& row) {
   trace_.add(row);
   // Bare shards do not know their bytes: NaN.
   const std::string bits = std::isfinite(row.bits_per_byte)

@@ -5,9 +5,9 @@
 #include <string>
 
 #include "base/pace.h"
-#include "io/routing_record.h"
-#include "model/job_trace.h"
-#include "train/corpora.h"
+#include "data/corpora.h"
+#include "record/job_trace.h"
+#include "record/routing_record.h"
 #include "train/resume.h"
 #include "train/stepper.h"
 
@@ -19,20 +19,22 @@ class Recorder {
   struct Names {
     std::vector<std::string> corpora, evaluated;  // what it trains and is evaluated on
   };
-  static Names names_of(const Corpora& corpora, const Corpora& evaluated);  // none: the same
+  static Names names_of(const data::Corpora& corpora,
+                        const data::Corpora& evaluated);  // none: the same
   /// Throws, before anything of a run that goes on is changed, if its routing record is of another
   /// one. Collective over the mesh.
-  static void check(const config::Config& config, const model::Instance& instance,
+  static void check(const config::Config& config, const engine::Instance& instance,
                     const Progress& progress, const Names& names);
-  Recorder(const config::Config& config, model::Instance& instance, const Progress& progress,
+  Recorder(const config::Config& config, engine::Instance& instance, const Progress& progress,
            const Names& names, bool resumed, std::int64_t last_step);
 
   /// Collective over the mesh. stats: summed over ranks.
   void add(const StepResult& result, model::MoeStats& stats,
            const std::vector<double>& task_tokens);
-  void add(const io::EvalRow& row);
+  void add(const record::EvalRow& row);
   /// The step's routing, if it is recorded. Collective over the mesh; throws AgreedError.
-  void add_routing(std::int64_t step, std::vector<model::RoutedRows>& routed, StepBatches& batches);
+  void add_routing(std::int64_t step, std::vector<routing::RoutedRows>& routed,
+                   data::StepBatches& batches);
   void event(std::int64_t step, const std::string& kind, const std::string& message) {
     trace_.event(step, kind, message);
   }
@@ -47,12 +49,12 @@ class Recorder {
 
  private:
   void show(const StepResult& result, double seconds);
-  void attempt_routing(const std::function<void(io::RoutingWriter&)>& step);
+  void attempt_routing(const std::function<void(record::RoutingWriter&)>& step);
 
   const config::Config& config_;
   const comm::Mesh& mesh_;
-  model::JobTrace trace_;
-  std::optional<io::RoutingWriter> routing_;  // if any step's is recorded
+  record::JobTrace trace_;
+  std::optional<record::RoutingWriter> routing_;  // if any step's is recorded
   std::optional<comm::AgreedError> routing_failure_;
   std::int64_t first_step_, last_step_;
   Pace pace_;

@@ -58,7 +58,7 @@ std::uint64_t hash_of(Backend& backend, const model::Parameter& p,
   return all;
 }
 
-std::vector<Part> parts_of(model::Instance& instance) {
+std::vector<Part> parts_of(engine::Instance& instance) {
   std::vector<Part> parts;
   std::vector<std::byte> buffer;
   for (const model::Parameter& p : instance.parameters.all()) {
@@ -90,7 +90,7 @@ void reduce(std::vector<Part>& parts, const comm::Communicator& group, const Cho
 
 // Holders are the group that sums the gradient, times the copies of tp or of both ends of a
 // pipeline.
-void reduce_over_holders(std::vector<Part>& parts, model::Instance& instance) {
+void reduce_over_holders(std::vector<Part>& parts, engine::Instance& instance) {
   for (const model::SumOver sum : model::kAllSums) {
     reduce(parts, instance.group_of(sum).group(),
            [sum](const Part& part) { return part.parameter.spec.sum == sum; });
@@ -208,7 +208,7 @@ std::uint64_t BitHash::value() const {
   return hash;
 }
 
-std::optional<ReplicaDifference> compare_replicas(model::Instance& instance) {
+std::optional<ReplicaDifference> compare_replicas(engine::Instance& instance) {
   const comm::Communicator& world = instance.mesh.world;
   std::vector<Part> parts = parts_of(instance);
   reduce_over_holders(parts, instance);

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "model/instance.h"
+#include "engine/instance.h"
 
 namespace moesaic::train {
 
@@ -21,7 +21,7 @@ struct ReplicaDifference {
 
 /// Compares hashes of every tensor (values, and moments that are not shared out) over the ranks
 /// that hold the same part of it. Collective over the mesh; the same answer on every rank.
-std::optional<ReplicaDifference> compare_replicas(model::Instance& instance);
+std::optional<ReplicaDifference> compare_replicas(engine::Instance& instance);
 
 /// A 64-bit hash of a stream of bytes; any single bit that flips changes it.
 class BitHash {

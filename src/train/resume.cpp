@@ -10,10 +10,10 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "checkpoint/checkpoint.h"
 #include "config/compare.h"
 #include "config/layers.h"
 #include "config/pool.h"
-#include "io/checkpoint.h"
 
 namespace moesaic::train {
 namespace {
@@ -51,11 +51,11 @@ std::optional<std::filesystem::path> saved_since(const config::Checkpoint& confi
   if (!is_restart() || job_id().empty()) {
     return std::nullopt;
   }
-  const auto complete = io::complete_checkpoints(config.dir);
+  const auto complete = checkpoint::complete_checkpoints(config.dir);
   if (complete.empty()) {
     return std::nullopt;
   }
-  const auto reader = io::CheckpointReader::open(complete.back());
+  const auto reader = checkpoint::CheckpointReader::open(complete.back());
   return reader.state().value("job", "") == job_id() ? std::optional(reader.path()) : std::nullopt;
 }
 
@@ -91,10 +91,10 @@ std::string described(const std::vector<std::string>& paths, const Texts& texts)
 
 }  // namespace
 
-RunData data_of(const Corpora& corpora) {
+RunData data_of(const data::Corpora& corpora) {
   RunData data{.vocab_sha256 = corpora.vocab_sha256()};
   for (std::size_t c = 0; c < corpora.size(); ++c) {
-    data.corpora.push_back({io::data_fingerprint(corpora.info(c)), corpora.info(c).tokens});
+    data.corpora.push_back({data::data_fingerprint(corpora.info(c)), corpora.info(c).tokens});
   }
   return data;
 }
@@ -151,12 +151,12 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoi
     }
     return config.resume == "none"
                ? std::nullopt
-               : std::optional(io::CheckpointReader::open(config.resume).path());
+               : std::optional(checkpoint::CheckpointReader::open(config.resume).path());
   }
   if (config.dir.empty()) {
     return std::nullopt;
   }
-  const auto complete = io::complete_checkpoints(config.dir);
+  const auto complete = checkpoint::complete_checkpoints(config.dir);
   return complete.empty() ? std::nullopt : std::optional(complete.back());
 }
 

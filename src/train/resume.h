@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "config/config.h"
-#include "io/hf_folder.h"
-#include "train/corpora.h"
+#include "data/corpora.h"
+#include "hf/folder.h"
 
 namespace moesaic {
 class Json;
@@ -29,7 +29,7 @@ struct Progress {
   std::int64_t tokens = 0;      // positions trained on
   bool evaluation_due = false;  // that of this step was cut short by a stop
   std::vector<std::string> tasks = {"none"};
-  io::SpecialTokens special;  // of the model that training began with, or of the corpus
+  hf::SpecialTokens special;  // of the model that training began with, or of the corpus
   std::string control;        // what is done of run.control, but not yet marked so (ControlFile)
   std::vector<double> losses = {};  // of the last steps (SpikeWatch)
   double save_seconds = 0.0;        // of the longest save that was measured; 0: unknown
@@ -46,7 +46,7 @@ struct RunData {
   std::string vocab_sha256;
   std::vector<Text> corpora = {};  // those to train on; none: unknown
 };
-RunData data_of(const Corpora& corpora);
+RunData data_of(const data::Corpora& corpora);
 
 /// The "state" of a checkpoint's manifest.
 std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,

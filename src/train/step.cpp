@@ -1,13 +1,13 @@
 #include "train/step.h"
 
-#include "model/pipeline.h"
+#include "engine/pipeline.h"
 #include "train/gradient_sum.h"
 
 namespace moesaic::train {
 namespace {
 
-using model::Pass;
-using model::PipelineStep;
+using engine::Pass;
+using engine::PipelineStep;
 
 // What one chunk of one micro-batch keeps from forward to backward.
 struct InFlight {
@@ -17,8 +17,8 @@ struct InFlight {
 
 class StepRunner {
  public:
-  StepRunner(model::Instance& instance, model::Context& ctx,
-             std::span<const model::MicroBatch> batches, double target_scale)
+  StepRunner(engine::Instance& instance, model::Context& ctx,
+             std::span<const data::MicroBatch> batches, double target_scale)
       : instance_(instance),
         ctx_(ctx),
         batches_(batches),
@@ -31,8 +31,8 @@ class StepRunner {
   std::vector<std::vector<float>> run() {
     const comm::Communicator& pp = instance_.mesh.pp;
     for (const PipelineStep& step :
-         model::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
-                               static_cast<int>(batches_.size()))) {
+         engine::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
+                                static_cast<int>(batches_.size()))) {
       model::set_batch(ctx_, batches_[static_cast<std::size_t>(step.micro_batch)]);
       step.pass == Pass::kForward ? forward(step) : backward(step);
     }
@@ -74,11 +74,11 @@ class StepRunner {
     kept = {};
   }
 
-  model::Instance& instance_;
+  engine::Instance& instance_;
   model::Context& ctx_;
-  std::span<const model::MicroBatch> batches_;
+  std::span<const data::MicroBatch> batches_;
   float target_scale_;
-  model::StageLink link_;
+  engine::StageLink link_;
   GradientSum sum_;
   std::vector<InFlight> in_flight_;
   std::vector<std::vector<float>> logprob_;
@@ -86,14 +86,14 @@ class StepRunner {
 
 }  // namespace
 
-void zero_gradients(model::Instance& instance) {
+void zero_gradients(engine::Instance& instance) {
   for (const model::Bucket& bucket : instance.parameters.buckets()) {
     instance.backend->zero(bucket.grad);
   }
 }
 
-std::vector<std::vector<float>> forward_backward(model::Instance& instance, model::Context& ctx,
-                                                 std::span<const model::MicroBatch> batches,
+std::vector<std::vector<float>> forward_backward(engine::Instance& instance, model::Context& ctx,
+                                                 std::span<const data::MicroBatch> batches,
                                                  double target_scale) {
   return StepRunner(instance, ctx, batches, target_scale).run();
 }

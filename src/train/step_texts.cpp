@@ -17,7 +17,7 @@ constexpr int kCannotRecord = 1, kOutOfTime = 2, kFirstSignal = 100;
 
 }  // namespace
 
-std::string text_of(const SampleRanges& ranges, const char* separator) {
+std::string text_of(const data::SampleRanges& ranges, const char* separator) {
   std::vector<std::string> texts(ranges.size());
   std::transform(ranges.begin(), ranges.end(), texts.begin(), config::format_samples);
   return join(texts, separator);
@@ -30,14 +30,14 @@ std::string transient_text(const StepResult& first, const StepResult& second) {
       first.loss, first.grad_norm, second.loss, second.grad_norm);
 }
 
-std::string bad_numbers_text(const StepResult& result, const SampleRanges& samples) {
+std::string bad_numbers_text(const StepResult& result, const data::SampleRanges& samples) {
   return fmt::format(
       "step {}: loss {} with gradient norm {}, twice, so data or parameters are the reason "
       "(samples {}); the parameters were not changed",
       result.step, result.loss, result.grad_norm, text_of(samples, ", "));
 }
 
-std::string no_targets_text(const SampleRanges& samples) {
+std::string no_targets_text(const data::SampleRanges& samples) {
   return fmt::format(
       "nothing was to be predicted in the samples {}: contexts, or first tokens of "
       "documents, are all they hold; the loss of the step is no measure",
@@ -50,7 +50,7 @@ std::string spike_text(const StepResult& result, double median) {
       result.step, result.lm_loss, result.lm_loss / median, median, SpikeWatch::kWindow);
 }
 
-std::string way_round(const std::filesystem::path& newest, const SampleRanges& samples) {
+std::string way_round(const std::filesystem::path& newest, const data::SampleRanges& samples) {
   return fmt::format(
       "; to leave its samples out, resume from an earlier checkpoint{} with data.skip_samples={}",
       newest.empty() ? "" : fmt::format(" ({})", newest.string()), text_of(samples, ","));

@@ -5,9 +5,9 @@
 #include <numeric>
 
 #include "backend/transfer.h"
+#include "checkpoint/load_weights.h"
 #include "config/pool.h"
 #include "config/routing_steps.h"
-#include "model/storage.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -16,7 +16,7 @@ namespace moesaic::train {
 
 bool StepResult::finite() const { return std::isfinite(grad_norm) && std::isfinite(loss); }
 
-Stepper::Stepper(const config::Config& config, model::Instance& instance, std::size_t tasks)
+Stepper::Stepper(const config::Config& config, engine::Instance& instance, std::size_t tasks)
     : config_(config),
       instance_(instance),
       step_tokens_(config.train.batch * config.data.seq_len),
@@ -30,7 +30,7 @@ Stepper::Stepper(const config::Config& config, model::Instance& instance, std::s
   ctx_.step_tokens = step_tokens_;
 }
 
-double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t targets) {
+double Stepper::forward_backward_all(const data::StepBatches& batches, std::int64_t targets) {
   zero_gradients(instance_);
   double nats = 0.0;
   for (const std::vector<float>& logprob : forward_backward(instance_, ctx_, batches.micro_batches,
@@ -39,7 +39,7 @@ double Stepper::forward_backward_all(const StepBatches& batches, std::int64_t ta
       nats -= static_cast<double>(p);
     }
   }
-  for (const model::MicroBatch& batch : batches.micro_batches) {
+  for (const data::MicroBatch& batch : batches.micro_batches) {
     for (const std::uint8_t task : batch.task) {
       task_tokens_[task] += 1.0;
     }
@@ -65,7 +65,7 @@ namespace {
 
 // DeepSeek-V3, section 2.1.2: experts with less than their share become likelier choices.
 void move_biases(std::vector<float>& bias, std::span<const double> chosen,
-                 const model::ExpertPool& expert_pool, double rate) {
+                 const routing::ExpertPool& expert_pool, double rate) {
   const double mean = std::accumulate(chosen.begin(), chosen.end(), 0.0) /
                       static_cast<double>(expert_pool.count(ExpertState::kRegular));
   for (std::size_t e = 0; e < bias.size(); ++e) {
@@ -117,7 +117,7 @@ void Stepper::update_routers(std::int64_t step) {
   }
 }
 
-StepResult Stepper::compute(const StepBatches& batches, std::int64_t step) {
+StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step) {
   StepResult result{.step = step, .tokens = step_tokens_};
   ctx_.step = step;
   stats_.clear();

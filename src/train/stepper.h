@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "model/instance.h"
+#include "data/batches.h"
+#include "engine/instance.h"
 #include "model/moe_stats.h"
-#include "train/batches.h"
 #include "train/gradient_buffer.h"
 
 namespace moesaic::train {
@@ -21,12 +21,12 @@ struct StepResult {
 class Stepper {
  public:
   /// Config and instance must outlive it. tasks: names of them in the trace.
-  Stepper(const config::Config& config, model::Instance& instance, std::size_t tasks);
+  Stepper(const config::Config& config, engine::Instance& instance, std::size_t tasks);
   Stepper(const Stepper&) = delete;
   Stepper& operator=(const Stepper&) = delete;
 
   /// Losses, counts and gradients; changes no parameter, so that it may be repeated.
-  StepResult compute(const StepBatches& batches, std::int64_t step);
+  StepResult compute(const data::StepBatches& batches, std::int64_t step);
   /// Moves the parameters by the gradients that the last compute left.
   void update(const StepResult& result);
 
@@ -34,21 +34,21 @@ class Stepper {
   model::MoeStats& stats() { return stats_; }
   const std::vector<double>& task_tokens() const { return task_tokens_; }
   /// Routing rows of this rank; empty unless the step's routing is recorded.
-  std::vector<model::RoutedRows>& routed() { return routed_; }
+  std::vector<routing::RoutedRows>& routed() { return routed_; }
 
  private:
-  double forward_backward_all(const StepBatches& batches, std::int64_t targets);
+  double forward_backward_all(const data::StepBatches& batches, std::int64_t targets);
   void sum_over_ranks(StepResult& result, double nats);
   void update_routers(std::int64_t step);
 
   const config::Config& config_;
-  model::Instance& instance_;
+  engine::Instance& instance_;
   const std::int64_t step_tokens_;
   model::Context ctx_;
   model::MoeStats stats_;
   std::vector<double> task_tokens_;
   GradientBuffer buffer_;
-  std::vector<model::RoutedRows> routed_;
+  std::vector<routing::RoutedRows> routed_;
 };
 
 }  // namespace moesaic::train

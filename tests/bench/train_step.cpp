@@ -24,8 +24,8 @@
 #include "config/enum_names.h"
 #include "config/options.h"
 #include "config/validate.h"
-#include "model/instance.h"
-#include "model/pipeline.h"
+#include "engine/instance.h"
+#include "engine/pipeline.h"
 #include "plan/model_size.h"
 #include "tensor/rng.h"
 #include "train/stepper.h"
@@ -76,13 +76,13 @@ double onednn_rate(bool bf16) {
 }
 
 // The same random tokens in every step; each row is one document.
-train::StepBatches random_batches(const config::Config& config, int replica, int replicas) {
+data::StepBatches random_batches(const config::Config& config, int replica, int replicas) {
   const Rng rng(static_cast<std::uint64_t>(config.train.seed), hash_name("bench tokens"));
   const auto length = static_cast<std::size_t>(config.data.seq_len);
-  train::StepBatches batches;
+  data::StepBatches batches;
   std::uint64_t drawn = 0;
   for (std::int64_t i = 0; i < config.train.batch / config.train.micro_batch; ++i) {
-    model::MicroBatch batch;
+    data::MicroBatch batch;
     for (std::int64_t row = 0; row < config.train.micro_batch; ++row) {
       const auto first = static_cast<std::int32_t>(batch.token.size());
       for (std::size_t t = 0; t <= length; ++t) {
@@ -116,7 +116,7 @@ struct Outcome {
 // What one step does; returns its loss.
 using Step = std::function<double(std::int64_t step)>;
 
-Step training_step(train::Stepper& stepper, const train::StepBatches& batches) {
+Step training_step(train::Stepper& stepper, const data::StepBatches& batches) {
   return [&](std::int64_t step) {
     const train::StepResult result = stepper.compute(batches, step);
     stepper.update(result);
@@ -124,13 +124,13 @@ Step training_step(train::Stepper& stepper, const train::StepBatches& batches) {
   };
 }
 
-Step forward_step(model::Instance& instance, const train::StepBatches& batches) {
+Step forward_step(engine::Instance& instance, const data::StepBatches& batches) {
   return [&](std::int64_t step) {
     model::Context ctx = instance.context();
     ctx.step = step;
     ctx.dropless = true;
     double nats = 0.0;
-    model::forward_all(
+    engine::forward_all(
         instance, ctx, batches.micro_batches, [&](std::size_t, const Tensor& hidden) {
           const PhaseScope phase(ctx.clock, Phase::kForward);
           for (const float p : instance.transformer.head().log_probs(ctx, hidden).logprob) {
@@ -142,7 +142,7 @@ Step forward_step(model::Instance& instance, const train::StepBatches& batches) 
   };
 }
 
-Outcome run_steps(model::Instance& instance, const Step& step, std::int64_t steps) {
+Outcome run_steps(engine::Instance& instance, const Step& step, std::int64_t steps) {
   Outcome outcome;
   for (std::int64_t i = 1; i <= steps; ++i) {
     if (i <= 2) {
@@ -223,12 +223,13 @@ config::Config checked(const config::Parsed& parsed, const comm::Communicator& w
 int bench(const config::Parsed& parsed, bool forward) {
   const comm::Communicator world = comm::Communicator::world();
   config::Config config = checked(parsed, world);
-  comm::Mesh mesh = model::make_mesh(config);
+  comm::Mesh mesh = engine::make_mesh(config);
   config.run.threads = cli::choose_threads(config.run, mesh.node).count;
   {
-    model::Instance instance(config, mesh, forward ? model::Use::kManyRows : model::Use::kTraining);
+    engine::Instance instance(config, mesh,
+                              forward ? engine::Use::kManyRows : engine::Use::kTraining);
     instance.parameters.initialise(*instance.backend, config.train.seed);
-    const train::StepBatches batches =
+    const data::StepBatches batches =
         random_batches(config, mesh.replicas.rank(), mesh.replicas.size());
     const std::int64_t steps = config::total_steps(config);
     if (forward) {

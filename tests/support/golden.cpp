@@ -5,13 +5,13 @@
 #include <cmath>
 
 #include "backend/transfer.h"
-#include "io/hdf5.h"
-#include "io/hdf5_thread.h"
+#include "files/hdf5/file.h"
+#include "files/hdf5/thread.h"
 
 namespace moesaic::testing {
 namespace {
 
-config::Config read_config(const io::Hdf5File& file) {
+config::Config read_config(const files::Hdf5File& file) {
   const auto integer = [&](const char* name) { return file.int_attribute("/", name); };
   config::Config c;
   c.model.layers = integer("model.layers");
@@ -51,7 +51,7 @@ config::Config read_config(const io::Hdf5File& file) {
   return c;
 }
 
-std::map<std::string, std::vector<float>> read_group(const io::Hdf5File& file,
+std::map<std::string, std::vector<float>> read_group(const files::Hdf5File& file,
                                                      const std::string& group) {
   std::map<std::string, std::vector<float>> all;
   for (const std::string& name : file.members(group)) {
@@ -60,15 +60,15 @@ std::map<std::string, std::vector<float>> read_group(const io::Hdf5File& file,
   return all;
 }
 
-std::vector<model::MicroBatch> read_rows(const io::Hdf5File& file) {
-  const io::Extents extents = file.extents("/input_ids");
+std::vector<data::MicroBatch> read_rows(const files::Hdf5File& file) {
+  const files::Extents extents = file.extents("/input_ids");
   const auto ids = file.read_all<std::int32_t>("/input_ids");
   const auto targets = file.read_all<std::int32_t>("/targets");
   const auto begin = file.read_all<std::int64_t>("/document_begin");
-  std::vector<model::MicroBatch> rows;
+  std::vector<data::MicroBatch> rows;
   std::size_t i = 0;
   for (std::int64_t b = 0; b < extents[0]; ++b) {
-    model::MicroBatch row;
+    data::MicroBatch row;
     for (std::int64_t t = 0; t < extents[1]; ++t, ++i) {
       row.token.push_back(ids[i]);
       row.target.push_back(targets[i]);
@@ -88,9 +88,9 @@ std::vector<double> doubles(const std::vector<float>& values) {
 }  // namespace
 
 Golden Golden::read(const std::string& name) {
-  return io::hdf5_run([&] {
-    const io::Hdf5File file =
-        io::Hdf5File::open(std::string(MOESAIC_GOLDEN_DIR "/") + name + ".h5");
+  return files::hdf5_run([&] {
+    const files::Hdf5File file =
+        files::Hdf5File::open(std::string(MOESAIC_GOLDEN_DIR "/") + name + ".h5");
     Golden g;
     g.config = read_config(file);
     g.rows = read_rows(file);
@@ -108,9 +108,9 @@ Golden Golden::read(const std::string& name) {
   });
 }
 
-model::MicroBatch joined(const std::vector<model::MicroBatch>& parts) {
-  model::MicroBatch all;
-  for (const model::MicroBatch& part : parts) {
+data::MicroBatch joined(const std::vector<data::MicroBatch>& parts) {
+  data::MicroBatch all;
+  for (const data::MicroBatch& part : parts) {
     const auto base = static_cast<std::int32_t>(all.size());
     all.token.insert(all.token.end(), part.token.begin(), part.token.end());
     all.target.insert(all.target.end(), part.target.begin(), part.target.end());
@@ -123,7 +123,7 @@ model::MicroBatch joined(const std::vector<model::MicroBatch>& parts) {
   return all;
 }
 
-model::MicroBatch Golden::batch() const { return joined(rows); }
+data::MicroBatch Golden::batch() const { return joined(rows); }
 
 std::vector<float> part_of(const std::vector<float>& whole, const model::PublicTensor& tensor) {
   std::vector<float> part(static_cast<std::size_t>(tensor.slice_shape().numel()));
@@ -133,7 +133,7 @@ std::vector<float> part_of(const std::vector<float>& whole, const model::PublicT
   return part;
 }
 
-void set_parameters(model::Instance& instance, const Golden& golden) {
+void set_parameters(engine::Instance& instance, const Golden& golden) {
   for (model::Parameter& p : instance.parameters.all()) {
     const Tensor flat = p.value.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
@@ -148,7 +148,7 @@ void set_parameters(model::Instance& instance, const Golden& golden) {
   instance.parameters.refresh_copies(*instance.backend);
 }
 
-std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance) {
+std::map<std::string, std::vector<float>> gradients_of(engine::Instance& instance) {
   std::map<std::string, std::vector<float>> all;
   for (model::Parameter& p : instance.parameters.all()) {
     const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});

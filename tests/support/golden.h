@@ -6,14 +6,14 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/instance.h"
+#include "engine/instance.h"
 
 namespace moesaic::testing {
 
 /// A small model written by tests/golden/make_golden.py, and what PyTorch computes for it.
 struct Golden {
   config::Config config;
-  std::vector<model::MicroBatch> rows;  // one for each sequence
+  std::vector<data::MicroBatch> rows;  // one for each sequence
   std::map<std::string, std::vector<float>> parameters, gradients;
   std::vector<float> logits, adamw_losses, adamw_norms;
   std::vector<double> aux_loss, z_loss;
@@ -23,17 +23,17 @@ struct Golden {
   /// name: "softmax", "sigmoid_bias", "capacity", or the first two with "_bf16"
   static Golden read(const std::string& name);
   /// All rows as one micro-batch.
-  model::MicroBatch batch() const;
+  data::MicroBatch batch() const;
 };
 
 /// The part of a public tensor's values that a rank holds.
 std::vector<float> part_of(const std::vector<float>& whole, const model::PublicTensor& tensor);
 /// Puts the golden parameters (those of this rank) into the model.
-void set_parameters(model::Instance& instance, const Golden& golden);
+void set_parameters(engine::Instance& instance, const Golden& golden);
 /// A parameter's gradient as this rank holds it, by public name.
-std::map<std::string, std::vector<float>> gradients_of(model::Instance& instance);
+std::map<std::string, std::vector<float>> gradients_of(engine::Instance& instance);
 /// One micro-batch of several.
-model::MicroBatch joined(const std::vector<model::MicroBatch>& parts);
+data::MicroBatch joined(const std::vector<data::MicroBatch>& parts);
 /// |a - b| / |b|, Euclidean.
 double relative_distance(const std::vector<float>& a, const std::vector<float>& b);
 

@@ -4,16 +4,16 @@
 
 namespace moesaic::testing {
 
-train::StepBatches random_batches(const config::Config& config, std::int64_t seed) {
+data::StepBatches random_batches(const config::Config& config, std::int64_t seed) {
   const Rng rng(static_cast<std::uint64_t>(seed), hash_name("tokens"));
   std::uint64_t drawn = 0;
   const auto draw = [&] {
     return static_cast<std::int32_t>(rng.uniform(drawn++) *
                                      static_cast<double>(config.model.vocab_size));
   };
-  train::StepBatches batches;
+  data::StepBatches batches;
   for (std::int64_t first = 0; first < config.train.batch; first += config.train.micro_batch) {
-    model::MicroBatch batch;
+    data::MicroBatch batch;
     for (std::int64_t t = 0; t < config.train.micro_batch * config.data.seq_len; ++t) {
       const std::int64_t position = t % config.data.seq_len;
       batch.token.push_back(draw());

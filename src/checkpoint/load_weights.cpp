@@ -1,0 +1,187 @@
+#include "checkpoint/load_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "backend/transfer.h"
+#include "base/text.h"
+#include "checkpoint/changed_checkpoint.h"
+#include "tensor/rng.h"
+
+namespace moesaic::checkpoint {
+namespace {
+
+std::vector<std::int64_t> extents(const Shape& shape) {
+  std::vector<std::int64_t> list;
+  list.reserve(static_cast<std::size_t>(shape.rank()));
+  for (int i = 0; i < shape.rank(); ++i) {
+    list.push_back(shape[i]);
+  }
+  return list;
+}
+
+// The stored kinds of a parameter's tensors: name prefix, which tensor of the parameter, and the
+// rows of it that this rank has.
+struct Kind {
+  const char* prefix;
+  Tensor model::Parameter::*member;
+  Slice rows;
+};
+std::vector<Kind> kinds(const model::Parameter& p, bool with_moments) {
+  std::vector<Kind> list{{"", &model::Parameter::value, p.all_rows()}};
+  if (with_moments && p.spec.trained) {
+    list.push_back({"exp_avg/", &model::Parameter::exp_avg, p.owned});
+    list.push_back({"exp_avg_sq/", &model::Parameter::exp_avg_sq, p.owned});
+  }
+  if (with_moments && p.spec.buffered) {
+    list.push_back({"held/", &model::Parameter::deferred, p.owned});
+  }
+  return list;
+}
+
+// A block of a public tensor, and the rows of the kind's tensor where it lies.
+struct Region {
+  const model::PublicTensor& tensor;
+  Slice rows;
+  std::vector<std::int64_t> offset, extent;
+};
+std::vector<Region> regions(const model::Parameter& p, Slice rows) {
+  std::vector<Region> list;
+  for (const model::PublicTensor& tensor : p.spec.tensors) {
+    const Slice whole = p.rows_with(tensor);
+    const Slice part = overlap(whole, rows);
+    if (part.count == 0) {
+      continue;
+    }
+    Region region{tensor, {part.begin - rows.begin, part.count}, tensor.offset(), tensor.extent()};
+    region.offset[0] += part.begin - whole.begin;
+    region.extent[0] = part.count;
+    list.push_back(std::move(region));
+  }
+  return list;
+}
+
+// Where several ranks hold the same slice of a tensor, one writes it; the hash of the name spreads
+// this work. With ZeRO each rank writes its own share of the moments.
+bool writes(const engine::Instance& instance, const model::Parameter& p, const Kind& kind,
+            const model::PublicTensor& tensor) {
+  const bool own = kind.member != &model::Parameter::value && p.owners > 1;
+  if (own && p.spec.sum == model::SumOver::kStage) {
+    return true;
+  }
+  const comm::Communicator& holders =
+      p.spec.sum == model::SumOver::kExpertReplicas ? instance.mesh.dp : instance.mesh.replicas;
+  const int number = own ? tensor.copy : holders.rank() * tensor.copies + tensor.copy;
+  const int writers = own ? tensor.copies : holders.size() * tensor.copies;
+  return hash_name(tensor.name) % static_cast<std::uint64_t>(writers) ==
+         static_cast<std::uint64_t>(number);
+}
+
+// Not in the checkpoint, and need not be.
+bool is_new(const ModelSource& checkpoint, const model::PublicTensor& tensor) {
+  return tensor.may_be_missing && !checkpoint.shape(tensor.name);
+}
+
+void check_shape(const ModelSource& checkpoint, const std::string& name, const Shape& wanted) {
+  const auto stored = checkpoint.shape(name);
+  if (!stored || *stored != extents(wanted)) {
+    throw Error(
+        Exit::kMismatch,
+        fmt::format("{}: tensor {} {}; this model needs {}", checkpoint.path().string(), name,
+                    stored ? fmt::format("has shape ({})", join(*stored, ", ")) : "is missing",
+                    wanted.text()));
+  }
+}
+
+// Whether this rank can have the very codes that are stored.
+bool has_codes(const engine::Instance& instance, const ModelSource& checkpoint,
+               const model::Parameter& p) {
+  const auto has = [&](const model::PublicTensor& tensor) {
+    const auto type =
+        checkpoint.shape(tensor.name) ? checkpoint.quantized(tensor.name) : std::nullopt;
+    return type && instance.parameters.packs_as(p, *type);
+  };
+  const std::vector<model::PublicTensor>& tensors = p.spec.tensors;
+  return instance.parameters.packs(p) && !tensors.empty() &&
+         std::all_of(tensors.begin(), tensors.end(), has);
+}
+
+void load_codes(engine::Instance& instance, ModelSource& checkpoint, model::Parameter& p) {
+  std::vector<QuantizedRows> rows;
+  for (const model::PublicTensor& tensor : p.spec.tensors) {
+    check_shape(checkpoint, tensor.name, tensor.shape);
+    rows.push_back(checkpoint.read_quantized(tensor.name, tensor.offset(), tensor.extent()));
+  }
+  instance.parameters.set_codes(*instance.backend, p, rows);
+}
+
+}  // namespace
+
+void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load what,
+                     const std::function<void()>& on_progress, const PoolChange* change) {
+  ChangedCheckpoint source(checkpoint, change);
+  for (model::Parameter& p : instance.parameters.all()) {
+    if (change == nullptr && has_codes(instance, checkpoint, p)) {
+      load_codes(instance, checkpoint, p);
+      if (on_progress) {
+        on_progress();
+      }
+      continue;
+    }
+    for (const Kind& kind : kinds(p, what == Load::kAll)) {
+      for (const model::PublicTensor& tensor : p.spec.tensors) {
+        const auto stored = source.stored_shape(tensor);
+        if (stored && !is_new(checkpoint, tensor)) {
+          check_shape(checkpoint, kind.prefix + tensor.name, *stored);
+        }
+      }
+      const bool is_value = kind.member == &model::Parameter::value;
+      std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()),
+                                static_cast<float>(is_value ? p.spec.init_value : 0.0));
+      for (const Region& region : regions(p, kind.rows)) {
+        if (is_new(checkpoint, region.tensor)) {
+          continue;
+        }
+        source.read(
+            kind.prefix, p.spec, region.tensor, region.offset, region.extent,
+            std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
+                                      static_cast<std::size_t>(region.rows.count * p.columns())));
+      }
+      if (is_value) {
+        instance.parameters.set(*instance.backend, p, values);
+      } else {
+        instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+      }
+    }
+    if (on_progress) {
+      on_progress();
+    }
+  }
+  instance.backend->release_reserve();  // of what values went through on their way to their types
+}
+
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance) {
+  std::vector<BlockToSave> blocks;
+  for (model::Parameter& p : instance.parameters.all()) {
+    for (const Kind& kind : kinds(p, true)) {
+      const Tensor rows = (p.*kind.member).reshaped({kind.rows.count, p.columns()});
+      for (const Region& region : regions(p, kind.rows)) {
+        if (!writes(instance, p, kind, region.tensor)) {
+          continue;
+        }
+        const Tensor part = rows.rows(region.rows.begin, region.rows.count);
+        blocks.push_back({.name = kind.prefix + region.tensor.name,
+                          .shape = extents(region.tensor.shape),
+                          .offset = region.offset,
+                          .extent = region.extent,
+                          .values = [backend = instance.backend.get(), part] {
+                            return to_host_f32(*backend, part);
+                          }});
+      }
+    }
+  }
+  return blocks;
+}
+
+}  // namespace moesaic::checkpoint

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/expert_pool_change.h"
+#include "checkpoint/model_source.h"
+#include "engine/instance.h"
+
+namespace moesaic::checkpoint {
+
+enum class Load { kValues, kAll };  // all: optimizer moments as well
+/// Reads this rank's share of every tensor, and says so after each parameter. kMismatch names a
+/// tensor that is missing or of another shape. change: from the expert pools that the checkpoint
+/// was saved with to those of the instance; nullptr: they are the same. Not collective.
+void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load what,
+                     const std::function<void()>& on_progress = {},
+                     const PoolChange* change = nullptr);
+
+/// The blocks that this rank writes: each element once over all ranks. The instance must outlive
+/// them, and its values stay until they are written. Not collective.
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance);
+
+}  // namespace moesaic::checkpoint

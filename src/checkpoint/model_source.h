@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "hf/folder.h"
+
+namespace moesaic::checkpoint {
+
+/// Where a model's weights come from: one of our checkpoints, or a Hugging Face folder. Tensors
+/// have our names and unsharded shapes; any rank may read any part of any of them.
+class ModelSource {
+ public:
+  /// path: a checkpoint, a folder of checkpoints (its newest complete one), or a folder with a
+  /// config.json. kNoInput, kBadData.
+  static ModelSource open(const std::filesystem::path& path) { return of(read(path)); }
+  /// What one rank reads of it, with which another opens it without looking at its folder.
+  struct Texts {
+    std::string folder;
+    std::string manifest;  // of a checkpoint; empty: it is a Hugging Face folder
+    hf::HfTexts theirs;
+  };
+  static Texts read(const std::filesystem::path& path);  // kNoInput, kBadData
+  static ModelSource of(const Texts& texts);
+
+  const std::filesystem::path& path() const;
+  /// The path, and what is there.
+  std::string text() const;
+  /// A hash of all that says which weights these are. A Hugging Face folder has no sums: lengths,
+  /// times and the last bytes of its files stand for them; without times it is the same for copies
+  /// on other hosts.
+  enum class Times { kCount, kIgnored };
+  std::string fingerprint(Times times = Times::kCount) const;
+
+  /// The keys of model.* and router.* that it was made with.
+  std::map<std::string, std::string> keys() const;
+  std::string vocab_sha256() const;        // empty: unknown
+  std::vector<std::string> tasks() const;  // [0] = "none"
+  std::vector<std::string> pool() const;   // config::Model::pool; empty: as the keys say
+  /// As the folder says, or those that the checkpoint was made with. kBadData.
+  hf::SpecialTokens special_tokens() const;
+
+  std::vector<std::string> names() const;
+  std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
+  /// As CheckpointReader::read and HfFolder::read.
+  void read(const std::string& name, const std::vector<std::int64_t>& offset,
+            const std::vector<std::int64_t>& extent, std::span<float> values);
+
+  /// What its weights of products were rounded to (convert.quantize); nothing: they were not.
+  std::optional<QuantizedType> quantized() const;
+  /// As those of CheckpointReader; a folder has no codes.
+  std::optional<QuantizedType> quantized(const std::string& name) const;
+  QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
+                               const std::vector<std::int64_t>& extent);
+
+  /// nullptr: it is of the other kind.
+  CheckpointReader* checkpoint() { return std::get_if<CheckpointReader>(&source_); }
+  hf::HfFolder* folder() { return std::get_if<hf::HfFolder>(&source_); }
+
+ private:
+  explicit ModelSource(std::variant<CheckpointReader, hf::HfFolder> source)
+      : source_(std::move(source)) {}
+  const CheckpointReader* checkpoint() const { return std::get_if<CheckpointReader>(&source_); }
+
+  std::variant<CheckpointReader, hf::HfFolder> source_;
+};
+
+}  // namespace moesaic::checkpoint

@@ -1,0 +1,39 @@
+#include "checkpoint/quantize.h"
+
+#include "backend/packed_rows.h"
+#include "model/transformer.h"
+
+namespace moesaic::checkpoint {
+
+std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
+                                               const config::Router& router) {
+  model::Parameters parameters;  // of one rank, which get no memory
+  const model::Transformer transformer(parameters, model, router, model::Placement{});
+  std::map<std::string, StoredKind> kinds;
+  for (const model::Parameter& p : parameters.all()) {
+    for (const model::PublicTensor& tensor : p.spec.tensors) {
+      kinds[tensor.name] = {.packable = p.spec.in_products && p.spec.packable &&
+                                        !p.spec.looked_up && tensor.shape.rank() == 2,
+                            .trained = p.spec.trained};
+    }
+  }
+  return kinds;
+}
+
+QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
+                       std::int64_t rows, std::int64_t columns,
+                       std::span<const float> mean_squares) {
+  const Tensor wide = backend.empty(DType::kF32, {1, rows, columns});
+  backend.upload(std::as_bytes(w), wide);
+  Tensor weights;
+  if (!mean_squares.empty()) {
+    weights = backend.empty(DType::kF32, {columns});
+    backend.upload(std::as_bytes(mean_squares), weights);
+  }
+  const PackedWeights packed = backend.pack(format_of(type), wide, weights);
+  std::vector<std::byte> panels(packed.bytes());
+  backend.download(packed.words, panels);
+  return rows_of_panels(type, panels, rows, columns);
+}
+
+}  // namespace moesaic::checkpoint

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "text/source.h"
+
+// The first pass over the text: what there is, without keeping it.
+namespace moesaic::data {
+
+/// What is kept of a document. Its place in the input's order is (file, line).
+struct ScannedDocument {
+  std::int64_t file = 0, line = 0, offset = 0;  // offset: byte in the file
+  std::int64_t bytes = 0;                       // of text
+  std::array<std::uint64_t, 2> hash{};          // half of the text's SHA-256
+  std::uint64_t id_hash = 0;
+  std::int64_t task = 0;  // index into Scan::task_names
+  bool pair = false;      // context and continuation
+};
+
+/// A block of text to train a vocabulary on; the smallest keys are taken.
+using TextSample = std::pair<std::uint64_t, std::string>;
+
+struct Scan {
+  std::vector<ScannedDocument> documents;  // of this rank's files, in order within each file
+  std::vector<std::string> task_names;     // [0] = "none"
+  std::vector<TextSample> sample;
+  std::int64_t skipped = 0;  // bad lines
+};
+
+/// The rank that reads each file: the largest files first, each to the rank with least to read.
+std::vector<int> owners(const std::vector<text::InputFile>& files, int ranks);
+
+/// A reader of a file's documents as the config says.
+text::DocumentReader open_documents(const text::InputFile& file, const config::Tokenize& config);
+
+/// kBadData if a byte cannot count these tasks ([0] = "none").
+void check_task_count(const std::vector<std::string>& names);
+
+/// Documents whose id hashes below this are held out.
+std::uint64_t holdout_limit(double share);
+
+/// Reads this rank's files. sample_bytes > 0: also draws about that much text over all ranks.
+Scan scan_files(const std::vector<text::InputFile>& files, const std::vector<int>& owner, int rank,
+                const config::Tokenize& config, std::int64_t sample_bytes);
+
+/// Collective over world: makes the task names, and each document's index, the same on all ranks:
+/// those of tokenize.task in their order, then the others sorted.
+void agree_on_tasks(Scan& scan, const config::Tokenize& config, const comm::Communicator& world);
+
+/// Collective over world: a hash of all documents (text, id, task, order) and of `settings`.
+std::string fingerprint(const Scan& scan, const std::string& settings,
+                        const comm::Communicator& world);
+
+/// Collective over world: removes every document whose text another one before it, in input order,
+/// has too, of those that have to be `unique` (auto: all but pairs). Each rank compares a range of
+/// hashes. Returns how many were removed over all ranks.
+std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config::Tri unique,
+                               const comm::Communicator& world);
+
+}  // namespace moesaic::data

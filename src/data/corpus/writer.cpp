@@ -1,0 +1,145 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "data/corpus/columns.h"
+#include "data/corpus/shard.h"
+#include "files/durable.h"
+
+namespace moesaic::data {
+namespace {
+
+// A sample reads whole chunks: of its tokens, and of the few columns that say where it stands.
+// Deflated ones hold more, as they are smaller in the file.
+constexpr std::int64_t kTokenChunk = 16384, kDeflatedTokenChunk = 65536;  // bytes
+constexpr std::int64_t kColumnChunk = 2048, kDeflatedColumnChunk = 8192;  // bytes
+constexpr std::int64_t kIdChunk = 4096;   // ids; their padding compresses to nothing
+constexpr std::int64_t kAtOnce = 262144;  // tokens that are written together: whole chunks
+
+/// Tokens of one chunk: two bytes each while the vocabulary allows it.
+std::int64_t chunk_tokens(std::int64_t vocab_size, bool compress) {
+  return (compress ? kDeflatedTokenChunk : kTokenChunk) / (vocab_size <= 65536 ? 2 : 4);
+}
+
+template <class T>
+void write_column(files::Hdf5File& file, const std::string& name, const std::vector<T>& values,
+                  bool compress) {
+  const auto size = static_cast<std::int64_t>(values.size());
+  const std::int64_t chunk =
+      (compress ? kDeflatedColumnChunk : kColumnChunk) / static_cast<std::int64_t>(sizeof(T));
+  file.create_dataset<T>(name, {size}, {.chunk = {chunk}, .checksum = true, .compress = compress});
+  // A chunk of zeros is not written: it reads as zeros, without looking into the file.
+  const auto is_zero = [&](std::int64_t begin) {
+    const auto first = values.begin() + begin;
+    return std::all_of(first, first + std::min(chunk, size - begin), [](T v) { return v == 0; });
+  };
+  for (std::int64_t begin = 0; begin < size;) {
+    std::int64_t end = begin;
+    while (end < size && !is_zero(end)) {
+      end = std::min(size, end + chunk);
+    }
+    if (end > begin) {
+      file.write<T>(name, {begin}, {end - begin},
+                    std::span(values).subspan(static_cast<std::size_t>(begin),
+                                              static_cast<std::size_t>(end - begin)));
+    }
+    begin = std::max(end, begin + chunk);
+  }
+}
+
+std::vector<std::uint64_t> unsigned_of(const std::vector<std::int64_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+}  // namespace
+
+std::string shard_file_name(const std::string& name, std::int64_t index, std::int64_t count) {
+  return fmt::format("{}-{:05}-of-{:05}.h5", name, index, count);
+}
+
+ShardWriter::ShardWriter(const std::filesystem::path& file, ShardHeader header, bool compress)
+    : final_(file),
+      header_(std::move(header)),
+      compress_(compress),
+      file_(files::Hdf5File::create(file.string() + ".tmp")) {
+  const files::Hdf5File::Layout layout{.chunk = {chunk_tokens(header_.vocab_size, compress)},
+                                       .unlimited = true,
+                                       .checksum = true,
+                                       .compress = compress};
+  if (header_.vocab_size <= 65536) {
+    file_.create_dataset<std::uint16_t>("/tokens", {0}, layout);
+  } else {
+    file_.create_dataset<std::uint32_t>("/tokens", {0}, layout);
+  }
+}
+
+void ShardWriter::add(const DocumentRecord& document) {
+  for (const std::int32_t token : document.tokens) {
+    require(token >= 0 && token < header_.vocab_size, "a token is outside its vocabulary");
+  }
+  buffer_.insert(buffer_.end(), document.tokens.begin(), document.tokens.end());
+  offsets_.push_back(offsets_.back() + std::ssize(document.tokens));
+  context_.push_back(document.context);
+  bytes_.push_back(document.bytes);
+  task_.push_back(document.task);
+  id_.push_back(document.id);
+  write_tokens(std::ssize(buffer_) / kAtOnce * kAtOnce);
+}
+
+/// The first tokens of the buffer.
+void ShardWriter::write_tokens(std::int64_t count) {
+  if (count == 0) {
+    return;
+  }
+  const auto tokens = std::span<const std::int32_t>(buffer_).first(static_cast<std::size_t>(count));
+  file_.extend("/tokens", {written_ + count});
+  file_.write<std::int32_t>("/tokens", {written_}, {count}, tokens);
+  hash_tokens(content_, tokens);
+  written_ += count;
+  buffer_.erase(buffer_.begin(), buffer_.begin() + count);
+}
+
+void ShardWriter::write_documents() {
+  write_column(file_, "/documents/offsets", unsigned_of(offsets_), compress_);
+  write_column(file_, "/documents/context", unsigned_of(context_), compress_);
+  write_column(file_, "/documents/bytes", unsigned_of(bytes_), compress_);
+  write_column(file_, "/documents/task", task_, compress_);
+  write_texts(file_, "/documents/id", id_,
+              {.chunk = {kIdChunk}, .checksum = true, .compress = true});
+}
+
+void ShardWriter::write_attributes() {
+  file_.set_attribute("/", "schema", std::string(kCorpusSchema));
+  file_.set_attribute("/", "version", kCorpusVersion);
+  file_.set_attribute("/", "vocab_size", header_.vocab_size);
+  file_.set_attribute("/", "vocab_sha256", header_.vocab_sha256);
+  file_.set_attribute("/", "tokenizer", header_.tokenizer);
+  file_.set_attribute("/", "task_names", header_.task_names);
+  file_.set_attribute("/", "eos_id", header_.eos_id);
+  file_.set_attribute("/", "bos_id", header_.bos_id);
+  file_.set_attribute("/", "num_tokens", written_);
+  file_.set_attribute("/", "num_documents", static_cast<std::int64_t>(id_.size()));
+  file_.set_attribute("/", "shard_index", header_.shard_index);
+  file_.set_attribute("/", "shard_count", header_.shard_count);
+  hash_offsets(content_, offsets_);
+  file_.set_attribute("/", "content_sha256", content_.hex());
+}
+
+ShardInfo ShardWriter::finish() {
+  write_tokens(std::ssize(buffer_));
+  write_documents();
+  write_attributes();
+  const std::filesystem::path temporary = file_.path();
+  file_.close();
+  ShardInfo info;
+  info.bytes = static_cast<std::int64_t>(std::filesystem::file_size(temporary));
+  info.sha256 = files::sha256_of_file(temporary);
+  info.tokens = written_;
+  info.documents = std::ssize(id_);
+  info.file = final_;
+  files::publish(temporary, final_);
+  return info;
+}
+
+}  // namespace moesaic::data

@@ -1,0 +1,118 @@
+#include "engine/instance.h"
+
+#include <map>
+
+#include "base/share.h"
+
+namespace moesaic::engine {
+namespace {
+
+std::unique_ptr<Backend> make_backend(const config::Run& run) {
+  return run.device == config::Device::kCuda
+             ? make_cuda_backend(0)
+             : make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
+}
+
+std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
+                                                    const comm::Communicator& group) {
+  return run.device == config::Device::kCuda ? comm::make_nccl_collectives(group)
+                                             : comm::make_mpi_collectives(group);
+}
+
+// How weights are kept while nothing is trained; nothing: in the compute dtype.
+std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
+                                          config::Quantize quantize, Use use) {
+  switch (quantize) {
+    case config::Quantize::kInt8:
+      return PackedFormat::kInt8;
+    case config::Quantize::kInt4:
+      return PackedFormat::kInt4;
+    case config::Quantize::kNone:
+      break;
+  }
+  return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
+}
+
+model::Placement make_placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
+  const bool folded = parallel.expert_tp == 1;
+  const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
+  return {.tp_rank = mesh.tp.rank(),
+          .tp = mesh.tp.size(),
+          .expert_rank = sharing.rank(),
+          .expert_ranks = sharing.size(),
+          .folded = folded,
+          .sequence = parallel.sequence && mesh.tp.size() > 1,
+          .stage = mesh.pp.rank(),
+          .stages = mesh.pp.size(),
+          .chunks = static_cast<int>(parallel.virtual_stages)};
+}
+
+}  // namespace
+
+comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
+  const config::Parallel& parallel = config.parallel;
+  return comm::Mesh::make(
+      {.tp = static_cast<int>(parallel.tp),
+       .pp = static_cast<int>(parallel.pp),
+       .ep = static_cast<int>(parallel.ep),
+       .kv_copies = static_cast<int>(kv_copies(config.model.kv_heads, parallel.tp))},
+      ledger);
+}
+
+Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use)
+    : mesh(the_mesh),
+      placement(make_placement(config.parallel, mesh)),
+      backend(make_backend(config.run)),
+      tp(make_collectives(config.run, mesh.tp)),
+      experts(make_collectives(config.run, placement.folded ? mesh.ep_tp : mesh.ep)),
+      dp(make_collectives(config.run, mesh.dp)),
+      replicas(make_collectives(config.run, mesh.replicas)),
+      stage(make_collectives(config.run, mesh.stage)),
+      kv_replicas(make_collectives(config.run, mesh.kv_replicas)),
+      ends(make_collectives(config.run, mesh.ends)),
+      pp(make_collectives(config.run, mesh.pp)),
+      transformer(parameters, config.model, config.router, placement),
+      compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
+      recompute_(config.train.recompute) {
+  std::map<model::SumOver, model::Owner> owners;
+  for (const model::SumOver sum : model::kAllSums) {
+    const comm::Communicator& group = group_of(sum).group();
+    owners[sum] =
+        config.parallel.zero > 0 ? model::Owner{group.rank(), group.size()} : model::Owner{};
+  }
+  parameters.allocate(*backend, compute_, use == Use::kTraining, owners,
+                      packed_format(*backend, compute_, config.run.quantize, use));
+}
+
+comm::Collectives& Instance::group_of(model::SumOver sum) {
+  switch (sum) {
+    case model::SumOver::kReplicas:
+      return *replicas;
+    case model::SumOver::kStage:
+      return *stage;
+    case model::SumOver::kExpertReplicas:
+      return *dp;
+  }
+  return *dp;
+}
+
+std::array<const comm::Collectives*, 8> Instance::groups() const {
+  return {tp.get(),       experts.get(), pp.get(),   dp.get(),
+          replicas.get(), stage.get(),   ends.get(), kv_replicas.get()};
+}
+
+Instance::~Instance() = default;
+
+model::Context Instance::context(PhaseClock& booked_on) {
+  return {.backend = *backend,
+          .tp = *tp,
+          .experts = *experts,
+          .clock = booked_on,
+          .compute = compute_,
+          .batch = {},
+          .sequence = placement.sequence,
+          .recompute = recompute_,
+          .on_part_done = {}};
+}
+
+}  // namespace moesaic::engine

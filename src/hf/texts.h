@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+
+// What a start reads of a Hugging Face folder, apart from its weights.
+namespace moesaic::hf {
+
+/// The contents of its small files, as one rank reads them and hands them to the others. An empty
+/// text: there is no such file.
+struct HfTexts {
+  std::string config;      // config.json
+  std::string generation;  // generation_config.json
+  std::string index;       // model.safetensors.index.json; empty where one file holds all weights
+  std::string weights;     // of each weights file a line: modification time, weights_mark, name
+};
+
+/// Reads them, and what weights_mark does. kNoInput if there are no weights, and what fail_read
+/// throws; kBadData if one is too large.
+HfTexts read_hf_texts(const std::filesystem::path& folder);
+
+/// The marks of HfTexts::weights by file names.
+std::map<std::string, std::string> weights_marks(const HfTexts& texts);
+
+/// A hash of config and weights; without times it is the same for copies on other hosts.
+std::string fingerprint(const HfTexts& texts, bool with_times);
+
+}  // namespace moesaic::hf

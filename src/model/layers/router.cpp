@@ -1,0 +1,329 @@
+#include "model/layers/router.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "backend/transfer.h"
+#include "model/tensor_parallel.h"
+#include "routing/forced_routing.h"
+
+namespace moesaic::model {
+namespace {
+
+RouteOptions route_options(const config::Model& model, const config::Router& router) {
+  return {.score = router.score == config::Score::kSigmoid ? RouterScore::kSigmoid
+                                                           : RouterScore::kSoftmax,
+          .top_k = model.top_k,
+          .candidates = router.candidates,
+          .groups = router.groups,
+          .top_groups = router.top_groups,
+          .group_best = router.group_score == config::GroupScore::kMax ? 1 : 2,
+          .threshold = static_cast<float>(router.threshold),
+          .temperature = static_cast<float>(router.temperature),
+          .normalize = router.normalize,
+          .scale = static_cast<float>(router.scale)};
+}
+
+// A tensor that every rank of tp has, and that sees its own rows alone there.
+ParameterSpec gate_spec(const std::string& name, const Shape& shape, double init_std,
+                        const Placement& placement) {
+  return {.shape = shape,
+          .tensors = {copied_tensor(name, shape, placement)},
+          .init_std = init_std,
+          .sum = SumOver::kStage,
+          .in_products = false};
+}
+
+// Its first dim counts experts.
+PublicTensor expert_rows(PublicTensor tensor) {
+  tensor.rows = TensorRows::kExperts;
+  return tensor;
+}
+
+ParameterSpec state_spec(const std::string& name, std::int64_t experts, double value,
+                         const Placement& placement) {
+  return {.shape = {experts},
+          .tensors = {expert_rows(copied_tensor(name, {experts}, placement))},
+          .init_value = value,
+          .in_products = false,
+          .trained = false};
+}
+
+// One vector over the experts for each task, zeros at the start.
+ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string>& tasks,
+                        std::int64_t experts, const Placement& placement) {
+  ParameterSpec spec{.shape = {std::ssize(tasks) * experts},
+                     .tensors = {},
+                     .sum = SumOver::kStage,
+                     .in_products = false};
+  for (const std::string& task : tasks) {
+    spec.tensors.push_back(expert_rows(
+        copied_tensor(fmt::format("{}gate.task_weight.{}", prefix, task), {experts}, placement)));
+    spec.tensors.back().may_be_missing = true;
+  }
+  return spec;
+}
+
+}  // namespace
+
+Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
+               const config::Router& options, std::int64_t moe_layer,
+               const routing::ExpertPool& expert_pool, double init_std, const Placement& placement)
+    : options_(route_options(model, options)),
+      force_(options.force),
+      aux_scope_(options.aux_scope),
+      aux_loss_(options.aux_loss),
+      z_loss_(options.z_loss),
+      moe_layer_(moe_layer),
+      tasks_(std::ssize(options.task_names)),
+      expert_pool_(expert_pool),
+      gate_(parameters.add(
+          gate_spec(prefix + "gate.weight",
+                    {expert_pool.size(), options.task_gate ? model.head_dim : model.d_model},
+                    init_std, placement))),
+      load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, placement))) {
+  gate_.spec.tensors.front().rows = TensorRows::kExperts;
+  load_.spec.tensors.front().may_be_missing = true;
+  if (options.gate_bias) {
+    ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, placement);
+    spec.tensors.front().rows = TensorRows::kExperts;
+    gate_bias_ = &parameters.add(std::move(spec));
+  }
+  if (options.task_gate) {
+    query_ = &parameters.add(gate_spec(prefix + "gate.query_proj.weight",
+                                       {model.head_dim, model.d_model}, init_std, placement));
+  }
+  if (options.task_gate && tasks_ > 0) {
+    task_weights_ =
+        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), placement));
+  }
+  if (options.balance == config::Balance::kBias) {
+    bias_ = &parameters.add(
+        state_spec(prefix + "gate.e_score_correction_bias", expert_pool.size(), 0.0, placement));
+  }
+  if (options.aux_scope == config::AuxScope::kBatch && options.aux_loss > 0.0) {
+    previous_load_ =
+        &parameters.add(state_spec(prefix + "gate.previous_load", expert_pool.size(),
+                                   1.0 / static_cast<double>(expert_pool.size()), placement));
+    previous_load_->spec.tensors.front().may_be_missing = true;
+  }
+}
+
+// (t, E) fp32: logits of the gate, before anything of the task is added.
+Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
+  saved.x = x;
+  Tensor gate_in = ctx.as(DType::kF32, x);
+  if (query_ != nullptr) {
+    saved.query = ctx.empty(DType::kF32, {x.dim(0), gate_.value.dim(1)});
+    ctx.backend.matmul(gate_in, Transpose::kNo, query_->value, Transpose::kYes, saved.query,
+                       Write::kOverwrite);
+    ctx.backend.scale(saved.query, query_scale());
+    gate_in = saved.query;
+  }
+  Tensor logits = ctx.empty(DType::kF32, {x.dim(0), expert_pool_.size()});
+  ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
+                     Write::kOverwrite);
+  if (gate_bias_ != nullptr) {
+    ctx.backend.add_bias(logits, std::array<std::int64_t, 2>{0, x.dim(0)}, gate_bias_->value);
+  }
+  return logits;
+}
+
+// 1 / sqrt(d), as in attention.
+float Router::query_scale() const {
+  return 1.0F / std::sqrt(static_cast<float>(gate_.value.dim(1)));
+}
+
+// The row of the task weights of each own token; outside of them: none. (t) int32
+Tensor Router::own_tasks(Context& ctx) const {
+  const Slice own = own_rows(ctx);
+  std::vector<std::int32_t> rows;
+  for (std::int64_t i = own.begin; i < own.end(); ++i) {
+    rows.push_back(ctx.host_batch->task[static_cast<std::size_t>(i)] - 1);
+  }
+  return to_device(ctx.backend, rows, {own.count});
+}
+
+// [T] which sum of choices and shares a token belongs to.
+std::span<const std::int32_t> Router::segments(const Context& ctx) const {
+  return aux_scope_ == config::AuxScope::kSequence
+             ? std::span<const std::int32_t>(ctx.host_batch->sample)
+             : std::span<const std::int32_t>();
+}
+
+// How strongly the auxiliary loss wants to leave each expert, by segment.
+std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
+                                          std::span<const std::int32_t> segment,
+                                          std::int64_t segments) const {
+  const auto experts = static_cast<std::size_t>(expert_pool_.size());
+  const auto regular = static_cast<double>(expert_pool_.count(ExpertState::kRegular));
+  std::vector<double> load_fraction(static_cast<std::size_t>(segments) * experts, 0.0);
+  if (previous_load_ != nullptr) {
+    for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
+      load_fraction[e++] = regular * static_cast<double>(share);
+    }
+    return load_fraction;
+  }
+  std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
+  for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
+    const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
+    const auto s = segment.empty() ? std::size_t{0} : static_cast<std::size_t>(segment[token]);
+    if (choice.host_expert[i] >= 0) {
+      load_fraction[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
+      choices[s] += 1.0;
+    }
+  }
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    load_fraction[i] *= load_fraction[i] > 0.0 ? regular / choices[i / experts] : 0.0;
+  }
+  return load_fraction;
+}
+
+void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
+  std::vector<std::int32_t> regular;
+  for (std::int32_t e = 0; e < expert_pool_.size(); ++e) {
+    if (expert_pool_.is(e, ExpertState::kRegular)) {
+      regular.push_back(e);
+    }
+  }
+  const std::int64_t experts = std::ssize(regular);
+  const routing::ForcedRouting routing{
+      .force = force_,
+      .experts = experts,
+      .top_k = options_.top_k,
+      .hot = force_ == config::Force::kRotating ? (ctx.step + moe_layer_) % experts : 0};
+  std::vector<std::int32_t> choices =
+      routing::forced_choices(routing, own_rows(ctx).begin, scores.dim(0));
+  for (std::int32_t& c : choices) {
+    c = regular[static_cast<std::size_t>(c)];
+  }
+  choice.expert = to_device(ctx.backend, choices, choice.expert.shape());
+  ctx.backend.route_weights(options_, scores, choice.expert, choice.weight);
+}
+
+// Tells all ranks of tp what each chose.
+void Router::gather(Context& ctx, Choice& choice) const {
+  const std::vector<std::int32_t> expert = to_host_i32(ctx.backend, choice.expert);
+  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
+  choice.host_expert = ctx.tp.group().all_gather(std::span(expert));
+  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
+}
+
+// Sums over the own tokens.
+void Router::count(Context& ctx, const RouteTensors& routed,
+                   const std::vector<double>& load_fraction) const {
+  if (ctx.stats == nullptr || routed.logits.dim(0) == 0) {
+    return;
+  }
+  const std::vector<float> shares = to_host_f32(ctx.backend, routed.shares);
+  const std::vector<float> sums = to_host_f32(ctx.backend, routed.sums);
+  const auto layer_sums = ctx.stats->sums(moe_layer_);
+  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
+    layer_sums[0] += load_fraction[i] * static_cast<double>(shares[i]);
+  }
+  layer_sums[1] += static_cast<double>(sums[0]);
+  layer_sums[2] += static_cast<double>(sums[1]);
+}
+
+Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
+  const std::int64_t tokens = x.dim(0);
+  const std::int64_t experts = expert_pool_.size();
+  const std::span<const std::int32_t> segment = segments(ctx);
+  const std::int64_t segments = segment.empty() ? 1 : segment.back() + 1;
+  s.routed = {.state = to_device(ctx.backend, expert_pool_.state_numbers(), {experts}),
+              .bias = bias_ != nullptr ? bias_->value : ctx.zeros(DType::kF32, {experts}),
+              .added = {},
+              .segment = {},
+              .logits = logits(ctx, x, s),
+              .scores = ctx.empty(DType::kF32, {tokens, experts}),
+              .selection = ctx.empty(DType::kF32, {tokens, experts}),
+              .choice = ctx.empty(DType::kI32, {tokens, options_.top_k}),
+              .weight = ctx.empty(DType::kF32, {tokens, options_.top_k}),
+              .shares = ctx.empty(DType::kF32, {segments, experts}),
+              .sums = ctx.empty(DType::kF32, {2})};
+  if (task_weights_ != nullptr) {
+    s.routed.added = ctx.empty(DType::kF32, {tokens, experts});
+    ctx.backend.embedding(task_weights_->value.reshaped({tasks_, experts}), own_tasks(ctx),
+                          s.routed.added);
+  }
+  if (!segment.empty()) {
+    const auto begin = segment.begin() + own_rows(ctx).begin;
+    s.routed.segment =
+        to_device(ctx.backend, std::vector<std::int32_t>(begin, begin + tokens), {tokens});
+  }
+  ctx.backend.route(options_, s.routed);
+  Choice choice{.expert = s.routed.choice,
+                .weight = s.routed.weight,
+                .host_expert = {},
+                .host_weight = {},
+                .host_selection = {}};
+  if (force_ != config::Force::kNone) {
+    force(ctx, s.routed.scores, choice);
+  }
+  gather(ctx, choice);
+  if (with_selection) {
+    const std::vector<float> own = to_host_f32(ctx.backend, s.routed.selection);
+    choice.host_selection = ctx.tp.group().all_gather(std::span(own));
+  }
+  s.choice = choice.expert;
+  s.load_fraction = load_fraction(ctx, choice, segment, segments);
+  count(ctx, s.routed, s.load_fraction);
+  s.routed.added = s.routed.selection = s.routed.bias = {};
+  return choice;
+}
+
+void Router::move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice,
+                  Saved& saved) const {
+  const Slice own = own_rows(ctx);
+  std::vector<std::int32_t> experts;
+  for (std::int64_t i = own.begin * options_.top_k; i < own.end() * options_.top_k; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    experts.push_back(plan.target[at] >= 0 ? plan.target[at] : choice.host_expert[at]);
+  }
+  choice.expert = to_device(ctx.backend, experts, choice.expert.shape());
+  ctx.backend.route_weights(options_, saved.routed.scores, choice.expert, choice.weight);
+  saved.choice = choice.expert;
+  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
+  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
+}
+
+Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
+  std::vector<float> daux;
+  for (const double load_fraction : saved.load_fraction) {
+    daux.push_back(
+        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.step_tokens)));
+  }
+  const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
+  const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
+  ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
+                             to_device(ctx.backend, daux, saved.routed.shares.shape()), dz,
+                             dlogits);
+  if (task_weights_ != nullptr) {
+    ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
+                                   task_weights_->grad.reshaped({tasks_, expert_pool_.size()}));
+  }
+  if (gate_bias_ != nullptr) {
+    ctx.backend.bias_backward(dlogits, std::array<std::int64_t, 2>{0, dlogits.dim(0)},
+                              gate_bias_->grad);
+  }
+  const Tensor x = ctx.as(DType::kF32, saved.x);
+  const Tensor gate_in = query_ != nullptr ? saved.query : x;
+  ctx.backend.matmul(dlogits, Transpose::kYes, gate_in, Transpose::kNo, gate_.grad, Write::kAdd);
+  Tensor dgate_in = ctx.empty(DType::kF32, gate_in.shape());
+  ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
+                     Write::kOverwrite);
+  if (query_ == nullptr) {
+    return dgate_in;
+  }
+  ctx.backend.scale(dgate_in, query_scale());
+  ctx.backend.matmul(dgate_in, Transpose::kYes, x, Transpose::kNo, query_->grad, Write::kAdd);
+  Tensor dx = ctx.empty(DType::kF32, x.shape());
+  ctx.backend.matmul(dgate_in, Transpose::kNo, query_->value, Transpose::kNo, dx,
+                     Write::kOverwrite);
+  return dx;
+}
+
+}  // namespace moesaic::model

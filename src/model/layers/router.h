@@ -1,0 +1,92 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "model/context.h"
+#include "model/parameters.h"
+#include "routing/dispatch_plan.h"
+#include "routing/expert_pool.h"
+
+namespace moesaic::model {
+
+/// Scores the E experts for each token and chooses up to top_k of them. Each rank of tp routes its
+/// own t of the micro-batch's T rows; all of them learn all choices.
+/// x: (t, D) compute; logits, scores, weights: fp32 in every precision.
+/// Logits: x gate^T; with task_gate those of a gate of two layers: attention of the token's query
+/// over one key for each expert, (W x) . key / sqrt(d), of which the best candidates go on; to
+/// these the weights of the token's task are added, and perhaps a bias. Then the temperature
+/// divides; Backend::route says how logits become scores, choices and weights.
+/// Auxiliary terms, averaged over the global batch's tokens:
+///   aux = R / C sum_e n_e P_e  (Fedus et al. 2022, eq. 4) for R regular experts, with n_e of the C
+///   choices, over the tokens that aux_scope names; P_e from scores normalised to sum 1
+///   z   = mean(logsumexp(logits)^2)  (Zoph et al. 2022, eq. 5)
+/// With balance=bias the choice is by score + bias (DeepSeek-V3, section 2.1.2).
+class Router {
+ public:
+  struct Choice {
+    Tensor expert;                          // (t, K) int32, best first; -1: none
+    Tensor weight;                          // (t, K) fp32
+    std::vector<std::int32_t> host_expert;  // [T, K], of all rows
+    std::vector<float> host_weight;         // [T, K]
+    std::vector<float> host_selection;      // [T, E] where asked for
+  };
+  struct Saved {
+    Tensor x, query;                    // query (t, d): of a gate of two layers
+    RouteTensors routed;                // what backward needs of it
+    Tensor choice;                      // (t, K) whose scores the weights are made from
+    std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
+  };
+
+  /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
+  Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
+         const config::Router& options, std::int64_t moe_layer,
+         const routing::ExpertPool& expert_pool, double init_std, const Placement& placement);
+
+  /// with_selection: the choices may be rerouted. Collective over tp.
+  Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;
+  /// Gives rerouted choices the weight of the expert that computes them: as if the token had
+  /// chosen it (dropped choices count as before). Collective over tp.
+  void move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice, Saved& saved) const;
+  /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
+  Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
+
+  // Values that training moves but no gradient does; the first two only if the config has a use for
+  // them.
+  /// (E) fp32, added to the scores for the choice alone: balance = bias.
+  Parameter* bias() const { return bias_; }
+  /// (E) fp32, each regular expert's share of the choices of the step before: aux_scope = batch.
+  Parameter* previous_load() const { return previous_load_; }
+  /// (E) fp32, each expert's share of the computed rows: a mean over about the last 100 steps.
+  const Parameter& load() const { return load_; }
+
+ private:
+  Tensor logits(Context& ctx, const Tensor& x, Saved& saved) const;
+  float query_scale() const;
+  Tensor own_tasks(Context& ctx) const;
+  std::span<const std::int32_t> segments(const Context& ctx) const;
+  std::vector<double> load_fraction(Context& ctx, const Choice& choice,
+                                    std::span<const std::int32_t> segment,
+                                    std::int64_t segments) const;
+  void force(Context& ctx, const Tensor& scores, Choice& choice) const;
+  void gather(Context& ctx, Choice& choice) const;
+  void count(Context& ctx, const RouteTensors& routed,
+             const std::vector<double>& load_fraction) const;
+
+  RouteOptions options_;
+  config::Force force_;
+  config::AuxScope aux_scope_;
+  double aux_loss_, z_loss_;
+  std::int64_t moe_layer_, tasks_;
+  routing::ExpertPool expert_pool_;
+  Parameter& gate_;                    // (E, D), or the keys (E, d)
+  Parameter& load_;                    // (E)
+  Parameter* query_ = nullptr;         // (d, D)
+  Parameter* gate_bias_ = nullptr;     // (E)
+  Parameter* task_weights_ = nullptr;  // (tasks E)
+  Parameter* bias_ = nullptr;
+  Parameter* previous_load_ = nullptr;
+};
+
+}  // namespace moesaic::model

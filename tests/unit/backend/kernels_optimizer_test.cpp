@@ -1,0 +1,106 @@
+// Protects AdamW and the elementwise kernels that training rests on.
+#include <cmath>
+
+#include "reference/optimizer.h"
+#include "unit/backend/kernel_test.h"
+
+namespace moesaic::testing {
+namespace {
+
+class OptimizerKernels : public KernelTest {};
+class ElementwiseKernels : public KernelTest {};
+
+constexpr reference::AdamWOptions kOptions{0.01, 0.9, 0.95, 1e-8, 0.1, 0.5};
+
+AdamW step_of(std::int64_t step) {
+  const auto correction = [&](double beta) {
+    return to_float(1.0 - std::pow(beta, static_cast<double>(step)));
+  };
+  return {.lr = to_float(kOptions.lr),
+          .beta1 = to_float(kOptions.beta1),
+          .beta2 = to_float(kOptions.beta2),
+          .eps = to_float(kOptions.eps),
+          .weight_decay = to_float(kOptions.weight_decay),
+          .correction1 = correction(kOptions.beta1),
+          .correction2 = correction(kOptions.beta2),
+          .grad_scale = to_float(kOptions.grad_scale)};
+}
+
+TEST_P(OptimizerKernels, ThreeStepsOfAdamW) {
+  for (const std::int64_t count : kRowCounts) {
+    reference::AdamWState state{random({count}, "value"), Vector(static_cast<std::size_t>(count)),
+                                Vector(static_cast<std::size_t>(count))};
+    const Tensor value = upload(state.value, {count});
+    const Tensor exp_avg = upload(state.exp_avg, {count});
+    const Tensor exp_avg_sq = upload(state.exp_avg_sq, {count});
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const Vector grad = random({count}, std::to_string(step));
+      const Tensor copy = step == 2 ? Tensor() : poisoned({count}, compute());
+      backend().adamw(step_of(step), upload(grad, {count}), value, exp_avg, exp_avg_sq, copy);
+      state = reference::adamw(state, grad, kOptions, step);
+      expect_close(download(value), state.value, 2e-5, "value");
+      expect_close(download(exp_avg), state.exp_avg, 2e-5, "exp_avg");
+      expect_close(download(exp_avg_sq), state.exp_avg_sq, 2e-5, "exp_avg_sq");
+      if (copy.defined()) {
+        expect_close(download(copy), download(value), compute() == DType::kF32 ? 0.0 : 0.004,
+                     "copy");
+      }
+    }
+  }
+}
+
+// An element whose gradient has always been 0 must only decay, never become NaN.
+TEST_P(OptimizerKernels, NoGradientOnlyDecays) {
+  const Tensor value = upload(Vector{2.0, -4.0}, {2});
+  const Tensor exp_avg = upload(Vector{0.0, 0.0}, {2});
+  const Tensor exp_avg_sq = upload(Vector{0.0, 0.0}, {2});
+  backend().adamw(step_of(1), upload(Vector{0.0, 0.0}, {2}), value, exp_avg, exp_avg_sq, Tensor());
+  expect_close(download(value), {2.0 * 0.999, -4.0 * 0.999}, 1e-6, "value");
+}
+
+TEST_P(ElementwiseKernels, ZeroAddAndSumOfSquares) {
+  for (const std::int64_t count : {0, 1, 3, 17, 65, 4099}) {
+    const Vector x = random({count}, "x");
+    const Vector y = random({count}, "y");
+    const Tensor inout = upload(y, {count});
+    backend().add(upload(x, {count}), inout);
+    expect_close(download(inout), sum(x, y), 1e-6, "sum");
+
+    double squares = 0.0;
+    for (const double value : x) {
+      squares += value * value;
+    }
+    EXPECT_NEAR(backend().sum_of_squares(upload(x, {count})), squares, 1e-6 * squares);
+
+    const Tensor zero = poisoned({count}, compute());
+    backend().zero(zero);
+    EXPECT_EQ(download(zero), Vector(x.size(), 0.0));
+  }
+}
+
+TEST_P(ElementwiseKernels, ConvertRoundsToNearestEven) {
+  const double half = 1.0 / 256.0;  // of the spacing of bf16 above 1
+  const Vector exact = {1.0, 1.0 + half, 1.0 + 3 * half, 1.0 + half * 1.01, -3e38, 0.0};
+  const Vector rounded = {1.0, 1.0, 1.0 + 4 * half, 1.0 + 2 * half};
+  const Tensor narrow = poisoned({6}, DType::kBf16);
+  backend().convert(upload(exact, {6}), narrow);
+  const Vector got = download(narrow);
+  EXPECT_EQ(Vector(got.begin(), got.begin() + 4), rounded);
+  EXPECT_TRUE(std::isfinite(got[4]));
+
+  for (const std::int64_t count : kRowCounts) {
+    const Vector x = random({count}, "x", DType::kBf16);  // exact in both dtypes
+    const Tensor there = poisoned({count}, DType::kBf16);
+    const Tensor back = poisoned({count});
+    backend().convert(upload(x, {count}), there);
+    backend().convert(there, back);
+    EXPECT_EQ(download(there), x);
+    EXPECT_EQ(download(back), x);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, OptimizerKernels, all_cases(), case_name);
+INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseKernels, all_cases(), case_name);
+
+}  // namespace
+}  // namespace moesaic::testing

@@ -1,0 +1,231 @@
+#include <gtest/gtest.h>
+
+#include "comm/mesh.h"
+#include "config/validate.h"
+#include "engine/instance.h"
+#include "plan/report.h"
+
+namespace moesaic::plan {
+namespace {
+
+// Three layers, the first dense; grouped-query attention with heads that do not fill D.
+config::Config small_config() {
+  config::Config c;
+  c.model.layers = 3;
+  c.model.dense_layers = 1;
+  c.model.d_model = 16;
+  c.model.heads = 4;
+  c.model.kv_heads = 2;
+  c.model.head_dim = 6;
+  c.model.d_ff = 40;
+  c.model.vocab_size = 50;
+  c.model.experts = 8;
+  c.model.shared_experts = 2;
+  c.model.top_k = 2;
+  c.model.expert_d_ff = 10;
+  c.data.seq_len = 7;
+  c.train.steps = 5;
+  c.train.batch = 8;
+  c.train.micro_batch = 2;
+  c.run.precision = config::Precision::kFp32;
+  config::resolve(c, "train");
+  return c;
+}
+
+// Protects the numbers of parameters, against counts by hand.
+TEST(ModelSize, CountsByHand) {
+  config::Config c = small_config();
+  const ModelSize size = model_size(c);
+  EXPECT_EQ(size.embedding.total, 800);        // 50 x 16
+  EXPECT_EQ(size.head.total, 800);             // 50 x 16
+  EXPECT_EQ(size.attention.total, 3456);       // 3 (q 384 + k 192 + v 192 + o 384)
+  EXPECT_EQ(size.dense_ff.total, 1920);        // 3 x 16 x 40
+  EXPECT_EQ(size.router.total, 272);           // 2 x (8 x 16 + 8 loads)
+  EXPECT_EQ(size.experts.total, 7680);         // 2 x 8 x 480
+  EXPECT_EQ(size.experts.active, 1920);        // 2 x 2 x 480
+  EXPECT_EQ(size.shared_experts.total, 1920);  // 2 x 2 x 480
+  EXPECT_EQ(size.norms.total, 112);            // (2 x 3 + 1) x 16
+  EXPECT_EQ(size.sum().total, 16960);
+  EXPECT_EQ(size.sum().active, 11200);
+
+  c.model.tie_embeddings = true;
+  c.router.balance = config::Balance::kBias;
+  EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
+}
+
+// Protects: memory counts the block-aligned columns that a rank of tp keeps.
+TEST(Memory, BlocksOfColumnsOverTp) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  c.model.d_ff = 600;         // in parts of 300: 512 and 344 columns are kept
+  c.model.expert_d_ff = 512;  // in block-aligned slices; shared: 1024
+  c.parallel.tp = c.parallel.expert_tp = 2;
+  const auto copies = [&] { return memory_per_rank(c, Layout::of(c, 2), 0, false).copies; };
+  c.run.precision = config::Precision::kBf16;
+  const double weights = copies() / 2.0;
+  c.run.quantize = config::Quantize::kInt8;
+  // 16 rows of each: 212 columns of the dense layer, 12 of attention in each of three.
+  EXPECT_DOUBLE_EQ(copies(), (weights + 16 * (212 + 3 * 12)) * (1 + 4.0 / 256));
+}
+
+// Protects what a quantized checkpoint is said to take: products' weights in so many bytes, the
+// rest in four; the same on any ranks.
+TEST(Memory, QuantizedCheckpoint) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  EXPECT_EQ(estimate(c, 1).quantized_bytes, 0.0);
+  c.run.quantize = config::Quantize::kInt8;
+  // Kept: embedding 800, router 272, norms 112. In products: 3456 + 1920 + 7680 + 1920 + 800.
+  EXPECT_DOUBLE_EQ(estimate(c, 1).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
+  c.parallel.ep = 4;
+  EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
+  c.run.quantize = config::Quantize::kInt4;
+  c.model.tie_embeddings = true;  // the table stays as it is, and there is no other
+  EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 14976 * (0.5 + 2.0 / 32 + 4.0 / 256));
+}
+
+// Protects what score.reference takes: the weights and logits of both models, one pass at a time.
+TEST(Memory, ReferenceOfScore) {
+  config::Config c = small_config();
+  c.plan.job = "score";
+  const auto memory = [&](config::Quantize quantize, const char* reference) {
+    c.run.quantize = quantize;
+    c.score.reference = reference;
+    return estimate(c, 1).memory;
+  };
+  const Memory few = memory(config::Quantize::kInt4, "");
+  const Memory whole = memory(config::Quantize::kNone, "");
+  const Memory both = memory(config::Quantize::kInt4, "fp32");
+  EXPECT_DOUBLE_EQ(both.weights, few.weights + whole.weights);
+  EXPECT_DOUBLE_EQ(both.copies, few.copies + whole.copies);
+  EXPECT_DOUBLE_EQ(both.logits, 2 * few.logits);
+  EXPECT_DOUBLE_EQ(both.activations, few.activations);
+  EXPECT_GT(memory(config::Quantize::kInt4, "bf16").copies, few.copies);
+}
+
+// Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
+TEST(ModelSize, CountsFlop) {
+  config::Config c = small_config();
+  // Active weights of products: 3456 + 1920 + 256 + 1920 + 1920 + 800. Attention: 4 keys on average
+  // x 4 x 3 layers x 24.
+  EXPECT_EQ(flop_per_token(c, 7).forward, 2 * 10272 + 1152);
+  EXPECT_EQ(flop_per_token(c, 7).training, 3 * (2 * 10272 + 1152));
+  c.model.tie_embeddings = true;  // the same product with the embedding
+  EXPECT_EQ(flop_per_token(c, 7).forward, 2 * 10272 + 1152);
+}
+
+// Protects what a rank holds: its part of the experts, and all of the rest.
+TEST(Memory, SharesExpertsOut) {
+  config::Config c = small_config();
+  const Memory one = memory_per_rank(c, {}, 0, true);
+  EXPECT_EQ(one.weights, 4.0 * 16960);
+  EXPECT_EQ(one.copies, 0.0);
+  const Memory four = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true);
+  EXPECT_EQ(four.weights, 4.0 * (9280 + 1920));
+  EXPECT_EQ(four.gradients, four.weights);
+  EXPECT_EQ(four.moments, 2.0 * four.weights);
+  EXPECT_EQ(four.logits, 4.0 * 14 * 50);                   // fewer tokens than a block has
+  EXPECT_EQ(four.dispatch, 4.0 * 28 * (3 * 16 + 3 * 10));  // 14 tokens x top-2
+  // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 34, and 54 for a row.
+  EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 236 + 28 * 54) + 14 * (7 * 16 + 1)));
+  c.run.precision = config::Precision::kBf16;
+  EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).copies,
+            2.0 * (9280 + 1920 - 112 - 272 - 800));  // no norms, router, embedding
+  c.router.capacity = 2;                             // 16 slots in place of 28 choices
+  EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).dispatch, 2.0 * 16 * (3 * 16 + 3 * 10));
+  const Memory scoring = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, false);
+  EXPECT_EQ(scoring.gradients + scoring.moments, 0.0);
+  EXPECT_EQ(sent_rows(c, {}, 14), 16);
+  c.plan.job = "score";  // routes without a limit, unless it is asked for
+  EXPECT_EQ(sent_rows(c, {}, 14), 28);
+  c.router.eval_capacity = true;
+  EXPECT_EQ(sent_rows(c, {}, 14), 16);
+}
+
+// Protects what the ranks exchange; a group of one exchanges nothing.
+TEST(Traffic, CountsByGroup) {
+  const config::Config c = small_config();
+  const Traffic alone = traffic_per_step(c, {}, 0);
+  EXPECT_EQ(alone.sum(), 0.0);
+  const Traffic both = traffic_per_step(c, {.ep = 2, .dp = 2}, 0);
+  // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
+  EXPECT_EQ(both.experts, 4.0 * 28 * 2 * 16 * 4 / 2);
+  EXPECT_EQ(both.dp, 2.0 * 4 * 3840 / 2);
+  // Gates 256, of 9280 numbers that are no experts', are summed in their own call.
+  EXPECT_EQ(both.replicas, 2.0 * 4 * (9280 - 256) * 3 / 4);
+  EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
+}
+
+// Protects the plan of generate from differing from what a rank takes: pages, and quantized
+// weights.
+TEST(Memory, IsWhatARunTakes) {
+  for (const bool latent : {false, true}) {
+    config::Config c = small_config();
+    c.model.d_model = 256;
+    c.model.expert_d_ff = 64;
+    c.model.d_ff = 128;
+    c.model.kv_lora_rank = latent ? 32 : 0;
+    c.model.qk_nope_head_dim = latent ? 8 : 0;
+    c.model.qk_rope_head_dim = latent ? 4 : 0;
+    c.model.v_head_dim = latent ? 12 : 0;
+    c.run.precision = config::Precision::kBf16;
+    c.run.threads = 1;
+    c.plan.job = "generate";
+    c.generate.cache = 1e6;
+    const comm::Mesh mesh = comm::Mesh::single();
+    {
+      engine::Instance instance(c, mesh, engine::Use::kManyRows);
+      const auto bytes = instance.transformer.page_bytes(instance.context());
+      EXPECT_EQ(page_bytes(c, {}, 0), static_cast<double>(bytes));
+      EXPECT_EQ(kCachePage, kPageTokens);
+      EXPECT_EQ(cache_pages(c, {}), 1'000'000 / bytes);
+      const Memory memory = memory_per_rank(c, {}, 0, false);
+      EXPECT_GE(memory.cache, static_cast<double>(1'000'000 / bytes * bytes));
+    }
+    for (const auto quantize : {config::Quantize::kInt8, config::Quantize::kInt4}) {
+      c.run.quantize = quantize;
+      engine::Instance instance(c, mesh, engine::Use::kManyRows);
+      instance.parameters.initialise(*instance.backend, 1);
+      double kept = 0.0;
+      for (const model::Parameter& parameter : instance.parameters.all()) {
+        if (parameter.packed.groups > 0) {
+          kept += static_cast<double>(parameter.packed.bytes());
+        }
+      }
+      EXPECT_GT(kept, 0.0);
+      if (!latent) {  // there W_b stays as it is
+        EXPECT_NEAR(memory_per_rank(c, {}, 0, false).copies / kept, 1.0, 0.06);
+      }
+    }
+  }
+}
+
+// Protects what is said about the cache: how many sequences fit.
+TEST(Report, OfGenerate) {
+  config::Config c = small_config();
+  c.plan.job = "generate";
+  c.model.max_seq = 100;
+  c.generate.cache = 100'000;  // a page: 3 layers x 2 heads x 64 tokens x 12 numbers x 4 bytes
+  const std::string text = report(estimate(c, 1), c);
+  for (const char* const part : {"5 pages of 64 tokens, 18.0 KiB each on a rank (288 B a token)",
+                                 "2 sequences of model.max_seq = 100 tokens", "keys and values"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;
+  }
+}
+
+// Protects the table that training begins with.
+TEST(Report, ShowsTheNumbers) {
+  config::Config c = small_config();
+  c.parallel.ep = 2;
+  c.plan.memory_per_node = 1e6;
+  const std::string text = report(estimate(c, 4), c, 560);
+  for (const char* const part :
+       {"17.0 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
+        "4 ranks: tp=1 pp=1 ep=2 dp=2, fp32", "5 steps of 56 tokens = 280 tokens, 0.50 epochs",
+        "fits", "checkpoint", "199 KiB"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::plan
