@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #endif
 
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/packed_rows.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {

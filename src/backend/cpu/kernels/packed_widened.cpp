@@ -1,5 +1,5 @@
 // Products with packed weights of bf16 on processors without instructions for them.
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/packed_rows.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {

@@ -4,7 +4,7 @@
 //   w = scale s of the chosen (divided by their sum if normalised); shares p = s / sum of s over R
 // Backward, with the choice held constant: dw reaches s of the chosen, daux reaches p, and dz lse^2
 // reaches l directly.
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {

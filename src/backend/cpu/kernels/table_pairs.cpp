@@ -1,4 +1,4 @@
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 

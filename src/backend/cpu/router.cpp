@@ -1,4 +1,3 @@
-#include <cstring>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -91,48 +90,6 @@ void CpuBackend::route_backward(const RouteOptions& options, const RouteTensors&
                                   dweight.as<float>().data() + begin * k, daux.as<float>().data(),
                                   dz, dlogits.as<float>().data() + begin * experts, end - begin);
     }
-  });
-}
-
-void CpuBackend::gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) {
-  require(x.dtype() == y.dtype(), "gather_rows of mixed dtypes");
-  const auto indices = index.as<std::int32_t>();
-  const std::size_t row_bytes = static_cast<std::size_t>(x.dim(1)) * size_of(x.dtype());
-  share(index.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    for (auto r = static_cast<std::size_t>(begin); r < static_cast<std::size_t>(end); ++r) {
-      std::memcpy(y.data() + r * row_bytes,
-                  x.data() + static_cast<std::size_t>(indices[r]) * row_bytes, row_bytes);
-    }
-  });
-}
-
-void CpuBackend::combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
-                              const Tensor& y) {
-  const std::int64_t k = position.dim(1);
-  const std::int64_t dim = y.dim(1);
-  with_kernels(rows.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.combine(rows.as<A>().data(), position.as<std::int32_t>().data() + begin * k,
-                      weight.defined() ? weight.as<float>().data() + begin * k : nullptr,
-                      y.as<float>().data() + begin * dim, end - begin, k, dim);
-    });
-  });
-}
-
-void CpuBackend::combine_rows_backward(const Tensor& dy, const Tensor& rows, const Tensor& position,
-                                       const Tensor& weight, const Tensor& drows,
-                                       const Tensor& dweight) {
-  const std::int64_t k = position.dim(1);
-  const std::int64_t dim = dy.dim(1);
-  with_kernels(rows.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(dy.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.combine_backward(dy.as<float>().data() + begin * dim, rows.as<A>().data(),
-                               position.as<std::int32_t>().data() + begin * k,
-                               weight.as<float>().data() + begin * k, drows.as<A>().data(),
-                               dweight.as<float>().data() + begin * k, end - begin, k, dim);
-    });
   });
 }
 

@@ -1,4 +1,4 @@
-#include "backend/cpu/kernels/attention_paged.h"
+#include "backend/cpu/kernels/paged_attention.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 

@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -86,67 +84,6 @@ std::int64_t from_both_ends(std::int64_t i, std::int64_t n) {
 }
 
 }  // namespace
-
-void CpuBackend::embedding(const Tensor& table, const Tensor& token, const Tensor& y) {
-  const std::int64_t dim = table.dim(1);
-  const auto tokens = token.as<std::int32_t>();
-  share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t id = tokens[at(t)];
-      float* row = y.as<float>().data() + t * dim;
-      if (id >= 0 && id < table.dim(0)) {
-        std::memcpy(row, table.as<float>().data() + id * dim, at(dim) * sizeof(float));
-      } else {
-        std::memset(row, 0, at(dim) * sizeof(float));
-      }
-    }
-  });
-}
-
-void CpuBackend::embedding_backward(const Tensor& dy, const Tensor& token, const Tensor& dtable) {
-  const std::int64_t dim = dtable.dim(1);
-  const auto tokens = token.as<std::int32_t>();
-  // Threads share the columns: two tokens of one kind never meet.
-  share(dim, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    const float* row = dy.as<float>().data();
-    for (const std::int32_t id : tokens) {
-      if (id >= 0 && id < dtable.dim(0)) {
-        set_.common->add(row + begin, dtable.as<float>().data() + id * dim + begin, end - begin);
-      }
-      row += dim;
-    }
-  });
-}
-
-void CpuBackend::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
-                          const Tensor& rstd) {
-  const std::int64_t dim = x.dim(1);
-  with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.rms_norm(x.as<float>().data() + begin * dim, weight.as<float>().data(), eps,
-                       y.as<A>().data() + begin * dim, rstd.as<float>().data() + begin, end - begin,
-                       dim);
-    });
-  });
-}
-
-void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
-                                   const Tensor& rstd, const Tensor& dx, const Tensor& dweight) {
-  const std::int64_t dim = x.dim(1);
-  const Tensor partial = empty(DType::kF32, {threads_, dim});
-  zero(partial);
-  share(x.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-    set_.common->rms_norm_backward(dy.as<float>().data() + begin * dim,
-                                   x.as<float>().data() + begin * dim, weight.as<float>().data(),
-                                   rstd.as<float>().data() + begin,
-                                   dx.as<float>().data() + begin * dim,
-                                   partial.as<float>().data() + thread * dim, end - begin, dim);
-  });
-  for (int thread = 0; thread < threads_; ++thread) {
-    set_.common->add(partial.as<float>().data() + thread * dim, dweight.as<float>().data(), dim);
-  }
-}
 
 void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
                            const Tensor& out, const Tensor& lse) {
@@ -263,80 +200,6 @@ void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const
         const Range queries = tile(i);
         run(i / tiles, {0, queries.end}, queries, dq_of(i / tiles), nullptr, nullptr, thread);
       }
-    });
-  });
-}
-
-void CpuBackend::swiglu(const Tensor& gate_up, float limit, const Tensor& y) {
-  const std::int64_t hidden = y.dim(1);
-  with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.swiglu(gate_up.as<A>().data() + begin * 2 * hidden, limit,
-                     y.as<A>().data() + begin * hidden, end - begin, hidden);
-    });
-  });
-}
-
-void CpuBackend::swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
-                                 const Tensor& dgate_up) {
-  const std::int64_t hidden = dy.dim(1);
-  with_kernels(dy.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(dy.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.swiglu_backward(dy.as<A>().data() + begin * hidden,
-                              gate_up.as<A>().data() + begin * 2 * hidden, limit,
-                              dgate_up.as<A>().data() + begin * 2 * hidden, end - begin, hidden);
-    });
-  });
-}
-
-void CpuBackend::softmax_stats(const Tensor& logits, const Tensor& target, const Tensor& stats,
-                               const Tensor& best) {
-  const std::int64_t vocab = logits.dim(1);
-  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    set_.common->softmax_stats(logits.as<float>().data() + begin * vocab,
-                               target.as<std::int32_t>().data() + begin,
-                               stats.as<float>().data() + 3 * begin,
-                               best.as<std::int32_t>().data() + begin, end - begin, vocab);
-  });
-}
-
-void CpuBackend::divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
-                            const Tensor& divergence) {
-  const std::int64_t vocab = logits.dim(1);
-  share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    set_.common->divergence(reference.as<float>().data() + begin * vocab,
-                            logits.as<float>().data() + begin * vocab,
-                            log_sums.as<float>().data() + 2 * begin,
-                            divergence.as<float>().data() + begin, end - begin, vocab);
-  });
-}
-
-void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& target,
-                                        const Tensor& stats, float scale, const Tensor& dlogits) {
-  const std::int64_t vocab = logits.dim(1);
-  with_kernels(dlogits.dtype(), [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.cross_entropy_backward(logits.as<float>().data() + begin * vocab,
-                                     target.as<std::int32_t>().data() + begin,
-                                     stats.as<float>().data() + 3 * begin, scale,
-                                     dlogits.as<A>().data() + begin * vocab, end - begin, vocab);
-    });
-  });
-}
-
-void CpuBackend::adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
-                       const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) {
-  const AdamWStep s{step.lr,           step.beta1,       step.beta2,       step.eps,
-                    step.weight_decay, step.correction1, step.correction2, step.grad_scale};
-  with_kernels(copy.defined() ? copy.dtype() : DType::kF32, [&](const auto& kernels, auto type) {
-    using A = decltype(type);
-    share(grad.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.adamw(s, grad.as<float>().data() + begin, value.as<float>().data() + begin,
-                    exp_avg.as<float>().data() + begin, exp_avg_sq.as<float>().data() + begin,
-                    copy.defined() ? copy.as<A>().data() + begin : nullptr, end - begin);
     });
   });
 }

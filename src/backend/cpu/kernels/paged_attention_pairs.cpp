@@ -1,5 +1,5 @@
 // Attention to pages with bf16 dot products.
-#include "backend/cpu/kernels/attention_paged.h"
+#include "backend/cpu/kernels/paged_attention.h"
 #include "backend/cpu/kernels/pairs.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {

@@ -1,5 +1,5 @@
 // Panels of packed weights from numbers, and back.
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {

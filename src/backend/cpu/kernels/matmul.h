@@ -6,7 +6,7 @@
 // kTileColumns columns, as many as the second-level cache holds; a tile's rows of a are packed into
 // the first-level cache right before they meet all panels. Each element of c is one sum in the
 // order of k, so neither threads nor the place of a row among others change a result.
-#include "backend/cpu/kernels/families.h"
+#include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/steps.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
