@@ -156,6 +156,10 @@ class Backend {
   virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) = 0;
   /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
   virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
+  /// Weights of these very codes, all of one type: the rows of w (G, N, K) in turn.
+  virtual PackedWeights load_codes(const Shape& shape, std::span<const QuantizedRows> rows) = 0;
+  /// The codes of int8 or int4 weights of one group.
+  virtual QuantizedRows codes_of(const PackedWeights& packed) = 0;
   /// y (R, N) fp32 or compute = x (R, K) compute times w^T, with rows [offsets[g], offsets[g + 1])
   /// and w of group g; x has the columns w.slice. For int8 and int4 weights, x is rounded to eight
   /// bits by row and block of 256 along k, by the largest value there or, if defined, by peaks; for

@@ -24,4 +24,8 @@ const char* name_of(PackedFormat format) {
   return "";
 }
 
+PackedFormat format_of(QuantizedType type) {
+  return type == QuantizedType::kInt8 ? PackedFormat::kInt8 : PackedFormat::kInt4;
+}
+
 }  // namespace moesaic

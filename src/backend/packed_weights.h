@@ -4,11 +4,13 @@
 
 #include "backend/packed_layout.h"
 #include "base/share.h"
+#include "tensor/quantized.h"
 #include "tensor/tensor.h"
 
 namespace moesaic {
 
 const char* name_of(PackedFormat format);
+PackedFormat format_of(QuantizedType type);
 
 /// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
 /// ranks share them out. A block of columns has one scale, so w keeps all blocks that these are in

@@ -7,7 +7,7 @@
 
 #include "checkpoint/expert_pool_change.h"
 #include "checkpoint/model_source.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::checkpoint {
 

@@ -1,6 +1,5 @@
 #include "checkpoint/quantize.h"
 
-#include "backend/packed_rows.h"
 #include "model/transformer.h"
 
 namespace moesaic::checkpoint {
@@ -30,10 +29,7 @@ QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const flo
     weights = backend.empty(DType::kF32, {columns});
     backend.upload(std::as_bytes(mean_squares), weights);
   }
-  const PackedWeights packed = backend.pack(format_of(type), wide, weights);
-  std::vector<std::byte> panels(packed.bytes());
-  backend.download(packed.words, panels);
-  return rows_of_panels(type, panels, rows, columns);
+  return backend.codes_of(backend.pack(format_of(type), wide, weights));
 }
 
 }  // namespace moesaic::checkpoint

@@ -2,7 +2,7 @@
 
 #include "backend/transfer.h"
 #include "data/micro_batch.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 

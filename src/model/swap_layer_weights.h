@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 

@@ -4,16 +4,12 @@
 
 #include <cmath>
 
-#include "backend/transfer.h"
 #include "config/layers.h"
 #include "config/pool.h"
 #include "model/device_batch.h"
-#include "model/tensor_parallel.h"
 
 namespace moesaic::model {
 namespace {
-
-constexpr double kEmbeddingStd = 0.02;
 
 // sqrt(2 / 5D) (Nguyen & Salazar 2019); what joins the residual stream shrinks with its 2L terms.
 double init_std(const config::Model& model) {
@@ -23,42 +19,14 @@ double output_std(const config::Model& model) {
   return init_std(model) / std::sqrt(2.0 * static_cast<double>(model.layers));
 }
 
-constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
-
-// (V, D), split over tp by tokens. A tied table is on the first and on the last stage.
-Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& placement,
-                     const std::string& name, bool in_products) {
-  const Slice own = placement.of(model.vocab_size);
-  PublicTensor table = split_tensor(name, {model.vocab_size, model.d_model}, 0, own);
-  if (model.tie_embeddings && placement.stages > 1) {
-    table.copies = 2;
-    table.copy = placement.is_first() ? 0 : 1;
-  }
-  return parameters.add({.shape = {own.count, model.d_model},
-                         .tensors = {table},
-                         .init_std = kEmbeddingStd,
-                         .in_products = in_products,
-                         .looked_up = name == kEmbeddingName,
-                         .tied = table.copies > 1});
-}
-
-Parameter* add_embedding(Parameters& parameters, const config::Model& model,
-                         const Placement& placement) {
-  if (!placement.is_first()) {
-    return nullptr;
-  }
-  return &add_table(parameters, model, placement, kEmbeddingName,
-                    model.tie_embeddings && placement.is_last());
-}
-
-Head make_head(Parameters& parameters, Parameter* embedding, const config::Model& model,
-               const Placement& placement) {
+Head make_head(Parameters& parameters, const std::optional<Embedding>& embedding,
+               const config::Model& model, const Placement& placement) {
   const Slice own = placement.of(model.vocab_size);
   if (!model.tie_embeddings) {
     return {add_table(parameters, model, placement, "lm_head.weight", true), own};
   }
-  return {embedding != nullptr ? *embedding
-                               : add_table(parameters, model, placement, kEmbeddingName, true),
+  return {embedding ? embedding->table()
+                    : add_table(parameters, model, placement, kEmbeddingName, true),
           own};
 }
 
@@ -108,10 +76,10 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
 
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
                          const config::Router& router, const Placement& placement)
-    : width_(model.d_model),
-      vocabulary_(placement.of(model.vocab_size)),
-      embedding_(add_embedding(parameters, model, placement)),
-      moe_layers_(config::moe_layers(model)) {
+    : width_(model.d_model), moe_layers_(config::moe_layers(model)) {
+  if (placement.is_first()) {
+    embedding_.emplace(parameters, model, placement);
+  }
   for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
     expert_pools_.push_back(routing::make_expert_pool(
         config::expert_pool_of(model, router, moe_layer), placement.expert_ranks,
@@ -169,17 +137,6 @@ PagedCache Transformer::make_cache(const Context& ctx, std::int64_t pages) const
   return cache;
 }
 
-Tensor Transformer::local_tokens(Context& ctx) const {
-  return to_device(ctx.backend, local_ids(ctx.host_batch->token, vocabulary_),
-                   {ctx.host_batch->size()});
-}
-
-Tensor Transformer::embed(Context& ctx) const {
-  const Tensor term = ctx.empty(DType::kF32, {ctx.host_batch->size(), width_});
-  ctx.backend.embedding(embedding_->value, local_tokens(ctx), term);
-  return sum_rows(ctx, term);
-}
-
 Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const {
   const PhaseScope phase(ctx.clock, Phase::kForward);
   const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
@@ -187,7 +144,7 @@ Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* sav
   if (keep) {
     saved->blocks.resize(blocks.size());
   }
-  Tensor h = begins(chunk) ? embed(ctx) : x;
+  Tensor h = begins(chunk) ? embedding_->forward(ctx) : x;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     if (saved != nullptr && ctx.recompute) {
       saved->inputs.push_back(h);
@@ -220,7 +177,7 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
     ctx.part_is_done(chunks_[static_cast<std::size_t>(chunk)].first_part + static_cast<int>(i) - 1);
   }
   if (begins(chunk)) {
-    ctx.backend.embedding_backward(all_rows(ctx, dx), local_tokens(ctx), embedding_->grad);
+    embedding_->backward(ctx, dx);
     return {};
   }
   return dx;

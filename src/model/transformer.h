@@ -5,8 +5,9 @@
 
 #include "config/config.h"
 #include "model/layers/block.h"
+#include "model/layers/embedding.h"
 #include "model/layers/head.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 
@@ -38,7 +39,7 @@ class Transformer {
   PagedCache make_cache(const Context& ctx, std::int64_t pages) const;
 
   int chunks() const { return static_cast<int>(chunks_.size()); }
-  bool begins(int chunk) const { return embedding_ != nullptr && chunk == 0; }
+  bool begins(int chunk) const { return embedding_.has_value() && chunk == 0; }
   bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }
 
   std::int64_t width() const { return width_; }  // D
@@ -57,13 +58,10 @@ class Transformer {
     int first_part = 0;  // of the parameters: that of the first block
     std::vector<Block> blocks;
   };
-  Tensor embed(Context& ctx) const;
-  Tensor local_tokens(Context& ctx) const;
 
   std::int64_t width_;
-  Slice vocabulary_;
-  int last_part_ = 0;     // of the parameters: norm and head
-  Parameter* embedding_;  // nullptr: on another stage
+  int last_part_ = 0;  // of the parameters: norm and head
+  std::optional<Embedding> embedding_;
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;
   std::vector<routing::ExpertPool> expert_pools_;

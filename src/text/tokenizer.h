@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>

@@ -39,7 +39,6 @@ class Stepper {
  private:
   double forward_backward_all(const data::StepBatches& batches, std::int64_t targets);
   void sum_over_ranks(StepResult& result, double nats);
-  void update_routers(std::int64_t step);
 
   const config::Config& config_;
   engine::Instance& instance_;

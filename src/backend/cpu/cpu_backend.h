@@ -49,6 +49,8 @@ class CpuBackend : public Backend {
   }
   PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
+  PackedWeights load_codes(const Shape& shape, std::span<const QuantizedRows> rows) override;
+  QuantizedRows codes_of(const PackedWeights& packed) override;
   void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
                      const Tensor& y, const Tensor& peaks) override;
   void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) override;

@@ -6,6 +6,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_matmul.h"
+#include "backend/cpu/packed_rows.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -113,6 +114,40 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
                           values + place.row * packed.columns);
     }
   });
+}
+
+PackedWeights CpuBackend::load_codes(const Shape& shape, std::span<const QuantizedRows> rows) {
+  const QuantizedType type = rows.front().type;
+  const std::int64_t columns = shape[2];
+  PackedWeights packed{.format = format_of(type),
+                       .groups = shape[0],
+                       .rows = shape[1],
+                       .columns = columns,
+                       .slice = {0, columns, columns},
+                       .words = {}};
+  const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(packed.format, columns);
+  packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
+  const std::span<std::byte> panels(packed.words.data(), packed.bytes());
+  clear_panels(type, columns, panels);
+  std::int64_t row = 0;  // of all groups
+  for (const QuantizedRows& part : rows) {
+    if (part.rows > 0) {
+      const auto group = panels.subspan(static_cast<std::size_t>(row / packed.rows * bytes),
+                                        static_cast<std::size_t>(bytes));
+      put_into_panels(part, row % packed.rows, group);
+    }
+    row += part.rows;
+  }
+  require(row == packed.groups * packed.rows, "codes do not fill their weights");
+  return packed;
+}
+
+QuantizedRows CpuBackend::codes_of(const PackedWeights& packed) {
+  require(packed.groups == 1 && packed.format != PackedFormat::kBf16, "no codes of one group");
+  const QuantizedType type =
+      packed.format == PackedFormat::kInt8 ? QuantizedType::kInt8 : QuantizedType::kInt4;
+  return rows_of_panels(type, std::span<const std::byte>(packed.words.data(), packed.bytes()),
+                        packed.rows, packed.columns);
 }
 
 void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,

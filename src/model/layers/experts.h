@@ -6,7 +6,7 @@
 
 #include "config/config.h"
 #include "model/context.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 

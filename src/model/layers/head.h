@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/context.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 #include "model/swap_layer_weights.h"
 
 namespace moesaic::model {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/context.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "model/context.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 

@@ -5,7 +5,7 @@
 
 #include "config/config.h"
 #include "model/context.h"
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 #include "routing/dispatch_plan.h"
 #include "routing/expert_pool.h"
 

@@ -1,5 +1,5 @@
 // What a rank holds of public tensors, and how updates are shared out.
-#include "model/parameters.h"
+#include "model/parameter/parameters.h"
 
 #include <gtest/gtest.h>
 

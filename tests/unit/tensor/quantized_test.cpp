@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "backend/backend.h"
-#include "backend/packed_rows.h"
+#include "backend/cpu/packed_rows.h"
 #include "tensor/rng.h"
 
 namespace moesaic::testing {

@@ -1,7 +1,7 @@
 #pragma once
 
 // What both directions of attention need: tiles of kTile queries by kTile keys and the products of
-// their rows, which advance by words as those of gemm.h. On the diagonal work goes by strips of
+// their rows, which advance by words as those of matmul.h. On the diagonal work goes by strips of
 // sixteen rows, so that little more than the half that causality leaves is computed.
 #include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/steps.h"

@@ -2,13 +2,11 @@
 
 #include <span>
 
-#include "backend/packed_layout.h"
+#include "backend/packed_weights.h"
 #include "tensor/quantized.h"
 
 // Between packed weights as they lie in memory (packed_layout.h) and as files hold them.
 namespace moesaic {
-
-PackedFormat format_of(QuantizedType type);
 
 /// The rows of one group of w (rows, columns), in int8 or int4, read back from its panels.
 QuantizedRows rows_of_panels(QuantizedType type, std::span<const std::byte> panels,

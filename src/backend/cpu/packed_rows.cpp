@@ -1,4 +1,4 @@
-#include "backend/packed_rows.h"
+#include "backend/cpu/packed_rows.h"
 
 #include <algorithm>
 #include <cstring>
@@ -66,10 +66,6 @@ void each_block(const QuantizedRows& rows, Index first, Byte* panels, const Visi
 }
 
 }  // namespace
-
-PackedFormat format_of(QuantizedType type) {
-  return type == QuantizedType::kInt8 ? PackedFormat::kInt8 : PackedFormat::kInt4;
-}
 
 QuantizedRows rows_of_panels(QuantizedType type, std::span<const std::byte> panels, Index rows,
                              Index columns) {

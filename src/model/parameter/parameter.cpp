@@ -1,0 +1,56 @@
+#include "model/parameter/parameter.h"
+
+#include "tensor/rng.h"
+
+namespace moesaic::model {
+
+void ParameterSpec::place_tensors() {
+  std::int64_t total = 0;
+  for (PublicTensor& tensor : tensors) {
+    tensor.begin = total;
+    total += tensor.slice_shape().numel();
+  }
+  require(total == shape.numel(), "public tensors do not fill " + tensors.front().name);
+}
+
+std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
+                                  std::int64_t seed) {
+  std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()),
+                            static_cast<float>(spec.init_value));
+  if (spec.init_std > 0.0) {
+    const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::int64_t index = tensor.whole_index(static_cast<std::int64_t>(i));
+      values[i] = static_cast<float>(spec.init_std * rng.normal(static_cast<std::uint64_t>(index)));
+    }
+  }
+  return values;
+}
+
+std::int64_t Parameter::columns() const {
+  return spec.shape.rank() == 1 ? 1 : spec.shape[spec.shape.rank() - 1];
+}
+
+Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
+  return tensor.reshaped({all_rows().count, columns()}).rows(rows.begin, rows.count);
+}
+
+Slice Parameter::rows_with(const PublicTensor& tensor) const {
+  return {tensor.begin / columns(), tensor.slice_shape().numel() / columns()};
+}
+
+void Parameter::hold_aligned_blocks() {
+  if (spec.tensors.empty() || spec.tensors.front().dim != 1) {
+    return;
+  }
+  const PublicTensor& first = spec.tensors.front();
+  own_columns = {first.slice.begin, first.slice.count, first.shape[1]};
+  const Slice blocks = own_columns->blocks();
+  for (PublicTensor& tensor : spec.tensors) {
+    tensor.slice = blocks;
+  }
+  spec.shape.set(spec.shape.rank() - 1, blocks.count);
+  spec.place_tensors();
+}
+
+}  // namespace moesaic::model

@@ -1,0 +1,36 @@
+#include "model/parameter/zero.h"
+
+#include <algorithm>
+
+namespace moesaic::model {
+
+std::vector<std::int64_t> share_out(std::span<Parameter* const> members, std::int64_t size,
+                                    Owner owner) {
+  const std::int64_t first = members.front()->begin;
+  const auto border = [&](std::int64_t i) {
+    const std::int64_t target = first + size * i / owner.ranks;
+    for (const Parameter* p : members) {
+      if (target < p->begin + p->spec.shape.numel()) {
+        const std::int64_t inside = std::max<std::int64_t>(0, target - p->begin);
+        return p->begin + inside / p->columns() * p->columns();
+      }
+    }
+    return first + size;
+  };
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r < owner.ranks; ++r) {
+    counts.push_back(border(r + 1) - border(r));
+  }
+  const std::int64_t own_begin = border(owner.rank);
+  const std::int64_t own_end = border(owner.rank + 1);
+  for (Parameter* p : members) {
+    const auto row_at = [&](std::int64_t element) {
+      return std::clamp<std::int64_t>(element - p->begin, 0, p->spec.shape.numel()) / p->columns();
+    };
+    p->owners = owner.ranks;
+    p->owned = {row_at(own_begin), row_at(own_end) - row_at(own_begin)};
+  }
+  return counts;
+}
+
+}  // namespace moesaic::model
