@@ -14,7 +14,4 @@ Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab,
 /// D(p || q) of each row, p and q the softmax of reference and logits (R, V).
 Vector divergence(View reference, View logits, std::int64_t vocab);
 
-/// dtable (V, dim): the sum of the rows dy (T, dim) of each token.
-Vector embedding_backward(View dy, IndexView token, std::int64_t vocab, std::int64_t dim);
-
 }  // namespace moesaic::reference

@@ -17,4 +17,13 @@ struct RmsNormGradient {
 };
 RmsNormGradient rms_norm_backward(View dy, View x, View weight, double eps);
 
+/// RMS norm of each group with one weight (width); the rest of x stays.
+Vector group_norm(View x, const Groups& groups, View weight, double eps);
+struct GroupNormGradient {
+  Vector dx;       // as x; outside of groups dy
+  Vector dweight;  // (width)
+};
+GroupNormGradient group_norm_backward(View dy, View x, const Groups& groups, View weight,
+                                      double eps);
+
 }  // namespace moesaic::reference

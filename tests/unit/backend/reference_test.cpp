@@ -7,15 +7,16 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "reference/activation.h"
 #include "reference/attention.h"
-#include "reference/dispatch.h"
-#include "reference/heads.h"
+#include "reference/embedding.h"
 #include "reference/loss.h"
-#include "reference/matrix.h"
+#include "reference/matmul.h"
 #include "reference/norm.h"
 #include "reference/optimizer.h"
+#include "reference/rope.h"
 #include "reference/router.h"
-#include "reference/swiglu.h"
+#include "reference/rows.h"
 #include "tensor/rng.h"
 
 namespace moesaic::reference {

@@ -9,8 +9,8 @@
 #include <limits>
 #include <numeric>
 
-#include "reference/dispatch.h"
 #include "reference/router.h"
+#include "reference/rows.h"
 #include "tensor/rng.h"
 
 namespace moesaic::routing {

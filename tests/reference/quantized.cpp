@@ -1,4 +1,4 @@
-#include "reference/packed.h"
+#include "reference/quantized.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,12 +1,13 @@
 // Protects the loss: log-probabilities, the best token, and the gradient of the logits; also where
 // the vocabulary is split.
+#include "reference/loss.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "reference/loss.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {

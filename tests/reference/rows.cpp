@@ -1,4 +1,4 @@
-#include "reference/dispatch.h"
+#include "reference/rows.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,10 +1,11 @@
 // Protects attention, forward and backward, over head layouts, lengths and packed documents.
+#include "reference/attention.h"
+
 #include <fmt/format.h>
 
 #include <array>
 #include <cmath>
 
-#include "reference/attention.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {

@@ -1,4 +1,4 @@
-#include "reference/matrix.h"
+#include "reference/matmul.h"
 
 namespace moesaic::reference {
 

@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
-#include "reference/matrix.h"
-#include "reference/packed.h"
+#include "reference/matmul.h"
+#include "reference/quantized.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {

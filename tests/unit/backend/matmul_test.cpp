@@ -1,9 +1,10 @@
 // Protects the matrix products: transposes, odd sizes, output dtypes, adding, groups.
+#include "reference/matmul.h"
+
 #include <fmt/format.h>
 
 #include <array>
 
-#include "reference/matrix.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {

@@ -1,17 +1,16 @@
-// Protects RMS norm and the embedding against their references.
+// Protects RMS norm, of rows and of their groups, against its reference.
+#include "reference/norm.h"
+
 #include <fmt/format.h>
 
-#include "reference/dispatch.h"
-#include "reference/loss.h"
-#include "reference/norm.h"
 #include "unit/backend/kernel_test.h"
+#include "unit/backend/row_groups.h"
 
 namespace moesaic::testing {
 namespace {
 
 class NormKernels : public KernelTest {};
 class NormBackwardKernels : public KernelTest {};
-class EmbeddingKernels : public KernelTest {};
 
 constexpr std::initializer_list<std::int64_t> kDims = {5, 16, 37, 130};
 constexpr float kEps = 1e-5F;
@@ -52,29 +51,41 @@ TEST_P(NormBackwardKernels, AddsTheWeightGradient) {
   }
 }
 
-TEST_P(EmbeddingKernels, ForwardAndBackward) {
-  constexpr std::int64_t kVocab = 11;  // fewer than tokens: rows repeat
-  for (const std::int64_t tokens : kRowCounts) {
-    for (const std::int64_t dim : kDims) {
-      const Vector table = random({kVocab, dim}, "table");
-      const Vector dy = random({tokens, dim}, "dy");
-      const Vector before = random({kVocab, dim}, "before");
-      const Indices token = random_indices(tokens, kVocab, "token");
-      const Tensor y = poisoned({tokens, dim});
-      const Tensor dtable = upload(before, {kVocab, dim});
-      backend().embedding(upload(table, {kVocab, dim}), upload(token, {tokens}), y);
-      backend().embedding_backward(upload(dy, {tokens, dim}), upload(token, {tokens}), dtable);
-      EXPECT_EQ(download(y), reference::gather_rows(table, token, dim));
-      expect_close(download(dtable),
-                   sum(before, reference::embedding_backward(dy, token, kVocab, dim)), 2e-5,
-                   fmt::format("dtable of {} tokens, dim {}", tokens, dim));
+TEST_P(NormKernels, NormOfGroups) {
+  constexpr double kGroupEps = 1e-3;
+  for (const std::int64_t rows : kRowCounts) {
+    for (const reference::Groups& g : kGroups) {
+      const Shape shape{rows, g.row};
+      const Vector x = random({rows, g.row}, "x", compute());
+      const Vector dy = random({rows, g.row}, "dy", compute());
+      const Vector weight = random({g.width}, "weight");
+      const Vector before = random({g.width}, "before");
+      const Tensor there = upload(x, shape, compute());
+      const Tensor weights = upload(weight, {g.width});
+      const Tensor y = upload(x, shape, compute());
+      const Tensor squares = poisoned({rows, g.groups});
+      const auto width = static_cast<float>(g.width);
+      backend().group_squares(there, of(g), squares);
+      backend().group_norm(there, of(g), squares, width, static_cast<float>(kGroupEps), weights, y);
+      const std::string what = fmt::format("({}, {})", rows, g.row);
+      expect_close(download(y), reference::group_norm(x, g, weight, kGroupEps), tolerance(),
+                   "y " + what);
+
+      const Tensor gradient = upload(dy, shape, compute());
+      const Tensor dots = poisoned({rows, g.groups});
+      const Tensor dweight = upload(before, {g.width});
+      backend().group_dots(gradient, there, of(g), weights, dots);
+      backend().group_norm_backward(gradient, there, of(g), squares, dots, width,
+                                    static_cast<float>(kGroupEps), weights, dweight);
+      const auto expected = reference::group_norm_backward(dy, x, g, weight, kGroupEps);
+      expect_close(download(gradient), expected.dx, tolerance(), "dx " + what);
+      expect_close(download(dweight), sum(before, expected.dweight), 2e-5, "dweight " + what);
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, NormKernels, all_cases(), case_name);
 INSTANTIATE_TEST_SUITE_P(Backends, NormBackwardKernels, fp32_cases(), case_name);
-INSTANTIATE_TEST_SUITE_P(Backends, EmbeddingKernels, fp32_cases(), case_name);
 
 }  // namespace
 }  // namespace moesaic::testing

@@ -1,4 +1,4 @@
-#include "reference/swiglu.h"
+#include "reference/activation.h"
 
 #include <algorithm>
 #include <cmath>

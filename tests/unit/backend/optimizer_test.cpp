@@ -1,14 +1,14 @@
-// Protects AdamW and the elementwise kernels that training rests on.
+// Protects AdamW.
+#include "reference/optimizer.h"
+
 #include <cmath>
 
-#include "reference/optimizer.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {
 namespace {
 
 class OptimizerKernels : public KernelTest {};
-class ElementwiseKernels : public KernelTest {};
 
 constexpr reference::AdamWOptions kOptions{0.01, 0.9, 0.95, 1e-8, 0.1, 0.5};
 
@@ -58,49 +58,7 @@ TEST_P(OptimizerKernels, NoGradientOnlyDecays) {
   expect_close(download(value), {2.0 * 0.999, -4.0 * 0.999}, 1e-6, "value");
 }
 
-TEST_P(ElementwiseKernels, ZeroAddAndSumOfSquares) {
-  for (const std::int64_t count : {0, 1, 3, 17, 65, 4099}) {
-    const Vector x = random({count}, "x");
-    const Vector y = random({count}, "y");
-    const Tensor inout = upload(y, {count});
-    backend().add(upload(x, {count}), inout);
-    expect_close(download(inout), sum(x, y), 1e-6, "sum");
-
-    double squares = 0.0;
-    for (const double value : x) {
-      squares += value * value;
-    }
-    EXPECT_NEAR(backend().sum_of_squares(upload(x, {count})), squares, 1e-6 * squares);
-
-    const Tensor zero = poisoned({count}, compute());
-    backend().zero(zero);
-    EXPECT_EQ(download(zero), Vector(x.size(), 0.0));
-  }
-}
-
-TEST_P(ElementwiseKernels, ConvertRoundsToNearestEven) {
-  const double half = 1.0 / 256.0;  // of the spacing of bf16 above 1
-  const Vector exact = {1.0, 1.0 + half, 1.0 + 3 * half, 1.0 + half * 1.01, -3e38, 0.0};
-  const Vector rounded = {1.0, 1.0, 1.0 + 4 * half, 1.0 + 2 * half};
-  const Tensor narrow = poisoned({6}, DType::kBf16);
-  backend().convert(upload(exact, {6}), narrow);
-  const Vector got = download(narrow);
-  EXPECT_EQ(Vector(got.begin(), got.begin() + 4), rounded);
-  EXPECT_TRUE(std::isfinite(got[4]));
-
-  for (const std::int64_t count : kRowCounts) {
-    const Vector x = random({count}, "x", DType::kBf16);  // exact in both dtypes
-    const Tensor there = poisoned({count}, DType::kBf16);
-    const Tensor back = poisoned({count});
-    backend().convert(upload(x, {count}), there);
-    backend().convert(there, back);
-    EXPECT_EQ(download(there), x);
-    EXPECT_EQ(download(back), x);
-  }
-}
-
 INSTANTIATE_TEST_SUITE_P(Backends, OptimizerKernels, all_cases(), case_name);
-INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseKernels, all_cases(), case_name);
 
 }  // namespace
 }  // namespace moesaic::testing
