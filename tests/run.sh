@@ -115,6 +115,7 @@ sanitized=sanitized_$turn
 export PYTHONPATH=$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}
 part "release build" 400 build release
 part "format" 10 bash tests/support/check_format.sh
+part "headers" 30 "$python" tests/support/check_layers.py --headers
 part "unit" 60 tests_of release '^unit$'
 part "mpi" 220 tests_of release '^mpi$'
 if [ $quick -eq 0 ]; then
