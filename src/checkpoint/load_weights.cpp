@@ -70,8 +70,9 @@ bool writes(const engine::Instance& instance, const model::Parameter& p, const K
   if (own && p.spec.sum == model::SumOver::kStage) {
     return true;
   }
-  const comm::Communicator& holders =
-      p.spec.sum == model::SumOver::kExpertReplicas ? instance.mesh.dp : instance.mesh.replicas;
+  const comm::Communicator& holders = p.spec.sum == model::SumOver::kExpertReplicas
+                                          ? instance.mesh[comm::Group::kDp]
+                                          : instance.mesh[comm::Group::kReplicas];
   const int number = own ? tensor.copy : holders.rank() * tensor.copies + tensor.copy;
   const int writers = own ? tensor.copies : holders.size() * tensor.copies;
   return hash_name(tensor.name) % static_cast<std::uint64_t>(writers) ==

@@ -75,7 +75,7 @@ Reading read(engine::Instance& instance, model::ActivationStatistics& sums,
   ctx.dropless = true;
   ctx.activation_statistics = &sums;
   Reading total;
-  const auto stages = static_cast<std::size_t>(instance.mesh.pp.size());
+  const auto stages = static_cast<std::size_t>(instance.mesh[comm::Group::kPp].size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {
     watchdog.iteration("calibration");
     comm::agree_to_go_on("calibrating", instance.mesh.world);
@@ -116,7 +116,8 @@ checkpoint::Calibration calibrate(const config::Config& config, checkpoint::Mode
     instance.emplace(config, mesh, engine::Use::kManyRows);
     load_values(*instance, model, watchdog);
     batches = files::hdf5_run([&] {
-      return read_batches(config.model, corpora, mesh.replicas.rank(), mesh.replicas.size());
+      return read_batches(config.model, corpora, mesh[comm::Group::kReplicas].rank(),
+                          mesh[comm::Group::kReplicas].size());
     });
   });
   model::ActivationStatistics sums;

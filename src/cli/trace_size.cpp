@@ -18,7 +18,7 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
   axes.tasks.resize(tasks);
   axes.corpora.resize(corpora);
-  axes.groups = {engine::Instance::kGroupNames.begin(), engine::Instance::kGroupNames.end()};
+  axes.groups = comm::traced_names();
   axes.ranks = ranks;
   return record::trace_bytes(axes, rows);
 }

@@ -21,9 +21,9 @@ struct Stall {
   std::string text() const {
     return wait.peer < 0
                ? fmt::format("{} #{} of {} ({})", name_of(wait.operation), wait.number,
-                             name_of(wait.group), members.text())
+                             row_of(wait.group).name, members.text())
                : fmt::format("the {} #{} of rank {} in {} ({})", name_of(wait.operation),
-                             wait.number, waiting.front(), name_of(wait.group), members.text());
+                             wait.number, waiting.front(), row_of(wait.group).name, members.text());
   }
 };
 

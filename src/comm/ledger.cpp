@@ -8,17 +8,11 @@
 namespace moesaic::comm {
 namespace {
 
-constexpr std::array<std::string_view, kGroupCount> kGroupNames = {
-    "world", "tp", "pp", "ep", "dp", "ep_tp", "replicas", "stage", "kv", "ends"};
 constexpr std::array<std::string_view, 9> kOperationNames = {
     "all_reduce",     "broadcast", "all_gather", "gather", "all_to_all",
     "reduce_scatter", "barrier",   "receive",    "send"};
 
-std::size_t index(Group group) { return static_cast<std::size_t>(group); }
-
 }  // namespace
-
-std::string_view name_of(Group group) { return kGroupNames[index(group)]; }
 
 std::string_view name_of(Operation operation) {
   return kOperationNames[static_cast<std::size_t>(operation)];
@@ -50,18 +44,18 @@ Ledger::Entry::~Entry() {
 
 void Ledger::add(Group group, const Members& members) {
   const std::lock_guard lock(mutex_);
-  now_.parts[index(group)].members = members;
+  now_.parts[index_of(group)].members = members;
 }
 
 std::int64_t Ledger::begin(Group group) {
   const std::lock_guard lock(mutex_);
-  return ++now_.parts[index(group)].begun;
+  return ++now_.parts[index_of(group)].begun;
 }
 
 void Ledger::enter(Wait wait) {
   const std::lock_guard lock(mutex_);
   if (wait.peer >= 0) {
-    wait.number = ++now_.parts[index(wait.group)].messages;
+    wait.number = ++now_.parts[index_of(wait.group)].messages;
   }
   now_.wait = wait;
   now_.waits = true;
@@ -71,7 +65,7 @@ void Ledger::enter(Wait wait) {
 void Ledger::leave() {
   const std::lock_guard lock(mutex_);
   now_.waits = false;
-  waited_[index(now_.wait.group)] += since_enter_.seconds();
+  waited_[index_of(now_.wait.group)] += since_enter_.seconds();
 }
 
 double Ledger::waited() const {
@@ -81,12 +75,12 @@ double Ledger::waited() const {
 
 double Ledger::waited(Group group) const {
   const std::lock_guard lock(mutex_);
-  return waited_[index(group)];
+  return waited_[index_of(group)];
 }
 
 int Ledger::rank_of(Group group, int member) const {
   const std::lock_guard lock(mutex_);
-  return now_.parts[index(group)].members.rank(member);
+  return now_.parts[index_of(group)].members.rank(member);
 }
 
 void Ledger::set_task(std::string_view task) {

@@ -7,23 +7,9 @@
 #include <string_view>
 
 #include "base/timer.h"
+#include "comm/groups.h"
 
 namespace moesaic::comm {
-
-/// The groups whose operations are recorded. A rank is in at most one of each kind.
-enum class Group : std::uint8_t {
-  kWorld,
-  kTp,
-  kPp,
-  kEp,
-  kDp,
-  kEpTp,
-  kReplicas,
-  kStage,
-  kKv,
-  kEnds
-};
-constexpr std::size_t kGroupCount = 10;
 
 /// What blocks: all of a group for each other, or one rank for another.
 enum class Operation : std::uint8_t {
@@ -38,7 +24,6 @@ enum class Operation : std::uint8_t {
   kSend,
 };
 
-std::string_view name_of(Group group);
 std::string_view name_of(Operation operation);
 
 /// World ranks first, first + stride, ...: so lie the members of every group of the mesh.

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/groups.h"
 
 namespace moesaic::comm {
 
@@ -22,18 +24,16 @@ struct Degrees {
   int kv_copies = 1;  // consecutive ranks of tp that hold the same key and value heads
 };
 
-/// The world's ranks arranged as rank = ((pp_i * dp + dp_i) * ep + ep_i) * tp + tp_i. All groups
-/// are made at start-up; a group of one is legal everywhere.
+/// The world's ranks arranged along the axes, and their groups (groups.h). All groups are made at
+/// start-up; a group of one is legal everywhere.
 struct Mesh {
   Layout layout;
   Communicator world;
-  Communicator tp, pp, ep, dp;
-  Communicator ep_tp;        // ep x tp: share out whole experts when these are folded over tp
-  Communicator replicas;     // dp x ep: hold the same part of all other parameters
-  Communicator stage;        // tp x dp x ep: one pipeline stage
-  Communicator kv_replicas;  // of tp: hold the same key and value heads
-  Communicator ends;         // first and last stage of pp: both hold a tied embedding
-  Communicator node;         // the ranks of this host
+  Communicator node;  // the ranks of this host
+
+  const Communicator& operator[](Group group) const {
+    return group == Group::kWorld ? world : groups_[index_of(group)];
+  }
 
   /// Collective over the world. Throws kUsage if the world cannot be arranged so, naming what can.
   /// The ledger, where there is one, records all groups but node.
@@ -45,10 +45,13 @@ struct Mesh {
 
   /// The one rank of its replica that counts what all of them know: on the last stage, which has
   /// the losses.
-  bool reports() const { return pp.rank() == pp.size() - 1 && tp.rank() == 0; }
+  bool reports() const {
+    const Communicator& pp = (*this)[Group::kPp];
+    return pp.rank() == pp.size() - 1 && (*this)[Group::kTp].rank() == 0;
+  }
 
  private:
-  void record_in(Ledger* ledger);
+  std::array<Communicator, kGroupCount> groups_;  // but the world
 };
 
 }  // namespace moesaic::comm

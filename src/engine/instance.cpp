@@ -35,15 +35,15 @@ std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
 
 model::Placement make_placement(const config::Parallel& parallel, const comm::Mesh& mesh) {
   const bool folded = parallel.expert_tp == 1;
-  const comm::Communicator& sharing = folded ? mesh.ep_tp : mesh.ep;
-  return {.tp_rank = mesh.tp.rank(),
-          .tp = mesh.tp.size(),
+  const comm::Communicator& sharing = folded ? mesh[comm::Group::kEpTp] : mesh[comm::Group::kEp];
+  return {.tp_rank = mesh[comm::Group::kTp].rank(),
+          .tp = mesh[comm::Group::kTp].size(),
           .expert_rank = sharing.rank(),
           .expert_ranks = sharing.size(),
           .folded = folded,
-          .sequence = parallel.sequence && mesh.tp.size() > 1,
-          .stage = mesh.pp.rank(),
-          .stages = mesh.pp.size(),
+          .sequence = parallel.sequence && mesh[comm::Group::kTp].size() > 1,
+          .stage = mesh[comm::Group::kPp].rank(),
+          .stages = mesh[comm::Group::kPp].size(),
           .chunks = static_cast<int>(parallel.virtual_stages)};
 }
 
@@ -63,17 +63,12 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
     : mesh(the_mesh),
       placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
-      tp(make_collectives(config.run, mesh.tp)),
-      experts(make_collectives(config.run, placement.folded ? mesh.ep_tp : mesh.ep)),
-      dp(make_collectives(config.run, mesh.dp)),
-      replicas(make_collectives(config.run, mesh.replicas)),
-      stage(make_collectives(config.run, mesh.stage)),
-      kv_replicas(make_collectives(config.run, mesh.kv_replicas)),
-      ends(make_collectives(config.run, mesh.ends)),
-      pp(make_collectives(config.run, mesh.pp)),
       transformer(parameters, config.model, config.router, placement),
       compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
       recompute_(config.train.recompute) {
+  for (std::size_t i = 0; i < comm::kGroupCount; ++i) {
+    collectives_[i] = make_collectives(config.run, mesh[static_cast<comm::Group>(i)]);
+  }
   std::map<model::SumOver, model::Owner> owners;
   for (const model::SumOver sum : model::kAllSums) {
     const comm::Communicator& group = group_of(sum).group();
@@ -84,29 +79,37 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
                       packed_format(*backend, compute_, config.run.quantize, use));
 }
 
-comm::Collectives& Instance::group_of(model::SumOver sum) {
-  switch (sum) {
-    case model::SumOver::kReplicas:
-      return *replicas;
-    case model::SumOver::kStage:
-      return *stage;
-    case model::SumOver::kExpertReplicas:
-      return *dp;
-  }
-  return *dp;
+comm::Collectives& Instance::experts() const {
+  return (*this)[placement.folded ? comm::Group::kEpTp : comm::Group::kEp];
 }
 
-std::array<const comm::Collectives*, 8> Instance::groups() const {
-  return {tp.get(),       experts.get(), pp.get(),   dp.get(),
-          replicas.get(), stage.get(),   ends.get(), kv_replicas.get()};
+comm::Collectives& Instance::group_of(model::SumOver sum) const {
+  switch (sum) {
+    case model::SumOver::kReplicas:
+      return (*this)[comm::Group::kReplicas];
+    case model::SumOver::kStage:
+      return (*this)[comm::Group::kStage];
+    case model::SumOver::kExpertReplicas:
+      break;
+  }
+  return (*this)[comm::Group::kDp];
+}
+
+std::vector<double> Instance::bytes_sent() const {
+  std::vector<double> sent;
+  for (const comm::Group group : comm::kTracedGroups) {
+    sent.push_back(group == comm::Group::kEp ? experts().bytes_sent()
+                                             : (*this)[group].bytes_sent());
+  }
+  return sent;
 }
 
 Instance::~Instance() = default;
 
 model::Context Instance::context(PhaseClock& booked_on) {
   return {.backend = *backend,
-          .tp = *tp,
-          .experts = *experts,
+          .tp = (*this)[comm::Group::kTp],
+          .experts = experts(),
           .clock = booked_on,
           .compute = compute_,
           .batch = {},

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <vector>
 
 #include "comm/collectives.h"
 #include "comm/mesh.h"
@@ -25,24 +26,27 @@ class Instance {
   Instance(const config::Config& config, const comm::Mesh& mesh, Use use);
   ~Instance();
 
+  comm::Collectives& operator[](comm::Group group) const {
+    return *collectives_[comm::index_of(group)];
+  }
+  /// The ranks that share out whole experts.
+  comm::Collectives& experts() const;
   /// The group that sums a gradient.
-  comm::Collectives& group_of(model::SumOver sum);
-  /// All groups, in the order of their names.
-  std::array<const comm::Collectives*, 8> groups() const;
-  static constexpr std::array<const char*, 8> kGroupNames = {"tp",       "experts", "pp",   "dp",
-                                                             "replicas", "stage",   "ends", "kv"};
+  comm::Collectives& group_of(model::SumOver sum) const;
+  /// Bytes sent so far in each of comm::kTracedGroups.
+  std::vector<double> bytes_sent() const;
   model::Context context() { return context(clock); }
   model::Context context(PhaseClock& booked_on);
 
   const comm::Mesh& mesh;
   const model::Placement placement;
   std::unique_ptr<Backend> backend;
-  std::unique_ptr<comm::Collectives> tp, experts, dp, replicas, stage, kv_replicas, ends, pp;
   PhaseClock clock;
   model::Parameters parameters;
   model::Transformer transformer;
 
  private:
+  std::array<std::unique_ptr<comm::Collectives>, comm::kGroupCount> collectives_;
   DType compute_;
   bool recompute_;
 };

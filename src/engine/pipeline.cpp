@@ -52,7 +52,7 @@ std::vector<PipelineStep> forward_order(int stages, int chunks, int micro_batche
 }
 
 int StageLink::global_chunk(const PipelineStep& step) const {
-  const comm::Communicator& pp = instance_.mesh.pp;
+  const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
   return step.chunk * pp.size() + pp.rank();
 }
 
@@ -71,9 +71,9 @@ Tensor StageLink::receive(model::Context& ctx, const PipelineStep& step) {
   }
   const std::int64_t rows = ctx.sequence ? model::own_rows(ctx).count : ctx.host_batch->size();
   Tensor input = ctx.empty(DType::kF32, {rows, model.width()});
-  const int ranks = instance_.mesh.pp.size();
+  const int ranks = instance_.mesh[comm::Group::kPp].size();
   const int from_chunk = global_chunk(step) + (forward ? -1 : 1);
-  instance_.pp->receive(input, from_chunk % ranks, tag(step, from_chunk));
+  instance_[comm::Group::kPp].receive(input, from_chunk % ranks, tag(step, from_chunk));
   return input;
 }
 
@@ -84,16 +84,16 @@ void StageLink::send(const PipelineStep& step, const Tensor& result) {
     return;
   }
   const int to_chunk = global_chunk(step) + (forward ? 1 : -1);
-  instance_.pp->start_send(result, to_chunk % instance_.mesh.pp.size(),
-                           tag(step, global_chunk(step)));
+  instance_[comm::Group::kPp].start_send(result, to_chunk % instance_.mesh[comm::Group::kPp].size(),
+                                         tag(step, global_chunk(step)));
 }
 
 void forward_all(Instance& instance, model::Context& ctx, std::span<const data::MicroBatch> batches,
                  const std::function<void(std::size_t i, const Tensor& hidden)>& done) {
   const model::Transformer& model = instance.transformer;
   StageLink link(instance);
-  for (const PipelineStep& step :
-       forward_order(instance.mesh.pp.size(), model.chunks(), static_cast<int>(batches.size()))) {
+  for (const PipelineStep& step : forward_order(instance.mesh[comm::Group::kPp].size(),
+                                                model.chunks(), static_cast<int>(batches.size()))) {
     const auto i = static_cast<std::size_t>(step.micro_batch);
     model::set_batch(ctx, batches[i]);
     const Tensor result = model.forward(ctx, step.chunk, link.receive(ctx, step), nullptr);

@@ -36,7 +36,7 @@ class StageLink {
   /// Passes a step's result on, unless it is the last of its direction. Returns at once.
   void send(const PipelineStep& step, const Tensor& result);
   /// Waits until everything has been sent.
-  void finish() { instance_.pp->finish(); }
+  void finish() { instance_[comm::Group::kPp].finish(); }
 
  private:
   int global_chunk(const PipelineStep& step) const;

@@ -140,7 +140,7 @@ std::vector<Sample> Generator::forward(const std::vector<std::vector<SequenceRun
   }
   token.resize(count);
   logprob.resize(count);
-  const comm::Communicator& pp = instance_.mesh.pp;
+  const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
   pp.broadcast(std::span(token), pp.size() - 1);
   pp.broadcast(std::span(logprob), pp.size() - 1);
   std::vector<Sample> samples(count);
@@ -226,7 +226,8 @@ GenerateResult Generator::run() {
     fetch(end);
     const std::vector<SequenceRun> runs = scheduler_.plan();
     require(!runs.empty() || scheduler_.is_idle(), "no sequence has room in the cache");
-    const std::vector<std::vector<SequenceRun>> parts = cut_runs(runs, instance_.mesh.pp.size());
+    const std::vector<std::vector<SequenceRun>> parts =
+        cut_runs(runs, instance_.mesh[comm::Group::kPp].size());
     std::vector<data::MicroBatch> batches(parts.size());
     for (std::size_t j = 0; j < parts.size(); ++j) {
       batches[j] = to_micro_batch(parts[j]);
@@ -264,7 +265,7 @@ struct Deal {
 };
 
 Deal deal(const GenerateJob& job, const std::vector<std::uint8_t>& done) {
-  const comm::Communicator& replicas = job.instance.mesh.replicas;
+  const comm::Communicator& replicas = job.instance.mesh[comm::Group::kReplicas];
   Deal deal;
   for (std::int64_t part = 0; part < std::ssize(done); ++part) {
     if (done[static_cast<std::size_t>(part)] == 0) {

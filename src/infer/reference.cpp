@@ -69,7 +69,8 @@ void ScoreReference::forward_layers(std::span<const data::MicroBatch> batches) {
     });
     model::swap_layer_weights(model_.parameters, reference_.parameters, layer);
   }
-  const bool last_stage = model_.mesh.pp.rank() == model_.mesh.pp.size() - 1;
+  const bool last_stage =
+      model_.mesh[comm::Group::kPp].rank() == model_.mesh[comm::Group::kPp].size() - 1;
   if (last_stage && model_.transformer.head().is_quantized()) {
     for (std::size_t j = 0; j < batches.size(); ++j) {
       add_divergence(layers_, model_.transformer.head(), batches[j], j, hidden_[j]);

@@ -111,7 +111,7 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
     : job_(job),
       instance_(job.instance),
       world_(instance_.mesh.world),
-      replicas_(instance_.mesh.replicas),
+      replicas_(instance_.mesh[comm::Group::kReplicas]),
       rules_{.window = job.config.score.window,
              .stride = job.config.score.stride,
              .last_only = job.config.score.truncate == config::Truncate::kLeft,
@@ -268,7 +268,7 @@ void Scorer::gather(const Work& work, std::int64_t first, const BatchScores& min
 // The batches of an iteration go through the pipeline together, each rank's in turn.
 bool Scorer::score(const Work& work) {
   const std::int64_t width = replicas_.size();
-  const std::int64_t depth = instance_.mesh.pp.size();
+  const std::int64_t depth = instance_.mesh[comm::Group::kPp].size();
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {

@@ -112,9 +112,10 @@ void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
                                       short_count(e.flop.training), short_count(e.flop.forward),
                                       short_count(e.flop.training * e.tokens))});
   rows.push_back({"traffic", short_bytes(e.traffic.sum()) + " that a rank sends in one step"});
-  for (const auto& [name, bytes] : e.traffic.groups()) {
-    if (bytes > 0.0) {
-      rows.push_back({fmt::format("  {}", name), short_bytes(bytes)});
+  for (const comm::Group group : comm::kTracedGroups) {
+    if (e.traffic[group] > 0.0) {
+      rows.push_back(
+          {fmt::format("  {}", comm::row_of(group).sends), short_bytes(e.traffic[group])});
     }
   }
   if (e.bubble > 0.0) {

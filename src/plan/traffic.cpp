@@ -1,5 +1,7 @@
 #include "plan/traffic.h"
 
+#include <numeric>
+
 #include "base/share.h"
 #include "plan/memory.h"
 #include "plan/model_size.h"
@@ -37,24 +39,7 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
 
 }  // namespace
 
-std::array<std::pair<std::string_view, double>, 8> Traffic::groups() const {
-  return {{{"rows of layers (tp)", tp},
-           {"rows to experts", experts},
-           {"rows to stages (pp)", pp},
-           {"expert gradients (dp)", dp},
-           {"gradients (dp x ep)", replicas},
-           {"gates, split norms (tp x dp x ep)", stage},
-           {"tied table (ends of pp)", ends},
-           {"key and value heads (tp)", kv_replicas}}};
-}
-
-double Traffic::sum() const {
-  double all = 0.0;
-  for (const auto& [name, bytes] : groups()) {
-    all += bytes;
-  }
-  return all;
-}
+double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(), 0.0); }
 
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
@@ -71,19 +56,22 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
   const std::int64_t copies = kv_copies(m.kv_heads, layout.tp);
 
+  using comm::Group;
   Traffic traffic;
-  traffic.tp = micro_batches * rows_over_tp(config, layout, s, tokens, width);
+  traffic[Group::kTp] = micro_batches * rows_over_tp(config, layout, s, tokens, width);
   // There and back, forward and backward; and forward once more where it is computed again.
-  traffic.experts = (layout.recompute ? 6.0 : 4.0) * micro_batches * rows * real(m.d_model) *
-                    width * ring(layout.expert_ranks());
-  traffic.pp = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
-  traffic.dp = 2.0 * kFp32 * held.experts * ring(layout.dp);
-  traffic.replicas = 2.0 * kFp32 * held.others * ring(layout.replicas());
-  traffic.stage = 2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
+  traffic[Group::kEp] = (layout.recompute ? 6.0 : 4.0) * micro_batches * rows * real(m.d_model) *
+                        width * ring(layout.expert_ranks());
+  traffic[Group::kPp] = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
+  traffic[Group::kDp] = 2.0 * kFp32 * held.experts * ring(layout.dp);
+  traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.replicas());
+  traffic[Group::kStage] =
+      2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
   if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
-    traffic.ends = 2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
+    traffic[Group::kEnds] =
+        2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
   }
-  traffic.kv_replicas = 2.0 * kFp32 * real(s.dense + s.moe) *
+  traffic[Group::kKv] = 2.0 * kFp32 * real(s.dense + s.moe) *
                         real(attention_size(m).by_kv_head + attention_size(m).kv_head_vectors) *
                         ring(copies);
   return traffic;

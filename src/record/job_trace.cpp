@@ -12,10 +12,10 @@ namespace moesaic::record {
 JobTrace::JobTrace(const config::Config& config, engine::Instance& instance,
                    const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
                    std::optional<std::int64_t> last_step)
-    : config_(config), instance_(instance), hosts_(instance.mesh.world.gather(host_name(), 0)) {
-  for (const comm::Collectives* group : instance.groups()) {
-    sent_.push_back(group->bytes_sent());
-  }
+    : config_(config),
+      instance_(instance),
+      sent_(instance.bytes_sent()),
+      hosts_(instance.mesh.world.gather(host_name(), 0)) {
   if (const comm::Ledger* const ledger = instance.mesh.world.ledger()) {
     waited_ = ledger->waited();
     waited_for_stages_ = ledger->waited(comm::Group::kPp);
@@ -50,11 +50,11 @@ void JobTrace::attempt(const std::function<void(TraceWriter&)>& step) {
 // Collective over the mesh.
 void JobTrace::fill_traffic(TraceRow& row) {
   const comm::Communicator& world = instance_.mesh.world;
-  for (std::size_t i = 0; i < sent_.size(); ++i) {
-    const double sent = instance_.groups()[i]->bytes_sent();
-    row.traffic.push_back(sent - sent_[i]);
-    sent_[i] = sent;
+  const std::vector<double> sent = instance_.bytes_sent();
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    row.traffic.push_back(sent[i] - sent_[i]);
   }
+  sent_ = sent;
   const comm::Ledger* const ledger = world.ledger();
   const double waited = ledger != nullptr ? ledger->waited(comm::Group::kPp) : 0.0;
   row.traffic.push_back(waited - waited_for_stages_);

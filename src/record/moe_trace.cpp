@@ -81,9 +81,9 @@ std::string environment(const char* name) {
 
 // What the formula says for the pipeline of a training step.
 double bubble_of(const config::Config& config, const comm::Mesh& mesh) {
-  const std::int64_t replicas = mesh.replicas.size();
+  const std::int64_t replicas = mesh[comm::Group::kReplicas].size();
   const std::int64_t all = config.train.batch / config.train.micro_batch;
-  return ideal_bubble(mesh.pp.size(), config.parallel.virtual_stages,
+  return ideal_bubble(mesh[comm::Group::kPp].size(), config.parallel.virtual_stages,
                       (all + replicas - 1) / replicas);
 }
 
@@ -153,7 +153,7 @@ TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
           .phases = {kPhaseNames.begin(), kPhaseNames.end()},
           .tasks = tasks,
           .corpora = corpora,
-          .groups = {engine::Instance::kGroupNames.begin(), engine::Instance::kGroupNames.end()},
+          .groups = comm::traced_names(),
           .ranks = mesh.world.size(),
           .attributes = attributes(config, mesh)};
 }

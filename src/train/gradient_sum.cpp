@@ -27,7 +27,8 @@ void GradientSum::sum_copies(const model::Parameter& p) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
     if (tensor.partial) {
       const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
-      instance_.kv_replicas->all_reduce_sum(flat.rows(tensor.begin, tensor.slice_shape().numel()));
+      instance_[comm::Group::kKv].all_reduce_sum(
+          flat.rows(tensor.begin, tensor.slice_shape().numel()));
     }
   }
 }
@@ -66,7 +67,7 @@ void GradientSum::finish() {
   const PhaseScope phase(instance_.clock, Phase::kGradReduce);
   for (const model::Parameter& p : instance_.parameters.all()) {
     if (p.spec.tied) {
-      instance_.ends->all_reduce_sum(p.grad);
+      instance_[comm::Group::kEnds].all_reduce_sum(p.grad);
     }
   }
   for (std::size_t i = 0; i < started_.size(); ++i) {

@@ -95,9 +95,11 @@ void reduce_over_holders(std::vector<Part>& parts, engine::Instance& instance) {
     reduce(parts, instance.group_of(sum).group(),
            [sum](const Part& part) { return part.parameter.spec.sum == sum; });
   }
-  reduce(parts, instance.mesh.ends, [](const Part& part) { return part.parameter.spec.tied; });
-  reduce(parts, instance.mesh.kv_replicas, [](const Part& part) { return part.tensor.partial; });
-  reduce(parts, instance.mesh.tp, [](const Part& part) {
+  reduce(parts, instance.mesh[comm::Group::kEnds],
+         [](const Part& part) { return part.parameter.spec.tied; });
+  reduce(parts, instance.mesh[comm::Group::kKv],
+         [](const Part& part) { return part.tensor.partial; });
+  reduce(parts, instance.mesh[comm::Group::kTp], [](const Part& part) {
     const model::ParameterSpec& spec = part.parameter.spec;
     return part.tensor.copies > 1 && !spec.tied && !part.tensor.partial &&
            spec.sum != model::SumOver::kStage;

@@ -29,7 +29,7 @@ class StepRunner {
         logprob_(batches.size()) {}
 
   std::vector<std::vector<float>> run() {
-    const comm::Communicator& pp = instance_.mesh.pp;
+    const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
     for (const PipelineStep& step :
          engine::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
                                 static_cast<int>(batches_.size()))) {

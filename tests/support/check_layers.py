@@ -28,7 +28,7 @@ SEES = {
     "text": {"base", "files"},
     "routing": {"base", "backend", "config"},
     "hf": {"base", "tensor", "comm", "files"},
-    "plan": {"base", "config"},
+    "plan": {"base", "comm", "config"},
 }
 SEES["data"] = {"base", "tensor", "backend", "comm", "config", "files", "text", "routing"}
 SEES["model"] = SEES["data"] - {"text"} | {"data"}

@@ -23,7 +23,7 @@ struct PublicTensor {
   int copies = 1, copy = 0;     // ranks of tp x pp that hold this same slice; which one this is
   bool may_be_missing = false;  // from a checkpoint that is older than it: then the initial value
   TensorRows rows = TensorRows::kOther;
-  bool partial = false;    // the copies' gradients are still to be summed over mesh.kv_replicas
+  bool partial = false;    // the copies' gradients are still to be summed over Group::kKv
   std::int64_t begin = 0;  // where it lies in the parameter; Parameters::add sets it
 
   Shape slice_shape() const;

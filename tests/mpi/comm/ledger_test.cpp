@@ -18,21 +18,21 @@ const Standing::Part& part(const Standing& standing, Group group) {
 TEST(Ledger, NumbersAgree) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.tp = Communicator::world().size()}, &ledger);
-  const auto group = make_mpi_collectives(mesh.tp);
+  const auto group = make_mpi_collectives(mesh[Group::kTp]);
   const auto backend = make_cpu_backend(1);
   const Tensor values = backend->empty(DType::kF32, {8});
   backend->zero(values);
   group->all_reduce_sum(values);
   group->start_all_reduce_sum(values);
-  mesh.tp.all_reduce(1.0, Reduce::kMax);
+  mesh[Group::kTp].all_reduce(1.0, Reduce::kMax);
   group->finish();
-  mesh.tp.barrier();
+  mesh[Group::kTp].barrier();
   const Standing standing = ledger.standing();
   EXPECT_FALSE(standing.waits);
-  if (mesh.tp.size() > 1) {
+  if (mesh[Group::kTp].size() > 1) {
     EXPECT_EQ(part(standing, Group::kTp).begun, 4);
     EXPECT_EQ(part(standing, Group::kTp).members.text(),
-              "ranks 0-" + std::to_string(mesh.tp.size() - 1));
+              "ranks 0-" + std::to_string(mesh[Group::kTp].size() - 1));
     EXPECT_EQ(part(standing, Group::kTp).messages, 0);
   }
   EXPECT_EQ(part(standing, Group::kPp).begun, 0);  // of one rank: it never waits
@@ -43,15 +43,15 @@ TEST(Ledger, NumbersAgree) {
 TEST(Ledger, Messages) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.pp = Communicator::world().size()}, &ledger);
-  const int size = mesh.pp.size();
-  const auto group = make_mpi_collectives(mesh.pp);
+  const int size = mesh[Group::kPp].size();
+  const auto group = make_mpi_collectives(mesh[Group::kPp]);
   const auto backend = make_cpu_backend(1);
   const Tensor sent = backend->empty(DType::kF32, {8});
   const Tensor received = backend->empty(DType::kF32, {8});
   backend->zero(sent);
   if (size > 1) {
-    group->start_send(sent, (mesh.pp.rank() + 1) % size, 3);
-    const int from = (mesh.pp.rank() + size - 1) % size;
+    group->start_send(sent, (mesh[Group::kPp].rank() + 1) % size, 3);
+    const int from = (mesh[Group::kPp].rank() + size - 1) % size;
     group->receive(received, from, 3);
     EXPECT_EQ(ledger.standing().wait.peer, from);
     EXPECT_EQ(ledger.standing().wait.operation, Operation::kReceive);

@@ -96,7 +96,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     const auto counted = static_cast<double>(whole.counted());
     const auto tokens = static_cast<double>(whole.size());
     const comm::Mesh& mesh = instance.mesh;
-    const auto width = static_cast<std::size_t>(mesh.replicas.size());
+    const auto width = static_cast<std::size_t>(mesh[comm::Group::kReplicas].size());
     model::Context ctx = instance.context();
     ctx.stats = &stats;
     ctx.step_tokens = whole.size();
@@ -104,10 +104,10 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     train::zero_gradients(instance);
     std::vector<data::MicroBatch> batches;
     for (std::size_t first = 0; first < golden.rows.size(); first += width) {
-      const std::size_t row = first + static_cast<std::size_t>(mesh.replicas.rank());
+      const std::size_t row = first + static_cast<std::size_t>(mesh[comm::Group::kReplicas].rank());
       batches.push_back(row < golden.rows.size() ? golden.rows[row] : data::MicroBatch());
     }
-    while (batches.size() % static_cast<std::size_t>(mesh.pp.size()) != 0) {
+    while (batches.size() % static_cast<std::size_t>(mesh[comm::Group::kPp].size()) != 0) {
       batches.emplace_back();  // what an interleaved schedule needs
     }
     double loss = 0.0;
@@ -262,46 +262,54 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     model::MoeStats stats = stats_of(config);
     evaluate(instance, stats);
     train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
-    const plan::Traffic traffic = plan::traffic_per_step(config, layout, mesh.pp.rank());
+    const plan::Traffic traffic =
+        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank());
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
-      return mesh.tp.all_reduce(bytes, comm::Reduce::kSum);
+      return mesh[comm::Group::kTp].all_reduce(bytes, comm::Reduce::kSum);
     };
     const auto expect = [&](const comm::Collectives& group, double bytes, double slack) {
       EXPECT_NEAR(over_tp(group.bytes_sent()), over_tp(bytes), over_tp(slack));
     };
-    expect(*instance.tp, traffic.tp, 1e-9 * traffic.tp);
-    expect(*instance.pp, traffic.pp, 1e-9 * traffic.pp);
+    expect(instance[comm::Group::kTp], traffic[comm::Group::kTp], 1e-9 * traffic[comm::Group::kTp]);
+    expect(instance[comm::Group::kPp], traffic[comm::Group::kPp], 1e-9 * traffic[comm::Group::kPp]);
     const std::int64_t sharers = layout.expert_ranks();
     const bool even = config.model.experts % sharers == 0 &&
                       config.router.spare_experts % sharers == 0;  // else: of the fullest
     if (even) {
-      expect(*instance.dp, traffic.dp, padding);
+      expect(instance[comm::Group::kDp], traffic[comm::Group::kDp], padding);
     }
-    expect(*instance.replicas, traffic.replicas, padding);
-    expect(*instance.stage, traffic.stage, padding);
-    expect(*instance.ends, traffic.ends, padding);
-    expect(*instance.kv_replicas, traffic.kv_replicas, 1e-9 * traffic.kv_replicas);
+    expect(instance[comm::Group::kReplicas], traffic[comm::Group::kReplicas], padding);
+    expect(instance[comm::Group::kStage], traffic[comm::Group::kStage], padding);
+    expect(instance[comm::Group::kEnds], traffic[comm::Group::kEnds], padding);
+    expect(instance[comm::Group::kKv], traffic[comm::Group::kKv], 1e-9 * traffic[comm::Group::kKv]);
     if (even && planned.router.force == config::Force::kBalanced) {
-      const double shares = mesh.world.all_reduce(traffic.experts, comm::Reduce::kSum);
-      const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
+      const double shares = mesh.world.all_reduce(traffic[comm::Group::kEp], comm::Reduce::kSum);
+      const double sent =
+          mesh.world.all_reduce(instance.experts().bytes_sent(), comm::Reduce::kSum);
       EXPECT_NEAR(sent, shares, 1e-9 * shares);
     }
     // Where loads are not balanced, every choice may leave its rank.
     const auto sharing = static_cast<double>(sharers);
-    const double all_leave = traffic.experts * sharing / std::max(1.0, sharing - 1.0);
-    const double sent = mesh.world.all_reduce(instance.experts->bytes_sent(), comm::Reduce::kSum);
+    const double all_leave = traffic[comm::Group::kEp] * sharing / std::max(1.0, sharing - 1.0);
+    const double sent = mesh.world.all_reduce(instance.experts().bytes_sent(), comm::Reduce::kSum);
     EXPECT_LE(sent, 1.001 * mesh.world.all_reduce(all_leave, comm::Reduce::kSum));
-    EXPECT_EQ(sent > 0.0, mesh.world.all_reduce(traffic.experts, comm::Reduce::kMax) > 0.0);
+    EXPECT_EQ(sent > 0.0,
+              mesh.world.all_reduce(traffic[comm::Group::kEp], comm::Reduce::kMax) > 0.0);
     for (const auto& [seen, bytes] :
-         {std::pair(&most.tp, traffic.tp), std::pair(&most.pp, traffic.pp),
-          std::pair(&most.experts, traffic.experts), std::pair(&most.dp, traffic.dp),
-          std::pair(&most.replicas, traffic.replicas), std::pair(&most.stage, traffic.stage)}) {
+         {std::pair(&most[comm::Group::kTp], traffic[comm::Group::kTp]),
+          std::pair(&most[comm::Group::kPp], traffic[comm::Group::kPp]),
+          std::pair(&most[comm::Group::kEp], traffic[comm::Group::kEp]),
+          std::pair(&most[comm::Group::kDp], traffic[comm::Group::kDp]),
+          std::pair(&most[comm::Group::kReplicas], traffic[comm::Group::kReplicas]),
+          std::pair(&most[comm::Group::kStage], traffic[comm::Group::kStage])}) {
       *seen = std::max(*seen, mesh.world.all_reduce(bytes, comm::Reduce::kMax));
     }
   }
   if (GetParam().change == wide && ranks > 1) {  // it can be split in every way
-    for (const double seen : {most.tp, most.pp, most.experts, most.dp, most.replicas, most.stage}) {
+    for (const double seen :
+         {most[comm::Group::kTp], most[comm::Group::kPp], most[comm::Group::kEp],
+          most[comm::Group::kDp], most[comm::Group::kReplicas], most[comm::Group::kStage]}) {
       EXPECT_GT(seen, 0.0) << "a group that never sent anything was not checked";
     }
   }

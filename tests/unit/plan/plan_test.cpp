@@ -149,11 +149,11 @@ TEST(Traffic, CountsByGroup) {
   EXPECT_EQ(alone.sum(), 0.0);
   const Traffic both = traffic_per_step(c, {.ep = 2, .dp = 2}, 0);
   // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
-  EXPECT_EQ(both.experts, 4.0 * 28 * 2 * 16 * 4 / 2);
-  EXPECT_EQ(both.dp, 2.0 * 4 * 3840 / 2);
+  EXPECT_EQ(both[comm::Group::kEp], 4.0 * 28 * 2 * 16 * 4 / 2);
+  EXPECT_EQ(both[comm::Group::kDp], 2.0 * 4 * 3840 / 2);
   // Gates 256, of 9280 numbers that are no experts', are summed in their own call.
-  EXPECT_EQ(both.replicas, 2.0 * 4 * (9280 - 256) * 3 / 4);
-  EXPECT_EQ(both.stage, 2.0 * 4 * 256 * 3 / 4);
+  EXPECT_EQ(both[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256) * 3 / 4);
+  EXPECT_EQ(both[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
 }
 
 // Protects the plan of generate from differing from what a rank takes: pages, and quantized
