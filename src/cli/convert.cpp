@@ -185,13 +185,13 @@ void compare(const ConvertInputs& inputs, checkpoint::ModelSource& source, const
              const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   const std::vector<float> was = compute(inputs.config, source, mesh, watchdog);
   const std::vector<float> is = compute_copy(inputs, made, mesh, watchdog);
-  std::vector<double> sums(2, 0.0);  // of differences, and their number
+  double differences = 0.0, number = 0.0;
   for (std::size_t i = 0; i < was.size(); ++i) {
-    sums[0] += std::abs(static_cast<double>(was[i]) - static_cast<double>(is[i]));
-    sums[1] += 1.0;
+    differences += std::abs(static_cast<double>(was[i]) - static_cast<double>(is[i]));
+    number += 1.0;
   }
-  mesh.world.all_reduce(std::span(sums), comm::Reduce::kSum);
-  const double mean = sums[0] / std::max(1.0, sums[1]);
+  mesh.world.sum({differences, number});
+  const double mean = differences / std::max(1.0, number);
   const double bound = bound_of(inputs);
   log::print(fmt::format("check: log-probabilities of {} tokens differ by {:.2g} nats on average",
                          probe(inputs.config).counted(), mean));

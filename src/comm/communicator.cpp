@@ -163,6 +163,15 @@ void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
   }
 }
 
+void Communicator::sum(std::initializer_list<std::reference_wrapper<double>> values) const {
+  std::vector<double> sums(values.begin(), values.end());
+  all_reduce(std::span(sums), Reduce::kSum);
+  auto next = sums.begin();
+  for (double& value : values) {
+    value = *next++;
+  }
+}
+
 template <class T>
 void Communicator::broadcast(std::span<T> inout, int root) const {
   if (size_ > 1) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -67,6 +68,8 @@ class Communicator {
     all_reduce(std::span<T>(&value, 1), op);
     return value;
   }
+  /// Each of these becomes its sum over the group, in one call: `world.sum({loss, tokens})`.
+  void sum(std::initializer_list<std::reference_wrapper<double>> values) const;
   /// inout becomes root's values on every rank; equal lengths.
   template <class T>
   void broadcast(std::span<T> inout, int root) const;

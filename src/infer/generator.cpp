@@ -16,8 +16,8 @@
 #include "config/wall_time.h"
 #include "engine/pipeline.h"
 #include "files/hdf5/thread.h"
+#include "infer/iteration_recorder.h"
 #include "infer/part_queue.h"
-#include "infer/round_recorder.h"
 
 namespace moesaic::infer {
 namespace {
@@ -165,28 +165,24 @@ bool Generator::end_iteration(std::span<const data::MicroBatch> batches, Iterati
   }
   const double margin = recorder_.longest_iteration() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
-  const bool busy = !scheduler_.is_idle() || !source_.is_empty() || !open_.is_empty();
-  std::vector<double> values = {end.nats,
-                                end.sampled,
-                                rows,
-                                end.ended,
-                                end.skipped,
-                                busy ? 1.0 : 0.0,
-                                whole_.empty() ? 0.0 : 1.0};
-  if (!reports) {
-    values.assign(values.size(), 0.0);
+  double busy = 0.0, to_write = 0.0;
+  if (reports) {
+    sums.nats = end.nats;
+    sums.targets = end.sampled;
+    sums.tokens = rows;
+    busy = !scheduler_.is_idle() || !source_.is_empty() || !open_.is_empty() ? 1.0 : 0.0;
+    to_write = whole_.empty() ? 0.0 : 1.0;
+  } else {
+    end = {};
   }
-  values.push_back(comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0);
-  world_.all_reduce(std::span(values), comm::Reduce::kSum);
+  double stop = comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0;
+  world_.sum({sums.nats, sums.targets, sums.tokens, end.ended, end.skipped, busy, to_write, stop});
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
-  sums.nats = values[0];
-  sums.targets = values[1];
-  sums.tokens = values[2];
-  sums.work = values[2] + values[4];
-  ended_ += static_cast<std::int64_t>(values[3]);
-  to_write_ = values[6] > 0.0;
-  stopping_ = stopping_ || values[7] > 0.0;
+  sums.work = sums.tokens + end.skipped;
+  ended_ += static_cast<std::int64_t>(end.ended);
+  to_write_ = to_write > 0.0;
+  stopping_ = stopping_ || stop > 0.0;
   if (!std::isfinite(sums.nats)) {
     recorder_.close();
     throw comm::AgreedError(
@@ -197,7 +193,7 @@ bool Generator::end_iteration(std::span<const data::MicroBatch> batches, Iterati
   }
   recorder_.add(sums, stats_, fmt::format("prompts={}/{}", ended_, documents_));
   stats_.clear();
-  return values[5] > 0.0;
+  return busy > 0.0;
 }
 
 // Collective over the mesh; returns how many parts all ranks have written.

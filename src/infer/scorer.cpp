@@ -12,8 +12,8 @@
 #include "engine/pipeline.h"
 #include "files/hdf5/async.h"
 #include "files/hdf5/thread.h"
+#include "infer/iteration_recorder.h"
 #include "infer/reference.h"
-#include "infer/round_recorder.h"
 #include "infer/score_part.h"
 
 namespace moesaic::infer {
@@ -208,17 +208,13 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
   }
   const double margin = recorder_.longest_iteration() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
-  std::vector<double> values = {sums.nats,     sums.tokens,
-                                sums.targets,  comm::stop_requested() || late ? 1.0 : 0.0,
-                                reference_sum, recorder_.failed() ? 1.0 : 0.0};
-  world_.all_reduce(std::span(values), comm::Reduce::kSum);
+  double stop = comm::stop_requested() || late ? 1.0 : 0.0;
+  double failed = recorder_.failed() ? 1.0 : 0.0;
+  world_.sum({sums.nats, sums.tokens, sums.targets, stop, reference_sum, failed});
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
-  sums.nats = values[0];
-  sums.tokens = values[1];
-  sums.targets = values[2];
-  stopping_ = stopping_ || values[3] > 0.0;
-  failed_ = values[5] > 0.0;
+  stopping_ = stopping_ || stop > 0.0;
+  failed_ = failed > 0.0;
   if (!std::isfinite(sums.nats)) {
     recorder_.close();
     throw comm::AgreedError(
@@ -227,7 +223,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
                     "weights are bad, or run.precision is too low for it",
                     job_.corpora.info(shard).file.string(), recorder_.step() + 1));
   }
-  if (!std::isfinite(values[4])) {
+  if (!std::isfinite(reference_sum)) {
     recorder_.close();
     throw comm::AgreedError(
         Exit::kBadNumbers,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <utility>
 
 #include "base/log.h"
@@ -248,12 +249,13 @@ bool Loop::save() {
 Loop::Votes Loop::vote() {
   const bool out_of_time = world_.is_root() && policy_.out_of_time();
   const std::string control = world_.is_root() ? control_.identity() : "";
-  std::vector<std::int32_t> flags = {stop_reason(recorder_.failed(), out_of_time),
-                                     world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
-                                     !control.empty() && control != progress_.control ? 1 : 0};
-  world_.all_reduce(std::span(flags), comm::Reduce::kMax);
-  stop_reason_ = flags[0];
-  return {.stop = flags[0] != 0, .save = flags[1] != 0, .control = flags[2] != 0};
+  std::array<std::int32_t, 3> flags = {stop_reason(recorder_.failed(), out_of_time),
+                                       world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
+                                       !control.empty() && control != progress_.control ? 1 : 0};
+  world_.all_reduce(std::span<std::int32_t>(flags), comm::Reduce::kMax);
+  const auto [reason, save, changed] = flags;
+  stop_reason_ = reason;
+  return {.stop = reason != 0, .save = save != 0, .control = changed != 0};
 }
 
 // What run.control says, if it can be done and this step is saved. Collective.

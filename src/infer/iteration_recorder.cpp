@@ -1,4 +1,4 @@
-#include "infer/round_recorder.h"
+#include "infer/iteration_recorder.h"
 
 #include <fmt/format.h>
 
