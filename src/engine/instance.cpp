@@ -104,15 +104,13 @@ std::array<const comm::Collectives*, 8> Instance::groups() const {
 Instance::~Instance() = default;
 
 model::Context Instance::context(PhaseClock& booked_on) {
-  return {.backend = *backend,
-          .tp = *tp,
-          .experts = *experts,
-          .clock = booked_on,
-          .compute = compute_,
-          .batch = {},
-          .sequence = placement.sequence,
-          .recompute = recompute_,
-          .on_part_done = {}};
+  return {{.backend = *backend,
+           .tp = *tp,
+           .experts = *experts,
+           .clock = booked_on,
+           .compute = compute_,
+           .sequence = placement.sequence},
+          {.recompute = recompute_}};
 }
 
 }  // namespace moesaic::engine
