@@ -72,8 +72,8 @@ struct Reading {
 Reading read(engine::Instance& instance, model::ActivationStatistics& sums,
              std::span<const data::MicroBatch> batches, comm::Watchdog& watchdog) {
   model::Context ctx = instance.context();
-  ctx.dropless = true;
-  ctx.activation_statistics = &sums;
+  ctx.batch.dropless = true;
+  ctx.observers = {sums.observer()};
   Reading total;
   const auto stages = static_cast<std::size_t>(instance.mesh[comm::Group::kPp].size());
   for (std::size_t first = 0; first < batches.size(); first += stages) {

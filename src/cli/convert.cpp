@@ -119,7 +119,7 @@ std::vector<float> compute(const config::Config& config, checkpoint::ModelSource
     load_values(*instance, source, watchdog);
   });
   model::Context ctx = instance->context();
-  ctx.dropless = true;
+  ctx.batch.dropless = true;
   const data::MicroBatch batch = probe(config);
   std::vector<float> result;
   engine::forward_all(*instance, ctx, std::span(&batch, 1), [&](std::size_t, const Tensor& hidden) {

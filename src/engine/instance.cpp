@@ -107,15 +107,13 @@ std::vector<double> Instance::bytes_sent() const {
 Instance::~Instance() = default;
 
 model::Context Instance::context(PhaseClock& booked_on) {
-  return {.backend = *backend,
-          .tp = (*this)[comm::Group::kTp],
-          .experts = experts(),
-          .clock = booked_on,
-          .compute = compute_,
-          .batch = {},
-          .sequence = placement.sequence,
-          .recompute = recompute_,
-          .on_part_done = {}};
+  return {{.backend = *backend,
+           .tp = (*this)[comm::Group::kTp],
+           .experts = experts(),
+           .clock = booked_on,
+           .compute = compute_,
+           .sequence = placement.sequence},
+          {.recompute = recompute_}};
 }
 
 }  // namespace moesaic::engine

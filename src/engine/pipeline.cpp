@@ -69,7 +69,7 @@ Tensor StageLink::receive(model::Context& ctx, const PipelineStep& step) {
   if (forward ? model.begins(step.chunk) : model.ends(step.chunk)) {
     return {};
   }
-  const std::int64_t rows = ctx.sequence ? model::own_rows(ctx).count : ctx.host_batch->size();
+  const std::int64_t rows = ctx.sequence ? model::own_rows(ctx).count : ctx.batch.host->size();
   Tensor input = ctx.empty(DType::kF32, {rows, model.width()});
   const int ranks = instance_.mesh[comm::Group::kPp].size();
   const int from_chunk = global_chunk(step) + (forward ? -1 : 1);

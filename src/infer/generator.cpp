@@ -80,9 +80,9 @@ Generator::Generator(const GenerateJob& job, std::vector<std::int64_t> parts, st
       recorder_(job.config, instance_, job.corpora, last_step, all_work),
       documents_(documents) {
   job_.watchdog.follow(&instance_.clock);
-  ctx_.stats = &stats_;
-  ctx_.dropless = true;
-  ctx_.cache = &cache_;
+  ctx_.observers = {stats_.observer()};
+  ctx_.batch.dropless = true;
+  ctx_.batch.cache = &cache_;
 }
 
 // Lets more prompts wait while there is use for them. A part that has none to wait ends the

@@ -16,7 +16,7 @@ ScoreReference::ScoreReference(engine::Instance& reference, engine::Instance& mo
       layers_(config.model.layers),
       by_layer_(includes(config.score.reference_detail, config::ReferenceDetail::kLayers)),
       by_expert_(includes(config.score.reference_detail, config::ReferenceDetail::kExperts)) {
-  ctx_.dropless = ctx.dropless;
+  ctx_.batch.dropless = ctx.batch.dropless;
   if (by_layer_) {
     details_.layers.assign(static_cast<std::size_t>(layers_ + 1), 0.0);
   }
@@ -29,10 +29,12 @@ ScoreReference::ScoreReference(engine::Instance& reference, engine::Instance& mo
 
 void ScoreReference::forward(std::span<const data::MicroBatch> batches) {
   hidden_.assign(batches.size(), {});
-  ctx_.expert_errors = expert_errors_ ? &*expert_errors_ : nullptr;
+  if (expert_errors_) {
+    ctx_.observers = {expert_errors_->observer()};
+  }
   engine::forward_all(reference_, ctx_, batches,
                       [&](std::size_t j, const Tensor& hidden) { hidden_[j] = hidden; });
-  ctx_.expert_errors = nullptr;
+  ctx_.observers.clear();
 }
 
 model::Head::Comparison ScoreReference::compare(model::Context& ctx, const data::MicroBatch& batch,

@@ -124,8 +124,8 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
              std::ssize(job.corpora.tasks()), job.config.model.top_k),
       recorder_(job.config, instance_, job.corpora, last_step, all_tokens) {
   job_.watchdog.follow(&instance_.clock);
-  ctx_.stats = &stats_;
-  ctx_.dropless = !job.config.router.eval_capacity;
+  ctx_.observers = {stats_.observer()};
+  ctx_.batch.dropless = !job.config.router.eval_capacity;
   if (job.reference != nullptr) {
     reference_.emplace(*job.reference, instance_, ctx_, job.config);
   }

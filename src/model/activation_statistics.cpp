@@ -1,21 +1,20 @@
 #include "model/activation_statistics.h"
 
 #include "backend/transfer.h"
-#include "data/micro_batch.h"
-#include "model/parameter/parameters.h"
+#include "model/context.h"
 
 namespace moesaic::model {
 
-void ActivationStatistics::add(Backend& backend, const Tensor& x,
-                               std::span<const std::int64_t> offsets, const Parameter& weight) {
-  const std::int64_t columns = x.dim(1);
-  Tensor wide = x;
-  if (x.dtype() != DType::kF32) {
-    wide = backend.empty(DType::kF32, x.shape());
-    backend.convert(x, wide);
-  }
-  const std::vector<float> values = to_host_f32(backend, wide);
-  Sums& sums = sums_[&weight];
+Observer ActivationStatistics::observer() {
+  return {.on_linear = [this](const LinearEvent& event) { add(event); }};
+}
+
+void ActivationStatistics::add(const LinearEvent& event) {
+  const std::span<const std::int64_t> offsets = event.offsets;
+  const std::int64_t columns = event.x.dim(1);
+  const std::vector<float> values =
+      to_host_f32(event.device.backend, event.device.as(DType::kF32, event.x));
+  Sums& sums = sums_[&event.weight];
   sums.rows.resize(offsets.size() - 1);
   sums.squares.resize(sums.rows.size() * static_cast<std::size_t>(columns));
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {

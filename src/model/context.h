@@ -1,53 +1,29 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <functional>
+#include <type_traits>
 #include <utility>
 
 #include "backend/backend.h"
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
 #include "data/micro_batch.h"
-#include "model/activation_statistics.h"
 #include "model/device_batch.h"
-#include "model/moe_stats.h"
+#include "model/observers.h"
 #include "model/paged_cache.h"
-#include "routing/routed_rows.h"
 
 namespace moesaic::model {
 
-class ExpertErrors;
-
-/// What every layer needs besides its input: where to compute, with whom, and on which micro-batch.
-struct Context {
+/// Where layers compute and with whom: the same for all that an instance does.
+struct Device {
   Backend& backend;
-  comm::Collectives& tp;       // the ranks that share each layer of this micro-batch
-  comm::Collectives& experts;  // those that share out whole experts
-  PhaseClock& clock;
+  comm::Collectives& tp;        // the ranks that share each layer of this micro-batch
+  comm::Collectives& experts;   // those that share out whole experts
+  PhaseClock& clock;            // seconds are booked on it
   DType compute = DType::kF32;  // of matrix products
-  const data::MicroBatch* host_batch = nullptr;
-  DeviceBatch batch;
-  MoeStats* stats = nullptr;                           // where MoE layers count; may be absent
-  std::vector<routing::RoutedRows>* routed = nullptr;  // each token's routing; may be absent
-  // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
-  // where); absent: the micro-batch is all there is.
-  const PagedCache* cache = nullptr;
-  ActivationStatistics* activation_statistics =
-      nullptr;                            // of the input of each product; may be absent
-  ExpertErrors* expert_errors = nullptr;  // told the experts' outputs; may be absent
-  bool sequence = false;   // the ranks of tp share the rows outside of the layers' products
-  bool recompute = false;  // keep a block's input alone and compute the rest again in backward
-  bool dropless = false;   // ignore the capacity (evaluation, score)
-  std::int64_t step = 1;   // of training; moves a forced hot expert on
-  std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
-  /// Told in the step's last backward through a part that its gradients are complete; may be empty.
-  std::function<void(int part)> on_part_done;
-
-  void part_is_done(int part) const {
-    if (on_part_done) {
-      on_part_done(part);
-    }
-  }
+  bool sequence = false;        // the ranks of tp share the rows outside of the layers' products
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {
@@ -63,6 +39,39 @@ struct Context {
     Tensor converted = backend.empty(dtype, x.shape());
     backend.convert(x, converted);
     return converted;
+  }
+};
+
+/// What layers compute on, and how the job wants it done.
+struct Batch {
+  const data::MicroBatch* host = nullptr;  // set_batch sets both
+  DeviceBatch device = {};                 // its part that kernels read
+  // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
+  // where); absent: the micro-batch is all there is.
+  const PagedCache* cache = nullptr;
+  std::int64_t step = 1;         // of training; moves a forced hot expert on
+  std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
+  bool dropless = false;         // ignore the capacity (evaluation, score)
+  bool recompute = false;        // keep a block's input alone, compute the rest again in backward
+};
+
+/// What every layer needs besides its input: a device, the batch, and who looks on.
+struct Context : Device {
+  Batch batch = {};
+  Observers observers = {};
+
+  /// The same without observers: for what they have seen before.
+  Context unobserved() const { return {static_cast<const Device&>(*this), batch, {}}; }
+
+  /// Tells an event to all observers that want it: tell(&Observer::on_route, {...}).
+  template <class Event>
+  void tell(std::function<void(const Event&)> Observer::*wanted,
+            const std::type_identity_t<Event>& event) const {
+    for (const Observer& observer : observers) {
+      if (observer.*wanted) {
+        (observer.*wanted)(event);
+      }
+    }
   }
 };
 

@@ -6,9 +6,9 @@ namespace moesaic::model {
 namespace {
 
 // Never the tensor itself, which others read.
-Tensor fp32_copy(Context& ctx, const Tensor& x) {
-  Tensor copy = ctx.empty(DType::kF32, x.shape());
-  ctx.backend.convert(x, copy);
+Tensor fp32_copy(const Device& device, const Tensor& x) {
+  Tensor copy = device.empty(DType::kF32, x.shape());
+  device.backend.convert(x, copy);
   return copy;
 }
 
@@ -26,33 +26,38 @@ void ExpertErrors::clear() {
   }
 }
 
-void ExpertErrors::add(Context& ctx, std::int64_t moe_layer, const Tensor& x,
-                       std::span<const std::int64_t> offsets, const Tensor& y, bool terms) {
-  const Moe& moe = *other_.moe(moe_layer);
-  const Tensor whole = fp32_copy(ctx, y);
+Observer ExpertErrors::observer() {
+  return {.on_expert_output = [this](const ExpertOutputEvent& event) { add(event); }};
+}
+
+void ExpertErrors::add(const ExpertOutputEvent& event) {
+  const Device& device = event.device;
+  const std::span<const std::int64_t> offsets = event.offsets;
+  const Moe& moe = *other_.moe(event.moe_layer);
+  const Tensor whole = fp32_copy(device, event.y);
   const Tensor error = fp32_copy(
       context_,
-      moe.experts().forward(context_, context_.as(context_.compute, x), offsets, nullptr));
-  if (terms) {
-    ctx.tp.all_reduce_sum(whole);
-    ctx.tp.all_reduce_sum(error);
-    if (ctx.tp.group().rank() > 0) {
+      moe.experts().forward(context_, context_.as(context_.compute, event.x), offsets, nullptr));
+  if (event.terms) {
+    device.tp.all_reduce_sum(whole);
+    device.tp.all_reduce_sum(error);
+    if (device.tp.group().rank() > 0) {
       return;
     }
   }
-  const Tensor minus = fp32_copy(ctx, whole);
-  ctx.backend.scale(minus, -1.0F);
-  ctx.backend.add(minus, error);
+  const Tensor minus = fp32_copy(device, whole);
+  device.backend.scale(minus, -1.0F);
+  device.backend.add(minus, error);
   const std::span<const std::int32_t> expert_ids = moe.expert_ids();
   for (std::size_t g = 0; g < expert_ids.size(); ++g) {
     const std::int64_t rows = offsets[g + 1] - offsets[g];
     if (rows == 0) {
       continue;
     }
-    const auto at = static_cast<std::size_t>(moe_layer * experts_ + expert_ids[g]);
+    const auto at = static_cast<std::size_t>(event.moe_layer * experts_ + expert_ids[g]);
     sums_.rows[at] += static_cast<double>(rows);
-    sums_.squares[at] += ctx.backend.sum_of_squares(whole.rows(offsets[g], rows));
-    sums_.errors[at] += ctx.backend.sum_of_squares(error.rows(offsets[g], rows));
+    sums_.squares[at] += device.backend.sum_of_squares(whole.rows(offsets[g], rows));
+    sums_.errors[at] += device.backend.sum_of_squares(error.rows(offsets[g], rows));
   }
 }
 

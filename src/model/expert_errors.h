@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "model/context.h"
@@ -22,15 +21,14 @@ class ExpertErrors {
   /// experts: E. Both must outlive this.
   ExpertErrors(const Transformer& other, Context other_context, std::int64_t experts);
 
-  /// Adds the errors of rows x (R, D), grouped by this rank's experts as offsets say, whose output
-  /// is y (R, D). terms: y is this rank's term of a sum over tp, and each rank has the same rows.
-  /// Collective over tp.
-  void add(Context& ctx, std::int64_t moe_layer, const Tensor& x,
-           std::span<const std::int64_t> offsets, const Tensor& y, bool terms);
+  /// Adds the errors of the outputs of this rank's experts. Collective over tp.
+  Observer observer();
   const Sums& sums() const { return sums_; }
   void clear();
 
  private:
+  void add(const ExpertOutputEvent& event);
+
   const Transformer& other_;
   Context context_;
   std::int64_t experts_;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "backend/transfer.h"
+#include "model/context.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -33,6 +36,63 @@ std::span<double> MoeStats::choices_by_task(std::int64_t layer) {
 
 std::span<double> MoeStats::sums(std::int64_t layer) {
   return {choices_by_task(layer).data() + tasks_ * top_k_, 3};
+}
+
+Observer MoeStats::observer() {
+  return {.on_gate = [this](const GateEvent& event) { count_gate(event); },
+          .on_route = [this](const RouteEvent& event) { count_choices(event); }};
+}
+
+// Sums over the own tokens.
+void MoeStats::count_gate(const GateEvent& event) {
+  if (event.routed.logits.dim(0) == 0) {
+    return;
+  }
+  const std::vector<float> shares = to_host_f32(event.device.backend, event.routed.shares);
+  const std::vector<float> of_tokens = to_host_f32(event.device.backend, event.routed.sums);
+  const std::span<double> of_layer = sums(event.moe_layer);
+  for (std::size_t i = 0; i < event.load_fraction.size(); ++i) {
+    of_layer[0] += event.load_fraction[i] * static_cast<double>(shares[i]);
+  }
+  of_layer[1] += static_cast<double>(of_tokens[0]);
+  of_layer[2] += static_cast<double>(of_tokens[1]);
+}
+
+// The choices of the whole micro-batch.
+void MoeStats::count_choices(const RouteEvent& event) {
+  if (event.choice.empty() || event.device.tp.group().rank() > 0) {
+    return;
+  }
+  const routing::DispatchPlan& plan = event.plan;
+  const std::int64_t layer = event.moe_layer;
+  const std::int64_t largest = *std::max_element(plan.rows.begin(), plan.rows.end());
+  for (std::size_t e = 0; e < plan.rows.size(); ++e) {
+    const bool open = event.expert_pool.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
+    chosen(layer)[e] += static_cast<double>(plan.chosen[e]);
+    dropped(layer)[e] += static_cast<double>(plan.dropped[e]);
+    rerouted(layer)[e] += static_cast<double>(plan.rerouted[e]);
+    processed(layer)[e] += static_cast<double>(plan.rows[e]);
+    slots(layer)[e] += open ? static_cast<double>(event.slots > 0 ? event.slots : largest) : 0.0;
+  }
+  count_tasks(event);
+}
+
+void MoeStats::count_tasks(const RouteEvent& event) {
+  const std::span<double> chosen_by_task = by_task(event.moe_layer);
+  const std::span<double> counts_by_task = choices_by_task(event.moe_layer);
+  const auto experts = static_cast<std::size_t>(event.expert_pool.size());
+  const auto k = static_cast<std::size_t>(event.plan.top_k);
+  for (std::size_t begin = 0; begin < event.choice.size(); begin += k) {
+    const std::size_t task = event.batch.task[begin / k];
+    std::size_t made = 0;
+    for (const std::int32_t expert : event.choice.subspan(begin, k)) {
+      if (expert >= 0) {
+        chosen_by_task[task * experts + static_cast<std::size_t>(expert)] += 1.0;
+        ++made;
+      }
+    }
+    counts_by_task[task * static_cast<std::size_t>(top_k_) + made - 1] += 1.0;
+  }
 }
 
 void MoeStats::clear() { std::fill(values_.begin(), values_.end(), 0.0); }

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "model/observers.h"
+
 namespace moesaic::model {
 
 /// What the MoE layers count over the micro-batches of a step, for L MoE layers, E experts, N tasks
@@ -30,6 +32,10 @@ class MoeStats {
   /// Sums over tokens: auxiliary loss, z-loss, entropy (nats) of the gate.
   std::span<double> sums(std::int64_t layer);  // [3]
 
+  /// Counts what the layers tell, where this rank must: choices on rank 0 of tp, as all of tp have
+  /// the same, and sums over tokens on the rank that routes them.
+  Observer observer();
+
   /// All of it, to be summed over ranks.
   std::span<double> all() { return values_; }
   void clear();
@@ -37,6 +43,9 @@ class MoeStats {
  private:
   std::int64_t width() const;  // of a layer
   std::span<double> part(std::int64_t which, std::int64_t layer);
+  void count_gate(const GateEvent& event);
+  void count_choices(const RouteEvent& event);
+  void count_tasks(const RouteEvent& event);
 
   std::int64_t layers_, experts_, tasks_, top_k_;
   std::vector<double> values_;  // per layer: 5 E counts, N E and N K by task, 3 sums

@@ -7,7 +7,7 @@ std::vector<std::int64_t> row_counts(const Context& ctx) {
   const int ranks = ctx.tp.group().size();
   std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks));
   for (int r = 0; r < ranks; ++r) {
-    counts[static_cast<std::size_t>(r)] = share_of(ctx.host_batch->size(), r, ranks).count;
+    counts[static_cast<std::size_t>(r)] = share_of(ctx.batch.host->size(), r, ranks).count;
   }
   return counts;
 }
@@ -15,7 +15,7 @@ std::vector<std::int64_t> row_counts(const Context& ctx) {
 }  // namespace
 
 Slice own_rows(const Context& ctx) {
-  return share_of(ctx.host_batch->size(), ctx.tp.group().rank(), ctx.tp.group().size());
+  return share_of(ctx.batch.host->size(), ctx.tp.group().rank(), ctx.tp.group().size());
 }
 
 Tensor all_rows(Context& ctx, const Tensor& outside) {

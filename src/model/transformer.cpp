@@ -140,13 +140,13 @@ PagedCache Transformer::make_cache(const Context& ctx, std::int64_t pages) const
 Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const {
   const PhaseScope phase(ctx.clock, Phase::kForward);
   const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
-  const bool keep = saved != nullptr && !ctx.recompute;
+  const bool keep = saved != nullptr && !ctx.batch.recompute;
   if (keep) {
     saved->blocks.resize(blocks.size());
   }
   Tensor h = begins(chunk) ? embedding_->forward(ctx) : x;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    if (saved != nullptr && ctx.recompute) {
+    if (saved != nullptr && ctx.batch.recompute) {
       saved->inputs.push_back(h);
     }
     h = blocks[i].forward(ctx, h, keep ? &saved->blocks[i] : nullptr);
@@ -160,21 +160,20 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
   Tensor dx = dy;
   if (ends(chunk)) {
     dx = norm_->backward(ctx, dy, saved.norm);
-    ctx.part_is_done(last_part_);
+    ctx.tell(&Observer::on_part_done, {.part = last_part_});
   }
   for (std::size_t i = blocks.size(); i > 0; --i) {
     const Block& block = blocks[i - 1];
     if (saved.inputs.empty()) {
       dx = block.backward(ctx, dx, saved.blocks[i - 1]);
     } else {
-      Context again = ctx;
-      again.stats = nullptr;  // counted the first time
-      again.routed = nullptr;
+      Context again = ctx.unobserved();
       Block::Saved recomputed;
       block.forward(again, saved.inputs[i - 1], &recomputed);
       dx = block.backward(ctx, dx, recomputed);
     }
-    ctx.part_is_done(chunks_[static_cast<std::size_t>(chunk)].first_part + static_cast<int>(i) - 1);
+    ctx.tell(&Observer::on_part_done, {.part = chunks_[static_cast<std::size_t>(chunk)].first_part +
+                                               static_cast<int>(i) - 1});
   }
   if (begins(chunk)) {
     embedding_->backward(ctx, dx);
@@ -184,8 +183,8 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
 }
 
 void set_batch(Context& ctx, const data::MicroBatch& micro_batch) {
-  ctx.host_batch = &micro_batch;
-  ctx.batch = upload(ctx.backend, micro_batch);
+  ctx.batch.host = &micro_batch;
+  ctx.batch.device = upload(ctx.backend, micro_batch);
 }
 
 }  // namespace moesaic::model

@@ -97,7 +97,7 @@ std::optional<record::EvalRow> evaluate(engine::Instance& instance, data::Corpor
   const PhaseScope phase(instance.clock, Phase::kEval);
   PhaseClock inner_clock;  // what the layers book here is all evaluation
   model::Context ctx = instance.context(inner_clock);
-  ctx.dropless = !config.router.eval_capacity;
+  ctx.batch.dropless = !config.router.eval_capacity;
   LossSums sums(tasks, corpora.size());
   const std::vector<data::SampleLocation> locations = evaluation_samples(corpora, config);
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);

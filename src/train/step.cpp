@@ -17,7 +17,7 @@ struct InFlight {
 
 class StepRunner {
  public:
-  StepRunner(engine::Instance& instance, model::Context& ctx,
+  StepRunner(engine::Instance& instance, const model::Context& ctx,
              std::span<const data::MicroBatch> batches, double target_scale)
       : instance_(instance),
         ctx_(ctx),
@@ -26,7 +26,15 @@ class StepRunner {
         link_(instance),
         sum_(instance),
         in_flight_(batches.size() * chunks()),
-        logprob_(batches.size()) {}
+        logprob_(batches.size()) {
+    ctx_.observers.push_back({.on_part_done = [this](const model::PartDoneEvent& event) {
+      if (last_backward_) {
+        sum_.part_done(event.part);
+      }
+    }});
+  }
+  StepRunner(const StepRunner&) = delete;
+  StepRunner& operator=(const StepRunner&) = delete;
 
   std::vector<std::vector<float>> run() {
     const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
@@ -66,20 +74,18 @@ class StepRunner {
     const model::Transformer& model = instance_.transformer;
     InFlight& kept = in_flight(step);
     const Tensor dy = model.ends(step.chunk) ? kept.dhidden : link_.receive(ctx_, step);
-    if (static_cast<std::size_t>(step.micro_batch) + 1 == batches_.size()) {
-      ctx_.on_part_done = [this](int part) { sum_.part_done(part); };
-    }
+    last_backward_ = static_cast<std::size_t>(step.micro_batch) + 1 == batches_.size();
     link_.send(step, model.backward(ctx_, step.chunk, dy, kept.saved));
-    ctx_.on_part_done = nullptr;
     kept = {};
   }
 
   engine::Instance& instance_;
-  model::Context& ctx_;
+  model::Context ctx_;
   std::span<const data::MicroBatch> batches_;
   float target_scale_;
   engine::StageLink link_;
   GradientSum sum_;
+  bool last_backward_ = false;  // the present backward is of the last micro-batch
   std::vector<InFlight> in_flight_;
   std::vector<std::vector<float>> logprob_;
 };
@@ -92,7 +98,8 @@ void zero_gradients(engine::Instance& instance) {
   }
 }
 
-std::vector<std::vector<float>> forward_backward(engine::Instance& instance, model::Context& ctx,
+std::vector<std::vector<float>> forward_backward(engine::Instance& instance,
+                                                 const model::Context& ctx,
                                                  std::span<const data::MicroBatch> batches,
                                                  double target_scale) {
   return StepRunner(instance, ctx, batches, target_scale).run();

@@ -14,7 +14,8 @@ void zero_gradients(engine::Instance& instance);
 /// the rest of backward runs. Collective over the mesh: every rank has as many micro-batches, some
 /// perhaps empty. Returns the log-probability of each target of each (0 where not counted); on all
 /// but the last stage they are empty.
-std::vector<std::vector<float>> forward_backward(engine::Instance& instance, model::Context& ctx,
+std::vector<std::vector<float>> forward_backward(engine::Instance& instance,
+                                                 const model::Context& ctx,
                                                  std::span<const data::MicroBatch> batches,
                                                  double target_scale);
 

@@ -6,6 +6,7 @@
 #include "checkpoint/load_weights.h"
 #include "config/pool.h"
 #include "config/routing_steps.h"
+#include "model/routing_recorder.h"
 #include "train/optimizer.h"
 #include "train/router_update.h"
 #include "train/schedule.h"
@@ -25,8 +26,7 @@ Stepper::Stepper(const config::Config& config, engine::Instance& instance, std::
              config.model.top_k),
       task_tokens_(tasks, 0.0),
       buffer_(instance, config.router.gradient_buffer) {
-  ctx_.stats = &stats_;
-  ctx_.step_tokens = step_tokens_;
+  ctx_.batch.step_tokens = step_tokens_;
 }
 
 double Stepper::forward_backward_all(const data::StepBatches& batches, std::int64_t targets) {
@@ -62,10 +62,13 @@ void Stepper::sum_over_ranks(StepResult& result, double nats) {
 
 StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step) {
   StepResult result{.step = step, .tokens = step_tokens_};
-  ctx_.step = step;
+  ctx_.batch.step = step;
   stats_.clear();
   routed_.clear();
-  ctx_.routed = config::records_routing(config_.trace, step) ? &routed_ : nullptr;
+  ctx_.observers = {stats_.observer()};
+  if (config::records_routing(config_.trace, step)) {
+    ctx_.observers.push_back(model::routing_recorder(routed_));
+  }
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
   result.targets =
       instance_.mesh[comm::Group::kReplicas].all_reduce(batches.counted, comm::Reduce::kSum);

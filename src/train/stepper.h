@@ -5,6 +5,7 @@
 #include "data/batches.h"
 #include "engine/instance.h"
 #include "model/moe_stats.h"
+#include "routing/routed_rows.h"
 #include "train/gradient_buffer.h"
 
 namespace moesaic::train {

@@ -127,8 +127,8 @@ Step training_step(train::Stepper& stepper, const data::StepBatches& batches) {
 Step forward_step(engine::Instance& instance, const data::StepBatches& batches) {
   return [&](std::int64_t step) {
     model::Context ctx = instance.context();
-    ctx.step = step;
-    ctx.dropless = true;
+    ctx.batch.step = step;
+    ctx.batch.dropless = true;
     double nats = 0.0;
     engine::forward_all(
         instance, ctx, batches.micro_batches, [&](std::size_t, const Tensor& hidden) {

@@ -71,7 +71,7 @@ import h5py
 import numpy as np
 
 # What the clock or the build says, and not the computation.
-OTHER = ("seconds", "time", "phase", "peak_memory", "bubble", "events/message")
+OTHER = ("seconds", "time", "phase", "peak_memory", "bubble", "events/")  # a slow rank is an event
 
 def contents(path):
     found = {}

@@ -85,9 +85,9 @@ Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int
 
 Tensor first_keys(Context& ctx, std::int64_t window) {
   if (window == 0) {
-    return ctx.batch.first_key;
+    return ctx.batch.device.first_key;
   }
-  std::vector<std::int32_t> first = ctx.host_batch->first_key;
+  std::vector<std::int32_t> first = ctx.batch.host->first_key;
   for (std::size_t t = 0; t < first.size(); ++t) {
     const std::int64_t oldest = static_cast<std::int64_t>(t) - window + 1;
     first[t] = static_cast<std::int32_t>(std::max<std::int64_t>(first[t], oldest));
@@ -96,7 +96,7 @@ Tensor first_keys(Context& ctx, std::int64_t window) {
 }
 
 VisibleKeys visible_keys(Context& ctx, std::int64_t window) {
-  const data::MicroBatch& batch = *ctx.host_batch;
+  const data::MicroBatch& batch = *ctx.batch.host;
   if (!batch.key_runs.empty()) {
     std::vector<std::int32_t> first(batch.position.size(), 0);
     for (std::size_t t = 0; window > 0 && t < first.size(); ++t) {
@@ -171,12 +171,12 @@ LayerCache Attention::make_cache(const Context& ctx, std::int64_t pages) const {
 }
 
 void Attention::attend(Context& ctx, const Saved& s) const {
-  if (ctx.cache == nullptr) {
+  if (ctx.batch.cache == nullptr) {
     ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
     return;
   }
-  const LayerCache& cache = ctx.cache->at(layer_);
-  const PagedRuns runs = ctx.host_batch->runs.view();
+  const LayerCache& cache = ctx.batch.cache->at(layer_);
+  const PagedRuns runs = ctx.batch.host->runs.view();
   const std::int64_t keys = shape_.heads * shape_.head_dim;
   const std::int64_t values = keys + shape_.kv_heads * shape_.head_dim;
   ctx.backend.store_in_pages(s.qkv, {keys, shape_.kv_heads, shape_.head_dim, shape_.head_dim}, runs,

@@ -33,12 +33,12 @@ Embedding::Embedding(Parameters& parameters, const config::Model& model, const P
                        model.tie_embeddings && placement.is_last())) {}
 
 Tensor Embedding::local_tokens(Context& ctx) const {
-  return to_device(ctx.backend, local_ids(ctx.host_batch->token, vocabulary_),
-                   {ctx.host_batch->size()});
+  return to_device(ctx.backend, local_ids(ctx.batch.host->token, vocabulary_),
+                   {ctx.batch.host->size()});
 }
 
 Tensor Embedding::forward(Context& ctx) const {
-  const Tensor term = ctx.empty(DType::kF32, {ctx.host_batch->size(), table_.columns()});
+  const Tensor term = ctx.empty(DType::kF32, {ctx.batch.host->size(), table_.columns()});
   ctx.backend.embedding(table_.value, local_tokens(ctx), term);
   return sum_rows(ctx, term);
 }

@@ -96,7 +96,7 @@ Tensor Head::logits(Context& ctx, const Tensor& x) const {
 
 Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
   const Tensor all = all_rows(ctx, x);
-  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::vector<std::int32_t>& target = ctx.batch.host->target;
   const std::int64_t tokens = all.dim(0);
   const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
   LogProbs result;
@@ -113,7 +113,7 @@ Head::LogProbs Head::log_probs(Context& ctx, const Tensor& x) const {
 Head::Comparison Head::compare(Context& ctx, const Tensor& x, Context& reference_ctx,
                                const Head& reference, const Tensor& reference_x) const {
   const Tensor all = all_rows(ctx, x), reference_all = all_rows(reference_ctx, reference_x);
-  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::vector<std::int32_t>& target = ctx.batch.host->target;
   const std::int64_t tokens = all.dim(0);
   const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
   Comparison result;
@@ -187,7 +187,7 @@ void Head::each_row(
 
 Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
   const Tensor all = all_rows(ctx, x);
-  const std::vector<std::int32_t>& target = ctx.host_batch->target;
+  const std::vector<std::int32_t>& target = ctx.batch.host->target;
   const std::int64_t tokens = all.dim(0);
   const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
   const Tensor dx = ctx.empty(DType::kF32, all.shape());

@@ -158,8 +158,8 @@ LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) c
 // The products of a head want its rows together: they are copied there and back.
 Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
                                const Tensor& down) const {
-  const LayerCache& cache = ctx.cache->at(layer_);
-  const PagedRuns runs = ctx.host_batch->runs.view();
+  const LayerCache& cache = ctx.batch.cache->at(layer_);
+  const PagedRuns runs = ctx.batch.host->runs.view();
   const std::int64_t tokens = q.dim(0);
   const std::int64_t h = shape_.heads;
   const std::int64_t rows = tokens * h;
@@ -220,7 +220,7 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   const RowGroups whole{0, 1, 0, latent_};
   ctx.backend.copy_groups(down, whole, latent, whole, Write::kOverwrite);
   const Tensor normed = kv_norm_.forward(ctx, latent, &s.kv_norm);
-  if (ctx.cache != nullptr) {
+  if (ctx.batch.cache != nullptr) {
     return output_.forward(ctx, attend(ctx, q, normed, down), &s.out_in);
   }
   const Tensor kv = kv_.forward(ctx, normed, &s.kv_in);

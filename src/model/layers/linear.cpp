@@ -31,9 +31,7 @@ Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y) {
-  if (ctx.activation_statistics != nullptr) {
-    ctx.activation_statistics->add(ctx.backend, x, offsets, weight);
-  }
+  ctx.tell(&Observer::on_linear, {.device = ctx, .x = x, .offsets = offsets, .weight = weight});
   if (weight.packed.groups > 0) {
     ctx.backend.packed_matmul(x, offsets, weight.packed, y, shared_peaks(ctx, x, weight.packed));
   } else if (weight.spec.shape.rank() == 3) {

@@ -2,12 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "backend/transfer.h"
 #include "config/layers.h"
-#include "model/expert_errors.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -64,78 +62,28 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
 std::span<const std::int32_t> Moe::expert_ids() const { return expert_pool_.of_rank[expert_rank_]; }
 
 routing::SlotRule Moe::rule(const Context& ctx) const {
-  if (ctx.dropless) {
+  if (ctx.batch.dropless) {
     return {};
   }
-  return {expert_slots(capacity_, capacity_factor_, ctx.host_batch->size() * top_k_,
+  return {expert_slots(capacity_, capacity_factor_, ctx.batch.host->size() * top_k_,
                        expert_pool_.count(ExpertState::kRegular)),
           overflow_};
 }
 
 Slice Moe::sent_rows(const Context& ctx) const {
-  return folded_ ? own_rows(ctx) : Slice{0, ctx.host_batch->size()};
+  return folded_ ? own_rows(ctx) : Slice{0, ctx.batch.host->size()};
 }
 
 // The rows that this rank sent, added to the term of the shared experts or, without these, to none.
 Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const {
   const Slice rows = sent_rows(ctx);
-  const std::int64_t all = ctx.host_batch->size();
+  const std::int64_t all = ctx.batch.host->size();
   if (!shared_ && rows.count == all) {
     return sent;
   }
   Tensor term = shared_ ? shared : ctx.zeros(DType::kF32, {all, sent.dim(1)});
   ctx.backend.add(sent, term.rows(rows.begin, rows.count));
   return term;
-}
-
-// Counts the choices of the whole micro-batch; rank 0 of tp does it, as all of tp have the same.
-void Moe::count(Context& ctx, const routing::DispatchPlan& plan,
-                std::span<const std::int32_t> choice, std::int64_t slots) const {
-  if (ctx.stats == nullptr || choice.empty() || ctx.tp.group().rank() > 0) {
-    return;
-  }
-  const std::int64_t largest = *std::max_element(plan.rows.begin(), plan.rows.end());
-  for (std::size_t e = 0; e < plan.rows.size(); ++e) {
-    const bool open = expert_pool_.state[e] == ExpertState::kRegular || plan.rows[e] > 0;
-    ctx.stats->chosen(moe_layer_)[e] += static_cast<double>(plan.chosen[e]);
-    ctx.stats->dropped(moe_layer_)[e] += static_cast<double>(plan.dropped[e]);
-    ctx.stats->rerouted(moe_layer_)[e] += static_cast<double>(plan.rerouted[e]);
-    ctx.stats->processed(moe_layer_)[e] += static_cast<double>(plan.rows[e]);
-    ctx.stats->slots(moe_layer_)[e] +=
-        open ? static_cast<double>(slots > 0 ? slots : largest) : 0.0;
-  }
-  const auto by_task = ctx.stats->by_task(moe_layer_);
-  const auto choices_by_task = ctx.stats->choices_by_task(moe_layer_);
-  const auto k = static_cast<std::size_t>(top_k_);
-  for (std::size_t begin = 0; begin < choice.size(); begin += k) {
-    const std::size_t task = ctx.host_batch->task[begin / k];
-    std::size_t made = 0;
-    for (const std::int32_t expert : choice.subspan(begin, k)) {
-      if (expert >= 0) {
-        by_task[task * plan.rows.size() + static_cast<std::size_t>(expert)] += 1.0;
-        ++made;
-      }
-    }
-    choices_by_task[task * static_cast<std::size_t>(ctx.stats->top_k()) + made - 1] += 1.0;
-  }
-}
-
-// Records the routing of the whole micro-batch, on rank 0 of tp. The weights are those of the
-// experts that compute.
-void Moe::record(Context& ctx, const routing::DispatchPlan& plan,
-                 const Router::Choice& choice) const {
-  if (ctx.routed == nullptr || choice.host_expert.empty() || ctx.tp.group().rank() > 0) {
-    return;
-  }
-  routing::RoutedRows& rows = ctx.routed->emplace_back();
-  rows.layer = moe_layer_;
-  rows.first = ctx.host_batch->first;
-  rows.chosen.assign(choice.host_expert.begin(), choice.host_expert.end());
-  rows.target.assign(plan.target.begin(), plan.target.end());
-  rows.weight = choice.host_weight;
-  for (const routing::DispatchOutcome outcome : plan.outcome) {
-    rows.fate.push_back(static_cast<std::uint8_t>(outcome));
-  }
 }
 
 Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
@@ -151,11 +99,17 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const routing::DispatchPlan whole = routing::plan_dispatch(
         {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, expert_pool_,
         rule);
-    count(ctx, whole, choice.host_expert, rule.slots);
     if (whole.has_rerouted()) {
       router_.move(ctx, whole, choice, s.router);
     }
-    record(ctx, whole, choice);
+    ctx.tell(&Observer::on_route, {.device = ctx,
+                                   .moe_layer = moe_layer_,
+                                   .batch = *ctx.batch.host,
+                                   .expert_pool = expert_pool_,
+                                   .plan = whole,
+                                   .choice = choice.host_expert,
+                                   .weight = choice.host_weight,
+                                   .slots = rule.slots});
     plan = routing::part_of(whole, sent.begin, sent.count);
     const Shape choices{sent.count, top_k_};
     s.position = to_device(ctx.backend, plan.position, choices);
@@ -183,9 +137,12 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     const PhaseScope phase(ctx.clock, Phase::kExperts);
     const Tensor met = grouped;
     grouped = experts_.forward(ctx, met, s.routes.offsets, saved != nullptr ? &s.experts : nullptr);
-    if (ctx.expert_errors != nullptr) {
-      ctx.expert_errors->add(ctx, moe_layer_, met, s.routes.offsets, grouped, !folded_);
-    }
+    ctx.tell(&Observer::on_expert_output, {.device = ctx,
+                                           .moe_layer = moe_layer_,
+                                           .x = met,
+                                           .offsets = s.routes.offsets,
+                                           .y = grouped,
+                                           .terms = !folded_});
   }
   Tensor y = ctx.empty(DType::kF32, {sent.count, x.dim(1)});
   {

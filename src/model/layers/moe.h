@@ -50,9 +50,6 @@ class Moe {
   routing::SlotRule rule(const Context& ctx) const;
   Slice sent_rows(const Context& ctx) const;
   Tensor add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const;
-  void count(Context& ctx, const routing::DispatchPlan& plan, std::span<const std::int32_t> choice,
-             std::int64_t slots) const;
-  void record(Context& ctx, const routing::DispatchPlan& plan, const Router::Choice& choice) const;
 
   std::int64_t moe_layer_, top_k_, capacity_;
   double capacity_factor_;

@@ -80,8 +80,8 @@ Rope::Rope(const config::Model& model, std::int64_t width)
 
 void Rope::rotate(Context& ctx, const Tensor& x, RowGroups heads, Direction direction) const {
   heads.width = width_;
-  ctx.backend.rope(x, heads, ctx.batch.position, to_device(ctx.backend, frequencies_, {width_ / 2}),
-                   options_, direction);
+  ctx.backend.rope(x, heads, ctx.batch.device.position,
+                   to_device(ctx.backend, frequencies_, {width_ / 2}), options_, direction);
 }
 
 double yarn_score_factor(const config::Model& model) {

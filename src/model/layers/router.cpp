@@ -142,7 +142,7 @@ Tensor Router::own_tasks(Context& ctx) const {
   const Slice own = own_rows(ctx);
   std::vector<std::int32_t> rows;
   for (std::int64_t i = own.begin; i < own.end(); ++i) {
-    rows.push_back(ctx.host_batch->task[static_cast<std::size_t>(i)] - 1);
+    rows.push_back(ctx.batch.host->task[static_cast<std::size_t>(i)] - 1);
   }
   return to_device(ctx.backend, rows, {own.count});
 }
@@ -150,7 +150,7 @@ Tensor Router::own_tasks(Context& ctx) const {
 // [T] which sum of choices and shares a token belongs to.
 std::span<const std::int32_t> Router::segments(const Context& ctx) const {
   return aux_scope_ == config::AuxScope::kSequence
-             ? std::span<const std::int32_t>(ctx.host_batch->sample)
+             ? std::span<const std::int32_t>(ctx.batch.host->sample)
              : std::span<const std::int32_t>();
 }
 
@@ -194,7 +194,7 @@ void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
       .force = force_,
       .experts = experts,
       .top_k = options_.top_k,
-      .hot = force_ == config::Force::kRotating ? (ctx.step + moe_layer_) % experts : 0};
+      .hot = force_ == config::Force::kRotating ? (ctx.batch.step + moe_layer_) % experts : 0};
   std::vector<std::int32_t> choices =
       routing::forced_choices(routing, own_rows(ctx).begin, scores.dim(0));
   for (std::int32_t& c : choices) {
@@ -210,22 +210,6 @@ void Router::gather(Context& ctx, Choice& choice) const {
   const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
   choice.host_expert = ctx.tp.group().all_gather(std::span(expert));
   choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
-}
-
-// Sums over the own tokens.
-void Router::count(Context& ctx, const RouteTensors& routed,
-                   const std::vector<double>& load_fraction) const {
-  if (ctx.stats == nullptr || routed.logits.dim(0) == 0) {
-    return;
-  }
-  const std::vector<float> shares = to_host_f32(ctx.backend, routed.shares);
-  const std::vector<float> sums = to_host_f32(ctx.backend, routed.sums);
-  const auto layer_sums = ctx.stats->sums(moe_layer_);
-  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
-    layer_sums[0] += load_fraction[i] * static_cast<double>(shares[i]);
-  }
-  layer_sums[1] += static_cast<double>(sums[0]);
-  layer_sums[2] += static_cast<double>(sums[1]);
 }
 
 Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
@@ -270,7 +254,10 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
   }
   s.choice = choice.expert;
   s.load_fraction = load_fraction(ctx, choice, segment, segments);
-  count(ctx, s.routed, s.load_fraction);
+  ctx.tell(&Observer::on_gate, {.device = ctx,
+                                .moe_layer = moe_layer_,
+                                .routed = s.routed,
+                                .load_fraction = s.load_fraction});
   s.routed.added = s.routed.selection = s.routed.bias = {};
   return choice;
 }
@@ -294,9 +281,9 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   std::vector<float> daux;
   for (const double load_fraction : saved.load_fraction) {
     daux.push_back(
-        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.step_tokens)));
+        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.batch.step_tokens)));
   }
-  const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.step_tokens));
+  const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.batch.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
   ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
                              to_device(ctx.backend, daux, saved.routed.shares.shape()), dz,

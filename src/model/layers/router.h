@@ -71,8 +71,6 @@ class Router {
                                     std::int64_t segments) const;
   void force(Context& ctx, const Tensor& scores, Choice& choice) const;
   void gather(Context& ctx, Choice& choice) const;
-  void count(Context& ctx, const RouteTensors& routed,
-             const std::vector<double>& load_fraction) const;
 
   RouteOptions options_;
   config::Force force_;

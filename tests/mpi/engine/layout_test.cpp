@@ -98,8 +98,8 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     const comm::Mesh& mesh = instance.mesh;
     const auto width = static_cast<std::size_t>(mesh[comm::Group::kReplicas].size());
     model::Context ctx = instance.context();
-    ctx.stats = &stats;
-    ctx.step_tokens = whole.size();
+    ctx.observers = {stats.observer()};
+    ctx.batch.step_tokens = whole.size();
     stats.clear();
     train::zero_gradients(instance);
     std::vector<data::MicroBatch> batches;

@@ -195,7 +195,7 @@ record::Continuation direct(engine::Instance& instance, const data::DocumentReco
   while (std::ssize(tokens) < kMaxSeq && std::ssize(result.token) < kNew) {
     const data::MicroBatch batch = data::text_batch(tokens, std::ssize(tokens));
     model::Context ctx = instance.context();
-    ctx.dropless = true;
+    ctx.batch.dropless = true;
     model::set_batch(ctx, batch);
     const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);
     instance.transformer.head().each_row(

@@ -62,7 +62,7 @@ std::vector<Row> rows_of(engine::Instance& instance, const Documents& documents)
   for (const data::DocumentRecord& record : documents) {
     const data::MicroBatch batch = predicted(record);
     model::Context ctx = instance.context();
-    ctx.dropless = true;
+    ctx.batch.dropless = true;
     model::set_batch(ctx, batch);
     const Tensor hidden = instance.transformer.forward(ctx, 0, {}, nullptr);
     const std::vector<float> logits =

@@ -52,7 +52,7 @@ class ReplicaCheck : public ::testing::Test {
   void train(engine::Instance& instance, const config::Config& config, int steps) const {
     instance.parameters.initialise(*instance.backend, 7);
     model::Context ctx = instance.context();
-    ctx.step_tokens = golden.batch().size();
+    ctx.batch.step_tokens = golden.batch().size();
     const auto own = static_cast<std::size_t>(instance.mesh[comm::Group::kReplicas].rank());
     const std::vector<data::MicroBatch> batches = {golden.rows[own % golden.rows.size()]};
     for (int step = 1; step <= steps; ++step) {

@@ -123,7 +123,7 @@ TEST(AllocationsTest, ScoringIsSteady) {
   instance.parameters.initialise(*instance.backend, config.train.seed);
   const data::StepBatches batches = random_batches(config, 1);
   model::Context ctx = instance.context();
-  ctx.dropless = true;
+  ctx.batch.dropless = true;
   expect_steady([&](std::int64_t) {
     engine::forward_all(instance, ctx, batches.micro_batches,
                         [&](std::size_t, const Tensor& hidden) {

@@ -50,8 +50,8 @@ struct Seen {
   explicit Seen(std::int32_t tokens) {
     instance.parameters.initialise(*instance.backend, 3);
     model::Context ctx = instance.context();
-    ctx.dropless = true;
-    ctx.activation_statistics = &sums;
+    ctx.batch.dropless = true;
+    ctx.observers = {sums.observer()};
     const data::MicroBatch batch = batch_of(tokens);
     engine::forward_all(instance, ctx, std::span(&batch, 1),
                         [&](std::size_t, const Tensor& hidden) {
@@ -90,16 +90,21 @@ std::vector<float> means(const model::ActivationStatistics::Sums& sums, std::siz
 // Numbers are the same in fp32 and, where they fit, in bf16.
 TEST(Calibration, SumsOfSquares) {
   const auto backend = make_cpu_backend(1);
+  const comm::Communicator alone;
+  const auto group = comm::make_mpi_collectives(alone);
+  PhaseClock clock;
+  const model::Device device{.backend = *backend, .tp = *group, .experts = *group, .clock = clock};
   const std::vector<float> values{1, 2, 3, 4, -5, 6};
   const Tensor x = backend->empty(DType::kF32, {3, 2});
   backend->upload(std::as_bytes(std::span(values)), x);
   model::Parameter weight;
   model::ActivationStatistics sums;
+  const model::Observer observer = sums.observer();
   const std::int64_t offsets[] = {0, 1, 1, 3};
-  sums.add(*backend, x, offsets, weight);
+  observer.on_linear({.device = device, .x = x, .offsets = offsets, .weight = weight});
   const Tensor narrow = backend->empty(DType::kBf16, {3, 2});
   backend->convert(x, narrow);
-  sums.add(*backend, narrow, offsets, weight);
+  observer.on_linear({.device = device, .x = narrow, .offsets = offsets, .weight = weight});
   ASSERT_NE(sums.of(weight), nullptr);
   EXPECT_EQ(sums.of(weight)->squares, (std::vector<double>{2, 8, 0, 0, 68, 104}));
   EXPECT_EQ(sums.of(weight)->rows, (std::vector<std::int64_t>{2, 0, 4}));

@@ -19,6 +19,7 @@
 #include "files/hdf5/file.h"
 #include "files/hdf5/thread.h"
 #include "hf/tensors.h"
+#include "model/routing_recorder.h"
 #include "support/golden.h"
 #include "train/optimizer.h"
 #include "train/step.h"
@@ -139,9 +140,11 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
                                std::vector<routing::RoutedRows>* routed,
                                const model::PagedCache* cache = nullptr) {
     model::Context ctx = instance->context();
-    ctx.routed = routed;
-    ctx.cache = cache;
-    ctx.dropless = true;
+    if (routed != nullptr) {
+      ctx.observers = {model::routing_recorder(*routed)};
+    }
+    ctx.batch.cache = cache;
+    ctx.batch.dropless = true;
     model::set_batch(ctx, batch);
     const Tensor hidden = instance->transformer.forward(ctx, 0, {}, nullptr);
     return to_host_f32(*instance->backend, instance->transformer.head().logits(ctx, hidden));
@@ -161,7 +164,7 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
   double evaluate() {
     model::Context ctx = instance->context();
     const data::MicroBatch all = batch();
-    ctx.step_tokens = all.size();
+    ctx.batch.step_tokens = all.size();
     train::zero_gradients(*instance);
     const auto counted = static_cast<double>(all.counted());
     double sum = 0.0;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "backend/transfer.h"
+#include "model/moe_stats.h"
 #include "train/optimizer.h"
 #include "train/step.h"
 
@@ -49,10 +50,10 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
   // Loss and gradients of the golden batch at the present parameters.
   Result evaluate() {
     model::Context ctx = instance->context();
-    ctx.stats = &stats;
+    ctx.observers = {stats.observer()};
     stats.clear();
     const data::MicroBatch batch = golden.batch();
-    ctx.step_tokens = batch.size();
+    ctx.batch.step_tokens = batch.size();
     train::zero_gradients(*instance);
     const auto counted = static_cast<double>(batch.counted());
     const auto logprob =

@@ -10,6 +10,7 @@
 #include "backend/transfer.h"
 #include "config/pool.h"
 #include "model/layers/block.h"
+#include "model/moe_stats.h"
 #include "model/transformer.h"
 #include "tensor/rng.h"
 
@@ -60,8 +61,8 @@ class GradientTest : public ::testing::Test {
     sizes.head_dim = 6;
     sizes.rope_theta = 100.0;
     set_batch(ctx, batch);
-    ctx.stats = &stats;
-    ctx.step_tokens = 20;
+    ctx.observers = {stats.observer()};
+    ctx.batch.step_tokens = 20;
   }
 
   Attention make_attention() { return {parameters, "attention.", sizes, 0, 1.0, 1.0, {}}; }
@@ -91,7 +92,7 @@ class GradientTest : public ::testing::Test {
     stats.clear();
     const Tensor y = layer.forward(ctx, x, nullptr);
     double sum = (options.aux_loss * stats.sums(0)[0] + options.z_loss * stats.sums(0)[1]) /
-                 static_cast<double>(ctx.step_tokens);
+                 static_cast<double>(ctx.batch.step_tokens);
     for (std::size_t i = 0; i < y.as<float>().size(); ++i) {
       sum += static_cast<double>(y.as<float>()[i]) * static_cast<double>(weight.as<float>()[i]);
     }
@@ -178,12 +179,7 @@ class GradientTest : public ::testing::Test {
   PhaseClock clock;
   data::MicroBatch batch = packed_batch();
   MoeStats stats{1, kExperts + kSpares, kTokens, 4};
-  Context ctx{.backend = *backend,
-              .tp = *group,
-              .experts = *group,
-              .clock = clock,
-              .batch = {},
-              .on_part_done = {}};
+  Context ctx{{.backend = *backend, .tp = *group, .experts = *group, .clock = clock}};
 };
 
 // Protects, each: backward is the derivative of forward, for odd shapes and packed documents.

@@ -12,6 +12,7 @@
 #include "comm/collectives.h"
 #include "files/hdf5/file.h"
 #include "files/hdf5/thread.h"
+#include "model/moe_stats.h"
 #include "model/transformer.h"
 
 namespace moesaic::testing {
@@ -58,8 +59,8 @@ class RouterTest : public ::testing::Test {
     batch.target = batch.position = batch.first_key = batch.token;
     model::set_batch(ctx, batch);
     model::MoeStats stats(1, sizes.experts, 4, sizes.top_k);
-    ctx.stats = &stats;
-    ctx.step_tokens = tokens;
+    ctx.observers = {stats.observer()};
+    ctx.batch.step_tokens = tokens;
     options.aux_loss = kAuxLoss;
     options.aux_scope = config::AuxScope::kSequence;
     const model::Router router(
@@ -102,12 +103,7 @@ class RouterTest : public ::testing::Test {
   std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
   PhaseClock clock;
   data::MicroBatch batch;
-  model::Context ctx{.backend = *backend,
-                     .tp = *group,
-                     .experts = *group,
-                     .clock = clock,
-                     .batch = {},
-                     .on_part_done = {}};
+  model::Context ctx{{.backend = *backend, .tp = *group, .experts = *group, .clock = clock}};
 };
 
 TEST_F(RouterTest, DeepSeekV3) {

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <vector>
+
+#include "model/observers.h"
+#include "routing/routed_rows.h"
+
+namespace moesaic::model {
+
+/// Adds the routing of each MoE layer and micro-batch to a list, on rank 0 of tp. The weights are
+/// those of the experts that compute.
+Observer routing_recorder(std::vector<routing::RoutedRows>& routed);
+
+}  // namespace moesaic::model
