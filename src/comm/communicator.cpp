@@ -80,6 +80,18 @@ Members members_of(MPI_Comm comm, int size) {
   return {ranks[0], size, stride};
 }
 
+// Collective: values that lie apart, reduced in one call.
+template <class T>
+void reduce_each(const Communicator& group, std::initializer_list<std::reference_wrapper<T>> values,
+                 Reduce op) {
+  std::vector<T> all(values.begin(), values.end());
+  group.all_reduce(std::span(all), op);
+  auto next = all.begin();
+  for (T& value : values) {
+    value = *next++;
+  }
+}
+
 }  // namespace
 
 int mpi_count(std::size_t count) {
@@ -164,12 +176,11 @@ void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
 }
 
 void Communicator::sum(std::initializer_list<std::reference_wrapper<double>> values) const {
-  std::vector<double> sums(values.begin(), values.end());
-  all_reduce(std::span(sums), Reduce::kSum);
-  auto next = sums.begin();
-  for (double& value : values) {
-    value = *next++;
-  }
+  reduce_each(*this, values, Reduce::kSum);
+}
+
+void Communicator::max(std::initializer_list<std::reference_wrapper<std::int32_t>> values) const {
+  reduce_each(*this, values, Reduce::kMax);
 }
 
 template <class T>

@@ -68,8 +68,10 @@ class Communicator {
     all_reduce(std::span<T>(&value, 1), op);
     return value;
   }
-  /// Each of these becomes its sum over the group, in one call: `world.sum({loss, tokens})`.
+  /// Each of these becomes its sum, or the largest, over the group, in one call:
+  /// `world.sum({loss, tokens})`.
   void sum(std::initializer_list<std::reference_wrapper<double>> values) const;
+  void max(std::initializer_list<std::reference_wrapper<std::int32_t>> values) const;
   /// inout becomes root's values on every rank; equal lengths.
   template <class T>
   void broadcast(std::span<T> inout, int root) const;

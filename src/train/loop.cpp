@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <utility>
 
 #include "base/log.h"
@@ -40,7 +39,7 @@ class Loop {
   /// Whether any rank was asked to stop or cannot record, whether rank 0's clock wants a save, and
   /// whether it sees work in run.control. Collective.
   struct Votes {
-    bool stop = false, save = false, control = false;
+    std::int32_t stop = 0, save = 0, control = 0;
   };
   Votes vote();
   std::optional<ExpertChange> wanted_change();
@@ -190,7 +189,7 @@ void Loop::evaluate() {
     const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
                                      progress_.tasks.size(), progress_.step, [this] {
                                        watchdog_.iteration("evaluation");
-                                       return !vote().stop;
+                                       return vote().stop == 0;
                                      });
     progress_.evaluation_due = !row.has_value();
     if (row) {
@@ -247,15 +246,14 @@ bool Loop::save() {
 }
 
 Loop::Votes Loop::vote() {
-  const bool out_of_time = world_.is_root() && policy_.out_of_time();
-  const std::string control = world_.is_root() ? control_.identity() : "";
-  std::array<std::int32_t, 3> flags = {stop_reason(recorder_.failed(), out_of_time),
-                                       world_.is_root() && policy_.due(progress_.step) ? 1 : 0,
-                                       !control.empty() && control != progress_.control ? 1 : 0};
-  world_.all_reduce(std::span<std::int32_t>(flags), comm::Reduce::kMax);
-  const auto [reason, save, changed] = flags;
-  stop_reason_ = reason;
-  return {.stop = reason != 0, .save = save != 0, .control = changed != 0};
+  const bool root = world_.is_root();
+  const std::string control = root ? control_.identity() : "";
+  Votes votes = {.stop = stop_reason(recorder_.failed(), root && policy_.out_of_time()),
+                 .save = root && policy_.due(progress_.step) ? 1 : 0,
+                 .control = !control.empty() && control != progress_.control ? 1 : 0};
+  world_.max({votes.stop, votes.save, votes.control});
+  stop_reason_ = votes.stop;
+  return votes;
 }
 
 // What run.control says, if it can be done and this step is saved. Collective.
@@ -347,7 +345,7 @@ Outcome Loop::run() {
     }
     save();  // so that it is not due again
   }
-  if (vote().control) {  // before a step, as the job did that was killed
+  if (vote().control != 0) {  // before a step, as the job did that was killed
     if (auto change = wanted_change()) {
       return {.experts = std::move(change)};
     }
@@ -368,16 +366,16 @@ Outcome Loop::run() {
       evaluate();
     }
     const Votes votes = vote();
-    const bool asked = votes.stop && (!last || progress_.evaluation_due);
+    const bool asked = votes.stop != 0 && (!last || progress_.evaluation_due);
     const bool changed = !progress_.control.empty();
-    const bool saved = (votes.save || asked || changed) && save();
+    const bool saved = (votes.save != 0 || asked || changed) && save();
     if (saved && changed) {
       mark_control();
     }
     if (asked) {
       return {.exit = stop(saved)};
     }
-    if (votes.control && !last) {
+    if (votes.control != 0 && !last) {
       if (auto change = wanted_change()) {
         return {.experts = std::move(change)};
       }
