@@ -51,6 +51,7 @@ const data::CorpusInfo& Catalog::corpus(const std::string& path) {
 
 std::vector<data::CorpusInfo> Catalog::corpora(const std::vector<std::string>& paths) {
   std::vector<data::CorpusInfo> infos;
+  infos.reserve(paths.size());
   for (const std::string& path : paths) {
     infos.push_back(corpus(path));
   }

@@ -97,6 +97,7 @@ comm::Collectives& Instance::group_of(model::SumOver sum) const {
 
 std::vector<double> Instance::bytes_sent() const {
   std::vector<double> sent;
+  sent.reserve(comm::kTracedGroups.size());
   for (const comm::Group group : comm::kTracedGroups) {
     sent.push_back(group == comm::Group::kEp ? experts().bytes_sent()
                                              : (*this)[group].bytes_sent());

@@ -18,6 +18,7 @@ std::vector<std::int64_t> share_out(std::span<Parameter* const> members, std::in
     return first + size;
   };
   std::vector<std::int64_t> counts;
+  counts.reserve(static_cast<std::size_t>(owner.ranks));
   for (int r = 0; r < owner.ranks; ++r) {
     counts.push_back(border(r + 1) - border(r));
   }
