@@ -15,7 +15,7 @@
 
 // DIR/step-00001000/: manifest.json and part-NNNNN.h5 files. Every tensor is stored under its
 // public name and unsharded shape, in blocks, each written once by the rank that owns it: in fp32,
-// or as `convert` was asked to (checkpoint_block.h).
+// or as `convert` was asked to (block.h).
 namespace moesaic {
 class Json;
 }

@@ -1,7 +1,5 @@
 #include "data/batches.h"
 
-#include "files/hdf5/async.h"
-
 namespace moesaic::data {
 
 Batches::Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& config,
@@ -22,15 +20,8 @@ Batches::Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& confi
   prefetch();
 }
 
-Batches::~Batches() {
-  if (ready_.valid()) {
-    ready_.wait();  // the work on the HDF5 thread refers to this object
-  }
-}
-
 void Batches::prefetch() {
-  ready_ = files::hdf5_async(
-      [this, samples = next_samples(cursor_, batch_, skipped_)] { return read(samples); });
+  ready_.start([this, samples = next_samples(cursor_, batch_, skipped_)] { return read(samples); });
 }
 
 StepBatches Batches::next() {

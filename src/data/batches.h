@@ -1,12 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <future>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "config/config.h"
 #include "data/corpora.h"
+#include "data/prefetch.h"
 #include "data/sample_order.h"
 #include "data/task_index.h"
 
@@ -29,9 +29,6 @@ class Batches {
   /// cursor: the first sample of the first step. Corpora and tasks must outlive it.
   Batches(Corpora& corpora, TaskIndex& tasks, const config::Config& config,
           const comm::Communicator& replicas, std::int64_t cursor);
-  ~Batches();
-  Batches(const Batches&) = delete;
-  Batches& operator=(const Batches&) = delete;
 
   StepBatches next();
   /// The first sample that no step has used yet.
@@ -49,7 +46,7 @@ class Batches {
   std::int64_t batch_, micro_batch_, seq_len_, cursor_;
   bool keep_tokens_;
   int replica_, replicas_;
-  std::future<StepBatches> ready_;
+  Prefetch<StepBatches> ready_;
 };
 
 }  // namespace moesaic::data

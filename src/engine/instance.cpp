@@ -66,8 +66,10 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
       transformer(parameters, config.model, config.router, placement),
       compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
       recompute_(config.train.recompute) {
-  for (std::size_t i = 0; i < comm::kGroupCount; ++i) {
-    collectives_[i] = make_collectives(config.run, mesh[static_cast<comm::Group>(i)]);
+  for (const comm::Group group : comm::kTracedGroups) {
+    const bool folded = group == comm::Group::kEp && placement.folded;
+    collectives_[comm::index_of(group)] =
+        make_collectives(config.run, mesh[folded ? comm::Group::kEpTp : group]);
   }
   std::map<model::SumOver, model::Owner> owners;
   for (const model::SumOver sum : model::kAllSums) {
@@ -77,10 +79,6 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
   }
   parameters.allocate(*backend, compute_, use == Use::kTraining, owners,
                       packed_format(*backend, compute_, config.run.quantize, use));
-}
-
-comm::Collectives& Instance::experts() const {
-  return (*this)[placement.folded ? comm::Group::kEpTp : comm::Group::kEp];
 }
 
 comm::Collectives& Instance::group_of(model::SumOver sum) const {
@@ -99,8 +97,7 @@ std::vector<double> Instance::bytes_sent() const {
   std::vector<double> sent;
   sent.reserve(comm::kTracedGroups.size());
   for (const comm::Group group : comm::kTracedGroups) {
-    sent.push_back(group == comm::Group::kEp ? experts().bytes_sent()
-                                             : (*this)[group].bytes_sent());
+    sent.push_back((*this)[group].bytes_sent());
   }
   return sent;
 }

@@ -26,11 +26,12 @@ class Instance {
   Instance(const config::Config& config, const comm::Mesh& mesh, Use use);
   ~Instance();
 
+  /// One of comm::kTracedGroups.
   comm::Collectives& operator[](comm::Group group) const {
     return *collectives_[comm::index_of(group)];
   }
-  /// The ranks that share out whole experts.
-  comm::Collectives& experts() const;
+  /// The ranks that share out whole experts, along ep or ep x tp.
+  comm::Collectives& experts() const { return (*this)[comm::Group::kEp]; }
   /// The group that sums a gradient.
   comm::Collectives& group_of(model::SumOver sum) const;
   /// Bytes sent so far in each of comm::kTracedGroups.

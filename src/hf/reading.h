@@ -8,7 +8,7 @@
 #include "hf/config.h"
 #include "hf/fields.h"
 
-// The parts from which families' config.json is read (hf_families.cpp). What an absent field means
+// The parts from which families' config.json is read (families.cpp). What an absent field means
 // is what transformers' config classes say (5.24, models/*/configuration_*.py).
 namespace moesaic::hf {
 

@@ -3,8 +3,6 @@
 #include <iterator>
 #include <utility>
 
-#include "files/hdf5/async.h"
-
 namespace moesaic::infer {
 
 PromptSource::PromptSource(data::Prompts& prompts, std::vector<std::int64_t> parts)
@@ -12,15 +10,9 @@ PromptSource::PromptSource(data::Prompts& prompts, std::vector<std::int64_t> par
   read_ahead();
 }
 
-PromptSource::~PromptSource() {
-  if (next_.valid()) {
-    next_.wait();  // it refers to the prompts
-  }
-}
-
 void PromptSource::read_ahead() {
   if (at_ < parts_.size()) {
-    next_ = files::hdf5_async([this, part = parts_[at_]] { return prompts_.read(part); });
+    next_.start([this, part = parts_[at_]] { return prompts_.read(part); });
   }
 }
 

@@ -1,12 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <future>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "data/prefetch.h"
 #include "data/prompts.h"
 #include "record/generations_output.h"
 
@@ -21,11 +21,8 @@ class PromptSource {
   };
 
   PromptSource(data::Prompts& prompts, std::vector<std::int64_t> parts);
-  ~PromptSource();
-  PromptSource(const PromptSource&) = delete;
-  PromptSource& operator=(const PromptSource&) = delete;
 
-  bool is_empty() const { return !next_.valid(); }
+  bool is_empty() const { return !next_.has_next(); }
   Part next();  // unless it is empty
 
  private:
@@ -34,7 +31,7 @@ class PromptSource {
   data::Prompts& prompts_;
   std::vector<std::int64_t> parts_;
   std::size_t at_ = 0;
-  std::future<std::vector<data::Prompt>> next_;
+  data::Prefetch<std::vector<data::Prompt>> next_;
 };
 
 /// Parts of which some continuations have not ended.

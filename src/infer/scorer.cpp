@@ -9,8 +9,8 @@
 #include "comm/stop.h"
 #include "config/pool.h"
 #include "config/wall_time.h"
+#include "data/prefetch.h"
 #include "engine/pipeline.h"
-#include "files/hdf5/async.h"
 #include "files/hdf5/thread.h"
 #include "infer/iteration_recorder.h"
 #include "infer/reference.h"
@@ -37,25 +37,20 @@ struct Work {
 class BatchSource {
  public:
   BatchSource(data::ScoreCorpora& corpora, const Work& work, std::int64_t first, std::int64_t every)
-      : corpora_(corpora), work_(work), every_(every), at_(first), next_(read()) {}
-  ~BatchSource() {
-    if (next_.valid()) {
-      next_.wait();  // it refers to the shard
-    }
+      : corpora_(corpora), work_(work), every_(every), at_(first) {
+    read_ahead();
   }
-  BatchSource(const BatchSource&) = delete;
-  BatchSource& operator=(const BatchSource&) = delete;
 
   data::MicroBatch next() {
     data::MicroBatch batch = next_.get();
     at_ += every_;
-    next_ = read();
+    read_ahead();
     return batch;
   }
 
  private:
-  std::future<data::MicroBatch> read() {
-    return files::hdf5_async([this, &windows = work_.batch(at_)] {
+  void read_ahead() {
+    next_.start([this, &windows = work_.batch(at_)] {
       const auto tokens = corpora_.tokens(work_.shard, windows, work_.documents.offsets);
       return to_micro_batch(windows, tokens, work_.documents.task);
     });
@@ -64,7 +59,7 @@ class BatchSource {
   data::ScoreCorpora& corpora_;
   const Work& work_;
   std::int64_t every_, at_;
-  std::future<data::MicroBatch> next_;
+  data::Prefetch<data::MicroBatch> next_;
 };
 
 /// The scores of a batch's targets, in its order.

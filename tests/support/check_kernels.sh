@@ -22,6 +22,10 @@ fi
 has_instruction() {
   local object count
   object=$(find "$build" -path "*$1.cpp.o")
+  if [[ ! -f $object ]]; then
+    echo "check_kernels: not one object of $1.cpp: ${object:-none}" >&2
+    exit 1
+  fi
   count=$(objdump -d "$object" | grep -c "$2" || true)
   if ((count == 0)); then
     echo "check_kernels: $object has no $2" >&2
@@ -30,5 +34,5 @@ has_instruction() {
 }
 has_instruction kernels/packed_vnni vpdpbusd
 has_instruction kernels/packed_pairs vdpbf16ps
-has_instruction kernels/gemm_pairs vdpbf16ps
+has_instruction kernels/matmul_pairs vdpbf16ps
 echo "check_kernels: ${#objects[@]} objects share nothing with other instruction sets"

@@ -9,7 +9,7 @@
 #include <vector>
 
 // A small RAII face of HDF5's C interface, through the serial driver. Every function must run on
-// the HDF5 thread (see hdf5_thread.h). T: the fixed-width integers, float and double, stored
+// the HDF5 thread (see thread.h). T: the fixed-width integers, float and double, stored
 // little-endian. What was never written of a chunked dataset reads as 0, or as NaN. Failures are
 // Errors that name the file and the object: kNoInput (missing, not ours to read), kBadData (not
 // HDF5, truncated, checksum, wrong type or shape), kIoError (the storage failed), WriteError.

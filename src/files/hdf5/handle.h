@@ -16,7 +16,7 @@
 
 #include "base/error.h"
 
-// What the sources behind hdf5.h share; nothing else includes this.
+// What the sources behind file.h share; nothing else includes this.
 namespace moesaic::files {
 
 /// Owns one HDF5 identifier.

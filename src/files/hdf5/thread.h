@@ -8,7 +8,7 @@
 namespace moesaic::files {
 
 // Debian's HDF5 is not thread-safe, so one thread of the process makes every HDF5 call. Work is
-// posted to it and runs in order; a prefetch is work posted early (io/hdf5_async.h).
+// posted to it and runs in order; a prefetch is work posted early (files/hdf5/async.h).
 
 void post_to_hdf5_thread(std::function<void()> work);
 bool on_hdf5_thread();
