@@ -156,12 +156,11 @@ bool Generator::end_iteration(std::span<const data::MicroBatch> batches, Iterati
   const bool reports = instance_.mesh.reports();
   IterationSums sums;
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  double rows = 0.0;
-  for (const data::MicroBatch& batch : batches) {
-    for (const std::uint8_t task : batch.task) {
-      sums.task_tokens[task] += reports ? 1.0 : 0.0;
+  for (std::size_t j = 0; reports && j < batches.size(); ++j) {
+    for (const std::uint8_t task : batches[j].task) {
+      sums.task_tokens[task] += 1.0;
     }
-    rows += static_cast<double>(batch.size());
+    sums.tokens += static_cast<double>(batches[j].size());
   }
   const double margin = recorder_.longest_iteration() + 60.0;
   const bool late = wall_ >= 0.0 && since_start_.seconds() + margin >= wall_;
@@ -169,7 +168,6 @@ bool Generator::end_iteration(std::span<const data::MicroBatch> batches, Iterati
   if (reports) {
     sums.nats = end.nats;
     sums.targets = end.sampled;
-    sums.tokens = rows;
     busy = !scheduler_.is_idle() || !source_.is_empty() || !open_.is_empty() ? 1.0 : 0.0;
     to_write = whole_.empty() ? 0.0 : 1.0;
   } else {

@@ -1,6 +1,15 @@
 #include "model/parameter/parameters.h"
 
 namespace moesaic::model {
+namespace {
+
+// A weight of products as (G, N, K): one of experts, or one group.
+Shape groups_of(const Parameter& parameter) {
+  const Shape& shape = parameter.spec.shape;
+  return shape.rank() == 3 ? shape : Shape{1, shape[0], shape[1]};
+}
+
+}  // namespace
 
 Parameter& Parameters::add(ParameterSpec spec) {
   spec.place_tensors();
@@ -74,9 +83,7 @@ bool Parameters::packs_as(const Parameter& parameter, QuantizedType type) const 
 
 void Parameters::set_codes(Backend& backend, Parameter& parameter,
                            std::span<const QuantizedRows> rows) const {
-  const Shape& shape = parameter.spec.shape;
-  parameter.packed =
-      backend.load_codes(shape.rank() == 3 ? shape : Shape{1, shape[0], parameter.columns()}, rows);
+  parameter.packed = backend.load_codes(groups_of(parameter), rows);
   parameter.packed.slice = parameter.own_columns.value_or(parameter.packed.slice);
 }
 
@@ -86,9 +93,7 @@ void Parameters::set(Backend& backend, Parameter& parameter,
                                                 : backend.empty(DType::kF32, parameter.spec.shape);
   backend.upload(std::as_bytes(std::span(values)), wide);
   if (packs(parameter)) {
-    const Shape& shape = parameter.spec.shape;
-    const Tensor groups = shape.rank() == 3 ? wide : wide.reshaped({1, shape[0], shape[1]});
-    parameter.packed = backend.pack(*pack_, groups, {});
+    parameter.packed = backend.pack(*pack_, wide.reshaped(groups_of(parameter)), {});
     parameter.packed.slice = parameter.own_columns.value_or(parameter.packed.slice);
   } else if (parameter.compute.dtype() != DType::kF32) {
     backend.convert(wide, parameter.compute);
