@@ -6,7 +6,9 @@
 
 #include "base/json.h"
 #include "checkpoint/manifest.h"
+#include "config/compare.h"
 #include "files/durable.h"
+#include "hf/family.h"
 
 namespace moesaic::checkpoint {
 namespace fs = std::filesystem;
@@ -34,7 +36,7 @@ std::string ModelSource::text() const {
   if (const CheckpointReader* const ours = checkpoint()) {
     return fmt::format("{} step={}", where, ours->state().value("step", std::int64_t{0}));
   }
-  return fmt::format("{} ({})", where, name_of(std::get<hf::HfFolder>(source_).config().family));
+  return fmt::format("{} ({})", where, std::get<hf::HfFolder>(source_).config().family->name);
 }
 
 std::string ModelSource::fingerprint(Times times) const {
@@ -43,18 +45,22 @@ std::string ModelSource::fingerprint(Times times) const {
              : hf::fingerprint(std::get<hf::HfFolder>(source_).texts(), times == Times::kCount);
 }
 
-std::map<std::string, std::string> ModelSource::keys() const {
+config::Config ModelSource::config() const {
   const CheckpointReader* const ours = checkpoint();
   if (ours == nullptr) {
-    return std::get<hf::HfFolder>(source_).config().keys;
+    const hf::HfConfig& theirs = std::get<hf::HfFolder>(source_).config();
+    config::Config config;
+    config.model = theirs.model;
+    config.router = theirs.router;
+    return config;
   }
-  std::map<std::string, std::string> keys;
+  config::Flat sections;
   for (const auto& [key, value] : ours->state().at("config").items()) {
     if (key.starts_with("model.") || key.starts_with("router.")) {
-      keys[key] = value.get<std::string>();
+      sections.emplace_back(key, value.get<std::string>());
     }
   }
-  return keys;
+  return config::unflatten(sections);
 }
 
 std::string ModelSource::vocab_sha256() const {

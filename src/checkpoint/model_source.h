@@ -39,8 +39,8 @@ class ModelSource {
   enum class Times { kCount, kIgnored };
   std::string fingerprint(Times times = Times::kCount) const;
 
-  /// The keys of model.* and router.* that it was made with.
-  std::map<std::string, std::string> keys() const;
+  /// What it was made with: sections model and router; all else is at its default.
+  config::Config config() const;
   std::string vocab_sha256() const;        // empty: unknown
   std::vector<std::string> tasks() const;  // [0] = "none"
   std::vector<std::string> pool() const;   // config::Model::pool; empty: as the keys say

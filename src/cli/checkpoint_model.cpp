@@ -64,22 +64,19 @@ config::Parsed adopt_model(config::Parsed parsed, checkpoint::Catalog& catalog) 
     refuse_quantized(source, trains ? "train from" : "convert");
   }
   adopt_quantized(source, parsed);
-  const std::map<std::string, std::string> stored = source.keys();
   std::vector<std::string> contradictions;
   config::Flat flat = config::flatten(parsed.config);
-  for (auto& [key, value] : flat) {
+  const config::Flat stored = config::flatten(source.config());  // the same keys
+  for (std::size_t i = 0; i < flat.size(); ++i) {
+    auto& [key, value] = flat[i];
+    const std::string& theirs = stored[i].second;
     const bool of_model = key.starts_with("model.") && key != "model.path";
-    const bool of_router = key.starts_with("router.");
-    if ((!of_model && !of_router) || !stored.contains(key)) {
-      continue;
-    }
     const bool was_set = parsed.locations.contains(key);
-    const std::string& theirs = stored.at(key);
     if (of_model && was_set && value != theirs) {
       contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.locations.at(key),
                                            key, value, source.path().string(), theirs));
     }
-    if (of_model || !was_set) {
+    if (of_model || (key.starts_with("router.") && !was_set)) {
       value = theirs;
     }
   }
@@ -236,7 +233,7 @@ void load_values(engine::Instance& instance, checkpoint::ModelSource& source,
 
 void check_vocabulary(checkpoint::ModelSource& source, const data::CorpusInfo& corpus) {
   const std::string hash = source.vocab_sha256();
-  const std::int64_t size = std::stoll(source.keys().at("model.vocab_size"));
+  const std::int64_t size = source.config().model.vocab_size;
   const bool unknown = hash.empty() || corpus.vocab_sha256.empty();
   const bool same_hash = unknown || hash == corpus.vocab_sha256;
   // An embedding that came from a Hugging Face folder may have more rows.

@@ -21,6 +21,7 @@
 #include "config/validate.h"
 #include "engine/pipeline.h"
 #include "files/run_lock.h"
+#include "hf/family.h"
 
 namespace moesaic::cli {
 namespace {
@@ -94,7 +95,7 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog&
     if (!source.pool().empty()) {
       inputs.config.model.experts = std::ssize(source.pool().front());
     }
-    inputs.family = hf::family_for(keys_of(inputs.config));
+    inputs.family = &hf::family_for(inputs.config.model, inputs.config.router);
   }
   return inputs;
 }
@@ -233,7 +234,7 @@ void check(const ConvertInputs& inputs, checkpoint::ModelSource& source, const f
 std::string kind_text(const ConvertInputs& inputs) {
   const std::string dtype = config::name_of(dtype_of(inputs));
   if (inputs.to_folder) {
-    return fmt::format("{}, {}", name_of(inputs.family), dtype);
+    return fmt::format("{}, {}", inputs.family->name, dtype);
   }
   return inputs.config.convert.quantize == config::Quantize::kNone
              ? fmt::format("checkpoint, {}", dtype)

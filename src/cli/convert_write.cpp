@@ -167,16 +167,6 @@ void print_bytes(const fs::path& made, double fp32_bytes) {
 
 }  // namespace
 
-hf::HfKeys keys_of(const config::Config& config) {
-  hf::HfKeys keys;
-  for (const auto& [key, value] : config::flatten(config)) {
-    if (key.starts_with("model.") || key.starts_with("router.")) {
-      keys[key] = value;
-    }
-  }
-  return keys;
-}
-
 config::StoredAs dtype_of(const ConvertInputs& inputs) {
   const config::StoredAs dtype = inputs.config.convert.dtype;
   if (dtype != config::StoredAs::kAuto) {
@@ -224,10 +214,12 @@ fs::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& 
 
 fs::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& source,
                       const comm::Communicator& world, const std::function<void()>& on_progress) {
+  const config::Config config = source.folder() != nullptr ? source.config() : inputs.config;
   hf::write_hf_folder(
       {.folder = inputs.out,
        .family = inputs.family,
-       .keys = source.folder() != nullptr ? source.keys() : keys_of(inputs.config),
+       .model = config.model,
+       .router = config.router,
        .type = stored_type(dtype_of(inputs)),
        .copy = hf::sidecar_files(inputs.source),
        .special = source.special_tokens()},

@@ -18,14 +18,11 @@ struct ConvertInputs {
   config::Config config;  // of the model, on the ranks of this job
   std::filesystem::path source, out;
   bool to_folder = false;
-  hf::HfFamily family = hf::HfFamily::kMixtral;  // of the folder that is read or written
-  std::string text;                              // of the source
-  std::vector<std::string> tasks;                // [0] = "none"
-  std::string vocab_sha256;                      // empty: unknown
+  const hf::Family* family = nullptr;  // of the folder that is read or written
+  std::string text;                    // of the source
+  std::vector<std::string> tasks;      // [0] = "none"
+  std::string vocab_sha256;            // empty: unknown
 };
-
-/// All keys of a model, as a folder needs them.
-hf::HfKeys keys_of(const config::Config& config);
 
 /// convert.dtype, without auto.
 config::StoredAs dtype_of(const ConvertInputs& inputs);

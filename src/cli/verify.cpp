@@ -26,6 +26,7 @@
 #include "files/hdf5/file.h"
 #include "files/hdf5/thread.h"
 #include "files/problems.h"
+#include "hf/family.h"
 #include "hf/folder.h"
 #include "record/generations.h"
 #include "record/routing_record.h"
@@ -91,7 +92,7 @@ Verdict judge_folder(const fs::path& path) {
         attempt([&] { read_all(folder, name); });
       }
       verdict.what = fmt::format("Hugging Face folder ({}), {} tensors",
-                                 hf::name_of(folder.config().family), folder.names().size());
+                                 folder.config().family->name, folder.names().size());
     });
     attempt([&] { hf::special_tokens(*texts, path); });
   }

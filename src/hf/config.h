@@ -1,44 +1,25 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <map>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "config/config.h"
 #include "hf/safetensors/stored_type.h"
 
-// config.json of a Hugging Face folder, and the keys of ours that say the same.
+// config.json of a Hugging Face folder, and the sections of our config that say the same.
 namespace moesaic {
 class Json;
 }
 
 namespace moesaic::hf {
 
-/// The public families of models, by what config.json calls "model_type".
-enum class HfFamily {
-  kMixtral,
-  kQwen2Moe,
-  kQwen3Moe,
-  kOlmoe,
-  kDeepseekV2,
-  kDeepseekV3,
-  kGptOss,
-};
-inline constexpr std::array<std::string_view, 7> kHfFamilyNames{
-    "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss"};
-std::string_view name_of(HfFamily family);
-
-/// Our keys ("model.layers") and their values as a config file has them ("24").
-using HfKeys = std::map<std::string, std::string>;
+struct Family;
 
 struct HfConfig {
-  HfFamily family = HfFamily::kMixtral;
-  /// Every key that says something about what a model computes, those at their defaults included.
-  HfKeys keys;
-  bool has_fp8 = false;           // weights may be e4m3 with scales of blocks
+  const Family* family = nullptr;
+  config::Model model;    // resolved
+  config::Router router;  // keys that only training reads are at their defaults, without aux_loss
+  bool has_fp8 = false;   // weights may be e4m3 with scales of blocks
   bool has_extra_layers = false;  // modules for multi-token prediction, behind the last layer
   /// What config.json says about training and is not used, for the user to read.
   std::vector<std::string> notes;
@@ -48,15 +29,14 @@ struct HfConfig {
 /// not known, not supported or not sensible.
 HfConfig parse_hf_config(const std::string& text, const std::string& where);
 
-/// The first family that can express a model with these keys (all of `model` and `router`, as
-/// parse_hf_config gives them). kUsage that names the keys which no family has.
-HfFamily family_for(const HfKeys& keys);
+/// The first family that can express this model. kUsage that names the keys which no family has.
+const Family& family_for(const config::Model& model, const config::Router& router);
 /// config.json of that family, in the spelling that all versions of transformers read.
-Json hf_config_of(HfFamily family, const HfKeys& keys, StoredType type);
+Json hf_config_of(const Family& family, const config::Model& model, const config::Router& router,
+                  StoredType type);
 
-/// Values of keys; kInternal if one is missing or not of that kind.
-std::int64_t integer_of(const HfKeys& keys, const std::string& key);
-double number_of(const HfKeys& keys, const std::string& key);
-std::vector<std::int64_t> integers_of(const HfKeys& keys, const std::string& key);  // "3,5"
+/// Brings a model to the one form of all that compute the same: defaults are resolved, what has no
+/// effect is at its default, and so is what only training uses.
+void canonicalise(config::Model& model, config::Router& router);
 
 }  // namespace moesaic::hf

@@ -14,7 +14,6 @@
 #include "base/text.h"
 #include "files/durable.h"
 #include "files/strict_json.h"
-#include "hf/keys.h"
 #include "hf/safetensors/safetensors.h"
 #include "hf/tensor_names.h"
 #include "hf/tensors.h"
@@ -157,13 +156,13 @@ bool HfFolder::State::is_left_out(const std::string& stored) const {
   std::int64_t layer = -1;
   const auto [end, error] =
       std::from_chars(stored.data() + kPrefix.size(), stored.data() + stored.size(), layer);
-  return error == std::errc() && *end == '.' && layer >= integer_of(config.keys, "model.layers");
+  return error == std::errc() && *end == '.' && layer >= config.model.layers;
 }
 
 /// Buffers of older versions, and an output layer that repeats the embedding.
 bool HfFolder::State::is_ignored(const std::string& stored) const {
   return stored.ends_with("rotary_emb.inv_freq") ||
-         (stored == kTiedName && integer_of(config.keys, "model.tie_embeddings") != 0);
+         (stored == kTiedName && config.model.tie_embeddings);
 }
 
 const HfTensor& HfFolder::State::tensor(const std::string& name) const {
@@ -246,7 +245,7 @@ HfFolder HfFolder::of(const fs::path& path, HfTexts texts) {
   auto state = std::make_unique<State>();
   state->path = path;
   state->config = parse_hf_config(texts.config, (path / kConfigName).string());
-  state->tensors = hf_tensors(state->config.family, state->config.keys);
+  state->tensors = hf_tensors(*state->config.family, state->config.model, state->config.router);
   for (std::size_t i = 0; i < state->tensors.size(); ++i) {
     state->by_name[state->tensors[i].name] = i;
   }

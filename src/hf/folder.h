@@ -70,8 +70,9 @@ using ReadPart =
 
 struct HfFolderRequest {
   std::filesystem::path folder;
-  HfFamily family = HfFamily::kMixtral;
-  HfKeys keys;
+  const Family* family = nullptr;
+  config::Model model;
+  config::Router router;
   StoredType type = StoredType::kBF16;
   std::int64_t shard_bytes = 5'000'000'000;  // a larger tensor has a file of its own
   std::vector<std::filesystem::path> copy;   // sidecar files

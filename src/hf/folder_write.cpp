@@ -204,7 +204,7 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
   if (shards.size() > 1) {
     write_index(request.folder, shards);
   }
-  Json config = hf_config_of(request.family, request.keys, request.type);
+  Json config = hf_config_of(*request.family, request.model, request.router, request.type);
   const auto set = [&](const char* name, const std::vector<std::int32_t>& tokens) {
     if (!tokens.empty()) {
       config[name] = tokens.size() == 1 ? Json(tokens.front()) : Json(tokens);
@@ -263,7 +263,7 @@ void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
   std::vector<Stored> stored;
   std::vector<Shard> shards;
   world.together("plan the folder", [&] {
-    tensors = hf_tensors(request.family, request.keys);
+    tensors = hf_tensors(*request.family, request.model, request.router);
     stored = stored_tensors(tensors, request.type);
     shards = shards_of(stored, request.shard_bytes);
     if (world.is_root()) {

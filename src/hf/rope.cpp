@@ -9,8 +9,6 @@ namespace {
 
 constexpr double kBetaFast = 32.0, kBetaSlow = 1.0;  // of YaRN, where they are absent or 0
 
-std::string text_of(double value) { return fmt::format("{}", value); }
-
 /// The object with the kind of scaling, and theta in it if it is anywhere.
 Json scaling_of(HfFields& fields) {
   Json scaling = fields.object("rope_scaling");
@@ -24,37 +22,28 @@ Json scaling_of(HfFields& fields) {
   return scaling;
 }
 
-void read_yarn(HfFields& part, std::int64_t max_seq, HfKeys& keys) {
-  const auto original = part.count("original_max_position_embeddings", max_seq);
-  const auto factor = part.optional_number("factor");
-  const double ratio = static_cast<double>(max_seq) / static_cast<double>(original);
+void read_yarn(HfFields& part, config::Model& m) {
   const auto or_default = [&](const char* name, double otherwise) {
     const double value = part.optional_number(name).value_or(0.0);
-    return text_of(value == 0.0 ? otherwise : value);
+    return value == 0.0 ? otherwise : value;
   };
-  keys["model.rope_factor"] = text_of(factor.value_or(ratio));
-  keys["model.rope_original_max_seq"] = std::to_string(original);
-  keys["model.rope_beta_fast"] = or_default("beta_fast", kBetaFast);
-  keys["model.rope_beta_slow"] = or_default("beta_slow", kBetaSlow);
-  keys["model.rope_attention_factor"] = or_default("attention_factor", 0.0);
-  keys["model.rope_mscale"] = or_default("mscale", 0.0);
-  keys["model.rope_mscale_all_dim"] = or_default("mscale_all_dim", 0.0);
-  keys["model.rope_truncate"] = part.flag("truncate", true) ? "1" : "0";
+  m.rope_original_max_seq = part.count("original_max_position_embeddings", m.max_seq);
+  m.rope_factor = part.optional_number("factor").value_or(
+      static_cast<double>(m.max_seq) / static_cast<double>(m.rope_original_max_seq));
+  m.rope_beta_fast = or_default("beta_fast", kBetaFast);
+  m.rope_beta_slow = or_default("beta_slow", kBetaSlow);
+  m.rope_attention_factor = or_default("attention_factor", 0.0);
+  m.rope_mscale = or_default("mscale", 0.0);
+  m.rope_mscale_all_dim = or_default("mscale_all_dim", 0.0);
+  m.rope_truncate = part.flag("truncate", true);
   part.ignore({"finetuned"});
 }
 
 }  // namespace
 
-void read_rope(HfFields& fields, double theta, const Json& yarn, HfKeys& keys) {
-  keys["model.rope_scaling"] = "none";
-  keys["model.rope_factor"] = "1";
-  keys["model.rope_original_max_seq"] = "0";
-  keys["model.rope_beta_fast"] = text_of(kBetaFast);
-  keys["model.rope_beta_slow"] = text_of(kBetaSlow);
-  keys["model.rope_attention_factor"] = "0";
-  keys["model.rope_mscale"] = "0";
-  keys["model.rope_mscale_all_dim"] = "0";
-  keys["model.rope_truncate"] = "1";
+void read_rope(Reading& r, double theta, const Json& yarn) {
+  HfFields& fields = r.fields;
+  config::Model& m = r.config.model;
   fields.must_be("partial_rotary_factor", 1.0);
 
   const double outside = fields.number("rope_theta", theta);
@@ -66,25 +55,24 @@ void read_rope(HfFields& fields, double theta, const Json& yarn, HfKeys& keys) {
                 fields.has("rope_parameters") ? "rope_parameters." : "rope_scaling.");
   part.same("rope_type", "type");
   part.must_be("partial_rotary_factor", 1.0);
-  const double inside = part.number("rope_theta", outside);
-  if (fields.has("rope_theta") && inside != outside) {
+  m.rope_theta = part.number("rope_theta", outside);
+  if (fields.has("rope_theta") && m.rope_theta != outside) {
     part.problem("rope_theta", fmt::format("contradicts rope_theta = {} outside of it", outside));
   }
-  if (inside <= 1.0) {
+  if (m.rope_theta <= 1.0) {
     part.problem("rope_theta", "is too small: it must be above 1");
   }
-  keys["model.rope_theta"] = text_of(inside);
 
   const std::string kind = part.text("rope_type", "default");
   if (kind == "linear") {
-    keys["model.rope_scaling"] = kind;
+    m.rope_scaling = config::RopeScaling::kLinear;
     if (!part.has("factor")) {
       part.problem("factor", "is missing");
     }
-    keys["model.rope_factor"] = text_of(part.number("factor", 1.0));
+    m.rope_factor = part.number("factor", 1.0);
   } else if (kind == "yarn") {
-    keys["model.rope_scaling"] = kind;
-    read_yarn(part, integer_of(keys, "model.max_seq"), keys);
+    m.rope_scaling = config::RopeScaling::kYarn;
+    read_yarn(part, m);
   } else if (kind != "default") {
     fields.problem(fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling",
                    fmt::format("has kind '{}', which is not supported (default, linear and yarn "
@@ -92,7 +80,7 @@ void read_rope(HfFields& fields, double theta, const Json& yarn, HfKeys& keys) {
                                kind));
     return;  // its fields are of that kind
   }
-  if (number_of(keys, "model.rope_factor") == 0.0) {
+  if (m.rope_factor == 0.0) {
     part.problem("factor", "must be above 0");
   }
   for (const std::string& problem : part.problems()) {
@@ -100,28 +88,31 @@ void read_rope(HfFields& fields, double theta, const Json& yarn, HfKeys& keys) {
   }
 }
 
-void write_rope(const HfKeys& keys, Json& config) {
-  config["rope_theta"] = number_of(keys, "model.rope_theta");
-  const std::string& kind = keys.at("model.rope_scaling");
-  if (kind == "none") {
-    config["rope_scaling"] = nullptr;
+void write_rope(const config::Model& model, Json& json) {
+  json["rope_theta"] = model.rope_theta;
+  if (model.rope_scaling == config::RopeScaling::kNone) {
+    json["rope_scaling"] = nullptr;
     return;
   }
-  Json& scaling = config["rope_scaling"] = {{"type", kind}, {"rope_type", kind}};
-  scaling["factor"] = number_of(keys, "model.rope_factor");
-  if (kind == "linear") {
+  const bool yarn = model.rope_scaling == config::RopeScaling::kYarn;
+  const char* const kind = yarn ? "yarn" : "linear";
+  Json& scaling = json["rope_scaling"] = {{"type", kind}, {"rope_type", kind}};
+  scaling["factor"] = model.rope_factor;
+  if (!yarn) {
     return;
   }
-  scaling["original_max_position_embeddings"] = integer_of(keys, "model.rope_original_max_seq");
-  scaling["beta_fast"] = number_of(keys, "model.rope_beta_fast");
-  scaling["beta_slow"] = number_of(keys, "model.rope_beta_slow");
-  scaling["truncate"] = integer_of(keys, "model.rope_truncate") != 0;
-  for (const char* name : {"attention_factor", "mscale", "mscale_all_dim"}) {
-    const double value = number_of(keys, std::string("model.rope_") + name);
+  scaling["original_max_position_embeddings"] = model.rope_original_max_seq;
+  scaling["beta_fast"] = model.rope_beta_fast;
+  scaling["beta_slow"] = model.rope_beta_slow;
+  scaling["truncate"] = model.rope_truncate;
+  const auto set = [&](const char* name, double value) {
     if (value != 0.0) {
       scaling[name] = value;
     }
-  }
+  };
+  set("attention_factor", model.rope_attention_factor);
+  set("mscale", model.rope_mscale);
+  set("mscale_all_dim", model.rope_mscale_all_dim);
 }
 
 }  // namespace moesaic::hf

@@ -7,8 +7,8 @@
 
 #include "hf/config.h"
 
-// Which tensors a model of these keys has under our names, and where each lies in a family's
-// folder. Our names are those of Qwen3-MoE and DeepSeek.
+// Which tensors a model has under our names, and where each lies in a family's folder. Our names
+// are those of Qwen3-MoE and DeepSeek.
 namespace moesaic::hf {
 
 /// Elements of a stored tensor, row-major of `shape`: the one at (i, j, ...) of ours is element
@@ -29,7 +29,7 @@ struct HfTensor {
 };
 
 /// All tensors of a model, in its order. kBadData if sizes overflow.
-std::vector<HfTensor> hf_tensors(HfFamily family, const HfKeys& keys);
+std::vector<HfTensor> hf_tensors(const Family& family, config::Model model, config::Router router);
 
 /// Whether files hold it as F32 whatever the format of the others.
 bool is_always_f32(std::string_view name);

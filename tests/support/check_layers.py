@@ -27,7 +27,7 @@ SEES = {
     "files": {"base"},
     "text": {"base", "files"},
     "routing": {"base", "backend", "config"},
-    "hf": {"base", "tensor", "comm", "files"},
+    "hf": {"base", "tensor", "comm", "config", "files", "model"},
     "plan": {"base", "config"},
 }
 SINGLE = {("plan", "comm/groups.h")}  # one header of a folder that is not seen as a whole
@@ -74,7 +74,7 @@ FIND = {
     "expert pool": "routing/expert_pool.cpp",
     "gemm": "backend/cpu/kernels/matmul.h",
     "gradient sum": "train/gradient_sum.cpp",
-    "Hugging Face import": "hf/config_read.cpp",
+    "Hugging Face import": "hf/config.cpp",
     "KL divergence": "backend/cpu/kernels/loss.cpp",
     "KV cache, page table": "engine/kv_cache.cpp",
     "learning rate": "train/schedule.cpp",

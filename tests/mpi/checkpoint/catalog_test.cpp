@@ -61,7 +61,7 @@ TEST(Catalog, OthersReadNothing) {
     print = model.fingerprint();
     ModelSource& theirs = catalog.model(folder);
     EXPECT_EQ(theirs.path(), folder);
-    EXPECT_EQ(theirs.keys().at("router.score"), "sigmoid");
+    EXPECT_EQ(theirs.config().router.score, config::Score::kSigmoid);
     EXPECT_TRUE(theirs.special_tokens().bos.empty());
     print += theirs.fingerprint();
     if (dir.world.is_root()) {

@@ -7,8 +7,9 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "config/compare.h"
 #include "hf/config.h"
-#include "hf/keys.h"
+#include "hf/family.h"
 #include "support/temp_dir.h"
 
 namespace moesaic::hf {
@@ -30,7 +31,30 @@ HfConfig read_config(const std::string& folder) {
   return parse_hf_config(config_of(folder).dump(), "config.json");
 }
 
-HfKeys keys_of(const Json& config) { return parse_hf_config(config.dump(), "config.json").keys; }
+/// Keys of sections model and router, as a config file has them.
+using Keys = std::map<std::string, std::string>;
+
+Keys keys_of(const HfConfig& read) {
+  config::Config config;
+  config.model = read.model;
+  config.router = read.router;
+  Keys keys;
+  for (const auto& [key, value] : config::flatten(config)) {
+    if (key.starts_with("model.") || key.starts_with("router.")) {
+      keys[key] = value;
+    }
+  }
+  return keys;
+}
+
+Keys keys_of(const Json& config) { return keys_of(parse_hf_config(config.dump(), "config.json")); }
+
+Keys canonical_keys(HfConfig config) {
+  canonicalise(config.model, config.router);
+  return keys_of(config);
+}
+
+const Family& family_of(const HfConfig& config) { return family_for(config.model, config.router); }
 
 std::string message_of(const std::function<void()>& work, Exit code) {
   try {
@@ -51,7 +75,7 @@ void expect_refused(Json config, const std::string& field, const Json& value,
   EXPECT_NE(message.find(line), std::string::npos) << line << "\n" << message;
 }
 
-void expect_keys(const HfKeys& keys, const HfKeys& expected) {
+void expect_keys(const Keys& keys, const Keys& expected) {
   for (const auto& [key, value] : expected) {
     ASSERT_TRUE(keys.contains(key)) << key;
     EXPECT_EQ(keys.at(key), value) << key;
@@ -61,7 +85,7 @@ void expect_keys(const HfKeys& keys, const HfKeys& expected) {
 // What each family's fields mean in our keys.
 TEST(HfConfig, Keys) {
   expect_keys(
-      read_config("mixtral").keys,
+      keys_of(read_config("mixtral")),
       {{"model.layers", "2"},          {"model.d_model", "24"},         {"model.heads", "4"},
        {"model.kv_heads", "2"},        {"model.head_dim", "6"},         {"model.vocab_size", "67"},
        {"model.max_seq", "256"},       {"model.rope_theta", "1000000"}, {"model.norm_eps", "1e-05"},
@@ -70,75 +94,75 @@ TEST(HfConfig, Keys) {
        {"router.normalize", "1"},      {"router.score", "softmax"},     {"router.balance", "none"},
        {"model.qk_norm", "none"},      {"model.shared_experts", "0"},   {"model.kv_lora_rank", "0"},
        {"model.rope_scaling", "none"}, {"model.swiglu_limit", "0"},     {"model.moe_every", "1"}});
-  expect_keys(read_config("qwen2_moe").keys, {{"model.kv_heads", "1"},
-                                              {"model.head_dim", "6"},
-                                              {"model.d_ff", "17"},
-                                              {"model.expert_d_ff", "8"},
-                                              {"model.moe_every", "2"},
-                                              {"model.dense_at", ""},
-                                              {"model.shared_experts", "1"},
-                                              {"model.shared_d_ff", "13"},
-                                              {"model.shared_gate", "1"},
-                                              {"model.qkv_bias", "1"},
-                                              {"model.output_bias", "0"},
-                                              {"model.sliding_window", "0"},
-                                              {"model.tie_embeddings", "1"},
-                                              {"model.rope_theta", "10000"},
+  expect_keys(keys_of(read_config("qwen2_moe")), {{"model.kv_heads", "1"},
+                                                  {"model.head_dim", "6"},
+                                                  {"model.d_ff", "17"},
+                                                  {"model.expert_d_ff", "8"},
+                                                  {"model.moe_every", "2"},
+                                                  {"model.dense_at", ""},
+                                                  {"model.shared_experts", "1"},
+                                                  {"model.shared_d_ff", "13"},
+                                                  {"model.shared_gate", "1"},
+                                                  {"model.qkv_bias", "1"},
+                                                  {"model.output_bias", "0"},
+                                                  {"model.sliding_window", "0"},
+                                                  {"model.tie_embeddings", "1"},
+                                                  {"model.rope_theta", "10000"},
+                                                  {"router.normalize", "0"}});
+  expect_keys(keys_of(read_config("qwen3_moe")), {{"model.head_dim", "10"},
+                                                  {"model.qk_norm", "head"},
+                                                  {"model.dense_at", "0"},
+                                                  {"model.moe_every", "1"},
+                                                  {"model.rope_scaling", "linear"},
+                                                  {"model.rope_factor", "2"},
+                                                  {"model.rope_theta", "1000"},
+                                                  {"router.normalize", "1"}});
+  expect_keys(keys_of(read_config("olmoe")), {{"model.qk_norm", "projection"},
+                                              {"model.clip_qkv", "1.1"},
+                                              {"model.expert_d_ff", "13"},
                                               {"router.normalize", "0"}});
-  expect_keys(read_config("qwen3_moe").keys, {{"model.head_dim", "10"},
-                                              {"model.qk_norm", "head"},
-                                              {"model.dense_at", "0"},
-                                              {"model.moe_every", "1"},
-                                              {"model.rope_scaling", "linear"},
-                                              {"model.rope_factor", "2"},
-                                              {"model.rope_theta", "1000"},
-                                              {"router.normalize", "1"}});
-  expect_keys(read_config("olmoe").keys, {{"model.qk_norm", "projection"},
-                                          {"model.clip_qkv", "1.1"},
-                                          {"model.expert_d_ff", "13"},
-                                          {"router.normalize", "0"}});
-  expect_keys(read_config("deepseek_v2").keys, {{"model.q_lora_rank", "0"},
-                                                {"model.kv_lora_rank", "14"},
-                                                {"model.qk_nope_head_dim", "12"},
-                                                {"model.qk_rope_head_dim", "8"},
-                                                {"model.v_head_dim", "10"},
-                                                {"model.rope_interleave", "1"},
-                                                {"model.dense_layers", "1"},
-                                                {"model.shared_experts", "2"},
-                                                {"model.shared_d_ff", "0"},
-                                                {"router.scale", "1.5"},
-                                                {"router.groups", "1"},
-                                                {"router.normalize", "0"}});
-  expect_keys(read_config("deepseek_v2_yarn").keys, {{"model.rope_scaling", "yarn"},
-                                                     {"model.rope_factor", "4"},
-                                                     {"model.rope_original_max_seq", "64"},
-                                                     {"model.rope_beta_fast", "8"},
-                                                     {"model.rope_beta_slow", "1"},
-                                                     {"model.rope_attention_factor", "0"},
-                                                     {"model.rope_mscale", "0.707"},
-                                                     {"model.rope_mscale_all_dim", "1.2"},
-                                                     {"model.rope_truncate", "1"},
-                                                     {"router.groups", "4"},
-                                                     {"router.top_groups", "2"},
-                                                     {"router.group_score", "max"}});
-  expect_keys(read_config("deepseek_v3").keys, {{"router.score", "sigmoid"},
-                                                {"router.balance", "bias"},
-                                                {"router.group_score", "top2"},
-                                                {"router.normalize", "1"},
-                                                {"router.scale", "2.5"},
-                                                {"router.aux_loss", "0"},
-                                                {"router.aux_scope", "sequence"},
-                                                {"model.q_lora_rank", "11"}});
-  expect_keys(read_config("gpt_oss").keys, {{"model.sinks", "1"},
-                                            {"model.qkv_bias", "1"},
-                                            {"model.output_bias", "1"},
-                                            {"model.sliding_window", "9"},
-                                            {"model.window_layers", "0,2"},
-                                            {"model.swiglu_limit", "1.5"},
-                                            {"model.expert_bias", "1"},
-                                            {"model.rope_truncate", "0"},
-                                            {"router.gate_bias", "1"},
-                                            {"router.normalize", "1"}});
+  expect_keys(keys_of(read_config("deepseek_v2")), {{"model.q_lora_rank", "0"},
+                                                    {"model.kv_lora_rank", "14"},
+                                                    {"model.qk_nope_head_dim", "12"},
+                                                    {"model.qk_rope_head_dim", "8"},
+                                                    {"model.v_head_dim", "10"},
+                                                    {"model.rope_interleave", "1"},
+                                                    {"model.dense_layers", "1"},
+                                                    {"model.shared_experts", "2"},
+                                                    {"model.shared_d_ff", "0"},
+                                                    {"router.scale", "1.5"},
+                                                    {"router.groups", "1"},
+                                                    {"router.normalize", "0"}});
+  expect_keys(keys_of(read_config("deepseek_v2_yarn")), {{"model.rope_scaling", "yarn"},
+                                                         {"model.rope_factor", "4"},
+                                                         {"model.rope_original_max_seq", "64"},
+                                                         {"model.rope_beta_fast", "8"},
+                                                         {"model.rope_beta_slow", "1"},
+                                                         {"model.rope_attention_factor", "0"},
+                                                         {"model.rope_mscale", "0.707"},
+                                                         {"model.rope_mscale_all_dim", "1.2"},
+                                                         {"model.rope_truncate", "1"},
+                                                         {"router.groups", "4"},
+                                                         {"router.top_groups", "2"},
+                                                         {"router.group_score", "max"}});
+  expect_keys(keys_of(read_config("deepseek_v3")), {{"router.score", "sigmoid"},
+                                                    {"router.balance", "bias"},
+                                                    {"router.group_score", "top2"},
+                                                    {"router.normalize", "1"},
+                                                    {"router.scale", "2.5"},
+                                                    {"router.aux_loss", "0"},
+                                                    {"router.aux_scope", "sequence"},
+                                                    {"model.q_lora_rank", "11"}});
+  expect_keys(keys_of(read_config("gpt_oss")), {{"model.sinks", "1"},
+                                                {"model.qkv_bias", "1"},
+                                                {"model.output_bias", "1"},
+                                                {"model.sliding_window", "9"},
+                                                {"model.window_layers", "0, 2"},
+                                                {"model.swiglu_limit", "1.5"},
+                                                {"model.expert_bias", "1"},
+                                                {"model.rope_truncate", "0"},
+                                                {"router.gate_bias", "1"},
+                                                {"router.normalize", "1"}});
 }
 
 // What only the folder's tensors show is said beside the keys.
@@ -181,14 +205,14 @@ TEST(HfConfig, Defaults) {
               {{"model.dense_layers", "3"}, {"model.q_lora_rank", "1536"}, {"router.groups", "8"}});
   expect_keys(keys_of({{"model_type", "deepseek_v2"}, {"num_experts_per_tok", 6}}),
               {{"model.dense_layers", "0"}, {"model.q_lora_rank", "1536"}, {"router.groups", "1"}});
-  const HfKeys oss = keys_of({{"model_type", "gpt_oss"}});
+  const Keys oss = keys_of({{"model_type", "gpt_oss"}});
   expect_keys(oss, {{"model.rope_scaling", "yarn"},
                     {"model.rope_factor", "32"},
                     {"model.rope_original_max_seq", "4096"},
                     {"model.rope_truncate", "0"},
                     {"model.rope_theta", "150000"},
                     {"model.sliding_window", "128"}});
-  EXPECT_EQ(oss.at("model.window_layers").substr(0, 6), "0,2,4,");
+  EXPECT_EQ(oss.at("model.window_layers").substr(0, 7), "0, 2, 4");
   Json kv = config_of("mixtral");
   kv["num_key_value_heads"] = nullptr;
   EXPECT_EQ(keys_of(kv).at("model.kv_heads"), "4");
@@ -197,7 +221,7 @@ TEST(HfConfig, Defaults) {
 // Other names of the same fields.
 TEST(HfConfig, OtherNames) {
   Json qwen = config_of("qwen3_moe");
-  const HfKeys keys = keys_of(qwen);
+  const Keys keys = keys_of(qwen);
   qwen["num_local_experts"] = qwen["num_experts"];
   EXPECT_EQ(keys_of(qwen), keys);
   qwen.erase("num_experts");
@@ -310,62 +334,64 @@ TEST(HfConfig, AllProblems) {
 TEST(HfConfig, RoundTrip) {
   for (const std::string& folder : kFolders) {
     const HfConfig config = read_config(folder);
-    EXPECT_EQ(family_for(config.keys), config.family) << folder;
-    const Json written = hf_config_of(config.family, config.keys, StoredType::kBF16);
+    EXPECT_EQ(&family_of(config), config.family) << folder;
+    const Json written =
+        hf_config_of(*config.family, config.model, config.router, StoredType::kBF16);
     EXPECT_EQ(written["torch_dtype"], "bfloat16");
     const HfConfig again = parse_hf_config(written.dump(), folder);
-    EXPECT_EQ(canonical(again.keys), canonical(config.keys)) << folder;
+    EXPECT_EQ(canonical_keys(again), canonical_keys(config)) << folder;
     EXPECT_TRUE(again.notes.empty()) << folder;
   }
 }
 
 /// A plain model of ours.
-HfKeys plain() {
-  HfKeys keys = keys_of(config_of("mixtral"));
-  keys["model.sliding_window"] = "0";
-  keys["router.capacity"] = "128";  // training alone
-  keys["router.balance"] = "aux_loss";
-  keys["router.aux_loss"] = "0.01";
-  return keys;
+HfConfig plain() {
+  HfConfig config = read_config("mixtral");
+  config.model.sliding_window = 0;
+  config.router.capacity = 128;  // training alone
+  config.router.balance = config::Balance::kAuxLoss;
+  config.router.aux_loss = 0.01;
+  return config;
 }
 
 // The family follows from what the model has, in whatever form the keys say it.
 TEST(HfConfig, FamilyFor) {
-  HfKeys keys = plain();
-  keys["model.kv_heads"] = keys["model.head_dim"] = keys["model.d_ff"] = "0";
-  keys["model.rope_theta"] = "1e6";
-  EXPECT_EQ(family_for(keys), HfFamily::kMixtral);
-  EXPECT_EQ(hf_config_of(HfFamily::kMixtral, keys, StoredType::kF32)["num_key_value_heads"], 4);
-  keys["model.qk_norm"] = "head";
-  keys["model.dense_layers"] = "1";
-  EXPECT_EQ(family_for(keys), HfFamily::kQwen3Moe);
-  EXPECT_EQ(hf_config_of(HfFamily::kQwen3Moe, keys, StoredType::kF32)["mlp_only_layers"],
-            Json::array({0}));
-  keys["model.dense_layers"] = "0";
-  keys["model.qk_norm"] = "projection";
-  EXPECT_EQ(family_for(keys), HfFamily::kOlmoe);
+  HfConfig config = plain();
+  config::Model& model = config.model;
+  model.kv_heads = model.head_dim = model.d_ff = 0;
+  const auto json = [&] {
+    return hf_config_of(family_of(config), model, config.router, StoredType::kF32);
+  };
+  EXPECT_EQ(&family_of(config), &kMixtral);
+  EXPECT_EQ(json()["num_key_value_heads"], 4);
+  model.qk_norm = config::QkNorm::kHead;
+  model.dense_layers = 1;
+  EXPECT_EQ(&family_of(config), &kQwen3Moe);
+  EXPECT_EQ(json()["mlp_only_layers"], Json::array({0}));
+  model.dense_layers = 0;
+  model.qk_norm = config::QkNorm::kProjection;
+  EXPECT_EQ(&family_of(config), &kOlmoe);
 }
 
 // What no family has is named.
 TEST(HfConfig, NoFamily) {
-  const auto refused = [](const std::string& key, const std::string& value) {
-    HfKeys keys = plain();
-    keys[key] = value;
-    const std::string message = message_of([&] { family_for(keys); }, Exit::kUsage);
-    EXPECT_NE(message.find(key + " = " + value), std::string::npos) << message;
+  const auto refused = [](const std::string& key_and_value, const auto& change) {
+    HfConfig config = plain();
+    change(config);
+    const std::string message = message_of([&] { family_of(config); }, Exit::kUsage);
+    EXPECT_NE(message.find(key_and_value), std::string::npos) << message;
   };
-  refused("model.experts", "0");
-  refused("model.shared_experts", "1");
-  refused("router.task_gate", "1");
-  refused("router.threshold", "0.8");
-  refused("router.temperature", "0.5");
-  refused("router.balance", "bias");
-  refused("model.rope_interleave", "1");
-  refused("model.new_key", "3");
+  refused("model.experts = 0", [](HfConfig& c) { c.model.experts = 0; });
+  refused("model.shared_experts = 1", [](HfConfig& c) { c.model.shared_experts = 1; });
+  refused("router.task_gate = 1", [](HfConfig& c) { c.router.task_gate = true; });
+  refused("router.threshold = 0.8", [](HfConfig& c) { c.router.threshold = 0.8; });
+  refused("router.temperature = 0.5", [](HfConfig& c) { c.router.temperature = 0.5; });
+  refused("router.balance = bias", [](HfConfig& c) { c.router.balance = config::Balance::kBias; });
+  refused("model.rope_interleave = 1", [](HfConfig& c) { c.model.rope_interleave = true; });
   // What none of them can even say is named as their own configs would name it.
-  HfKeys keys = plain();
-  keys["model.top_k"] = "100";
-  const std::string message = message_of([&] { family_for(keys); }, Exit::kUsage);
+  HfConfig config = plain();
+  config.model.top_k = 100;
+  const std::string message = message_of([&] { family_of(config); }, Exit::kUsage);
   EXPECT_NE(message.find("num_experts_per_tok"), std::string::npos) << message;
 }
 
@@ -388,10 +414,12 @@ TEST(HfConfig, RandomDamage) {
       }
     }
     try {
-      const HfKeys keys = parse_hf_config(text, "config.json").keys;
+      HfConfig config = parse_hf_config(text, "config.json");
       ++read;
-      EXPECT_EQ(canonical(keys), canonical(canonical(keys)));
-      EXPECT_NO_THROW(family_for(keys)) << text;
+      const Keys canonical = canonical_keys(config);
+      canonicalise(config.model, config.router);
+      EXPECT_EQ(canonical_keys(config), canonical);
+      EXPECT_NO_THROW(family_of(config)) << text;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::kBadData) << error.what();
       EXPECT_EQ(std::string(error.what()).find("config.json: "), 0U) << error.what();

@@ -1,112 +1,15 @@
-// Hugging Face folders: every tensor of the families' fixtures under our names, what is wrong with
-// a folder, and that what is written reads back the same.
+// Hugging Face folders: every tensor of the families' fixtures under our names, and what is wrong
+// with a folder.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
-#include <functional>
-#include <map>
-#include <numeric>
 #include <random>
 
-#include "base/error.h"
-#include "base/json.h"
-#include "hf/folder.h"
+#include "hf/family.h"
 #include "hf/tensors.h"
-#include "support/temp_dir.h"
+#include "unit/hf/folders.h"
 
 namespace moesaic::hf {
 namespace {
-
-namespace fs = std::filesystem;
-using Extents = std::vector<std::int64_t>;
-using moesaic::testing::TempDir;
-
-const std::vector<std::string> kFolders{"mixtral",     "qwen2_moe",       "qwen3_moe",
-                                        "olmoe",       "deepseek_v2",     "deepseek_v2_yarn",
-                                        "deepseek_v3", "deepseek_v3_fp8", "gpt_oss"};
-
-fs::path folder_of(const std::string& name) {
-  return fs::path(MOESAIC_GOLDEN_DIR) / "families" / name;
-}
-
-struct Array {
-  Extents shape;
-  std::string dtype;
-  std::vector<float> values;
-  float at(std::initializer_list<std::int64_t> index) const {
-    std::int64_t place = 0;
-    auto extent = shape.begin();
-    for (const std::int64_t i : index) {
-      place = place * *extent++ + i;
-    }
-    return values.at(static_cast<std::size_t>(place));
-  }
-};
-using Arrays = std::map<std::string, Array>;
-
-/// e4m3 by its definition: 4 bits of exponent with bias 7, 3 of mantissa.
-float e4m3(unsigned char bits) {
-  const int exponent = (bits >> 3U) & 15, mantissa = bits & 7;
-  const float magnitude =
-      exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                    : std::ldexp(1.0F + static_cast<float>(mantissa) / 8.0F, exponent - 7);
-  return (bits & 128U) != 0 ? -magnitude : magnitude;
-}
-
-/// Reads safetensors files in a few lines, apart from the reader that is tested.
-Arrays arrays_of(const fs::path& folder) {
-  Arrays arrays;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() != ".safetensors") {
-      continue;
-    }
-    const std::string bytes = testing::read_file(entry.path());
-    std::uint64_t length = 0;
-    std::memcpy(&length, bytes.data(), 8);
-    const Json header = Json::parse(bytes.substr(8, length));
-    for (const auto& [name, value] : header.items()) {
-      if (name == "__metadata__") {
-        continue;
-      }
-      Array array{value["shape"].get<Extents>(), value["dtype"].get<std::string>(), {}};
-      const std::size_t begin = 8 + length + value["data_offsets"][0].get<std::size_t>();
-      const std::size_t end = 8 + length + value["data_offsets"][1].get<std::size_t>();
-      const std::size_t width = array.dtype == "F32" ? 4 : array.dtype == "BF16" ? 2 : 1;
-      for (std::size_t at = begin; at < end; at += width) {
-        float one = width == 1 ? e4m3(static_cast<unsigned char>(bytes[at])) : 0.0F;
-        if (width > 1) {  // bf16 is the upper half of a float
-          std::memcpy(reinterpret_cast<char*>(&one) + 4 - width, &bytes[at], width);
-        }
-        array.values.push_back(one);
-      }
-      arrays[name] = array;
-    }
-  }
-  return arrays;
-}
-
-std::vector<float> whole(HfFolder& folder, const std::string& name) {
-  const Extents shape = folder.shape(name).value();
-  std::vector<float> values(static_cast<std::size_t>(
-      std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>())));
-  folder.read(name, Extents(shape.size(), 0), shape, values);
-  return values;
-}
-
-std::string message_of(const std::function<void()>& work, Exit code) {
-  try {
-    work();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
-void expect_in(const std::string& message, const std::string& part) {
-  EXPECT_NE(message.find(part), std::string::npos) << part << "\n" << message;
-}
 
 std::string with(std::string text, const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);
@@ -160,7 +63,7 @@ TEST(HfFolder, EveryTensor) {
     HfFolder folder = HfFolder::open(folder_of(name));
     folder.check();
     const Arrays arrays = arrays_of(folder_of(name));
-    const std::string family(name_of(folder.config().family));
+    const std::string family(folder.config().family->name);
     EXPECT_GT(folder.names().size(), 20U);
     for (const std::string& tensor : folder.names()) {
       ASSERT_EQ(whole(folder, tensor), expected(family, arrays, tensor)) << name << ": " << tensor;
@@ -381,89 +284,6 @@ TEST(HfFolder, WrongScales) {
   expect_in(silent.problems(), "e4m3, but config.json has no quantization_config");
 }
 
-/// Writes a folder's tensors anew.
-void rewrite(HfFolder& from, const HfFolderRequest& request) {
-  const ReadPart read = [&](const std::string& name, const Extents& offset, const Extents& extent,
-                            std::span<float> values) { from.read(name, offset, extent, values); };
-  write_hf_folder(request, read, comm::Communicator());
-}
-
-// Every family's folder, written anew in one file or several, reads back the same; so do its files
-// by the other reader: all tensors, in their stored places.
-TEST(HfFolder, RoundTrip) {
-  for (const std::string& name : kFolders) {
-    for (const std::int64_t most : {std::int64_t{5'000'000'000}, std::int64_t{40'000}}) {
-      HfFolder from = HfFolder::open(folder_of(name));
-      const TempDir dir;
-      HfFolderRequest request{
-          dir / "out", from.config().family, from.config().keys, StoredType::kF32, most, {}};
-      rewrite(from, request);
-      HfFolder to = HfFolder::open(dir / "out");
-      to.check();
-      ASSERT_EQ(to.names(), from.names());
-      for (const std::string& tensor : to.names()) {
-        ASSERT_EQ(whole(to, tensor), whole(from, tensor)) << name << ": " << tensor;
-      }
-      EXPECT_EQ(fs::exists(dir / "out" / "model.safetensors"), most > 40'000) << name;
-      for (const auto& entry : fs::directory_iterator(dir / "out")) {
-        EXPECT_NE(entry.path().extension(), ".tmp");
-        EXPECT_TRUE(most > 40'000 || entry.file_size() < 60'000) << entry.path();
-      }
-      if (!from.config().has_fp8) {
-        const Arrays before = arrays_of(folder_of(name)), after = arrays_of(dir / "out");
-        ASSERT_EQ(after.size(), before.size());
-        for (const auto& [stored, array] : before) {
-          ASSERT_EQ(after.at(stored).values, array.values) << name << ": " << stored;
-          ASSERT_EQ(after.at(stored).shape, array.shape) << name << ": " << stored;
-        }
-      }
-    }
-  }
-}
-
-// In bf16 the values are those next to the ones before; the bias that ranks experts stays as it is.
-TEST(HfFolder, Narrow) {
-  HfFolder from = HfFolder::open(folder_of("deepseek_v3"));
-  const TempDir dir;
-  rewrite(from, {dir / "out",
-                 from.config().family,
-                 from.config().keys,
-                 StoredType::kBF16,
-                 5'000'000'000,
-                 {}});
-  HfFolder to = HfFolder::open(dir / "out");
-  to.check();
-  const std::string bias = "model.layers.1.mlp.gate.e_score_correction_bias";
-  EXPECT_EQ(whole(to, bias), whole(from, bias));
-  const auto narrow = whole(to, "lm_head.weight"), wide = whole(from, "lm_head.weight");
-  for (std::size_t i = 0; i < wide.size(); ++i) {
-    EXPECT_NEAR(narrow[i], wide[i], std::abs(wide[i]) / 256);
-  }
-  EXPECT_EQ(arrays_of(dir / "out").at("lm_head.weight").dtype, "BF16");
-}
-
-// A model is never overwritten; what an unfinished writing left is, and files beside it come along.
-TEST(HfFolder, Existing) {
-  HfFolder from = HfFolder::open(folder_of("olmoe"));
-  const TempDir dir;
-  testing::write_file(dir / "tokenizer.json", "{}");
-  testing::write_file(dir / "notes.txt", "");
-  fs::create_directory(dir / "out");
-  testing::write_file(dir / "out" / "model-00001-of-00002.safetensors", "half");
-  testing::write_file(dir / "out" / "model.safetensors.index.json", "{}");
-  const auto sidecars = sidecar_files(dir.path());
-  EXPECT_EQ(sidecars, std::vector<fs::path>{dir / "tokenizer.json"});
-  const HfFolderRequest request{dir / "out",      from.config().family, from.config().keys,
-                                StoredType::kF32, 5'000'000'000,        sidecars};
-  expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
-  EXPECT_EQ(testing::read_file(dir / "out" / "model-00001-of-00002.safetensors"), "half");
-  testing::write_file(dir / "out" / ".unfinished", "");
-  rewrite(from, request);
-  EXPECT_EQ(testing::read_file(dir / "out" / "tokenizer.json"), "{}");
-  EXPECT_EQ(std::distance(fs::directory_iterator(dir / "out"), {}), 3);
-  expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
-}
-
 // Random changes of the index or of the files' headers end in an error of input or in a model that
 // is whole, never in a crash.
 TEST(HfFolder, RandomDamage) {
@@ -490,22 +310,6 @@ TEST(HfFolder, RandomDamage) {
     }
     testing::write_file(file, good);
   }
-}
-
-// A reader that fails leaves a folder without a config, which nobody takes for a model.
-TEST(HfFolder, Unfinished) {
-  HfFolder from = HfFolder::open(folder_of("olmoe"));
-  const TempDir dir;
-  int left = 20;
-  const ReadPart read = [&](const std::string&, const Extents&, const Extents&, std::span<float>) {
-    if (--left == 0) {
-      throw Error(Exit::kBadData, "it is damaged");
-    }
-  };
-  const HfFolderRequest request{dir / "out",      from.config().family, from.config().keys,
-                                StoredType::kF32, 5'000'000'000,        {}};
-  message_of([&] { write_hf_folder(request, read, comm::Communicator()); }, Exit::kBadData);
-  EXPECT_TRUE(fs::is_empty(dir / "out"));
 }
 
 }  // namespace

@@ -123,8 +123,7 @@ data::MicroBatch pieces(const std::vector<Piece>& all) {
 class FamilyTest : public ::testing::TestWithParam<std::string> {
  protected:
   FamilyTest() : source(checkpoint::ModelSource::open(families() / GetParam())) {
-    const std::map<std::string, std::string> keys = source.keys();
-    config = config::unflatten({keys.begin(), keys.end()});
+    config = source.config();
     config.router.aux_loss = 0.0;
     config.run.precision = config::Precision::kFp32;
     config.run.threads = 1;
@@ -240,8 +239,8 @@ TEST_P(FamilyTest, EveryGradient) {
   evaluate();
   const auto gradients = gradients_of(*instance);
   std::size_t compared = 0;
-  for (const hf::HfTensor& tensor :
-       hf::hf_tensors(source.folder()->config().family, source.keys())) {
+  const hf::HfConfig& theirs = source.folder()->config();
+  for (const hf::HfTensor& tensor : hf::hf_tensors(*theirs.family, theirs.model, theirs.router)) {
     if (!oracle.gradients.contains(tensor.view.tensor)) {
       continue;  // not trained, or left out of the oracle
     }
