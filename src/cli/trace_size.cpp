@@ -1,9 +1,9 @@
 #include "cli/trace_size.h"
 
 #include "base/phase_clock.h"
+#include "config/layers.h"
 #include "config/pool.h"
 #include "engine/instance.h"
-#include "plan/model_size.h"
 #include "record/routing_record.h"
 #include "record/trace.h"
 
@@ -12,7 +12,7 @@ namespace moesaic::cli {
 double trace_size(const config::Config& config, int ranks, std::size_t tasks, std::size_t corpora,
                   std::int64_t rows) {
   record::TraceAxes axes;
-  axes.moe_layers.resize(static_cast<std::size_t>(plan::moe_layers(config.model)));
+  axes.moe_layers.resize(config::moe_layers(config.model).size());
   axes.experts = config::expert_numbers(config.model, config.router);
   axes.choices = config.model.top_k;
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
@@ -24,7 +24,7 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
 }
 
 double routing_size(const config::Config& config) {
-  return record::routing_step_bytes(plan::moe_layers(config.model), config.model.top_k,
+  return record::routing_step_bytes(std::ssize(config::moe_layers(config.model)), config.model.top_k,
                                     config.train.batch * config.data.seq_len);
 }
 

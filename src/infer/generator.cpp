@@ -342,7 +342,9 @@ GenerateResult generate(const GenerateJob& job) {
                           done.size()));
   }
   // As many pages as each rank of all stages has room for, but not more than are of use.
-  const std::int64_t page_bytes = job.instance.transformer.page_bytes(job.instance.context());
+  const std::int64_t page_bytes =
+      job.instance.transformer.page_elements() *
+      static_cast<std::int64_t>(size_of(job.instance.context().compute));
   std::int64_t pages = world.all_reduce(
       static_cast<std::int64_t>(job.config.generate.cache) / page_bytes, comm::Reduce::kMin);
   Need need;

@@ -116,14 +116,14 @@ const Moe* Transformer::moe(std::int64_t moe_layer) const {
   return nullptr;
 }
 
-std::int64_t Transformer::page_bytes(const Context& ctx) const {
+std::int64_t Transformer::page_elements() const {
   std::int64_t elements = 0;
   for (const Chunk& chunk : chunks_) {
     for (const Block& block : chunk.blocks) {
       elements += block.page_elements();
     }
   }
-  return elements * static_cast<std::int64_t>(size_of(ctx.compute));
+  return elements;
 }
 
 PagedCache Transformer::make_cache(const Context& ctx, std::int64_t pages) const {

@@ -33,8 +33,8 @@ class Transformer {
   /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
-  /// Bytes of one page of the cache in all layers of this rank, in the compute dtype.
-  std::int64_t page_bytes(const Context& ctx) const;
+  /// Numbers in one page of the cache in all layers of this rank; they have the compute dtype.
+  std::int64_t page_elements() const;
   /// Room for so many pages of keys and values, for this rank's layers and heads.
   PagedCache make_cache(const Context& ctx, std::int64_t pages) const;
 

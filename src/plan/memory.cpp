@@ -6,8 +6,8 @@
 #include "base/share.h"
 #include "config/layers.h"
 #include "config/pool.h"
-#include "plan/model_size.h"
 #include "plan/numbers.h"
+#include "plan/rank_model.h"
 
 namespace moesaic::plan {
 namespace {
@@ -78,42 +78,52 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
   return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }
 
-/// Experts of a layer on the rank that has most.
-double fullest(const config::Config& config, const Layout& layout) {
-  const std::string expert_pool = config::expert_pool_of(config.model, config.router, 0);
-  const auto most = [&](char kind) {
-    return std::ceil(real(config::count_of(expert_pool, kind)) / real(layout.expert_ranks()));
-  };
-  return most('r') + most('s');
-}
-
-constexpr std::int64_t kBlock = 256;  // columns with one scale (backend/packed_layout.h)
+constexpr double kBlock = 256.0;  // columns with one scale (backend/packed_layout.h)
 
 /// Bytes of one quantized weight, with its share of the scales.
 double packed_bytes(config::Quantize quantize) {
-  const double scale = 4.0 / real(kBlock);
+  const double scale = 4.0 / kBlock;
   return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
 }
 
-/// Weights of other ranks' columns that one keeps, as what a rank keeps is block-aligned.
-double others_columns(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  const config::Model& m = config.model;
-  const Stage s = stage_of(m, layout, stage);
-  const auto more = [](std::int64_t columns, std::int64_t ranks) {
-    std::int64_t most = 0;
-    for (std::int64_t r = 0; r < ranks; ++r) {
-      const Slice own = share_of(columns, r, ranks);
-      most = std::max(most, block_aligned(own, kBlock, columns).count - own.count);
+/// What parameters take that are not trained, in bytes.
+struct Weights {
+  double fp32 = 0.0, in_products = 0.0;
+  double sum() const { return fp32 + in_products; }
+};
+Weights weights_of(RankModel& rank, const config::Config& config, bool training) {
+  const bool narrow = config.run.precision == config::Precision::kBf16;
+  const bool quantized = !training && config.run.quantize != config::Quantize::kNone;
+  const auto pack = quantized ? std::optional(PackedFormat::kInt8) : std::nullopt;
+  Weights weights;
+  for (model::Parameter& p : rank.parameters.all()) {
+    const model::Kept kept =
+        model::kept(p.spec, narrow ? DType::kBf16 : DType::kF32, training, pack);
+    if (kept.packed) {
+      p.hold_aligned_blocks();
     }
-    return real(most);
-  };
-  const double attention =
-      real(s.dense + s.moe) * more(m.heads * config::value_width(m), layout.tp);
-  const double dense = real(s.dense) * more(m.d_ff, layout.tp);
-  const double shared = real(s.moe) * more(config::shared_width(m), layout.tp);
-  const double experts =
-      real(s.moe) * fullest(config, layout) * more(m.expert_d_ff, layout.expert_split());
-  return real(m.d_model) * (attention + dense + shared + experts);
+    const double elements = real(p.spec.shape.numel());
+    weights.fp32 += kept.values ? kFp32 * elements : 0.0;
+    weights.in_products += kept.copy ? kBf16 * elements : 0.0;
+    weights.in_products += kept.packed ? packed_bytes(config.run.quantize) * elements : 0.0;
+  }
+  return weights;
+}
+
+/// The same of the rank of tp that has most of them: quantized ones are kept in whole blocks of
+/// columns, which may make one in the middle the largest.
+Weights most_weights(const config::Config& config, const Layout& layout, std::int64_t stage,
+                     bool training) {
+  Weights most;
+  for (std::int64_t rank = layout.tp - 1; rank >= 0; --rank) {
+    RankModel model(config, layout, stage, rank);
+    const Weights weights = weights_of(model, config, training);
+    most = weights.sum() > most.sum() ? weights : most;
+    if (training || config.run.quantize == config::Quantize::kNone) {
+      break;
+    }
+  }
+  return most;
 }
 
 /// Tokens that a rank computes at once while nothing is trained.
@@ -146,47 +156,6 @@ double in_flight(const config::Config& config, const Layout& layout, std::int64_
 
 }  // namespace
 
-Held held_by_rank(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  const config::Model& m = config.model;
-  const Stage s = stage_of(m, layout, stage);
-  const Heads heads = heads_of(m, layout);
-  const double layers = real(s.dense + s.moe);
-  const double d = real(m.d_model);
-  const double table = real(m.vocab_size) / real(layout.tp) * d;
-  const double norms = (2.0 * layers + (s.head ? 1.0 : 0.0)) * d;
-  const GateSize gate = gate_size(config);
-  const double state = real(gate.state);
-  const double gates = real(s.moe * (gate.products + gate.tasks));
-  const bool own_table = s.embedding && !(m.tie_embeddings && s.head);
-
-  const double most_experts = fullest(config, layout);
-
-  Held held;
-  const AttentionSize a = attention_size(m);
-  const double shared_gate = m.shared_experts > 0 && m.shared_gate ? real(s.moe) * d : 0.0;
-  const double split_bias = m.expert_bias ? real(2 * m.expert_d_ff) : 0.0;
-  const double whole_bias = m.expert_bias ? d : 0.0;
-  const double vectors = layers * (heads.query * real(a.head_vectors) +
-                                   heads.kv * real(a.kv_head_vectors) + real(a.output_bias));
-  const double biases =
-      real(s.moe) * most_experts * (split_bias / real(layout.expert_split()) + whole_bias);
-  held.experts =
-      real(s.moe) * most_experts * 3.0 * d * real(m.expert_d_ff) / real(layout.expert_split()) +
-      biases;
-  held.summed_over_stage = gates + (layout.sequence ? norms : 0.0) +
-                           layers * real(a.shared + a.shared_vectors) + shared_gate;
-  held.others =
-      layers * (heads.query * real(a.by_head) + heads.kv * real(a.by_kv_head)) + vectors +
-      (real(s.dense * m.d_ff) + real(s.moe * config::shared_width(m))) * 3.0 * d / real(layout.tp) +
-      (layout.sequence ? 0.0 : norms) + real(s.moe) * state + (own_table ? table : 0.0) +
-      (s.head ? table : 0.0);
-  held.looked_up = m.tie_embeddings && s.embedding && s.head ? table : 0.0;
-  held.not_in_products = norms + gates + shared_gate + vectors + biases +
-                         layers * real(a.shared_vectors) + real(s.moe) * state +
-                         (own_table ? table : 0.0);
-  return held;
-}
-
 double sent_rows(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const double choices = tokens * real(m.top_k);
@@ -201,21 +170,17 @@ double sent_rows(const config::Config& config, const Layout& layout, double toke
 }
 
 double quantized_bytes(const config::Config& config) {
-  config::Config alone = config;
-  alone.parallel = {.expert_tp = 1};
-  const Held held = held_by_rank(alone, Layout::of(alone, 1), 0);
-  const double kept = held.not_in_products + held.looked_up;
-  return kFp32 * kept + packed_bytes(config.run.quantize) * (held.sum() - kept);
+  const RankModel whole(config, {}, 0);
+  double bytes = 0.0;
+  for (const model::Parameter& p : whole.parameters.all()) {
+    const bool packed = p.spec.in_products && p.spec.packable && !p.spec.looked_up;
+    bytes += (packed ? packed_bytes(config.run.quantize) : kFp32) * real(p.spec.shape.numel());
+  }
+  return bytes;
 }
 
 double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  const config::Model& m = config.model;
-  const Stage s = stage_of(m, layout, stage);
-  const double numbers =
-      config::is_latent(m)
-          ? real(m.kv_lora_rank + m.qk_rope_head_dim)
-          : heads_of(m, layout).kv * real(config::key_width(m) + config::value_width(m));
-  return real((s.dense + s.moe) * kCachePage) * numbers * compute_width(config);
+  return real(RankModel(config, layout, stage).transformer.page_elements()) * compute_width(config);
 }
 
 double most_page_bytes(const config::Config& config, const Layout& layout) {
@@ -276,7 +241,6 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training) {
   const config::Model& m = config.model;
-  const Held held = held_by_rank(config, layout, stage);
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
   const double tokens =
@@ -287,17 +251,9 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double moe_bytes = s.moe > 0 ? moe_layer(config, layout, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;
-  // While nothing is trained, products alone read their weights.
-  const double in_products = held.sum() - held.not_in_products;
-  const bool narrow = width == kBf16;
-  memory.weights =
-      kFp32 * (training || !narrow ? held.sum() : held.not_in_products + held.looked_up);
-  memory.copies = narrow ? kBf16 * in_products : 0.0;
-  if (!training && config.run.quantize != config::Quantize::kNone) {
-    memory.weights = kFp32 * (held.not_in_products + held.looked_up);
-    memory.copies =
-        packed_bytes(config.run.quantize) * (in_products + others_columns(config, layout, stage));
-  }
+  const Weights weights = most_weights(config, layout, stage, training);
+  memory.weights = weights.fp32;
+  memory.copies = weights.in_products;
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
   // At most three rows of D on the way, and the gradients of gate, up and their product.
   memory.dispatch = width * rows *
@@ -309,6 +265,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
     add_reference(config, layout, stage, memory);
     return memory;
   }
+  const Held held = held_by(RankModel(config, layout, stage));
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.replicas()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.dp) : 1.0;

@@ -10,17 +10,6 @@
 
 namespace moesaic::plan {
 
-/// Parameters that one rank of a stage holds.
-struct Held {
-  double experts = 0.0;
-  double summed_over_stage = 0.0;  // gates, and norms if the sequence is split: over tp as well
-  double others = 0.0;
-  double looked_up = 0.0;        // of those in products: a tied table, looked up as well
-  double not_in_products = 0.0;  // of these: norms, gates, a table that is only looked up
-  double sum() const { return experts + summed_over_stage + others; }
-};
-Held held_by_rank(const config::Config& config, const Layout& layout, std::int64_t stage);
-
 /// Choices of one micro-batch that a rank sends to experts: top_k for each token, or what the slots
 /// hold; of its own rows alone where the experts are folded.
 double sent_rows(const config::Config& config, const Layout& layout, double tokens);
@@ -40,9 +29,7 @@ struct Memory {
   double sum() const;
 };
 
-/// Tokens of a page of generate's cache (kPageTokens of the backend).
-constexpr std::int64_t kCachePage = 64;
-/// Bytes that a page takes on one rank of a stage, in all its layers.
+/// Bytes that a page of the cache takes on one rank of a stage, in all its layers.
 double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage);
 /// The same, of the stage where it takes most.
 double most_page_bytes(const config::Config& config, const Layout& layout);

@@ -9,9 +9,10 @@
 
 namespace moesaic::plan {
 
-/// Parameters of one class: in the whole model, and those that one token meets.
+/// Parameters of one class: in the whole model, those that one token meets, and those of these that
+/// are weights of products.
 struct Count {
-  std::int64_t total = 0, active = 0;
+  std::int64_t total = 0, active = 0, multiplied = 0;
 };
 
 /// Parameters by class. The embedding's are all counted as active.
@@ -29,43 +30,14 @@ struct ModelSize {
   Count sum() const;
 };
 
-/// Parameters of the gate of one MoE layer.
-struct GateSize {
-  std::int64_t products = 0;  // (E, D), or keys (E, d) and query (d, D)
-  std::int64_t tasks = 0;     // (tasks, E)
-  std::int64_t state = 0;     // vectors (E) that no gradient trains: bias, load of the step before
-};
-GateSize gate_size(const config::Config& config);
-
-/// Parameters of one attention layer, by what they are split with over tp.
-struct AttentionSize {
-  std::int64_t by_head = 0;       // weights of products for one query head
-  std::int64_t by_kv_head = 0;    // and for one key and value head
-  std::int64_t shared = 0;        // those of the latent vectors, which all heads share
-  std::int64_t head_vectors = 0;  // elements of biases, norms and sinks for one query head
-  std::int64_t kv_head_vectors = 0;
-  std::int64_t shared_vectors = 0;
-  std::int64_t output_bias = 0;
-
-  std::int64_t products(const config::Model& model) const;
-  std::int64_t vectors(const config::Model& model) const;
-};
-AttentionSize attention_size(const config::Model& model);
-
-/// Weights and biases of one routed expert.
-std::int64_t expert_size(const config::Model& model);
-
 /// Parameters by class of the model of a resolved config.
 ModelSize model_size(const config::Config& config);
-
-/// Layers with experts.
-std::int64_t moe_layers(const config::Model& model);
 
 /// Multiplications and additions for one token: 2 for each active weight of a matrix product, and
 /// causal attention over its share of a sequence of `length` tokens.
 struct Flop {
   double forward = 0.0, training = 0.0;
 };
-Flop flop_per_token(const config::Config& config, std::int64_t length);
+Flop flop_per_token(const config::Model& model, const ModelSize& size, std::int64_t length);
 
 }  // namespace moesaic::plan

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/backend.h"
 #include "base/share.h"
 #include "base/text.h"
 #include "config/enum_names.h"
@@ -68,10 +69,10 @@ void add_cache(const Estimate& e, const config::Config& config, Rows& rows) {
   }
   const double bytes = most_page_bytes(config, e.layout);
   const std::int64_t pages = cache_pages(config, e.layout);
-  const std::int64_t longest = (config.model.max_seq + kCachePage - 1) / kCachePage;
+  const std::int64_t longest = (config.model.max_seq + kPageTokens - 1) / kPageTokens;
   rows.push_back({"cache", fmt::format("{} pages of {} tokens, {} each on a rank ({} a token)",
-                                       pages, kCachePage, short_bytes(bytes),
-                                       short_bytes(bytes / static_cast<double>(kCachePage)))});
+                                       pages, kPageTokens, short_bytes(bytes),
+                                       short_bytes(bytes / static_cast<double>(kPageTokens)))});
   rows.push_back(
       {"", fmt::format("{} sequences of model.max_seq = {} tokens, of at most {} at once",
                        pages / longest, config.model.max_seq,
@@ -162,9 +163,10 @@ Estimate estimate(const config::Config& config, int ranks) {
   e.job = config.plan.job;
   e.size = model_size(config);
   e.layout = Layout::of(config, ranks);
-  e.flop = flop_per_token(config, training  ? config.data.seq_len
-                                  : scoring ? config.score.window
-                                            : config.model.max_seq);
+  e.flop = flop_per_token(config.model, e.size,
+                          training  ? config.data.seq_len
+                          : scoring ? config.score.window
+                                    : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
     const Memory memory = memory_per_rank(config, e.layout, stage, training);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;

@@ -4,8 +4,8 @@
 
 #include "base/share.h"
 #include "plan/memory.h"
-#include "plan/model_size.h"
 #include "plan/numbers.h"
+#include "plan/rank_model.h"
 
 namespace moesaic::plan {
 namespace {
@@ -43,7 +43,7 @@ double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(
 
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage) {
   const config::Model& m = config.model;
-  const Held held = held_by_rank(config, layout, stage);
+  const Held held = held_by(RankModel(config, layout, stage));
   const Stage s = stage_of(m, layout, stage);
   const double tokens = real(config.train.micro_batch * config.data.seq_len);
   const double micro_batches = real(micro_batches_per_rank(config.train, layout));
@@ -54,7 +54,6 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   // first.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
   const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
-  const std::int64_t copies = kv_copies(m.kv_heads, layout.tp);
 
   using comm::Group;
   Traffic traffic;
@@ -67,13 +66,10 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.replicas());
   traffic[Group::kStage] =
       2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
-  if (m.tie_embeddings && layout.pp > 1 && (s.embedding || s.head)) {
-    traffic[Group::kEnds] =
-        2.0 * kFp32 * real(m.vocab_size) / real(layout.tp) * real(m.d_model) * ring(2);
+  if (held.tied > 0.0) {
+    traffic[Group::kEnds] = 2.0 * kFp32 * held.tied * ring(2);
   }
-  traffic[Group::kKv] = 2.0 * kFp32 * real(s.dense + s.moe) *
-                        real(attention_size(m).by_kv_head + attention_size(m).kv_head_vectors) *
-                        ring(copies);
+  traffic[Group::kKv] = 2.0 * kFp32 * held.partial * ring(kv_copies(m.kv_heads, layout.tp));
   return traffic;
 }
 

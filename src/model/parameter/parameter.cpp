@@ -13,6 +13,15 @@ void ParameterSpec::place_tensors() {
   require(total == shape.numel(), "public tensors do not fill " + tensors.front().name);
 }
 
+Kept kept(const ParameterSpec& spec, DType compute, bool training,
+          std::optional<PackedFormat> pack) {
+  const bool packed = !training && pack && spec.in_products && spec.packable;
+  const bool narrow = spec.in_products && compute != DType::kF32;
+  return {.values = training || spec.looked_up || (!narrow && !packed),
+          .copy = narrow && !packed,
+          .packed = packed};
+}
+
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed) {
   std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()),

@@ -34,6 +34,14 @@ struct ParameterSpec {
   void place_tensors();
 };
 
+/// What there is of a parameter: its fp32 values, a copy in the compute dtype, packed weights.
+struct Kept {
+  bool values = false, copy = false, packed = false;
+};
+/// pack: how weights of products are kept while nothing is trained; nothing: in compute.
+Kept kept(const ParameterSpec& spec, DType compute, bool training,
+          std::optional<PackedFormat> pack);
+
 /// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
 /// (seed, public name, element index) alone.
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,

@@ -49,17 +49,17 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
     buckets_ = make_buckets(list_, values, carve(backend, &Parameter::grad), owners);
   }
   for (Parameter& p : list_) {
-    if (packs(p) && *pack_ != PackedFormat::kBf16) {
+    const Kept of_it = kept(p.spec, compute, training, pack);
+    if (of_it.packed && *pack != PackedFormat::kBf16) {
       p.hold_aligned_blocks();
     }
-    const bool copied = p.spec.in_products && compute != DType::kF32;
-    if (!training && ((!copied && !packs(p)) || p.spec.looked_up)) {
+    if (of_it.values && !training) {
       p.value = backend.empty(DType::kF32, p.spec.shape);
     }
-    if (packs(p)) {
+    if (of_it.packed) {
       continue;  // made when its values are set
     }
-    p.compute = copied ? backend.empty(compute, p.spec.shape) : p.value;
+    p.compute = of_it.copy ? backend.empty(compute, p.spec.shape) : p.value;
     if (training) {
       std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
       if (p.spec.buffered) {

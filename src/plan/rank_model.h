@@ -1,0 +1,32 @@
+#pragma once
+
+#include "config/config.h"
+#include "model/transformer.h"
+#include "plan/layout.h"
+
+namespace moesaic::plan {
+
+/// The model on one rank of a layout, as its layers say: parameters with names, shapes and sums,
+/// which get no memory. By default the rank of the stage that holds most: where shares do not
+/// divide evenly, the last ones are larger (share_of).
+struct RankModel {
+  model::Parameters parameters;
+  model::Transformer transformer;
+
+  /// The config must be resolved. tp_rank: negative: the last.
+  RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
+            std::int64_t tp_rank = -1);
+};
+
+/// Parameters that one rank holds.
+struct Held {
+  double experts = 0.0;
+  double summed_over_stage = 0.0;  // gates, and norms if the sequence is split: over tp as well
+  double others = 0.0;
+  double tied = 0.0;     // of these: the table of the first and the last stage
+  double partial = 0.0;  // of these: key and value heads that several ranks of tp have
+  double sum() const { return experts + summed_over_stage + others; }
+};
+Held held_by(const RankModel& rank);
+
+}  // namespace moesaic::plan
