@@ -171,7 +171,8 @@ void show(const Outcome& outcome, const config::Config& config, bool forward, in
   const double seconds = median(timed);
   const double total = std::reduce(timed.begin(), timed.end(), 0.0);
   const auto tokens = static_cast<double>(config.train.batch * config.data.seq_len);
-  const plan::Flop flop = plan::flop_per_token(config, config.data.seq_len);
+  const plan::Flop flop =
+      plan::flop_per_token(config.model, plan::model_size(config), config.data.seq_len);
   const double rate = tokens / seconds * (forward ? flop.forward : flop.training);
   const bool bf16 = config.run.precision == config::Precision::kBf16;
   const double limit = onednn_rate(bf16) * ranks;
