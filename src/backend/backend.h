@@ -148,12 +148,12 @@ class Backend {
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
   /// How weights that are only read are best kept for products in compute; nothing: as tensors.
-  virtual std::optional<PackedFormat> inference_format(DType compute) const = 0;
+  virtual std::optional<DType> inference_format(DType compute) const = 0;
   /// w (G, N, K) fp32 -> weights that are only read. mean_squares (K) or (G, K) fp32, at least 0:
   /// of the activations that each column meets; they weigh the rounding errors of int4. Undefined:
   /// all the same. Throws kBadData, naming the position, where a number of w is not finite, or one
   /// of mean_squares is not finite or is negative.
-  virtual PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) = 0;
+  virtual PackedWeights pack(DType format, const Tensor& w, const Tensor& mean_squares) = 0;
   /// w (G, N, K) fp32 = the numbers that the packed ones stand for.
   virtual void unpack(const PackedWeights& packed, const Tensor& w) = 0;
   /// Weights of these very codes, all of one type: the rows of w (G, N, K) in turn.

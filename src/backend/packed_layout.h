@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "tensor/dtype.h"
+
 // How packed weights lie in memory, the same for every instruction set. Sixteen rows of w (N, K)
 // are a panel; their numbers lie in words of 4 bytes along k, [word][row], so that 64 bytes hold
 // one word of each row. Rows and columns that do not exist are zero.
@@ -13,8 +15,6 @@
 //          (s, m), then for each group and two words of it 64 bytes, the first word in the low
 //          nibbles q, the second in the high ones; w = d (q s + m - 128), q s + m <= 255.
 namespace moesaic {
-
-enum class PackedFormat : std::uint8_t { kBf16, kInt8, kInt4 };
 
 constexpr std::int64_t kPackedRows = 16;    // of a panel
 constexpr std::int64_t kPackedBlock = 256;  // numbers along k with one scale
@@ -34,19 +34,16 @@ constexpr std::int64_t packed_blocks(std::int64_t columns) {
 constexpr std::int64_t kPackedScaleBytes = 4 * kPackedRows;  // of a block
 constexpr std::int64_t kPackedPairBytes = 2 * kPackedRows;   // of a group: (s, m)
 
-/// Bytes of a panel; a multiple of 64.
-constexpr std::int64_t packed_panel_bytes(PackedFormat format, std::int64_t columns) {
+/// Bytes of a panel in bf16, int8 or int4; a multiple of 64.
+constexpr std::int64_t packed_panel_bytes(DType format, std::int64_t columns) {
   const std::int64_t depth = packed_depth(columns);
   const std::int64_t scales = packed_blocks(columns) * kPackedScaleBytes;
-  switch (format) {
-    case PackedFormat::kBf16:
-      return 2 * kPackedRows * depth;
-    case PackedFormat::kInt8:
-      return kPackedRows * depth + scales;
-    case PackedFormat::kInt4:
-      return kPackedRows * depth / 2 + depth / kPackedGroup * kPackedPairBytes + scales;
+  if (format == DType::kBf16) {
+    return 2 * kPackedRows * depth;
   }
-  return 0;
+  return format == DType::kInt8
+             ? kPackedRows * depth + scales
+             : kPackedRows * depth / 2 + depth / kPackedGroup * kPackedPairBytes + scales;
 }
 
 }  // namespace moesaic

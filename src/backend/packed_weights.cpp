@@ -12,20 +12,4 @@ bool ColumnSlice::shares_blocks(std::int64_t ranks) const {
   return shares;
 }
 
-const char* name_of(PackedFormat format) {
-  switch (format) {
-    case PackedFormat::kBf16:
-      return "bf16";
-    case PackedFormat::kInt8:
-      return "int8";
-    case PackedFormat::kInt4:
-      return "int4";
-  }
-  return "";
-}
-
-PackedFormat format_of(QuantizedType type) {
-  return type == QuantizedType::kInt8 ? PackedFormat::kInt8 : PackedFormat::kInt4;
-}
-
 }  // namespace moesaic

@@ -9,9 +9,6 @@
 
 namespace moesaic {
 
-const char* name_of(PackedFormat format);
-PackedFormat format_of(QuantizedType type);
-
 /// The columns of whole rows of w that x has: columns [begin, begin + count) of `whole`, where
 /// ranks share them out. A block of columns has one scale, so w keeps all blocks that these are in
 /// (block-aligned), and so the same codes as the whole matrix.
@@ -29,7 +26,7 @@ struct ColumnSlice {
 /// Weights w (G, N, K) that are only read, as Backend::pack makes them: bf16, int8 or int4, in
 /// the order in which products read them (packed_layout.h). A handle, as a Tensor is.
 struct PackedWeights {
-  PackedFormat format = PackedFormat::kBf16;
+  DType format = DType::kBf16;
   std::int64_t groups = 0, rows = 0, columns = 0;
   ColumnSlice slice;  // pack: all of them
   Tensor words;       // (G, bytes of a group / 4) int32

@@ -9,18 +9,12 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "checkpoint/manifest.h"
-#include "hf/safetensors/stored_type.h"
+#include "hf/safetensors/stored_dtype.h"
 
 namespace moesaic::checkpoint {
 namespace {
 
-constexpr std::array<std::string_view, 5> kNames = {"fp32", "bf16", "fp16", "int8", "int4"};
-
-hf::StoredType stored_as(BlockType type) {
-  return type == BlockType::kF16 ? hf::StoredType::kF16 : hf::StoredType::kBF16;
-}
-
-std::vector<std::uint16_t> to_bits(hf::StoredType type, std::span<const float> values) {
+std::vector<std::uint16_t> to_bits(DType type, std::span<const float> values) {
   std::vector<std::uint16_t> bits(values.size());
   hf::encode(type, values, std::as_writable_bytes(std::span(bits)));
   std::vector<float> stored(values.size());
@@ -32,7 +26,7 @@ std::vector<std::uint16_t> to_bits(hf::StoredType type, std::span<const float> v
     throw Error(Exit::kBadNumbers,
                 fmt::format("element {} is {}, which {} cannot hold", at,
                             values[static_cast<std::size_t>(at)],
-                            type == hf::StoredType::kF16 ? "fp16 (at most 65504)" : "bf16"));
+                            type == DType::kF16 ? "fp16 (at most 65504)" : "bf16"));
   }
   return bits;
 }
@@ -42,7 +36,7 @@ template <class Rows, class Visit>
 void each_array(Rows& rows, const Visit& visit) {
   visit("codes", rows.codes, files::Extents{rows.rows, rows.code_bytes()});
   visit("scales", rows.scales, files::Extents{rows.rows, rows.blocks()});
-  if (rows.type == QuantizedType::kInt4) {
+  if (rows.type == DType::kInt4) {
     visit("steps", rows.steps, files::Extents{rows.rows, rows.groups(), 2});
   }
 }
@@ -71,7 +65,7 @@ std::string sum_of(const std::vector<T>& values) {
   return Sha256::of(std::as_bytes(std::span(values)));
 }
 
-QuantizedRows read_rows(const files::Hdf5File& file, const std::string& group, QuantizedType type,
+QuantizedRows read_rows(const files::Hdf5File& file, const std::string& group, DType type,
                         const files::Extents& extent, const std::string& sha256) {
   QuantizedRows rows;
   rows.type = type;
@@ -92,49 +86,37 @@ QuantizedRows read_rows(const files::Hdf5File& file, const std::string& group, Q
 
 }  // namespace
 
-std::string_view name_of(BlockType type) { return kNames.at(static_cast<std::size_t>(type)); }
-
-std::optional<BlockType> block_type(std::string_view name) {
-  const auto found = std::find(kNames.begin(), kNames.end(), name);
-  return found == kNames.end() ? std::nullopt
-                               : std::optional(static_cast<BlockType>(found - kNames.begin()));
+std::optional<DType> block_type(std::string_view name) {
+  const std::optional<DType> type = dtype_named(name);
+  const bool known = type == DType::kF32 || type == DType::kBf16 || type == DType::kF16 ||
+                     (type && is_quantized(*type));
+  return known ? type : std::nullopt;
 }
 
-std::optional<QuantizedType> quantized_type(BlockType type) {
-  switch (type) {
-    case BlockType::kInt8:
-      return QuantizedType::kInt8;
-    case BlockType::kInt4:
-      return QuantizedType::kInt4;
-    default:
-      return std::nullopt;
-  }
-}
-
-double bytes_of(BlockType type, const files::Extents& extent) {
+double bytes_of(DType type, const files::Extents& extent) {
   const auto elements = static_cast<double>(volume(extent));
-  if (type == BlockType::kF32) {
+  if (type == DType::kF32) {
     return 4.0 * elements;
   }
-  if (!quantized_type(type)) {
+  if (!is_quantized(type)) {
     return 2.0 * elements;
   }
   const auto rows = static_cast<double>(extent.at(0));
   const auto columns = static_cast<double>(extent.at(1));
   const double scales = 4.0 * std::ceil(columns / static_cast<double>(kQuantizedBlock));
   const double steps = 2.0 * std::ceil(columns / static_cast<double>(kQuantizedGroup));
-  return type == BlockType::kInt8 ? elements + rows * scales
-                                  : rows * (std::ceil(columns / 2.0) + scales + steps);
+  return type == DType::kInt8 ? elements + rows * scales
+                              : rows * (std::ceil(columns / 2.0) + scales + steps);
 }
 
 std::string write_block(files::Hdf5File& file, const std::string& dataset,
                         const files::Extents& extent, const BlockContent& content) {
-  if (content.type == BlockType::kF32) {
+  if (content.type == DType::kF32) {
     file.write_all<float>(dataset, extent, content.values);
     return sum_of(content.values);
   }
-  if (!quantized_type(content.type)) {
-    const auto bits = to_bits(stored_as(content.type), content.values);
+  if (!is_quantized(content.type)) {
+    const auto bits = to_bits(content.type, content.values);
     file.write_all<std::uint16_t>(dataset, extent, bits);
     file.set_attribute(dataset, "type", std::string(name_of(content.type)));
     return sum_of(bits);
@@ -150,13 +132,13 @@ std::string write_block(files::Hdf5File& file, const std::string& dataset,
   return sum.hex();
 }
 
-BlockContent read_block(const files::Hdf5File& file, const std::string& dataset, BlockType type,
+BlockContent read_block(const files::Hdf5File& file, const std::string& dataset, DType type,
                         const files::Extents& extent, const std::string& sha256) {
   BlockContent content;
   content.type = type;
-  if (const auto quantized = quantized_type(type)) {
-    content.rows = read_rows(file, dataset, *quantized, extent, sha256);
-  } else if (type == BlockType::kF32) {
+  if (is_quantized(type)) {
+    content.rows = read_rows(file, dataset, type, extent, sha256);
+  } else if (type == DType::kF32) {
     read_exactly(file, dataset, "f4", extent, content.values);
     check_sum(sum_of(content.values), sha256);
   } else {
@@ -164,7 +146,7 @@ BlockContent read_block(const files::Hdf5File& file, const std::string& dataset,
     read_exactly(file, dataset, "u2", extent, bits);
     check_sum(sum_of(bits), sha256);
     content.values.resize(bits.size());
-    hf::decode(stored_as(type), std::as_bytes(std::span(bits)), content.values);
+    hf::decode(type, std::as_bytes(std::span(bits)), content.values);
   }
   return content;
 }

@@ -13,16 +13,15 @@
 // explains. All but fp32 say their type in the attribute `type`.
 namespace moesaic::checkpoint {
 
-std::string_view name_of(BlockType type);
-std::optional<BlockType> block_type(std::string_view name);
-std::optional<QuantizedType> quantized_type(BlockType type);
+/// A type that a block may have; nothing: there is none of that name.
+std::optional<DType> block_type(std::string_view name);
 
 /// Bytes of a block's data in the file. A quantized block has two dims.
-double bytes_of(BlockType type, const files::Extents& extent);
+double bytes_of(DType type, const files::Extents& extent);
 
 /// What a block holds: rows if it is quantized, else values.
 struct BlockContent {
-  BlockType type = BlockType::kF32;
+  DType type = DType::kF32;
   std::vector<float> values;
   QuantizedRows rows;
 };
@@ -34,7 +33,7 @@ std::string write_block(files::Hdf5File& file, const std::string& dataset,
                         const files::Extents& extent, const BlockContent& content);
 /// kBadData without the file's name if the datasets are not what the type says, their SHA-256 is
 /// another one, or a code or scale is impossible.
-BlockContent read_block(const files::Hdf5File& file, const std::string& dataset, BlockType type,
+BlockContent read_block(const files::Hdf5File& file, const std::string& dataset, DType type,
                         const files::Extents& extent, const std::string& sha256);
 
 }  // namespace moesaic::checkpoint

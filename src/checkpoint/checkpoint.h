@@ -28,16 +28,13 @@ using BlockValues = std::function<std::vector<float>()>;
 /// Those that are there already; they must outlive it.
 BlockValues given(std::span<const float> values);
 
-/// How a block lies in its file.
-enum class BlockType { kF32, kBF16, kF16, kInt8, kInt4 };
-
 /// Elements [offset, offset + extent) of tensor `name`, whose unsharded shape is `shape`. Optimizer
 /// moments are tensors named "exp_avg/NAME" and "exp_avg_sq/NAME".
 struct BlockToSave {
   std::string name;
   std::vector<std::int64_t> shape, offset, extent;
   BlockValues values;
-  BlockType type = BlockType::kF32;
+  DType type = DType::kF32;                  // in the file
   std::function<QuantizedRows()> rows = {};  // instead of values, for int8 and int4
 };
 
@@ -94,7 +91,7 @@ class CheckpointReader {
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
   /// What all of its blocks are; nothing if they are fp32, bf16 or fp16, or differ.
-  std::optional<QuantizedType> quantized(const std::string& name) const;
+  std::optional<DType> quantized(const std::string& name) const;
   /// Reads elements [offset, offset + extent), from however many blocks they lie in, and checks the
   /// checksum of each block read. kBadData names tensor, file and both sums.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,

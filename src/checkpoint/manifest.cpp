@@ -70,7 +70,7 @@ bool overlap(const StoredBlock& a, const StoredBlock& b) {
 
 // Quantized blocks are cut block-aligned: between columns that have different scales.
 bool is_possible(const StoredBlock& block, const files::Extents& shape) {
-  if (!quantized_type(block.type)) {
+  if (!is_quantized(block.type)) {
     return true;
   }
   const auto between = [&](std::int64_t column) {
@@ -129,14 +129,14 @@ Json block_to_json(const StoredBlock& block) {
              {"offset", block.offset},
              {"extent", block.extent},
              {"sha256", block.sha256}};
-  if (block.type != BlockType::kF32) {
+  if (block.type != DType::kF32) {
     value["type"] = name_of(block.type);
   }
   return value;
 }
 
 StoredBlock block_from_json(const Json& value) {
-  const std::string name = value.value("type", std::string(name_of(BlockType::kF32)));
+  const std::string name = value.value("type", std::string(name_of(DType::kF32)));
   const auto type = block_type(name);
   if (!type) {
     throw Error(Exit::kBadData, fmt::format("a block has the type '{}', which is not known", name));
@@ -152,7 +152,7 @@ std::string to_text(const Manifest& manifest) {
   for (const auto& [name, tensor] : manifest.tensors) {
     Json blocks = Json::array();
     for (const StoredBlock& block : tensor.blocks) {
-      version = block.type == BlockType::kF32 ? version : kVersion;
+      version = block.type == DType::kF32 ? version : kVersion;
       blocks.push_back(block_to_json(block));
     }
     Json& entry = tensors[name];

@@ -26,7 +26,7 @@ struct StoredBlock {
   std::string part, dataset;
   files::Extents offset, extent;
   std::string sha256;  // of the stored bytes
-  BlockType type = BlockType::kF32;
+  DType type = DType::kF32;
 };
 struct StoredTensor {
   files::Extents shape;

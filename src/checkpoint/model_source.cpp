@@ -104,7 +104,7 @@ void ModelSource::read(const std::string& name, const std::vector<std::int64_t>&
   std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
 }
 
-std::optional<QuantizedType> ModelSource::quantized() const {
+std::optional<DType> ModelSource::quantized() const {
   for (const std::string& name : checkpoint() != nullptr ? names() : std::vector<std::string>{}) {
     if (const auto type = quantized(name)) {
       return type;
@@ -113,7 +113,7 @@ std::optional<QuantizedType> ModelSource::quantized() const {
   return std::nullopt;
 }
 
-std::optional<QuantizedType> ModelSource::quantized(const std::string& name) const {
+std::optional<DType> ModelSource::quantized(const std::string& name) const {
   return checkpoint() != nullptr ? checkpoint()->quantized(name) : std::nullopt;
 }
 

@@ -54,9 +54,9 @@ class ModelSource {
             const std::vector<std::int64_t>& extent, std::span<float> values);
 
   /// What its weights of products were rounded to (convert.quantize); nothing: they were not.
-  std::optional<QuantizedType> quantized() const;
+  std::optional<DType> quantized() const;
   /// As those of CheckpointReader; a folder has no codes.
-  std::optional<QuantizedType> quantized(const std::string& name) const;
+  std::optional<DType> quantized(const std::string& name) const;
   QuantizedRows read_quantized(const std::string& name, const std::vector<std::int64_t>& offset,
                                const std::vector<std::int64_t>& extent);
 

@@ -19,9 +19,8 @@ std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
   return kinds;
 }
 
-QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
-                       std::int64_t rows, std::int64_t columns,
-                       std::span<const float> mean_squares) {
+QuantizedRows quantize(Backend& backend, DType type, std::span<const float> w, std::int64_t rows,
+                       std::int64_t columns, std::span<const float> mean_squares) {
   const Tensor wide = backend.empty(DType::kF32, {1, rows, columns});
   backend.upload(std::as_bytes(w), wide);
   Tensor weights;
@@ -29,7 +28,7 @@ QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const flo
     weights = backend.empty(DType::kF32, {columns});
     backend.upload(std::as_bytes(mean_squares), weights);
   }
-  return backend.codes_of(backend.pack(format_of(type), wide, weights));
+  return backend.codes_of(backend.pack(type, wide, weights));
 }
 
 }  // namespace moesaic::checkpoint

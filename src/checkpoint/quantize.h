@@ -22,8 +22,7 @@ std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
 
 /// w (rows, columns) quantized as run.quantize does it. mean_squares (columns): of the activations,
 /// for int4; empty: all the same. kBadData if a number is not finite.
-QuantizedRows quantize(Backend& backend, QuantizedType type, std::span<const float> w,
-                       std::int64_t rows, std::int64_t columns,
-                       std::span<const float> mean_squares);
+QuantizedRows quantize(Backend& backend, DType type, std::span<const float> w, std::int64_t rows,
+                       std::int64_t columns, std::span<const float> mean_squares);
 
 }  // namespace moesaic::checkpoint

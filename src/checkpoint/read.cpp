@@ -97,7 +97,7 @@ void CheckpointReader::State::check_filled(const std::string& name, const Box& w
 }
 
 const std::vector<float>& CheckpointReader::State::values() {
-  if (content.values.empty() && quantized_type(content.type)) {
+  if (content.values.empty() && is_quantized(content.type)) {
     content.values.resize(static_cast<std::size_t>(content.rows.rows * content.rows.columns));
     content.rows.decode(content.values);
   }
@@ -238,15 +238,15 @@ void CheckpointReader::read(const std::string& name, const files::Extents& offse
   state_->check_filled(name, wanted, filled);
 }
 
-std::optional<QuantizedType> CheckpointReader::quantized(const std::string& name) const {
+std::optional<DType> CheckpointReader::quantized(const std::string& name) const {
   const StoredTensor& tensor = state_->tensor(name);
   if (tensor.blocks.empty()) {
     return std::nullopt;
   }
-  const BlockType type = tensor.blocks.front().type;
+  const DType type = tensor.blocks.front().type;
   const bool same = std::all_of(tensor.blocks.begin(), tensor.blocks.end(),
                                 [&](const StoredBlock& block) { return block.type == type; });
-  return same ? quantized_type(type) : std::nullopt;
+  return same && is_quantized(type) ? std::optional(type) : std::nullopt;
 }
 
 QuantizedRows CheckpointReader::read_quantized(const std::string& name,

@@ -76,14 +76,14 @@ struct PartWriter {
                            files::Hdf5File& file) {
     BlockContent content;
     content.type = block.type;
-    const auto quantized = quantized_type(block.type);
+    const bool quantized = is_quantized(block.type);
     if (quantized) {
       content.rows = block.rows();
     } else {
       content.values = block.values();
     }
     const bool fits =
-        quantized ? content.rows.type == *quantized &&
+        quantized ? content.rows.type == block.type &&
                         block.extent == files::Extents{content.rows.rows, content.rows.columns}
                   : std::ssize(content.values) == volume(block.extent);
     require(fits, fmt::format("checkpoint: {} has {} values for a block of [{}]", block.name,

@@ -37,18 +37,16 @@ void adopt_quantized(const checkpoint::ModelSource& source, config::Parsed& pars
   if (!type) {
     return;
   }
-  config::Quantize& key = parsed.config.run.quantize;
-  const auto stored =
-      *type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4;
+  std::optional<DType>& key = parsed.config.run.quantize;
   const auto location = parsed.locations.find("run.quantize");
-  if (location != parsed.locations.end() && key != stored) {
-    throw Error(
-        Exit::kUsage,
-        fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
-                    "key out, or use the checkpoint or folder that it was made of",
-                    location->second, name_of(key), source.path().string(), name_of(*type)));
+  if (location != parsed.locations.end() && key != type) {
+    throw Error(Exit::kUsage,
+                fmt::format("{}: run.quantize = {}, but {} has its weights in {} alone: leave the "
+                            "key out, or use the checkpoint or folder that it was made of",
+                            location->second, key ? name_of(*key) : "none", source.path().string(),
+                            name_of(*type)));
   }
-  key = stored;
+  key = type;
 }
 
 }  // namespace

@@ -30,12 +30,12 @@ namespace fs = std::filesystem;
 
 bool wants_folder(const config::ConvertJob& job, checkpoint::ModelSource& source) {
   const bool from_folder = source.folder() != nullptr;
-  const bool quantizes = job.quantize != config::Quantize::kNone;
+  const bool quantizes = job.quantize.has_value();
   if (job.to == config::ConvertTo::kAuto) {
     return !from_folder && !quantizes;
   }
   const bool to_folder = job.to == config::ConvertTo::kHf;
-  if (!from_folder && !to_folder && !quantizes && job.dtype == config::StoredAs::kAuto) {
+  if (!from_folder && !to_folder && !quantizes && !job.dtype) {
     throw Error(Exit::kUsage,
                 fmt::format("{} is a checkpoint of moesaic already: to make a smaller one, set "
                             "convert.quantize or convert.dtype",
@@ -132,15 +132,10 @@ std::vector<float> compute(const config::Config& config, checkpoint::ModelSource
 /// How far log-probabilities may be off on average, in nats: what rounding does and errors do not.
 double bound_of(const ConvertInputs& inputs) {
   constexpr double kExact = 1e-6, kSixteenBits = 0.1, kInt8 = 0.25, kInt4 = 1.0;
-  switch (inputs.config.convert.quantize) {
-    case config::Quantize::kInt8:
-      return kInt8;
-    case config::Quantize::kInt4:
-      return kInt4;
-    case config::Quantize::kNone:
-      break;
+  if (const auto quantize = inputs.config.convert.quantize) {
+    return quantize == DType::kInt8 ? kInt8 : kInt4;
   }
-  return dtype_of(inputs) == config::StoredAs::kFp32 ? kExact : kSixteenBits;
+  return dtype_of(inputs) == DType::kF32 ? kExact : kSixteenBits;
 }
 
 // By rank 0. What cannot be removed stays: the message says that it is of no use.
@@ -232,13 +227,13 @@ void check(const ConvertInputs& inputs, checkpoint::ModelSource& source, const f
 
 /// "checkpoint, int4 and fp32"
 std::string kind_text(const ConvertInputs& inputs) {
-  const std::string dtype = config::name_of(dtype_of(inputs));
+  const std::string dtype = name_of(dtype_of(inputs));
   if (inputs.to_folder) {
     return fmt::format("{}, {}", inputs.family->name, dtype);
   }
-  return inputs.config.convert.quantize == config::Quantize::kNone
+  return !inputs.config.convert.quantize
              ? fmt::format("checkpoint, {}", dtype)
-             : fmt::format("checkpoint, {} and {}", config::name_of(inputs.config.convert.quantize),
+             : fmt::format("checkpoint, {} and {}", name_of(*inputs.config.convert.quantize),
                            dtype);
 }
 

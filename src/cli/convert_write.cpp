@@ -13,7 +13,6 @@
 #include "comm/stop.h"
 #include "config/compare.h"
 #include "files/durable.h"
-#include "hf/safetensors/stored_type.h"
 #include "text/tokenizer.h"
 #include "train/resume.h"
 
@@ -29,28 +28,6 @@ std::vector<std::int64_t> zeros_like(const std::vector<std::int64_t>& shape) {
 // Moments and other sums of training have a folder in their names.
 bool is_of_training(const std::string& name) { return name.find('/') != std::string::npos; }
 
-checkpoint::BlockType block_type(config::StoredAs dtype) {
-  switch (dtype) {
-    case config::StoredAs::kBf16:
-      return checkpoint::BlockType::kBF16;
-    case config::StoredAs::kFp16:
-      return checkpoint::BlockType::kF16;
-    default:
-      return checkpoint::BlockType::kF32;
-  }
-}
-
-hf::StoredType stored_type(config::StoredAs dtype) {
-  switch (dtype) {
-    case config::StoredAs::kFp32:
-      return hf::StoredType::kF32;
-    case config::StoredAs::kFp16:
-      return hf::StoredType::kF16;
-    default:
-      return hf::StoredType::kBF16;
-  }
-}
-
 /// Makes the blocks of a checkpoint; it must outlive them.
 class Blocks {
  public:
@@ -60,7 +37,7 @@ class Blocks {
         calibration_(calibration),
         backend_(make_cpu_backend(static_cast<int>(inputs.config.run.threads))),
         kinds_(checkpoint::stored_kinds(inputs.config.model, inputs.config.router)),
-        dtype_(block_type(dtype_of(inputs))),
+        dtype_(dtype_of(inputs)),
         quantize_(inputs.config.convert.quantize) {}
 
   const checkpoint::ModelSource& source() const { return source_; }
@@ -88,12 +65,9 @@ class Blocks {
                                   .offset = zeros_like(shape),
                                   .extent = shape,
                                   .values = [this, name, shape] { return values(name, shape); }};
-    if (known && kind->second.packable && quantize_ != config::Quantize::kNone) {
-      const bool int8 = quantize_ == config::Quantize::kInt8;
-      block.type = int8 ? checkpoint::BlockType::kInt8 : checkpoint::BlockType::kInt4;
-      block.rows = [this, name, shape, int8] {
-        return rows(name, shape, int8 ? QuantizedType::kInt8 : QuantizedType::kInt4);
-      };
+    if (known && kind->second.packable && quantize_) {
+      block.type = *quantize_;
+      block.rows = [this, name, shape] { return rows(name, shape, *quantize_); };
     } else if (known && kind->second.trained) {
       block.type = dtype_;
     }
@@ -108,8 +82,7 @@ class Blocks {
     return values;
   }
 
-  QuantizedRows rows(const std::string& name, const std::vector<std::int64_t>& shape,
-                     QuantizedType type) {
+  QuantizedRows rows(const std::string& name, const std::vector<std::int64_t>& shape, DType type) {
     const auto mean_squares = calibration_.mean_squares.find(name);
     try {
       return checkpoint::quantize(*backend_, type, values(name, shape), shape[0], shape[1],
@@ -125,8 +98,8 @@ class Blocks {
   const checkpoint::Calibration& calibration_;
   std::unique_ptr<Backend> backend_;
   std::map<std::string, checkpoint::StoredKind> kinds_;
-  checkpoint::BlockType dtype_;
-  config::Quantize quantize_;
+  DType dtype_;
+  std::optional<DType> quantize_;
 };
 
 // Sidecar files of the weights: those of the source's manifest, or of the folder, whose tokenizer
@@ -167,12 +140,8 @@ void print_bytes(const fs::path& made, double fp32_bytes) {
 
 }  // namespace
 
-config::StoredAs dtype_of(const ConvertInputs& inputs) {
-  const config::StoredAs dtype = inputs.config.convert.dtype;
-  if (dtype != config::StoredAs::kAuto) {
-    return dtype;
-  }
-  return inputs.to_folder ? config::StoredAs::kBf16 : config::StoredAs::kFp32;
+DType dtype_of(const ConvertInputs& inputs) {
+  return inputs.config.convert.dtype.value_or(inputs.to_folder ? DType::kBf16 : DType::kF32);
 }
 
 fs::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& source,
@@ -220,7 +189,7 @@ fs::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& sour
        .family = inputs.family,
        .model = config.model,
        .router = config.router,
-       .type = stored_type(dtype_of(inputs)),
+       .type = dtype_of(inputs),
        .copy = hf::sidecar_files(inputs.source),
        .special = source.special_tokens()},
       [&](const std::string& name, const std::vector<std::int64_t>& offset,

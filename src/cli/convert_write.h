@@ -25,7 +25,7 @@ struct ConvertInputs {
 };
 
 /// convert.dtype, without auto.
-config::StoredAs dtype_of(const ConvertInputs& inputs);
+DType dtype_of(const ConvertInputs& inputs);
 
 // Tensors go through memory one at a time, shared out over the ranks. Both return what was made,
 // call on_progress on each rank before each tensor, and are collective over world.

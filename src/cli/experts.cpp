@@ -37,7 +37,7 @@ config::Config config_of(checkpoint::ModelSource& source, config::Parsed parsed,
   parsed.config = train::config_of(source.checkpoint()->state());
   parsed.config.parallel = keys.parallel;
   parsed.config.run = keys.run;
-  parsed.config.run.precision = config::Precision::kFp32;
+  parsed.config.run.precision = DType::kF32;
   adopt_tasks(source.tasks(), parsed.config);
   return config::checked(parsed, ranks);
 }

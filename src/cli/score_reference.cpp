@@ -25,9 +25,8 @@ config::Config same_model(const config::Config& config, const checkpoint::ModelS
                             config.score.reference, source.path().string(), name_of(*type)));
   }
   config::Config other = config;
-  other.run.precision =
-      config.score.reference == "bf16" ? config::Precision::kBf16 : config::Precision::kFp32;
-  other.run.quantize = config::Quantize::kNone;
+  other.run.precision = config.score.reference == "bf16" ? DType::kBf16 : DType::kF32;
+  other.run.quantize = std::nullopt;
   return other;
 }
 
@@ -39,7 +38,7 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
     return key.starts_with("model.") || key == "run.quantize";
   });
   parsed.config.model.path = config.score.reference;
-  parsed.config.run.quantize = config::Quantize::kNone;
+  parsed.config.run.quantize = std::nullopt;
   parsed.config.score.window = config.score.window;
   parsed.config.score.stride = config.score.stride;
   return config::checked(adopt_model(parsed, catalog), ranks);
@@ -82,8 +81,7 @@ void check_same_shape(const config::Config& config, const config::Config& other)
 
 void check_detail(const config::Config& config) {
   const config::ReferenceDetail detail = config.score.reference_detail;
-  if (includes(detail, config::ReferenceDetail::kLayers) &&
-      config.run.quantize == config::Quantize::kNone) {
+  if (includes(detail, config::ReferenceDetail::kLayers) && !config.run.quantize) {
     throw Error(Exit::kUsage,
                 fmt::format("score.reference_detail = {} takes the layers' quantized weights in "
                             "turn, but {} has none: set run.quantize, or leave it out",
@@ -115,9 +113,8 @@ Reference open_reference(const config::Parsed& parsed, const config::Config& con
   }
   const config::Run& run = reference.config.run;
   const std::string precision =
-      run.quantize == config::Quantize::kNone
-          ? name_of(run.precision)
-          : fmt::format("{}, {}", name_of(run.quantize), name_of(run.precision));
+      !run.quantize ? name_of(run.precision)
+                    : fmt::format("{}, {}", name_of(*run.quantize), name_of(run.precision));
   reference.text = fmt::format("{}, {}", source.text(), precision);
   return reference;
 }

@@ -143,16 +143,16 @@ void check_generate(const Config& c, Lines& lines) {
 }
 
 void check_convert(const ConvertJob& c, Lines& lines) {
-  if (c.quantize != Quantize::kNone && c.to == ConvertTo::kHf) {
+  if (c.quantize.has_value() && c.to == ConvertTo::kHf) {
     lines.push_back(fmt::format(
         "convert.quantize = {} makes a checkpoint, which convert.to = hf is not: leave one out",
-        name_of(c.quantize)));
+        c.quantize ? name_of(*c.quantize) : "none"));
   }
-  if (!c.calibration.empty() && c.quantize != Quantize::kInt4) {
+  if (!c.calibration.empty() && c.quantize != DType::kInt4) {
     lines.push_back(fmt::format(
         "convert.calibration has no effect with convert.quantize = {}{}: leave it out, or use int4",
-        name_of(c.quantize),
-        c.quantize == Quantize::kInt8 ? ", which takes the nearest of 255 levels either way" : ""));
+        c.quantize ? name_of(*c.quantize) : "none",
+        c.quantize == DType::kInt8 ? ", which takes the nearest of 255 levels either way" : ""));
   }
 }
 

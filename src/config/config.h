@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "tensor/dtype.h"
 
 namespace moesaic::config {
 
@@ -20,12 +23,9 @@ enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
 enum class ConvertTo { kAuto, kHf, kMoesaic };
-enum class StoredAs { kAuto, kBf16, kFp16, kFp32 };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
-enum class Precision { kFp32, kBf16 };
-enum class Quantize { kNone, kInt8, kInt4 };
 enum class Device { kCpu, kCuda };
 enum class MpiThreads { kMultiple, kSerialized };
 enum class OnError { kStop, kSkip };
@@ -231,8 +231,8 @@ struct ExpertsJob {
 
 struct ConvertJob {
   ConvertTo to = ConvertTo::kAuto;
-  StoredAs dtype = StoredAs::kAuto;  // bf16 of a folder, fp32 of a checkpoint
-  Quantize quantize = Quantize::kNone;
+  std::optional<DType> dtype;  // none: bf16 of a folder, fp32 of a checkpoint
+  std::optional<DType> quantize;
   std::vector<std::string> calibration;  // corpora
   bool check = true;                     // that the copy computes what the original does
 };
@@ -252,8 +252,8 @@ struct Run {
   std::string dir;
   std::string control;  // empty: none
   Device device = Device::kCpu;
-  Precision precision = Precision::kBf16;
-  Quantize quantize = Quantize::kNone;
+  DType precision = DType::kBf16;
+  std::optional<DType> quantize;
   std::int64_t threads = 0;  // 0: this rank's share of its cores
   LogLevel log_level = LogLevel::kInfo;
   double max_wall = -1.0;  // seconds; negative: auto

@@ -57,12 +57,6 @@ constexpr Names<Placing, 2> names_of(Placing) {
 constexpr Names<ConvertTo, 3> names_of(ConvertTo) {
   return {{{ConvertTo::kAuto, "auto"}, {ConvertTo::kHf, "hf"}, {ConvertTo::kMoesaic, "moesaic"}}};
 }
-constexpr Names<StoredAs, 4> names_of(StoredAs) {
-  return {{{StoredAs::kAuto, "auto"},
-           {StoredAs::kBf16, "bf16"},
-           {StoredAs::kFp16, "fp16"},
-           {StoredAs::kFp32, "fp32"}}};
-}
 constexpr Names<PoolAction, 4> names_of(PoolAction) {
   return {{{PoolAction::kAdd, "add"},
            {PoolAction::kRemove, "remove"},
@@ -71,12 +65,6 @@ constexpr Names<PoolAction, 4> names_of(PoolAction) {
 }
 constexpr Names<PipelineSchedule, 2> names_of(PipelineSchedule) {
   return {{{PipelineSchedule::k1f1b, "1f1b"}, {PipelineSchedule::kInterleaved, "interleaved"}}};
-}
-constexpr Names<Precision, 2> names_of(Precision) {
-  return {{{Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}}};
-}
-constexpr Names<Quantize, 3> names_of(Quantize) {
-  return {{{Quantize::kNone, "none"}, {Quantize::kInt8, "int8"}, {Quantize::kInt4, "int4"}}};
 }
 constexpr Names<MpiThreads, 2> names_of(MpiThreads) {
   return {{{MpiThreads::kMultiple, "multiple"}, {MpiThreads::kSerialized, "serialized"}}};

@@ -132,12 +132,12 @@ std::vector<Key> convert_keys() {
       s.choice("to", &ConvertJob::to,
                "What to make: a Hugging Face folder, or a checkpoint. auto: what IN is not; with "
                "convert.quantize a checkpoint."),
-      s.choice("dtype", &ConvertJob::dtype,
-               "Type of the tensors, or with convert.quantize of those that are not quantized. "
-               "auto: bf16 in a Hugging Face folder, fp32 in a checkpoint."),
-      s.choice("quantize", &ConvertJob::quantize,
-               "Store the weights of products in eight bits, or in four and a half, in a "
-               "checkpoint for score and generate, which keep them so (run.quantize)."),
+      s.dtype("dtype", &ConvertJob::dtype, "auto", {DType::kBf16, DType::kF16, DType::kF32},
+              "Type of the tensors, or with convert.quantize of those that are not quantized. "
+              "auto: bf16 in a Hugging Face folder, fp32 in a checkpoint."),
+      s.dtype("quantize", &ConvertJob::quantize, "none", {DType::kInt8, DType::kInt4},
+              "Store the weights of products in eight bits, or in four and a half, in a "
+              "checkpoint for score and generate, which keep them so (run.quantize)."),
       s.texts("calibration", &ConvertJob::calibration, "list of paths",
               "Corpora that the model reads some of, so that int4 errs least in the columns of "
               "weights that matter most. Empty: all columns count alike."),
@@ -179,15 +179,15 @@ std::vector<Key> run_keys() {
            "train"),
       only(s.choice("device", &Run::device, "Where the model is computed."),
            "train score generate convert plan"),
-      only(s.choice("precision", &Run::precision,
-                    "Type of activations and matrix products; weights, sums and the router stay "
-                    "fp32."),
+      only(s.dtype("precision", &Run::precision, {DType::kF32, DType::kBf16},
+                   "Type of activations and matrix products; weights, sums and the router stay "
+                   "fp32."),
            "train score generate convert plan"),
-      only(s.choice("quantize", &Run::quantize,
-                    "Keep the weights of products in eight bits, or in four and a half, made as "
-                    "they are read; activations are rounded to eight bits for each product. "
-                    "Embedding, router, norms and biases stay as they are. A checkpoint of "
-                    "convert.quantize sets it."),
+      only(s.dtype("quantize", &Run::quantize, "none", {DType::kInt8, DType::kInt4},
+                   "Keep the weights of products in eight bits, or in four and a half, made as "
+                   "they are read; activations are rounded to eight bits for each product. "
+                   "Embedding, router, norms and biases stay as they are. A checkpoint of "
+                   "convert.quantize sets it."),
            "score generate plan"),
       s.integer("threads", &Run::threads, between(0, 4096), "threads",
                 "Threads of each rank. 0: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else this "

@@ -90,7 +90,41 @@ std::size_t parse_choice(const std::string& text, const Items& names) {
                                 (near.empty() ? "" : "; did you mean " + near + "?"));
 }
 
+template <class T>
+Key choice_of(const KeyText& text, const Items& names, const std::vector<T>& choices,
+              const Field<T>& field) {
+  const auto get = [field, choices](const Config& config) {
+    const auto found = std::find(choices.begin(), choices.end(), value_of(field, config));
+    return static_cast<std::size_t>(found - choices.begin());
+  };
+  const auto set = [field, choices](Config& config, std::size_t index) {
+    field(config) = choices[index];
+  };
+  return choice_key(text, names, get, set);
+}
+
+Items names_of(const std::vector<DType>& dtypes) {
+  Items names;
+  for (const DType dtype : dtypes) {
+    names.emplace_back(name_of(dtype));
+  }
+  return names;
+}
+
 }  // namespace
+
+Key dtype_key(const KeyText& text, const Field<DType>& field, const std::vector<DType>& choices) {
+  return choice_of(text, names_of(choices), choices, field);
+}
+
+Key optional_dtype_key(const KeyText& text, const Field<std::optional<DType>>& field,
+                       const char* nothing, const std::vector<DType>& choices) {
+  Items names = names_of(choices);
+  names.insert(names.begin(), nothing);
+  std::vector<std::optional<DType>> all(choices.begin(), choices.end());
+  all.insert(all.begin(), std::nullopt);
+  return choice_of(text, names, all, field);
+}
 
 Key integer_key(const KeyText& text, const Field<std::int64_t>& field, const Range& range) {
   return scalar(key_of(text, range.text()), field, checked_integer(range), format_integer);

@@ -47,6 +47,10 @@ Key choice_key(const KeyText& text, const std::vector<std::string>& names,
                const std::function<std::size_t(const Config&)>& get,
                const std::function<void(Config&, std::size_t)>& set);
 
+Key dtype_key(const KeyText& text, const Field<DType>& field, const std::vector<DType>& choices);
+Key optional_dtype_key(const KeyText& text, const Field<std::optional<DType>>& field,
+                       const char* nothing, const std::vector<DType>& choices);
+
 /// Makes the keys of one section, one function for each type of field.
 template <class Part>
 class Section {
@@ -93,6 +97,16 @@ class Section {
       config.*part.*field = names_of(Enum{})[index].first;
     };
     return choice_key(about(name, "", "", help), names, get, set);
+  }
+  /// A number format out of some.
+  Key dtype(const char* name, DType Part::*field, const std::vector<DType>& choices,
+            const char* help) const {
+    return dtype_key(about(name, "", "", help), at(field), choices);
+  }
+  /// nothing: the name of no format.
+  Key dtype(const char* name, std::optional<DType> Part::*field, const char* nothing,
+            const std::vector<DType>& choices, const char* help) const {
+    return optional_dtype_key(about(name, "", "", help), at(field), nothing, choices);
   }
   Key text(const char* name, std::string Part::*field, const char* type, const char* help) const {
     return text_key(about(name, type, "", help), at(field));

@@ -20,15 +20,10 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
 }
 
 // How weights are kept while nothing is trained; nothing: in the compute dtype.
-std::optional<PackedFormat> packed_format(const Backend& backend, DType compute,
-                                          config::Quantize quantize, Use use) {
-  switch (quantize) {
-    case config::Quantize::kInt8:
-      return PackedFormat::kInt8;
-    case config::Quantize::kInt4:
-      return PackedFormat::kInt4;
-    case config::Quantize::kNone:
-      break;
+std::optional<DType> packed_format(const Backend& backend, DType compute,
+                                   std::optional<DType> quantize, Use use) {
+  if (quantize) {
+    return quantize;
   }
   return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
 }
@@ -64,7 +59,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
       placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
       transformer(parameters, config.model, config.router, placement),
-      compute_(config.run.precision == config::Precision::kBf16 ? DType::kBf16 : DType::kF32),
+      compute_(config.run.precision),
       recompute_(config.train.recompute) {
   for (const comm::Group group : comm::kTracedGroups) {
     const bool folded = group == comm::Group::kEp && placement.folded;

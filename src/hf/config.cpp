@@ -87,8 +87,7 @@ struct Fit {
 Fit fit_of(const Family& family, const config::Model& model, const config::Router& router) {
   HfConfig read;
   try {
-    read = parse_hf_config(hf_config_of(family, model, router, StoredType::kF32).dump(),
-                           "config.json");
+    read = parse_hf_config(hf_config_of(family, model, router, DType::kF32).dump(), "config.json");
   } catch (const Error& error) {
     if (error.code() == Exit::kInternal) {
       throw;
@@ -98,8 +97,7 @@ Fit fit_of(const Family& family, const config::Model& model, const config::Route
   Fit fit;
   for (const config::Difference& lost :
        config::differences(sections(model, router), sections(read.model, read.router))) {
-    fit.lost.push_back(
-        fmt::format("{} = {}", lost.key, lost.was.empty() ? "(none)" : lost.was));
+    fit.lost.push_back(fmt::format("{} = {}", lost.key, lost.was.empty() ? "(none)" : lost.was));
   }
   return fit;
 }
@@ -132,7 +130,7 @@ HfConfig parse_hf_config(const std::string& text, const std::string& where) {
 }
 
 Json hf_config_of(const Family& family, const config::Model& model, const config::Router& router,
-                  StoredType type) {
+                  DType type) {
   const config::Config config = sections(model, router);
   Json json{{"architectures", Json::array({family.architecture})},
             {"model_type", family.name},
@@ -143,9 +141,9 @@ Json hf_config_of(const Family& family, const config::Model& model, const config
             {"initializer_range", 0.02},
             {"output_router_logits", false},
             {"use_cache", true}};
-  json["torch_dtype"] = type == StoredType::kBF16  ? "bfloat16"
-                        : type == StoredType::kF16 ? "float16"
-                                                   : "float32";
+  json["torch_dtype"] = type == DType::kBf16  ? "bfloat16"
+                        : type == DType::kF16 ? "float16"
+                                              : "float32";
   write_rope(config.model, json);
   write_fields(family.fields, config.model, config.router, json);
   family.write(config.model, config.router, json);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "config/config.h"
-#include "hf/safetensors/stored_type.h"
+#include "hf/safetensors/stored_dtype.h"
 
 // config.json of a Hugging Face folder, and the sections of our config that say the same.
 namespace moesaic {
@@ -33,7 +33,7 @@ HfConfig parse_hf_config(const std::string& text, const std::string& where);
 const Family& family_for(const config::Model& model, const config::Router& router);
 /// config.json of that family, in the spelling that all versions of transformers read.
 Json hf_config_of(const Family& family, const config::Model& model, const config::Router& router,
-                  StoredType type);
+                  DType type);
 
 /// Brings a model to the one form of all that compute the same: defaults are resolved, what has no
 /// effect is at its default, and so is what only training uses.

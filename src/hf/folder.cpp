@@ -182,10 +182,10 @@ std::string HfFolder::State::shape_problem(const HfTensor& tensor, const SafeTen
 
 /// Why a stored tensor cannot be turned into numbers; scales are looked up for e4m3 alone.
 std::string HfFolder::State::format_problem(const std::string& name, const SafeTensor& stored) {
-  if (!stored_type(stored.dtype)) {
+  if (!stored_dtype(stored.dtype)) {
     return fmt::format("{} ({})", name, stored.dtype);
   }
-  if (stored_type(stored.dtype) != StoredType::kF8E4M3) {
+  if (stored_dtype(stored.dtype) != DType::kE4m3) {
     return "";
   }
   if (!config.has_fp8 || stored.shape.size() != 2) {

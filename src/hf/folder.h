@@ -73,7 +73,7 @@ struct HfFolderRequest {
   const Family* family = nullptr;
   config::Model model;
   config::Router router;
-  StoredType type = StoredType::kBF16;
+  DType type = DType::kBf16;
   std::int64_t shard_bytes = 5'000'000'000;  // a larger tensor has a file of its own
   std::vector<std::filesystem::path> copy;   // sidecar files
   SpecialTokens special = {};

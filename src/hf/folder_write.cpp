@@ -52,7 +52,7 @@ std::int64_t volume(const Extents& extent) {
   return std::accumulate(extent.begin(), extent.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-std::vector<Stored> stored_tensors(const std::vector<HfTensor>& tensors, StoredType type) {
+std::vector<Stored> stored_tensors(const std::vector<HfTensor>& tensors, DType type) {
   std::vector<Stored> all;
   std::map<std::string, std::size_t> places;
   for (const HfTensor& tensor : tensors) {
@@ -60,7 +60,7 @@ std::vector<Stored> stored_tensors(const std::vector<HfTensor>& tensors, StoredT
     const auto [place, is_new] = places.try_emplace(view.tensor, all.size());
     if (is_new) {
       all.push_back(
-          {{view.tensor, is_always_f32(tensor.name) ? StoredType::kF32 : type, view.shape}, {}});
+          {{view.tensor, is_always_f32(tensor.name) ? DType::kF32 : type, view.shape}, {}});
     }
     all[place->second].parts.push_back(&tensor);
   }
@@ -87,7 +87,7 @@ std::vector<Shard> shards_of(const std::vector<Stored>& tensors, std::int64_t mo
   }
   for (Shard& shard : shards) {
     std::stable_sort(shard.begin(), shard.end(), [](const auto* a, const auto* b) {
-      return width_of(a->tensor.type) > width_of(b->tensor.type);
+      return size_of(a->tensor.type) > size_of(b->tensor.type);
     });
   }
   return shards;

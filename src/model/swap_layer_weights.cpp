@@ -9,7 +9,7 @@
 namespace moesaic::model {
 
 bool is_quantized(const Parameter& parameter) {
-  return parameter.packed.groups > 0 && parameter.packed.format != PackedFormat::kBf16;
+  return parameter.packed.groups > 0 && parameter.packed.format != DType::kBf16;
 }
 
 void swap_layer_weights(Parameters& one, Parameters& other, std::int64_t layer) {

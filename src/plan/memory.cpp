@@ -74,16 +74,16 @@ double logits_bytes(const config::Config& config, const Layout& layout, double t
                     bool training) {
   const double vocabulary = std::max(1.0, real(config.model.vocab_size) / real(layout.tp));
   const double rows = std::min(tokens, real(logit_rows(config.model.vocab_size, layout.tp)));
-  const bool second = training && config.run.precision == config::Precision::kBf16;
+  const bool second = training && config.run.precision == DType::kBf16;
   return rows * vocabulary * (kFp32 + (second ? kBf16 : 0.0));
 }
 
 constexpr double kBlock = 256.0;  // columns with one scale (backend/packed_layout.h)
 
 /// Bytes of one quantized weight, with its share of the scales.
-double packed_bytes(config::Quantize quantize) {
+double packed_bytes(std::optional<DType> quantize) {
   const double scale = 4.0 / kBlock;
-  return quantize == config::Quantize::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
+  return quantize == DType::kInt8 ? 1.0 + scale : 0.5 + 2.0 / 32.0 + scale;
 }
 
 /// What parameters take that are not trained, in bytes.
@@ -92,9 +92,9 @@ struct Weights {
   double sum() const { return fp32 + in_products; }
 };
 Weights weights_of(RankModel& rank, const config::Config& config, bool training) {
-  const bool narrow = config.run.precision == config::Precision::kBf16;
-  const bool quantized = !training && config.run.quantize != config::Quantize::kNone;
-  const auto pack = quantized ? std::optional(PackedFormat::kInt8) : std::nullopt;
+  const bool narrow = config.run.precision == DType::kBf16;
+  const bool quantized = !training && config.run.quantize.has_value();
+  const auto pack = quantized ? std::optional(DType::kInt8) : std::nullopt;
   Weights weights;
   for (model::Parameter& p : rank.parameters.all()) {
     const model::Kept kept =
@@ -119,7 +119,7 @@ Weights most_weights(const config::Config& config, const Layout& layout, std::in
     RankModel model(config, layout, stage, rank);
     const Weights weights = weights_of(model, config, training);
     most = weights.sum() > most.sum() ? weights : most;
-    if (training || config.run.quantize == config::Quantize::kNone) {
+    if (training || !config.run.quantize) {
       break;
     }
   }
@@ -226,9 +226,9 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
   }
   config::Config other = config;
   other.score.reference.clear();
-  other.run.quantize = config::Quantize::kNone;
+  other.run.quantize = std::nullopt;
   if (name == "bf16" || name == "fp32") {
-    other.run.precision = name == "bf16" ? config::Precision::kBf16 : config::Precision::kFp32;
+    other.run.precision = name == "bf16" ? DType::kBf16 : DType::kF32;
   }
   const Memory second = memory_per_rank(other, layout, stage, false);
   memory.weights += second.weights;

@@ -13,7 +13,7 @@ constexpr double real(std::int64_t value) { return static_cast<double>(value); }
 
 /// Bytes of one number in a matrix product.
 inline double compute_width(const config::Config& config) {
-  return config.run.precision == config::Precision::kBf16 ? kBf16 : kFp32;
+  return config.run.precision == DType::kBf16 ? kBf16 : kFp32;
 }
 
 }  // namespace moesaic::plan

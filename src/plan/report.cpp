@@ -102,10 +102,9 @@ void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
     if (e.quantized_bytes > 0.0) {
       constexpr double kFp32 = 4.0;
       rows.push_back(
-          {"weights",
-           fmt::format("{} in fp32, {} in a checkpoint of convert.quantize = {}",
-                       short_bytes(kFp32 * static_cast<double>(e.size.sum().total)),
-                       short_bytes(e.quantized_bytes), config::name_of(config.run.quantize))});
+          {"weights", fmt::format("{} in fp32, {} in a checkpoint of convert.quantize = {}",
+                                  short_bytes(kFp32 * static_cast<double>(e.size.sum().total)),
+                                  short_bytes(e.quantized_bytes), name_of(*config.run.quantize))});
     }
     return;
   }
@@ -184,7 +183,7 @@ Estimate estimate(const config::Config& config, int ranks) {
         ideal_bubble(e.layout.pp, e.layout.chunks, micro_batches_per_rank(config.train, e.layout));
     e.step_seconds = predicted_seconds(e, config, ranks);
   }
-  if (!training && config.run.quantize != config::Quantize::kNone) {
+  if (!training && config.run.quantize.has_value()) {
     e.quantized_bytes = quantized_bytes(config);
   }
   return e;
@@ -193,9 +192,8 @@ Estimate estimate(const config::Config& config, int ranks) {
 std::string report(const Estimate& e, const config::Config& config, std::int64_t corpus_tokens) {
   Rows rows;
   add_model(e, rows);
-  rows.push_back(
-      {"layout", fmt::format("{}: {}, {}", counted(e.layout.ranks(), "rank"), layout_text(e.layout),
-                             config::name_of(config.run.precision))});
+  rows.push_back({"layout", fmt::format("{}: {}, {}", counted(e.layout.ranks(), "rank"),
+                                        layout_text(e.layout), name_of(config.run.precision))});
   add_memory(e, config.plan, rows);
   add_cache(e, config, rows);
   add_data(e, config, corpus_tokens, rows);

@@ -19,12 +19,10 @@ std::size_t at(std::int64_t row, std::int64_t width, std::int64_t i) {
 
 }  // namespace
 
-const char* name_of(QuantizedType type) { return type == QuantizedType::kInt8 ? "int8" : "int4"; }
-
-QuantizedRows QuantizedRows::zeros(QuantizedType type, std::int64_t rows, std::int64_t columns) {
+QuantizedRows QuantizedRows::zeros(DType type, std::int64_t rows, std::int64_t columns) {
   QuantizedRows zero{
       .type = type, .rows = rows, .columns = columns, .scales = {}, .steps = {}, .codes = {}};
-  const bool int8 = type == QuantizedType::kInt8;
+  const bool int8 = type == DType::kInt8;
   zero.scales.resize(static_cast<std::size_t>(rows * zero.blocks()), 0.0F);
   zero.codes.resize(static_cast<std::size_t>(rows * zero.code_bytes()), int8 ? kZero : 0);
   for (std::int64_t i = 0; i < rows * zero.groups() && !int8; ++i) {
@@ -34,7 +32,7 @@ QuantizedRows QuantizedRows::zeros(QuantizedType type, std::int64_t rows, std::i
 }
 
 std::int64_t QuantizedRows::code_bytes() const {
-  return type == QuantizedType::kInt8 ? columns : (columns + 1) / 2;
+  return type == DType::kInt8 ? columns : (columns + 1) / 2;
 }
 
 std::int64_t QuantizedRows::bytes() const {
@@ -42,7 +40,7 @@ std::int64_t QuantizedRows::bytes() const {
 }
 
 std::uint8_t QuantizedRows::code(std::int64_t row, std::int64_t column) const {
-  if (type == QuantizedType::kInt8) {
+  if (type == DType::kInt8) {
     return codes[at(row, columns, column)];
   }
   const std::uint8_t both = codes[at(row, code_bytes(), column / 2)];
@@ -50,7 +48,7 @@ std::uint8_t QuantizedRows::code(std::int64_t row, std::int64_t column) const {
 }
 
 void QuantizedRows::set_code(std::int64_t row, std::int64_t column, std::uint8_t code) {
-  if (type == QuantizedType::kInt8) {
+  if (type == DType::kInt8) {
     codes[at(row, columns, column)] = code;
     return;
   }
@@ -72,7 +70,7 @@ void QuantizedRows::decode(std::span<float> w) const {
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t k = 0; k < columns; ++k) {
       int level = code(row, k);
-      if (type == QuantizedType::kInt4) {
+      if (type == DType::kInt4) {
         const auto pair = step(row, k);
         level = level * pair[0] + pair[1];
       }
@@ -89,7 +87,7 @@ std::string QuantizedRows::problem() const {
                          static_cast<std::int64_t>(i) % blocks(), scales[i]);
     }
   }
-  if (type == QuantizedType::kInt8) {
+  if (type == DType::kInt8) {
     const auto zero = std::find(codes.begin(), codes.end(), std::uint8_t{0});
     return zero == codes.end()
                ? ""
@@ -121,7 +119,7 @@ void copy_rows(const QuantizedRows& source, std::int64_t from, std::int64_t sour
                   entries, target_array.begin() + (to + i) * target_width + position_of(column));
     }
   };
-  const bool int8 = source.type == QuantizedType::kInt8;
+  const bool int8 = source.type == DType::kInt8;
   copy(source.scales, source.blocks(), target.scales, target.blocks(),
        (width + kQuantizedBlock - 1) / kQuantizedBlock,
        [](std::int64_t k) { return k / kQuantizedBlock; });

@@ -6,10 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace moesaic {
+#include "tensor/dtype.h"
 
-enum class QuantizedType : std::uint8_t { kInt8, kInt4 };
-const char* name_of(QuantizedType type);
+namespace moesaic {
 
 constexpr std::int64_t kQuantizedBlock = 256;  // neighbours of a row with one scale
 constexpr std::int64_t kQuantizedGroup = 32;   // of int4: those with one step and one offset
@@ -20,14 +19,14 @@ constexpr std::int64_t kQuantizedGroup = 32;   // of int4: those with one step a
 ///   int4   w = scales[n, k / 256] (q s + m - 128), s and m = steps[n, k / 32, 0 and 1],
 ///          q = codes[n, k / 2] & 15 for even k, >> 4 for odd k, q s + m <= 255.
 struct QuantizedRows {
-  QuantizedType type = QuantizedType::kInt8;
+  DType type = DType::kInt8;  // or kInt4
   std::int64_t rows = 0, columns = 0;
   std::vector<float> scales;        // (N, ceil(K / 256)), finite, at least 0
   std::vector<std::uint8_t> steps;  // (N, ceil(K / 32), 2); int8: empty
   std::vector<std::uint8_t> codes;  // (N, code_bytes)
 
   /// All zeros: codes that stand for 0, scales 0.
-  static QuantizedRows zeros(QuantizedType type, std::int64_t rows, std::int64_t columns);
+  static QuantizedRows zeros(DType type, std::int64_t rows, std::int64_t columns);
 
   std::int64_t blocks() const { return (columns + kQuantizedBlock - 1) / kQuantizedBlock; }
   std::int64_t groups() const { return (columns + kQuantizedGroup - 1) / kQuantizedGroup; }

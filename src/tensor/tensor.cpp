@@ -4,20 +4,6 @@
 
 namespace moesaic {
 
-std::size_t size_of(DType dtype) { return dtype == DType::kBf16 ? 2 : 4; }
-
-const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "fp32";
-    case DType::kBf16:
-      return "bf16";
-    case DType::kI32:
-      return "int32";
-  }
-  return "?";
-}
-
 Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
   require(dims.size() <= 4, "a tensor has at most four dims");
   std::size_t i = 0;

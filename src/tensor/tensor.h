@@ -10,13 +10,9 @@
 
 #include "base/error.h"
 #include "tensor/bf16.h"
+#include "tensor/dtype.h"
 
 namespace moesaic {
-
-enum class DType : std::uint8_t { kF32, kBf16, kI32 };
-
-std::size_t size_of(DType dtype);
-const char* name_of(DType dtype);
 
 template <class T>
 constexpr DType dtype_of();

@@ -26,7 +26,7 @@ constexpr std::size_t kAllBytes = std::size_t{512} << 20;
 
 // As many sets of weights as layers that no cache holds together; bf16 tensors to compare with.
 struct Weights {
-  Weights(const Product& product, PackedFormat format) {
+  Weights(const Product& product, DType format) {
     const Tensor full = normal({product.groups, product.n, product.k});
     const PackedWeights first = backend().pack(format, full, {});
     for (std::size_t bytes = 0; bytes < kAllBytes; bytes += first.bytes()) {
@@ -54,7 +54,7 @@ const Weights& weights(std::int64_t product, std::int64_t format) {
   if (key != std::pair(product, format)) {
     last.reset();
     last = std::make_unique<Weights>(kProducts.at(static_cast<std::size_t>(product)),
-                                     static_cast<PackedFormat>(format));
+                                     static_cast<DType>(format));
     key = {product, format};
   }
   return *last;
@@ -110,7 +110,7 @@ BENCHMARK(packed)
 
 // format: weights of the experts' gate and up, in bytes of fp32 per second
 void pack(benchmark::State& state) {
-  const auto format = static_cast<PackedFormat>(state.range(0));
+  const auto format = static_cast<DType>(state.range(0));
   const Tensor w = normal({1, 1024, 1024});
   for (auto _ : state) {
     benchmark::DoNotOptimize(backend().pack(format, w, {}));

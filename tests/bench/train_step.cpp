@@ -174,7 +174,7 @@ void show(const Outcome& outcome, const config::Config& config, bool forward, in
   const plan::Flop flop =
       plan::flop_per_token(config.model, plan::model_size(config), config.data.seq_len);
   const double rate = tokens / seconds * (forward ? flop.forward : flop.training);
-  const bool bf16 = config.run.precision == config::Precision::kBf16;
+  const bool bf16 = config.run.precision == DType::kBf16;
   const double limit = onednn_rate(bf16) * ranks;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

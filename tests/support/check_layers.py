@@ -23,7 +23,7 @@ SEES = {
     "tensor": {"base"},
     "backend": {"base", "tensor"},
     "comm": {"base", "tensor", "backend"},
-    "config": {"base"},
+    "config": {"base", "tensor"},
     "files": {"base"},
     "text": {"base", "files"},
     "routing": {"base", "backend", "config"},

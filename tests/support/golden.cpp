@@ -40,7 +40,7 @@ config::Config read_config(const files::Hdf5File& file) {
                          ? config::Balance::kBias
                          : config::Balance::kAuxLoss;
   c.router.capacity = integer("router.capacity");
-  c.run.precision = config::Precision::kFp32;
+  c.run.precision = DType::kF32;
   c.run.threads = 1;
   c.train.lr = file.double_attribute("/adamw", "lr");
   c.train.beta1 = file.double_attribute("/adamw", "beta1");

@@ -43,11 +43,11 @@ class CpuBackend : public Backend {
                          const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
                          const Tensor& dw) override;
-  std::optional<PackedFormat> inference_format(DType compute) const override {
+  std::optional<DType> inference_format(DType compute) const override {
     const bool packed = compute == DType::kBf16 && set_.bf16_dot;
-    return packed ? std::optional(PackedFormat::kBf16) : std::nullopt;
+    return packed ? std::optional(DType::kBf16) : std::nullopt;
   }
-  PackedWeights pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) override;
+  PackedWeights pack(DType format, const Tensor& w, const Tensor& mean_squares) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   PackedWeights load_codes(const Shape& shape, std::span<const QuantizedRows> rows) override;
   QuantizedRows codes_of(const PackedWeights& packed) override;

@@ -131,7 +131,7 @@ class Shares {
         .y = y + g.row * w_.rows + column,
         .ldy = w_.rows,
         .n = std::min(panels.end * kPackedRows, w_.rows) - column};
-    const bool decodes = w_.format == PackedFormat::kInt4;
+    const bool decodes = w_.format == DType::kInt4;
     void* const scratch = decodes ? thread_scratch(packed_scratch(w_.columns)) : nullptr;
     if constexpr (std::is_same_v<C, float>) {
       kernels_.to_f32(product, scratch);
@@ -169,16 +169,10 @@ void run(const Shares& shares, const A* x, const std::int32_t* peaks, C* y, int 
   }
 }
 
-const PackedKernels& kernels_of(const InstructionSet& set, PackedFormat format) {
-  switch (format) {
-    case PackedFormat::kBf16:
-      return *set.packed_bf16;
-    case PackedFormat::kInt8:
-      return *set.packed_int8;
-    case PackedFormat::kInt4:
-      break;
-  }
-  return *set.packed_int4;
+const PackedKernels& kernels_of(const InstructionSet& set, DType format) {
+  return format == DType::kBf16   ? *set.packed_bf16
+         : format == DType::kInt8 ? *set.packed_int8
+                                  : *set.packed_int4;
 }
 
 // Calls work with a tensor's numbers.

@@ -54,7 +54,7 @@ void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::in
 
 }  // namespace
 
-PackedWeights CpuBackend::pack(PackedFormat format, const Tensor& w, const Tensor& mean_squares) {
+PackedWeights CpuBackend::pack(DType format, const Tensor& w, const Tensor& mean_squares) {
   const std::int64_t columns = w.dim(2);
   PackedWeights packed{.format = format,
                        .groups = w.dim(0),
@@ -117,9 +117,9 @@ void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
 }
 
 PackedWeights CpuBackend::load_codes(const Shape& shape, std::span<const QuantizedRows> rows) {
-  const QuantizedType type = rows.front().type;
+  const DType type = rows.front().type;
   const std::int64_t columns = shape[2];
-  PackedWeights packed{.format = format_of(type),
+  PackedWeights packed{.format = type,
                        .groups = shape[0],
                        .rows = shape[1],
                        .columns = columns,
@@ -143,10 +143,9 @@ PackedWeights CpuBackend::load_codes(const Shape& shape, std::span<const Quantiz
 }
 
 QuantizedRows CpuBackend::codes_of(const PackedWeights& packed) {
-  require(packed.groups == 1 && packed.format != PackedFormat::kBf16, "no codes of one group");
-  const QuantizedType type =
-      packed.format == PackedFormat::kInt8 ? QuantizedType::kInt8 : QuantizedType::kInt4;
-  return rows_of_panels(type, std::span<const std::byte>(packed.words.data(), packed.bytes()),
+  require(packed.groups == 1 && packed.format != DType::kBf16, "no codes of one group");
+  return rows_of_panels(packed.format,
+                        std::span<const std::byte>(packed.words.data(), packed.bytes()),
                         packed.rows, packed.columns);
 }
 

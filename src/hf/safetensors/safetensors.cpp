@@ -51,8 +51,7 @@ std::string mark_of(std::int64_t size, std::span<const std::byte> end) {
 /// The stretch of a stored tensor that was read last.
 class Window {
  public:
-  Window(const fs::path& file, const files::Descriptor& descriptor, StoredType type,
-         std::int64_t data)
+  Window(const fs::path& file, const files::Descriptor& descriptor, DType type, std::int64_t data)
       : file_(file), descriptor_(descriptor), type_(type), data_(data) {}
 
   /// Values from element `begin` on, at least `count` of them; reads up to `end` if it has to read.
@@ -60,7 +59,7 @@ class Window {
     if (begin < begin_ || begin + count > begin_ + static_cast<std::int64_t>(values_.size())) {
       begin_ = begin;
       const auto size = static_cast<std::size_t>(end - begin);
-      const auto width = static_cast<std::size_t>(width_of(type_));
+      const auto width = size_of(type_);
       bytes_.resize(size * width);
       values_.resize(size);
       read_bytes(file_, descriptor_, data_ + begin * static_cast<std::int64_t>(width), bytes_);
@@ -72,7 +71,7 @@ class Window {
  private:
   const fs::path& file_;
   const files::Descriptor& descriptor_;
-  StoredType type_;
+  DType type_;
   std::int64_t data_, begin_ = 0;
   std::vector<std::byte> bytes_;
   std::vector<float> values_;
@@ -221,7 +220,7 @@ void SafetensorsFile::read(const std::string& name, const Extents& offset, const
 void SafetensorsFile::read(const std::string& name, const Strided& elements,
                            std::span<float> values) const {
   const SafeTensor& tensor = tensors_.at(name);
-  const auto type = stored_type(tensor.dtype);
+  const auto type = stored_dtype(tensor.dtype);
   if (!type) {
     fail(path_, fmt::format("tensor {} holds {}, which is not supported (F64, F32, F16, BF16 and "
                             "F8_E4M3 are)",

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "files/descriptor.h"
-#include "hf/safetensors/stored_type.h"
+#include "hf/safetensors/stored_dtype.h"
 
 // The safetensors format: 8 bytes with the length N of the header (little-endian), N bytes of JSON
 // {"NAME": {"dtype", "shape", "data_offsets": [begin, end]}, ..., "__metadata__": {...}}, then the
@@ -59,7 +59,7 @@ std::string weights_mark(const std::filesystem::path& file);
 
 struct TensorToStore {
   std::string name;
-  StoredType type = StoredType::kF32;
+  DType type = DType::kF32;
   std::vector<std::int64_t> shape;
 };
 

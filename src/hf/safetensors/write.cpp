@@ -36,7 +36,7 @@ std::string header_of(const std::vector<TensorToStore>& tensors) {
   for (const TensorToStore& tensor : tensors) {
     const std::int64_t end = at + bytes_of(tensor);
     require(!header.contains(tensor.name), tensor.name + ": stored twice");
-    header[tensor.name] = {{"dtype", std::string(name_of(tensor.type))},
+    header[tensor.name] = {{"dtype", std::string(stored_name(tensor.type))},
                            {"shape", tensor.shape},
                            {"data_offsets", {at, end}}};
     at = end;
@@ -51,7 +51,7 @@ std::string header_of(const std::vector<TensorToStore>& tensors) {
 }  // namespace
 
 std::int64_t bytes_of(const TensorToStore& tensor) {
-  return elements_of(tensor) * width_of(tensor.type);
+  return elements_of(tensor) * static_cast<std::int64_t>(size_of(tensor.type));
 }
 
 SafetensorsWriter::SafetensorsWriter(const fs::path& file,
@@ -94,7 +94,7 @@ void SafetensorsWriter::write(std::span<const float> values) {
                                             elements_of(tensors_[current_]),
           "safetensors: more values than the tensor has");
   const TensorToStore& tensor = tensors_[current_];
-  const auto width = static_cast<std::size_t>(width_of(tensor.type));
+  const auto width = size_of(tensor.type);
   std::vector<std::byte> bytes;
   std::vector<float> stored;
   while (!values.empty()) {
@@ -110,7 +110,7 @@ void SafetensorsWriter::write(std::span<const float> values) {
       throw Error(Exit::kBadNumbers,
                   fmt::format("{}: tensor {} has {} at [{}], which {} cannot hold", path_.string(),
                               tensor.name, block[static_cast<std::size_t>(at)],
-                              index_text(written_ + at, tensor.shape), name_of(tensor.type)));
+                              index_text(written_ + at, tensor.shape), stored_name(tensor.type)));
     }
     write_bytes(bytes);
     written_ += static_cast<std::int64_t>(block.size());

@@ -18,7 +18,7 @@ std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 // Collective over tp where its ranks share a block of x: they all round their columns by the
 // largest value of that block, as a rank does that has all columns.
 Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
-  if (w.format == PackedFormat::kBf16 || !w.slice.shares_blocks(ctx.tp.group().size())) {
+  if (w.format == DType::kBf16 || !w.slice.shares_blocks(ctx.tp.group().size())) {
     return {};
   }
   Tensor peaks = ctx.empty(DType::kI32, {x.dim(0), packed_blocks(w.slice.whole)});

@@ -13,8 +13,7 @@ void ParameterSpec::place_tensors() {
   require(total == shape.numel(), "public tensors do not fill " + tensors.front().name);
 }
 
-Kept kept(const ParameterSpec& spec, DType compute, bool training,
-          std::optional<PackedFormat> pack) {
+Kept kept(const ParameterSpec& spec, DType compute, bool training, std::optional<DType> pack) {
   const bool packed = !training && pack && spec.in_products && spec.packable;
   const bool narrow = spec.in_products && compute != DType::kF32;
   return {.values = training || spec.looked_up || (!narrow && !packed),

@@ -39,8 +39,7 @@ struct Kept {
   bool values = false, copy = false, packed = false;
 };
 /// pack: how weights of products are kept while nothing is trained; nothing: in compute.
-Kept kept(const ParameterSpec& spec, DType compute, bool training,
-          std::optional<PackedFormat> pack);
+Kept kept(const ParameterSpec& spec, DType compute, bool training, std::optional<DType> pack);
 
 /// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
 /// (seed, public name, element index) alone.

@@ -41,8 +41,7 @@ std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::
 }
 
 void Parameters::allocate(Backend& backend, DType compute, bool training,
-                          const std::map<SumOver, Owner>& owners,
-                          std::optional<PackedFormat> pack) {
+                          const std::map<SumOver, Owner>& owners, std::optional<DType> pack) {
   pack_ = training ? std::nullopt : pack;
   if (training) {
     const auto values = carve(backend, &Parameter::value);
@@ -50,7 +49,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
   }
   for (Parameter& p : list_) {
     const Kept of_it = kept(p.spec, compute, training, pack);
-    if (of_it.packed && *pack != PackedFormat::kBf16) {
+    if (of_it.packed && *pack != DType::kBf16) {
       p.hold_aligned_blocks();
     }
     if (of_it.values && !training) {
@@ -77,8 +76,8 @@ bool Parameters::packs(const Parameter& parameter) const {
   return pack_ && parameter.spec.in_products && parameter.spec.packable;
 }
 
-bool Parameters::packs_as(const Parameter& parameter, QuantizedType type) const {
-  return packs(parameter) && *pack_ == format_of(type);
+bool Parameters::packs_as(const Parameter& parameter, DType type) const {
+  return packs(parameter) && *pack_ == type;
 }
 
 void Parameters::set_codes(Backend& backend, Parameter& parameter,

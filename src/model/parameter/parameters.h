@@ -30,7 +30,7 @@ class Parameters {
   /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there:
   /// all. pack: how weights of products are kept while nothing is trained; without: in compute.
   void allocate(Backend& backend, DType compute, bool training,
-                const std::map<SumOver, Owner>& owners = {}, std::optional<PackedFormat> pack = {});
+                const std::map<SumOver, Owner>& owners = {}, std::optional<DType> pack = {});
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
   void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
@@ -39,7 +39,7 @@ class Parameters {
   /// Gives a quantized parameter these very codes, the rows of its tensors in turn.
   void set_codes(Backend& backend, Parameter& parameter, std::span<const QuantizedRows> rows) const;
   /// Whether its codes are of this type.
-  bool packs_as(const Parameter& parameter, QuantizedType type) const;
+  bool packs_as(const Parameter& parameter, DType type) const;
   /// Brings the copies in the compute dtype up to date after an update of the values.
   void refresh_copies(Backend& backend);
 
@@ -52,7 +52,7 @@ class Parameters {
   /// Gives this tensor of every parameter its place in one block for each sum.
   std::map<SumOver, Tensor> carve(Backend& backend, Tensor Parameter::*member);
 
-  std::optional<PackedFormat> pack_;
+  std::optional<DType> pack_;
   std::deque<Parameter> list_;
   std::vector<Bucket> buckets_;
   int part_ = 0;

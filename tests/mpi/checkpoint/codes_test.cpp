@@ -15,7 +15,7 @@ namespace {
 
 using Extents = std::vector<std::int64_t>;
 
-config::Config model_on(int ranks, config::Quantize quantize) {
+config::Config model_on(int ranks, std::optional<DType> quantize) {
   config::Config config;
   config.model.layers = 1;
   config.model.d_model = 32;
@@ -27,7 +27,7 @@ config::Config model_on(int ranks, config::Quantize quantize) {
   config.model.expert_d_ff = config.model.d_ff = 600;  // in blocks of 256 columns
   config.parallel.tp = ranks;
   config.parallel.expert_tp = ranks;
-  config.run.precision = config::Precision::kFp32;
+  config.run.precision = DType::kF32;
   config.run.quantize = quantize;
   config.run.threads = 1;
   return config;
@@ -38,7 +38,7 @@ Extents extents_of(const Shape& shape) {
 }
 
 // The initial values of the model, quantized, written by the world's root.
-void save(const config::Config& config, QuantizedType type, const std::filesystem::path& dir,
+void save(const config::Config& config, DType type, const std::filesystem::path& dir,
           const comm::Communicator& world) {
   const auto backend = make_cpu_backend(1);
   auto kinds = stored_kinds(config.model, config.router);
@@ -54,7 +54,7 @@ void save(const config::Config& config, QuantizedType type, const std::filesyste
                         .extent = extent,
                         .values = [&] { return model::initial_values(p.spec, tensor, 5); }};
       if (kinds.at(tensor.name).packable) {
-        block.type = type == QuantizedType::kInt8 ? BlockType::kInt8 : BlockType::kInt4;
+        block.type = type == DType::kInt8 ? DType::kInt8 : DType::kInt4;
         block.rows = [&] {
           return quantize(*backend, type, model::initial_values(p.spec, tensor, 5), tensor.shape[0],
                           tensor.shape[1], {});
@@ -72,11 +72,10 @@ void save(const config::Config& config, QuantizedType type, const std::filesyste
 // Protects: no part is rounded twice, also where ranks share blocks of columns.
 TEST(Codes, PartsOverTp) {
   const comm::Communicator world = comm::Communicator::world();
-  for (const QuantizedType type : {QuantizedType::kInt8, QuantizedType::kInt4}) {
+  for (const DType type : {DType::kInt8, DType::kInt4}) {
     const testing::SharedDir dir;
     const config::Config config =
-        model_on(world.size(),
-                 type == QuantizedType::kInt8 ? config::Quantize::kInt8 : config::Quantize::kInt4);
+        model_on(world.size(), type == DType::kInt8 ? DType::kInt8 : DType::kInt4);
     save(config, type, dir.path, world);
     comm::Mesh mesh = engine::make_mesh(config);
     engine::Instance instance(config, mesh, engine::Use::kManyRows);

@@ -55,7 +55,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
       cut(golden.rows[row], 1 + row % 3);
     }
     if (GetParam().bf16) {
-      config.run.precision = config::Precision::kBf16;
+      config.run.precision = DType::kBf16;
     }
   }
 

@@ -18,13 +18,9 @@ using Extents = std::vector<std::int64_t>;
 HfFolder fixture() { return HfFolder::open(fs::path(MOESAIC_GOLDEN_DIR) / "families" / "gpt_oss"); }
 
 HfFolderRequest request_of(const HfFolder& from, const fs::path& folder) {
-  return {folder,
-          from.config().family,
-          from.config().model,
-          from.config().router,
-          StoredType::kF32,
-          20'000,
-          {}};
+  return {
+      folder, from.config().family, from.config().model, from.config().router, DType::kF32, 20'000,
+      {}};
 }
 
 std::set<std::string> files_of(const fs::path& folder) {

@@ -59,7 +59,7 @@ config::Config model_config(Kind kind) {
     model.qk_rope_head_dim = 8;
     model.v_head_dim = 10;
   }
-  config.run.precision = config::Precision::kFp32;
+  config.run.precision = DType::kF32;
   config.run.threads = 1;
   config::resolve(config, "train");
   return config;
@@ -173,7 +173,7 @@ class GenerateTest : public ::testing::Test {
     parsed.config.data.corpus = {(dir / "prompts").string()};
     parsed.config.generate.output = (dir / output).string();
     parsed.config.generate.max_tokens = kNew;
-    parsed.config.run.precision = config::Precision::kFp32;
+    parsed.config.run.precision = DType::kF32;
     parsed.config.run.threads = 1;
     return parsed;
   }
@@ -277,7 +277,7 @@ TEST_F(GenerateTest, EqualsDirectForwardsOnAnyLayout) {
 // Drawn tokens and their probabilities are the same bits for every batch, memory and layout of dp,
 // ep and pp.
 TEST_F(GenerateTest, SameBitsForEveryBatchAndLayout) {
-  for (const auto precision : {config::Precision::kFp32, config::Precision::kBf16}) {
+  for (const auto precision : {DType::kF32, DType::kBf16}) {
     std::vector<record::Continuation> first;
     int number = 0;
     for (const config::Parallel& parallel : layouts(world.size())) {

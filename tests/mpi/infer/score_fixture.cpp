@@ -31,7 +31,7 @@ config::Config model_config() {
   config.model.shared_experts = 1;
   config.model.max_seq = kMaxSeq;
   config.model.vocab_size = kVocab;
-  config.run.precision = config::Precision::kFp32;
+  config.run.precision = DType::kF32;
   config.run.threads = 1;
   config::resolve(config, "train");
   return config;

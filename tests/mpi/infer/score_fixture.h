@@ -55,7 +55,7 @@ class ScoreTest : public ::testing::Test {
     parsed.config.model.path = (dir / "checkpoints").string();
     parsed.config.data.corpus = {(dir / "corpus").string()};
     parsed.config.score.output = (dir / output).string();
-    parsed.config.run.precision = config::Precision::kFp32;
+    parsed.config.run.precision = DType::kF32;
     parsed.config.run.threads = 1;
     return parsed;
   }

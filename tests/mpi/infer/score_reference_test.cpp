@@ -92,11 +92,11 @@ Documents whole_documents() {
 
 // The checkpoint on one rank, with weights as run.quantize says where a name begins so.
 std::unique_ptr<engine::Instance> load(const fs::path& checkpoint, const comm::Mesh& mesh,
-                                       config::Quantize quantize = config::Quantize::kNone,
+                                       std::optional<DType> quantize = std::nullopt,
                                        const std::string& prefix = {}) {
   config::Config config = model_config();
   const bool all = prefix.empty();
-  config.run.quantize = all ? quantize : config::Quantize::kNone;
+  config.run.quantize = all ? quantize : std::nullopt;
   auto instance = std::make_unique<engine::Instance>(config, mesh, engine::Use::kManyRows);
   auto source = checkpoint::ModelSource::open(checkpoint);
   checkpoint::load_parameters(*instance, source, checkpoint::Load::kValues);
@@ -105,7 +105,7 @@ std::unique_ptr<engine::Instance> load(const fs::path& checkpoint, const comm::M
     if (here && p.spec.in_products && p.spec.packable) {
       const Shape& shape = p.spec.shape;
       const Tensor w = shape.rank() == 3 ? p.value : p.value.reshaped({1, shape[0], shape[1]});
-      p.packed = instance->backend->pack(PackedFormat::kInt4, w, {});
+      p.packed = instance->backend->pack(DType::kInt4, w, {});
     }
   }
   return instance;
@@ -203,10 +203,10 @@ TEST_F(ScoreReferenceTest, BothAreScored) {
 TEST_F(ScoreReferenceTest, OfFewBits) {
   for (const Layout& layout : layouts(world.size())) {
     const Compared same = compare(layout, "fp32");
-    const auto few = [&](config::Quantize quantize) {
+    const auto few = [&](std::optional<DType> quantize) {
       return compare(layout, "fp32", [&](config::Config& c) { c.run.quantize = quantize; });
     };
-    const Compared int8 = few(config::Quantize::kInt8), int4 = few(config::Quantize::kInt4);
+    const Compared int8 = few(DType::kInt8), int4 = few(DType::kInt4);
     if (!world.is_root()) {
       continue;
     }
@@ -221,7 +221,7 @@ TEST_F(ScoreReferenceTest, OfFewBits) {
     const comm::Mesh mesh = comm::Mesh::single();
     const std::vector<Row> p = rows_of(*load(dir / "checkpoints", mesh), whole_documents());
     const std::vector<Row> q =
-        rows_of(*load(dir / "checkpoints", mesh, config::Quantize::kInt4), whole_documents());
+        rows_of(*load(dir / "checkpoints", mesh, DType::kInt4), whole_documents());
     for (std::size_t t = 0; layout.tp == 1 && t < p.size(); ++t) {
       const double expected = divergence(p[t], q[t]);
       EXPECT_NEAR(int4.divergence[t], expected, 2e-3 * expected + 1e-9) << "token " << t;
@@ -237,7 +237,7 @@ TEST_F(ScoreReferenceTest, ByLayer) {
   const std::vector<Row> p = rows_of(*load(dir / "checkpoints", mesh), documents);
   for (const char* prefix : {"model.layers.0.", "model.layers.1.", "lm_head"}) {
     const std::vector<Row> q =
-        rows_of(*load(dir / "checkpoints", mesh, config::Quantize::kInt4, prefix), documents);
+        rows_of(*load(dir / "checkpoints", mesh, DType::kInt4, prefix), documents);
     double sum = 0.0;
     for (std::size_t t = 0; t < p.size(); ++t) {
       sum += divergence(p[t], q[t]);
@@ -246,7 +246,7 @@ TEST_F(ScoreReferenceTest, ByLayer) {
   }
   for (const Layout& layout : layouts(world.size())) {
     const auto edit = [&](config::Config& c) {
-      c.run.quantize = config::Quantize::kInt4;
+      c.run.quantize = DType::kInt4;
       c.score.reference_detail = ReferenceDetail::kLayers;
     };
     const Compared found = compare(layout, "fp32", edit);

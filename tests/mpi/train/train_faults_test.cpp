@@ -106,7 +106,7 @@ class TrainFaults : public ::testing::Test {
     config.train.steps = kSteps;
     config.train.warmup = 1;
     config.run.threads = 1;
-    config.run.precision = config::Precision::kFp32;
+    config.run.precision = DType::kF32;
     config.trace.path = dir / "trace.h5";
     config::resolve(config, "train");
   }

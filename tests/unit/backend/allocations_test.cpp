@@ -79,7 +79,7 @@ config::Config steady_config() {
   c.train.micro_batch = 4;
   c.train.lr = c.train.min_lr = 0.0;  // every step routes as the one before it
   c.train.steps = 12;
-  c.run.precision = config::Precision::kBf16;
+  c.run.precision = DType::kBf16;
   c.run.threads = 2;
   config::resolve(c, "train");
   return c;

@@ -14,7 +14,7 @@
 namespace moesaic::testing {
 namespace {
 
-constexpr PackedFormat kFormats[] = {PackedFormat::kBf16, PackedFormat::kInt8, PackedFormat::kInt4};
+constexpr DType kFormats[] = {DType::kBf16, DType::kInt8, DType::kInt4};
 constexpr std::int64_t kBlock = 256;
 
 Vector constant(std::int64_t count, double value) {
@@ -31,7 +31,7 @@ double square_sum(const Vector& v) {
 
 class PackedKernels : public KernelTest {
  protected:
-  PackedWeights pack(PackedFormat format, const Vector& w, const Shape& shape,
+  PackedWeights pack(DType format, const Vector& w, const Shape& shape,
                      const Vector& mean_squares = {}) const {
     return backend().pack(
         format, upload(w, shape),
@@ -48,7 +48,7 @@ class PackedKernels : public KernelTest {
     backend().packed_matmul(upload(x, {offsets.back(), w.columns}, compute()), offsets, w, y, {});
     return download(y);
   }
-  std::string error_of(PackedFormat format, const Vector& w, const Shape& shape,
+  std::string error_of(DType format, const Vector& w, const Shape& shape,
                        const Vector& mean_squares = {}) const {
     try {
       pack(format, w, shape, mean_squares);
@@ -61,8 +61,8 @@ class PackedKernels : public KernelTest {
 };
 
 // Rows of x as the format has them.
-Vector as_numbers(PackedFormat format, const Vector& x, std::int64_t columns) {
-  if (format != PackedFormat::kBf16) {
+Vector as_numbers(DType format, const Vector& x, std::int64_t columns) {
+  if (format != DType::kBf16) {
     return reference::rounded_rows(x, columns, kBlock);
   }
   Vector rounded;
@@ -88,7 +88,7 @@ TEST_P(PackedKernels, MatchTheReference) {
                               {{0, 3}, 0, 70},
                               {{0, 200}, 48, 256},
                               {{0, 130}, 40, 5200}};  // of rows that fill the cache several times
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     for (const Problem& problem : problems) {
       const auto groups = std::ssize(problem.offsets) - 1;
       const std::int64_t rows = problem.offsets.back();
@@ -111,7 +111,7 @@ TEST_P(PackedKernels, MatchTheReference) {
 TEST_P(PackedKernels, ARowHasTheSameBitsInEveryTile) {
   constexpr std::int64_t kRows = 31, kN = 150, kK = 530;
   const Vector x = random({kRows, kK}, "x", compute());
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     const PackedWeights w = pack(format, random({1, kN, kK}, "w"), {1, kN, kK});
     const Vector all = multiply(x, {0, kRows}, w, DType::kF32);
     for (std::int64_t count = 1; count < kRows; ++count) {
@@ -127,7 +127,7 @@ TEST_P(PackedKernels, ThreadsChangeNoBit) {
   constexpr std::int64_t kN = 200, kK = 100;
   const Indices offsets = {0, 1, 1, 20, 22};
   const Vector x = random({offsets.back(), kK}, "x", compute());
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     const PackedWeights w = pack(format, random({4, kN, kK}, "w"), {4, kN, kK});
     const Vector expected = multiply(x, offsets, w, DType::kF32);
     for (const int threads : {1, 3, 7}) {
@@ -150,7 +150,7 @@ TEST_P(PackedKernels, IntegersHaveTheSameBitsOnEveryInstructionSet) {
     GTEST_SKIP() << "this processor has no AVX2 with FMA";
   }
   cpu::CpuBackend avx2(1, cpu::avx2_kernels());
-  for (const PackedFormat format : {PackedFormat::kInt8, PackedFormat::kInt4}) {
+  for (const DType format : {DType::kInt8, DType::kInt4}) {
     const Tensor y = poisoned({offsets.back(), kN});
     const Tensor other = poisoned({offsets.back(), kN});
     const PackedWeights w = backend().pack(format, from, {});
@@ -167,7 +167,7 @@ TEST_P(PackedKernels, TheLargestProductsAreNotCutOff) {
   constexpr std::int64_t kN = 20, kK = 512;
   for (const std::int64_t rows : {1, 9}) {
     for (const double sign : {1.0, -1.0}) {
-      const PackedWeights w = pack(PackedFormat::kInt8, constant(kN * kK, sign), {1, kN, kK});
+      const PackedWeights w = pack(DType::kInt8, constant(kN * kK, sign), {1, kN, kK});
       expect_close(multiply(constant(rows * kK, 1.0), {0, rows}, w, DType::kF32),
                    constant(rows * kN, sign * kK), 1e-6, "y");
     }
@@ -176,7 +176,7 @@ TEST_P(PackedKernels, TheLargestProductsAreNotCutOff) {
 
 TEST_P(PackedKernels, ZerosAndNumbersThatAreNotFinite) {
   constexpr std::int64_t kN = 18, kK = 300;
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     const PackedWeights zero = pack(format, constant(kN * kK, 0.0), {1, kN, kK});
     EXPECT_EQ(unpack(zero), constant(kN * kK, 0.0));
     EXPECT_EQ(multiply(random({2, kK}, "x", compute()), {0, 2}, zero, DType::kF32),
@@ -229,7 +229,7 @@ TEST_P(PackedKernels, PartsOfTheColumnsAddUpToTheWhole) {
       std::transform(most.begin(), most.end(), own.as<std::int32_t>().begin(), most.begin(),
                      [](std::int32_t a, std::int32_t b) { return std::max(a, b); });
     }
-    for (const PackedFormat format : {PackedFormat::kInt8, PackedFormat::kInt4}) {
+    for (const DType format : {DType::kInt8, DType::kInt4}) {
       Vector sum = constant(kRows * kN, 0.0);
       const PackedWeights all = pack(format, w, {1, kN, whole});
       for (int rank = 0; rank < ranks; ++rank) {
@@ -272,7 +272,7 @@ class PackedFormats : public PackedKernels {};
 // How much of a normal weight each format keeps; formats that got worse are found here.
 TEST_P(PackedFormats, KeepNormalWeights) {
   const Vector w = random({1, 64, 1024}, "w");
-  const auto error_of_format = [&](PackedFormat format) {
+  const auto error_of_format = [&](DType format) {
     const Vector there = unpack(pack(format, w, {1, 64, 1024}));
     Vector error = w;
     for (std::size_t i = 0; i < w.size(); ++i) {
@@ -280,9 +280,9 @@ TEST_P(PackedFormats, KeepNormalWeights) {
     }
     return std::sqrt(square_sum(error) / square_sum(w));
   };
-  EXPECT_NEAR(error_of_format(PackedFormat::kBf16), 0.0017, 0.0001);
-  EXPECT_NEAR(error_of_format(PackedFormat::kInt8), 0.0070, 0.0002);
-  EXPECT_NEAR(error_of_format(PackedFormat::kInt4), 0.0737, 0.0008);
+  EXPECT_NEAR(error_of_format(DType::kBf16), 0.0017, 0.0001);
+  EXPECT_NEAR(error_of_format(DType::kInt8), 0.0070, 0.0002);
+  EXPECT_NEAR(error_of_format(DType::kInt4), 0.0737, 0.0008);
 }
 
 // What a format can hold comes back exactly, so that packing twice changes nothing.
@@ -295,10 +295,10 @@ TEST_P(PackedFormats, HoldTheirOwnNumbers) {
     const std::int64_t q = k == 0 ? 15 : k == 1 ? 0 : i * 7 % 16;
     levels.push_back(0.25 * static_cast<double>(16 * q - 113));
   }
-  const Vector narrow = unpack(pack(PackedFormat::kInt4, levels, {1, kN, kK}));
-  EXPECT_EQ(unpack(pack(PackedFormat::kInt8, levels, {1, kN, kK})), levels);
+  const Vector narrow = unpack(pack(DType::kInt4, levels, {1, kN, kK}));
+  EXPECT_EQ(unpack(pack(DType::kInt8, levels, {1, kN, kK})), levels);
   EXPECT_EQ(narrow, levels);
-  EXPECT_EQ(unpack(pack(PackedFormat::kBf16, levels, {1, kN, kK})), levels);
+  EXPECT_EQ(unpack(pack(DType::kBf16, levels, {1, kN, kK})), levels);
 }
 
 // Four bits are spent where the activations are large.
@@ -316,12 +316,11 @@ TEST_P(PackedFormats, ImportantColumnsKeepMore) {
     }
     return total;
   };
-  const double plain = weighted_error(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK})));
-  const double weighted =
-      weighted_error(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK}, mean_squares)));
+  const double plain = weighted_error(unpack(pack(DType::kInt4, w, {1, kN, kK})));
+  const double weighted = weighted_error(unpack(pack(DType::kInt4, w, {1, kN, kK}, mean_squares)));
   EXPECT_LT(weighted, 0.8 * plain);
-  EXPECT_EQ(unpack(pack(PackedFormat::kInt4, w, {1, kN, kK}, constant(kK, 0.0))),
-            unpack(pack(PackedFormat::kInt4, w, {1, kN, kK})));
+  EXPECT_EQ(unpack(pack(DType::kInt4, w, {1, kN, kK}, constant(kK, 0.0))),
+            unpack(pack(DType::kInt4, w, {1, kN, kK})));
 }
 
 TEST_P(PackedFormats, EachGroupHasItsImportance) {
@@ -331,19 +330,19 @@ TEST_P(PackedFormats, EachGroupHasItsImportance) {
   for (std::int64_t k = 0; k < kK; k += 3) {
     mean_squares[static_cast<std::size_t>(kK + k)] = 30.0;
   }
-  const Vector both = unpack(pack(PackedFormat::kInt4, w, {2, kN, kK}, mean_squares));
+  const Vector both = unpack(pack(DType::kInt4, w, {2, kN, kK}, mean_squares));
   const auto half = [&](const Vector& v, std::int64_t g) {
     return Vector(v.begin() + g * std::ssize(v) / 2, v.begin() + (g + 1) * std::ssize(v) / 2);
   };
   for (const std::int64_t g : {0, 1}) {
     EXPECT_EQ(half(both, g),
-              unpack(pack(PackedFormat::kInt4, half(w, g), {1, kN, kK}, half(mean_squares, g))));
+              unpack(pack(DType::kInt4, half(w, g), {1, kN, kK}, half(mean_squares, g))));
   }
 }
 
 TEST_P(PackedFormats, NameNumbersThatCannotBePacked) {
   constexpr std::int64_t kN = 20, kK = 70;
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     for (const double value :
          {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
       Vector w = random({2, kN, kK}, "w");
@@ -356,14 +355,14 @@ TEST_P(PackedFormats, NameNumbersThatCannotBePacked) {
   Vector mean_squares = constant(kK, 1.0);
   mean_squares[5] = -1.0;
   const Vector w = random({1, kN, kK}, "w");
-  const std::string message = error_of(PackedFormat::kInt4, w, {1, kN, kK}, mean_squares);
+  const std::string message = error_of(DType::kInt4, w, {1, kN, kK}, mean_squares);
   EXPECT_NE(message.find("column 5"), std::string::npos) << message;
 }
 
 // Numbers near the ends of what a float holds.
 TEST_P(PackedFormats, SurviveExtremeSizes) {
   constexpr std::int64_t kN = 3, kK = 40;
-  for (const PackedFormat format : kFormats) {
+  for (const DType format : kFormats) {
     for (const double size : {1e-44, 1e-38, 1e-30, 1e30, 1e38}) {
       Vector w = random({1, kN, kK}, "w");
       for (double& value : w) {

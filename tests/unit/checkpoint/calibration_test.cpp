@@ -23,7 +23,7 @@ config::Config small_model() {
   config.model.top_k = 1;
   config.model.expert_d_ff = 24;
   config.model.d_ff = 24;
-  config.run.precision = config::Precision::kFp32;
+  config.run.precision = DType::kF32;
   config.run.threads = 1;
   return config;
 }

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 using moesaic::testing::TempDir;
 
 /// Codes that differ from place to place.
-QuantizedRows example(QuantizedType type, std::int64_t rows, std::int64_t columns) {
+QuantizedRows example(DType type, std::int64_t rows, std::int64_t columns) {
   QuantizedRows q = QuantizedRows::zeros(type, rows, columns);
   for (std::size_t i = 0; i < q.scales.size(); ++i) {
     q.scales[i] = 0.5F + static_cast<float>(i);
@@ -30,11 +30,11 @@ QuantizedRows example(QuantizedType type, std::int64_t rows, std::int64_t column
     q.steps[i] = static_cast<std::uint8_t>(1 + i / 2 % 15);
     q.steps[i + 1] = static_cast<std::uint8_t>(i % 31);
   }
-  const std::int64_t codes = type == QuantizedType::kInt8 ? 255 : 16;
+  const std::int64_t codes = type == DType::kInt8 ? 255 : 16;
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t k = 0; k < columns; ++k) {
       const std::int64_t code = (31 * row + 7 * k) % codes;
-      q.set_code(row, k, static_cast<std::uint8_t>(type == QuantizedType::kInt8 ? 1 + code : code));
+      q.set_code(row, k, static_cast<std::uint8_t>(type == DType::kInt8 ? 1 + code : code));
     }
   }
   return q;
@@ -53,11 +53,11 @@ BlockToSave block(const std::string& name, const QuantizedRows& rows) {
           .offset = {0, 0},
           .extent = extent,
           .values = {},
-          .type = rows.type == QuantizedType::kInt8 ? BlockType::kInt8 : BlockType::kInt4,
+          .type = rows.type == DType::kInt8 ? DType::kInt8 : DType::kInt4,
           .rows = [rows] { return rows; }};
 }
 
-BlockToSave block(const std::string& name, const std::vector<float>& values, BlockType type) {
+BlockToSave block(const std::string& name, const std::vector<float>& values, DType type) {
   return {.name = name,
           .shape = {std::ssize(values)},
           .offset = {0},
@@ -84,7 +84,7 @@ std::pair<Exit, std::string> error_of(const F& work) {
 // Protects: any slice of a quantized tensor is what its codes say; a block-aligned slice comes as
 // the very codes.
 TEST(CheckpointTypes, Quantized) {
-  for (const QuantizedType type : {QuantizedType::kInt8, QuantizedType::kInt4}) {
+  for (const DType type : {DType::kInt8, DType::kInt4}) {
     const TempDir dir;
     const QuantizedRows rows = example(type, 5, 523);
     const std::vector<float> whole = decoded(rows);
@@ -120,9 +120,9 @@ TEST(CheckpointTypes, Quantized) {
 TEST(CheckpointTypes, SixteenBits) {
   const TempDir dir;
   const std::vector<float> values{1.0F, -0.333333F, 65504.0F, 1e-7F, 0.0F};
-  const fs::path path = save(
-      dir.path(), {block("half", values, BlockType::kF16), block("brain", values, BlockType::kBF16),
-                   block("full", values, BlockType::kF32)});
+  const fs::path path =
+      save(dir.path(), {block("half", values, DType::kF16), block("brain", values, DType::kBf16),
+                        block("full", values, DType::kF32)});
   EXPECT_EQ(verify_checkpoint(path), std::vector<std::string>{});
   CheckpointReader reader = CheckpointReader::open(path);
   std::vector<float> read(values.size());
@@ -141,7 +141,7 @@ TEST(CheckpointTypes, SixteenBits) {
   for (const float bad : {65520.0F, -1e6F, std::numeric_limits<float>::quiet_NaN()}) {
     const std::vector<float> beyond{1.0F, bad};
     const auto [code, text] =
-        error_of([&] { save(dir.path(), {block("layer.w", beyond, BlockType::kF16)}); });
+        error_of([&] { save(dir.path(), {block("layer.w", beyond, DType::kF16)}); });
     EXPECT_EQ(code, Exit::kBadNumbers);
     EXPECT_NE(text.find("layer.w: element 1"), std::string::npos) << text;
     EXPECT_NE(text.find("65504"), std::string::npos) << text;
@@ -152,12 +152,12 @@ TEST(CheckpointTypes, SixteenBits) {
 TEST(CheckpointTypes, Versions) {
   const TempDir dir;
   const std::vector<float> values{1.0F};
-  const auto version = [&](BlockType type) {
+  const auto version = [&](DType type) {
     const fs::path path = save(dir.path(), {block("w", values, type)});
     return Json::parse(testing::read_file(path / kManifestName)).at("version").get<int>();
   };
-  EXPECT_EQ(version(BlockType::kF32), 1);
-  EXPECT_EQ(version(BlockType::kBF16), 2);
+  EXPECT_EQ(version(DType::kF32), 1);
+  EXPECT_EQ(version(DType::kBf16), 2);
 }
 
 // Protects: damaged codes, scales and steps are told by tensor and file, whether or not the sum in
@@ -165,7 +165,7 @@ TEST(CheckpointTypes, Versions) {
 TEST(CheckpointTypes, Damage) {
   for (const char* const array : {"codes", "scales", "steps"}) {
     const TempDir dir;
-    const fs::path path = save(dir.path(), {block("w", example(QuantizedType::kInt4, 3, 300))});
+    const fs::path path = save(dir.path(), {block("w", example(DType::kInt4, 3, 300))});
     files::hdf5_run([&] {
       files::Hdf5File file = files::Hdf5File::open_to_write(path / "part-00000.h5");
       const std::string name = std::string("/w[0,0]/") + array;
@@ -204,7 +204,7 @@ TEST(CheckpointTypes, Damage) {
 // has.
 TEST(CheckpointTypes, ManifestsThatCannotBe) {
   const TempDir dir;
-  const fs::path path = save(dir.path(), {block("w", example(QuantizedType::kInt4, 3, 300))});
+  const fs::path path = save(dir.path(), {block("w", example(DType::kInt4, 3, 300))});
   const Manifest good = read_manifest(path);
   const auto refused = [&](const auto& spoil) {
     Manifest manifest = good;

@@ -47,7 +47,7 @@ config::Config small_config() {
   c.train.batch = 4;
   c.train.micro_batch = 2;
   c.train.steps = 8;
-  c.run.precision = config::Precision::kFp32;
+  c.run.precision = DType::kF32;
   c.run.threads = 1;
   config::resolve(c, "train");
   return c;

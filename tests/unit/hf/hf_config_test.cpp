@@ -335,8 +335,7 @@ TEST(HfConfig, RoundTrip) {
   for (const std::string& folder : kFolders) {
     const HfConfig config = read_config(folder);
     EXPECT_EQ(&family_of(config), config.family) << folder;
-    const Json written =
-        hf_config_of(*config.family, config.model, config.router, StoredType::kBF16);
+    const Json written = hf_config_of(*config.family, config.model, config.router, DType::kBf16);
     EXPECT_EQ(written["torch_dtype"], "bfloat16");
     const HfConfig again = parse_hf_config(written.dump(), folder);
     EXPECT_EQ(canonical_keys(again), canonical_keys(config)) << folder;
@@ -360,7 +359,7 @@ TEST(HfConfig, FamilyFor) {
   config::Model& model = config.model;
   model.kv_heads = model.head_dim = model.d_ff = 0;
   const auto json = [&] {
-    return hf_config_of(family_of(config), model, config.router, StoredType::kF32);
+    return hf_config_of(family_of(config), model, config.router, DType::kF32);
   };
   EXPECT_EQ(&family_of(config), &kMixtral);
   EXPECT_EQ(json()["num_key_value_heads"], 4);

@@ -24,7 +24,7 @@ TEST(HfFolderWrite, RoundTrip) {
                               from.config().family,
                               from.config().model,
                               from.config().router,
-                              StoredType::kF32,
+                              DType::kF32,
                               most,
                               {}};
       rewrite(from, request);
@@ -59,7 +59,7 @@ TEST(HfFolderWrite, Narrow) {
                  from.config().family,
                  from.config().model,
                  from.config().router,
-                 StoredType::kBF16,
+                 DType::kBf16,
                  5'000'000'000,
                  {}});
   HfFolder to = HfFolder::open(dir / "out");
@@ -88,7 +88,7 @@ TEST(HfFolderWrite, Existing) {
                                 from.config().family,
                                 from.config().model,
                                 from.config().router,
-                                StoredType::kF32,
+                                DType::kF32,
                                 5'000'000'000,
                                 sidecars};
   expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
@@ -114,7 +114,7 @@ TEST(HfFolderWrite, Unfinished) {
                                 from.config().family,
                                 from.config().model,
                                 from.config().router,
-                                StoredType::kF32,
+                                DType::kF32,
                                 5'000'000'000,
                                 {}};
   message_of([&] { write_hf_folder(request, read, comm::Communicator()); }, Exit::kBadData);

@@ -235,11 +235,11 @@ TEST(Safetensors, BadHeaders) {
 }
 
 /// Tensors of the three formats that are written, a scalar and an empty one among them.
-const std::vector<TensorToStore> kTensors{{"wide", StoredType::kF32, {3, 5}},
-                                          {"empty", StoredType::kBF16, {0, 4}},
-                                          {"brain", StoredType::kBF16, {7}},
-                                          {"scalar", StoredType::kF32, {}},
-                                          {"half", StoredType::kF16, {2, 2, 2}}};
+const std::vector<TensorToStore> kTensors{{"wide", DType::kF32, {3, 5}},
+                                          {"empty", DType::kBf16, {0, 4}},
+                                          {"brain", DType::kBf16, {7}},
+                                          {"scalar", DType::kF32, {}},
+                                          {"half", DType::kF16, {2, 2, 2}}};
 
 void write_tensors(const fs::path& file) {
   SafetensorsWriter writer(file, kTensors);
@@ -258,7 +258,8 @@ TEST(Safetensors, RoundTrip) {
   const SafetensorsFile file = SafetensorsFile::open(dir / "a.safetensors");
   EXPECT_EQ(file.tensors().size(), kTensors.size());
   for (const TensorToStore& tensor : kTensors) {
-    std::vector<float> values(static_cast<std::size_t>(bytes_of(tensor) / width_of(tensor.type)));
+    std::vector<float> values(static_cast<std::size_t>(
+        bytes_of(tensor) / static_cast<std::int64_t>(size_of(tensor.type))));
     file.read(tensor.name, Extents(tensor.shape.size(), 0), tensor.shape, values);
     EXPECT_EQ(values, tensor.name == "scalar" ? std::vector<float>{0.1F} : counted(values.size()));
     EXPECT_EQ(file.tensors().at(tensor.name).shape, tensor.shape);
@@ -272,7 +273,7 @@ TEST(Safetensors, RoundTrip) {
 // Rounding is to nearest, ties to even; what a format cannot hold is an error, and leaves no file.
 TEST(Safetensors, Narrowing) {
   const TempDir dir;
-  const auto narrowed = [&](StoredType type, const std::vector<float>& values) {
+  const auto narrowed = [&](DType type, const std::vector<float>& values) {
     const Extents shape{static_cast<std::int64_t>(values.size())};
     SafetensorsWriter writer(dir / "n", {{"x", type, shape}});
     writer.write(values);
@@ -282,16 +283,14 @@ TEST(Safetensors, Narrowing) {
     return read;
   };
   const float bf = 1.0F / 128, half = 1.0F / 1024;
-  EXPECT_EQ(narrowed(StoredType::kBF16, {1 + bf / 2, 1 + 3 * bf / 2, 1 + 0.51F * bf, -0.0F}),
+  EXPECT_EQ(narrowed(DType::kBf16, {1 + bf / 2, 1 + 3 * bf / 2, 1 + 0.51F * bf, -0.0F}),
             (std::vector<float>{1, 1 + 2 * bf, 1 + bf, -0.0F}));
-  EXPECT_EQ(narrowed(StoredType::kF16, {1 + half / 2, 1 + 3 * half / 2, 65519, 3.0e-8F, 2.9e-8F,
-                                        6.1e-05F, 6.103515e-05F, -1.5e-7F}),
+  EXPECT_EQ(narrowed(DType::kF16, {1 + half / 2, 1 + 3 * half / 2, 65519, 3.0e-8F, 2.9e-8F,
+                                   6.1e-05F, 6.103515e-05F, -1.5e-7F}),
             (std::vector<float>{1, 1 + 2 * half, 65504, 5.9604645e-08F, 0, 6.0975552e-05F,
                                 6.1035156e-05F, -1.7881393e-07F}));
-  for (const auto& [type, value] :
-       std::vector<std::pair<StoredType, float>>{{StoredType::kF16, 65520.0F},
-                                                 {StoredType::kBF16, 3.4e38F},
-                                                 {StoredType::kF32, std::nanf("")}}) {
+  for (const auto& [type, value] : std::vector<std::pair<DType, float>>{
+           {DType::kF16, 65520.0F}, {DType::kBf16, 3.4e38F}, {DType::kF32, std::nanf("")}}) {
     const TempDir empty;
     const std::string message = message_of(
         [&, type = type, value = value] {
@@ -308,7 +307,7 @@ TEST(Safetensors, Narrowing) {
 TEST(Safetensors, Unfinished) {
   const TempDir dir;
   testing::write_file(dir / "x", "older");
-  const std::vector<TensorToStore> one{{"x", StoredType::kF32, {3}}};
+  const std::vector<TensorToStore> one{{"x", DType::kF32, {3}}};
   {
     SafetensorsWriter writer(dir / "x", one);
     writer.write(counted(2));

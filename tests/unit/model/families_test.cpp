@@ -125,7 +125,7 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
   FamilyTest() : source(checkpoint::ModelSource::open(families() / GetParam())) {
     config = source.config();
     config.router.aux_loss = 0.0;
-    config.run.precision = config::Precision::kFp32;
+    config.run.precision = DType::kF32;
     config.run.threads = 1;
     config.train.clip = 1e9;
     config.train.eps = 1e-8;
@@ -272,7 +272,7 @@ TEST_P(FamilyTest, Quantized) {
     spread += std::abs(static_cast<double>(logit));
   }
   for (const auto& [quantize, bound] :
-       {std::pair(config::Quantize::kInt8, 0.1), std::pair(config::Quantize::kInt4, 0.6)}) {
+       {std::pair(DType::kInt8, 0.1), std::pair(DType::kInt4, 0.6)}) {
     config.run.quantize = quantize;
     instance = std::make_unique<engine::Instance>(config, mesh, engine::Use::kManyRows);
     checkpoint::load_parameters(*instance, source, checkpoint::Load::kValues);

@@ -30,7 +30,7 @@ constexpr Bounds kBf16OneChoice = {0.002, 0.01, 0.02, 0.03, 0.03};
 
 struct Case {
   const char* name;
-  config::Precision precision;
+  DType precision;
   Bounds bounds;
 };
 
@@ -120,7 +120,7 @@ TEST_P(GoldenTest, TenAdamWSteps) {
     const auto expected = static_cast<double>(golden.adamw_losses[step]);
     EXPECT_NEAR(evaluate().loss, expected, GetParam().bounds.curve * expected) << "step " << step;
     const double norm = train::gradient_norm(*instance, {*instance, 0});
-    if (GetParam().precision == config::Precision::kFp32) {
+    if (GetParam().precision == DType::kF32) {
       const auto expected_norm = static_cast<double>(golden.adamw_norms[step]);
       EXPECT_NEAR(norm, expected_norm, 1e-3 * expected_norm) << "step " << step;
     }
@@ -129,19 +129,18 @@ TEST_P(GoldenTest, TenAdamWSteps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, GoldenTest,
-    ::testing::Values(Case{"softmax", config::Precision::kFp32, kFp32},
-                      Case{"sigmoid_bias", config::Precision::kFp32, kFp32},
-                      Case{"capacity", config::Precision::kFp32, kFp32},
-                      Case{"softmax_bf16", config::Precision::kBf16, kBf16},
-                      Case{"sigmoid_bias_bf16", config::Precision::kBf16, kBf16OneChoice},
-                      Case{"softmax_bf16", config::Precision::kFp32, kFp32},
-                      Case{"sigmoid_bias_bf16", config::Precision::kFp32, kFp32}),
-    [](const auto& test) {
-      return std::string(test.param.name) +
-             (test.param.precision == config::Precision::kFp32 ? "_in_fp32" : "_in_bf16");
-    });
+INSTANTIATE_TEST_SUITE_P(All, GoldenTest,
+                         ::testing::Values(Case{"softmax", DType::kF32, kFp32},
+                                           Case{"sigmoid_bias", DType::kF32, kFp32},
+                                           Case{"capacity", DType::kF32, kFp32},
+                                           Case{"softmax_bf16", DType::kBf16, kBf16},
+                                           Case{"sigmoid_bias_bf16", DType::kBf16, kBf16OneChoice},
+                                           Case{"softmax_bf16", DType::kF32, kFp32},
+                                           Case{"sigmoid_bias_bf16", DType::kF32, kFp32}),
+                         [](const auto& test) {
+                           return std::string(test.param.name) +
+                                  (test.param.precision == DType::kF32 ? "_in_fp32" : "_in_bf16");
+                         });
 
 }  // namespace
 }  // namespace moesaic::testing

@@ -27,7 +27,7 @@ config::Config small_config() {
   c.train.steps = 5;
   c.train.batch = 8;
   c.train.micro_batch = 2;
-  c.run.precision = config::Precision::kFp32;
+  c.run.precision = DType::kF32;
   config::resolve(c, "train");
   return c;
 }
@@ -61,9 +61,9 @@ TEST(Memory, BlocksOfColumnsOverTp) {
   c.model.expert_d_ff = 512;  // in block-aligned slices; shared: 1024
   c.parallel.tp = c.parallel.expert_tp = 2;
   const auto copies = [&] { return memory_per_rank(c, Layout::of(c, 2), 0, false).copies; };
-  c.run.precision = config::Precision::kBf16;
+  c.run.precision = DType::kBf16;
   const double weights = copies() / 2.0;
-  c.run.quantize = config::Quantize::kInt8;
+  c.run.quantize = DType::kInt8;
   // 16 rows of each: 212 columns of the dense layer, 12 of attention in each of three.
   EXPECT_DOUBLE_EQ(copies(), (weights + 16 * (212 + 3 * 12)) * (1 + 4.0 / 256));
 }
@@ -74,12 +74,12 @@ TEST(Memory, QuantizedCheckpoint) {
   config::Config c = small_config();
   c.plan.job = "score";
   EXPECT_EQ(estimate(c, 1).quantized_bytes, 0.0);
-  c.run.quantize = config::Quantize::kInt8;
+  c.run.quantize = DType::kInt8;
   // Kept: embedding 800, router 272, norms 112. In products: 3456 + 1920 + 7680 + 1920 + 800.
   EXPECT_DOUBLE_EQ(estimate(c, 1).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
   c.parallel.ep = 4;
   EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 15776 * (1 + 4.0 / 256));
-  c.run.quantize = config::Quantize::kInt4;
+  c.run.quantize = DType::kInt4;
   c.model.tie_embeddings = true;  // the table stays as it is, and there is no other
   EXPECT_DOUBLE_EQ(estimate(c, 4).quantized_bytes, 4 * 1184 + 14976 * (0.5 + 2.0 / 32 + 4.0 / 256));
 }
@@ -88,19 +88,19 @@ TEST(Memory, QuantizedCheckpoint) {
 TEST(Memory, ReferenceOfScore) {
   config::Config c = small_config();
   c.plan.job = "score";
-  const auto memory = [&](config::Quantize quantize, const char* reference) {
+  const auto memory = [&](std::optional<DType> quantize, const char* reference) {
     c.run.quantize = quantize;
     c.score.reference = reference;
     return estimate(c, 1).memory;
   };
-  const Memory few = memory(config::Quantize::kInt4, "");
-  const Memory whole = memory(config::Quantize::kNone, "");
-  const Memory both = memory(config::Quantize::kInt4, "fp32");
+  const Memory few = memory(DType::kInt4, "");
+  const Memory whole = memory(std::nullopt, "");
+  const Memory both = memory(DType::kInt4, "fp32");
   EXPECT_DOUBLE_EQ(both.weights, few.weights + whole.weights);
   EXPECT_DOUBLE_EQ(both.copies, few.copies + whole.copies);
   EXPECT_DOUBLE_EQ(both.logits, 2 * few.logits);
   EXPECT_DOUBLE_EQ(both.activations, few.activations);
-  EXPECT_GT(memory(config::Quantize::kInt4, "bf16").copies, few.copies);
+  EXPECT_GT(memory(DType::kInt4, "bf16").copies, few.copies);
 }
 
 // Protects the cost of a token: 2 for each weight of a product, attention, three times to train.
@@ -128,7 +128,7 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(four.dispatch, 4.0 * 28 * (3 * 16 + 3 * 10));  // 14 tokens x top-2
   // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 34, and 54 for a row.
   EXPECT_EQ(four.activations, 4.0 * (14 * 262 + 2 * (14 * 236 + 28 * 54) + 14 * (7 * 16 + 1)));
-  c.run.precision = config::Precision::kBf16;
+  c.run.precision = DType::kBf16;
   EXPECT_EQ(memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true).copies,
             2.0 * (9280 + 1920 - 112 - 272 - 800));  // no norms, router, embedding
   c.router.capacity = 2;                             // 16 slots in place of 28 choices
@@ -168,7 +168,7 @@ TEST(Memory, IsWhatARunTakes) {
     c.model.qk_nope_head_dim = latent ? 8 : 0;
     c.model.qk_rope_head_dim = latent ? 4 : 0;
     c.model.v_head_dim = latent ? 12 : 0;
-    c.run.precision = config::Precision::kBf16;
+    c.run.precision = DType::kBf16;
     c.run.threads = 1;
     c.plan.job = "generate";
     c.generate.cache = 1e6;
@@ -181,7 +181,7 @@ TEST(Memory, IsWhatARunTakes) {
       const Memory memory = memory_per_rank(c, {}, 0, false);
       EXPECT_GE(memory.cache, static_cast<double>(1'000'000 / bytes * bytes));
     }
-    for (const auto quantize : {config::Quantize::kInt8, config::Quantize::kInt4}) {
+    for (const auto quantize : {DType::kInt8, DType::kInt4}) {
       c.run.quantize = quantize;
       engine::Instance instance(c, mesh, engine::Use::kManyRows);
       instance.parameters.initialise(*instance.backend, 1);

@@ -13,7 +13,7 @@
 namespace moesaic::testing {
 namespace {
 
-constexpr QuantizedType kTypes[] = {QuantizedType::kInt8, QuantizedType::kInt4};
+constexpr DType kTypes[] = {DType::kInt8, DType::kInt4};
 
 std::vector<float> normal(std::int64_t count, std::uint64_t seed) {
   const Rng rng(seed, hash_name("weights"));
@@ -28,11 +28,11 @@ struct Packed {
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   PackedWeights weights;
 
-  Packed(QuantizedType type, std::int64_t rows, std::int64_t columns) {
+  Packed(DType type, std::int64_t rows, std::int64_t columns) {
     const std::vector<float> values = normal(rows * columns, 7);
     const Tensor w = backend->empty(DType::kF32, {1, rows, columns});
     backend->upload(std::as_bytes(std::span(values)), w);
-    weights = backend->pack(format_of(type), w, {});
+    weights = backend->pack(type, w, {});
   }
   std::span<std::byte> panels() const { return {weights.words.data(), weights.words.bytes()}; }
   std::vector<float> unpacked() const {
@@ -63,7 +63,7 @@ std::vector<float> decoded(const QuantizedRows& rows) {
 // Protects: a file's codes stand for what the panels stand for, and become panels whose products
 // have the same bits; whatever the rows, columns and halves of bytes.
 TEST(QuantizedRows, ThereAndBack) {
-  for (const QuantizedType type : kTypes) {
+  for (const DType type : kTypes) {
     for (const auto& [rows, columns] :
          {std::pair<std::int64_t, std::int64_t>{1, 1}, {16, 256}, {17, 64}, {33, 515}, {5, 289}}) {
       Packed packed(type, rows, columns);
@@ -83,7 +83,7 @@ TEST(QuantizedRows, ThereAndBack) {
 // Protects: rows of several tensors lie in one group, as gate and up do.
 TEST(QuantizedRows, PartsOfAGroup) {
   constexpr std::int64_t kRows = 37, kColumns = 300, kFirst = 11;
-  for (const QuantizedType type : kTypes) {
+  for (const DType type : kTypes) {
     Packed packed(type, kRows, kColumns);
     const QuantizedRows all = rows_of_panels(type, packed.panels(), kRows, kColumns);
     const std::vector<float> expected = packed.unpacked();
@@ -101,7 +101,7 @@ TEST(QuantizedRows, PartsOfAGroup) {
 // Protects: a block-aligned slice of columns has the numbers of the whole.
 TEST(QuantizedRows, SlicesOfColumns) {
   constexpr std::int64_t kRows = 3, kColumns = 600;
-  for (const QuantizedType type : kTypes) {
+  for (const DType type : kTypes) {
     const Packed packed(type, kRows, kColumns);
     const QuantizedRows all = rows_of_panels(type, packed.panels(), kRows, kColumns);
     const std::vector<float> whole = decoded(all);
@@ -122,7 +122,7 @@ TEST(QuantizedRows, SlicesOfColumns) {
 
 // Protects: numbers that no formula allows are told, with their place, before they are used.
 TEST(QuantizedRows, Problems) {
-  for (const QuantizedType type : kTypes) {
+  for (const DType type : kTypes) {
     QuantizedRows rows = QuantizedRows::zeros(type, 2, 300);
     EXPECT_EQ(rows.problem(), "");
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), INFINITY, -1.0F}) {
@@ -131,10 +131,10 @@ TEST(QuantizedRows, Problems) {
       EXPECT_NE(spoilt.problem().find("scale [1, 1] is"), std::string::npos) << spoilt.problem();
     }
   }
-  QuantizedRows int8 = QuantizedRows::zeros(QuantizedType::kInt8, 2, 300);
+  QuantizedRows int8 = QuantizedRows::zeros(DType::kInt8, 2, 300);
   int8.codes[301] = 0;
   EXPECT_NE(int8.problem().find("code [1, 1] is 0"), std::string::npos) << int8.problem();
-  QuantizedRows int4 = QuantizedRows::zeros(QuantizedType::kInt4, 2, 300);
+  QuantizedRows int4 = QuantizedRows::zeros(DType::kInt4, 2, 300);
   int4.steps[24] = 17;
   int4.steps[25] = 1;
   EXPECT_NE(int4.problem().find("steps [1, 2] are (17, 1)"), std::string::npos) << int4.problem();

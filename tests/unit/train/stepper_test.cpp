@@ -19,7 +19,7 @@ namespace moesaic::testing {
 namespace {
 
 // Sizes that no vector width and no number of threads divides.
-config::Config small_config(config::Precision precision) {
+config::Config small_config(DType precision) {
   config::Config c;
   c.model = {.path = {},
              .layers = 3,
@@ -70,7 +70,7 @@ Trained train(const config::Config& config) {
   return run;
 }
 
-class StepperTest : public ::testing::TestWithParam<config::Precision> {};
+class StepperTest : public ::testing::TestWithParam<DType> {};
 
 // Protects: no sum depends on which thread is first.
 TEST_P(StepperTest, SameBitsTwice) {
@@ -206,10 +206,9 @@ TEST_P(StepperTest, AFullBufferChangesNothing) {
   EXPECT_EQ(with.norms, without.norms);
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, StepperTest,
-                         ::testing::Values(config::Precision::kFp32, config::Precision::kBf16),
+INSTANTIATE_TEST_SUITE_P(Precisions, StepperTest, ::testing::Values(DType::kF32, DType::kBf16),
                          [](const auto& test) {
-                           return test.param == config::Precision::kFp32 ? "fp32" : "bf16";
+                           return test.param == DType::kF32 ? "fp32" : "bf16";
                          });
 
 }  // namespace

@@ -273,16 +273,16 @@ struct PanelKernels {
   // bf16: rounded to nearest. int8: d = max |w| / 127 over a block. int4: of each group the s and m
   // with the least sum of mean_squares (w - rounded w)^2, found by trying some s near range / 15,
   // for three d near max |w| / 127. All numbers must be finite. out: packed_panel_bytes.
-  void (*pack)(PackedFormat format, const PanelSource& source, std::byte* out);
+  void (*pack)(DType format, const PanelSource& source, std::byte* out);
   // w (rows, columns): what the panel stands for, exactly.
-  void (*unpack)(PackedFormat format, const std::byte* panel, Index rows, Index columns, float* w);
+  void (*unpack)(DType format, const std::byte* panel, Index rows, Index columns, float* w);
 };
 
 /// Panels that a thread takes at least.
 constexpr Index kPackedPanels = 4;
 /// Bytes for panels of int8 that were int4.
 constexpr Index packed_scratch(Index columns) {
-  return kPackedPanels * packed_panel_bytes(PackedFormat::kInt8, columns);
+  return kPackedPanels * packed_panel_bytes(DType::kInt8, columns);
 }
 
 /// Queries of a tile of attention.

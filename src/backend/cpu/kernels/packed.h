@@ -75,12 +75,12 @@ struct TileRows {
 
 /// A word is two numbers of k.
 struct Bf16 {
-  static constexpr PackedFormat kFormat = PackedFormat::kBf16;
+  static constexpr DType kFormat = DType::kBf16;
 };
 
 /// A word is four numbers of k.
 struct Int8 {
-  static constexpr PackedFormat kFormat = PackedFormat::kInt8;
+  static constexpr DType kFormat = DType::kInt8;
 
   template <int V>
   struct Block {
@@ -108,7 +108,7 @@ struct Int8 {
 /// Four bits become eight in registers: both numbers of 16 bits are multiplied by s at once, since
 /// q s does not carry into the upper byte.
 struct Int4 {
-  static constexpr PackedFormat kFormat = PackedFormat::kInt4;
+  static constexpr DType kFormat = DType::kInt4;
 
   template <int V>
   struct Block {
@@ -355,7 +355,7 @@ inline void decode_panel(const std::byte* from, Index bytes, Index depth, std::b
 template <class Engine, class C>
 void multiply_int4(const PackedProduct<C>& p, void* scratch) {
   constexpr int kFewRows = smaller(8, Engine::kTileRows);
-  const Index bytes = packed_panel_bytes(PackedFormat::kInt4, p.columns);
+  const Index bytes = packed_panel_bytes(DType::kInt4, p.columns);
   if (p.rows <= kFewRows) {
     multiply_rows<Engine, Int4, kFewRows>(
         p, tiles_of(p.rows, Engine::kTileRows), bytes,
@@ -363,7 +363,7 @@ void multiply_int4(const PackedProduct<C>& p, void* scratch) {
     return;
   }
   auto* const decoded = static_cast<std::byte*>(scratch);
-  const Index decoded_bytes = packed_panel_bytes(PackedFormat::kInt8, p.columns);
+  const Index decoded_bytes = packed_panel_bytes(DType::kInt8, p.columns);
   multiply_rows<Engine, Int8, Engine::kTileRows>(
       p, tiles_of(p.rows, Engine::kTileRows), decoded_bytes, [&](Index panel, Index count) {
         for (Index i = 0; i < count; ++i) {

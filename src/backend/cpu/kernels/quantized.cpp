@@ -217,7 +217,7 @@ void pack_int4(const Block& block, Index row, std::byte* out) {
   }
 }
 
-Index block_bytes(PackedFormat format, Index depth) { return packed_panel_bytes(format, depth); }
+Index block_bytes(DType format, Index depth) { return packed_panel_bytes(format, depth); }
 
 void pack_bf16(const PanelSource& source, std::byte* out) {
   constexpr Index kPair = 2;
@@ -230,8 +230,8 @@ void pack_bf16(const PanelSource& source, std::byte* out) {
   }
 }
 
-void pack_panel(PackedFormat format, const PanelSource& source, std::byte* out) {
-  if (format == PackedFormat::kBf16) {
+void pack_panel(DType format, const PanelSource& source, std::byte* out) {
+  if (format == DType::kBf16) {
     pack_bf16(source, out);
     return;
   }
@@ -240,14 +240,13 @@ void pack_panel(PackedFormat format, const PanelSource& source, std::byte* out) 
     for (Index row = 0; row < kPackedRows; ++row) {
       const Block block(source, row, begin);
       depth = block.depth;
-      format == PackedFormat::kInt8 ? pack_int8(block, row, out) : pack_int4(block, row, out);
+      format == DType::kInt8 ? pack_int8(block, row, out) : pack_int4(block, row, out);
     }
     out += block_bytes(format, depth);
   }
 }
 
-void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index columns,
-                  float* w) {
+void unpack_panel(DType format, const std::byte* panel, Index rows, Index columns, float* w) {
   for (Index k = 0; k < columns; ++k) {
     const Index begin = k / kPackedBlock * kPackedBlock;
     const std::byte* const block = panel + block_bytes(format, begin);
@@ -255,7 +254,7 @@ void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index
     const Index at = k - begin;
     for (Index row = 0; row < rows; ++row) {
       float& value = w[row * columns + k];
-      if (format == PackedFormat::kBf16) {
+      if (format == DType::kBf16) {
         constexpr Index kPair = 2;
         value = of_bf16(
             get<std::uint16_t>(panel + k / kPair * kLine + row * kWord + k % kPair * kPair));
@@ -264,7 +263,7 @@ void unpack_panel(PackedFormat format, const std::byte* panel, Index rows, Index
       const auto d = get<float>(block + row * kWord);
       const std::byte* data = block + kPackedScaleBytes;
       Index level = 0;
-      if (format == PackedFormat::kInt8) {
+      if (format == DType::kInt8) {
         level = get<Byte>(data + at / kWord * kLine + row * kWord + at % kWord);
       } else {
         const std::byte* const pair = data + at / kPackedGroup * kPackedPairBytes + 2 * row;

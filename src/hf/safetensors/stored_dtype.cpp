@@ -1,4 +1,4 @@
-#include "hf/safetensors/stored_type.h"
+#include "hf/safetensors/stored_dtype.h"
 
 #include <array>
 #include <bit>
@@ -15,12 +15,12 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are read as they lie in memory");
 
-constexpr std::array<std::pair<std::string_view, StoredType>, 5> kReadable{
-    {{"F64", StoredType::kF64},
-     {"F32", StoredType::kF32},
-     {"F16", StoredType::kF16},
-     {"BF16", StoredType::kBF16},
-     {"F8_E4M3", StoredType::kF8E4M3}}};
+constexpr std::array<std::pair<std::string_view, DType>, 5> kReadable{
+    {{"F64", DType::kF64},
+     {"F32", DType::kF32},
+     {"F16", DType::kF16},
+     {"BF16", DType::kBf16},
+     {"F8_E4M3", DType::kE4m3}}};
 
 constexpr std::array<std::pair<std::string_view, std::int64_t>, 16> kWidths{{{"F64", 8},
                                                                              {"F32", 4},
@@ -109,7 +109,7 @@ void encode_each(std::span<const float> values, std::span<std::byte> bytes,
 
 }  // namespace
 
-std::optional<StoredType> stored_type(std::string_view name) {
+std::optional<DType> stored_dtype(std::string_view name) {
   for (const auto& [known, type] : kReadable) {
     if (known == name) {
       return type;
@@ -118,8 +118,14 @@ std::optional<StoredType> stored_type(std::string_view name) {
   return std::nullopt;
 }
 
-std::string_view name_of(StoredType type) {
-  return kReadable[static_cast<std::size_t>(type)].first;  // in the order of the enum
+std::string_view stored_name(DType dtype) {
+  for (const auto& [name, known] : kReadable) {
+    if (known == dtype) {
+      return name;
+    }
+  }
+  require(false, "not a format of safetensors");
+  return {};
 }
 
 std::int64_t width_of(std::string_view name) {
@@ -131,35 +137,33 @@ std::int64_t width_of(std::string_view name) {
   return 0;
 }
 
-std::int64_t width_of(StoredType type) { return width_of(name_of(type)); }
-
-void decode(StoredType type, std::span<const std::byte> bytes, std::span<float> values) {
-  require(bytes.size() == values.size() * static_cast<std::size_t>(width_of(type)),
+void decode(DType dtype, std::span<const std::byte> bytes, std::span<float> values) {
+  require(bytes.size() == values.size() * size_of(dtype),
           "decode: bytes and values differ");
   static const std::array<float, 256> e4m3 = make_e4m3();
-  if (type == StoredType::kF32) {
+  if (dtype == DType::kF32) {
     std::memcpy(values.data(), bytes.data(), bytes.size());
-  } else if (type == StoredType::kF64) {
+  } else if (dtype == DType::kF64) {
     decode_each<double>(bytes, values, [](double v) { return static_cast<float>(v); });
-  } else if (type == StoredType::kF16) {
+  } else if (dtype == DType::kF16) {
     decode_each<std::uint16_t>(bytes, values,
                                [](std::uint16_t v) { return small_float(v, 5, 10, true); });
-  } else if (type == StoredType::kBF16) {
+  } else if (dtype == DType::kBf16) {
     decode_each<BFloat16>(bytes, values, [](BFloat16 v) { return static_cast<float>(v); });
   } else {
     decode_each<std::uint8_t>(bytes, values, [](std::uint8_t v) { return e4m3[v]; });
   }
 }
 
-void encode(StoredType type, std::span<const float> values, std::span<std::byte> bytes) {
-  require(bytes.size() == values.size() * static_cast<std::size_t>(width_of(type)),
+void encode(DType dtype, std::span<const float> values, std::span<std::byte> bytes) {
+  require(bytes.size() == values.size() * size_of(dtype),
           "encode: bytes and values differ");
-  require(type != StoredType::kF8E4M3, "encode: e4m3 is only read");
-  if (type == StoredType::kF32) {
+  require(dtype != DType::kE4m3, "encode: e4m3 is only read");
+  if (dtype == DType::kF32) {
     std::memcpy(bytes.data(), values.data(), bytes.size());
-  } else if (type == StoredType::kF64) {
+  } else if (dtype == DType::kF64) {
     encode_each(values, bytes, [](float v) { return static_cast<double>(v); });
-  } else if (type == StoredType::kF16) {
+  } else if (dtype == DType::kF16) {
     encode_each(values, bytes, to_half);
   } else {
     encode_each(values, bytes, [](float v) { return BFloat16(v); });
