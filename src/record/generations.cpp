@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "files/columns.h"
 #include "files/durable.h"
 #include "files/hdf5/thread.h"
 #include "files/problems.h"
@@ -24,23 +25,6 @@ constexpr std::int64_t kTokenChunk = 65536;
 constexpr std::int64_t kDocumentChunk = 4096;
 constexpr std::array<const char*, 4> kReasons = {"eos", "stop", "max_tokens", "max_seq"};
 
-template <class T>
-void create_column(files::Hdf5File& file, const std::string& name, std::int64_t chunk,
-                   const std::string& units, const std::string& long_name) {
-  file.create_dataset<T>(name, {0}, {.chunk = {chunk}, .unlimited = true, .checksum = true});
-  file.set_attribute(name, "units", units);
-  file.set_attribute(name, "long_name", long_name);
-}
-
-template <class T>
-void append(files::Hdf5File& file, const std::string& name, const std::vector<T>& values) {
-  const std::int64_t at = file.extents(name).front();
-  if (!values.empty()) {
-    file.extend(name, {at + std::ssize(values)});
-    file.write<T>(name, {at}, {std::ssize(values)}, values);
-  }
-}
-
 double sum(const std::vector<float>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0,
                          [](double total, float value) { return total + double{value}; });
@@ -48,28 +32,20 @@ double sum(const std::vector<float>& values) {
 
 }  // namespace
 
-GenerationsWriter::GenerationsWriter(const fs::path& file, std::int64_t id_width)
-    : final_(file), temporary_(file.string() + ".tmp"), file_(files::Hdf5File::create(temporary_)) {
-  create_column<std::int32_t>(file_, "/tokens/token", kTokenChunk, "1", "chosen token");
-  create_column<float>(file_, "/tokens/logprob", kTokenChunk, "nat",
+GenerationsWriter::GenerationsWriter(const fs::path& file, std::int64_t id_width) : file_(file) {
+  using files::create_column;
+  files::Hdf5File& made = *file_;
+  create_column<std::int32_t>(made, "/tokens/token", kTokenChunk, "1", "chosen token");
+  create_column<float>(made, "/tokens/logprob", kTokenChunk, "nat",
                        "log-probability of the token under the model's own distribution");
-  create_column<std::uint64_t>(file_, "/documents/offsets", kDocumentChunk, "1",
+  create_column<std::uint64_t>(made, "/documents/offsets", kDocumentChunk, "1",
                                "first entry of /tokens of each document, and the end");
-  create_column<std::uint64_t>(file_, "/documents/prompt_tokens", kDocumentChunk, "token",
+  create_column<std::uint64_t>(made, "/documents/prompt_tokens", kDocumentChunk, "token",
                                "tokens that were given");
-  create_column<std::uint8_t>(file_, "/documents/reason", kDocumentChunk, "1",
+  create_column<std::uint8_t>(made, "/documents/reason", kDocumentChunk, "1",
                               "why it ended: 0 eos, 1 stop string, 2 max_tokens, 3 max_seq");
-  file_.create_strings(
-      "/documents/id", id_width,
-      {.chunk = {kDocumentChunk}, .unlimited = true, .checksum = true, .compress = true});
-  append<std::uint64_t>(file_, "/documents/offsets", {0});
-}
-
-GenerationsWriter::~GenerationsWriter() {
-  if (!finished_) {
-    std::error_code ignored;
-    fs::remove(temporary_, ignored);
-  }
+  files::create_text_column(made, "/documents/id", kDocumentChunk, id_width);
+  files::append(made, "/documents/offsets", std::vector<std::uint64_t>{0});
 }
 
 void GenerationsWriter::add(std::span<const Continuation> continuations) {
@@ -78,7 +54,6 @@ void GenerationsWriter::add(std::span<const Continuation> continuations) {
   std::vector<std::uint64_t> offsets, prompt_tokens;
   std::vector<std::uint8_t> reason;
   std::vector<std::string> id;
-  const std::int64_t first = totals_.documents;
   for (const Continuation& c : continuations) {
     token.insert(token.end(), c.token.begin(), c.token.end());
     logprob.insert(logprob.end(), c.logprob.begin(), c.logprob.end());
@@ -90,31 +65,27 @@ void GenerationsWriter::add(std::span<const Continuation> continuations) {
     reason.push_back(static_cast<std::uint8_t>(c.reason));
     id.push_back(c.id);
   }
-  append(file_, "/tokens/token", token);
-  append(file_, "/tokens/logprob", logprob);
-  append(file_, "/documents/offsets", offsets);
-  append(file_, "/documents/prompt_tokens", prompt_tokens);
-  append(file_, "/documents/reason", reason);
-  if (!id.empty()) {
-    file_.extend("/documents/id", {totals_.documents});
-    file_.write_strings("/documents/id", first, id);
-  }
+  files::append(*file_, "/tokens/token", token);
+  files::append(*file_, "/tokens/logprob", logprob);
+  files::append(*file_, "/documents/offsets", offsets);
+  files::append(*file_, "/documents/prompt_tokens", prompt_tokens);
+  files::append(*file_, "/documents/reason", reason);
+  files::append(*file_, "/documents/id", id);
 }
 
 GenerationTotals GenerationsWriter::finish(const GenerationsHeader& header,
                                            std::int64_t trace_step) {
-  file_.set_attribute("/", "schema", std::string(kSchema));
-  file_.set_attribute("/", "version", kVersion);
-  file_.set_attribute("/", "model", header.model);
-  file_.set_attribute("/", "config", header.config);
-  file_.set_attribute("/", "fingerprint", header.fingerprint);
-  file_.set_attribute("/", "documents", totals_.documents);
-  file_.set_attribute("/", "tokens", totals_.tokens);
-  file_.set_attribute("/", "logprob", totals_.logprob);
-  file_.set_attribute("/", "trace_step", trace_step);
-  file_.close();
-  files::publish(temporary_, final_);
-  finished_ = true;
+  files::Hdf5File& made = *file_;
+  made.set_attribute("/", "schema", std::string(kSchema));
+  made.set_attribute("/", "version", kVersion);
+  made.set_attribute("/", "model", header.model);
+  made.set_attribute("/", "config", header.config);
+  made.set_attribute("/", "fingerprint", header.fingerprint);
+  made.set_attribute("/", "documents", totals_.documents);
+  made.set_attribute("/", "tokens", totals_.tokens);
+  made.set_attribute("/", "logprob", totals_.logprob);
+  made.set_attribute("/", "trace_step", trace_step);
+  file_.publish();
   return totals_;
 }
 

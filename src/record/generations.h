@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "files/hdf5/file.h"
+#include "files/columns.h"
 
 // A file of continuations: /tokens/{token,logprob} of all documents in the corpus's order, and
 // /documents/{offsets,id,prompt_tokens,reason}; their texts are lines of JSON in a file beside it.
@@ -43,18 +43,12 @@ class GenerationsWriter {
  public:
   /// id_width: bytes of the longest id.
   GenerationsWriter(const std::filesystem::path& file, std::int64_t id_width);
-  ~GenerationsWriter();  // removes what was not finished
-  GenerationsWriter(const GenerationsWriter&) = delete;
-  GenerationsWriter& operator=(const GenerationsWriter&) = delete;
-
   void add(std::span<const Continuation> continuations);
   /// trace_step: the last batch of the trace that is in here.
   GenerationTotals finish(const GenerationsHeader& header, std::int64_t trace_step);
 
  private:
-  std::filesystem::path final_, temporary_;
-  files::Hdf5File file_;
-  bool finished_ = false;
+  files::NewHdf5File file_;
   GenerationTotals totals_;
 };
 

@@ -11,6 +11,7 @@
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "files/columns.h"
 #include "files/descriptor.h"
 #include "files/disk_space.h"
 #include "files/durable.h"
@@ -64,16 +65,6 @@ void check_axes(const RoutingAxes& axes) {
   }
 }
 
-void check_axis(const files::Hdf5File& file, const std::string& axis, const std::string& was,
-                const std::string& is) {
-  if (was != is) {
-    throw Error(Exit::kMismatch,
-                fmt::format("{}: its {} is {}, this run's is {}: rename the file, or name another "
-                            "trace.path",
-                            file.path().string(), axis, was, is));
-  }
-}
-
 /// The names of tasks as the file holds them.
 std::vector<std::string> fitting_tasks(const files::Hdf5File& file, const RoutingAxes& axes) {
   std::vector<std::string> tasks;
@@ -86,18 +77,19 @@ std::vector<std::string> fitting_tasks(const files::Hdf5File& file, const Routin
 
 void check_same(const files::Hdf5File& file, const RoutingAxes& axes) {
   files::check_format(file, kRoutingSchema, kRoutingVersion);
-  check_axis(file, "/layer", join(file.ints_attribute("/layer", "layer_index"), ","),
-             join(axes.moe_layers, ","));
-  check_axis(file, "/choice", std::to_string(file.extents("/choice").at(0)),
-             std::to_string(axes.choices));
-  check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","), join(axes.corpora, ","));
+  files::check_axis(file, "/layer", join(file.ints_attribute("/layer", "layer_index"), ","),
+                    join(axes.moe_layers, ","));
+  files::check_axis(file, "/choice", std::to_string(file.extents("/choice").at(0)),
+                    std::to_string(axes.choices));
+  files::check_axis(file, "/corpus", join(file.read_strings("/corpus"), ","),
+                    join(axes.corpora, ","));
   const std::vector<std::string> before = file.read_strings("/task");
   const std::vector<std::string> tasks = fitting_tasks(file, axes);
   const std::size_t common = std::min(before.size(), tasks.size());
   const bool same = std::equal(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(common),
                                tasks.begin());
   if (!same || (tasks.size() > common && !file.may_grow("/task"))) {
-    check_axis(file, "/task", join(before, ","), join(tasks, ","));
+    files::check_axis(file, "/task", join(before, ","), join(tasks, ","));
   }
 }
 
@@ -112,18 +104,8 @@ void add_tasks(files::Hdf5File& file, const RoutingAxes& axes) {
 }
 
 void start(const fs::path& file, const RoutingAxes& axes) {
-  files::make_folder(fs::absolute(file).parent_path());
-  fs::path temporary = file;
-  temporary += ".tmp";
-  files::hdf5_run([&] {
-    files::Hdf5File created = files::Hdf5File::create(temporary);
-    write_routing_skeleton(created, axes);
-    created.close();
-  });
-  if (const fs::path older = files::set_aside(file); !older.empty()) {
-    log::info(fmt::format("the routing record of another run is now {}", older.string()));
-  }
-  files::publish(temporary, file);
+  files::begin_file(file, "the routing record of another run",
+                    [&](files::Hdf5File& made) { write_routing_skeleton(made, axes); });
 }
 
 /// Cuts what came after last_step, and what a kill left of a step.

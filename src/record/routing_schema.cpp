@@ -2,20 +2,17 @@
 
 #include <numeric>
 
+#include "files/columns.h"
 #include "record/trace_schema.h"
 
 namespace moesaic::record {
+using files::describe;
+
 namespace {
 
 // The axis of the tokens. It has no values and takes no space; its name is what netCDF calls such.
 constexpr const char* kRow = "/row";
 constexpr const char* kRowName = "This is a netCDF dimension but not a netCDF variable.         0";
-
-void describe(files::Hdf5File& file, const std::string& name, const std::string& units,
-              const std::string& long_name) {
-  file.set_attribute(name, "units", units);
-  file.set_attribute(name, "long_name", long_name);
-}
 
 /// Whole steps, so that few chunks are to be found, but not so many bytes that HDF5 refuses them.
 std::int64_t chunk_rows(const RoutingAxes& axes) {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "files/columns.h"
 #include "files/durable.h"
 #include "files/problems.h"
 
@@ -17,24 +18,6 @@ namespace fs = std::filesystem;
 constexpr std::int64_t kTokenChunk = 65536;
 constexpr std::int64_t kDocumentChunk = 4096;
 
-template <class T>
-void create_column(files::Hdf5File& file, const std::string& name, std::int64_t chunk,
-                   const std::string& units, const std::string& long_name) {
-  file.create_dataset<T>(name, {0}, {.chunk = {chunk}, .unlimited = true, .checksum = true});
-  file.set_attribute(name, "units", units);
-  file.set_attribute(name, "long_name", long_name);
-}
-
-template <class T>
-void append_values(files::Hdf5File& file, const std::string& name, std::int64_t at,
-                   std::span<const T> values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  if (count > 0) {
-    file.extend(name, {at + count});
-    file.write<T>(name, {at}, {count}, values);
-  }
-}
-
 void add_to(std::vector<double>& sums, const std::vector<double>& others) {
   require(sums.size() == others.size(), "details of two models are added");
   std::transform(sums.begin(), sums.end(), others.begin(), sums.begin(), std::plus<>());
@@ -44,8 +27,7 @@ void write_sums(files::Hdf5File& file, const std::string& name, const files::Ext
                 const std::vector<double>& values, const std::string& units,
                 const std::string& long_name) {
   file.write_all<double>(name, extents, values);
-  file.set_attribute(name, "units", units);
-  file.set_attribute(name, "long_name", long_name);
+  files::describe(file, name, units, long_name);
 }
 
 void write_details(files::Hdf5File& file, const ReferenceDetails& details) {
@@ -158,51 +140,40 @@ double ScoreTotals::bits_per_byte() const {
 }
 
 ScoresWriter::ScoresWriter(const fs::path& file, std::int64_t id_width, bool compared)
-    : final_(file),
-      temporary_(file.string() + ".tmp"),
-      file_(files::Hdf5File::create(temporary_)),
-      compared_(compared) {
-  create_column<float>(file_, "/tokens/logprob", kTokenChunk, "nat",
+    : file_(file), compared_(compared) {
+  using files::create_column;
+  files::Hdf5File& made = *file_;
+  create_column<float>(made, "/tokens/logprob", kTokenChunk, "nat",
                        "log-probability of each predicted token");
   if (compared_) {
-    create_column<float>(file_, "/tokens/reference_logprob", kTokenChunk, "nat",
+    create_column<float>(made, "/tokens/reference_logprob", kTokenChunk, "nat",
                          "the reference's log-probability of each predicted token");
-    create_column<float>(file_, "/tokens/divergence", kTokenChunk, "nat",
+    create_column<float>(made, "/tokens/divergence", kTokenChunk, "nat",
                          "Kullback-Leibler divergence D(reference || model) at each token");
-    create_column<std::uint8_t>(file_, "/tokens/agrees", kTokenChunk, "1",
+    create_column<std::uint8_t>(made, "/tokens/agrees", kTokenChunk, "1",
                                 "whether the top-1 token is the reference's");
   }
-  create_column<std::uint64_t>(file_, "/documents/offsets", kDocumentChunk, "1",
+  create_column<std::uint64_t>(made, "/documents/offsets", kDocumentChunk, "1",
                                "first entry of /tokens/logprob of each document, and the end");
-  create_column<double>(file_, "/documents/logprob", kDocumentChunk, "nat",
+  create_column<double>(made, "/documents/logprob", kDocumentChunk, "nat",
                         "log-probability of the scored tokens");
-  create_column<std::uint64_t>(file_, "/documents/tokens", kDocumentChunk, "token",
-                               "scored tokens");
-  create_column<std::uint8_t>(file_, "/documents/greedy", kDocumentChunk, "1",
+  create_column<std::uint64_t>(made, "/documents/tokens", kDocumentChunk, "token", "scored tokens");
+  create_column<std::uint8_t>(made, "/documents/greedy", kDocumentChunk, "1",
                               "whether each scored token was the argmax");
-  file_.create_strings(
-      "/documents/id", id_width,
-      {.chunk = {kDocumentChunk}, .unlimited = true, .checksum = true, .compress = true});
-  append_values<std::int64_t>(file_, "/documents/offsets", 0, std::vector<std::int64_t>{0});
-}
-
-ScoresWriter::~ScoresWriter() {
-  if (!finished_) {
-    std::error_code ignored;
-    fs::remove(temporary_, ignored);
-  }
+  files::create_text_column(made, "/documents/id", kDocumentChunk, id_width);
+  files::append(made, "/documents/offsets", std::vector<std::int64_t>{0});
 }
 
 void ScoresWriter::add_tokens(const TokenScores& tokens) {
-  append_values<float>(file_, "/tokens/logprob", tokens_, tokens.logprob);
+  files::append(*file_, "/tokens/logprob", tokens.logprob);
   if (compared_) {
     require(tokens.reference_logprob.size() == tokens.logprob.size() &&
                 tokens.divergence.size() == tokens.logprob.size() &&
                 tokens.agrees.size() == tokens.logprob.size(),
             "each token needs its reference");
-    append_values<float>(file_, "/tokens/reference_logprob", tokens_, tokens.reference_logprob);
-    append_values<float>(file_, "/tokens/divergence", tokens_, tokens.divergence);
-    append_values<std::uint8_t>(file_, "/tokens/agrees", tokens_, tokens.agrees);
+    files::append(*file_, "/tokens/reference_logprob", tokens.reference_logprob);
+    files::append(*file_, "/tokens/divergence", tokens.divergence);
+    files::append(*file_, "/tokens/agrees", tokens.agrees);
   }
   tokens_ += std::ssize(tokens.logprob);
 }
@@ -216,13 +187,12 @@ void ScoresWriter::add_documents(const DocumentScores& documents) {
     offset_ += tokens;
     offsets.push_back(offset_);
   }
-  append_values<std::int64_t>(file_, "/documents/offsets", documents_ + 1, offsets);
-  append_values<double>(file_, "/documents/logprob", documents_, documents.logprob);
-  append_values<std::int64_t>(file_, "/documents/tokens", documents_, documents.tokens);
-  append_values<std::uint8_t>(file_, "/documents/greedy", documents_, documents.greedy);
   require(documents.id.size() == documents.tokens.size(), "each document needs its id");
-  file_.extend("/documents/id", {documents_ + std::ssize(documents.id)});
-  file_.write_strings("/documents/id", documents_, documents.id);
+  files::append(*file_, "/documents/offsets", offsets);
+  files::append(*file_, "/documents/logprob", documents.logprob);
+  files::append(*file_, "/documents/tokens", documents.tokens);
+  files::append(*file_, "/documents/greedy", documents.greedy);
+  files::append(*file_, "/documents/id", documents.id);
   documents_ += std::ssize(documents.tokens);
 }
 
@@ -236,40 +206,40 @@ void ScoresWriter::copy_tokens(const files::Hdf5File& file) {
 
 void ScoresWriter::finish(const ScoresHeader& header, const ScoreTotals& totals,
                           std::int64_t trace_step) {
-  publish_as(final_, header, totals, trace_step);
+  describe(header, totals, trace_step);
+  file_.publish();
 }
 
 void ScoresWriter::keep(const fs::path& file, const ScoresHeader& header, const ScoreTotals& totals,
                         std::int64_t trace_step, const BegunScores& begun) {
-  file_.set_attribute("/", "batches", begun.batches);
-  file_.set_attribute("/", "windows", begun.windows);
-  publish_as(file, header, totals, trace_step);
+  file_->set_attribute("/", "batches", begun.batches);
+  file_->set_attribute("/", "windows", begun.windows);
+  describe(header, totals, trace_step);
+  file_.publish_as(file);
 }
 
-void ScoresWriter::publish_as(const fs::path& file, const ScoresHeader& header,
-                              const ScoreTotals& totals, std::int64_t trace_step) {
+void ScoresWriter::describe(const ScoresHeader& header, const ScoreTotals& totals,
+                            std::int64_t trace_step) {
+  files::Hdf5File& made = *file_;
   require(tokens_ == offset_ && tokens_ == totals.tokens && documents_ == totals.documents,
           "scores of tokens and of documents differ in number");
-  file_.set_attribute("/", "schema", std::string(kScoresSchema));
-  file_.set_attribute("/", "version", kScoresVersion);
-  file_.set_attribute("/", "model", header.model);
-  file_.set_attribute("/", "config", header.config);
-  file_.set_attribute("/", "fingerprint", header.fingerprint);
-  file_.set_attribute("/", "vocab_size", header.vocab_size);
-  file_.set_attribute("/", "documents", totals.documents);
-  file_.set_attribute("/", "tokens", totals.tokens);
-  file_.set_attribute("/", "logprob", totals.logprob);
-  file_.set_attribute("/", "whole_nats", totals.whole_nats);
-  file_.set_attribute("/", "whole_bytes", totals.whole_bytes);
-  file_.set_attribute("/", "perplexity", totals.perplexity());
-  file_.set_attribute("/", "bits_per_byte", totals.bits_per_byte());
-  file_.set_attribute("/", "trace_step", trace_step);
+  made.set_attribute("/", "schema", std::string(kScoresSchema));
+  made.set_attribute("/", "version", kScoresVersion);
+  made.set_attribute("/", "model", header.model);
+  made.set_attribute("/", "config", header.config);
+  made.set_attribute("/", "fingerprint", header.fingerprint);
+  made.set_attribute("/", "vocab_size", header.vocab_size);
+  made.set_attribute("/", "documents", totals.documents);
+  made.set_attribute("/", "tokens", totals.tokens);
+  made.set_attribute("/", "logprob", totals.logprob);
+  made.set_attribute("/", "whole_nats", totals.whole_nats);
+  made.set_attribute("/", "whole_bytes", totals.whole_bytes);
+  made.set_attribute("/", "perplexity", totals.perplexity());
+  made.set_attribute("/", "bits_per_byte", totals.bits_per_byte());
+  made.set_attribute("/", "trace_step", trace_step);
   if (compared_) {
-    write_reference(file_, header.reference, totals);
+    write_reference(made, header.reference, totals);
   }
-  file_.close();
-  files::publish(temporary_, file);
-  finished_ = true;
 }
 
 ScoresSummary scores_summary(const files::Hdf5File& file) {

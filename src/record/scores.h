@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "files/hdf5/file.h"
+#include "files/columns.h"
 
 // A scores file: /tokens/logprob, one for each predicted token in document order, and
 // /documents/{offsets,logprob,tokens,greedy,id}. With a reference (score.reference) as well
@@ -98,9 +98,6 @@ class ScoresWriter {
  public:
   /// id_width: bytes of the longest id. compared: with a reference.
   ScoresWriter(const std::filesystem::path& file, std::int64_t id_width, bool compared);
-  ~ScoresWriter();  // removes what was not finished
-  ScoresWriter(const ScoresWriter&) = delete;
-  ScoresWriter& operator=(const ScoresWriter&) = delete;
 
   void add_tokens(const TokenScores& tokens);
   void add_documents(const DocumentScores& documents);
@@ -113,13 +110,10 @@ class ScoresWriter {
             const ScoreTotals& totals, std::int64_t trace_step, const BegunScores& begun);
 
  private:
-  void publish_as(const std::filesystem::path& file, const ScoresHeader& header,
-                  const ScoreTotals& totals, std::int64_t trace_step);
+  void describe(const ScoresHeader& header, const ScoreTotals& totals, std::int64_t trace_step);
 
-  std::filesystem::path final_, temporary_;
-  files::Hdf5File file_;
+  files::NewHdf5File file_;
   bool compared_;
-  bool finished_ = false;
   std::int64_t tokens_ = 0, documents_ = 0, offset_ = 0;
 };
 

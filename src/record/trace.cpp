@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/timer.h"
+#include "files/columns.h"
 #include "files/disk_space.h"
 #include "files/durable.h"
 #include "files/format_version.h"
@@ -75,18 +76,8 @@ TraceWriter::~TraceWriter() {
 }
 
 TraceWriter TraceWriter::create(const fs::path& file, const TraceAxes& axes, double flush_seconds) {
-  files::make_folder(fs::absolute(file).parent_path());
-  fs::path temporary = file;
-  temporary += ".tmp";
-  files::hdf5_run([&] {
-    files::Hdf5File created = files::Hdf5File::create(temporary);
-    write_trace_skeleton(created, axes);
-    created.close();
-  });
-  if (const fs::path older = files::set_aside(file); !older.empty()) {
-    log::info(fmt::format("an older trace is now {}", older.string()));
-  }
-  files::publish(temporary, file);
+  files::begin_file(file, "an older trace",
+                    [&](files::Hdf5File& made) { write_trace_skeleton(made, axes); });
   auto state = std::make_unique<State>();
   state->path = file;
   state->flush_seconds = flush_seconds;

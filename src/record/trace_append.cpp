@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "files/columns.h"
 #include "record/trace_schema.h"
 
 namespace moesaic::record {
@@ -146,22 +147,12 @@ std::vector<std::string> names_in(const files::Hdf5File& file,
   return names;
 }
 
-void check_axis(const files::Hdf5File& file, const std::string& axis, const std::string& was,
-                const std::string& is) {
-  if (was != is) {
-    throw Error(Exit::kMismatch,
-                fmt::format("{}: its /{} is {}, this run's is {}: name another trace.path, or "
-                            "rename the file",
-                            file.path().string(), axis, was, is));
-  }
-}
-
 void check_axes(const files::Hdf5File& file, const TraceAxes& axes) {
-  check_axis(file, "layer", join(file.ints_attribute("/layer", "layer_index"), ","),
-             join(axes.moe_layers, ","));
-  check_axis(file, "expert", file.extents("/expert").at(0) > 0 ? "some" : "none",
-             axes.experts > 0 ? "some" : "none");
-  check_axis(file, "phase", join(file.read_strings("/phase"), ","), join(axes.phases, ","));
+  files::check_axis(file, "/layer", join(file.ints_attribute("/layer", "layer_index"), ","),
+                    join(axes.moe_layers, ","));
+  files::check_axis(file, "/expert", file.extents("/expert").at(0) > 0 ? "some" : "none",
+                    axes.experts > 0 ? "some" : "none");
+  files::check_axis(file, "/phase", join(file.read_strings("/phase"), ","), join(axes.phases, ","));
 }
 
 /// An axis of a file of this many entries, and every column that has it. Earlier rows have NaN (or
@@ -226,7 +217,7 @@ std::vector<std::int64_t> widen_names(files::Hdf5File& file, const std::string& 
   }
   if (std::ssize(names) > before) {
     if (!file.may_grow(dataset)) {  // an older program has made it
-      check_axis(file, axis, join(file.read_strings(dataset), ","), join(own, ","));
+      files::check_axis(file, dataset, join(file.read_strings(dataset), ","), join(own, ","));
     }
     widen(file, axis, std::ssize(names));
     file.write_strings(dataset, before, {names.begin() + before, names.end()});

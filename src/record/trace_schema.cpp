@@ -7,8 +7,10 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "files/columns.h"
 
 namespace moesaic::record {
+using files::describe;
 
 const std::vector<TraceColumn<TraceRow>>& trace_columns() {
   using enum Stored;
@@ -139,12 +141,6 @@ void write_names(files::Hdf5File& file, const std::string& name,
 }
 
 namespace {
-
-void describe(files::Hdf5File& file, const std::string& name, const std::string& units,
-              const std::string& long_name) {
-  file.set_attribute(name, "units", units);
-  file.set_attribute(name, "long_name", long_name);
-}
 
 /// Chunks of about 32 KiB along the first axis. No filter: a chunk that grows stays in its place,
 /// and a write that a kill tore leaves a readable file.
