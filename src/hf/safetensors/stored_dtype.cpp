@@ -15,12 +15,11 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are read as they lie in memory");
 
-constexpr std::array<std::pair<std::string_view, DType>, 5> kReadable{
-    {{"F64", DType::kF64},
-     {"F32", DType::kF32},
-     {"F16", DType::kF16},
-     {"BF16", DType::kBf16},
-     {"F8_E4M3", DType::kE4m3}}};
+constexpr std::array<std::pair<std::string_view, DType>, 5> kReadable{{{"F64", DType::kF64},
+                                                                       {"F32", DType::kF32},
+                                                                       {"F16", DType::kF16},
+                                                                       {"BF16", DType::kBf16},
+                                                                       {"F8_E4M3", DType::kE4m3}}};
 
 constexpr std::array<std::pair<std::string_view, std::int64_t>, 16> kWidths{{{"F64", 8},
                                                                              {"F32", 4},
@@ -138,8 +137,7 @@ std::int64_t width_of(std::string_view name) {
 }
 
 void decode(DType dtype, std::span<const std::byte> bytes, std::span<float> values) {
-  require(bytes.size() == values.size() * size_of(dtype),
-          "decode: bytes and values differ");
+  require(bytes.size() == values.size() * size_of(dtype), "decode: bytes and values differ");
   static const std::array<float, 256> e4m3 = make_e4m3();
   if (dtype == DType::kF32) {
     std::memcpy(values.data(), bytes.data(), bytes.size());
@@ -156,8 +154,7 @@ void decode(DType dtype, std::span<const std::byte> bytes, std::span<float> valu
 }
 
 void encode(DType dtype, std::span<const float> values, std::span<std::byte> bytes) {
-  require(bytes.size() == values.size() * size_of(dtype),
-          "encode: bytes and values differ");
+  require(bytes.size() == values.size() * size_of(dtype), "encode: bytes and values differ");
   require(dtype != DType::kE4m3, "encode: e4m3 is only read");
   if (dtype == DType::kF32) {
     std::memcpy(bytes.data(), values.data(), bytes.size());
