@@ -24,8 +24,8 @@ double trace_size(const config::Config& config, int ranks, std::size_t tasks, st
 }
 
 double routing_size(const config::Config& config) {
-  return record::routing_step_bytes(std::ssize(config::moe_layers(config.model)), config.model.top_k,
-                                    config.train.batch * config.data.seq_len);
+  return record::routing_step_bytes(std::ssize(config::moe_layers(config.model)),
+                                    config.model.top_k, config.train.batch * config.data.seq_len);
 }
 
 }  // namespace moesaic::cli
