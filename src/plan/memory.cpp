@@ -110,8 +110,8 @@ Weights weights_of(RankModel& rank, const config::Config& config, bool training)
   return weights;
 }
 
-/// The same of the rank of tp that has most of them: quantized ones are kept in whole blocks of
-/// columns, which may make one in the middle the largest.
+/// The same of the rank of tp that has most of them: quantized columns are block-aligned, which may
+/// make a rank in the middle the largest.
 Weights most_weights(const config::Config& config, const Layout& layout, std::int64_t stage,
                      bool training) {
   Weights most;

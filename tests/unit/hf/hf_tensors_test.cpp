@@ -43,7 +43,7 @@ TEST(HfTensors, ModelAlone) {
                                 .aux_scope = config::AuxScope::kBatch};
   const auto trained = tensors_of(kQwen3Moe, small(), training);
   EXPECT_EQ(plain.size(), trained.size());
-  // Of each layer 2 norms, 4 of attention, the gate and 3 of each expert; table, norm and head.
+  // A layer has 2 norms, 4 tensors of attention, the gate and 3 of each expert.
   EXPECT_EQ(plain.size(), 2U * (2 + 4 + 1 + 3 * 3) + 3);
   EXPECT_EQ(plain.at("model.layers.1.self_attn.k_proj.weight").shape,
             (std::vector<std::int64_t>{4, 8}));
