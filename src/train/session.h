@@ -31,10 +31,10 @@ struct Session {
   config::Config& config;  // resolved; its expert pool follows the run's
   const comm::Mesh& mesh;
   data::Corpora& corpora;
-  data::TaskIndex& task_index;  // of the corpora; empty without data.task_weights
-  data::Corpora& eval_corpora;  // may be empty
-  const RunData& data;          // of the corpora
-  checkpoint::Catalog& catalog;
+  data::TaskIndex& task_index;   // of the corpora; empty without data.task_weights
+  data::Corpora& eval_corpora;   // may be empty
+  const RunData& data;           // of the corpora
+  checkpoint::Catalog& catalog;  // with the model of the origin; emptied before the steps
   comm::Watchdog& watchdog;
   Origin origin = {};
   double checkpoint_bytes = 0.0;                     // about; of one
@@ -51,7 +51,7 @@ void load(Session& session, const checkpoint::PoolChange* change = nullptr);
 /// Calls on_begin, once trace and routing record are open. Collective over the mesh.
 void begin_outputs(Session& session);
 
-/// Trains from where load has begun. A rollback (train.rollbacks) goes back to the newest
+/// Trains from what load has loaded. A rollback (train.rollbacks) goes back to the newest
 /// checkpoint and leaves out the samples of the bad step; a change of experts (run.control) starts
 /// from the checkpoint that was saved for it. Collective over the mesh. Returns and throws what
 /// run_loop does; kStopped if it was asked to stop while it started again.
