@@ -11,10 +11,10 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
 #include "cli/job.h"
+#include "config/layers.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
 #include "hf/folder.h"
-#include "plan/model_size.h"
 #include "plan/report.h"
 #include "record/routing_record.h"
 
@@ -111,8 +111,8 @@ void begin_train_outputs(const config::Config& config, std::int64_t last) {
 }
 
 double routing_bytes(const config::Config& config) {
-  return record::routing_step_bytes(plan::moe_layers(config.model), config.model.top_k,
-                                    config.train.batch * config.data.seq_len);
+  return record::routing_step_bytes(std::ssize(config::moe_layers(config.model)),
+                                    config.model.top_k, config.train.batch * config.data.seq_len);
 }
 
 }  // namespace moesaic::cli
