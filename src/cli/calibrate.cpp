@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "checkpoint/quantize.h"
 #include "cli/checkpoint_model.h"
+#include "cli/job.h"
 #include "comm/stop.h"
 #include "engine/pipeline.h"
 #include "files/hdf5/thread.h"
@@ -89,9 +90,8 @@ Reading read(engine::Instance& instance, model::ActivationStatistics& sums,
       }
     });
   }
-  std::vector<double> all{total.tokens, total.targets, total.logprob};
-  instance.mesh.world.all_reduce(std::span(all), comm::Reduce::kSum);
-  return {all[0], all[1], all[2]};
+  instance.mesh.world.sum({total.tokens, total.targets, total.logprob});
+  return total;
 }
 
 }  // namespace
@@ -113,8 +113,7 @@ checkpoint::Calibration calibrate(const config::Config& config, checkpoint::Mode
   std::optional<engine::Instance> instance;
   std::vector<data::MicroBatch> batches;
   mesh.world.together("set up the calibration", [&] {
-    instance.emplace(config, mesh, engine::Use::kManyRows);
-    load_values(*instance, model, watchdog);
+    load_model(instance, config, mesh, engine::Use::kManyRows, model, watchdog);
     batches = files::hdf5_run([&] {
       return read_batches(config.model, corpora, mesh[comm::Group::kReplicas].rank(),
                           mesh[comm::Group::kReplicas].size());

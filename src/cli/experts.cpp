@@ -1,5 +1,3 @@
-#include "cli/experts.h"
-
 #include <fmt/format.h>
 
 #include <optional>
@@ -8,12 +6,13 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/adopt_pool.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/load_weights.h"
 #include "checkpoint/manifest.h"
 #include "cli/checkpoint_model.h"
-#include "cli/facts.h"
-#include "cli/threads.h"
+#include "cli/job.h"
+#include "cli/jobs.h"
 #include "comm/stop.h"
 #include "files/durable.h"
 #include "files/run_lock.h"
@@ -59,8 +58,8 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog&
                 .source = source.path(),
                 .out = parsed.arguments[2],
                 .change = {}};
-  adopt_pool(source, inputs.config);
-  inputs.change = adopt_change(source, {request}, inputs.config);
+  checkpoint::adopt_pool(source, inputs.config);
+  inputs.change = checkpoint::adopt_change(source, {request}, inputs.config);
   return inputs;
 }
 
@@ -110,14 +109,13 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
     }
   });
   checkpoint::ModelSource& source = catalog.model(parsed.arguments[1]);
-  comm::check_same(facts_of(inputs.config), world);
-  comm::Mesh mesh = engine::make_mesh(inputs.config, world.ledger());
-  inputs.config.run.threads = choose_threads(inputs.config.run, mesh.node).count;
+  comm::check_same(facts_of(inputs.config, nullptr), world);
+  comm::Mesh mesh = arrange_ranks(inputs.config, world).mesh;
   std::optional<engine::Instance> instance;
   world.together("change the experts", [&] {
     instance.emplace(inputs.config, mesh, engine::Use::kTraining);
-    checkpoint::load_parameters(*instance, source, checkpoint::Load::kAll, on_loading(watchdog),
-                                &inputs.change);
+    checkpoint::load_parameters(*instance, source, checkpoint::Load::kAll,
+                                comm::on_loading(watchdog), &inputs.change);
   });
   comm::agree_to_go_on("loading", world);
   watchdog.saving();

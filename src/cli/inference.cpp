@@ -2,23 +2,38 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "base/io_error.h"
+#include "base/log.h"
+#include "base/text.h"
 #include "base/version.h"
+#include "checkpoint/adopt_pool.h"
 #include "cli/checkpoint_model.h"
-#include "cli/facts.h"
+#include "comm/launch.h"
+#include "comm/stop.h"
 #include "config/compare.h"
+#include "config/validate.h"
 #include "files/durable.h"
 
 namespace moesaic::cli {
 
-comm::Facts facts_of(const config::Config& config, checkpoint::Catalog& catalog) {
-  comm::Facts facts = facts_of(config);
-  facts.push_back(fact_of(catalog.model(config.model.path)));
-  return facts;
+std::string read_model_and_corpora(const config::Parsed& parsed, int ranks,
+                                   checkpoint::Catalog& catalog, config::Config& config,
+                                   data::ScoreCorpora& corpora) {
+  config = config::checked(adopt_model(parsed, catalog), ranks);
+  checkpoint::ModelSource& source = catalog.model(config.model.path);
+  checkpoint::adopt_pool(source, config);
+  const std::vector<std::string> tasks = source.tasks();
+  adopt_tasks(tasks, config);
+  corpora = data::ScoreCorpora::open(catalog.corpora(config.data.corpus), tasks);
+  check_vocabulary(source, corpora.first());
+  return source.text();
 }
 
 std::string provenance(const config::Config& config, const data::ScoreCorpora& corpora,
-                       const checkpoint::ModelSource& model,
-                       const std::function<bool(std::string_view key)>& counts) {
+                       const checkpoint::ModelSource& model, const std::string& job,
+                       std::span<const std::string_view> free) {
   std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
   text += model.fingerprint() + "\n";
   for (std::int64_t shard = 0; shard < corpora.shards(); ++shard) {
@@ -27,11 +42,45 @@ std::string provenance(const config::Config& config, const data::ScoreCorpora& c
                         info.sha256.empty() ? files::sha256_of_file(info.file) : info.sha256);
   }
   for (const auto& [key, value] : config::flatten(config)) {
-    if (counts(key)) {
+    const bool counts = key.starts_with(job + ".") || key.starts_with("router.") ||
+                        key == "run.precision" || key == "run.quantize" ||
+                        key == "run.deterministic";
+    if (counts && std::find(free.begin(), free.end(), key) == free.end()) {
       text += fmt::format("{} = {}\n", key, value);
     }
   }
   return text;
+}
+
+void agree_on_inputs(const comm::Facts& facts, std::string& fingerprint,
+                     const comm::Communicator& world, comm::Watchdog& watchdog) {
+  comm::agree_to_go_on("loading", world);
+  comm::check_same(facts, world);
+  world.broadcast(fingerprint, 0);
+  watchdog.loading();
+}
+
+bool is_done_or_claim(const comm::Communicator& world, const std::function<bool()>& is_done,
+                      const std::function<void()>& claim) {
+  std::int64_t done = 0;
+  on_root(world, "create the output", [&] {
+    if (is_done()) {
+      done = 1;
+    } else {
+      at_start(claim);
+    }
+  });
+  world.broadcast(std::span<std::int64_t>(&done, 1), 0);
+  return done != 0;
+}
+
+void show_start(const Ranks& ranks, std::vector<std::vector<std::string>> rows,
+                const config::Config& config) {
+  log::print(table(ranks.mesh.layout.rows()));
+  rows.push_back({"placement", ranks.placement});
+  rows.push_back({"mpi", comm::mpi_text()});
+  rows.push_back({"trace", config.trace.path});
+  log::print(table(rows));
 }
 
 void set_up(std::optional<engine::Instance>& instance, const config::Config& config,
@@ -40,8 +89,7 @@ void set_up(std::optional<engine::Instance>& instance, const config::Config& con
   mesh.world.together("set up the model", [&] {
     checkpoint::ModelSource& source = catalog.model(config.model.path);
     check_folder(source, mesh.world);
-    instance.emplace(config, mesh, use);
-    load_values(*instance, source, watchdog);
+    load_model(instance, config, mesh, use, source, watchdog);
   });
 }
 

@@ -1,7 +1,6 @@
-#include "cli/plan.h"
-
 #include "base/log.h"
 #include "cli/checkpoint_model.h"
+#include "cli/jobs.h"
 #include "cli/train_inputs.h"
 #include "config/validate.h"
 #include "plan/report.h"

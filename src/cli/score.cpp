@@ -1,32 +1,19 @@
-#include "cli/score.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <utility>
 
-#include "base/error.h"
-#include "base/io_error.h"
 #include "base/log.h"
 #include "base/sha256.h"
-#include "base/text.h"
-#include "cli/checkpoint_model.h"
-#include "cli/facts.h"
 #include "cli/inference.h"
+#include "cli/jobs.h"
 #include "cli/score_reference.h"
 #include "cli/score_report.h"
-#include "cli/threads.h"
-#include "cli/trace_size.h"
-#include "comm/launch.h"
-#include "comm/mesh.h"
 #include "comm/stop.h"
 #include "config/compare.h"
 #include "config/validate.h"
-#include "files/disk_space.h"
 #include "files/durable.h"
-#include "files/run_lock.h"
 #include "infer/scorer.h"
 
 namespace moesaic::cli {
@@ -63,14 +50,7 @@ void choose_shards(Inputs& inputs) {
 
 Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog) {
   Inputs inputs;
-  inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
-  checkpoint::ModelSource& source = catalog.model(inputs.config.model.path);
-  adopt_pool(source, inputs.config);
-  const std::vector<std::string> tasks = source.tasks();
-  adopt_tasks(tasks, inputs.config);
-  inputs.corpora = data::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), tasks);
-  check_vocabulary(source, inputs.corpora.first());
-  inputs.model = source.text();
+  inputs.model = read_model_and_corpora(parsed, ranks, catalog, inputs.config, inputs.corpora);
   choose_shards(inputs);
   if (!inputs.config.score.reference.empty()) {
     inputs.reference = open_reference(parsed, inputs.config, ranks, catalog);
@@ -80,16 +60,12 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog&
 
 /// A hash of all that the scores depend on.
 std::string fingerprint(const Inputs& inputs, checkpoint::Catalog& catalog) {
-  const bool free_batch = !inputs.config.router.eval_capacity;
-  const checkpoint::ModelSource& model = catalog.model(inputs.config.model.path);
-  std::string text = provenance(inputs.config, inputs.corpora, model, [&](std::string_view key) {
-    const bool counts = key.starts_with("score.") || key.starts_with("router.") ||
-                        key == "run.precision" || key == "run.quantize" ||
-                        key == "run.deterministic";
-    const bool free =
-        key == "score.output" || key == "score.shards" || (key == "score.batch" && free_batch);
-    return counts && !free;
-  });
+  std::vector<std::string_view> free = {"score.output", "score.shards"};
+  if (!inputs.config.router.eval_capacity) {
+    free.emplace_back("score.batch");
+  }
+  std::string text = provenance(inputs.config, inputs.corpora,
+                                catalog.model(inputs.config.model.path), "score", free);
   if (inputs.reference) {
     const checkpoint::ModelSource& reference = catalog.model(inputs.reference->config.model.path);
     text += inputs.reference->text + "\n" + reference.fingerprint() + "\n";
@@ -129,16 +105,13 @@ double score_bytes(const Inputs& inputs) {
 
 void check_outputs_fit(const Inputs& inputs, const fs::path& folder, int ranks) {
   const config::Config& config = inputs.config;
-  const std::int64_t rows = trace_rows(inputs, ranks);
-  const double trace =
-      trace_size(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(), rows);
   const double there =
       files::bytes_below(folder) +
       (folder == config.score.output ? 0.0 : files::bytes_below(config.score.output));
   files::check_space({{fmt::format("scores of {} shards", inputs.shards.size()), folder,
                        std::max(0.0, score_bytes(inputs) - there)},
-                      {fmt::format("a trace of {} rows", rows), config.trace.path,
-                       std::max(0.0, trace - files::bytes_below(config.trace.path))}},
+                      trace_need(config, ranks, inputs.corpora.tasks().size(),
+                                 inputs.corpora.names().size(), trace_rows(inputs, ranks))},
                      "free some, raise trace.every, or choose another score.output");
 }
 
@@ -148,20 +121,11 @@ std::vector<files::RunLock> claim_outputs(const Inputs& inputs, const record::Sc
   const config::Config& config = inputs.config;
   const fs::path folder = output.part(0).parent_path();
   files::make_folder(folder);
-  std::vector<files::RunLock> locks;
-  if (config.score.shards.empty()) {
-    locks.push_back(files::RunLock::of_folder(folder));
-  }
-  locks.push_back(files::RunLock::beside(config.trace.path));
+  const bool alone = config.score.shards.empty();
+  auto locks = lock_outputs({alone ? folder : fs::path()}, config.trace.path);
   output.prepare(inputs.shards, inputs.first_task);
   check_outputs_fit(inputs, folder, ranks);
-  if (!config.run.dir.empty()) {
-    files::make_folder(config.run.dir);
-    if (inputs.first_task) {  // the other tasks of an array have the same
-      files::write_whole(fs::path(config.run.dir) / "score.cfg", config::to_cfg(config));
-    }
-    log::add_file(fs::path(config.run.dir) / "log.txt");
-  }
+  begin_run_dir(config, inputs.first_task ? "score.cfg" : "");  // the other tasks have the same
   return locks;
 }
 
@@ -170,30 +134,25 @@ void print_end(const record::ScoreTotals& totals, const Inputs& inputs) {
                           inputs.reference ? inputs.reference->text : std::string()));
 }
 
-/// Collective over the mesh: computes the missing parts.
+/// Collective over world: computes the missing parts.
 infer::ScoreResult compute(Inputs& inputs, const record::ScoresOutput& output,
                            checkpoint::Catalog catalog, const comm::Communicator& world,
                            comm::Watchdog& watchdog) {
   config::Config& config = inputs.config;
-  comm::Mesh mesh = engine::make_mesh(config, world.ledger());
-  const Threads threads = choose_threads(config.run, mesh.node);
-  config.run.threads = threads.count;
-  log::print(table(mesh.layout.rows()));
-  std::vector<std::vector<std::string>> rows = {
-      {"model", inputs.model},
-      {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())},
-      {"placement", threads.placement},
-      {"mpi", comm::mpi_text()},
-      {"trace", config.trace.path}};
-  std::optional<engine::Instance> instance, reference;
+  Ranks ranks = arrange_ranks(config, world);
+  std::vector<std::vector<std::string>> rows = {{"model", inputs.model}};
   if (inputs.reference) {
-    rows.insert(rows.begin() + 1, {"reference", inputs.reference->text + ", in memory beside it"});
-    inputs.reference->config.run.threads = threads.count;
+    rows.push_back({"reference", inputs.reference->text + ", in memory beside it"});
+    inputs.reference->config.run.threads = config.run.threads;
   }
-  log::print(table(rows));
-  set_up(instance, config, mesh, catalog, watchdog, engine::Use::kManyRows);
+  rows.push_back(
+      {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())});
+  show_start(ranks, rows, config);
+  std::optional<engine::Instance> instance, reference;
+  set_up(instance, config, ranks.mesh, catalog, watchdog, engine::Use::kManyRows);
   if (inputs.reference) {
-    set_up(reference, inputs.reference->config, mesh, catalog, watchdog, engine::Use::kManyRows);
+    set_up(reference, inputs.reference->config, ranks.mesh, catalog, watchdog,
+           engine::Use::kManyRows);
   }
   catalog = {};
   comm::agree_to_go_on("loading", world);
@@ -202,7 +161,7 @@ infer::ScoreResult compute(Inputs& inputs, const record::ScoresOutput& output,
                            reference ? &*reference : nullptr});
   reference.reset();
   instance.reset();
-  mesh.close();
+  ranks.mesh.close();
   return result;
 }
 
@@ -229,15 +188,12 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   checkpoint::read_once(catalog, world, "read the config", [&] {
     inputs = read_inputs(parsed, world.size(), catalog);
     print = world.is_root() ? fingerprint(inputs, catalog) : "";
-    facts = facts_of(inputs.config, catalog);
+    facts = facts_of(inputs.config, &catalog.model(inputs.config.model.path));
     if (inputs.reference) {
       facts.push_back(fact_of(catalog.model(inputs.reference->config.model.path)));
     }
   });
-  comm::agree_to_go_on("loading", world);
-  comm::check_same(facts, world);
-  world.broadcast(print, 0);
-  watchdog.loading();
+  agree_on_inputs(facts, print, world, watchdog);
   const record::ScoresOutput output(
       inputs.config.score.output, inputs.corpora.shards(),
       {inputs.model, config::to_cfg(inputs.config), print, inputs.config.model.vocab_size,
@@ -248,22 +204,17 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     return 0;
   }
   std::vector<files::RunLock> locks;
-  std::int64_t finished = 0;
-  world.together("create the output", [&] {
-    if (!world.is_root()) {
-      return;
+  const auto is_done = [&] {
+    if (!output.is_finished()) {
+      return false;
     }
-    if (output.is_finished()) {
-      finished = 1;
-      output.remove_parts();  // a job that was killed may have left some
-      log::print("already scored, with the same model, corpus and settings");
-      print_end(output.totals({}), inputs);
-      return;
-    }
-    at_start([&] { locks = claim_outputs(inputs, output, world.size()); });
-  });
-  world.broadcast(std::span<std::int64_t>(&finished, 1), 0);
-  if (finished != 0) {
+    output.remove_parts();  // a job that was killed may have left some
+    log::print("already scored, with the same model, corpus and settings");
+    print_end(output.totals({}), inputs);
+    return true;
+  };
+  if (is_done_or_claim(world, is_done,
+                       [&] { locks = claim_outputs(inputs, output, world.size()); })) {
     return 0;
   }
   const infer::ScoreResult result = compute(inputs, output, std::move(catalog), world, watchdog);
@@ -273,11 +224,7 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     return static_cast<int>(result.new_parts > 0 || result.kept ? Exit::kStopped
                                                                 : Exit::kTerminated);
   }
-  world.together("finish the scores", [&] {
-    if (world.is_root()) {
-      finish(inputs, output, std::move(locks));
-    }
-  });
+  on_root(world, "finish the scores", [&] { finish(inputs, output, std::move(locks)); });
   return 0;
 }
 

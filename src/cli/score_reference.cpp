@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "checkpoint/adopt_pool.h"
 #include "cli/checkpoint_model.h"
 #include "config/compare.h"
 #include "config/enum_names.h"
@@ -107,7 +108,7 @@ Reference open_reference(const config::Parsed& parsed, const config::Config& con
     reference.config = same_model(config, source);
   } else {
     reference.config = other_model(parsed, config, ranks, catalog);
-    adopt_pool(source, reference.config);
+    checkpoint::adopt_pool(source, reference.config);
     adopt_tasks(source.tasks(), reference.config);
     check_same_shape(config, reference.config);
   }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "checkpoint/adopt_pool.h"
 #include "cli/checkpoint_model.h"
 #include "config/validate.h"
 #include "files/hdf5/thread.h"
@@ -126,6 +127,33 @@ void check_targets(TrainInputs& inputs) {
     }
     check_evaluation_targets(inputs.config, inputs.eval_corpora);
   });
+}
+
+void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::Catalog& catalog,
+                  train::Origin& origin) {
+  std::vector<std::string> tasks = train::Progress{}.tasks;
+  const std::string path = origin.resume ? origin.resume->string() : inputs.config.model.path;
+  if (!path.empty()) {
+    origin.source = &catalog.model(path);
+    checkpoint::ModelSource& source = *origin.source;
+    refuse_quantized(source, "train from");
+    if (origin.resume) {
+      origin.resume = source.path();
+      origin.progress =
+          train::check_resume(source.checkpoint()->state(), inputs.config, data, source.path());
+    } else {
+      check_vocabulary(source, inputs.corpora.info(0));
+      origin.progress.tasks = source.tasks();
+      origin.progress.special = source.special_tokens();
+    }
+    checkpoint::adopt_pool(source, inputs.config);
+    tasks = source.tasks();
+  }
+  train::add_special(inputs.corpora.info(0), origin.progress.special);
+  inputs.corpora.join_tasks(tasks);
+  inputs.eval_corpora.join_tasks(tasks);
+  origin.progress.tasks = tasks;
+  adopt_tasks(tasks, inputs.config);
 }
 
 }  // namespace moesaic::cli

@@ -3,6 +3,7 @@
 #include "checkpoint/catalog.h"
 #include "config/options.h"
 #include "data/corpora.h"
+#include "train/session.h"
 
 namespace moesaic::cli {
 
@@ -20,5 +21,11 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
 /// reads of a corpus. Reads a sample of each, or more until one has a target: on one rank is
 /// enough.
 void check_targets(TrainInputs& inputs);
+
+/// Completes the origin, of which resume is known, and the inputs with what is known of the model
+/// before its parameters are: experts and tasks, those of the checkpoint first. Throws if the run
+/// may not start so.
+void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::Catalog& catalog,
+                  train::Origin& origin);
 
 }  // namespace moesaic::cli

@@ -10,14 +10,13 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
-#include "cli/trace_size.h"
-#include "config/compare.h"
+#include "cli/job.h"
+#include "config/layers.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
-#include "files/disk_space.h"
-#include "files/durable.h"
 #include "hf/folder.h"
 #include "plan/report.h"
+#include "record/routing_record.h"
 
 namespace moesaic::cli {
 namespace {
@@ -72,15 +71,12 @@ void check_outputs_fit(const config::Config& config, int ranks, const data::Corp
          each + std::max(0.0, kept - bytes_that_count(config.checkpoint.dir, last))});
   }
   const std::int64_t rows = config::total_steps(config) / config.trace.every;
-  const double trace = trace_size(config, ranks, task_names_of(corpora), corpora.size(), rows);
-  needs.push_back({fmt::format("a trace of {} rows", rows), config.trace.path,
-                   std::max(0.0, trace - files::bytes_below(config.trace.path))});
+  needs.push_back(trace_need(config, ranks, task_names_of(corpora), corpora.size(), rows));
   if (const std::int64_t steps = config::routing_steps(config.trace, config::total_steps(config));
       steps > 0) {
-    const std::string record = config::routing_path(config.trace);
-    const double bytes = static_cast<double>(steps) * routing_size(config);
-    needs.push_back({fmt::format("a routing record of {} steps", steps), record,
-                     std::max(0.0, bytes - files::bytes_below(record))});
+    needs.push_back(space_need(fmt::format("a routing record of {} steps", steps),
+                               config::routing_path(config.trace),
+                               static_cast<double>(steps) * routing_bytes(config)));
   }
   files::check_space(
       needs,
@@ -90,43 +86,33 @@ void check_outputs_fit(const config::Config& config, int ranks, const data::Corp
 
 }  // namespace
 
-void TrainOutputs::claim(const config::Config& config) {
-  std::vector<fs::path> folders;
-  for (const std::string& dir : {config.run.dir, config.checkpoint.dir}) {
-    if (dir.empty()) {
-      continue;
-    }
-    files::make_folder(dir);
-    const bool known = std::any_of(folders.begin(), folders.end(),
-                                   [&](const fs::path& one) { return fs::equivalent(one, dir); });
-    if (!known) {
-      locks_.push_back(files::RunLock::of_folder(dir));
-      folders.emplace_back(dir);
-    }
-  }
-  locks_.push_back(files::RunLock::beside(config.trace.path));
+std::vector<files::RunLock> claim_train_outputs(const config::Config& config) {
+  auto locks = lock_outputs({config.run.dir, config.checkpoint.dir}, config.trace.path);
   if (!config.checkpoint.dir.empty()) {
     checkpoint::put_back_replaced(config.checkpoint.dir);
   }
+  return locks;
 }
 
-void TrainOutputs::check(const config::Config& config, int ranks, const data::Corpora& corpora,
+void check_train_outputs(const config::Config& config, int ranks, const data::Corpora& corpora,
                          std::int64_t last) {
   check_outputs_fit(config, ranks, corpora, last);
   check_begins_elsewhere(config, last);
 }
 
-void TrainOutputs::begin(const config::Config& config, std::int64_t last) {
-  if (!config.run.dir.empty()) {
-    files::write_whole(fs::path(config.run.dir) / "config.cfg", config::to_cfg(config));
-    log::add_file(fs::path(config.run.dir) / "log.txt");
-  }
+void begin_train_outputs(const config::Config& config, std::int64_t last) {
+  begin_run_dir(config, "config.cfg");
   if (config.checkpoint.dir.empty()) {
     return;
   }
   for (const fs::path& other : checkpoint::set_aside_later(config.checkpoint.dir, last)) {
     log::info(fmt::format("a checkpoint of a later step is now {}", other.string()));
   }
+}
+
+double routing_bytes(const config::Config& config) {
+  return record::routing_step_bytes(std::ssize(config::moe_layers(config.model)),
+                                    config.model.top_k, config.train.batch * config.data.seq_len);
 }
 
 }  // namespace moesaic::cli

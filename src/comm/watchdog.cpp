@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "comm/diagnosis.h"
 #include "comm/guard.h"
+#include "comm/stop.h"
 
 namespace moesaic::comm {
 namespace {
@@ -302,6 +303,13 @@ void Watchdog::report_for_host(double waited) {
     hosts_[static_cast<std::size_t>(rank)] = host_name();
   }
   judge(waited);
+}
+
+std::function<void()> on_loading(Watchdog& watchdog) {
+  return [&watchdog] {
+    check_stop("loading");
+    watchdog.loading();
+  };
 }
 
 }  // namespace moesaic::comm

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -95,5 +96,9 @@ class Watchdog {
   const PhaseClock* clock_ = nullptr;
   std::thread thread_;
 };
+
+/// To be called while tensors are read: a sign of life, and the place to stop (kTerminated). The
+/// watchdog must outlive it.
+std::function<void()> on_loading(Watchdog& watchdog);
 
 }  // namespace moesaic::comm

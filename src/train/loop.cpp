@@ -21,7 +21,7 @@ namespace {
 
 class Loop {
  public:
-  explicit Loop(const Start& start);
+  Loop(Session& session, SavePolicy& policy, std::int64_t rollbacks);
   ~Loop() { watchdog_.follow(nullptr); }
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
@@ -48,7 +48,7 @@ class Loop {
   void close();
   [[noreturn]] void fail(const comm::AgreedError& error);
 
-  const Start& start_;
+  Session& session_;
   const config::Config& config_;
   engine::Instance& instance_;
   const comm::Communicator& world_;
@@ -56,7 +56,8 @@ class Loop {
   std::filesystem::path newest_;  // checkpoint; empty: none yet
   const std::int64_t last_step_;
   SavePolicy& policy_;
-  int stop_reason_ = 0;  // of the last vote
+  const std::int64_t rollbacks_;  // still allowed
+  int stop_reason_ = 0;           // of the last vote
   Stepper stepper_;
   data::Batches batches_;
   Recorder recorder_;
@@ -68,28 +69,27 @@ class Loop {
   bool said_no_targets_ = false;
 };
 
-Loop::Loop(const Start& start)
-    : start_(start),
-      config_(start.config),
-      instance_(start.instance),
+Loop::Loop(Session& session, SavePolicy& policy, std::int64_t rollbacks)
+    : session_(session),
+      config_(session.config),
+      instance_(*session.instance),
       world_(instance_.mesh.world),
-      progress_(start.progress),
-      newest_(start.checkpoint.value_or("")),
+      progress_(session.origin.progress),
+      newest_(session.origin.resume.value_or("")),
       last_step_(config::total_steps(config_)),
-      policy_(start.policy),
+      policy_(policy),
+      rollbacks_(rollbacks),
       stepper_(config_, instance_, progress_.tasks.size()),
-      batches_(start.corpora, start.task_index, config_, instance_.mesh[comm::Group::kReplicas],
+      batches_(session.corpora, session.task_index, config_, instance_.mesh[comm::Group::kReplicas],
                progress_.cursor),
       recorder_(config_, instance_, progress_,
-                Recorder::names_of(start.corpora, start.eval_corpora), start.checkpoint.has_value(),
-                last_step_),
+                Recorder::names_of(session.corpora, session.eval_corpora),
+                session.origin.resume.has_value(), last_step_),
       spikes_(config_.train.spike, progress_.losses),
       control_(config_.run.control),
-      watchdog_(start.watchdog),
+      watchdog_(session.watchdog),
       compared_(progress_.step) {
-  if (start.on_opened) {
-    start.on_opened();
-  }
+  begin_outputs(session);
   for (const Note& note : progress_.notes) {
     recorder_.event(progress_.step, note.kind, note.message);
   }
@@ -156,7 +156,7 @@ std::optional<Rollback> Loop::judge(const StepResult& result, const data::StepBa
     recorder_.event(result.step, "loss_spike", message);
     log::warn(message);
   }
-  if (!reason.empty() && start_.rollbacks > 0 && !newest_.empty()) {
+  if (!reason.empty() && rollbacks_ > 0 && !newest_.empty()) {
     return Rollback{.checkpoint = newest_, .cursor = batches_.cursor(), .reason = reason};
   }
   if (!result.finite()) {
@@ -184,9 +184,9 @@ void Loop::check_replicas() {
 
 void Loop::evaluate() {
   progress_.evaluation_due = false;
-  if (start_.eval_corpora.size() > 0) {
+  if (session_.eval_corpora.size() > 0) {
     watchdog_.iteration("evaluation");
-    const auto row = train::evaluate(instance_, start_.eval_corpora, config_,
+    const auto row = train::evaluate(instance_, session_.eval_corpora, config_,
                                      progress_.tasks.size(), progress_.step, [this] {
                                        watchdog_.iteration("evaluation");
                                        return vote().stop == 0;
@@ -209,17 +209,17 @@ bool Loop::save() {
   const auto blocks = checkpoint::blocks_to_save(instance_);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
-  const auto state = to_state(progress_, config_, instance_.mesh.layout.text(), start_.data);
+  const auto state = to_state(progress_, config_, instance_.mesh.layout.text(), session_.data);
   std::vector<std::filesystem::path> copy;
-  if (!start_.corpora.info(0).tokenizer.empty()) {
-    copy.push_back(start_.corpora.info(0).tokenizer);
+  if (!session_.corpora.info(0).tokenizer.empty()) {
+    copy.push_back(session_.corpora.info(0).tokenizer);
   }
   try {
     const auto path = checkpoint::save_checkpoint({.dir = config_.checkpoint.dir,
                                                    .step = progress_.step,
                                                    .state = *state,
                                                    .copy = copy,
-                                                   .texts = start_.sidecars,
+                                                   .texts = session_.sidecars,
                                                    .on_progress = [this] { watchdog_.saving(); }},
                                                   blocks, world_);
     newest_ = path;
@@ -388,12 +388,12 @@ Outcome Loop::run() {
 
 }  // namespace
 
-Outcome run(const Start& start) {
-  if (start.checkpoint) {
-    Recorder::check(start.config, start.instance, start.progress,
-                    Recorder::names_of(start.corpora, start.eval_corpora));
+Outcome run_loop(Session& session, SavePolicy& policy, std::int64_t rollbacks) {
+  if (session.origin.resume) {
+    Recorder::check(session.config, *session.instance, session.origin.progress,
+                    Recorder::names_of(session.corpora, session.eval_corpora));
   }
-  return Loop(start).run();
+  return Loop(session, policy, rollbacks).run();
 }
 
 }  // namespace moesaic::train

@@ -99,6 +99,16 @@ RunData data_of(const data::Corpora& corpora) {
   return data;
 }
 
+void add_special(const data::CorpusInfo& corpus, hf::SpecialTokens& special) {
+  const auto add = [](std::int64_t token, std::vector<std::int32_t>& tokens) {
+    if (tokens.empty() && token >= 0) {
+      tokens.push_back(static_cast<std::int32_t>(token));
+    }
+  };
+  add(corpus.bos_id, special.bos);
+  add(corpus.eos_id, special.eos);
+}
+
 std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
                                      const std::string& layout, const RunData& data) {
   Json flat;

@@ -48,6 +48,9 @@ struct RunData {
 };
 RunData data_of(const data::Corpora& corpora);
 
+/// Begin and end tokens of the corpus, where the model has none.
+void add_special(const data::CorpusInfo& corpus, hf::SpecialTokens& special);
+
 /// The "state" of a checkpoint's manifest.
 std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
                                      const std::string& layout, const RunData& data);

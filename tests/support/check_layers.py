@@ -81,6 +81,7 @@ FIND = {
     "mesh of ranks": "comm/mesh.cpp",
     "pipeline order (1F1B)": "engine/pipeline.cpp",
     "quantising a weight": "checkpoint/quantize.cpp",
+    "restart, rollback after a spike": "train/session.cpp",
     "RMSNorm": "backend/cpu/kernels/norm.cpp",
     "RoPE": "backend/cpu/kernels/rope.cpp",
     "sample order": "data/sample_order.cpp",

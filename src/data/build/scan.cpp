@@ -11,11 +11,13 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/progress_line.h"
 #include "base/sha256.h"
 #include "base/text.h"
 #include "comm/pieces.h"
 #include "comm/stop.h"
+#include "data/build/input.h"
 #include "text/tokenizer.h"
 
 namespace moesaic::data {
@@ -149,6 +151,31 @@ void Scanner::read(std::int64_t file) {
 }
 
 }  // namespace
+
+std::vector<text::InputFile> agree_on_files(const config::Tokenize& config,
+                                            const comm::Communicator& world) {
+  std::string text;
+  world.together("list the input", [&] {
+    if (!world.is_root()) {
+      return;
+    }
+    Json list = Json::array();
+    const text::TextFields fields{config.text_field, config.id_field, config.task_field};
+    for (const text::InputFile& file : list_inputs(config.input, fields)) {
+      list.push_back(
+          {file.path.string(), file.name, file.input, file.bytes, file.jsonl, file.packed});
+    }
+    text = list.to_cbor();  // paths need not be UTF-8
+  });
+  comm::broadcast_in_pieces(world, text, 0);
+  std::vector<text::InputFile> files;
+  for (const Json& entry : Json::from_cbor(text)) {
+    files.push_back({entry[0].get<std::string>(), entry[1].get<std::string>(),
+                     entry[2].get<std::int64_t>(), entry[3].get<std::int64_t>(),
+                     entry[4].get<bool>(), entry[5].get<bool>()});
+  }
+  return files;
+}
 
 std::vector<int> owners(const std::vector<text::InputFile>& files, int ranks) {
   std::vector<std::size_t> order(files.size());

@@ -33,6 +33,10 @@ struct Scan {
   std::int64_t skipped = 0;  // bad lines
 };
 
+/// Collective over world: the input files as rank 0 finds them (list_inputs).
+std::vector<text::InputFile> agree_on_files(const config::Tokenize& config,
+                                            const comm::Communicator& world);
+
 /// The rank that reads each file: the largest files first, each to the rank with least to read.
 std::vector<int> owners(const std::vector<text::InputFile>& files, int ranks);
 

@@ -8,7 +8,7 @@
 #include <random>
 
 #include "base/error.h"
-#include "cli/tokenize.h"
+#include "cli/jobs.h"
 #include "comm/pieces.h"
 #include "data/corpus/corpus.h"
 #include "data/corpus/manifest.h"

@@ -1,7 +1,5 @@
 // The job `tokenize`: the same corpus on any number of ranks, without duplicates, and with every
 // document where the input's order puts it.
-#include "cli/tokenize.h"
-
 #include <gtest/gtest.h>
 #include <zlib.h>
 
@@ -11,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "cli/jobs.h"
 #include "data/corpus/corpus.h"
 #include "data/corpus/corpus_tokenizer.h"
 #include "files/hdf5/thread.h"

@@ -1,7 +1,5 @@
 // The job generate on any layout: equal to a forward of each whole sequence for every token, with
 // stops and kills in between, and done again only where something changed.
-#include "cli/generate.h"
-
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -12,6 +10,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/load_weights.h"
+#include "cli/jobs.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/validate.h"

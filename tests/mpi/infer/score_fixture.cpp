@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/load_weights.h"
-#include "cli/score.h"
+#include "cli/jobs.h"
 #include "comm/mesh.h"
 #include "config/compare.h"
 #include "config/validate.h"

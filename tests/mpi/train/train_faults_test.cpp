@@ -115,32 +115,29 @@ class TrainFaults : public ::testing::Test {
   Ran run(const Slips& slips) {
     std::filesystem::remove(config.trace.path);
     comm::Mesh mesh = engine::make_mesh(config);
-    engine::Instance instance(config, mesh, engine::Use::kTraining);
-    const auto former = std::exchange(
-        instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
-    instance.parameters.initialise(*instance.backend, config.train.seed);
     checkpoint::Catalog catalog;
     data::Corpora corpora =
         data::Corpora::open(catalog.corpora(config.data.corpus), config.data.seq_len);
     const RunData data = data_of(corpora);
-    Progress progress;
-    corpora.join_tasks(progress.tasks);
     data::Corpora none;
     data::TaskIndex tasks;
     SavePolicy policy(config, kSteps, 0.0, 0.0);
     comm::Watchdog watchdog({}, mesh.world);
+    Session session{.config = config,
+                    .mesh = mesh,
+                    .corpora = corpora,
+                    .task_index = tasks,
+                    .eval_corpora = none,
+                    .data = data,
+                    .catalog = catalog,
+                    .watchdog = watchdog};
+    load(session);
+    engine::Instance& instance = *session.instance;
+    const auto former = std::exchange(
+        instance.backend, std::make_unique<SlippingBackend>(world.is_root() ? slips : Slips{}));
     Ran ran;
     try {
-      train::run({.config = config,
-                  .instance = instance,
-                  .corpora = corpora,
-                  .task_index = tasks,
-                  .eval_corpora = none,
-                  .data = data,
-                  .progress = progress,
-                  .checkpoint = {},
-                  .policy = policy,
-                  .watchdog = watchdog});
+      run_loop(session, policy, 0);
     } catch (const comm::AgreedError& error) {
       EXPECT_EQ(error.code(), Exit::kBadNumbers);
       ran.error = error.what();

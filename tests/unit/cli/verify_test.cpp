@@ -1,12 +1,11 @@
 // The job `verify` tells what each path is, and ends with the code of what is wrong.
-#include "cli/verify.h"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
 
-#include "cli/tokenize.h"
+#include "cli/jobs.h"
+#include "cli/judge.h"
 #include "data/corpus/manifest.h"
 #include "data/corpus/shard.h"
 #include "support/temp_dir.h"

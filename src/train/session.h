@@ -1,0 +1,60 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "checkpoint/catalog.h"
+#include "checkpoint/expert_pool_change.h"
+#include "comm/watchdog.h"
+#include "config/config.h"
+#include "data/corpora.h"
+#include "data/task_index.h"
+#include "engine/instance.h"
+#include "train/resume.h"
+
+namespace moesaic::train {
+
+/// Where a run starts from: a checkpoint of its own, or the weights of model.path; both may be
+/// missing.
+struct Origin {
+  std::optional<std::filesystem::path> resume;
+  Progress progress = {};
+  checkpoint::ModelSource* source = nullptr;  // of the catalog; nullptr: random values
+};
+
+/// A training from its first start to its end. It starts again after a spike, or with other
+/// experts. All that it refers to must outlive it.
+struct Session {
+  config::Config& config;  // resolved; its expert pool follows the run's
+  const comm::Mesh& mesh;
+  data::Corpora& corpora;
+  data::TaskIndex& task_index;   // of the corpora; empty without data.task_weights
+  data::Corpora& eval_corpora;   // may be empty
+  const RunData& data;           // of the corpora
+  checkpoint::Catalog& catalog;  // with the model of the origin; emptied before the steps
+  comm::Watchdog& watchdog;
+  Origin origin = {};
+  double checkpoint_bytes = 0.0;                     // about; of one
+  std::function<void()> on_begin = {};               // called once on rank 0, when a run begins
+  std::map<std::string, std::string> sidecars = {};  // sidecar files of each checkpoint; on rank 0
+  std::optional<engine::Instance> instance = {};
+};
+
+/// Makes the model and gives it the values of the origin. change: from its expert pools to those of
+/// the config; nullptr: they are the same. Not collective. kMismatch, kBadData; kTerminated if
+/// asked to stop.
+void load(Session& session, const checkpoint::PoolChange* change = nullptr);
+
+/// Calls on_begin, once trace and routing record are open. Collective over the mesh.
+void begin_outputs(Session& session);
+
+/// Trains from what load has loaded. A rollback (train.rollbacks) goes back to the newest
+/// checkpoint and leaves out the samples of the bad step; a change of experts (run.control) starts
+/// from the checkpoint that was saved for it. Collective over the mesh. Returns and throws what
+/// run_loop does; kStopped if it was asked to stop while it started again.
+Exit run(Session& session);
+
+}  // namespace moesaic::train
