@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/layers.h"
-#include "config/pool.h"
 
 namespace moesaic::checkpoint {
 namespace {
@@ -52,7 +51,7 @@ class Changer {
     for (const std::int32_t number : numbers) {
       layer_.after[static_cast<std::size_t>(number)] = kind;
     }
-    const std::int64_t regular = config::count_of(layer_.after, 'r');
+    const std::int64_t regular = routing::count_of(layer_.after, 'r');
     if (regular < config_.model.top_k) {
       fail(fmt::format("{} regular experts would be left, fewer than model.top_k = {}", regular,
                        config_.model.top_k));
@@ -120,7 +119,7 @@ float LayerChange::carried(std::span<const float> values, std::int64_t number) c
   for (std::size_t e = 0; e < before.size(); ++e) {
     sum += before[e] == 'r' ? static_cast<double>(values[e]) : 0.0;
   }
-  return static_cast<float>(sum / static_cast<double>(config::count_of(before, 'r')));
+  return static_cast<float>(sum / static_cast<double>(routing::count_of(before, 'r')));
 }
 
 std::vector<std::int32_t> LayerChange::turned(char from, char to) const {
@@ -184,12 +183,12 @@ std::vector<std::vector<std::string>> PoolChange::rows() const {
     rows.push_back({std::to_string(numbers[i]), text_of(layer.turned('\0', 'r')),
                     from.empty() ? "-" : join(from, ","), text_of(layer.turned('r', 'x')),
                     text_of(layer.turned('s', 'r')),
-                    std::to_string(config::count_of(layer.after, 'r')), join(load, " ")});
+                    std::to_string(routing::count_of(layer.after, 'r')), join(load, " ")});
   }
   return rows;
 }
 
-PoolChange change_pools(const config::Config& config,
+PoolChange change_pools(const config::Config& config, const routing::GateState& gates,
                         const std::vector<config::PoolRequest>& requests,
                         const std::vector<std::vector<float>>& load) {
   const config::Model& model = config.model;
@@ -205,7 +204,7 @@ PoolChange change_pools(const config::Config& config,
   }
   for (std::int64_t layer = 0; layer < std::ssize(change.numbers); ++layer) {
     LayerChange& one = change.layers.emplace_back();
-    one.before = one.after = config::expert_pool_of(model, config.router, layer);
+    one.before = one.after = routing::expert_pool_of(model, config.router, gates, layer);
     one.load = load.empty() ? std::vector<float>(one.before.size(), 0.0F)
                             : load[static_cast<std::size_t>(layer)];
     for (const PoolRequest& request : requests) {
@@ -215,17 +214,17 @@ PoolChange change_pools(const config::Config& config,
   return change;
 }
 
-void adopt(const PoolChange& change, config::Config& config) {
-  config.model.pool.clear();
-  config.model.load.clear();
+void adopt(const PoolChange& change, const config::Config& config, routing::GateState& gates) {
+  gates.pools.clear();
+  gates.loads.clear();
   for (const LayerChange& layer : change.layers) {
-    config.model.pool.push_back(layer.after);
+    gates.pools.push_back(layer.after);
     if (config.parallel.placement == config::Placing::kLoad) {
       std::vector<float> load = layer.load;
       for (auto e = std::ssize(layer.before); e < std::ssize(layer.after); ++e) {
         load.push_back(layer.carried(layer.load, e));
       }
-      config.model.load.push_back(std::move(load));
+      gates.loads.push_back(std::move(load));
     }
   }
 }

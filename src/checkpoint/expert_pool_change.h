@@ -7,6 +7,7 @@
 
 #include "config/config.h"
 #include "config/pool_request.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::checkpoint {
 
@@ -14,7 +15,7 @@ namespace moesaic::checkpoint {
 struct LayerChange {
   static constexpr std::int32_t kFresh = -1;
 
-  std::string before, after;         // a letter for each number (config::expert_pool_of)
+  std::string before, after;         // a letter for each number (routing::expert_pool_of)
   std::vector<std::int32_t> source;  // of each number that is new: what it is a copy of, or kFresh
   std::vector<float> load;           // measured, by number before; of new ones what is expected
 
@@ -42,11 +43,11 @@ struct PoolChange {
 
 /// What the requests, one after the other, do to the model's expert pools. load: of each MoE layer
 /// by number; empty: all alike. Throws kUsage where a layer cannot do it.
-PoolChange change_pools(const config::Config& config,
+PoolChange change_pools(const config::Config& config, const routing::GateState& gates,
                         const std::vector<config::PoolRequest>& requests,
                         const std::vector<std::vector<float>>& load);
 
-/// The model as it is after the change.
-void adopt(const PoolChange& change, config::Config& config);
+/// The gates as they are after the change.
+void adopt(const PoolChange& change, const config::Config& config, routing::GateState& gates);
 
 }  // namespace moesaic::checkpoint

@@ -5,9 +5,10 @@
 namespace moesaic::checkpoint {
 
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
-                                               const config::Router& router) {
+                                               const config::Router& router,
+                                               const routing::GateState& gates) {
   model::Parameters parameters;  // of one rank, which get no memory
-  const model::Transformer transformer(parameters, model, router, model::Placement{});
+  const model::Transformer transformer(parameters, model, router, model::Placement{}, gates);
   std::map<std::string, StoredKind> kinds;
   for (const model::Parameter& p : parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "config/config.h"
+#include "routing/gate_state.h"
 #include "tensor/quantized.h"
 
 namespace moesaic::checkpoint {
@@ -18,7 +19,8 @@ struct StoredKind {
 };
 /// How each public tensor of a model may be stored, by name.
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
-                                               const config::Router& router);
+                                               const config::Router& router,
+                                               const routing::GateState& gates);
 
 /// w (rows, columns) quantized as run.quantize does it. mean_squares (columns): of the activations,
 /// for int4; empty: all the same. kBadData if a number is not finite.

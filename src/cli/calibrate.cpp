@@ -107,13 +107,13 @@ data::ScoreCorpora open_calibration(const config::Config& config, checkpoint::Mo
   return corpora;
 }
 
-checkpoint::Calibration calibrate(const config::Config& config, checkpoint::ModelSource& model,
-                                  data::ScoreCorpora& corpora, const comm::Mesh& mesh,
-                                  comm::Watchdog& watchdog) {
+checkpoint::Calibration calibrate(const config::Config& config, const routing::GateState& gates,
+                                  checkpoint::ModelSource& model, data::ScoreCorpora& corpora,
+                                  const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   std::optional<engine::Instance> instance;
   std::vector<data::MicroBatch> batches;
   mesh.world.together("set up the calibration", [&] {
-    load_model(instance, config, mesh, engine::Use::kManyRows, model, watchdog);
+    load_model(instance, config, gates, mesh, engine::Use::kManyRows, model, watchdog);
     batches = files::hdf5_run([&] {
       return read_batches(config.model, corpora, mesh[comm::Group::kReplicas].rank(),
                           mesh[comm::Group::kReplicas].size());
@@ -131,7 +131,7 @@ checkpoint::Calibration calibrate(const config::Config& config, checkpoint::Mode
                          short_count(total.tokens),
                          std::exp(-total.logprob / std::max(1.0, total.targets))));
   std::vector<std::string> names;
-  for (const auto& [name, kind] : checkpoint::stored_kinds(config.model, config.router)) {
+  for (const auto& [name, kind] : checkpoint::stored_kinds(config.model, config.router, gates)) {
     if (kind.packable) {
       names.push_back(name);
     }

@@ -21,8 +21,8 @@ data::ScoreCorpora open_calibration(const config::Config& config, checkpoint::Mo
 /// What the weights of products read while the model reads pieces from all over the corpora, as
 /// many as give an expert about a thousand tokens. Warns of experts that met few. Collective over
 /// the mesh.
-checkpoint::Calibration calibrate(const config::Config& config, checkpoint::ModelSource& model,
-                                  data::ScoreCorpora& corpora, const comm::Mesh& mesh,
-                                  comm::Watchdog& watchdog);
+checkpoint::Calibration calibrate(const config::Config& config, const routing::GateState& gates,
+                                  checkpoint::ModelSource& model, data::ScoreCorpora& corpora,
+                                  const comm::Mesh& mesh, comm::Watchdog& watchdog);
 
 }  // namespace moesaic::cli

@@ -81,10 +81,6 @@ config::Parsed adopt_model(config::Parsed parsed, checkpoint::Catalog& catalog) 
   return parsed;
 }
 
-void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config) {
-  config.router.task_names.assign(tasks.begin() + 1, tasks.end());
-}
-
 void check_folder(checkpoint::ModelSource& source, const comm::Communicator& world) {
   hf::HfFolder* const folder = source.folder();
   if (folder == nullptr || !world.is_root()) {

@@ -28,7 +28,4 @@ void check_folder(checkpoint::ModelSource& source, const comm::Communicator& wor
 /// rows than there are tokens.
 void check_vocabulary(checkpoint::ModelSource& source, const data::CorpusInfo& corpus);
 
-/// Tasks, [0] = "none", that the gate has weights for.
-void adopt_tasks(const std::vector<std::string>& tasks, config::Config& config);
-
 }  // namespace moesaic::cli

@@ -5,7 +5,7 @@
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 #include "cli/calibrate.h"
 #include "cli/checkpoint_model.h"
 #include "cli/convert_check.h"
@@ -81,8 +81,7 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog&
                        .tasks = source.tasks(),
                        .vocab_sha256 = source.vocab_sha256()};
   inputs.config.model.path.clear();
-  checkpoint::adopt_pool(source, inputs.config);
-  adopt_tasks(inputs.tasks, inputs.config);
+  inputs.gates = checkpoint::gates_of(source, inputs.config);
   if (source.folder() != nullptr) {
     inputs.family = source.folder()->config().family;
   } else if (inputs.to_folder) {
@@ -137,7 +136,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
        {"to", fmt::format("{} ({})", fs::absolute(inputs.out).string(), kind_text(inputs))}}));
   checkpoint::Calibration calibration;
   if (corpora.shards() > 0) {
-    calibration = calibrate(inputs.config, source, corpora, mesh, watchdog);
+    calibration = calibrate(inputs.config, inputs.gates, source, corpora, mesh, watchdog);
   }
   watchdog.saving();
   const auto on_progress = [&] { watchdog.saving(); };

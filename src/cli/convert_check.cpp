@@ -29,11 +29,12 @@ data::MicroBatch probe(const config::Config& config) {
 }
 
 /// Log-probabilities of the probe; on the last stage. Collective over the mesh.
-std::vector<float> compute(const config::Config& config, checkpoint::ModelSource& source,
-                           const comm::Mesh& mesh, comm::Watchdog& watchdog) {
+std::vector<float> compute(const config::Config& config, const routing::GateState& gates,
+                           checkpoint::ModelSource& source, const comm::Mesh& mesh,
+                           comm::Watchdog& watchdog) {
   std::optional<engine::Instance> instance;
   mesh.world.together("set up the check", [&] {
-    load_model(instance, config, mesh, engine::Use::kManyRows, source, watchdog);
+    load_model(instance, config, gates, mesh, engine::Use::kManyRows, source, watchdog);
   });
   model::Context ctx = instance->context();
   ctx.batch.dropless = true;
@@ -79,7 +80,7 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
   try {
     checkpoint::Catalog catalog;
     checkpoint::read_once(catalog, mesh.world, "open the copy", [&] { catalog.model(made); });
-    return compute(stored, catalog.model(made), mesh, watchdog);
+    return compute(stored, inputs.gates, catalog.model(made), mesh, watchdog);
   } catch (const comm::AgreedError& error) {
     if (error.code() != Exit::kBadData) {
       throw;
@@ -95,7 +96,7 @@ std::vector<float> compute_copy(const ConvertInputs& inputs, const fs::path& mad
 /// Collective over the mesh.
 void compare(const ConvertInputs& inputs, checkpoint::ModelSource& source, const fs::path& made,
              const comm::Mesh& mesh, comm::Watchdog& watchdog) {
-  const std::vector<float> was = compute(inputs.config, source, mesh, watchdog);
+  const std::vector<float> was = compute(inputs.config, inputs.gates, source, mesh, watchdog);
   const std::vector<float> is = compute_copy(inputs, made, mesh, watchdog);
   double differences = 0.0, number = 0.0;
   for (std::size_t i = 0; i < was.size(); ++i) {

@@ -36,7 +36,7 @@ class Blocks {
       : source_(source),
         calibration_(calibration),
         backend_(make_cpu_backend(static_cast<int>(inputs.config.run.threads))),
-        kinds_(checkpoint::stored_kinds(inputs.config.model, inputs.config.router)),
+        kinds_(checkpoint::stored_kinds(inputs.config.model, inputs.config.router, inputs.gates)),
         dtype_(dtype_of(inputs)),
         quantize_(inputs.config.convert.quantize) {}
 
@@ -166,8 +166,8 @@ fs::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& 
   }
   const train::Progress start{
       .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
-  const auto state =
-      train::to_state(start, inputs.config, "", {.vocab_sha256 = sidecars.vocab_sha256});
+  const auto state = train::to_state(start, inputs.config, inputs.gates, "",
+                                     {.vocab_sha256 = sidecars.vocab_sha256});
   fs::path saved = checkpoint::save_checkpoint({.dir = inputs.out,
                                                 .step = 0,
                                                 .state = *state,

@@ -16,6 +16,7 @@ namespace moesaic::cli {
 /// What the job convert reads and makes.
 struct ConvertInputs {
   config::Config config;  // of the model, on the ranks of this job
+  routing::GateState gates = {};
   std::filesystem::path source, out;
   bool to_folder = false;
   const hf::Family* family = nullptr;  // of the folder that is read or written

@@ -6,8 +6,8 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "checkpoint/adopt_pool.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/gate_state.h"
 #include "checkpoint/load_weights.h"
 #include "checkpoint/manifest.h"
 #include "cli/checkpoint_model.h"
@@ -24,7 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Inputs {
-  config::Config config;  // the checkpoint's, on the ranks of this job, with the new pool
+  config::Config config;     // the checkpoint's, on the ranks of this job
+  routing::GateState gates;  // after the change
   fs::path source, out;
   checkpoint::PoolChange change;
 };
@@ -37,7 +38,6 @@ config::Config config_of(checkpoint::ModelSource& source, config::Parsed parsed,
   parsed.config.parallel = keys.parallel;
   parsed.config.run = keys.run;
   parsed.config.run.precision = DType::kF32;
-  adopt_tasks(source.tasks(), parsed.config);
   return config::checked(parsed, ranks);
 }
 
@@ -55,11 +55,12 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog&
   }
   refuse_quantized(source, "change");
   Inputs inputs{.config = config_of(source, parsed, ranks),
+                .gates = {},
                 .source = source.path(),
                 .out = parsed.arguments[2],
                 .change = {}};
-  checkpoint::adopt_pool(source, inputs.config);
-  inputs.change = checkpoint::adopt_change(source, {request}, inputs.config);
+  inputs.gates = checkpoint::gates_of(source, inputs.config);
+  inputs.change = checkpoint::change_gates(source, {request}, inputs.config, inputs.gates);
   return inputs;
 }
 
@@ -81,7 +82,7 @@ files::RunLock claim_output(const fs::path& out, const checkpoint::CheckpointRea
 fs::path save(const Inputs& inputs, const checkpoint::CheckpointReader& checkpoint,
               engine::Instance& instance, const std::function<void()>& on_progress) {
   Json state = checkpoint.state();
-  state["pool"] = inputs.config.model.pool;
+  state["pool"] = inputs.gates.pools;
   std::vector<fs::path> copy;
   for (const std::string& name : checkpoint.sidecar_files()) {
     copy.push_back(inputs.source / name);
@@ -113,7 +114,7 @@ int experts(const config::Parsed& parsed, const comm::Communicator& world,
   comm::Mesh mesh = arrange_ranks(inputs.config, world).mesh;
   std::optional<engine::Instance> instance;
   world.together("change the experts", [&] {
-    instance.emplace(inputs.config, mesh, engine::Use::kTraining);
+    instance.emplace(inputs.config, mesh, engine::Use::kTraining, inputs.gates);
     checkpoint::load_parameters(*instance, source, checkpoint::Load::kAll,
                                 comm::on_loading(watchdog), &inputs.change);
   });

@@ -21,12 +21,9 @@ namespace {
 namespace fs = std::filesystem;
 
 /// What the job reads, checked on every rank.
-struct Inputs {
-  config::Config config;
-  data::ScoreCorpora corpora;
+struct Inputs : InferenceInputs {
   std::optional<text::Tokenizer> tokenizer;  // none: bare shards do not name theirs
   infer::GenerateRules rules;
-  std::string model;  // path and step
 };
 
 std::optional<text::Tokenizer> tokenizer_of(const data::CorpusInfo& corpus,
@@ -55,7 +52,7 @@ std::vector<std::int32_t> ends_of(const checkpoint::ModelSource& source,
 
 void read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog,
                  Inputs& inputs) {
-  inputs.model = read_model_and_corpora(parsed, ranks, catalog, inputs.config, inputs.corpora);
+  static_cast<InferenceInputs&>(inputs) = read_model_and_corpora(parsed, ranks, catalog);
   const config::Config& config = inputs.config;
   const config::GenerateJob& keys = config.generate;
   inputs.tokenizer = tokenizer_of(inputs.corpora.first(), keys);
@@ -94,8 +91,8 @@ void check_outputs_fit(const Inputs& inputs, std::int64_t documents, const fs::p
   const std::int64_t rows = (documents / at_once + 1) * (longest + 1) / config.trace.every;
   files::check_space(
       {space_need(fmt::format("continuations of {} documents", documents), folder, bytes),
-       trace_need(config, ranks, inputs.corpora.tasks().size(), inputs.corpora.names().size(),
-                  rows)},
+       trace_need(config, inputs.gates, ranks, inputs.corpora.tasks().size(),
+                  inputs.corpora.names().size(), rows)},
       "free some, lower generate.max_tokens, raise trace.every, or choose another "
       "generate.output");
 }
@@ -128,7 +125,7 @@ infer::GenerateResult compute(Inputs& inputs, data::Prompts& prompts,
        {"prompts", fmt::format("{} from {} shards", prompts.documents(), inputs.corpora.shards())}},
       config);
   std::optional<engine::Instance> instance;
-  set_up(instance, config, ranks.mesh, catalog, watchdog, engine::Use::kFewRows);
+  set_up(instance, config, inputs.gates, ranks.mesh, catalog, watchdog, engine::Use::kFewRows);
   catalog = {};
   comm::agree_to_go_on("loading", world);
   const infer::GenerateResult result =

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/version.h"
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
 #include "comm/launch.h"
 #include "comm/stop.h"
@@ -18,17 +18,19 @@
 
 namespace moesaic::cli {
 
-std::string read_model_and_corpora(const config::Parsed& parsed, int ranks,
-                                   checkpoint::Catalog& catalog, config::Config& config,
-                                   data::ScoreCorpora& corpora) {
-  config = config::checked(adopt_model(parsed, catalog), ranks);
-  checkpoint::ModelSource& source = catalog.model(config.model.path);
-  checkpoint::adopt_pool(source, config);
-  const std::vector<std::string> tasks = source.tasks();
-  adopt_tasks(tasks, config);
-  corpora = data::ScoreCorpora::open(catalog.corpora(config.data.corpus), tasks);
-  check_vocabulary(source, corpora.first());
-  return source.text();
+InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
+                                       checkpoint::Catalog& catalog) {
+  InferenceInputs inputs{.config = config::checked(adopt_model(parsed, catalog), ranks),
+                         .gates = {},
+                         .corpora = {},
+                         .model = {}};
+  checkpoint::ModelSource& source = catalog.model(inputs.config.model.path);
+  inputs.gates = checkpoint::gates_of(source, inputs.config);
+  inputs.corpora =
+      data::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), source.tasks());
+  check_vocabulary(source, inputs.corpora.first());
+  inputs.model = source.text();
+  return inputs;
 }
 
 std::string provenance(const config::Config& config, const data::ScoreCorpora& corpora,
@@ -84,12 +86,12 @@ void show_start(const Ranks& ranks, std::vector<std::vector<std::string>> rows,
 }
 
 void set_up(std::optional<engine::Instance>& instance, const config::Config& config,
-            const comm::Mesh& mesh, checkpoint::Catalog& catalog, comm::Watchdog& watchdog,
-            engine::Use use) {
+            const routing::GateState& gates, const comm::Mesh& mesh, checkpoint::Catalog& catalog,
+            comm::Watchdog& watchdog, engine::Use use) {
   mesh.world.together("set up the model", [&] {
     checkpoint::ModelSource& source = catalog.model(config.model.path);
     check_folder(source, mesh.world);
-    load_model(instance, config, mesh, use, source, watchdog);
+    load_model(instance, config, gates, mesh, use, source, watchdog);
   });
 }
 

@@ -14,11 +14,15 @@
 // What the jobs score and generate have in common.
 namespace moesaic::cli {
 
-/// Reads the model of model.path and the corpora of data.corpus, checked on every rank. config: the
-/// resolved one. Returns the model's path and step.
-std::string read_model_and_corpora(const config::Parsed& parsed, int ranks,
-                                   checkpoint::Catalog& catalog, config::Config& config,
-                                   data::ScoreCorpora& corpora);
+/// What both read, checked on every rank.
+struct InferenceInputs {
+  config::Config config;  // resolved
+  routing::GateState gates;
+  data::ScoreCorpora corpora;  // of data.corpus
+  std::string model;           // of model.path: path and step
+};
+InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
+                                       checkpoint::Catalog& catalog);
 
 /// A text that names all that a result depends on: program, model, shards, and the keys of the
 /// router, of precision, and of the job (as "score"), but for those that are free. It reads bare
@@ -43,7 +47,7 @@ void show_start(const Ranks& ranks, std::vector<std::vector<std::string>> rows,
 
 /// The model of model.path, ready to compute. Collective over world.
 void set_up(std::optional<engine::Instance>& instance, const config::Config& config,
-            const comm::Mesh& mesh, checkpoint::Catalog& catalog, comm::Watchdog& watchdog,
-            engine::Use use);
+            const routing::GateState& gates, const comm::Mesh& mesh, checkpoint::Catalog& catalog,
+            comm::Watchdog& watchdog, engine::Use use);
 
 }  // namespace moesaic::cli

@@ -12,7 +12,6 @@
 #include "cli/threads.h"
 #include "config/compare.h"
 #include "config/layers.h"
-#include "config/pool.h"
 #include "files/durable.h"
 #include "record/trace.h"
 
@@ -77,11 +76,11 @@ files::SpaceNeed space_need(std::string what, const fs::path& place, double byte
   return {std::move(what), place, std::max(0.0, bytes - files::bytes_below(place))};
 }
 
-files::SpaceNeed trace_need(const config::Config& config, int ranks, std::size_t tasks,
-                            std::size_t corpora, std::int64_t rows) {
+files::SpaceNeed trace_need(const config::Config& config, const routing::GateState& gates,
+                            int ranks, std::size_t tasks, std::size_t corpora, std::int64_t rows) {
   record::TraceAxes axes;
   axes.moe_layers.resize(config::moe_layers(config.model).size());
-  axes.experts = config::expert_numbers(config.model, config.router);
+  axes.experts = routing::expert_numbers(config.model, config.router, gates);
   axes.choices = config.model.top_k;
   axes.phases = {kPhaseNames.begin(), kPhaseNames.end()};
   axes.tasks.resize(tasks);
@@ -113,9 +112,9 @@ Ranks arrange_ranks(config::Config& config, const comm::Communicator& world) {
 }
 
 void load_model(std::optional<engine::Instance>& instance, const config::Config& config,
-                const comm::Mesh& mesh, engine::Use use, checkpoint::ModelSource& source,
-                comm::Watchdog& watchdog) {
-  instance.emplace(config, mesh, use);
+                const routing::GateState& gates, const comm::Mesh& mesh, engine::Use use,
+                checkpoint::ModelSource& source, comm::Watchdog& watchdog) {
+  instance.emplace(config, mesh, use, gates);
   checkpoint::load_parameters(*instance, source, checkpoint::Load::kValues,
                               comm::on_loading(watchdog));
 }

@@ -46,8 +46,8 @@ std::vector<files::RunLock> lock_outputs(const std::vector<std::filesystem::path
 /// What an output of so many bytes will take besides what is there of it already.
 files::SpaceNeed space_need(std::string what, const std::filesystem::path& place, double bytes);
 /// About the space of a trace of so many rows, with these numbers of task and corpus names.
-files::SpaceNeed trace_need(const config::Config& config, int ranks, std::size_t tasks,
-                            std::size_t corpora, std::int64_t rows);
+files::SpaceNeed trace_need(const config::Config& config, const routing::GateState& gates,
+                            int ranks, std::size_t tasks, std::size_t corpora, std::int64_t rows);
 /// Writes the config into run.dir under this name (empty: not), and from now on the log. It makes
 /// the folder; nothing where run.dir is not set.
 void begin_run_dir(const config::Config& config, const std::string& name);
@@ -64,7 +64,7 @@ Ranks arrange_ranks(config::Config& config, const comm::Communicator& world);
 
 /// The model with the values of the source. Not collective.
 void load_model(std::optional<engine::Instance>& instance, const config::Config& config,
-                const comm::Mesh& mesh, engine::Use use, checkpoint::ModelSource& source,
-                comm::Watchdog& watchdog);
+                const routing::GateState& gates, const comm::Mesh& mesh, engine::Use use,
+                checkpoint::ModelSource& source, comm::Watchdog& watchdog);
 
 }  // namespace moesaic::cli

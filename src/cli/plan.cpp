@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
 #include "cli/jobs.h"
 #include "cli/train_inputs.h"
@@ -6,6 +7,15 @@
 #include "plan/report.h"
 
 namespace moesaic::cli {
+namespace {
+
+// Those of model.path; empty: the job begins with a new model.
+routing::GateState gates_of(const config::Config& config, checkpoint::Catalog& catalog) {
+  const std::string& path = config.model.path;
+  return path.empty() ? routing::GateState{} : checkpoint::gates_of(catalog.model(path), config);
+}
+
+}  // namespace
 
 int plan(const config::Parsed& parsed) {
   checkpoint::Catalog catalog;
@@ -13,7 +23,8 @@ int plan(const config::Parsed& parsed) {
   if (parsed.config.plan.job == "train") {
     TrainInputs inputs = read_train_inputs(parsed, ranks, catalog);
     check_targets(inputs);
-    const plan::Estimate estimate = plan::estimate(inputs.config, ranks);
+    const plan::Estimate estimate =
+        plan::estimate(inputs.config, ranks, gates_of(inputs.config, catalog));
     log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
     return 0;
   }
@@ -26,7 +37,8 @@ int plan(const config::Parsed& parsed) {
       config.model.vocab_size = corpus.vocab_size;
     }
   }
-  log::print(plan::report(plan::estimate(config, ranks), config, tokens));
+  log::print(
+      plan::report(plan::estimate(config, ranks, gates_of(config, catalog)), config, tokens));
   return 0;
 }
 

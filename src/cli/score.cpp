@@ -22,12 +22,9 @@ namespace {
 namespace fs = std::filesystem;
 
 /// What the job reads, checked on every rank.
-struct Inputs {
-  config::Config config;
-  data::ScoreCorpora corpora;
+struct Inputs : InferenceInputs {
   std::vector<std::int64_t> shards;  // of this task
   bool first_task = true;
-  std::string model;  // path and step
   std::optional<Reference> reference;
 };
 
@@ -50,10 +47,10 @@ void choose_shards(Inputs& inputs) {
 
 Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog) {
   Inputs inputs;
-  inputs.model = read_model_and_corpora(parsed, ranks, catalog, inputs.config, inputs.corpora);
+  static_cast<InferenceInputs&>(inputs) = read_model_and_corpora(parsed, ranks, catalog);
   choose_shards(inputs);
   if (!inputs.config.score.reference.empty()) {
-    inputs.reference = open_reference(parsed, inputs.config, ranks, catalog);
+    inputs.reference = open_reference(parsed, inputs.config, inputs.gates, ranks, catalog);
   }
   return inputs;
 }
@@ -110,7 +107,7 @@ void check_outputs_fit(const Inputs& inputs, const fs::path& folder, int ranks) 
       (folder == config.score.output ? 0.0 : files::bytes_below(config.score.output));
   files::check_space({{fmt::format("scores of {} shards", inputs.shards.size()), folder,
                        std::max(0.0, score_bytes(inputs) - there)},
-                      trace_need(config, ranks, inputs.corpora.tasks().size(),
+                      trace_need(config, inputs.gates, ranks, inputs.corpora.tasks().size(),
                                  inputs.corpora.names().size(), trace_rows(inputs, ranks))},
                      "free some, raise trace.every, or choose another score.output");
 }
@@ -149,10 +146,10 @@ infer::ScoreResult compute(Inputs& inputs, const record::ScoresOutput& output,
       {"corpus", fmt::format("{} of {} shards", inputs.shards.size(), inputs.corpora.shards())});
   show_start(ranks, rows, config);
   std::optional<engine::Instance> instance, reference;
-  set_up(instance, config, ranks.mesh, catalog, watchdog, engine::Use::kManyRows);
+  set_up(instance, config, inputs.gates, ranks.mesh, catalog, watchdog, engine::Use::kManyRows);
   if (inputs.reference) {
-    set_up(reference, inputs.reference->config, ranks.mesh, catalog, watchdog,
-           engine::Use::kManyRows);
+    set_up(reference, inputs.reference->config, inputs.reference->gates, ranks.mesh, catalog,
+           watchdog, engine::Use::kManyRows);
   }
   catalog = {};
   comm::agree_to_go_on("loading", world);

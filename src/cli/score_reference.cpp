@@ -7,12 +7,11 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
 #include "config/compare.h"
 #include "config/enum_names.h"
 #include "config/layers.h"
-#include "config/pool.h"
 
 namespace moesaic::cli {
 namespace {
@@ -45,17 +44,19 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
   return config::checked(adopt_model(parsed, catalog), ranks);
 }
 
-// The expert pool of each MoE layer, a letter for each expert (config::expert_pool_of).
-std::vector<std::string> pools_of(const config::Config& config) {
+// The expert pool of each MoE layer, a letter for each expert (routing::expert_pool_of).
+std::vector<std::string> pools_of(const config::Config& config, const routing::GateState& gates) {
   std::vector<std::string> expert_pools;
   for (std::size_t layer = 0; layer < config::moe_layers(config.model).size(); ++layer) {
-    expert_pools.push_back(
-        config::expert_pool_of(config.model, config.router, static_cast<std::int64_t>(layer)));
+    expert_pools.push_back(routing::expert_pool_of(config.model, config.router, gates,
+                                                   static_cast<std::int64_t>(layer)));
   }
   return expert_pools;
 }
 
-void check_same_shape(const config::Config& config, const config::Config& other) {
+void check_same_shape(const config::Config& config, const routing::GateState& gates,
+                      const Reference& reference) {
+  const config::Config& other = reference.config;
   const config::Flat theirs = config::flatten(other);
   const std::map<std::string, std::string> values(theirs.begin(), theirs.end());
   std::vector<std::string> lines;
@@ -65,11 +66,11 @@ void check_same_shape(const config::Config& config, const config::Config& other)
                                   values.at(key)));
     }
   }
-  if (config.router.task_names != other.router.task_names) {
+  if (gates.tasks != reference.gates.tasks) {
     lines.emplace_back("its tasks are others");
   }
   const bool by_part = config.score.reference_detail != config::ReferenceDetail::kNone;
-  if (by_part && pools_of(config) != pools_of(other)) {
+  if (by_part && pools_of(config, gates) != pools_of(other, reference.gates)) {
     lines.emplace_back("score.reference_detail compares experts one by one, and its are others");
   }
   if (!lines.empty()) {
@@ -97,8 +98,8 @@ void check_detail(const config::Config& config) {
 
 }  // namespace
 
-Reference open_reference(const config::Parsed& parsed, const config::Config& config, int ranks,
-                         checkpoint::Catalog& catalog) {
+Reference open_reference(const config::Parsed& parsed, const config::Config& config,
+                         const routing::GateState& gates, int ranks, checkpoint::Catalog& catalog) {
   check_detail(config);
   const std::string& name = config.score.reference;
   const bool same = name == "bf16" || name == "fp32";
@@ -106,11 +107,11 @@ Reference open_reference(const config::Parsed& parsed, const config::Config& con
   Reference reference;
   if (same) {
     reference.config = same_model(config, source);
+    reference.gates = gates;
   } else {
     reference.config = other_model(parsed, config, ranks, catalog);
-    checkpoint::adopt_pool(source, reference.config);
-    adopt_tasks(source.tasks(), reference.config);
-    check_same_shape(config, reference.config);
+    reference.gates = checkpoint::gates_of(source, reference.config);
+    check_same_shape(config, gates, reference);
   }
   const config::Run& run = reference.config.run;
   const std::string precision =

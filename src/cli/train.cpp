@@ -123,16 +123,18 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   comm::agree_to_go_on("loading", world);
   watchdog.loading();
   const std::int64_t last_that_stays = last_that_counts(config.checkpoint, origin);
-  on_root(world, "check the outputs",
-          [&] { check_train_outputs(config, world.size(), inputs.corpora, last_that_stays); });
+  on_root(world, "check the outputs", [&] {
+    check_train_outputs(config, inputs.gates, world.size(), inputs.corpora, last_that_stays);
+  });
   Ranks ranks = arrange_ranks(config, world);
-  const plan::Estimate estimate = plan::estimate(config, world.size());
+  const plan::Estimate estimate = plan::estimate(config, world.size(), inputs.gates);
   show_table(config, estimate, ranks, inputs.corpora);
   if (!task_index.empty()) {
     log::info("samples by task: " + task_index.text());
   }
   train::Session session{
       .config = config,
+      .gates = inputs.gates,
       .mesh = ranks.mesh,
       .corpora = inputs.corpora,
       .task_index = task_index,

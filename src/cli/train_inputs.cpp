@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
 #include "config/validate.h"
 #include "files/hdf5/thread.h"
@@ -146,14 +146,14 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::C
       origin.progress.tasks = source.tasks();
       origin.progress.special = source.special_tokens();
     }
-    checkpoint::adopt_pool(source, inputs.config);
+    inputs.gates = checkpoint::gates_of(source, inputs.config);
     tasks = source.tasks();
   }
   train::add_special(inputs.corpora.info(0), origin.progress.special);
   inputs.corpora.join_tasks(tasks);
   inputs.eval_corpora.join_tasks(tasks);
   origin.progress.tasks = tasks;
-  adopt_tasks(tasks, inputs.config);
+  inputs.gates.tasks.assign(tasks.begin() + 1, tasks.end());
 }
 
 }  // namespace moesaic::cli

@@ -10,6 +10,7 @@ namespace moesaic::cli {
 /// What a training reads before it begins, checked: the same for the job and for its plan.
 struct TrainInputs {
   config::Config config;  // model.vocab_size is that of the corpora
+  routing::GateState gates;
   data::Corpora corpora, eval_corpora;
 };
 

@@ -59,11 +59,11 @@ void check_begins_elsewhere(const config::Config& config, std::int64_t last) {
 }
 
 // All that checkpoint.keep keeps, the one being written, and the trace must fit.
-void check_outputs_fit(const config::Config& config, int ranks, const data::Corpora& corpora,
-                       std::int64_t last) {
+void check_outputs_fit(const config::Config& config, const routing::GateState& gates, int ranks,
+                       const data::Corpora& corpora, std::int64_t last) {
   std::vector<files::SpaceNeed> needs;
   if (!config.checkpoint.dir.empty()) {
-    const double each = plan::estimate(config, ranks).checkpoint_bytes;
+    const double each = plan::estimate(config, ranks, gates).checkpoint_bytes;
     const double kept = static_cast<double>(config.checkpoint.keep) * each;
     needs.push_back(
         {fmt::format("checkpoint.keep + 1 = {} checkpoints", config.checkpoint.keep + 1),
@@ -71,7 +71,7 @@ void check_outputs_fit(const config::Config& config, int ranks, const data::Corp
          each + std::max(0.0, kept - bytes_that_count(config.checkpoint.dir, last))});
   }
   const std::int64_t rows = config::total_steps(config) / config.trace.every;
-  needs.push_back(trace_need(config, ranks, task_names_of(corpora), corpora.size(), rows));
+  needs.push_back(trace_need(config, gates, ranks, task_names_of(corpora), corpora.size(), rows));
   if (const std::int64_t steps = config::routing_steps(config.trace, config::total_steps(config));
       steps > 0) {
     needs.push_back(space_need(fmt::format("a routing record of {} steps", steps),
@@ -94,9 +94,9 @@ std::vector<files::RunLock> claim_train_outputs(const config::Config& config) {
   return locks;
 }
 
-void check_train_outputs(const config::Config& config, int ranks, const data::Corpora& corpora,
-                         std::int64_t last) {
-  check_outputs_fit(config, ranks, corpora, last);
+void check_train_outputs(const config::Config& config, const routing::GateState& gates, int ranks,
+                         const data::Corpora& corpora, std::int64_t last) {
+  check_outputs_fit(config, gates, ranks, corpora, last);
   check_begins_elsewhere(config, last);
 }
 

@@ -6,6 +6,7 @@
 #include "config/config.h"
 #include "data/corpora.h"
 #include "files/run_lock.h"
+#include "routing/gate_state.h"
 
 // What a training run writes to; on rank 0. First it is claimed, so that no other job changes what
 // is there; when all has been checked, it is begun.
@@ -18,8 +19,8 @@ std::vector<files::RunLock> claim_train_outputs(const config::Config& config);
 /// Throws if the run does not fit, or would leave behind the checkpoint that it begins with. last:
 /// the last step of which checkpoints count: a run that begins anew (-1), or at one that it names,
 /// leaves those of later steps behind.
-void check_train_outputs(const config::Config& config, int ranks, const data::Corpora& corpora,
-                         std::int64_t last);
+void check_train_outputs(const config::Config& config, const routing::GateState& gates, int ranks,
+                         const data::Corpora& corpora, std::int64_t last);
 
 /// From now on the run's files are changed.
 void begin_train_outputs(const config::Config& config, std::int64_t last);

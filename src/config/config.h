@@ -75,11 +75,6 @@ struct Model {
   double rope_attention_factor = 0.0;                   // 0: derived
   double rope_mscale = 0.0, rope_mscale_all_dim = 0.0;  // 0: none
   bool rope_truncate = true;
-  /// No key: the experts of each MoE layer by number, r regular, s spare, x retired, as a
-  /// checkpoint has them. Empty: as the keys say.
-  std::vector<std::string> pool = {};
-  /// No key: their measured loads, where parallel.placement asks for them. [MoE layer][E]
-  std::vector<std::vector<float>> load = {};
 };
 
 struct Router {
@@ -104,8 +99,6 @@ struct Router {
   bool eval_capacity = false;
   Force force = Force::kNone;  // for measurements
   std::int64_t tasks = 0;      // 0: the corpus's
-  /// No key: the tasks that the gate has weights for, in their order.
-  std::vector<std::string> task_names = {};
 };
 
 /// A name and its share of a whole; shares need not sum to 1.

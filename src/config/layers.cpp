@@ -47,4 +47,8 @@ std::int64_t shared_width(const Model& model) {
              : model.shared_experts * model.expert_d_ff;
 }
 
+std::int64_t expert_ranks(const Parallel& parallel) {
+  return parallel.ep * (parallel.expert_tp == 1 ? parallel.tp : 1);
+}
+
 }  // namespace moesaic::config

@@ -23,4 +23,7 @@ std::int64_t value_width(const Model& model);
 /// Hidden width of the shared experts together.
 std::int64_t shared_width(const Model& model);
 
+/// Ranks that share out the whole experts of a layer.
+std::int64_t expert_ranks(const Parallel& parallel);
+
 }  // namespace moesaic::config

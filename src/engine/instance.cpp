@@ -54,11 +54,12 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
       ledger);
 }
 
-Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use)
+Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use use,
+                   const routing::GateState& gates)
     : mesh(the_mesh),
       placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
-      transformer(parameters, config.model, config.router, placement),
+      transformer(parameters, config.model, config.router, placement, gates),
       compute_(config.run.precision),
       recompute_(config.train.recompute) {
   for (const comm::Group group : comm::kTracedGroups) {

@@ -22,8 +22,10 @@ enum class Use { kTraining, kManyRows, kFewRows };
 /// A model on this rank: its device, its share of the parameters, and the groups it talks to.
 class Instance {
  public:
-  /// The config must be resolved, vocab_size included. The mesh must outlive it.
-  Instance(const config::Config& config, const comm::Mesh& mesh, Use use);
+  /// The config must be resolved, vocab_size included. The mesh must outlive it. gates: as the
+  /// checkpoint has them that gives the values, else empty.
+  Instance(const config::Config& config, const comm::Mesh& mesh, Use use,
+           const routing::GateState& gates = {});
   ~Instance();
 
   /// One of comm::kTracedGroups.

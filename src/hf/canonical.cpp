@@ -52,8 +52,6 @@ void canonicalise_ffn(config::Model& m) {
 
 void canonicalise(config::Model& model, config::Router& router) {
   model.path.clear();
-  model.pool.clear();
-  model.load.clear();
   canonicalise_attention(model);
   canonicalise_ffn(model);
   config::Router kept{.score = router.score,

@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/stop.h"
-#include "config/pool.h"
 #include "config/wall_time.h"
 #include "engine/pipeline.h"
 #include "files/hdf5/thread.h"
@@ -72,8 +71,7 @@ Generator::Generator(const GenerateJob& job, std::vector<std::int64_t> parts, st
       wall_(config::wall_seconds(job.config.run)),
       cache_(instance_.transformer.make_cache(instance_.context(), pages)),
       ctx_(instance_.context()),
-      stats_(std::ssize(instance_.transformer.moe_layers()),
-             config::expert_numbers(job.config.model, job.config.router),
+      stats_(std::ssize(instance_.transformer.moe_layers()), instance_.transformer.experts(),
              std::ssize(job.corpora.tasks()), job.config.model.top_k),
       scheduler_(job.rules, pages),
       source_(job.prompts, std::move(parts)),

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "config/layers.h"
-#include "config/pool.h"
 #include "engine/pipeline.h"
 
 namespace moesaic::infer {
@@ -23,7 +22,7 @@ ScoreReference::ScoreReference(engine::Instance& reference, engine::Instance& mo
   if (by_expert_) {
     details_.expert_layers = config::moe_layers(config.model);
     expert_errors_.emplace(model.transformer, model.context(ctx.clock),
-                           config::expert_numbers(config.model, config.router));
+                           model.transformer.experts());
   }
 }
 

@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "comm/stop.h"
-#include "config/pool.h"
 #include "config/wall_time.h"
 #include "data/prefetch.h"
 #include "engine/pipeline.h"
@@ -114,8 +113,7 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
              .batch = job.config.score.batch},
       wall_(config::wall_seconds(job.config.run)),
       ctx_(instance_.context()),
-      stats_(std::ssize(instance_.transformer.moe_layers()),
-             config::expert_numbers(job.config.model, job.config.router),
+      stats_(std::ssize(instance_.transformer.moe_layers()), instance_.transformer.experts(),
              std::ssize(job.corpora.tasks()), job.config.model.top_k),
       recorder_(job.config, instance_, job.corpora, last_step, all_tokens) {
   job_.watchdog.follow(&instance_.clock);

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "config/layers.h"
-#include "config/pool.h"
 #include "model/device_batch.h"
 
 namespace moesaic::model {
@@ -33,7 +32,7 @@ Head make_head(Parameters& parameters, const std::optional<Embedding>& embedding
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
                     const std::vector<routing::ExpertPool>& expert_pools,
-                    const Placement& placement) {
+                    const std::vector<std::string>& tasks, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   if (!config::has_experts(model, layer)) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
@@ -44,8 +43,8 @@ Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
     moe_layer += config::has_experts(model, before) ? 1 : 0;
   }
   return Moe(parameters, prefix, model, router, moe_layer,
-             expert_pools[static_cast<std::size_t>(moe_layer)], init_std(model), output_std(model),
-             placement);
+             expert_pools[static_cast<std::size_t>(moe_layer)], tasks, init_std(model),
+             output_std(model), placement);
 }
 
 Block::SelfAttention make_attention(Parameters& parameters, const config::Model& model,
@@ -60,7 +59,7 @@ Block::SelfAttention make_attention(Parameters& parameters, const config::Model&
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
                  std::int64_t layer, const std::vector<routing::ExpertPool>& expert_pools,
-                 const Placement& placement) {
+                 const std::vector<std::string>& tasks, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
   const RmsNorm attention_norm(parameters, prefix + "input_layernorm.weight", model.d_model, eps,
@@ -69,22 +68,23 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
                          placement);
   return {attention_norm, std::move(attention), ffn_norm,
-          make_ffn(parameters, model, router, layer, expert_pools, placement)};
+          make_ffn(parameters, model, router, layer, expert_pools, tasks, placement)};
 }
 
 }  // namespace
 
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
-                         const config::Router& router, const Placement& placement)
+                         const config::Router& router, const Placement& placement,
+                         const routing::GateState& gates)
     : width_(model.d_model), moe_layers_(config::moe_layers(model)) {
   if (placement.is_first()) {
     embedding_.emplace(parameters, model, placement);
   }
   for (std::int64_t moe_layer = 0; moe_layer < std::ssize(moe_layers_); ++moe_layer) {
     expert_pools_.push_back(routing::make_expert_pool(
-        config::expert_pool_of(model, router, moe_layer), placement.expert_ranks,
-        model.load.empty() ? std::span<const float>()
-                           : model.load.at(static_cast<std::size_t>(moe_layer))));
+        routing::expert_pool_of(model, router, gates, moe_layer), placement.expert_ranks,
+        gates.loads.empty() ? std::span<const float>()
+                            : gates.loads.at(static_cast<std::size_t>(moe_layer))));
   }
   const int all_chunks = placement.stages * placement.chunks;
   for (int c = placement.stage; c < all_chunks; c += placement.stages) {
@@ -94,7 +94,7 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
       parameters.begin_part();
       chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
       chunk.blocks.push_back(
-          make_block(parameters, model, router, layer, expert_pools_, placement));
+          make_block(parameters, model, router, layer, expert_pools_, gates.tasks, placement));
     }
   }
   parameters.begin_part();

@@ -8,6 +8,7 @@
 #include "model/layers/embedding.h"
 #include "model/layers/head.h"
 #include "model/parameter/parameters.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::model {
 
@@ -24,8 +25,9 @@ class Transformer {
     RmsNorm::Saved norm;
   };
 
+  /// gates: as the checkpoint has them that gives the values, else empty.
   Transformer(Parameters& parameters, const config::Model& model, const config::Router& router,
-              const Placement& placement);
+              const Placement& placement, const routing::GateState& gates = {});
 
   /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
   /// Returns (t, D) fp32 for the next chunk; the last of all: (t, D) compute, what the head reads.
@@ -49,6 +51,8 @@ class Transformer {
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
   /// The expert pool of each MoE layer of the whole model.
   const std::vector<routing::ExpertPool>& expert_pools() const { return expert_pools_; }
+  /// All numbers that experts have or had; the same in every layer, 0 where none has experts.
+  std::int64_t experts() const { return expert_pools_.empty() ? 0 : expert_pools_.front().size(); }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;
 

@@ -5,7 +5,6 @@
 
 #include "base/share.h"
 #include "config/layers.h"
-#include "config/pool.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"
 
@@ -60,9 +59,10 @@ Numbers dense_layer(const config::Config& config, const Layout& layout, double t
 
 /// A row's input, gate, up and output are kept, not the product; of the router logits, scores and
 /// who else would do, choices, weights and places.
-Numbers moe_layer(const config::Config& config, const Layout& layout, double tokens, double rows) {
+Numbers moe_layer(const config::Config& config, const Layout& layout,
+                  const routing::GateState& gates, double tokens, double rows) {
   const config::Model& m = config.model;
-  const std::int64_t experts = config::expert_numbers(m, config.router);
+  const std::int64_t experts = routing::expert_numbers(m, config.router, gates);
   Numbers n = attention_part(config, layout, tokens);
   n.compute += tokens * real(3 * config::shared_width(m)) / real(layout.tp) +
                rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
@@ -113,10 +113,10 @@ Weights weights_of(RankModel& rank, const config::Config& config, bool training)
 /// The same of the rank of tp that has most of them: quantized columns are block-aligned, which may
 /// make a rank in the middle the largest.
 Weights most_weights(const config::Config& config, const Layout& layout, std::int64_t stage,
-                     bool training) {
+                     bool training, const routing::GateState& gates) {
   Weights most;
   for (std::int64_t rank = layout.tp - 1; rank >= 0; --rank) {
-    RankModel model(config, layout, stage, rank);
+    RankModel model(config, layout, stage, gates, rank);
     const Weights weights = weights_of(model, config, training);
     most = weights.sum() > most.sum() ? weights : most;
     if (training || !config.run.quantize) {
@@ -169,8 +169,8 @@ double sent_rows(const config::Config& config, const Layout& layout, double toke
   return layout.folded ? all / real(layout.tp) : all;
 }
 
-double quantized_bytes(const config::Config& config) {
-  const RankModel whole(config, {}, 0);
+double quantized_bytes(const config::Config& config, const routing::GateState& gates) {
+  const RankModel whole(config, {}, 0, gates);
   double bytes = 0.0;
   for (const model::Parameter& p : whole.parameters.all()) {
     const bool packed = p.spec.in_products && p.spec.packable && !p.spec.looked_up;
@@ -180,7 +180,8 @@ double quantized_bytes(const config::Config& config) {
 }
 
 double page_bytes(const config::Config& config, const Layout& layout, std::int64_t stage) {
-  return real(RankModel(config, layout, stage).transformer.page_elements()) * compute_width(config);
+  return real(RankModel(config, layout, stage, {}).transformer.page_elements()) *
+         compute_width(config);
 }
 
 double most_page_bytes(const config::Config& config, const Layout& layout) {
@@ -219,7 +220,7 @@ namespace {
 // Adds what score.reference needs: a second model and its logits. One from a path counts as
 // unquantized.
 void add_reference(const config::Config& config, const Layout& layout, std::int64_t stage,
-                   Memory& memory) {
+                   const routing::GateState& gates, Memory& memory) {
   const std::string& name = config.score.reference;
   if (config.plan.job != "score" || name.empty()) {
     return;
@@ -230,7 +231,7 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
   if (name == "bf16" || name == "fp32") {
     other.run.precision = name == "bf16" ? DType::kBf16 : DType::kF32;
   }
-  const Memory second = memory_per_rank(other, layout, stage, false);
+  const Memory second = memory_per_rank(other, layout, stage, false, gates);
   memory.weights += second.weights;
   memory.copies += second.copies;
   memory.logits += second.logits;
@@ -239,7 +240,7 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
 }  // namespace
 
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
-                       bool training) {
+                       bool training, const routing::GateState& gates) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
@@ -248,10 +249,11 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
   const double width = compute_width(config);
   const double dense_bytes = s.dense > 0 ? dense_layer(config, layout, tokens).bytes(width) : 0.0;
-  const double moe_bytes = s.moe > 0 ? moe_layer(config, layout, tokens, rows).bytes(width) : 0.0;
+  const double moe_bytes =
+      s.moe > 0 ? moe_layer(config, layout, gates, tokens, rows).bytes(width) : 0.0;
 
   Memory memory;
-  const Weights weights = most_weights(config, layout, stage, training);
+  const Weights weights = most_weights(config, layout, stage, training, gates);
   memory.weights = weights.fp32;
   memory.copies = weights.in_products;
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
@@ -262,10 +264,10 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   memory.cache = config.plan.job == "generate" ? cache_bytes(config, layout, stage) : 0.0;
   if (!training) {
     memory.activations = std::max(dense_bytes, moe_bytes);
-    add_reference(config, layout, stage, memory);
+    add_reference(config, layout, stage, gates, memory);
     return memory;
   }
-  const Held held = held_by(RankModel(config, layout, stage));
+  const Held held = held_by(RankModel(config, layout, stage, gates));
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.replicas()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.dp) : 1.0;

@@ -7,6 +7,7 @@
 
 #include "config/config.h"
 #include "plan/layout.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::plan {
 
@@ -39,9 +40,9 @@ std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 /// Bytes on one rank of a stage, by class; the config must be resolved. `training` adds gradients,
 /// moments and what backward needs.
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
-                       bool training);
+                       bool training, const routing::GateState& gates = {});
 
 /// Bytes of a checkpoint that convert.quantize = run.quantize makes, with all else in fp32.
-double quantized_bytes(const config::Config& config);
+double quantized_bytes(const config::Config& config, const routing::GateState& gates = {});
 
 }  // namespace moesaic::plan

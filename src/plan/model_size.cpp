@@ -51,8 +51,8 @@ Count ModelSize::sum() const {
   return all;
 }
 
-ModelSize model_size(const config::Config& config) {
-  const RankModel whole(config, {}, 0);
+ModelSize model_size(const config::Config& config, const routing::GateState& gates) {
+  const RankModel whole(config, {}, 0, gates);
   ModelSize size;
   for (const model::Parameter& parameter : whole.parameters.all()) {
     for (const model::PublicTensor& tensor : parameter.spec.tensors) {

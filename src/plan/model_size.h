@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "config/config.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::plan {
 
@@ -31,7 +32,7 @@ struct ModelSize {
 };
 
 /// Parameters by class of the model of a resolved config.
-ModelSize model_size(const config::Config& config);
+ModelSize model_size(const config::Config& config, const routing::GateState& gates = {});
 
 /// Multiplications and additions for one token: 2 for each active weight of a matrix product, and
 /// causal attention over its share of a sequence of `length` tokens.

@@ -21,8 +21,9 @@ model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int
 }  // namespace
 
 RankModel::RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
-                     std::int64_t tp_rank)
-    : transformer(parameters, config.model, config.router, placement_of(layout, stage, tp_rank)) {}
+                     const routing::GateState& gates, std::int64_t tp_rank)
+    : transformer(parameters, config.model, config.router, placement_of(layout, stage, tp_rank),
+                  gates) {}
 
 Held held_by(const RankModel& rank) {
   Held held;

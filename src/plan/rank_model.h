@@ -15,7 +15,7 @@ struct RankModel {
 
   /// The config must be resolved. tp_rank: negative: the last.
   RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
-            std::int64_t tp_rank = -1);
+            const routing::GateState& gates, std::int64_t tp_rank = -1);
 };
 
 /// Parameters that one rank holds.

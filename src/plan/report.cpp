@@ -155,21 +155,21 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
 
 }  // namespace
 
-Estimate estimate(const config::Config& config, int ranks) {
+Estimate estimate(const config::Config& config, int ranks, const routing::GateState& gates) {
   const bool training = config.plan.job == "train";
   const bool scoring = config.plan.job == "score";
   Estimate e;
   e.job = config.plan.job;
-  e.size = model_size(config);
+  e.size = model_size(config, gates);
   e.layout = Layout::of(config, ranks);
   e.flop = flop_per_token(config.model, e.size,
                           training  ? config.data.seq_len
                           : scoring ? config.score.window
                                     : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
-    const Memory memory = memory_per_rank(config, e.layout, stage, training);
+    const Memory memory = memory_per_rank(config, e.layout, stage, training, gates);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
-    const Traffic traffic = training ? traffic_per_step(config, e.layout, stage) : Traffic{};
+    const Traffic traffic = training ? traffic_per_step(config, e.layout, stage, gates) : Traffic{};
     e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;
   }
   if (training) {
@@ -184,7 +184,7 @@ Estimate estimate(const config::Config& config, int ranks) {
     e.step_seconds = predicted_seconds(e, config, ranks);
   }
   if (!training && config.run.quantize.has_value()) {
-    e.quantized_bytes = quantized_bytes(config);
+    e.quantized_bytes = quantized_bytes(config, gates);
   }
   return e;
 }

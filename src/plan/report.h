@@ -7,6 +7,7 @@
 #include "plan/memory.h"
 #include "plan/model_size.h"
 #include "plan/traffic.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::plan {
 
@@ -26,7 +27,8 @@ struct Estimate {
   double step_seconds = 0.0;      // from plan.flops and plan.network; 0: not known
 };
 /// Plans config.plan.job on so many ranks; resolve sets plan.job for the jobs themselves.
-Estimate estimate(const config::Config& config, int ranks);
+/// gates: as the checkpoint has them that the job begins with, else empty.
+Estimate estimate(const config::Config& config, int ranks, const routing::GateState& gates = {});
 
 /// The table that `plan` prints and that training begins with; ends in a newline. corpus_tokens: 0
 /// if unknown.

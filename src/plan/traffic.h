@@ -6,6 +6,7 @@
 #include "comm/groups.h"
 #include "config/config.h"
 #include "plan/layout.h"
+#include "routing/gate_state.h"
 
 namespace moesaic::plan {
 
@@ -20,6 +21,7 @@ class Traffic {
  private:
   std::array<double, comm::kGroupCount> bytes_{};
 };
-Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage);
+Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
+                         const routing::GateState& gates = {});
 
 }  // namespace moesaic::plan

@@ -25,8 +25,7 @@ JobTrace::JobTrace(const config::Config& config, engine::Instance& instance,
       return;
     }
     const config::Trace& trace = config.trace;
-    const TraceAxes axes =
-        trace_axes(config, instance.mesh, instance.transformer.moe_layers(), tasks, corpora);
+    const TraceAxes axes = trace_axes(config, instance, tasks, corpora);
     at_start([&] {
       writer_ = last_step ? TraceWriter::resume(trace.path, axes, trace.flush, *last_step)
                           : TraceWriter::create(trace.path, axes, trace.flush);

@@ -16,7 +16,6 @@
 #include "base/version.h"
 #include "comm/launch.h"
 #include "config/compare.h"
-#include "config/pool.h"
 #include "engine/instance.h"
 #include "files/hdf5/version.h"
 
@@ -143,19 +142,18 @@ void fill_times(TraceRow& row, const PhaseClock::Seconds& phases, double waited,
   row.peak_memory = world.all_reduce(peak_memory(), comm::Reduce::kMax);
 }
 
-TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
-                     const std::vector<std::int64_t>& moe_layers,
+TraceAxes trace_axes(const config::Config& config, const engine::Instance& instance,
                      const std::vector<std::string>& tasks,
                      const std::vector<std::string>& corpora) {
-  return {.moe_layers = moe_layers,
-          .experts = config::expert_numbers(config.model, config.router),
+  return {.moe_layers = instance.transformer.moe_layers(),
+          .experts = instance.transformer.experts(),
           .choices = config.model.top_k,
           .phases = {kPhaseNames.begin(), kPhaseNames.end()},
           .tasks = tasks,
           .corpora = corpora,
           .groups = comm::traced_names(),
-          .ranks = mesh.world.size(),
-          .attributes = attributes(config, mesh)};
+          .ranks = instance.mesh.world.size(),
+          .attributes = attributes(config, instance.mesh)};
 }
 
 }  // namespace moesaic::record

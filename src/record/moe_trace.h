@@ -7,6 +7,7 @@
 #include "base/phase_clock.h"
 #include "comm/mesh.h"
 #include "config/config.h"
+#include "engine/instance.h"
 #include "model/moe_stats.h"
 #include "record/trace.h"
 #include "routing/expert_pool.h"
@@ -25,8 +26,7 @@ void fill_times(TraceRow& row, const PhaseClock::Seconds& phases, double waited,
                 const comm::Communicator& world);
 
 /// The axes and attributes of this job's trace. The config must be resolved.
-TraceAxes trace_axes(const config::Config& config, const comm::Mesh& mesh,
-                     const std::vector<std::int64_t>& moe_layers,
+TraceAxes trace_axes(const config::Config& config, const engine::Instance& instance,
                      const std::vector<std::string>& tasks,
                      const std::vector<std::string>& corpora);
 

@@ -23,7 +23,7 @@ struct ExpertPool {
   std::vector<std::int32_t> state_numbers() const;  // [E], as the trace has them
 };
 
-/// states: a letter for each expert (config::expert_pool_of). Regular experts and spares are each
+/// states: a letter for each expert (expert_pool_of). Regular experts and spares are each
 /// spread over the ranks in blocks as equal as can be; with a load of each expert they go, the
 /// busiest first, to the rank with the least load so far, while the numbers of ranks differ by one
 /// at most.

@@ -209,7 +209,8 @@ bool Loop::save() {
   const auto blocks = checkpoint::blocks_to_save(instance_);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
-  const auto state = to_state(progress_, config_, instance_.mesh.layout.text(), session_.data);
+  const auto state =
+      to_state(progress_, config_, session_.gates, instance_.mesh.layout.text(), session_.data);
   std::vector<std::filesystem::path> copy;
   if (!session_.corpora.info(0).tokenizer.empty()) {
     copy.push_back(session_.corpora.info(0).tokenizer);
@@ -275,7 +276,7 @@ std::optional<ExpertChange> Loop::wanted_change() {
   }
   try {
     change.requests = config::read_requests(text, config_.run.control);
-    checkpoint::change_pools(config_, change.requests, {});
+    checkpoint::change_pools(config_, session_.gates, change.requests, {});
     if (config_.checkpoint.dir.empty()) {
       throw Error(Exit::kUsage, config_.run.control + " needs run.dir or checkpoint.dir");
     }

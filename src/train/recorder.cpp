@@ -18,7 +18,7 @@ record::RoutingAxes routing_axes(const config::Config& config, const engine::Ins
                                  const std::vector<std::string>& tasks,
                                  const std::vector<std::string>& corpora) {
   const std::vector<std::int64_t>& layers = instance.transformer.moe_layers();
-  record::TraceAxes trace = record::trace_axes(config, instance.mesh, layers, tasks, corpora);
+  record::TraceAxes trace = record::trace_axes(config, instance, tasks, corpora);
   return {.moe_layers = layers,
           .experts = trace.experts,
           .choices = trace.choices,

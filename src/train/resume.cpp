@@ -13,7 +13,6 @@
 #include "checkpoint/checkpoint.h"
 #include "config/compare.h"
 #include "config/layers.h"
-#include "config/pool.h"
 
 namespace moesaic::train {
 namespace {
@@ -110,7 +109,8 @@ void add_special(const data::CorpusInfo& corpus, hf::SpecialTokens& special) {
 }
 
 std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
-                                     const std::string& layout, const RunData& data) {
+                                     const routing::GateState& gates, const std::string& layout,
+                                     const RunData& data) {
   Json flat;
   for (const auto& [key, value] : config::flatten(config)) {
     flat[key] = value;
@@ -118,7 +118,7 @@ std::shared_ptr<const Json> to_state(const Progress& progress, const config::Con
   std::vector<std::string> pool;
   const auto layers = std::ssize(config::moe_layers(config.model));
   for (std::int64_t layer = 0; layer < layers; ++layer) {
-    pool.push_back(config::expert_pool_of(config.model, config.router, layer));
+    pool.push_back(routing::expert_pool_of(config.model, config.router, gates, layer));
   }
   const Json state{{"step", progress.step},
                    {"cursor", progress.cursor},

@@ -10,6 +10,7 @@
 #include "config/config.h"
 #include "data/corpora.h"
 #include "hf/folder.h"
+#include "routing/gate_state.h"
 
 namespace moesaic {
 class Json;
@@ -53,7 +54,8 @@ void add_special(const data::CorpusInfo& corpus, hf::SpecialTokens& special);
 
 /// The "state" of a checkpoint's manifest.
 std::shared_ptr<const Json> to_state(const Progress& progress, const config::Config& config,
-                                     const std::string& layout, const RunData& data);
+                                     const routing::GateState& gates, const std::string& layout,
+                                     const RunData& data);
 Progress from_state(const Json& state);
 /// The config that the state was saved with.
 config::Config config_of(const Json& state);

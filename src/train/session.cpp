@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 #include "checkpoint/load_weights.h"
 #include "config/validate.h"
 #include "train/control_file.h"
@@ -62,7 +62,8 @@ void load_changed(const ExpertChange& wanted, Session& session) {
   std::optional<checkpoint::PoolChange> change;
   std::string refused;
   try {
-    change = checkpoint::adopt_change(*session.origin.source, wanted.requests, session.config);
+    change = checkpoint::change_gates(*session.origin.source, wanted.requests, session.config,
+                                      session.gates);
   } catch (const Error& error) {
     if (error.code() != Exit::kUsage) {  // a file that this rank cannot read
       throw;
@@ -86,7 +87,9 @@ void start_again(const Outcome& outcome, Session& session) {
     origin.source = &session.catalog.model(*origin.resume);
     origin.progress = from_state(origin.source->checkpoint()->state());
     add_special(session.corpora.info(0), origin.progress.special);
-    checkpoint::adopt_pool(*origin.source, session.config);
+    std::vector<std::string> tasks = std::move(session.gates.tasks);  // of this run
+    session.gates = checkpoint::gates_of(*origin.source, session.config);
+    session.gates.tasks = std::move(tasks);
   });
   world.together(kWhat, [&] {
     if (outcome.experts) {
@@ -103,7 +106,7 @@ void start_again(const Outcome& outcome, Session& session) {
 void load(Session& session, const checkpoint::PoolChange* change) {
   Origin& origin = session.origin;
   engine::Instance& instance =
-      session.instance.emplace(session.config, session.mesh, engine::Use::kTraining);
+      session.instance.emplace(session.config, session.mesh, engine::Use::kTraining, session.gates);
   if (origin.source == nullptr) {
     instance.parameters.initialise(*instance.backend, session.config.train.seed);
   } else {

@@ -28,7 +28,8 @@ struct Origin {
 /// A training from its first start to its end. It starts again after a spike, or with other
 /// experts. All that it refers to must outlive it.
 struct Session {
-  config::Config& config;  // resolved; its expert pool follows the run's
+  const config::Config& config;  // resolved
+  routing::GateState gates = {};
   const comm::Mesh& mesh;
   data::Corpora& corpora;
   data::TaskIndex& task_index;   // of the corpora; empty without data.task_weights

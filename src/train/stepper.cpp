@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "checkpoint/load_weights.h"
-#include "config/pool.h"
 #include "config/routing_steps.h"
 #include "model/routing_recorder.h"
 #include "train/optimizer.h"
@@ -21,9 +20,8 @@ Stepper::Stepper(const config::Config& config, engine::Instance& instance, std::
       instance_(instance),
       step_tokens_(config.train.batch * config.data.seq_len),
       ctx_(instance.context()),
-      stats_(std::ssize(instance.transformer.moe_layers()),
-             config::expert_numbers(config.model, config.router), static_cast<std::int64_t>(tasks),
-             config.model.top_k),
+      stats_(std::ssize(instance.transformer.moe_layers()), instance.transformer.experts(),
+             static_cast<std::int64_t>(tasks), config.model.top_k),
       task_tokens_(tasks, 0.0),
       buffer_(instance, config.router.gradient_buffer) {
   ctx_.batch.step_tokens = step_tokens_;

@@ -32,8 +32,8 @@ ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts,
 
 Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
          const config::Router& options, std::int64_t moe_layer,
-         const routing::ExpertPool& expert_pool, double init_std, double output_std,
-         const Placement& placement)
+         const routing::ExpertPool& expert_pool, const std::vector<std::string>& tasks,
+         double init_std, double output_std, const Placement& placement)
     : moe_layer_(moe_layer),
       top_k_(model.top_k),
       capacity_(options.capacity),
@@ -41,7 +41,8 @@ Moe::Moe(Parameters& parameters, const std::string& prefix, const config::Model&
       overflow_(options.overflow),
       folded_(placement.folded),
       expert_pool_(expert_pool),
-      router_(parameters, prefix, model, options, moe_layer, expert_pool, init_std, placement),
+      router_(parameters, prefix, model, options, moe_layer, expert_pool, tasks, init_std,
+              placement),
       experts_(parameters, prefix + "experts.",
                expert_pool.of_rank[static_cast<std::size_t>(placement.expert_rank)], model,
                init_std, output_std, options.gradient_buffer > 0, placement),

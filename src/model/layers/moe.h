@@ -32,7 +32,8 @@ class Moe {
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Moe(Parameters& parameters, const std::string& prefix, const config::Model& model,
       const config::Router& options, std::int64_t moe_layer, const routing::ExpertPool& expert_pool,
-      double init_std, double output_std, const Placement& placement);
+      const std::vector<std::string>& tasks, double init_std, double output_std,
+      const Placement& placement);
 
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;  // dx: fp32

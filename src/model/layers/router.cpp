@@ -71,14 +71,15 @@ ParameterSpec task_spec(const std::string& prefix, const std::vector<std::string
 
 Router::Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
                const config::Router& options, std::int64_t moe_layer,
-               const routing::ExpertPool& expert_pool, double init_std, const Placement& placement)
+               const routing::ExpertPool& expert_pool, const std::vector<std::string>& tasks,
+               double init_std, const Placement& placement)
     : options_(route_options(model, options)),
       force_(options.force),
       aux_scope_(options.aux_scope),
       aux_loss_(options.aux_loss),
       z_loss_(options.z_loss),
       moe_layer_(moe_layer),
-      tasks_(std::ssize(options.task_names)),
+      tasks_(std::ssize(tasks)),
       expert_pool_(expert_pool),
       gate_(parameters.add(
           gate_spec(prefix + "gate.weight",
@@ -97,8 +98,7 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
                                        {model.head_dim, model.d_model}, init_std, placement));
   }
   if (options.task_gate && tasks_ > 0) {
-    task_weights_ =
-        &parameters.add(task_spec(prefix, options.task_names, expert_pool.size(), placement));
+    task_weights_ = &parameters.add(task_spec(prefix, tasks, expert_pool.size(), placement));
   }
   if (options.balance == config::Balance::kBias) {
     bias_ = &parameters.add(

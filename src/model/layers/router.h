@@ -42,7 +42,8 @@ class Router {
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
   Router(Parameters& parameters, const std::string& prefix, const config::Model& model,
          const config::Router& options, std::int64_t moe_layer,
-         const routing::ExpertPool& expert_pool, double init_std, const Placement& placement);
+         const routing::ExpertPool& expert_pool, const std::vector<std::string>& tasks,
+         double init_std, const Placement& placement);
 
   /// with_selection: the choices may be rerouted. Collective over tp.
   Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;

@@ -41,7 +41,7 @@ Extents extents_of(const Shape& shape) {
 void save(const config::Config& config, DType type, const std::filesystem::path& dir,
           const comm::Communicator& world) {
   const auto backend = make_cpu_backend(1);
-  auto kinds = stored_kinds(config.model, config.router);
+  auto kinds = stored_kinds(config.model, config.router, {});
   model::Parameters parameters;
   const model::Transformer transformer(parameters, config.model, config.router, model::Placement{});
   std::vector<BlockToSave> blocks;

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "config/layers.h"
-#include "config/pool.h"
 #include "mpi/engine/layouts.h"
 #include "plan/traffic.h"
 #include "support/golden.h"
@@ -84,9 +83,15 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     }
   }
 
+  /// A task gate knows the tasks of the batch.
+  static routing::GateState gates_of(const config::Config& config) {
+    return config.router.task_gate ? routing::GateState{.tasks = {"code", "prose"}}
+                                   : routing::GateState{};
+  }
+
   model::MoeStats stats_of(const config::Config& config) const {
-    return {layers(), config::expert_numbers(config.model, config.router), kTasks,
-            config.model.top_k};
+    return {layers(), routing::expert_numbers(config.model, config.router, gates_of(config)),
+            kTasks, config.model.top_k};
   }
 
   // One step's loss and summed gradients. Row i is the micro-batch of replica i mod replicas.
@@ -129,7 +134,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
   // Collective over the mesh.
   Outcome train(const config::Config& config, const comm::Mesh& mesh, std::int64_t steps,
                 const Outcome* serial) const {
-    engine::Instance instance(config, mesh, engine::Use::kTraining);
+    engine::Instance instance(config, mesh, engine::Use::kTraining, gates_of(config));
     set_values(instance);
     model::MoeStats stats = stats_of(config);
     train::GradientBuffer buffer(instance, config.router.gradient_buffer);
@@ -257,13 +262,13 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     }
     SCOPED_TRACE(text_of(config));
     const comm::Mesh& mesh = meshes_.of(config);
-    engine::Instance instance(config, mesh, engine::Use::kTraining);
+    engine::Instance instance(config, mesh, engine::Use::kTraining, gates_of(config));
     set_values(instance);
     model::MoeStats stats = stats_of(config);
     evaluate(instance, stats);
     train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
     const plan::Traffic traffic =
-        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank());
+        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank(), gates_of(config));
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
       return mesh[comm::Group::kTp].all_reduce(bytes, comm::Reduce::kSum);

@@ -73,7 +73,6 @@ void moves(config::Config& c) {
   c.router.overflow = config::Overflow::kNext;
   c.router.task_gate = true;
   c.router.candidates = 6;
-  c.router.task_names = {"code", "prose"};
   c.router.temperature = 0.8;
 }
 

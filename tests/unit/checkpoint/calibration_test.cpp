@@ -58,7 +58,7 @@ struct Seen {
                           instance.transformer.head().log_probs(ctx, hidden);
                         });
     std::vector<std::string> names;
-    for (const auto& [name, kind] : stored_kinds(config.model, config.router)) {
+    for (const auto& [name, kind] : stored_kinds(config.model, config.router, {})) {
       if (kind.packable) {
         names.push_back(name);
       }
@@ -158,7 +158,7 @@ TEST(Calibration, ExpertsThatMetFewTokens) {
 // Protects: only matrices that products alone read are stored quantized.
 TEST(Calibration, KindsOfTensors) {
   config::Config config = small_model();
-  auto kinds = stored_kinds(config.model, config.router);
+  auto kinds = stored_kinds(config.model, config.router, {});
   EXPECT_TRUE(kinds.at("lm_head.weight").packable);
   EXPECT_TRUE(kinds.at("model.layers.0.mlp.experts.1.down_proj.weight").packable);
   EXPECT_FALSE(kinds.at("model.embed_tokens.weight").packable);
@@ -166,7 +166,7 @@ TEST(Calibration, KindsOfTensors) {
   EXPECT_FALSE(kinds.at("model.layers.0.mlp.gate.weight").packable);
   EXPECT_FALSE(kinds.at("model.layers.0.mlp.gate.load").trained);
   config.model.tie_embeddings = true;
-  kinds = stored_kinds(config.model, config.router);
+  kinds = stored_kinds(config.model, config.router, {});
   EXPECT_FALSE(kinds.at("model.embed_tokens.weight").packable);
   EXPECT_FALSE(kinds.contains("lm_head.weight"));
 }

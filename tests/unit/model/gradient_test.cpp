@@ -8,10 +8,10 @@
 #include <numeric>
 
 #include "backend/transfer.h"
-#include "config/pool.h"
 #include "model/layers/block.h"
 #include "model/moe_stats.h"
 #include "model/transformer.h"
+#include "routing/gate_state.h"
 #include "tensor/rng.h"
 
 namespace moesaic::model {
@@ -71,9 +71,11 @@ class GradientTest : public ::testing::Test {
 
   Moe make_moe() {
     return {
-        parameters, "moe.", sizes,
-        options,    0,      routing::make_expert_pool(config::expert_pool_of(sizes, options, 0), 1),
-        1.0,        1.0,    {}};
+        parameters, "moe.",
+        sizes,      options,
+        0,          routing::make_expert_pool(routing::expert_pool_of(sizes, options, {}, 0), 1),
+        tasks,      1.0,
+        1.0,        {}};
   }
 
   Block make_block(Block::Ffn ffn) {
@@ -172,6 +174,7 @@ class GradientTest : public ::testing::Test {
   bool kinks = false;  // a clamp may begin or end within a difference
   config::Model sizes;
   config::Router options;
+  std::vector<std::string> tasks;
   Parameters parameters;
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   comm::Communicator alone;
@@ -318,7 +321,7 @@ TEST_F(GradientTest, GateOfTwoLayers) {
   options.task_gate = true;
   options.candidates = 3;
   options.temperature = 0.7;
-  options.task_names = {"code", "prose", "mathematics"};
+  tasks = {"code", "prose", "mathematics"};
   check(make_moe());
 }
 

@@ -66,7 +66,7 @@ class RouterTest : public ::testing::Test {
     const model::Router router(
         parameters, "", sizes, options, 0,
         routing::make_expert_pool(std::string(static_cast<std::size_t>(sizes.experts), 'r'), 1),
-        1.0, {});
+        tasks, 1.0, {});
     parameters.allocate(*backend, DType::kF32, true);
     for (const model::Parameter& p : parameters.all()) {
       const std::string& name = p.spec.tensors.front().name;
@@ -97,6 +97,7 @@ class RouterTest : public ::testing::Test {
   std::string gate;
   config::Model sizes;
   config::Router options;
+  std::vector<std::string> tasks;
   model::Parameters parameters;
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   comm::Communicator alone;
@@ -128,7 +129,7 @@ TEST_F(RouterTest, TwoLayersWithTasks) {
   options.task_gate = true;
   options.candidates = 5;
   options.temperature = 0.7;
-  options.task_names = {"a", "b", "c"};
+  tasks = {"a", "b", "c"};
   check(40, 2);
 }
 

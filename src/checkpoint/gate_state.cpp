@@ -1,10 +1,9 @@
-#include "checkpoint/adopt_pool.h"
+#include "checkpoint/gate_state.h"
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "config/layers.h"
-#include "config/pool.h"
 
 namespace moesaic::checkpoint {
 namespace {
@@ -24,10 +23,11 @@ std::vector<std::vector<float>> loads_of(ModelSource& source, const config::Mode
   return loads;
 }
 
-void check_enough(const ModelSource& source, const config::Config& config) {
+void check_enough(const ModelSource& source, const config::Config& config,
+                  const routing::GateState& gates) {
   const std::int64_t ranks = config::expert_ranks(config.parallel);
-  for (const std::string& expert_pool : config.model.pool) {
-    const std::int64_t regular = config::count_of(expert_pool, 'r');
+  for (const std::string& expert_pool : gates.pools) {
+    const std::int64_t regular = routing::count_of(expert_pool, 'r');
     if (regular < ranks) {
       throw Error(Exit::kUsage,
                   fmt::format("{}: a layer has {} regular experts, fewer than the {} ranks that "
@@ -39,23 +39,24 @@ void check_enough(const ModelSource& source, const config::Config& config) {
 
 }  // namespace
 
-void adopt_pool(ModelSource& source, config::Config& config) {
-  config.model.pool = source.pool();
+routing::GateState gates_of(ModelSource& source, const config::Config& config) {
+  routing::GateState gates{.pools = source.pool()};
   const std::size_t layers = config::moe_layers(config.model).size();
-  if (!config.model.pool.empty() && config.model.pool.size() != layers) {
-    throw Error(Exit::kMismatch,
-                fmt::format("{} has {} layers with experts, this model has {}",
-                            source.path().string(), config.model.pool.size(), layers));
+  if (!gates.pools.empty() && gates.pools.size() != layers) {
+    throw Error(Exit::kMismatch, fmt::format("{} has {} layers with experts, this model has {}",
+                                             source.path().string(), gates.pools.size(), layers));
   }
-  config.model.load.clear();
   if (config.parallel.placement == config::Placing::kLoad) {
-    config.model.load = loads_of(source, config.model);
+    gates.loads = loads_of(source, config.model);
   }
-  check_enough(source, config);
+  check_enough(source, config, gates);
+  const std::vector<std::string> tasks = source.tasks();
+  gates.tasks.assign(tasks.begin() + 1, tasks.end());
+  return gates;
 }
 
-PoolChange adopt_change(ModelSource& source, const std::vector<config::PoolRequest>& requests,
-                        config::Config& config) {
+PoolChange change_gates(ModelSource& source, const std::vector<config::PoolRequest>& requests,
+                        const config::Config& config, routing::GateState& gates) {
   const std::vector<std::vector<float>> loads = loads_of(source, config.model);
   for (const config::PoolRequest& request : requests) {
     const bool by_load = request.action != config::PoolAction::kAdd && request.experts.empty();
@@ -65,8 +66,8 @@ PoolChange adopt_change(ModelSource& source, const std::vector<config::PoolReque
                               source.path().string()));
     }
   }
-  PoolChange change = change_pools(config, requests, loads);
-  adopt(change, config);
+  PoolChange change = change_pools(config, gates, requests, loads);
+  adopt(change, config, gates);
   return change;
 }
 
