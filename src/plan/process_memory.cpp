@@ -23,14 +23,14 @@ constexpr double kSavedBlock = 9 * kKib;  // and each of its blocks: header and 
 constexpr double kUneven = 0.25;          // rows of the fullest rank above balance
 constexpr double kBetween = 0.05;         // of what passes
 
-// Of a bucket of gradients (model/parameter/buckets.cpp): it is closed by the layer that fills it.
+// A bucket of gradients (model/parameter/buckets.cpp) is closed by the layer that fills it.
 constexpr double kBucket = 16.0 * kMib;
 constexpr double kAtOnce = 2.0;
 
 constexpr double kTokenBytes = 21.0;     // of a MicroBatch: five int32 and a byte
 constexpr double kTensorsOfBlock = 9.0;  // attention, norms, gate, and the shared or dense part
 
-// Weights of the routed experts of a rank's layer.
+// Weights of the routed experts that a rank has in one layer.
 double expert_weights(const config::Config& config, const Layout& layout) {
   const config::Model& m = config.model;
   const double experts =
@@ -48,13 +48,15 @@ double sums_bytes(const config::Config& config, const Layout& layout, const Stag
                   double gradients) {
   const double experts = kFp32 * real(s.moe) * expert_weights(config, layout);
   const double layers = real(s.dense + s.moe);
-  return (layout.replicas() > 1 ? summed_at_once(gradients - experts, layers) : 0.0) +
+  return (layout.replicas() > 1 ? summed_at_once(std::max(0.0, gradients - experts), layers)
+                                : 0.0) +
          (layout.dp > 1 ? summed_at_once(experts, real(s.moe)) : 0.0);
 }
 
 double largest_tensor(const config::Model& m, const Layout& layout) {
-  const std::int64_t rows =
-      std::max({m.vocab_size, m.d_ff, m.heads * config::key_width(m), config::shared_width(m)});
+  const bool dense = std::ssize(config::moe_layers(m)) < m.layers;
+  const std::int64_t rows = std::max(
+      {m.vocab_size, dense ? m.d_ff : 0, m.heads * config::key_width(m), config::shared_width(m)});
   return std::max(real(rows) / real(layout.tp), real(m.expert_d_ff) / real(layout.expert_split())) *
          real(m.d_model);
 }

@@ -23,7 +23,7 @@ class Memory(harness.EndToEnd):
             return float(number) * UNITS[unit], file["peak_memory"][()]
 
     def assert_planned(self, planned, peaks):
-        # Of a small process, much is the program, MPI and HDF5, and these differ between machines.
+        # In a small process much is the program, MPI and HDF5, and these differ between machines.
         # Large runs are within 10 % (tests/bench/README.md).
         self.assertAlmostEqual(peaks[-1] / planned, 1.0, delta=0.15,
                                msg=f"planned {planned / MIB:.1f} MiB, peaks {(peaks / MIB).round(1)}")

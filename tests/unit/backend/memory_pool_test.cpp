@@ -44,7 +44,7 @@ TEST(MemoryPool, JoinsWhatIsFree) {
   std::vector<std::shared_ptr<void>> blocks(8);
   std::generate(blocks.begin(), blocks.end(), [&] { return memory_pool.take(kMib); });
   const void* const first = blocks.front().get();
-  for (const std::size_t i : {0, 2, 1, 5, 3, 4, 7, 6}) {  // every order of neighbours
+  for (const std::size_t i : {0U, 2U, 1U, 5U, 3U, 4U, 7U, 6U}) {  // every order of neighbours
     blocks[i].reset();
   }
   const std::size_t held = memory_pool.bytes_held();
@@ -132,7 +132,7 @@ TEST(MemoryPool, LargerBlocksReplaceSmallerOnes) {
     apart.push_back(memory_pool.take(64));  // keeps free blocks from being joined
   }
   const std::size_t most = memory_pool.most_in_use();
-  EXPECT_EQ(most, 64 * kMib + 63 * 64);
+  EXPECT_EQ(most, 64 * kMib + std::size_t{63} * 64);
   EXPECT_LE(memory_pool.bytes_held(), most + MemoryPool::bound(most));
 }
 
