@@ -196,15 +196,18 @@ std::int64_t cache_pages(const config::Config& config, const Layout& layout) {
   return static_cast<std::int64_t>(config.generate.cache / most_page_bytes(config, layout));
 }
 
-std::array<std::pair<std::string_view, double>, 8> Memory::classes() const {
-  return {{{"weights fp32", weights},
-           {"weights of products", copies},
-           {"gradients", gradients},
-           {"AdamW moments", moments},
-           {"activations", activations},
-           {"dispatch buffers", dispatch},
-           {"logits", logits},
-           {"keys and values", cache}}};
+std::array<std::pair<std::string_view, double>, 16> Memory::classes() const {
+  std::array<std::pair<std::string_view, double>, 16> all = {
+      {{"weights fp32", weights},
+       {"weights of products", copies},
+       {"gradients", gradients},
+       {"AdamW moments", moments},
+       {"activations", activations},
+       {dispatch > logits ? "dispatch buffers" : "logits", std::max(dispatch, logits)},
+       {"keys and values", cache}}};
+  const auto of_process = process.classes();
+  std::copy(of_process.begin(), of_process.end(), all.end() - std::ssize(of_process));
+  return all;
 }
 
 double Memory::sum() const {
@@ -287,6 +290,31 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
                        (layout.recompute ? std::max(dense_bytes, moe_bytes) : 0.0) +
                        rest.bytes(width);
   return memory;
+}
+
+void add_process(const config::Config& config, const Layout& layout, std::int64_t stage,
+                 const routing::GateState& gates, const ModelSize& size, Memory& memory) {
+  const config::Model& m = config.model;
+  const Stage s = stage_of(m, layout, stage);
+  const bool training = config.plan.job == "train";
+  const double tokens =
+      training ? real(config.train.micro_batch * config.data.seq_len) : tokens_at_once(config);
+  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
+  // What comes from other ranks is kept, and gate and up.
+  const double kept =
+      compute_width(config) * real(m.d_model + 2 * m.expert_d_ff / layout.expert_split());
+  const double layers = training && !layout.recompute
+                            ? real(s.moe) * in_flight(config, layout, stage) / real(layout.chunks)
+                            : 1.0;
+  const Held held = held_by(RankModel(config, layout, stage, gates));
+  memory.process =
+      process_memory(config, layout, stage,
+                     {.expert_gradients = training ? kFp32 * held.experts : 0.0,
+                      .other_gradients = training ? kFp32 * (held.sum() - held.experts) : 0.0,
+                      .largest = kFp32 * held.largest,
+                      .blocks = 3.0 * real(size.tensors),
+                      .passing = memory.activations + std::max(memory.dispatch, memory.logits),
+                      .rows = rows * kept * layers + memory.dispatch});
 }
 
 }  // namespace moesaic::plan

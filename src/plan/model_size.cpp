@@ -60,6 +60,7 @@ ModelSize model_size(const config::Config& config, const routing::GateState& gat
       const bool multiplies =
           tensor.shape.rank() == 2 && (parameter.spec.in_products || !parameter.spec.looked_up);
       Count& count = class_of(size, tensor.name);
+      ++size.tensors;
       count.total += elements;
       count.active += elements;
       count.multiplied += multiplies ? elements : 0;

@@ -25,7 +25,8 @@ struct ModelSize {
   Count experts;         // gate, up and down of the routed experts
   Count shared_experts;  // the same of those that every token passes
   Count norms;
-  Count head;  // (V, D), none if tied to the embedding
+  Count head;                // (V, D), none if tied to the embedding
+  std::int64_t tensors = 0;  // public ones, of all classes
 
   std::array<std::pair<std::string_view, Count>, 8> classes() const;
   Count sum() const;

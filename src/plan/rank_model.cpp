@@ -1,5 +1,7 @@
 #include "plan/rank_model.h"
 
+#include <algorithm>
+
 #include "plan/numbers.h"
 
 namespace moesaic::plan {
@@ -42,7 +44,9 @@ Held held_by(const RankModel& rank) {
     }
     held.tied += p.spec.tied ? elements : 0.0;
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      held.partial += tensor.partial ? real(tensor.slice_shape().numel()) : 0.0;
+      const double slice = real(tensor.slice_shape().numel());
+      held.partial += tensor.partial ? slice : 0.0;
+      held.largest = std::max(held.largest, slice);
     }
   }
   return held;

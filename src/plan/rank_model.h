@@ -25,6 +25,7 @@ struct Held {
   double others = 0.0;
   double tied = 0.0;     // of these: the table of the first and the last stage
   double partial = 0.0;  // of these: key and value heads that several ranks of tp have
+  double largest = 0.0;  // in one public tensor
   double sum() const { return experts + summed_over_stage + others; }
 };
 Held held_by(const RankModel& rank);

@@ -48,7 +48,7 @@ std::string layout_text(const Layout& layout) {
 }
 
 void add_memory(const Estimate& e, const config::Plan& plan, Rows& rows) {
-  rows.push_back({"memory", short_bytes(e.memory.sum()) + " on each rank (balanced experts)"});
+  rows.push_back({"memory", short_bytes(e.memory.sum()) + " on each rank, at its peak"});
   for (const auto& [name, bytes] : e.memory.classes()) {
     if (bytes > 0.0) {
       rows.push_back({fmt::format("  {}", name), short_bytes(bytes)});
@@ -167,7 +167,8 @@ Estimate estimate(const config::Config& config, int ranks, const routing::GateSt
                           : scoring ? config.score.window
                                     : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
-    const Memory memory = memory_per_rank(config, e.layout, stage, training, gates);
+    Memory memory = memory_per_rank(config, e.layout, stage, training, gates);
+    add_process(config, e.layout, stage, gates, e.size, memory);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
     const Traffic traffic = training ? traffic_per_step(config, e.layout, stage, gates) : Traffic{};
     e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;

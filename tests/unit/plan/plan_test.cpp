@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "backend/cpu/kernels/kernels.h"
 #include "comm/mesh.h"
 #include "config/validate.h"
 #include "engine/instance.h"
@@ -142,6 +143,65 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(sent_rows(c, {}, 14), 16);
 }
 
+// Protects the sum of the table: what is never there at the same time is not added up, and each
+// other class is.
+TEST(Memory, SumsWhatIsThereAtTheSameTime) {
+  Memory memory;
+  memory.weights = 1.0;
+  memory.dispatch = 20.0;
+  memory.logits = 30.0;
+  memory.process.sums = 400.0;
+  memory.process.saving = 5000.0;
+  EXPECT_EQ(memory.sum(), 5431.0);
+  memory.dispatch = 40.0;
+  EXPECT_EQ(memory.sum(), 5441.0);
+  int shown = 0;
+  for (const auto& [name, bytes] : memory.classes()) {
+    EXPECT_FALSE(name.empty());
+    shown += bytes > 0.0 ? 1 : 0;
+  }
+  EXPECT_EQ(shown, 4);
+}
+
+// Protects what a process takes beside balanced tensors, against counts by hand.
+TEST(ProcessMemory, CountsByHand) {
+  constexpr double kMib = 1 << 20;
+  config::Config c = small_config();
+  c.run.threads = 3;
+  c.data.corpus = {"a", "b"};
+  c.data.eval_corpus = {"c"};
+  const TensorBytes tensors{.expert_gradients = 4e5,
+                            .other_gradients = 6e5,
+                            .largest = 3200.0,
+                            .blocks = 75.0,
+                            .passing = 1e6,
+                            .rows = 1e5};
+  const ProcessMemory one = process_memory(c, {}, 0, tensors);
+  EXPECT_EQ(one.uneven, 0.0);  // one rank has all rows
+  EXPECT_DOUBLE_EQ(one.between, 5e4);
+  EXPECT_EQ(one.sums, 0.0);
+  // 2 x 7 tokens with a key and a value of 6.
+  EXPECT_DOUBLE_EQ(one.threads, 3 * (4.0 * ((1 << 18) + (1 << 16) + (1 << 13)) + 4 * 14 * 12));
+  EXPECT_DOUBLE_EQ(one.hdf5, (1 + 0.6 * (1 + 4 * 3)) * kMib);
+  EXPECT_EQ(one.batches, 2 * 21 * 4 * 14);  // four micro-batches
+  EXPECT_DOUBLE_EQ(one.saving, 4 * kMib + 9 * 1024 * 75 + 3200);
+
+  const ProcessMemory four = process_memory(c, {.ep = 4}, 0, tensors);
+  EXPECT_DOUBLE_EQ(four.uneven, 25e3);
+  EXPECT_DOUBLE_EQ(four.between, 0.05 * 1.025e6);
+  EXPECT_DOUBLE_EQ(four.sums, 6e5);  // nobody else has its experts
+  TensorBytes large = tensors;
+  large.other_gradients = 9e9;
+  const ProcessMemory copies = process_memory(c, {.ep = 2, .dp = 2}, 0, large);
+  // Two buckets of others, each with a third of them; the experts, all at once.
+  EXPECT_DOUBLE_EQ(copies.sums, 2 * (16 * kMib + 9e9 / 3) + 4e5);
+
+  c.plan.job = "score";
+  const ProcessMemory scoring = process_memory(c, {}, 0, tensors);
+  EXPECT_EQ(scoring.sums + scoring.saving + scoring.batches, 0.0);
+  EXPECT_EQ(scoring.threads, 3 * static_cast<double>(cpu::gemm_scratch(16)));
+}
+
 // Protects what the ranks exchange; a group of one exchanges nothing.
 TEST(Traffic, CountsByGroup) {
   const config::Config c = small_config();
@@ -216,7 +276,7 @@ TEST(Report, OfGenerate) {
 TEST(Report, ShowsTheNumbers) {
   config::Config c = small_config();
   c.parallel.ep = 2;
-  c.plan.memory_per_node = 1e6;
+  c.plan.memory_per_node = 1e8;
   const std::string text = report(estimate(c, 4), c, 560);
   for (const char* const part :
        {"17.0 k parameters, 11.2 k active for one token", "experts", "7.68 k, 1.92 k active",
