@@ -42,9 +42,9 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
 double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(), 0.0); }
 
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
-                         const routing::GateState& gates) {
+                         const routing::GateState& gates, std::int64_t tp_rank) {
   const config::Model& m = config.model;
-  const Held held = held_by(RankModel(config, layout, stage, gates));
+  const Held held = held_by(RankModel(config, layout, stage, gates, tp_rank));
   const Stage s = stage_of(m, layout, stage);
   const double tokens = real(config.train.micro_batch * config.data.seq_len);
   const double micro_batches = real(micro_batches_per_rank(config.train, layout));

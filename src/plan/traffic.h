@@ -21,7 +21,8 @@ class Traffic {
  private:
   std::array<double, comm::kGroupCount> bytes_{};
 };
+/// tp_rank: as of RankModel.
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
-                         const routing::GateState& gates = {});
+                         const routing::GateState& gates = {}, std::int64_t tp_rank = -1);
 
 }  // namespace moesaic::plan

@@ -268,7 +268,8 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     evaluate(instance, stats);
     train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
     const plan::Traffic traffic =
-        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank(), gates_of(config));
+        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank(), gates_of(config),
+                               mesh[comm::Group::kTp].rank());
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
       return mesh[comm::Group::kTp].all_reduce(bytes, comm::Reduce::kSum);
