@@ -57,8 +57,8 @@ Opened with_locks_if_any(hid_t access, const std::function<hid_t()>& open) {
   return opened;
 }
 
-// HDF5 keeps headers of datasets that were closed, by default 32 MiB as the file counts: in memory
-// these are some ten times as much, 10 to 17 KiB for each tensor of a checkpoint.
+// Headers that HDF5 keeps of closed datasets: by default up to 32 MiB as the file counts, and in
+// memory a multiple of that.
 void bound_headers_kept(hid_t access) {
   constexpr std::size_t kKept = std::size_t{1} << 18U;
   H5AC_cache_config_t config{};
