@@ -1,6 +1,7 @@
 #include "plan/process_memory.h"
 
 #include <algorithm>
+#include <string>
 
 #include "config/layers.h"
 #include "config/pool.h"
@@ -30,12 +31,17 @@ constexpr double kAtOnce = 2.0;
 constexpr double kTokenBytes = 21.0;     // of a MicroBatch: five int32 and a byte
 constexpr double kTensorsOfBlock = 9.0;  // attention, norms, gate, and the shared or dense part
 
+// Experts of a layer that have weights.
+std::int64_t experts_of(const config::Config& config) {
+  const std::string pool = config::expert_pool_of(config.model, config.router, 0);
+  return config::count_of(pool, 'r') + config::count_of(pool, 's');
+}
+
 // Weights of the routed experts that a rank has in one layer.
 double expert_weights(const config::Config& config, const Layout& layout) {
   const config::Model& m = config.model;
   const double experts =
-      real((config::expert_numbers(m, config.router) + layout.expert_ranks() - 1) /
-           layout.expert_ranks());
+      real((experts_of(config) + layout.expert_ranks() - 1) / layout.expert_ranks());
   return 3.0 * experts * real(m.d_model * m.expert_d_ff) / real(layout.expert_split());
 }
 
@@ -64,8 +70,7 @@ double largest_tensor(const config::Model& m, const Layout& layout) {
 // Rank 0 has the manifest of all ranks. Values and both moments are blocks of their own.
 double saving_bytes(const config::Config& config, const Layout& layout) {
   const config::Model& m = config.model;
-  const double experts =
-      real(std::ssize(config::moe_layers(m)) * 3 * config::expert_numbers(m, config.router));
+  const double experts = real(std::ssize(config::moe_layers(m)) * 3 * experts_of(config));
   const double blocks = 3.0 * (real(m.layers) * kTensorsOfBlock + experts);
   return kSave + kSavedBlock * blocks + kFp32 * largest_tensor(m, layout);
 }
