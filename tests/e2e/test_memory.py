@@ -32,7 +32,7 @@ class Memory(harness.EndToEnd):
         self.assert_planned(*self.peaks(1, "--train.steps", 6, "--checkpoint.every", 3))
 
     def test_the_table_of_uneven_loads(self):
-        """Loads of a router that hardly settles: the fullest rank has up to half more than its share."""
+        """Loads of a router that hardly settles, where the fullest rank has more than its share."""
         self.assert_planned(*self.peaks(2, "--model.layers", 8, "--train.lr", 0.02, "--train.steps", 25,
                                         "--checkpoint.every", 10))
 
