@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -43,7 +42,7 @@ class ModelSource {
   config::Config config() const;
   std::string vocab_sha256() const;        // empty: unknown
   std::vector<std::string> tasks() const;  // [0] = "none"
-  std::vector<std::string> pool() const;   // config::Model::pool; empty: as the keys say
+  std::vector<std::string> pool() const;   // routing::GateState::pools; empty: as the keys say
   /// As the folder says, or those that the checkpoint was made with. kBadData.
   hf::SpecialTokens special_tokens() const;
 

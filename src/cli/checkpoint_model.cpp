@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "config/compare.h"
-#include "config/enum_names.h"
 #include "data/corpus/corpus_tokenizer.h"
 #include "text/tokenizer.h"
 

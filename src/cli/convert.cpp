@@ -13,7 +13,6 @@
 #include "cli/job.h"
 #include "cli/jobs.h"
 #include "comm/stop.h"
-#include "config/enum_names.h"
 #include "config/validate.h"
 #include "files/run_lock.h"
 #include "hf/family.h"

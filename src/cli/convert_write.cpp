@@ -11,7 +11,6 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/quantize.h"
 #include "comm/stop.h"
-#include "config/compare.h"
 #include "files/durable.h"
 #include "text/tokenizer.h"
 #include "train/resume.h"

@@ -146,7 +146,7 @@ void check_convert(const ConvertJob& c, Lines& lines) {
   if (c.quantize.has_value() && c.to == ConvertTo::kHf) {
     lines.push_back(fmt::format(
         "convert.quantize = {} makes a checkpoint, which convert.to = hf is not: leave one out",
-        c.quantize ? name_of(*c.quantize) : "none"));
+        name_of(*c.quantize)));
   }
   if (!c.calibration.empty() && c.quantize != DType::kInt4) {
     lines.push_back(fmt::format(

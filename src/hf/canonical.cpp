@@ -54,24 +54,26 @@ void canonicalise(config::Model& model, config::Router& router) {
   model.path.clear();
   canonicalise_attention(model);
   canonicalise_ffn(model);
-  config::Router kept{.score = router.score,
-                      .task_gate = router.task_gate,
-                      .candidates = router.candidates,
-                      .normalize = router.normalize,
-                      .scale = router.scale,
-                      .gate_bias = router.gate_bias,
-                      .groups = router.groups,
-                      .top_groups = router.top_groups,
-                      .group_score = router.group_score,
-                      .temperature = router.temperature,
-                      .threshold = router.threshold,
-                      .balance = router.balance == config::Balance::kBias ? config::Balance::kBias
-                                                                          : config::Balance::kNone};
-  if (kept.groups == 1) {
-    kept.top_groups = 1;
-    kept.group_score = config::GroupScore::kTop2;
+  const config::Router absent;
+  router.capacity = absent.capacity;
+  router.capacity_factor = absent.capacity_factor;
+  router.overflow = absent.overflow;
+  router.spare_experts = absent.spare_experts;
+  router.gradient_buffer = absent.gradient_buffer;
+  router.aux_loss = absent.aux_loss;
+  router.z_loss = absent.z_loss;
+  router.bias_rate = absent.bias_rate;
+  router.aux_scope = absent.aux_scope;
+  router.eval_capacity = absent.eval_capacity;
+  router.force = absent.force;
+  router.tasks = absent.tasks;
+  if (router.balance != config::Balance::kBias) {
+    router.balance = config::Balance::kNone;
   }
-  router = kept;
+  if (router.groups == 1) {
+    router.top_groups = absent.top_groups;
+    router.group_score = absent.group_score;
+  }
 }
 
 }  // namespace moesaic::hf

@@ -18,7 +18,8 @@ struct Family;
 struct HfConfig {
   const Family* family = nullptr;
   config::Model model;    // resolved
-  config::Router router;  // keys that only training reads are at their defaults, without aux_loss
+  config::Router router;  // keys that only training reads are at their defaults, but aux_loss (0)
+                          // and, where it is said, aux_scope
   bool has_fp8 = false;   // weights may be e4m3 with scales of blocks
   bool has_extra_layers = false;  // modules for multi-token prediction, behind the last layer
   /// What config.json says about training and is not used, for the user to read.

@@ -1,8 +1,9 @@
 #include "hf/tensors.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
-#include <utility>
 
 #include "base/error.h"
 #include "config/layers.h"
@@ -19,6 +20,11 @@ constexpr std::string_view kExperts = "experts.";
 /// Sizes are counted in 64 bits: no tensor of a layer, nor those of all its experts together, may
 /// have more elements.
 void check_sizes(const config::Model& m) {
+  constexpr std::int64_t kWidestHead = 65'536;  // each layer has a number for each of its pairs
+  if (config::key_width(m) > kWidestHead) {
+    throw Error(Exit::kBadData, fmt::format("config.json: heads of {} are wider than {}",
+                                            config::key_width(m), kWidestHead));
+  }
   const auto fits = [](std::initializer_list<std::int64_t> factors) {
     std::int64_t product = static_cast<std::int64_t>(sizeof(float));
     for (const std::int64_t factor : factors) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "config/layers.h"
@@ -31,17 +32,16 @@ Head make_head(Parameters& parameters, const std::optional<Embedding>& embedding
 
 Block::Ffn make_ffn(Parameters& parameters, const config::Model& model,
                     const config::Router& router, std::int64_t layer,
+                    std::span<const std::int64_t> moe_layers,
                     const std::vector<routing::ExpertPool>& expert_pools,
                     const std::vector<std::string>& tasks, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
-  if (!config::has_experts(model, layer)) {
+  const auto found = std::lower_bound(moe_layers.begin(), moe_layers.end(), layer);
+  if (found == moe_layers.end() || *found != layer) {
     return Swiglu(parameters, prefix, model.d_model, model.d_ff, init_std(model), output_std(model),
                   placement);
   }
-  std::int64_t moe_layer = 0;
-  for (std::int64_t before = 0; before < layer; ++before) {
-    moe_layer += config::has_experts(model, before) ? 1 : 0;
-  }
+  const std::int64_t moe_layer = found - moe_layers.begin();
   return Moe(parameters, prefix, model, router, moe_layer,
              expert_pools[static_cast<std::size_t>(moe_layer)], tasks, init_std(model),
              output_std(model), placement);
@@ -58,7 +58,8 @@ Block::SelfAttention make_attention(Parameters& parameters, const config::Model&
 }
 
 Block make_block(Parameters& parameters, const config::Model& model, const config::Router& router,
-                 std::int64_t layer, const std::vector<routing::ExpertPool>& expert_pools,
+                 std::int64_t layer, std::span<const std::int64_t> moe_layers,
+                 const std::vector<routing::ExpertPool>& expert_pools,
                  const std::vector<std::string>& tasks, const Placement& placement) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const auto eps = static_cast<float>(model.norm_eps);
@@ -68,7 +69,7 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
   const RmsNorm ffn_norm(parameters, prefix + "post_attention_layernorm.weight", model.d_model, eps,
                          placement);
   return {attention_norm, std::move(attention), ffn_norm,
-          make_ffn(parameters, model, router, layer, expert_pools, tasks, placement)};
+          make_ffn(parameters, model, router, layer, moe_layers, expert_pools, tasks, placement)};
 }
 
 }  // namespace
@@ -76,7 +77,9 @@ Block make_block(Parameters& parameters, const config::Model& model, const confi
 Transformer::Transformer(Parameters& parameters, const config::Model& model,
                          const config::Router& router, const Placement& placement,
                          const routing::GateState& gates)
-    : width_(model.d_model), moe_layers_(config::moe_layers(model)) {
+    : width_(model.d_model),
+      experts_(routing::expert_numbers(model, router, gates)),
+      moe_layers_(config::moe_layers(model)) {
   if (placement.is_first()) {
     embedding_.emplace(parameters, model, placement);
   }
@@ -93,8 +96,8 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
     for (std::int64_t layer = chunk.layers.begin; layer < chunk.layers.end(); ++layer) {
       parameters.begin_part();
       chunk.first_part = chunk.blocks.empty() ? parameters.part() : chunk.first_part;
-      chunk.blocks.push_back(
-          make_block(parameters, model, router, layer, expert_pools_, gates.tasks, placement));
+      chunk.blocks.push_back(make_block(parameters, model, router, layer, moe_layers_,
+                                        expert_pools_, gates.tasks, placement));
     }
   }
   parameters.begin_part();

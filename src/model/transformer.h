@@ -51,8 +51,8 @@ class Transformer {
   const std::vector<std::int64_t>& moe_layers() const { return moe_layers_; }
   /// The expert pool of each MoE layer of the whole model.
   const std::vector<routing::ExpertPool>& expert_pools() const { return expert_pools_; }
-  /// All numbers that experts have or had; the same in every layer, 0 where none has experts.
-  std::int64_t experts() const { return expert_pools_.empty() ? 0 : expert_pools_.front().size(); }
+  /// All numbers that experts have or had; the same in every layer (routing::expert_numbers).
+  std::int64_t experts() const { return experts_; }
   /// nullptr: on another stage.
   const Moe* moe(std::int64_t moe_layer) const;
 
@@ -63,7 +63,7 @@ class Transformer {
     std::vector<Block> blocks;
   };
 
-  std::int64_t width_;
+  std::int64_t width_, experts_;
   int last_part_ = 0;  // of the parameters: norm and head
   std::optional<Embedding> embedding_;
   std::vector<Chunk> chunks_;

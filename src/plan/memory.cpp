@@ -1,7 +1,6 @@
 #include "plan/memory.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/share.h"
 #include "config/layers.h"

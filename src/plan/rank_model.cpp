@@ -2,16 +2,44 @@
 
 #include <algorithm>
 
+#include "base/share.h"
+#include "config/layers.h"
 #include "plan/numbers.h"
+#include "routing/expert_pool.h"
 
 namespace moesaic::plan {
 namespace {
 
-model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int64_t tp_rank) {
+/// The rank that holds most experts in the MoE layers of the stage; the last of several.
+std::int64_t fullest_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
+                          const routing::GateState& gates) {
+  const std::vector<std::int64_t> moe_layers = config::moe_layers(config.model);
+  const std::int64_t all_chunks = layout.pp * layout.chunks;
+  std::vector<std::size_t> held(static_cast<std::size_t>(layout.expert_ranks()), 0);
+  for (std::int64_t c = stage; c < all_chunks; c += layout.pp) {
+    const Slice layers = layers_of_chunk(config.model.layers, c, all_chunks);
+    for (std::size_t i = 0; i < moe_layers.size(); ++i) {
+      if (moe_layers[i] < layers.begin || moe_layers[i] >= layers.end()) {
+        continue;
+      }
+      const routing::ExpertPool pool = routing::make_expert_pool(
+          routing::expert_pool_of(config.model, config.router, gates, static_cast<std::int64_t>(i)),
+          static_cast<int>(held.size()),
+          gates.loads.empty() ? std::span<const float>() : gates.loads.at(i));
+      for (std::size_t rank = 0; rank < held.size(); ++rank) {
+        held[rank] += pool.of_rank[rank].size();
+      }
+    }
+  }
+  return std::distance(held.begin(), std::max_element(held.rbegin(), held.rend()).base()) - 1;
+}
+
+model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int64_t expert_rank,
+                              std::int64_t tp_rank) {
   const auto number = [](std::int64_t value) { return static_cast<int>(value); };
   return {.tp_rank = number(tp_rank < 0 ? layout.tp - 1 : tp_rank),
           .tp = number(layout.tp),
-          .expert_rank = number(layout.expert_ranks() - 1),
+          .expert_rank = number(expert_rank),
           .expert_ranks = number(layout.expert_ranks()),
           .folded = layout.folded,
           .sequence = layout.sequence,
@@ -24,7 +52,8 @@ model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int
 
 RankModel::RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
                      const routing::GateState& gates, std::int64_t tp_rank)
-    : transformer(parameters, config.model, config.router, placement_of(layout, stage, tp_rank),
+    : transformer(parameters, config.model, config.router,
+                  placement_of(layout, stage, fullest_rank(config, layout, stage, gates), tp_rank),
                   gates) {}
 
 Held held_by(const RankModel& rank) {

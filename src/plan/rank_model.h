@@ -7,8 +7,9 @@
 namespace moesaic::plan {
 
 /// The model on one rank of a layout, as its layers say: parameters with names, shapes and sums,
-/// which get no memory. By default the rank of the stage that holds most: where shares do not
-/// divide evenly, the last ones are larger (share_of).
+/// which get no memory. It is the rank of the stage that holds most: of those that share out
+/// experts, and by default of those of tp. Where shares do not divide evenly, the last ones are
+/// larger (share_of).
 struct RankModel {
   model::Parameters parameters;
   model::Transformer transformer;

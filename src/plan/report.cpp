@@ -9,7 +9,6 @@
 #include "backend/backend.h"
 #include "base/share.h"
 #include "base/text.h"
-#include "config/enum_names.h"
 #include "config/validate.h"
 
 namespace moesaic::plan {

@@ -45,7 +45,7 @@ struct Session {
 };
 
 /// Makes the model and gives it the values of the origin. change: from its expert pools to those of
-/// the config; nullptr: they are the same. Not collective. kMismatch, kBadData; kTerminated if
+/// the session; nullptr: they are the same. Not collective. kMismatch, kBadData; kTerminated if
 /// asked to stop.
 void load(Session& session, const checkpoint::PoolChange* change = nullptr);
 

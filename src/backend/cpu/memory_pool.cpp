@@ -1,7 +1,6 @@
 #include "backend/cpu/memory_pool.h"
 
 #include <fmt/format.h>
-#include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,6 +14,10 @@
 
 #include "base/error.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace moesaic::cpu {
 namespace {
 
@@ -22,8 +25,12 @@ constexpr std::size_t kBorder = 64;
 constexpr std::size_t kGrowth = std::size_t{1} << 22U;  // addresses taken at once, at least
 #ifdef __SANITIZE_ADDRESS__
 constexpr std::size_t kGap = kBorder;  // between blocks, so that running over the end is seen
+void poison(const void* place, std::size_t bytes) { __asan_poison_memory_region(place, bytes); }
+void unpoison(const void* place, std::size_t bytes) { __asan_unpoison_memory_region(place, bytes); }
 #else
 constexpr std::size_t kGap = 0;
+void poison(const void* /*place*/, std::size_t /*bytes*/) {}
+void unpoison(const void* /*place*/, std::size_t /*bytes*/) {}
 #endif
 
 std::size_t rounded(std::size_t bytes, std::size_t unit) {
@@ -53,21 +60,21 @@ std::byte* map_pages(std::byte* wanted, std::size_t bytes) {
   if (place == MAP_FAILED) {
     return nullptr;
   }
-  ASAN_POISON_MEMORY_REGION(place, bytes);
+  poison(place, bytes);
   return static_cast<std::byte*>(place);
 }
 
 void unmap(std::byte* place, std::size_t bytes) {
-  ASAN_UNPOISON_MEMORY_REGION(place, bytes);
+  unpoison(place, bytes);
   munmap(place, bytes);
 }
 
 // The part of [place, place + bytes) that is whole pages: how far it begins behind, and its size.
 std::pair<std::size_t, std::size_t> whole_pages(const std::byte* place, std::size_t bytes) {
   const auto address = reinterpret_cast<std::uintptr_t>(place);
-  const std::size_t begin = rounded(address, page_size()) - address;
-  const std::size_t end = (address + bytes) / page_size() * page_size() - address;
-  return {begin, begin < end ? end - begin : 0};
+  const std::size_t first = rounded(address, page_size());
+  const std::size_t last = (address + bytes) / page_size() * page_size();
+  return {first - address, first < last ? last - first : 0};
 }
 
 }  // namespace
@@ -123,7 +130,10 @@ struct MemoryPool::State {
 
   void release(Place block) {
     auto& [place, memory] = *block;
-    const auto [begin, bytes] = whole_pages(place, memory.touched);
+    // The page that the touched part ends in is free to its end, if the block is.
+    const auto address = reinterpret_cast<std::uintptr_t>(place);
+    const std::size_t touched = rounded(address + memory.touched, page_size()) - address;
+    const auto [begin, bytes] = whole_pages(place, std::min(memory.size, touched));
     if (bytes > 0) {
       madvise(place + begin, bytes, MADV_DONTNEED);
     }
@@ -204,13 +214,13 @@ struct MemoryPool::State {
     in_use += size;
     most = std::max(most, in_use);
     shrink(most - in_use + bound(most));
-    ASAN_UNPOISON_MEMORY_REGION(place, size - kGap);
+    unpoison(place, size - kGap);
     return place;
   }
 
   void give(std::byte* place, std::size_t size) {
     const std::lock_guard lock(mutex);
-    ASAN_POISON_MEMORY_REGION(place, size);
+    poison(place, size);
     in_use -= size;
     insert(place, {.size = size, .touched = size});
     shrink(most - in_use + bound(most));

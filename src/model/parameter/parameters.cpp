@@ -73,7 +73,7 @@ void Parameters::allocate(Backend& backend, DType compute, bool training,
 }
 
 bool Parameters::packs(const Parameter& parameter) const {
-  return pack_ && parameter.spec.in_products && parameter.spec.packable;
+  return kept(parameter.spec, DType::kF32, false, pack_).packed;
 }
 
 bool Parameters::packs_as(const Parameter& parameter, DType type) const {

@@ -164,6 +164,30 @@ TEST(MemoryPool, GivesUpItsReserveFirst) {
   EXPECT_NE(memory_pool.take(kMib), nullptr);
 }
 
+// Protects blocks in use where a free one between them lies within a page while memory runs out.
+TEST(MemoryPool, GivesUpWholePagesOnly) {
+  constexpr std::size_t kSmall = 64;
+  MemoryPool memory_pool;
+  std::vector<std::shared_ptr<void>> blocks;
+  for (int i = 0; i < 200; ++i) {  // a few pages
+    blocks.push_back(memory_pool.take(kSmall));
+  }
+  for (std::size_t i = 1; i < blocks.size(); i += 2) {
+    blocks[i].reset();
+  }
+  EXPECT_THROW(memory_pool.take(std::size_t{1} << 60U), Error);
+  for (std::size_t i = 1; i < blocks.size(); i += 2) {
+    blocks[i] = memory_pool.take(kSmall);
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    std::memset(blocks[i].get(), static_cast<int>(i), kSmall);
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto* const bytes = static_cast<const unsigned char*>(blocks[i].get());
+    EXPECT_TRUE(std::all_of(bytes, bytes + kSmall, [&](unsigned char b) { return b == i; })) << i;
+  }
+}
+
 // Protects: a block outlives the pool.
 TEST(MemoryPool, BlocksOutliveIt) {
   std::shared_ptr<void> block;

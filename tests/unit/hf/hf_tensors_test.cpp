@@ -83,12 +83,18 @@ TEST(HfTensors, TooLarge) {
   model.d_model = kMost;
   EXPECT_FALSE(refused());
   model.heads = kMost;
-  model.head_dim = kMost;
+  model.head_dim = 1 << 16;
+  model.d_model = kMost;
   EXPECT_TRUE(refused());
   model.heads = model.head_dim = 2;
   model.expert_d_ff = kMost;
   EXPECT_FALSE(refused());
   model.experts = 65536;
+  EXPECT_TRUE(refused());
+  model = small();
+  model.heads = 1;
+  model.kv_heads = 1;
+  model.head_dim = 1 << 17;  // no tensor is large, but each layer has a frequency for each pair
   EXPECT_TRUE(refused());
 }
 

@@ -4,6 +4,7 @@
 #include "comm/mesh.h"
 #include "config/validate.h"
 #include "engine/instance.h"
+#include "plan/rank_model.h"
 #include "plan/report.h"
 
 namespace moesaic::plan {
@@ -52,6 +53,33 @@ TEST(ModelSize, CountsByHand) {
   c.model.tie_embeddings = true;
   c.router.balance = config::Balance::kBias;
   EXPECT_EQ(model_size(c).sum().total, 16960 - 800 + 16);
+}
+
+// Protects: the plan is of the rank with most experts, which loads may make any of them.
+TEST(RankModel, FullestRank) {
+  config::Config c = small_config();
+  const routing::GateState even;
+  const routing::GateState loads{
+      .pools = {"rrrrr", "rrrrr"},
+      .loads = {{9.0F, 1.0F, 1.0F, 1.0F, 1.0F}, {9.0F, 1.0F, 1.0F, 1.0F, 1.0F}}};
+  constexpr double kExpert = 480.0;
+  // With eight experts on three ranks the last has three, with five on two that without the
+  // busiest.
+  EXPECT_EQ(held_by(RankModel(c, {.ep = 3}, 0, even)).experts, 2 * 3 * kExpert);
+  EXPECT_EQ(held_by(RankModel(c, {.ep = 2}, 0, loads)).experts, 2 * 3 * kExpert);
+  const routing::GateState first{
+      .pools = {"rrrrr", "rrrrr"},
+      .loads = {{1.0F, 9.0F, 1.0F, 1.0F, 1.0F}, {1.0F, 9.0F, 1.0F, 1.0F, 1.0F}}};
+  EXPECT_EQ(held_by(RankModel(c, {.ep = 2}, 0, first)).experts, 2 * 3 * kExpert);
+}
+
+// Protects: the axis of experts of a trace, which a run keeps that has none in its layers.
+TEST(RankModel, ExpertsOfADenseModel) {
+  config::Config c = small_config();
+  c.model.dense_layers = c.model.layers;
+  const RankModel dense(c, {}, 0, {});
+  EXPECT_EQ(dense.transformer.experts(), 8);
+  EXPECT_TRUE(dense.transformer.expert_pools().empty());
 }
 
 // Protects: memory counts the block-aligned columns that a rank of tp keeps.
