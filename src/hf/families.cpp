@@ -5,9 +5,9 @@
 namespace moesaic::hf {
 
 std::span<const Family* const> families() {
-  static constexpr std::array<const Family*, 7> kAll{
-      &kMixtral, &kQwen2Moe, &kQwen3Moe, &kOlmoe, &kDeepseekV2, &kDeepseekV3, &kGptOss};
-  return kAll;
+  static const std::array all{&mixtral(),     &qwen2_moe(),   &qwen3_moe(), &olmoe(),
+                              &deepseek_v2(), &deepseek_v3(), &gpt_oss()};
+  return all;
 }
 
 }  // namespace moesaic::hf

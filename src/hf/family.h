@@ -57,7 +57,13 @@ struct Family {
                     const std::string& tensor, std::int64_t expert) = nullptr;
 };
 
-extern const Family kMixtral, kQwen2Moe, kQwen3Moe, kOlmoe, kDeepseekV2, kDeepseekV3, kGptOss;
+const Family& mixtral();
+const Family& qwen2_moe();
+const Family& qwen3_moe();
+const Family& olmoe();
+const Family& deepseek_v2();
+const Family& deepseek_v3();
+const Family& gpt_oss();
 
 /// All of them; which one a model of ours is written as is decided in this order.
 std::span<const Family* const> families();

@@ -143,9 +143,16 @@ void write3(const config::Model& model, const config::Router& router, Json& json
 
 }  // namespace
 
-const Family kDeepseekV2{"deepseek_v2", "DeepseekV2ForCausalLM", kFields2, kAliases2, read2,
-                         write2};
-const Family kDeepseekV3{"deepseek_v3", "DeepseekV3ForCausalLM", kFields3, kAliases3, read3,
-                         write3};
+const Family& deepseek_v2() {
+  static const Family family{"deepseek_v2", "DeepseekV2ForCausalLM", kFields2, kAliases2, read2,
+                             write2};
+  return family;
+}
+
+const Family& deepseek_v3() {
+  static const Family family{"deepseek_v3", "DeepseekV3ForCausalLM", kFields3, kAliases3, read3,
+                             write3};
+  return family;
+}
 
 }  // namespace moesaic::hf

@@ -88,7 +88,10 @@ HfView stacked(const config::Model& model, const std::string& prefix, const std:
 
 }  // namespace
 
-const Family kGptOss{"gpt_oss", "GptOssForCausalLM", kFields, kAliases, read, write, kRenames,
-                     stacked};
+const Family& gpt_oss() {
+  static const Family family{
+      "gpt_oss", "GptOssForCausalLM", kFields, kAliases, read, write, kRenames, stacked};
+  return family;
+}
 
 }  // namespace moesaic::hf

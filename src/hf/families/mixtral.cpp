@@ -43,6 +43,10 @@ constexpr std::array kRenames{Alias{".mlp.", ".block_sparse_moe."}, Alias{"gate_
 
 }  // namespace
 
-const Family kMixtral{"mixtral", "MixtralForCausalLM", kFields, kAliases, read, write, kRenames};
+const Family& mixtral() {
+  static const Family family{"mixtral", "MixtralForCausalLM", kFields, kAliases, read, write,
+                             kRenames};
+  return family;
+}
 
 }  // namespace moesaic::hf

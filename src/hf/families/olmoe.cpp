@@ -43,6 +43,9 @@ void write(const config::Model& model, const config::Router& /*router*/, Json& j
 
 }  // namespace
 
-const Family kOlmoe{"olmoe", "OlmoeForCausalLM", kFields, kAliases, read, write};
+const Family& olmoe() {
+  static const Family family{"olmoe", "OlmoeForCausalLM", kFields, kAliases, read, write};
+  return family;
+}
 
 }  // namespace moesaic::hf

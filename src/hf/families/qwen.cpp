@@ -111,7 +111,16 @@ constexpr std::array kRenames2{Alias{".shared_experts.", ".shared_expert."}};
 
 }  // namespace
 
-const Family kQwen2Moe{"qwen2_moe", "Qwen2MoeForCausalLM", kFields2, {}, read2, write2, kRenames2};
-const Family kQwen3Moe{"qwen3_moe", "Qwen3MoeForCausalLM", kFields3, kAliases3, read3, write3};
+const Family& qwen2_moe() {
+  static const Family family{"qwen2_moe", "Qwen2MoeForCausalLM", kFields2, {}, read2, write2,
+                             kRenames2};
+  return family;
+}
+
+const Family& qwen3_moe() {
+  static const Family family{"qwen3_moe", "Qwen3MoeForCausalLM", kFields3, kAliases3, read3,
+                             write3};
+  return family;
+}
 
 }  // namespace moesaic::hf

@@ -361,15 +361,15 @@ TEST(HfConfig, FamilyFor) {
   const auto json = [&] {
     return hf_config_of(family_of(config), model, config.router, DType::kF32);
   };
-  EXPECT_EQ(&family_of(config), &kMixtral);
+  EXPECT_EQ(&family_of(config), &mixtral());
   EXPECT_EQ(json()["num_key_value_heads"], 4);
   model.qk_norm = config::QkNorm::kHead;
   model.dense_layers = 1;
-  EXPECT_EQ(&family_of(config), &kQwen3Moe);
+  EXPECT_EQ(&family_of(config), &qwen3_moe());
   EXPECT_EQ(json()["mlp_only_layers"], Json::array({0}));
   model.dense_layers = 0;
   model.qk_norm = config::QkNorm::kProjection;
-  EXPECT_EQ(&family_of(config), &kOlmoe);
+  EXPECT_EQ(&family_of(config), &olmoe());
 }
 
 // What no family has is named.

@@ -35,13 +35,13 @@ std::map<std::string, HfTensor> tensors_of(const Family& family, const config::M
 
 // What training alone has (measured loads, spare experts, deferred gradients) is in no folder.
 TEST(HfTensors, ModelAlone) {
-  const auto plain = tensors_of(kQwen3Moe, small(), {});
+  const auto plain = tensors_of(qwen3_moe(), small(), {});
   const config::Router training{.spare_experts = 2,
                                 .gradient_buffer = 16,
                                 .balance = config::Balance::kAuxLoss,
                                 .aux_loss = 0.1,
                                 .aux_scope = config::AuxScope::kBatch};
-  const auto trained = tensors_of(kQwen3Moe, small(), training);
+  const auto trained = tensors_of(qwen3_moe(), small(), training);
   EXPECT_EQ(plain.size(), trained.size());
   // A layer has 2 norms, 4 tensors of attention, the gate and 3 of each expert.
   EXPECT_EQ(plain.size(), 2U * (2 + 4 + 1 + 3 * 3) + 3);
@@ -50,14 +50,14 @@ TEST(HfTensors, ModelAlone) {
 }
 
 TEST(HfTensors, Renamed) {
-  const auto tensors = tensors_of(kMixtral, small(), {});
+  const auto tensors = tensors_of(mixtral(), small(), {});
   EXPECT_EQ(tensors.at("model.layers.0.mlp.experts.2.down_proj.weight").view.tensor,
             "model.layers.0.block_sparse_moe.experts.2.w2.weight");
 }
 
 // gpt-oss: up_proj of expert 2 lies in the odd columns of the third matrix of the stack.
 TEST(HfTensors, Stacked) {
-  const auto tensors = tensors_of(kGptOss, small(), {});
+  const auto tensors = tensors_of(gpt_oss(), small(), {});
   const HfTensor& up = tensors.at("model.layers.1.mlp.experts.2.up_proj.weight");
   EXPECT_TRUE(up.stacked());
   EXPECT_EQ(up.view.tensor, "model.layers.1.mlp.experts.gate_up_proj");
@@ -71,7 +71,7 @@ TEST(HfTensors, TooLarge) {
   config::Model model = small();
   const auto refused = [&] {
     try {
-      hf_tensors(kMixtral, model, {});
+      hf_tensors(mixtral(), model, {});
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::kBadData) << error.what();
       return true;
