@@ -12,8 +12,7 @@ std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
   std::map<std::string, StoredKind> kinds;
   for (const model::Parameter& p : parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      kinds[tensor.name] = {.packable = p.spec.in_products && p.spec.packable &&
-                                        !p.spec.looked_up && tensor.shape.rank() == 2,
+      kinds[tensor.name] = {.packable = p.spec.quantizable() && tensor.shape.rank() == 2,
                             .trained = p.spec.trained};
     }
   }

@@ -29,6 +29,11 @@ void check_format(const std::filesystem::path& file, const std::string& its_sche
   }
 }
 
+void write_format(Hdf5File& file, const std::string& schema, std::int64_t version) {
+  file.set_attribute("/", "schema", schema);
+  file.set_attribute("/", "version", version);
+}
+
 void check_format(const Hdf5File& file, const std::string& schema, std::int64_t known) {
   const std::string its = file.has_attribute("/", "schema") ? file.string_attribute("/", "schema")
                                                             : std::string("none");

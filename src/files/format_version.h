@@ -20,7 +20,9 @@ class NewerFormat : public Error {
 /// those that this program reads: 1 to `known`.
 void check_format(const std::filesystem::path& file, const std::string& its_schema,
                   std::int64_t its_version, const std::string& schema, std::int64_t known);
-/// The same of the attributes schema and version of an HDF5 file.
+/// Says in an HDF5 file what it is, in attributes of the root.
+void write_format(Hdf5File& file, const std::string& schema, std::int64_t version);
+/// As the first, of what write_format wrote.
 void check_format(const Hdf5File& file, const std::string& schema, std::int64_t known);
 
 /// Whether an Error says that the bytes of a file are wrong, rather than that they could not be

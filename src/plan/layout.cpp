@@ -18,13 +18,22 @@ Layout Layout::of(const config::Config& config, std::int64_t ranks) {
           .recompute = config.train.recompute};
 }
 
+std::vector<std::int64_t> layers_of_stage(const config::Model& model, const Layout& layout,
+                                          std::int64_t stage) {
+  std::vector<std::int64_t> layers;
+  for (std::int64_t c = stage; c < layout.pp * layout.chunks; c += layout.pp) {
+    const Slice chunk = layers_of_chunk(model.layers, c, layout.pp * layout.chunks);
+    for (std::int64_t layer = chunk.begin; layer < chunk.end(); ++layer) {
+      layers.push_back(layer);
+    }
+  }
+  return layers;
+}
+
 Stage stage_of(const config::Model& model, const Layout& layout, std::int64_t stage) {
   Stage held{.embedding = stage == 0, .head = stage == layout.pp - 1};
-  for (std::int64_t c = stage; c < layout.pp * layout.chunks; c += layout.pp) {
-    const Slice layers = layers_of_chunk(model.layers, c, layout.pp * layout.chunks);
-    for (std::int64_t layer = layers.begin; layer < layers.end(); ++layer) {
-      ++(config::has_experts(model, layer) ? held.moe : held.dense);
-    }
+  for (const std::int64_t layer : layers_of_stage(model, layout, stage)) {
+    ++(config::has_experts(model, layer) ? held.moe : held.dense);
   }
   return held;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "config/config.h"
 
@@ -24,7 +25,11 @@ struct Layout {
   std::int64_t expert_split() const { return folded ? 1 : tp; }        // that split each of them
 };
 
-/// Layers of a stage, and what else it holds.
+/// The layers of a stage, ascending.
+std::vector<std::int64_t> layers_of_stage(const config::Model& model, const Layout& layout,
+                                          std::int64_t stage);
+
+/// Layers of a stage by kind, and what else it holds.
 struct Stage {
   std::int64_t dense = 0, moe = 0;
   bool embedding = false, head = false;

@@ -172,8 +172,8 @@ double quantized_bytes(const config::Config& config, const routing::GateState& g
   const RankModel whole(config, {}, 0, gates);
   double bytes = 0.0;
   for (const model::Parameter& p : whole.parameters.all()) {
-    const bool packed = p.spec.in_products && p.spec.packable && !p.spec.looked_up;
-    bytes += (packed ? packed_bytes(config.run.quantize) : kFp32) * real(p.spec.shape.numel());
+    bytes += (p.spec.quantizable() ? packed_bytes(config.run.quantize) : kFp32) *
+             real(p.spec.shape.numel());
   }
   return bytes;
 }
@@ -184,11 +184,14 @@ double page_bytes(const config::Config& config, const Layout& layout, std::int64
 }
 
 double most_page_bytes(const config::Config& config, const Layout& layout) {
-  double most = 0.0;
-  for (std::int64_t stage = 0; stage < layout.pp; ++stage) {
-    most = std::max(most, page_bytes(config, layout, stage));
+  std::int64_t most = 0;  // the stage with most layers, which are all alike in this
+  const auto layers = [&](std::int64_t stage) {
+    return layers_of_stage(config.model, layout, stage).size();
+  };
+  for (std::int64_t stage = 1; stage < layout.pp; ++stage) {
+    most = layers(stage) > layers(most) ? stage : most;
   }
-  return most;
+  return page_bytes(config, layout, most);
 }
 
 std::int64_t cache_pages(const config::Config& config, const Layout& layout) {

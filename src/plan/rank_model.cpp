@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/share.h"
 #include "config/layers.h"
 #include "plan/numbers.h"
 #include "routing/expert_pool.h"
@@ -14,21 +13,20 @@ namespace {
 std::int64_t fullest_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                           const routing::GateState& gates) {
   const std::vector<std::int64_t> moe_layers = config::moe_layers(config.model);
-  const std::int64_t all_chunks = layout.pp * layout.chunks;
   std::vector<std::size_t> held(static_cast<std::size_t>(layout.expert_ranks()), 0);
-  for (std::int64_t c = stage; c < all_chunks; c += layout.pp) {
-    const Slice layers = layers_of_chunk(config.model.layers, c, all_chunks);
-    for (std::size_t i = 0; i < moe_layers.size(); ++i) {
-      if (moe_layers[i] < layers.begin || moe_layers[i] >= layers.end()) {
-        continue;
-      }
-      const routing::ExpertPool pool = routing::make_expert_pool(
-          routing::expert_pool_of(config.model, config.router, gates, static_cast<std::int64_t>(i)),
-          static_cast<int>(held.size()),
-          gates.loads.empty() ? std::span<const float>() : gates.loads.at(i));
-      for (std::size_t rank = 0; rank < held.size(); ++rank) {
-        held[rank] += pool.of_rank[rank].size();
-      }
+  for (const std::int64_t layer : layers_of_stage(config.model, layout, stage)) {
+    const auto found = std::lower_bound(moe_layers.begin(), moe_layers.end(), layer);
+    if (found == moe_layers.end() || *found != layer) {
+      continue;
+    }
+    const std::int64_t i = found - moe_layers.begin();
+    const routing::ExpertPool pool = routing::make_expert_pool(
+        routing::expert_pool_of(config.model, config.router, gates, i),
+        static_cast<int>(held.size()),
+        gates.loads.empty() ? std::span<const float>()
+                            : gates.loads.at(static_cast<std::size_t>(i)));
+    for (std::size_t rank = 0; rank < held.size(); ++rank) {
+      held[rank] += pool.of_rank[rank].size();
     }
   }
   return std::distance(held.begin(), std::max_element(held.rbegin(), held.rend()).base()) - 1;

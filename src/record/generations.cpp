@@ -76,8 +76,7 @@ void GenerationsWriter::add(std::span<const Continuation> continuations) {
 GenerationTotals GenerationsWriter::finish(const GenerationsHeader& header,
                                            std::int64_t trace_step) {
   files::Hdf5File& made = *file_;
-  made.set_attribute("/", "schema", std::string(kSchema));
-  made.set_attribute("/", "version", kVersion);
+  files::write_format(made, kSchema, kVersion);
   made.set_attribute("/", "model", header.model);
   made.set_attribute("/", "config", header.config);
   made.set_attribute("/", "fingerprint", header.fingerprint);

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "files/columns.h"
+#include "files/format_version.h"
 #include "record/trace_schema.h"
 
 namespace moesaic::record {
@@ -84,8 +85,7 @@ void write_routing_attributes(files::Hdf5File& file, const RoutingAxes& axes) {
 
 void write_routing_skeleton(files::Hdf5File& file, const RoutingAxes& axes) {
   file.set_attribute("/", "Conventions", std::string("CF-1.8"));
-  file.set_attribute("/", "schema", std::string(kRoutingSchema));
-  file.set_attribute("/", "version", kRoutingVersion);
+  files::write_format(file, kRoutingSchema, kRoutingVersion);
   file.set_attribute("/", "experts", axes.experts);
   write_routing_attributes(file, axes);
   write_scales(file, axes);

@@ -223,8 +223,7 @@ void ScoresWriter::describe(const ScoresHeader& header, const ScoreTotals& total
   files::Hdf5File& made = *file_;
   require(tokens_ == offset_ && tokens_ == totals.tokens && documents_ == totals.documents,
           "scores of tokens and of documents differ in number");
-  made.set_attribute("/", "schema", std::string(kScoresSchema));
-  made.set_attribute("/", "version", kScoresVersion);
+  files::write_format(made, kScoresSchema, kScoresVersion);
   made.set_attribute("/", "model", header.model);
   made.set_attribute("/", "config", header.config);
   made.set_attribute("/", "fingerprint", header.fingerprint);

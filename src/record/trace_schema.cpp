@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "files/columns.h"
+#include "files/format_version.h"
 
 namespace moesaic::record {
 using files::describe;
@@ -285,8 +286,7 @@ void write_trace_attributes(files::Hdf5File& file, const TraceAxes& axes) {
 
 void write_trace_skeleton(files::Hdf5File& file, const TraceAxes& axes) {
   file.set_attribute("/", "Conventions", std::string("CF-1.8"));
-  file.set_attribute("/", "schema", std::string(kTraceSchema));
-  file.set_attribute("/", "version", kTraceVersion);
+  files::write_format(file, kTraceSchema, kTraceVersion);
   write_trace_attributes(file, axes);
   write_scales(file, axes);
   create_columns(file, trace_columns(), axes, "/step");

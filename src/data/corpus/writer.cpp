@@ -6,6 +6,7 @@
 #include "data/corpus/columns.h"
 #include "data/corpus/shard.h"
 #include "files/durable.h"
+#include "files/format_version.h"
 
 namespace moesaic::data {
 namespace {
@@ -110,8 +111,7 @@ void ShardWriter::write_documents() {
 }
 
 void ShardWriter::write_attributes() {
-  file_.set_attribute("/", "schema", std::string(kCorpusSchema));
-  file_.set_attribute("/", "version", kCorpusVersion);
+  files::write_format(file_, kCorpusSchema, kCorpusVersion);
   file_.set_attribute("/", "vocab_size", header_.vocab_size);
   file_.set_attribute("/", "vocab_sha256", header_.vocab_sha256);
   file_.set_attribute("/", "tokenizer", header_.tokenizer);

@@ -30,6 +30,9 @@ struct ParameterSpec {
   bool buffered = false;  // its gradient may be deferred over steps (router.gradient_buffer)
   bool tied = false;      // held by the first and the last stage of a pipeline
 
+  /// Whether a checkpoint may hold its tensors as int8 or int4: products alone read them.
+  bool quantizable() const { return in_products && packable && !looked_up; }
+
   /// Says of each tensor where it lies; throws kInternal unless they fill the parameter.
   void place_tensors();
 };

@@ -83,8 +83,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     }
   }
 
-  /// A task gate knows the tasks of the batch.
-  static routing::GateState gates_of(const config::Config& config) {
+  static routing::GateState gates_of(const config::Config& config) {  // tasks of the batch
     return config.router.task_gate ? routing::GateState{.tasks = {"code", "prose"}}
                                    : routing::GateState{};
   }

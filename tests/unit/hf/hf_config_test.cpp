@@ -2,25 +2,17 @@
 // written says what was read.
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <random>
 
-#include "base/error.h"
-#include "base/json.h"
 #include "config/compare.h"
-#include "hf/config.h"
 #include "hf/family.h"
-#include "support/temp_dir.h"
+#include "unit/hf/folders.h"
 
 namespace moesaic::hf {
 namespace {
 
-const std::vector<std::string> kFolders{"mixtral",     "qwen2_moe",       "qwen3_moe",
-                                        "olmoe",       "deepseek_v2",     "deepseek_v2_yarn",
-                                        "deepseek_v3", "deepseek_v3_fp8", "gpt_oss"};
-
 std::filesystem::path config_file(const std::string& folder) {
-  return std::filesystem::path(MOESAIC_GOLDEN_DIR) / "families" / folder / "config.json";
+  return folder_of(folder) / "config.json";
 }
 
 Json config_of(const std::string& folder) {
@@ -55,16 +47,6 @@ Keys canonical_keys(HfConfig config) {
 }
 
 const Family& family_of(const HfConfig& config) { return family_for(config.model, config.router); }
-
-std::string message_of(const std::function<void()>& work, Exit code) {
-  try {
-    work();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 /// Whether a config with this field is refused with a line that begins so.
 void expect_refused(Json config, const std::string& field, const Json& value,

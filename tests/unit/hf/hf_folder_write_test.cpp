@@ -6,6 +6,17 @@
 namespace moesaic::hf {
 namespace {
 
+/// The same model, in one file.
+HfFolderRequest request_of(const HfFolder& from, const fs::path& folder) {
+  return {folder,
+          from.config().family,
+          from.config().model,
+          from.config().router,
+          DType::kF32,
+          5'000'000'000,
+          {}};
+}
+
 /// Writes a folder's tensors anew.
 void rewrite(HfFolder& from, const HfFolderRequest& request) {
   const ReadPart read = [&](const std::string& name, const Extents& offset, const Extents& extent,
@@ -20,13 +31,8 @@ TEST(HfFolderWrite, RoundTrip) {
     for (const std::int64_t most : {std::int64_t{5'000'000'000}, std::int64_t{40'000}}) {
       HfFolder from = HfFolder::open(folder_of(name));
       const TempDir dir;
-      HfFolderRequest request{dir / "out",
-                              from.config().family,
-                              from.config().model,
-                              from.config().router,
-                              DType::kF32,
-                              most,
-                              {}};
+      HfFolderRequest request = request_of(from, dir / "out");
+      request.shard_bytes = most;
       rewrite(from, request);
       HfFolder to = HfFolder::open(dir / "out");
       to.check();
@@ -55,13 +61,9 @@ TEST(HfFolderWrite, RoundTrip) {
 TEST(HfFolderWrite, Narrow) {
   HfFolder from = HfFolder::open(folder_of("deepseek_v3"));
   const TempDir dir;
-  rewrite(from, {dir / "out",
-                 from.config().family,
-                 from.config().model,
-                 from.config().router,
-                 DType::kBf16,
-                 5'000'000'000,
-                 {}});
+  HfFolderRequest request = request_of(from, dir / "out");
+  request.type = DType::kBf16;
+  rewrite(from, request);
   HfFolder to = HfFolder::open(dir / "out");
   to.check();
   const std::string bias = "model.layers.1.mlp.gate.e_score_correction_bias";
@@ -84,13 +86,8 @@ TEST(HfFolderWrite, Existing) {
   testing::write_file(dir / "out" / "model.safetensors.index.json", "{}");
   const auto sidecars = sidecar_files(dir.path());
   EXPECT_EQ(sidecars, std::vector<fs::path>{dir / "tokenizer.json"});
-  const HfFolderRequest request{dir / "out",
-                                from.config().family,
-                                from.config().model,
-                                from.config().router,
-                                DType::kF32,
-                                5'000'000'000,
-                                sidecars};
+  HfFolderRequest request = request_of(from, dir / "out");
+  request.copy = sidecars;
   expect_in(message_of([&] { rewrite(from, request); }, Exit::kCannotCreate), "is not empty");
   EXPECT_EQ(testing::read_file(dir / "out" / "model-00001-of-00002.safetensors"), "half");
   testing::write_file(dir / "out" / ".unfinished", "");
@@ -110,13 +107,7 @@ TEST(HfFolderWrite, Unfinished) {
       throw Error(Exit::kBadData, "it is damaged");
     }
   };
-  const HfFolderRequest request{dir / "out",
-                                from.config().family,
-                                from.config().model,
-                                from.config().router,
-                                DType::kF32,
-                                5'000'000'000,
-                                {}};
+  const HfFolderRequest request = request_of(from, dir / "out");
   message_of([&] { write_hf_folder(request, read, comm::Communicator()); }, Exit::kBadData);
   EXPECT_TRUE(fs::is_empty(dir / "out"));
 }
