@@ -90,8 +90,12 @@ struct VisibleKeys {
   std::span<const KeyRun> runs = {};
 };
 
+/// Keys of a tile: attention takes them in so many at a time, and a result depends on where tiles
+/// begin.
+constexpr std::int64_t kKeyTile = 64;
+
 /// Tokens of a page: a head's keys, and its values, of so many neighbours lie in a row.
-constexpr std::int64_t kPageTokens = 64;
+constexpr std::int64_t kPageTokens = kKeyTile;
 
 /// New rows of sequences whose keys and values lie in pages. Run i is rows [offsets[i], offsets[i +
 /// 1]), neighbours in one sequence from position[i] on; pages [page_offsets[i], page_offsets[i +

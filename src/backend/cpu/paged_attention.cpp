@@ -9,7 +9,7 @@
 namespace moesaic::cpu {
 namespace {
 
-static_assert(kPageTokens == kAttentionTile);
+static_assert(kPageTokens == kAttentionTile && kKeyTile == kAttentionTile);
 
 // Pages of a sequence whose sums are joined as one, from fixed places of it on, so that a row has
 // the same bits however threads share its keys.
