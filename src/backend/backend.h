@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "backend/attention.h"
 #include "backend/packed_weights.h"
 #include "tensor/tensor.h"
 
@@ -54,58 +55,9 @@ struct RouteTensors {
   Tensor sums;       // (2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
 };
 
-/// Groups of `width` neighbours in each row of a matrix: the first begins at column `first`, each
-/// next one `stride` later.
-struct RowGroups {
-  std::int64_t first = 0, groups = 1, stride = 0, width = 0;
-};
-
 struct RopeOptions {
   bool interleave = false;  // pairs are neighbours, not half a width apart
   float magnitude = 1.0F;   // factor on what is rotated
-};
-
-/// Heads of one fused query/key/value tensor. Values have v_dim elements, queries and keys
-/// head_dim; both are at least 1, and scale is positive.
-struct AttentionShape {
-  std::int64_t heads = 1, kv_heads = 1, head_dim = 1, v_dim = 1;
-  float scale = 1.0F;
-};
-
-/// Rows [begin, begin + rows) continue a sequence from position `shared` on; its positions before
-/// are earlier rows, from `leader` on. shared is a multiple of kSharedUnit.
-struct KeyRun {
-  std::int64_t begin = 0, rows = 0;
-  std::int64_t shared = 0, leader = 0;
-
-  std::int64_t size() const { return shared + rows; }
-};
-constexpr std::int64_t kSharedUnit = 2;  // bf16 dot products take two keys at a time
-
-/// The keys that a token t sees: first[t] .. t. first does not decrease. With runs, which are all
-/// rows in order, keys are counted by positions in the token's run, and its bits depend on nothing
-/// else in the batch.
-struct VisibleKeys {
-  Tensor first;  // (T) int32
-  std::span<const KeyRun> runs = {};
-};
-
-/// Keys of a tile: attention takes them in so many at a time, and a result depends on where tiles
-/// begin.
-constexpr std::int64_t kKeyTile = 64;
-
-/// Tokens of a page: a head's keys, and its values, of so many neighbours lie in a row.
-constexpr std::int64_t kPageTokens = kKeyTile;
-
-/// New rows of sequences whose keys and values lie in pages. Run i is rows [offsets[i], offsets[i +
-/// 1]), neighbours in one sequence from position[i] on; pages [page_offsets[i], page_offsets[i +
-/// 1]) are its sequence's from the beginning to at least the last of these rows. Position p lies in
-/// page p / kPageTokens.
-struct PagedRuns {
-  std::span<const std::int64_t> offsets;       // [S + 1]
-  std::span<const std::int64_t> position;      // [S]
-  std::span<const std::int64_t> page_offsets;  // [S + 1]
-  std::span<const std::int32_t> pages;         // numbers in [0, P)
 };
 
 /// One AdamW update (Loshchilov & Hutter 2019): bias corrections are 1 - beta^t.
@@ -228,15 +180,28 @@ class Backend {
   virtual void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
                                   const Tensor& dlogit) = 0;
 
-  /// Causal grouped-query attention. qkv (T, H hd + Hkv hd + Hkv vd): query heads, keys, values.
-  /// out (T, H, vd); lse (T, H) fp32 is the log-sum-exp of a row's scores. Memory is linear in T
-  /// (Dao et al. 2022).
-  virtual void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
-                         const Tensor& out, const Tensor& lse) = 0;
-  /// dout as out, dqkv as qkv. For keys given by first_key alone, without runs.
-  virtual void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                                  const Tensor& lse, const AttentionShape& shape,
-                                  const Tensor& first_key, const Tensor& dqkv) = 0;
+  // Grouped-query attention: query head h reads key head h / (H / Hkv). A row's bits depend on its
+  // origin, its range, and the keys and values in it alone. Memory is linear (Dao et al. 2022).
+  /// out (T, H, vd); lse (T, H) fp32 is the log-sum-exp of a row's scaled scores. A row without
+  /// keys has out 0 and lse -inf. The keys hold every range.
+  virtual void attention(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                         float scale, const Tensor& out, const Tensor& lse) = 0;
+  /// The same over those keys alone that there are, for sums: begun (kOverwrite), or taken further
+  /// (kAdd). Parts in order of position that end where tiles of keys do give the bits of one call.
+  virtual void attention_part(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                              float scale, const AttentionSums& sums, Write write) = 0;
+  /// sums become those over their keys and the keys of `more`.
+  virtual void merge_attention(const AttentionSums& more, float scale,
+                               const AttentionSums& sums) = 0;
+  /// out and lse of sums over all keys.
+  virtual void attention_result(const AttentionSums& sums, float scale, const Tensor& out,
+                                const Tensor& lse) = 0;
+  /// dout as out; out and lse over all keys. Gradients are written, or (fp32) added to: dq what
+  /// comes through these keys, dk and dv of these keys what comes from these queries. No forks.
+  virtual void attention_backward(const Tensor& dout, const HeadRows& q, const KeyRows& keys,
+                                  const VisibleKeys& visible, float scale, const Tensor& out,
+                                  const Tensor& lse, const AttentionGradients& gradients,
+                                  Write write) = 0;
   /// Lets a key of logit sinks (H) fp32 without a value join each row's softmax: changes out and
   /// lse to what attention would have given. (Xiao et al. 2024; gpt-oss.)
   virtual void add_sinks(const Tensor& sinks, const Tensor& out, const Tensor& lse) = 0;
@@ -248,13 +213,10 @@ class Backend {
   /// Group g of each row of `rows` (T, W) becomes the entry of head g at the row's position.
   virtual void store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
                               const Tensor& pages) = 0;
-  /// As attention, of new rows to all keys of their sequences, their own included. q (T, W): the
-  /// query heads come first. A row at position p sees the keys from max(0, p - window + 1) to p;
-  /// window 0: no limit. Undefined values: they are the first vd elements of the keys. The bits of
-  /// a row do not depend on the other rows.
-  virtual void paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
-                               const PagedRuns& runs, const Tensor& keys, const Tensor& values,
-                               const Tensor& out, const Tensor& lse) = 0;
+  /// As attention, to keys in pages: positions count from the beginning of the row's sequence, and
+  /// so do tiles.
+  virtual void attention(const HeadRows& q, const KeyPages& keys, const VisibleKeys& visible,
+                         float scale, const Tensor& out, const Tensor& lse) = 0;
 
   /// y (R, F) = silu(gate) * up with gate_up (R, 2F) = [gate | up]. Shazeer 2020. With a limit L >
   /// 0: gate clamped to at most L, up to [-L, L], y = (up + 1) gate sigmoid(1.702 gate) (gpt-oss).

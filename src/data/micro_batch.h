@@ -18,6 +18,17 @@ struct PageRuns {
   PagedRuns view() const { return {offsets, position, page_offsets, pages}; }
 };
 
+/// Rows [begin, begin + rows) continue a sequence from position `shared` on; its positions before
+/// are earlier rows, from `leader` on. shared is a multiple of kForkUnit.
+struct KeyRun {
+  std::int64_t begin = 0, rows = 0;
+  std::int64_t shared = 0, leader = 0;
+
+  std::int64_t size() const { return shared + rows; }
+  // The row of position 0.
+  std::int64_t first_row() const { return shared > 0 ? leader : begin; }
+};
+
 /// Consecutive samples, laid one after the other: T tokens that are planned and computed together.
 /// T = 0 is legal: a rank without work still takes part in the collectives.
 struct MicroBatch {
@@ -36,6 +47,14 @@ struct MicroBatch {
   std::int64_t size() const { return static_cast<std::int64_t>(token.size()); }
   std::int64_t counted() const;  // targets that are not -1
 };
+
+/// What each row sees (VisibleKeys): the keys of its document or sequence up to its own, at most
+/// `window` of them (0: no limit). Rows whose past is in pages count positions, others rows. Empty:
+/// origin 0, no fork.
+struct KeyRanges {
+  std::vector<std::int32_t> first, last, origin, fork, jump;  // [T]
+};
+KeyRanges key_ranges(const MicroBatch& batch, std::int64_t window);
 
 /// The first `rows` tokens of a text, each of which has the next one as its target, if there is
 /// one.

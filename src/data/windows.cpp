@@ -62,7 +62,7 @@ std::vector<WindowBatch> pack(const ShardDocuments& documents, const WindowRules
       leader.reset();
     }
     if (leader) {  // the last context token predicts another one here: it is read again
-      windows[0].shared = (context - 1) / kSharedUnit * kSharedUnit;
+      windows[0].shared = (context - 1) / kForkUnit * kForkUnit;
       windows[0].leader = *leader;
     }
     for (Window& window : windows) {

@@ -5,9 +5,20 @@
 namespace moesaic::model {
 
 DeviceBatch upload(Backend& backend, const data::MicroBatch& batch) {
-  const Shape shape{batch.size()};
-  return {.position = to_device(backend, batch.position, shape),
-          .first_key = to_device(backend, batch.first_key, shape)};
+  return {.position = to_device(backend, batch.position, {batch.size()}),
+          .keys = upload(backend, data::key_ranges(batch, 0))};
+}
+
+VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges) {
+  const Shape shape{std::ssize(ranges.first)};
+  const auto given = [&](const std::vector<std::int32_t>& values) {
+    return values.empty() ? Tensor() : to_device(backend, values, shape);
+  };
+  return {.first = to_device(backend, ranges.first, shape),
+          .last = to_device(backend, ranges.last, shape),
+          .origin = given(ranges.origin),
+          .fork = given(ranges.fork),
+          .jump = given(ranges.jump)};
 }
 
 std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share) {

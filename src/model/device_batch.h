@@ -11,9 +11,14 @@ namespace moesaic::model {
 
 /// The parts of a micro-batch that kernels read, on the device.
 struct DeviceBatch {
-  Tensor position, first_key;  // (T) int32
+  Tensor position;   // (T) int32
+  VisibleKeys keys;  // without a window
+  // The same with a window, once a layer has asked for it.
+  std::int64_t window = 0;
+  VisibleKeys windowed = {};
 };
 DeviceBatch upload(Backend& backend, const data::MicroBatch& batch);
+VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges);
 
 /// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
 /// share becomes `share.count`, which is none of this one's.

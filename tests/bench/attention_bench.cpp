@@ -1,4 +1,6 @@
 // Attention: bound by multiply-adds.
+#include <numeric>
+
 #include "kernels_bench.h"
 
 namespace moesaic::bench {
@@ -28,8 +30,11 @@ struct AttentionCase {
     for (std::int64_t t = 0; t < kTokens; ++t) {
       first.push_back(static_cast<std::int32_t>(t / length * length));
     }
-    first_key = indices(first, {kTokens});
-    backend().attention(qkv, shape, {first_key}, out, lse);
+    std::vector<std::int32_t> last(kTokens);
+    std::iota(last.begin(), last.end(), 1);
+    visible.first = indices(first, {kTokens});
+    visible.last = indices(last, {kTokens});
+    attend();
     // One product along head_dim and one along v_dim for each pair of a query and a key it sees.
     const std::int64_t pairs = kTokens / length * (length * (length + 1) / 2);
     flop = flop_of(pairs, shape.heads, shape.head_dim + shape.v_dim);
@@ -37,14 +42,19 @@ struct AttentionCase {
     backward_flop = flop_of(pairs, shape.heads, 3 * shape.head_dim + 2 * shape.v_dim);
   }
 
+  void attend() const {
+    backend().attention(shape.queries(qkv), shape.keys(qkv), visible, shape.scale, out, lse);
+  }
+
   AttentionShape shape;
-  Tensor qkv, out, lse, first_key;
+  Tensor qkv, out, lse;
+  VisibleKeys visible;
   double flop, backward_flop;
 };
 
 void attend(benchmark::State& state, const AttentionCase& c) {
   for (auto _ : state) {
-    backend().attention(c.qkv, c.shape, {c.first_key}, c.out, c.lse);
+    c.attend();
   }
   count_flop(state, c.flop);
 }
@@ -52,7 +62,9 @@ void attend_backward(benchmark::State& state, const AttentionCase& c) {
   const Tensor dout = normal(c.out.shape(), c.out.dtype());
   const Tensor dqkv = zeros(c.qkv.shape(), c.qkv.dtype());
   for (auto _ : state) {
-    backend().attention_backward(dout, c.qkv, c.out, c.lse, c.shape, c.first_key, dqkv);
+    backend().attention_backward(dout, c.shape.queries(c.qkv), c.shape.keys(c.qkv), c.visible,
+                                 c.shape.scale, c.out, c.lse, c.shape.gradients(dqkv),
+                                 Write::kOverwrite);
   }
   count_flop(state, c.backward_flop);
 }

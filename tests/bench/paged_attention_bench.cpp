@@ -23,6 +23,12 @@ struct Paged {
     }
     pages.resize(static_cast<std::size_t>(page_offsets.back()));
     std::iota(pages.begin(), pages.end(), 0);
+    std::vector<std::int32_t> last;
+    for (std::int64_t row = 0; row < offsets.back(); ++row) {
+      last.push_back(static_cast<std::int32_t>(length - rows + row % rows + 1));
+    }
+    visible.first = indices(std::vector<std::int32_t>(last.size(), 0), {offsets.back()});
+    visible.last = indices(last, {offsets.back()});
     q = normal({offsets.back(), shape.heads * shape.head_dim}, dtype);
     keys = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.head_dim}, dtype);
     values = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.v_dim}, dtype);
@@ -31,14 +37,15 @@ struct Paged {
   }
 
   void attend() const {
-    backend().paged_attention(q, shape, 0, {offsets, position, page_offsets, pages}, keys, values,
-                              out, lse);
+    backend().attention(shape.queries(q), {keys, values, {offsets, position, page_offsets, pages}},
+                        visible, shape.scale, out, lse);
   }
 
   AttentionShape shape;
   std::vector<std::int64_t> offsets, position, page_offsets;
   std::vector<std::int32_t> pages;
   Tensor q, keys, values, out, lse;
+  VisibleKeys visible;
 };
 
 AttentionShape shape_of(std::int64_t heads, std::int64_t kv_heads) {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -7,66 +9,138 @@
 namespace moesaic::cpu {
 namespace {
 
+static_assert(kKeyTile == kAttentionTile && kPageTokens == kAttentionTile);
+
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// Elements of a token in a fused qkv tensor: before its values, and all.
-std::int64_t values_begin(const AttentionShape& shape) {
-  return (shape.heads + shape.kv_heads) * shape.head_dim;
-}
-std::int64_t fused_width(const AttentionShape& shape) {
-  return values_begin(shape) + shape.kv_heads * shape.v_dim;
-}
-
-void require_fused(const Tensor& qkv, const AttentionShape& shape) {
-  if (shape.head_dim <= 0 || shape.v_dim <= 0 || qkv.dim(1) != fused_width(shape)) {
+void require_heads(const HeadRows& q, const KeyRows& keys, const Tensor& first) {
+  const RowGroups& k = keys.k.heads;
+  const RowGroups& v = keys.v.heads;
+  const bool fit = k.groups > 0 && q.heads.groups % k.groups == 0 && v.groups == k.groups &&
+                   q.heads.width == k.width && k.width > 0 && v.width > 0;
+  if (!fit || first.dim(0) != q.rows.dim(0) || keys.v.rows.dim(0) != keys.k.rows.dim(0)) {
     throw Error(Exit::kInternal,
-                fmt::format("attention of {} with {} + {} heads of {} and {}", qkv.shape().text(),
-                            shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim));
+                fmt::format("attention of {} ({} heads of {}) to {} ({} of {}) and {} ({} of {})",
+                            q.rows.shape().text(), q.heads.groups, q.heads.width,
+                            keys.k.rows.shape().text(), k.groups, k.width,
+                            keys.v.rows.shape().text(), v.groups, v.width));
   }
 }
 
-// The row where position 0 of a run would be if all its tokens were its own.
-std::int64_t base_of(const KeyRun& run) { return run.begin - run.shared; }
-
-// One query head of a fused qkv tensor (T, H hd + Hkv hd + Hkv vd), for the rows of a run.
+// Row 0 of a head, and the elements from row to row.
 template <class A>
-AttentionHead<A> head_of(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
-                         const KeyRun& run, std::int64_t head) {
-  const A* data = qkv.as<A>().data() + base_of(run) * fused_width(shape);
-  const std::int64_t kv = head / (shape.heads / shape.kv_heads);
-  return {.q = data + head * shape.head_dim,
-          .k = data + (shape.heads + kv) * shape.head_dim,
-          .v = data + values_begin(shape) + kv * shape.v_dim,
-          .stride = fused_width(shape),
-          .first_key = keys.first.as<std::int32_t>().data() + base_of(run),
-          .tokens = run.size(),
-          .head_dim = shape.head_dim,
-          .v_dim = shape.v_dim,
-          .scale = shape.scale,
-          .shared = run.shared,
-          .back = base_of(run) - run.leader};
+A* head_of(const HeadRows& rows, std::int64_t head) {
+  return rows.rows.as<A>().data() + rows.heads.first + head * rows.heads.stride;
+}
+std::int64_t row_of(const HeadRows& rows) { return rows.rows.dim(1); }
+
+template <class A>
+AttentionHead<A> one_head(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                          float scale, std::int64_t head) {
+  const std::int64_t kv = head / (q.heads.groups / keys.k.heads.groups);
+  return {.q = head_of<A>(q, head),
+          .q_stride = row_of(q),
+          .k = head_of<A>(keys.k, kv),
+          .k_stride = row_of(keys.k),
+          .v = head_of<A>(keys.v, kv),
+          .v_stride = row_of(keys.v),
+          .first = visible.first.as<std::int32_t>().data(),
+          .last = visible.last.as<std::int32_t>().data(),
+          .keys = {keys.begin, keys.end()},
+          .head_dim = q.heads.width,
+          .v_dim = keys.v.heads.width,
+          .scale = scale};
 }
 
 // Tiles of queries that share keys and values once converted.
 constexpr std::int64_t kTilesAtOnce = 16;
 
-// The tiles of queries of a run, by their numbers in its sequence.
-Range tiles_of(const KeyRun& run) {
-  return {run.shared / kAttentionTile, (run.size() + kAttentionTile - 1) / kAttentionTile};
+// Neighbouring query rows of one origin and fork, in tiles.
+struct Stretch {
+  Range rows;
+  std::int64_t origin = 0, fork = 0, jump = 0;
+  bool forks = false;
+
+  std::int64_t tiles() const {
+    return (rows.end - rows.begin + kAttentionTile - 1) / kAttentionTile;
+  }
+  Range rows_of(Range tiles) const {
+    return {rows.begin + tiles.begin * kAttentionTile,
+            std::min(rows.begin + tiles.end * kAttentionTile, rows.end)};
+  }
+};
+
+std::vector<Stretch> stretches_of(const VisibleKeys& visible, std::int64_t rows) {
+  const auto numbers = [](const Tensor& t) {
+    return t.defined() ? t.as<std::int32_t>().data() : nullptr;
+  };
+  const std::int32_t* const origin = numbers(visible.origin);
+  const std::int32_t* const fork = numbers(visible.fork);
+  const std::int32_t* const jump = numbers(visible.jump);
+  std::vector<Stretch> stretches;
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const Stretch here{.rows = {t, t + 1},
+                       .origin = origin != nullptr ? origin[t] : 0,
+                       .fork = fork != nullptr ? fork[t] : 0,
+                       .jump = fork != nullptr ? jump[t] : 0,
+                       .forks = fork != nullptr};
+    const bool goes_on = !stretches.empty() && stretches.back().origin == here.origin &&
+                         stretches.back().fork == here.fork && stretches.back().jump == here.jump;
+    if (goes_on) {
+      stretches.back().rows.end = t + 1;
+    } else {
+      stretches.push_back(here);
+    }
+  }
+  return stretches;
 }
 
-// The most keys that so many tiles of queries of a run see, from the first tile of them on.
-// first_key: of all rows.
-std::int64_t most_keys(std::span<const std::int32_t> first_key, const KeyRun& run) {
-  const Range tiles = tiles_of(run);
+// The most keys, in whole tiles, that so many tiles of queries see of those that are there.
+std::int64_t most_keys(const VisibleKeys& visible, const KeyRows& keys,
+                       std::span<const Stretch> stretches) {
+  const std::span first = visible.first.as<std::int32_t>();
+  const std::span last = visible.last.as<std::int32_t>();
   std::int64_t most = 0;
-  for (std::int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    const std::int64_t query = tile * kAttentionTile;
-    const std::int64_t end = std::min(query + kTilesAtOnce * kAttentionTile, run.size());
-    const std::int64_t first = first_key[at(base_of(run) + std::max(query, run.shared))];
-    most = std::max(most, end - first / kAttentionTile * kAttentionTile);
+  for (const Stretch& stretch : stretches) {
+    for (std::int64_t tile = 0; tile < stretch.tiles(); tile += kTilesAtOnce) {
+      const Range rows = stretch.rows_of({tile, tile + kTilesAtOnce});
+      std::int64_t begin = keys.end();
+      std::int64_t end = keys.begin;
+      for (std::int64_t t = rows.begin; t < rows.end; ++t) {
+        if (first[at(t)] < last[at(t)]) {
+          begin = std::min<std::int64_t>(begin, first[at(t)]);
+          end = std::max<std::int64_t>(end, last[at(t)]);
+        }
+      }
+      begin = std::max(begin, keys.begin);
+      end = std::min(end, keys.end());
+      most = std::max(most, end - begin);
+    }
   }
-  return most;
+  return most + 2 * kAttentionTile;  // the tiles of the first and the last of them
+}
+
+std::vector<StripRange> strips_of(const VisibleKeys& visible, std::int64_t rows) {
+  constexpr std::int64_t kStrip = 16;
+  const std::span first = visible.first.as<std::int32_t>();
+  const std::span last = visible.last.as<std::int32_t>();
+  std::vector<StripRange> strips;
+  for (std::int64_t begin = 0; begin < rows; begin += kStrip) {
+    StripRange strip{std::numeric_limits<std::int32_t>::max(), 0,
+                     std::numeric_limits<std::int32_t>::max(), 0};
+    for (std::int64_t t = begin; t < std::min(begin + kStrip, rows); ++t) {
+      const std::int32_t f = first[at(t)];
+      const std::int32_t l = last[at(t)];
+      if (f < l) {
+        strip = {std::min(strip.least_first, f), std::max(strip.most_first, f),
+                 std::min(strip.least_last, l), std::max(strip.most_last, l)};
+      } else {
+        strip.least_last = 0;  // one that sees nothing
+      }
+    }
+    strips.push_back(strip);
+  }
+  return strips;
 }
 
 // Whether threads take whole heads of keys in the backward pass of attention. Otherwise they share
@@ -83,124 +157,220 @@ std::int64_t from_both_ends(std::int64_t i, std::int64_t n) {
   return i % 2 == 0 ? i / 2 : n - 1 - i / 2;
 }
 
+template <class A>
+AttentionParts<A> results_of(const Tensor& out, const Tensor& lse, std::int64_t head) {
+  const std::int64_t width = out.dim(2);
+  return {.out = out.as<A>().data() + head * width,
+          .out_row = out.dim(1) * width,
+          .lse = lse.as<float>().data() + head,
+          .lse_row = lse.dim(1)};
+}
+
+template <class A>
+AttentionParts<A> sums_of(const AttentionSums& sums, Write write, std::int64_t head) {
+  const std::int64_t heads = sums.values.dim(1);
+  const std::int64_t width = sums.values.dim(2);
+  return {.out = nullptr,
+          .out_row = 0,
+          .lse = nullptr,
+          .lse_row = 0,
+          .values = sums.values.as<float>().data() + head * width,
+          .values_row = heads * width,
+          .top = sums.top.as<float>().data() + head,
+          .total = sums.total.as<float>().data() + head,
+          .sums_row = heads,
+          .begins = write == Write::kOverwrite};
+}
+
 }  // namespace
 
-void CpuBackend::attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
-                           const Tensor& out, const Tensor& lse) {
-  require_fused(qkv, shape);
-  const KeyRun whole{.begin = 0, .rows = qkv.dim(0)};
-  const std::span<const KeyRun> runs = keys.runs.empty() ? std::span(&whole, 1) : keys.runs;
-  std::int64_t most = 0;
-  std::vector<std::int64_t> starts = {0};  // of the runs among all tiles of a head
-  for (const KeyRun& run : runs) {
-    const Range tiles = tiles_of(run);
-    most = std::max(most, most_keys(keys.first.as<std::int32_t>(), run));
-    starts.push_back(starts.back() + tiles.end - tiles.begin);
+template <class PartsOf>
+void CpuBackend::attend(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                        float scale, const PartsOf& parts_of) {
+  require_heads(q, keys, visible.first);
+  const std::vector<Stretch> stretches = stretches_of(visible, q.rows.dim(0));
+  std::vector<std::int64_t> starts = {0};  // of the stretches among all tiles of a head
+  for (const Stretch& stretch : stretches) {
+    starts.push_back(starts.back() + stretch.tiles());
   }
-  const std::int64_t scratch_size = attention_scratch(most, shape.head_dim, shape.v_dim);
+  const std::int64_t scratch_size =
+      attention_scratch(most_keys(visible, keys, stretches), q.heads.width, keys.v.heads.width);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   const std::int64_t tiles = starts.back();
-  with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
+  with_kernels(q.rows.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
-    // Tiles [begin, end) of a run, by their numbers among all of a head.
-    const auto compute = [&](std::int64_t head, std::size_t r, Range range, std::int64_t thread) {
-      const KeyRun& run = runs[r];
-      const std::int64_t before = starts[r] - tiles_of(run).begin;
-      const std::int64_t row = base_of(run) * shape.heads + head;
-      kernels.attention(head_of<A>(qkv, shape, keys, run, head),
-                        (range.begin - before) * kAttentionTile,
-                        std::min((range.end - before) * kAttentionTile, run.size()),
-                        out.as<A>().data() + row * shape.v_dim, shape.heads * shape.v_dim,
-                        lse.as<float>().data() + row, shape.heads,
+    const auto compute = [&](std::int64_t head, const Stretch& stretch, Range part,
+                             std::int64_t thread) {
+      AttentionHead<A> one = one_head<A>(q, keys, visible, scale, head);
+      one.origin = stretch.origin;
+      if (stretch.forks) {
+        one.fork = stretch.fork;
+        one.jump = stretch.jump;
+      }
+      kernels.attention(one, stretch.rows_of(part), parts_of(head, type),
                         scratch.as<float>().data() + thread * scratch_size);
     };
-    share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+    share(q.heads.groups * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
       for (std::int64_t i = begin, next = 0; i < end; i = next) {
         const std::int64_t head = i / tiles;
         const std::int64_t tile = i % tiles;
         const auto after = std::upper_bound(starts.begin(), starts.end(), tile);
+        const auto number = at(after - starts.begin() - 1);
         next = std::min({end, head * tiles + *after, i + kTilesAtOnce});
-        compute(head, at(after - starts.begin() - 1), {tile, next - head * tiles}, thread);
+        const std::int64_t before = starts[number];
+        compute(head, stretches[number], {tile - before, next - head * tiles - before}, thread);
       }
     });
   });
 }
 
-void CpuBackend::attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                                    const Tensor& lse, const AttentionShape& shape,
-                                    const Tensor& first_key, const Tensor& dqkv) {
-  require_fused(qkv, shape);
-  const std::int64_t tokens = qkv.dim(0);
-  const KeyRun whole{.begin = 0, .rows = tokens};
-  const std::int64_t tiles = tiles_of(whole).end;
-  const std::int64_t hd = shape.head_dim;
-  const std::int64_t vd = shape.v_dim;
+void CpuBackend::attention(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                           float scale, const Tensor& out, const Tensor& lse) {
+  attend(q, keys, visible, scale,
+         [&](std::int64_t head, auto type) { return results_of<decltype(type)>(out, lse, head); });
+}
+
+void CpuBackend::attention_part(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                                float scale, const AttentionSums& sums, Write write) {
+  attend(q, keys, visible, scale,
+         [&](std::int64_t head, auto type) { return sums_of<decltype(type)>(sums, write, head); });
+}
+
+void CpuBackend::merge_attention(const AttentionSums& more, float scale,
+                                 const AttentionSums& sums) {
+  const std::int64_t width = sums.values.dim(2);
+  share(sums.top.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      float& top = sums.top.as<float>()[at(i)];
+      float& total = sums.total.as<float>()[at(i)];
+      const float more_top = more.top.as<float>()[at(i)];
+      const float best = std::max(top, more_top);
+      const float here = std::exp(scale * (top - best));
+      const float there = std::exp(scale * (more_top - best));
+      top = best;
+      total = total * here + more.total.as<float>()[at(i)] * there;
+      float* const values = sums.values.as<float>().data() + i * width;
+      const float* const more_values = more.values.as<float>().data() + i * width;
+      for (std::int64_t c = 0; c < width; ++c) {
+        values[c] = values[c] * here + more_values[c] * there;
+      }
+    }
+  });
+}
+
+void CpuBackend::attention_result(const AttentionSums& sums, float scale, const Tensor& out,
+                                  const Tensor& lse) {
+  const std::int64_t width = sums.values.dim(2);
+  with_kernels(out.dtype(), [&](const auto& kernels, auto type) {
+    using A = decltype(type);
+    share(lse.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        lse.as<float>()[at(i)] =
+            kernels.finish_attention(sums.top.as<float>()[at(i)], sums.total.as<float>()[at(i)],
+                                     sums.values.as<float>().data() + i * width, scale,
+                                     out.as<A>().data() + i * width, width);
+      }
+    });
+  });
+}
+
+void CpuBackend::attention_backward(const Tensor& dout, const HeadRows& q, const KeyRows& keys,
+                                    const VisibleKeys& visible, float scale, const Tensor& out,
+                                    const Tensor& lse, const AttentionGradients& gradients,
+                                    Write write) {
+  require_heads(q, keys, visible.first);
+  require(!visible.fork.defined(), "a gradient through forks");
+  const std::int64_t rows = q.rows.dim(0);
+  const std::int64_t hd = q.heads.width;
+  const std::int64_t vd = keys.v.heads.width;
+  const std::int64_t kv_heads = keys.k.heads.groups;
   const std::int64_t padded = padded_head(hd);
   const std::int64_t v_padded = padded_head(vd);
-  const std::int64_t stride = fused_width(shape);
-  const std::int64_t group = shape.heads / shape.kv_heads;
-  const std::int64_t scratch_size = attention_backward_scratch(tokens, hd, vd);
+  const std::int64_t group = q.heads.groups / kv_heads;
+  const Range all_keys{keys.begin, keys.end()};
+  const Range all_queries{0, rows};
+  const std::vector<StripRange> strips = strips_of(visible, rows);
+  const std::int64_t scratch_size = attention_backward_scratch(rows, hd, vd);
   const Tensor scratch =
-      empty(DType::kF32, {threads_, scratch_size + tokens * (padded + v_padded)});
-  with_kernels(qkv.dtype(), [&](const auto& kernels, auto type) {
+      empty(DType::kF32,
+            {threads_, scratch_size + (all_keys.end - all_keys.begin) * (padded + v_padded)});
+  const bool adds = write == Write::kAdd;
+  with_kernels(q.rows.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
-    // One query head; dq, dk and dv where they are not null.
-    const auto run = [&](std::int64_t head, Range keys, Range queries, A* dq, float* dk, float* dv,
-                         std::int64_t thread) {
-      const AttentionGradient<A> gradient{.dout = dout.as<A>().data() + head * vd,
-                                          .out = out.as<A>().data() + head * vd,
-                                          .out_stride = shape.heads * vd,
-                                          .lse = lse.as<float>().data() + head,
-                                          .lse_stride = shape.heads,
-                                          .keys = keys,
-                                          .queries = queries,
-                                          .dq = dq,
-                                          .dk = dk,
-                                          .dv = dv};
-      kernels.attention_backward(head_of<A>(qkv, shape, {first_key}, whole, head), gradient,
+    // One query head; dq, and dk and dv where they are not null.
+    const auto run = [&](std::int64_t head, Range of_keys, Range queries, bool with_dq, float* dk,
+                         float* dv, std::int64_t thread) {
+      const AttentionGradient<A> gradient{
+          .dout = dout.as<A>().data() + head * vd,
+          .out = out.as<A>().data() + head * vd,
+          .out_stride = q.heads.groups * vd,
+          .lse = lse.as<float>().data() + head,
+          .lse_stride = q.heads.groups,
+          .strips = strips.data(),
+          .keys = of_keys,
+          .queries = queries,
+          .dq = with_dq && !adds ? head_of<A>(gradients.dq, head) : nullptr,
+          .dq_sum = with_dq && adds ? head_of<float>(gradients.dq, head) : nullptr,
+          .dq_stride = row_of(gradients.dq),
+          .dk = dk,
+          .dv = dv};
+      kernels.attention_backward(one_head<A>(q, keys, visible, scale, head), gradient,
                                  scratch.as<float>().data() + thread * scratch.dim(1));
     };
-    const auto dq_of = [&](std::int64_t head) { return dqkv.as<A>().data() + head * hd; };
+    // Rows of sums become those of a gradient.
+    const auto write_rows = [&](const float* sums, std::int64_t sums_row, const HeadRows& to,
+                                std::int64_t kv, Range of_keys) {
+      const std::int64_t first = of_keys.begin - keys.begin;
+      for (std::int64_t i = 0; i < of_keys.end - of_keys.begin; ++i) {
+        const std::int64_t row = (first + i) * row_of(to);
+        if (adds) {
+          set_.common->add(sums + i * sums_row, head_of<float>(to, kv) + row, to.heads.width);
+        } else {
+          kernels.from_float(sums + i * sums_row, head_of<A>(to, kv) + row, to.heads.width);
+        }
+      }
+    };
     // dk and dv of some keys, from all query heads that share them.
-    const auto run_keys = [&](std::int64_t kv, Range keys, bool with_dq, std::int64_t thread) {
-      const std::int64_t count = keys.end - keys.begin;
+    const auto run_keys = [&](std::int64_t kv, Range of_keys, bool with_dq, std::int64_t thread) {
+      const std::int64_t count = of_keys.end - of_keys.begin;
       float* dk = scratch.as<float>().data() + thread * scratch.dim(1) + scratch_size;
       float* dv = dk + count * padded;
       std::memset(dk, 0, at(count * (padded + v_padded)) * sizeof(float));
       for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head) {
-        run(head, keys, {0, tokens}, with_dq ? dq_of(head) : nullptr, dk, dv, thread);
+        run(head, of_keys, all_queries, with_dq, dk, dv, thread);
       }
-      A* row = dqkv.as<A>().data() + keys.begin * stride;
-      A* dk_out = row + (shape.heads + kv) * hd;
-      A* dv_out = row + values_begin(shape) + kv * vd;
-      for (std::int64_t t = 0; t < count; ++t) {
-        kernels.from_float(dk + t * padded, dk_out + t * stride, hd);
-        kernels.from_float(dv + t * v_padded, dv_out + t * stride, vd);
-      }
+      write_rows(dk, padded, gradients.dk, kv, of_keys);
+      write_rows(dv, v_padded, gradients.dv, kv, of_keys);
     };
-    if (whole_heads(shape.kv_heads, threads_)) {
-      share(shape.kv_heads, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+    if (whole_heads(kv_heads, threads_)) {
+      share(kv_heads, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
         for (std::int64_t kv = begin; kv < end; ++kv) {
-          run_keys(kv, {0, tokens}, true, thread);
+          run_keys(kv, all_keys, true, thread);
         }
       });
       return;
     }
-    const auto tile = [&](std::int64_t i) {
-      const std::int64_t begin = from_both_ends(i % tiles, tiles) * kAttentionTile;
-      return Range{begin, std::min(begin + kAttentionTile, tokens)};
+    // Tile i of so many in the order that spreads work.
+    const auto tile = [&](std::int64_t i, Range all) {
+      const std::int64_t tiles = (all.end - all.begin + kAttentionTile - 1) / kAttentionTile;
+      const std::int64_t begin = all.begin + from_both_ends(i % tiles, tiles) * kAttentionTile;
+      return Range{begin, std::min(begin + kAttentionTile, all.end)};
     };
-    share(shape.kv_heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        run_keys(i / tiles, tile(i), false, thread);
-      }
+    const auto share_tiles = [&](std::int64_t heads, Range all, const auto& work) {
+      const std::int64_t tiles = (all.end - all.begin + kAttentionTile - 1) / kAttentionTile;
+      share(heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          work(i / tiles, tile(i, all), thread);
+        }
+      });
+    };
+    share_tiles(kv_heads, all_keys, [&](std::int64_t kv, Range of_keys, std::int64_t thread) {
+      run_keys(kv, of_keys, false, thread);
     });
-    share(shape.heads * tiles, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const Range queries = tile(i);
-        run(i / tiles, {0, queries.end}, queries, dq_of(i / tiles), nullptr, nullptr, thread);
-      }
-    });
+    share_tiles(q.heads.groups, all_queries,
+                [&](std::int64_t head, Range queries, std::int64_t thread) {
+                  run(head, all_keys, queries, true, nullptr, nullptr, thread);
+                });
   });
 }
 

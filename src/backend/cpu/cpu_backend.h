@@ -82,19 +82,24 @@ class CpuBackend : public Backend {
   void gate_rows(const Tensor& x, const Tensor& logit) override;
   void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
                           const Tensor& dlogit) override;
-  void attention(const Tensor& qkv, const AttentionShape& shape, const VisibleKeys& keys,
+  void attention(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible, float scale,
                  const Tensor& out, const Tensor& lse) override;
-  void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                          const Tensor& lse, const AttentionShape& shape, const Tensor& first_key,
-                          const Tensor& dqkv) override;
+  void attention_part(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
+                      float scale, const AttentionSums& sums, Write write) override;
+  void merge_attention(const AttentionSums& more, float scale, const AttentionSums& sums) override;
+  void attention_result(const AttentionSums& sums, float scale, const Tensor& out,
+                        const Tensor& lse) override;
+  void attention_backward(const Tensor& dout, const HeadRows& q, const KeyRows& keys,
+                          const VisibleKeys& visible, float scale, const Tensor& out,
+                          const Tensor& lse, const AttentionGradients& gradients,
+                          Write write) override;
   void add_sinks(const Tensor& sinks, const Tensor& out, const Tensor& lse) override;
   void sinks_backward(const Tensor& dout, const Tensor& out, const Tensor& lse, const Tensor& sinks,
                       const Tensor& dsinks) override;
   void store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
                       const Tensor& pages) override;
-  void paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
-                       const PagedRuns& runs, const Tensor& keys, const Tensor& values,
-                       const Tensor& out, const Tensor& lse) override;
+  void attention(const HeadRows& q, const KeyPages& keys, const VisibleKeys& visible, float scale,
+                 const Tensor& out, const Tensor& lse) override;
   void swiglu(const Tensor& gate_up, float limit, const Tensor& y) override;
   void swiglu_backward(const Tensor& dy, const Tensor& gate_up, float limit,
                        const Tensor& dgate_up) override;
@@ -130,6 +135,11 @@ class CpuBackend : public Backend {
       work(n * part / parts, n * (part + 1) / parts, part);
     }
   }
+
+  /// Attention of rows to rows. parts_of(head, T{}): where the queries of a head go.
+  template <class PartsOf>
+  void attend(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible, float scale,
+              const PartsOf& parts_of);
 
   /// Calls work(kernels, T{}) with the kernels and the element type of a compute dtype.
   template <class Work>

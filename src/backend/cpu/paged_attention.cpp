@@ -2,14 +2,13 @@
 #include <omp.h>
 
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
 
 namespace moesaic::cpu {
 namespace {
-
-static_assert(kPageTokens == kAttentionTile && kKeyTile == kAttentionTile);
 
 // Pages of a sequence whose sums are joined as one, from fixed places of it on, so that a row has
 // the same bits however threads share its keys.
@@ -54,19 +53,34 @@ struct QueryTile {
 };
 
 std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group,
-                                   std::int64_t window) {
+                                   const VisibleKeys& visible) {
+  const std::span first = visible.first.as<std::int32_t>();
+  const std::span last = visible.last.as<std::int32_t>();
   std::vector<QueryTile> tiles;
   tiles.reserve(runs.position.size() * at(heads));
   for (std::size_t run = 0; run < runs.position.size(); ++run) {
     const std::int64_t queries = (runs.offsets[run + 1] - runs.offsets[run]) * group;
-    for (std::int64_t head = 0; head < heads; ++head) {
-      for (std::int64_t begin = 0; begin < queries; begin += kAttentionTile) {
-        const std::int64_t end = std::min(begin + kAttentionTile, queries);
-        const std::int64_t position = runs.position[run] + begin / group;
-        const std::int64_t first =
-            window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
-        const std::int64_t last = runs.position[run] + (end - 1) / group;
-        tiles.push_back({run, head, {begin, end}, {first / kPageTokens, last / kPageTokens + 1}});
+    const std::size_t before = tiles.size();
+    for (std::int64_t begin = 0; begin < queries; begin += kAttentionTile) {
+      const std::int64_t end = std::min(begin + kAttentionTile, queries);
+      Range seen{std::numeric_limits<std::int32_t>::max(), 0};
+      for (std::int64_t row = begin / group; row <= (end - 1) / group; ++row) {
+        const auto t = at(runs.offsets[run] + row);
+        if (first[t] < last[t]) {
+          seen = {std::min<std::int64_t>(seen.begin, first[t]),
+                  std::max<std::int64_t>(seen.end, last[t])};
+        }
+      }
+      const Range pages = seen.begin < seen.end
+                              ? Range{seen.begin / kPageTokens, (seen.end - 1) / kPageTokens + 1}
+                              : Range{0, 0};
+      tiles.push_back({run, 0, {begin, end}, pages});
+    }
+    const std::size_t of_head = tiles.size() - before;
+    for (std::int64_t head = 1; head < heads; ++head) {
+      for (std::size_t i = 0; i < of_head; ++i) {
+        tiles.push_back(tiles[before + i]);
+        tiles.back().head = head;
       }
     }
   }
@@ -90,35 +104,41 @@ template <class A>
 struct PagedCall {
   const Kernels<A>& kernels;
   const CommonKernels& common;
-  const AttentionShape& shape;
-  const PagedRuns& runs;
-  std::int64_t window;
-  const Tensor &q, &keys, &values, &out, &lse, &scratch, &sums;
+  const HeadRows& q;
+  const KeyPages& from;
+  const VisibleKeys& visible;
+  float scale;
+  const Tensor &values, &out, &lse, &scratch, &sums;
   int threads;
 
-  std::int64_t group() const { return shape.heads / shape.kv_heads; }
+  std::int64_t group() const { return q.heads.groups / from.keys.dim(1); }
+  std::int64_t v_dim() const { return out.dim(2); }
 
   PagedHead<A> head_of(const QueryTile& tile) const {
+    const std::int64_t row = from.runs.offsets[tile.run];
     const std::int64_t query = tile.head * group();
-    return {.q = q.as<A>().data() + runs.offsets[tile.run] * q.dim(1) + query * shape.head_dim,
-            .q_stride = q.dim(1),
-            .heads = group(),
-            .keys = keys.as<A>().data() + tile.head * kPageTokens * keys.dim(3),
-            .values = values.as<A>().data() + tile.head * kPageTokens * values.dim(3),
-            .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
-            .key_row = keys.dim(3),
-            .value_page = values.dim(1) * kPageTokens * values.dim(3),
-            .value_row = values.dim(3),
-            .pages = runs.pages.data() + runs.page_offsets[tile.run],
-            .position = runs.position[tile.run],
-            .window = window,
-            .head_dim = shape.head_dim,
-            .v_dim = shape.v_dim,
-            .scale = shape.scale};
+    const Tensor& keys = from.keys;
+    return {
+        .q = q.rows.as<A>().data() + row * q.rows.dim(1) + q.heads.first + query * q.heads.stride,
+        .q_row = q.rows.dim(1),
+        .q_head = q.heads.stride,
+        .heads = group(),
+        .keys = keys.as<A>().data() + tile.head * kPageTokens * keys.dim(3),
+        .values = values.as<A>().data() + tile.head * kPageTokens * values.dim(3),
+        .key_page = keys.dim(1) * kPageTokens * keys.dim(3),
+        .key_row = keys.dim(3),
+        .value_page = values.dim(1) * kPageTokens * values.dim(3),
+        .value_row = values.dim(3),
+        .pages = from.runs.pages.data() + from.runs.page_offsets[tile.run],
+        .first = visible.first.as<std::int32_t>().data() + row,
+        .last = visible.last.as<std::int32_t>().data() + row,
+        .head_dim = q.heads.width,
+        .v_dim = v_dim(),
+        .scale = scale};
   }
   PagedSums sums_at(std::int64_t thread, std::int64_t i) const {
     float* const sum = sums.as<float>().data() + (2 * thread + i) * sums.dim(2);
-    float* const top = sum + kAttentionTile * padded_head(shape.v_dim);
+    float* const top = sum + kAttentionTile * padded_head(v_dim());
     return {sum, top, top + kAttentionTile};
   }
 
@@ -127,12 +147,13 @@ struct PagedCall {
                             scratch.as<float>().data() + omp_get_thread_num() * scratch.dim(1));
   }
   void join(const QueryTile& tile, const PagedSums& next, const PagedSums& to) const {
-    common.join_paged(next, shape.scale, tile.queries.end - tile.queries.begin, shape.v_dim, to);
+    common.join_paged(next, scale, tile.queries.end - tile.queries.begin, v_dim(), to);
   }
-  void write(const QueryTile& tile, const PagedSums& from) const {
-    const std::int64_t first = runs.offsets[tile.run] * shape.heads + tile.head * group();
-    kernels.write_paged(head_of(tile), tile.queries, from, out.as<A>().data() + first * shape.v_dim,
-                        shape.heads * shape.v_dim, lse.as<float>().data() + first, shape.heads);
+  void write(const QueryTile& tile, const PagedSums& to) const {
+    const std::int64_t heads = q.heads.groups;
+    const std::int64_t first = from.runs.offsets[tile.run] * heads + tile.head * group();
+    kernels.write_paged(head_of(tile), tile.queries, to, out.as<A>().data() + first * v_dim(),
+                        heads * v_dim(), lse.as<float>().data() + first, heads);
   }
 
   // Threads take tiles, which differ by as much as the lengths of their sequences do.
@@ -229,29 +250,27 @@ void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, con
   });
 }
 
-void CpuBackend::paged_attention(const Tensor& q, const AttentionShape& shape, std::int64_t window,
-                                 const PagedRuns& runs, const Tensor& keys, const Tensor& values,
-                                 const Tensor& out, const Tensor& lse) {
-  require_runs(runs, q.dim(0));
-  if (keys.dim(1) != shape.kv_heads || keys.dim(3) != shape.head_dim ||
-      q.dim(1) < shape.heads * shape.head_dim) {
-    throw Error(Exit::kInternal, fmt::format("paged attention of {} to {} with {} / {} heads of {}",
-                                             q.shape().text(), keys.shape().text(), shape.heads,
-                                             shape.kv_heads, shape.head_dim));
+void CpuBackend::attention(const HeadRows& q, const KeyPages& keys, const VisibleKeys& visible,
+                           float scale, const Tensor& out, const Tensor& lse) {
+  require_runs(keys.runs, q.rows.dim(0));
+  const std::int64_t kv_heads = keys.keys.dim(1);
+  if (q.heads.groups % kv_heads != 0 || keys.keys.dim(3) != q.heads.width) {
+    throw Error(Exit::kInternal,
+                fmt::format("attention of {} heads of {} to pages {}", q.heads.groups,
+                            q.heads.width, keys.keys.shape().text()));
   }
   const std::vector<QueryTile> tiles =
-      query_tiles(runs, shape.kv_heads, shape.heads / shape.kv_heads, window);
-  const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(shape.head_dim, shape.v_dim)});
-  const Tensor sums = empty(DType::kF32, {threads_, 2, paged_sums(shape.v_dim)});
-  with_kernels(q.dtype(), [&](const auto& kernels, auto type) {
+      query_tiles(keys.runs, kv_heads, q.heads.groups / kv_heads, visible);
+  const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(q.heads.width, out.dim(2))});
+  const Tensor sums = empty(DType::kF32, {threads_, 2, paged_sums(out.dim(2))});
+  with_kernels(q.rows.dtype(), [&](const auto& kernels, auto type) {
     const PagedCall<decltype(type)> call{.kernels = kernels,
                                          .common = *set_.common,
-                                         .shape = shape,
-                                         .runs = runs,
-                                         .window = window,
                                          .q = q,
-                                         .keys = keys,
-                                         .values = values.defined() ? values : keys,
+                                         .from = keys,
+                                         .visible = visible,
+                                         .scale = scale,
+                                         .values = keys.values.defined() ? keys.values : keys.keys,
                                          .out = out,
                                          .lse = lse,
                                          .scratch = scratch,

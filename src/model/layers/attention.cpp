@@ -83,29 +83,16 @@ Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int
 
 }  // namespace
 
-Tensor first_keys(Context& ctx, std::int64_t window) {
+const VisibleKeys& visible_keys(Context& ctx, std::int64_t window) {
+  DeviceBatch& batch = ctx.batch.device;
   if (window == 0) {
-    return ctx.batch.device.first_key;
+    return batch.keys;
   }
-  std::vector<std::int32_t> first = ctx.batch.host->first_key;
-  for (std::size_t t = 0; t < first.size(); ++t) {
-    const std::int64_t oldest = static_cast<std::int64_t>(t) - window + 1;
-    first[t] = static_cast<std::int32_t>(std::max<std::int64_t>(first[t], oldest));
+  if (batch.window != window) {
+    batch.window = window;
+    batch.windowed = upload(ctx.backend, data::key_ranges(*ctx.batch.host, window));
   }
-  return to_device(ctx.backend, first, {std::ssize(first)});
-}
-
-VisibleKeys visible_keys(Context& ctx, std::int64_t window) {
-  const data::MicroBatch& batch = *ctx.batch.host;
-  if (!batch.key_runs.empty()) {
-    std::vector<std::int32_t> first(batch.position.size(), 0);
-    for (std::size_t t = 0; window > 0 && t < first.size(); ++t) {
-      first[t] =
-          static_cast<std::int32_t>(std::max<std::int64_t>(0, batch.position[t] - window + 1));
-    }
-    return {to_device(ctx.backend, first, {batch.size()}), batch.key_runs};
-  }
-  return {first_keys(ctx, window)};
+  return batch.windowed;
 }
 
 LinearOptions output_options(const std::string& prefix, const config::Model& model,
@@ -172,18 +159,17 @@ LayerCache Attention::make_cache(const Context& ctx, std::int64_t pages) const {
 
 void Attention::attend(Context& ctx, const Saved& s) const {
   if (ctx.batch.cache == nullptr) {
-    ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
+    ctx.backend.attention(shape_.queries(s.qkv), shape_.keys(s.qkv), visible_keys(ctx, window_),
+                          shape_.scale, s.out, s.lse);
     return;
   }
   const LayerCache& cache = ctx.batch.cache->at(layer_);
   const PagedRuns runs = ctx.batch.host->runs.view();
-  const std::int64_t keys = shape_.heads * shape_.head_dim;
-  const std::int64_t values = keys + shape_.kv_heads * shape_.head_dim;
-  ctx.backend.store_in_pages(s.qkv, {keys, shape_.kv_heads, shape_.head_dim, shape_.head_dim}, runs,
-                             cache.keys);
-  ctx.backend.store_in_pages(s.qkv, {values, shape_.kv_heads, shape_.v_dim, shape_.v_dim}, runs,
-                             cache.values);
-  ctx.backend.paged_attention(s.qkv, shape_, window_, runs, cache.keys, cache.values, s.out, s.lse);
+  const KeyRows own = shape_.keys(s.qkv);
+  ctx.backend.store_in_pages(s.qkv, own.k.heads, runs, cache.keys);
+  ctx.backend.store_in_pages(s.qkv, own.v.heads, runs, cache.values);
+  ctx.backend.attention(shape_.queries(s.qkv), {cache.keys, cache.values, runs},
+                        visible_keys(ctx, window_), shape_.scale, s.out, s.lse);
 }
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
@@ -212,8 +198,9 @@ Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) c
     ctx.backend.sinks_backward(dout, saved.out, saved.lse, sinks_->value, sinks_->grad);
   }
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_,
-                                 first_keys(ctx, window_), dqkv);
+  ctx.backend.attention_backward(dout, shape_.queries(saved.qkv), shape_.keys(saved.qkv),
+                                 visible_keys(ctx, window_), shape_.scale, saved.out, saved.lse,
+                                 shape_.gradients(dqkv), Write::kOverwrite);
   rope_.rotate(ctx, dqkv, rotated(), Direction::kInverse);
   if (clip_ > 0.0F) {
     Tensor unclipped = saved.raw;

@@ -11,11 +11,8 @@
 
 namespace moesaic::model {
 
-/// The keys that each token of the micro-batch may see begin here: those of its document, at most
-/// `window` of them, its own included. 0: no limit. (T) int32
-Tensor first_keys(Context& ctx, std::int64_t window);
-/// These, without what the micro-batch hides.
-VisibleKeys visible_keys(Context& ctx, std::int64_t window);
+/// What the rows of the micro-batch see, at most `window` keys, their own included; 0: no limit.
+const VisibleKeys& visible_keys(Context& ctx, std::int64_t window);
 
 /// What the product that joins the residual stream has: with model.output_bias a bias, which the
 /// first rank of tp adds.

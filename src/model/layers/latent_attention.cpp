@@ -190,10 +190,9 @@ Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& late
   }();
 
   const Tensor mixed = ctx.empty(ctx.compute, {tokens, h, latent_});
-  const AttentionShape shape{
-      .heads = h, .kv_heads = 1, .head_dim = width, .v_dim = latent_, .scale = shape_.scale};
-  ctx.backend.paged_attention(query.reshaped({tokens, h * width}), shape, window_, runs, cache.keys,
-                              {}, mixed, ctx.empty(DType::kF32, {tokens, h}));
+  ctx.backend.attention({query.reshaped({tokens, h * width}), {0, h, width, width}},
+                        {cache.keys, {}, runs}, visible_keys(ctx, window_), shape_.scale, mixed,
+                        ctx.empty(DType::kF32, {tokens, h}));
   const Tensor mixed_by_head = ctx.empty(ctx.compute, {rows, latent_});
   ctx.backend.gather_rows(mixed.reshaped({rows, latent_}), order.by_head, mixed_by_head);
   const Tensor values = ctx.empty(ctx.compute, {rows, shape_.v_dim});
@@ -228,7 +227,8 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   s.qkv = fuse(ctx, q, kv, down);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(s.qkv, shape_, visible_keys(ctx, window_), s.out, s.lse);
+  ctx.backend.attention(shape_.queries(s.qkv), shape_.keys(s.qkv), visible_keys(ctx, window_),
+                        shape_.scale, s.out, s.lse);
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}), &s.out_in);
 }
 
@@ -268,8 +268,9 @@ Tensor LatentAttention::kv_gradient(Context& ctx, const Tensor& dqkv, const Save
 Tensor LatentAttention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, saved.qkv, saved.out, saved.lse, shape_,
-                                 first_keys(ctx, window_), dqkv);
+  ctx.backend.attention_backward(dout, shape_.queries(saved.qkv), shape_.keys(saved.qkv),
+                                 visible_keys(ctx, window_), shape_.scale, saved.out, saved.lse,
+                                 shape_.gradients(dqkv), Write::kOverwrite);
   Tensor dx = query_gradient(ctx, dqkv, saved);
   ctx.backend.add(kv_gradient(ctx, dqkv, saved), dx);
   return dx;

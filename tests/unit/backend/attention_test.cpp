@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "unit/backend/kernel_test.h"
 
@@ -31,13 +32,15 @@ class AttentionKernels : public KernelTest {
                                .v_dim = heads.v_dim,
                                .scale = to_float(heads.scale)};
     const Tensor qkv_there = upload(qkv, fused, compute());
-    const Tensor first_there = upload(first_key, {tokens});
+    const VisibleKeys visible = causal(first_key);
     const Tensor out = poisoned(wide, compute());
     const Tensor lse = poisoned({tokens, heads.query});
     const Tensor dqkv = poisoned(fused, compute());
-    backend().attention(qkv_there, shape, {first_there}, out, lse);
-    backend().attention_backward(upload(dout, wide, compute()), qkv_there, out, lse, shape,
-                                 first_there, dqkv);
+    backend().attention(shape.queries(qkv_there), shape.keys(qkv_there), visible, shape.scale, out,
+                        lse);
+    backend().attention_backward(upload(dout, wide, compute()), shape.queries(qkv_there),
+                                 shape.keys(qkv_there), visible, shape.scale, out, lse,
+                                 shape.gradients(dqkv), Write::kOverwrite);
     const auto expected = reference::attention(qkv, heads, first_key);
     const std::string what = fmt::format("{} tokens, heads {}/{} of {}/{}", tokens, heads.query,
                                          heads.key_value, heads.head_dim, heads.v_dim);
@@ -47,6 +50,14 @@ class AttentionKernels : public KernelTest {
     // bf16 dot products, dS is rounded too before it meets keys and queries.
     expect_close(download(dqkv), reference::attention_backward(dout, qkv, heads, first_key),
                  6.0 * tolerance, "dqkv of " + what);
+  }
+
+  // Row t sees the keys from first_key[t] to its own.
+  VisibleKeys causal(const Indices& first_key) const {
+    Indices last(first_key.size());
+    std::iota(last.begin(), last.end(), 1);
+    return {.first = upload(first_key, {std::ssize(first_key)}),
+            .last = upload(last, {std::ssize(last)})};
   }
 
   static Heads heads_of(std::int64_t query, std::int64_t key_value, std::int64_t head_dim) {
@@ -105,52 +116,73 @@ TEST_P(AttentionKernels, LongDocuments) {
   check(heads_of(2, 1, 6), packed(1300, {700, 90, 510}), 1.0, tolerance());
 }
 
-// With runs a sequence has the same bits alone and among others, whether its first tokens are its
-// own or another's; and they are those that it should have.
-TEST_P(AttentionKernels, RunsHaveTheirOwnBits) {
+// A sequence has the same bits alone and among others, whether its first tokens are its own or
+// another's; and they are those that it should have.
+TEST_P(AttentionKernels, SequencesHaveTheirOwnBits) {
   struct Part {
-    std::int64_t tokens, shared;  // with the first run
+    std::int64_t tokens, shared;  // with the first one
   };
   const Heads heads = with_values(4, 2, 10, 6);
   const std::int64_t width = 6 * heads.head_dim + 2 * heads.v_dim;
   const std::int64_t row = heads.query * heads.v_dim;
-  const auto attend = [&](const Vector& qkv, const std::vector<KeyRun>& runs) {
+  struct Seen {
+    Indices first, last, origin, fork, jump;
+  };
+  const auto attend = [&](const Vector& qkv, const Seen& seen) {
     const std::int64_t rows = std::ssize(qkv) / width;
     const Tensor out = poisoned({rows, heads.query, heads.v_dim}, compute());
     const Tensor lse = poisoned({rows, heads.query});
-    backend().attention(upload(qkv, {rows, width}, compute()),
-                        {.heads = heads.query,
-                         .kv_heads = heads.key_value,
-                         .head_dim = heads.head_dim,
-                         .v_dim = heads.v_dim,
-                         .scale = to_float(heads.scale)},
-                        {upload(Indices(static_cast<std::size_t>(rows), 0), {rows}), runs}, out,
-                        lse);
+    const AttentionShape shape{.heads = heads.query,
+                               .kv_heads = heads.key_value,
+                               .head_dim = heads.head_dim,
+                               .v_dim = heads.v_dim,
+                               .scale = to_float(heads.scale)};
+    const Tensor there = upload(qkv, {rows, width}, compute());
+    backend().attention(
+        shape.queries(there), shape.keys(there),
+        {upload(seen.first, {rows}), upload(seen.last, {rows}), upload(seen.origin, {rows}),
+         upload(seen.fork, {rows}), upload(seen.jump, {rows})},
+        shape.scale, out, lse);
     return download(out);
   };
   const std::vector<Part> parts = {{150, 0},  {9, 0},      {151, 150}, {100, 98},   {64, 62},
                                    {300, 64}, {1201, 130}, {1, 0},     {1301, 128}, {20, 2}};
+  constexpr std::int64_t kNone = 1 << 30;
   Vector all;
-  std::vector<KeyRun> runs;
+  Seen together;
+  std::vector<std::int64_t> begins;
   std::vector<Vector> alone;
   for (const Part& part : parts) {
     const std::int64_t rows = part.tokens - part.shared;
-    const Vector own = random({rows, width}, fmt::format("run {}", runs.size()), compute());
-    runs.push_back({std::ssize(all) / width, rows, part.shared, 0});
+    const Vector own = random({rows, width}, fmt::format("run {}", begins.size()), compute());
+    const std::int64_t begin = std::ssize(all) / width;
+    const std::int64_t first = part.shared > 0 ? 0 : begin;
+    for (std::int64_t i = part.shared; i < part.tokens; ++i) {
+      together.first.push_back(first);
+      together.last.push_back(first + i + 1);
+      together.origin.push_back(first);
+      together.fork.push_back(part.shared > 0 ? part.shared : kNone);
+      together.jump.push_back(part.shared > 0 ? begin - part.shared : 0);
+    }
+    begins.push_back(begin);
     alone.emplace_back(all.begin(), all.begin() + part.shared * width);
     alone.back().insert(alone.back().end(), own.begin(), own.end());
     all.insert(all.end(), own.begin(), own.end());
   }
-  const Vector together = attend(all, runs);
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    const Vector one = attend(alone[i], {{0, runs[i].size(), 0, 0}});
-    const Vector own(one.begin() + runs[i].shared * row, one.end());
-    const auto from = together.begin() + runs[i].begin * row;
-    EXPECT_EQ(own, Vector(from, from + runs[i].rows * row)) << "run " << i;
-    const Indices first_key(static_cast<std::size_t>(runs[i].size()), 0);
-    // Over a long run the mean of values is small, but that of the first rows is not.
-    expect_close(one, reference::attention(alone[i], heads, first_key).out, 2.0 * tolerance(),
-                 fmt::format("out of run {}", i));
+  const Vector both = attend(all, together);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = parts[i];
+    const auto tokens = static_cast<std::size_t>(part.tokens);
+    const Indices zero(tokens, 0);
+    Indices last(tokens);
+    std::iota(last.begin(), last.end(), 1);
+    const Vector one = attend(alone[i], {zero, last, zero, Indices(tokens, kNone), zero});
+    const Vector own(one.begin() + part.shared * row, one.end());
+    const auto from = both.begin() + begins[i] * row;
+    EXPECT_EQ(own, Vector(from, from + (part.tokens - part.shared) * row)) << "sequence " << i;
+    // Over a long one the mean of values is small, but that of the first rows is not.
+    expect_close(one, reference::attention(alone[i], heads, zero).out, 2.0 * tolerance(),
+                 fmt::format("out of sequence {}", i));
   }
 }
 

@@ -82,13 +82,17 @@ class PagedKernels : public KernelTest {
     }
     const Tensor out = poisoned({offsets.back(), heads_.query, heads_.v_dim}, compute());
     const Tensor lse = poisoned({offsets.back(), heads_.query});
-    backend().paged_attention(qkv,
-                              {.heads = heads_.query,
-                               .kv_heads = heads_.key_value,
-                               .head_dim = heads_.head_dim,
-                               .v_dim = heads_.v_dim,
-                               .scale = to_float(heads_.scale)},
-                              window, runs, keys_, values_, out, lse);
+    Indices first, last;
+    for (const Chunk& chunk : chunks) {
+      for (std::int64_t t = chunk.first; t < chunk.end; ++t) {
+        first.push_back(window > 0 ? std::max<std::int64_t>(0, t - window + 1) : 0);
+        last.push_back(t + 1);
+      }
+    }
+    backend().attention(
+        {qkv, {0, heads_.query, heads_.head_dim, heads_.head_dim}}, {keys_, values_, runs},
+        {.first = upload(first, {offsets.back()}), .last = upload(last, {offsets.back()})},
+        to_float(heads_.scale), out, lse);
     return {download(out), download(lse)};
   }
 

@@ -156,6 +156,27 @@ TEST(Reference, AttentionGradient) {
                   qkv, attention_backward(dout, qkv, heads, first_key));
 }
 
+// Rows of another number than the keys, that see odd ranges, one key, and none.
+TEST(Reference, AttentionGradientOfOddRanges) {
+  const Heads heads{4, 2, 3, 2, 0.6};
+  const Indices first = {0, 3, 6, 2, 1}, last = {7, 4, 6, 5, 0};
+  const Vector q = random({5, 12}, "q"), k = random({7, 6}, "k"), v = random({7, 4}, "v");
+  const Vector dout = random({5, 4, 2}, "dout");
+  const AttentionGradients d = attention_backward(dout, q, k, v, heads, first, last);
+  expect_gradient(
+      [&](const Vector& x) { return dot(attention(x, k, v, heads, first, last).out, dout); }, q,
+      d.dq);
+  expect_gradient(
+      [&](const Vector& x) { return dot(attention(q, x, v, heads, first, last).out, dout); }, k,
+      d.dk);
+  expect_gradient(
+      [&](const Vector& x) { return dot(attention(q, k, x, heads, first, last).out, dout); }, v,
+      d.dv);
+  const Attention result = attention(q, k, v, heads, first, last);
+  EXPECT_TRUE(std::isinf(result.lse[2 * 4]) && result.lse[2 * 4] < 0.0) << "a row without keys";
+  EXPECT_EQ(result.out[2 * 8], 0.0);
+}
+
 TEST(Reference, SwigluGradient) {
   const Vector gate_up = random({2, 6}, "gate_up");
   const Vector dy = random({2, 3}, "dy");

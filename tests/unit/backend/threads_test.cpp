@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/transfer.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {
@@ -86,8 +87,10 @@ class ProductBits : public KernelTest {
       first.push_back(begin);
     }
     first.resize(kTokens, first.back());
-    const Tensor first_key = on.empty(DType::kI32, {kTokens});
-    on.upload(std::as_bytes(std::span(first)), first_key);
+    std::vector<std::int32_t> last(kTokens);
+    std::iota(last.begin(), last.end(), 1);
+    const VisibleKeys visible{.first = to_device(on, first, {kTokens}),
+                              .last = to_device(on, last, {kTokens})};
     const Tensor qkv =
         draw(on, "qkv", {kTokens, (kHeads + kv_heads) * kHeadDim + kv_heads * kValueDim});
     const Tensor dout = draw(on, "dout", {kTokens, kHeads, kValueDim});
@@ -99,8 +102,9 @@ class ProductBits : public KernelTest {
                                .head_dim = kHeadDim,
                                .v_dim = kValueDim,
                                .scale = 0.3F};
-    on.attention(qkv, shape, {first_key}, out, lse);
-    on.attention_backward(dout, qkv, out, lse, shape, first_key, dqkv);
+    on.attention(shape.queries(qkv), shape.keys(qkv), visible, shape.scale, out, lse);
+    on.attention_backward(dout, shape.queries(qkv), shape.keys(qkv), visible, shape.scale, out, lse,
+                          shape.gradients(dqkv), Write::kOverwrite);
     return {bits(on, out), bits(on, lse), bits(on, dqkv)};
   }
 
@@ -120,11 +124,20 @@ class ProductBits : public KernelTest {
     const Shape in_pages{page_offsets.back(), 1, kPageTokens, kHeadDim};
     const Tensor out = on.empty(compute(), {offsets.back(), kHeads, kHeadDim});
     const Tensor lse = on.empty(DType::kF32, {offsets.back(), kHeads});
-    on.paged_attention(
-        draw(on, "q", {offsets.back(), kHeads * kHeadDim}),
-        {.heads = kHeads, .kv_heads = 1, .head_dim = kHeadDim, .v_dim = kHeadDim, .scale = 0.3F}, 0,
-        {offsets, position, page_offsets, pages}, draw(on, "keys", in_pages),
-        draw(on, "values", in_pages), out, lse);
+    std::vector<std::int32_t> first(static_cast<std::size_t>(offsets.back()), 0), last;
+    for (const std::int64_t length : lengths) {
+      for (std::int64_t row = length - rows; row < length; ++row) {
+        last.push_back(static_cast<std::int32_t>(row + 1));
+      }
+    }
+    on.attention(
+        {draw(on, "q", {offsets.back(), kHeads * kHeadDim}), {0, kHeads, kHeadDim, kHeadDim}},
+        {draw(on, "keys", in_pages),
+         draw(on, "values", in_pages),
+         {offsets, position, page_offsets, pages}},
+        {.first = to_device(on, first, {offsets.back()}),
+         .last = to_device(on, last, {offsets.back()})},
+        0.3F, out, lse);
     return {bits(on, out), bits(on, lse)};
   }
 

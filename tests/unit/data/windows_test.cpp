@@ -164,6 +164,14 @@ TEST(Windows, Runs) {
     EXPECT_EQ(run.leader, 0);
   }
   EXPECT_EQ(batch.size(), 13);
+  const KeyRanges seen = key_ranges(batch, 0);
+  const auto last = static_cast<std::size_t>(batch.size() - 1);  // its ninth, and last, read token
+  EXPECT_EQ(seen.first[last], 0);
+  EXPECT_EQ(seen.last[last], 8);
+  EXPECT_EQ(seen.origin[last], 0);
+  EXPECT_EQ(seen.fork[last], 4);
+  EXPECT_EQ(seen.jump[last], 9 - 4) << "its own keys follow those that it shares";
+  EXPECT_EQ(key_ranges(batch, 3).first[last], 5);
 
   rules.batch = 2;
   const auto pairs = pack(documents, rules, {0, 1, 1});
@@ -183,6 +191,11 @@ TEST(Windows, MicroBatch) {
   EXPECT_EQ(batch.position, (std::vector<std::int32_t>{0, 1, 2, 0, 1}));
   EXPECT_EQ(batch.first_key, (std::vector<std::int32_t>{0, 0, 0, 3, 3}));
   EXPECT_EQ(batch.task, (std::vector<std::uint8_t>{3, 3, 3, 5, 5}));
+  const KeyRanges seen = key_ranges(batch, 2);
+  EXPECT_EQ(seen.first, (std::vector<std::int32_t>{0, 0, 1, 3, 3}));
+  EXPECT_EQ(seen.last, (std::vector<std::int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(seen.origin, (std::vector<std::int32_t>{0, 0, 0, 3, 3}));
+  EXPECT_TRUE(seen.fork.empty());
 }
 
 }  // namespace

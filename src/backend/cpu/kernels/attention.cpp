@@ -3,14 +3,22 @@
 namespace moesaic::cpu::MOESAIC_ISA {
 
 template <class A>
-void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
-               float* lse, Index lse_stride, float* scratch) {
-  attend<Fma>(head, begin, end, out, out_stride, lse, lse_stride, scratch);
+void attention(const AttentionHead<A>& head, Range queries, const AttentionParts<A>& parts,
+               float* scratch) {
+  attend<Fma>(head, queries, parts, scratch);
 }
 
-template void attention(const AttentionHead<float>&, Index, Index, float*, Index, float*, Index,
+template void attention(const AttentionHead<float>&, Range, const AttentionParts<float>&, float*);
+template void attention(const AttentionHead<BFloat16>&, Range, const AttentionParts<BFloat16>&,
                         float*);
-template void attention(const AttentionHead<BFloat16>&, Index, Index, BFloat16*, Index, float*,
-                        Index, float*);
+
+template <class A>
+float finish_attention(float top, float total, const float* values, float scale, A* out,
+                       Index v_dim) {
+  return write_row(top, total, values, scale, out, v_dim);
+}
+
+template float finish_attention(float, float, const float*, float, float*, Index);
+template float finish_attention(float, float, const float*, float, BFloat16*, Index);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA

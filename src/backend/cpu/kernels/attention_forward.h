@@ -5,117 +5,234 @@
 //   l = l exp(scale (m - m')) + column sum of P,  O = O exp(scale (m - m')) + P^T V;
 // at the end O / l and lse = scale m + log l. Scores lie by key, so that a vector holds those of
 // sixteen queries and no maximum or sum goes across its lanes. Words of S go along head_dim, those
-// of O along keys.
+// of O along keys. A hidden key adds zero: which queries share a tile changes no bit.
+#include <limits>
+
 #include "backend/cpu/kernels/attention_softmax.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
-// A tile of queries on its way through the keys.
+// A tile of queries on its way through the keys: what they see, and their softmax.
 struct QueryTile {
-  Index query, queries;
-  Index strip;  // the first one that has queries; counted in queries
-  I16 first_key[kTile / kLanes];
+  Index queries = 0;
+  I16 first[kTile / kLanes], last[kTile / kLanes];  // each query sees [first, last)
+  Index strip_last[kTile / kStrip];                 // the most of a strip
+  Index least_first, most_first, least_last, most_last;
   Softmax softmax;
+
+  // Sees keys [first[i], last[i]); what is beyond the queries is 0.
+  QueryTile(const std::int32_t (&firsts)[kTile], const std::int32_t (&lasts)[kTile], Index count)
+      : queries(count),
+        least_first(std::numeric_limits<std::int32_t>::max()),
+        most_first(0),
+        least_last(least_first),
+        most_last(0) {
+    std::memcpy(first, firsts, sizeof first);
+    std::memcpy(last, lasts, sizeof last);
+    for (Index strip = 0; strip < kTile; strip += kStrip) {
+      Index end = 0;
+      for (Index i = strip; i < smaller(strip + kStrip, count); ++i) {
+        const bool none = firsts[i] >= lasts[i];
+        end = none ? end : larger(end, lasts[i]);
+        least_first = none ? least_first : smaller(least_first, firsts[i]);
+        most_first = larger(most_first, firsts[i]);
+        least_last = smaller(least_last, none ? 0 : lasts[i]);
+      }
+      strip_last[strip / kStrip] = end;
+      most_last = larger(most_last, end);
+    }
+  }
+
+  bool sees_nothing() const { return least_first >= most_last; }
+  // Keys of the tile at `key` that some query of a strip may see.
+  Index seen(Index strip, Index key, Index keys) const {
+    return larger(0, smaller(keys, strip_last[strip / kStrip] - key));
+  }
 };
+
+// The tiles in the scratch memory, and what they are made of.
+struct Tiles {
+  float *scores, *values;
+  Word* q_columns;
+  const Word *k, *v;
+  Index head_dim, v_dim;
+  float scale;
+};
+
+// Whether every strip sees all these keys; else products go by strips.
+inline bool all_see(const QueryTile& tile, Index key, Index keys) {
+  return tile.least_last >= key + keys;
+}
+
+// The weights of keys [key, key + keys), as words in the place of their scores.
+template <class Step>
+void score_keys(const Tiles& t, QueryTile& tile, Index key, Index keys) {
+  const Index row = row_words<Step>(t.head_dim);
+  const Index at_once = all_see(tile, key, keys) ? kTile : kStrip;
+  Index first = 0;
+  for (Index j = 0; j < keys; j += at_once) {
+    while (first < tile.queries && tile.strip_last[first / kStrip] <= key + j) {
+      first += kStrip;
+    }
+    if (first >= tile.queries) {
+      break;
+    }
+    multiply<Step>({t.k + j * row, row, 1, t.q_columns + first, kTile, t.scores + j * kTile + first,
+                    kTile, smaller(at_once, keys - j), round_up(tile.queries) - first,
+                    words_of<Step>(t.head_dim), Into::kOverwrite});
+  }
+  const bool border = tile.most_first > key || tile.least_last < key + keys;
+  for (Index i = 0; i < tile.queries; i += kStrip) {
+    const Index seen = tile.seen(i, key, keys);
+    if (border) {
+      mask(t.scores + i, tile.first[i / kLanes], tile.last[i / kLanes], key, seen);
+    }
+    update_softmax<Step>(t.scores + i, i, tile.softmax, seen, t.scale * kLog2E);
+  }
+}
+
+// Adds the values of these keys.
+template <class Step>
+void add_values(const Tiles& t, const QueryTile& tile, Index key, Index keys) {
+  const Index row = round_up(t.v_dim);
+  const Index at_once = all_see(tile, key, keys) ? kTile : kStrip;
+  for (Index i = 0; i < tile.queries; i += at_once) {
+    multiply<Step>({reinterpret_cast<const Word*>(t.scores + i), 1, Step::kElements * kTile, t.v,
+                    row, t.values + i * row, row, smaller(at_once, tile.queries - i), row,
+                    words_of<Step>(tile.seen(i, key, keys)), Into::kScaleAndAdd,
+                    tile.softmax.factor + i});
+  }
+}
 
 template <class A>
 QueryTile begin_tile(const AttentionHead<A>& head, Index query, Index queries) {
-  QueryTile tile{};
-  tile.query = query;
-  tile.queries = queries;
-  tile.strip = larger(head.shared - query, 0) / kStrip * kStrip;
   std::int32_t first[kTile] = {};
-  std::memcpy(first, head.first_key + query, static_cast<std::size_t>(queries) * sizeof first[0]);
-  std::memcpy(tile.first_key, first, sizeof first);
-  return tile;
+  std::int32_t last[kTile] = {};
+  const auto bytes = static_cast<std::size_t>(queries) * sizeof first[0];
+  std::memcpy(first, head.first + query, bytes);
+  std::memcpy(last, head.last + query, bytes);
+  return {first, last, queries};
 }
 
-// The tiles in the scratch memory.
-struct Tiles {
-  float *scores, *sums;
-  Word* q_columns;
-  const Word *k, *v;
-};
+// Where tiles of keys end: the next border after `key`, at most `end`.
+constexpr Index end_of_tile(Index key, Index origin, Index end) {
+  return smaller(first_tile(key, origin) + kTile, end);
+}
 
-// Adds keys [key, key + keys) to the sums of a tile of queries.
+// Keys and values of positions [first, end) in words, a tile every kTile keys of the scratch.
 template <class Step, class A>
-void add_keys(const Tiles& t, const AttentionHead<A>& head, QueryTile& tile, Index key,
-              Index keys) {
+void load_keys(const AttentionHead<A>& head, Range range, Word* k, Word* v) {
   const Index row = row_words<Step>(head.head_dim);
   const Index v_row = round_up(head.v_dim);
-  const Index at_once = rows_at_once(tile.query, key);
-  for (Index j = 0; j < keys; j += at_once) {
-    const Index first = larger(first_strip(tile.query, key + j), tile.strip);
-    multiply<Step>({t.k + j * row, row, 1, t.q_columns + first, kTile, t.scores + j * kTile + first,
-                    kTile, smaller(at_once, keys - j), round_up(tile.queries) - first,
-                    words_of<Step>(head.head_dim), Into::kOverwrite});
-  }
-  const bool border =
-      head.first_key[tile.query + tile.queries - 1] > key || key + keys - 1 > tile.query;
-  for (Index i = tile.strip; i < tile.queries; i += kStrip) {
-    const Index seen = keys_seen(tile.query + i, key, keys);
-    if (border) {
-      mask(t.scores + i, tile.first_key[i / kLanes], kLane + splat_index(tile.query + i), key,
-           seen);
-    }
-    update_softmax<Step>(t.scores + i, i, tile.softmax, seen, head.scale * kLog2E);
-  }
-  for (Index i = tile.strip; i < tile.queries; i += at_once) {
-    multiply<Step>({reinterpret_cast<const Word*>(t.scores + i), 1, Step::kElements * kTile, t.v,
-                    v_row, t.sums + i * v_row, v_row, smaller(at_once, tile.queries - i), v_row,
-                    words_of<Step>(smaller(keys, tile.query + i + at_once - key)),
-                    Into::kScaleAndAdd, tile.softmax.factor + i});
-  }
-}
-
-// Keys and values [first, end) in words, the shared ones from where they lie.
-template <class Step, class A>
-void load_keys(const AttentionHead<A>& head, Index first, Index end, Word* k, Word* v) {
-  const Index own = larger(first, head.shared);
-  const auto load = [&](Index key, Index after, Index back) {
-    const Index from = (key - back) * head.stride;
-    load_rows<Step>(head.k + from, head.stride, k + (key - first) * row_words<Step>(head.head_dim),
-                    after - key, head.head_dim);
-    load_across<Step>(head.v + from, head.stride,
-                      v + words_of<Step>(key - first) * round_up(head.v_dim), after - key,
+  const auto load = [&](Index position, Index end, Index jump, Word* k_to, Word* v_to) {
+    const Index from = position + jump - head.keys.begin;
+    load_rows<Step>(head.k + from * head.k_stride, head.k_stride, k_to, end - position,
+                    head.head_dim);
+    load_across<Step>(head.v + from * head.v_stride, head.v_stride, v_to, end - position,
                       head.v_dim);
   };
-  load(first, own, head.back);
-  load(own, end, 0);
+  for (Index key = range.begin; key < range.end;) {
+    const Index end = end_of_tile(key, head.origin, range.end);
+    const Index fork = smaller(larger(head.fork, key), end);
+    load(key, fork, 0, k, v);
+    load(fork, end, head.jump, k + (fork - key) * row, v + words_of<Step>(fork - key) * v_row);
+    k += kTile * row;
+    v += words_of<Step>(kTile) * v_row;
+    key = end;
+  }
+}
+
+// What queries [begin, end) see of the keys that are there, from the border of a tile on.
+template <class A>
+Range seen_by(const AttentionHead<A>& head, Range queries) {
+  Range seen{head.keys.end, head.keys.begin};
+  for (Index i = queries.begin; i < queries.end; ++i) {
+    const Index first = head.first[i];
+    const Index last = head.last[i];
+    seen.begin = first < last ? smaller(seen.begin, first) : seen.begin;
+    seen.end = first < last ? larger(seen.end, last) : seen.end;
+  }
+  seen.end = smaller(seen.end, head.keys.end);
+  return {larger(head.keys.begin, first_tile(larger(seen.begin, head.origin), head.origin)),
+          seen.end};
+}
+
+// Sums so far, or none.
+template <class A>
+void take_over(const AttentionParts<A>& parts, Index query, const Tiles& t, QueryTile& tile) {
+  const Index row = round_up(t.v_dim);
+  if (parts.values == nullptr || parts.begins) {
+    clear(t.values, tile.queries * row);
+    return;
+  }
+  for (Index i = 0; i < tile.queries; ++i) {
+    const Index from = (query + i) * parts.sums_row;
+    tile.softmax.top[i / kLanes][i % kLanes] = parts.top[from];
+    tile.softmax.total[i / kLanes][i % kLanes] = parts.total[from];
+    std::memcpy(t.values + i * row, parts.values + (query + i) * parts.values_row,
+                static_cast<std::size_t>(t.v_dim) * sizeof(float));
+  }
+}
+
+template <class A>
+void hand_over(const AttentionParts<A>& parts, Index query, const Tiles& t, const QueryTile& tile) {
+  const Index row = round_up(t.v_dim);
+  for (Index i = 0; i < tile.queries; ++i) {
+    const float top = tile.softmax.top[i / kLanes][i % kLanes];
+    const float total = tile.softmax.total[i / kLanes][i % kLanes];
+    const float* const values = t.values + i * row;
+    if (parts.values == nullptr) {
+      parts.lse[(query + i) * parts.lse_row] =
+          write_row(top, total, values, t.scale, parts.out + (query + i) * parts.out_row, t.v_dim);
+      continue;
+    }
+    parts.top[(query + i) * parts.sums_row] = top;
+    parts.total[(query + i) * parts.sums_row] = total;
+    std::memcpy(parts.values + (query + i) * parts.values_row, values,
+                static_cast<std::size_t>(t.v_dim) * sizeof(float));
+  }
 }
 
 template <class Step, class A>
-void attend(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
-            float* lse, Index lse_stride, float* scratch) {
+void attend(const AttentionHead<A>& head, Range queries, const AttentionParts<A>& parts,
+            float* scratch) {
   const Index row = row_words<Step>(head.head_dim);
   const Index v_row = round_up(head.v_dim);
-  // Keys and values in words, once for all queries: [first, end).
-  const Index first = first_tile(head.first_key[begin]);
+  // Keys and values in words, once for all queries.
+  const Range range = seen_by(head, queries);
   Tiles t{};
+  t.head_dim = head.head_dim;
+  t.v_dim = head.v_dim;
+  t.scale = head.scale;
   t.scores = scratch;
-  t.sums = t.scores + kTile * kTile;
-  t.q_columns = reinterpret_cast<Word*>(t.sums + kTile * v_row);
+  t.values = t.scores + kTile * kTile;
+  t.q_columns = reinterpret_cast<Word*>(t.values + kTile * v_row);
   Word* const k = t.q_columns + kTile * row;
-  Word* const v = k + (end - first) * row;
-  load_keys<Step>(head, first, end, k, v);
-  for (Index query = begin; query < end; query += kTile) {
-    const Index queries = smaller(kTile, end - query);
-    QueryTile tile = begin_tile(head, query, queries);
-    load_columns<Step>(head.q + query * head.stride, head.stride, t.q_columns, queries,
+  const Index tiles = range.begin < range.end
+                          ? (range.end - first_tile(range.begin, head.origin) + kTile - 1) / kTile
+                          : 0;
+  Word* const v = k + tiles * kTile * row;
+  load_keys<Step>(head, range, k, v);
+  for (Index query = queries.begin; query < queries.end; query += kTile) {
+    QueryTile tile = begin_tile(head, query, smaller(kTile, queries.end - query));
+    take_over(parts, query, t, tile);
+    load_columns<Step>(head.q + query * head.q_stride, head.q_stride, t.q_columns, tile.queries,
                        head.head_dim);
-    clear(t.sums, queries * v_row);
-    for (Index key = first_tile(head.first_key[query]); key < query + queries; key += kTile) {
-      t.k = k + (key - first) * row;
-      t.v = v + words_of<Step>(key - first) * v_row;
-      add_keys<Step>(t, head, tile, key, smaller(kTile, end - key));
+    const Index end = smaller(tile.most_last, range.end);
+    Index key =
+        larger(range.begin, tile.sees_nothing() ? end : first_tile(tile.least_first, head.origin));
+    while (key < end) {
+      const Index next = end_of_tile(key, head.origin, end);
+      const Index number =
+          (first_tile(key, head.origin) - first_tile(range.begin, head.origin)) / kTile;
+      t.k = k + number * kTile * row;
+      t.v = v + number * words_of<Step>(kTile) * v_row;
+      score_keys<Step>(t, tile, key, next - key);
+      add_values<Step>(t, tile, key, next - key);
+      key = next;
     }
-    for (Index i = larger(head.shared - query, 0); i < queries; ++i) {
-      const Index to = query + i;
-      lse[to * lse_stride] = write_row(
-          tile.softmax.top[i / kLanes][i % kLanes], tile.softmax.total[i / kLanes][i % kLanes],
-          t.sums + i * v_row, head.scale, out + to * out_stride, head.v_dim);
-    }
+    hand_over(parts, query, t, tile);
   }
 }
 

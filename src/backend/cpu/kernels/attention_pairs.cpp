@@ -5,12 +5,12 @@
 namespace moesaic::cpu::MOESAIC_ISA {
 
 template <class A>
-void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
-               float* lse, Index lse_stride, float* scratch) {
-  attend<Pairs>(head, begin, end, out, out_stride, lse, lse_stride, scratch);
+void attention(const AttentionHead<A>& head, Range queries, const AttentionParts<A>& parts,
+               float* scratch) {
+  attend<Pairs>(head, queries, parts, scratch);
 }
 
-template void attention(const AttentionHead<BFloat16>&, Index, Index, BFloat16*, Index, float*,
-                        Index, float*);
+template void attention(const AttentionHead<BFloat16>&, Range, const AttentionParts<BFloat16>&,
+                        float*);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA

@@ -20,13 +20,13 @@ struct Softmax {
   }
 };
 
-// Takes out the scores of keys [key, key + keys) that lie outside of the [first, last] of each of
-// the sixteen queries of a strip.
+// Takes out the scores of keys [key, key + keys) that lie outside of [first, last) of each of the
+// sixteen queries of a strip.
 void mask(float* scores, I16 first, I16 last, Index key, Index keys) {
   for (Index j = 0; j < keys; ++j, scores += kTile) {
     const I16 here = splat_index(key + j);
     const F16 score = load(scores);
-    const I16 hidden = (here < first) | (here > last);
+    const I16 hidden = (here < first) | (here >= last);
     store(scores, hidden ? splat(kMasked) : score);
   }
 }
@@ -69,14 +69,15 @@ void update_softmax(float* scores, Index strip, Softmax& softmax, Index keys, fl
 }
 
 // What was summed with the weights of a query, whose sum is total, becomes its row of the result;
-// returns its lse.
+// returns its lse. A query that saw nothing has sums of hidden keys: they do not count.
 template <class A>
 float write_row(float top, float total, const float* sums, float scale, A* out, Index dim) {
-  const float inverse = 1.0F / total;
+  const bool none = top <= kMasked;
+  const float inverse = none ? 0.0F : 1.0F / total;
   for (Index c = 0; c < dim; c += kLanes) {
-    store(out + c, load(sums + c) * inverse, dim - c);
+    store(out + c, none ? F16{} : load(sums + c) * inverse, dim - c);
   }
-  return scale * top + __builtin_logf(total);
+  return none ? -__builtin_inff() : scale * top + __builtin_logf(total);
 }
 
 }  // namespace

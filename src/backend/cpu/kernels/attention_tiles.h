@@ -110,22 +110,12 @@ void multiply(const Product& p, Index column = 0) {
   }
 }
 
-/// Keys of the tile at `key` that the sixteen queries from `query` on see, all together.
-constexpr Index keys_seen(Index query, Index key, Index keys) {
-  return smaller(keys, query + kStrip - key);
-}
-/// The first strip of queries, from that of the tile at `query` on, that sees the keys from `key`
-/// on; counted in queries.
-constexpr Index first_strip(Index query, Index key) { return larger(0, key - query); }
-/// Rows that a product takes at once: all, unless causality cuts what their strips see.
-constexpr Index rows_at_once(Index query, Index key) {
-  return key + kTile > query + kStrip ? kStrip : kTile;
-}
-
 void clear(float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); }
 
-/// The first key of the tile in which a key lies.
-constexpr Index first_tile(Index key) { return key / kTile * kTile; }
+/// The first key of the tile in which a key lies; tiles are counted from origin.
+constexpr Index first_tile(Index key, Index origin = 0) {
+  return origin + (key - origin) / kTile * kTile;
+}
 
 /// Words of a row that load_rows writes, with zeros at the end.
 template <class Step>

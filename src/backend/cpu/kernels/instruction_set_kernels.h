@@ -74,8 +74,11 @@ void sinks_backward(const A* dout, const A* out, const float* lse, const float* 
                     float* dsinks, Index rows, Index heads, Index dim);
 
 template <class A>
-void attention(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
-               float* lse, Index lse_stride, float* scratch);
+void attention(const AttentionHead<A>& head, Range queries, const AttentionParts<A>& parts,
+               float* scratch);
+template <class A>
+float finish_attention(float top, float total, const float* values, float scale, A* out,
+                       Index v_dim);
 template <class A>
 void paged_attention(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
                      float* scratch);
@@ -83,7 +86,7 @@ void join_paged(const PagedSums& next, float scale, Index queries, Index v_dim,
                 const PagedSums& to);
 template <class A>
 void write_paged(const PagedHead<A>& head, Range queries, const PagedSums& from, A* out,
-                 Index out_stride, float* lse, Index lse_stride);
+                 Index out_row, float* lse, Index lse_row);
 template <class A>
 void attention_backward(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                         float* scratch);

@@ -12,26 +12,51 @@ namespace moesaic::cpu {
 
 using Index = std::int64_t;
 
-/// One head's slice of attention; strides in elements between tokens.
-template <class A>
-struct AttentionHead {
-  const A* q;
-  const A* k;
-  const A* v;
-  Index stride;  // of q, k and v
-  const std::int32_t* first_key;
-  Index tokens, head_dim, v_dim;  // head_dim of q and k, v_dim of v and out
-  float scale;
-  // The first `shared` keys lie `back` rows before their places, and have no queries.
-  Index shared = 0, back = 0;
-};
-
 struct Range {
   Index begin, end;
 };
 
-/// What the backward pass of a head reads and writes for some of the keys and queries, whose ranges
-/// begin at tiles. dq, or dk and dv, may be null: they are not computed then.
+/// One head's slice of attention: queries from row 0 on, keys and values of positions keys.begin
+/// on; rows are so many elements apart.
+template <class A>
+struct AttentionHead {
+  const A* q;
+  Index q_stride;
+  const A* k;
+  Index k_stride;
+  const A* v;
+  Index v_stride;
+  const std::int32_t *first, *last;  // of each query: it sees positions [first, last)
+  Range keys;                        // positions that are there
+  Index head_dim, v_dim;             // head_dim of q and k, v_dim of v and out
+  float scale;
+  // Tiles of keys are counted from origin. Keys from fork on lie `jump` rows after their places.
+  Index origin = 0, fork = Index{1} << 40, jump = 0;
+};
+
+/// Results of the queries of a head, from query 0 on; or, with values, sums of them over a part of
+/// the keys: begun here, or taken further.
+template <class A>
+struct AttentionParts {
+  A* out;
+  Index out_row;
+  float* lse;
+  Index lse_row;
+  float* values = nullptr;
+  Index values_row = 0;
+  float *top = nullptr, *total = nullptr;
+  Index sums_row = 0;
+  bool begins = true;
+};
+
+/// What sixteen neighbouring queries see: the least and the most of their ranges.
+struct StripRange {
+  std::int32_t least_first, most_first, least_last, most_last;
+};
+
+/// What the backward pass of a head reads and writes for some of the keys (positions) and queries,
+/// whose ranges begin at tiles, counted from the first key that is there and from query 0. dq, or
+/// dk and dv, may be null: they are not computed then.
 template <class A>
 struct AttentionGradient {
   const A* dout;
@@ -39,10 +64,15 @@ struct AttentionGradient {
   Index out_stride;
   const float* lse;
   Index lse_stride;
+  const StripRange* strips;  // of all queries
   Range keys, queries;
-  A* dq;      // as head.q: written
+  A* dq;          // written; or
+  float* dq_sum;  // added to
+  Index dq_stride;
   float* dk;  // (keys, padded head_dim): added to
   float* dv;  // (keys, padded v_dim): added to
+
+  bool wants_dq() const { return dq != nullptr || dq_sum != nullptr; }
 };
 
 /// Groups of elements in the rows of a matrix (RowGroups); row: from one row to the next.
@@ -63,15 +93,14 @@ struct GroupNorm {
 /// Queries of neighbouring tokens of one sequence, and the one key head in pages that they share.
 template <class A>
 struct PagedHead {
-  const A* q;               // of the first row: `heads` neighbours of head_dim elements
-  Index q_stride;           // from row to row
+  const A* q;               // of the first row
+  Index q_row, q_head;      // from one row to the next, from one head to the next
   Index heads;              // queries of a row
   const A *keys, *values;   // of this head in page 0
   Index key_page, key_row;  // from one page to the next, from one key to the next
   Index value_page, value_row;
-  const std::int32_t* pages;  // of the sequence
-  Index position;             // of the first row
-  Index window;               // 0: no limit
+  const std::int32_t* pages;         // of the sequence
+  const std::int32_t *first, *last;  // of each row: it sees positions [first, last)
   Index head_dim, v_dim;
   float scale;
 };
@@ -164,11 +193,13 @@ struct Kernels {
   void (*swiglu)(const A* gate_up, float limit, A* y, Index rows, Index hidden);
   void (*swiglu_backward)(const A* dy, const A* gate_up, float limit, A* dgate_up, Index rows,
                           Index hidden);
-  // Queries [begin, end) but the shared ones, begin a multiple of kAttentionTile; out and lse point
-  // at this head, strides out_stride and lse_stride. scratch: attention_scratch floats for the keys
-  // that these queries see, from the first tile of them on.
-  void (*attention)(const AttentionHead<A>& head, Index begin, Index end, A* out, Index out_stride,
-                    float* lse, Index lse_stride, float* scratch);
+  // Queries of one origin, fork and jump. scratch: attention_scratch floats for the keys that they
+  // see, from the tile of the first one to that of the last.
+  void (*attention)(const AttentionHead<A>& head, Range queries, const AttentionParts<A>& parts,
+                    float* scratch);
+  // One row of the result of sums over all keys; returns its lse.
+  float (*finish_attention)(float top, float total, const float* values, float scale, A* out,
+                            Index v_dim);
   // scratch: attention_backward_scratch floats.
   void (*attention_backward)(const AttentionHead<A>& head, const AttentionGradient<A>& gradient,
                              float* scratch);
@@ -178,7 +209,7 @@ struct Kernels {
                           float* scratch);
   // The sums over all keys become results; out and lse point at query 0.
   void (*write_paged)(const PagedHead<A>& head, Range queries, const PagedSums& from, A* out,
-                      Index out_stride, float* lse, Index lse_stride);
+                      Index out_row, float* lse, Index lse_row);
   void (*combine)(const A* rows, const std::int32_t* position, const float* weight, float* y,
                   Index tokens, Index k, Index dim);
   void (*combine_backward)(const float* dy, const A* rows, const std::int32_t* position,
@@ -288,15 +319,16 @@ constexpr Index packed_scratch(Index columns) {
 /// Queries of a tile of attention.
 constexpr Index kAttentionTile = 64;
 constexpr Index padded_head(Index head_dim) { return (head_dim + 15) / 16 * 16; }
-/// Floats of scratch that attention needs for so many keys, and its backward for so many tokens.
+/// Floats of scratch that attention needs for so many keys in whole tiles, and its backward for so
+/// many queries.
 constexpr Index attention_scratch(Index keys, Index head_dim, Index v_dim) {
   return kAttentionTile * kAttentionTile +
          (kAttentionTile + keys) * (padded_head(head_dim) + padded_head(v_dim));
 }
-constexpr Index attention_backward_scratch(Index tokens, Index head_dim, Index v_dim) {
+constexpr Index attention_backward_scratch(Index queries, Index head_dim, Index v_dim) {
   const Index both = padded_head(head_dim) + padded_head(v_dim);
   return 5 * kAttentionTile * kAttentionTile / 2 + kAttentionTile * (padded_head(head_dim) + both) +
-         (tokens + 1) / 2 * 3 * both + tokens * padded_head(head_dim) + (tokens + 15) / 16 * 16;
+         (queries + 1) / 2 * 3 * both + queries * padded_head(head_dim) + (queries + 15) / 16 * 16;
 }
 
 /// Floats of scratch of paged attention, and of its PagedSums.

@@ -37,13 +37,13 @@ void join_paged(const PagedSums& next, float scale, Index queries, Index v_dim,
 
 template <class A>
 void write_paged(const PagedHead<A>& head, Range queries, const PagedSums& from, A* out,
-                 Index out_stride, float* lse, Index lse_stride) {
+                 Index out_row, float* lse, Index lse_row) {
   for (Index i = 0; i < queries.end - queries.begin; ++i) {
     const Index row = (queries.begin + i) / head.heads;
     const Index query = (queries.begin + i) % head.heads;
-    lse[row * lse_stride + query] =
+    lse[row * lse_row + query] =
         write_row(from.top[i], from.total[i], from.values + i * round_up(head.v_dim), head.scale,
-                  out + row * out_stride + query * head.v_dim, head.v_dim);
+                  out + row * out_row + query * head.v_dim, head.v_dim);
   }
 }
 

@@ -1,41 +1,23 @@
 #pragma once
 
-// Attention to keys and values in pages (Kwon et al. 2023), in tiles as attention_forward.h: a page
-// is a tile of keys. The columns of a tile of scores are all queries that read the same key head,
-// those of a row beside each other. Pages begin at fixed positions of the sequence and a hidden key
-// adds zero, so that the sums of a row have one order, whatever else is in its tile. Sums over
-// some of the pages can be joined, so that threads share a long sequence (Flash-Decoding, Dao et
-// al. 2023).
-#include "backend/cpu/kernels/attention_softmax.h"
+// Attention to keys and values in pages (Kwon et al. 2023): a page is a tile of keys. The columns
+// of a tile of scores are all queries that read the same key head, those of a row beside each
+// other. Sums over some of the pages can be joined, so that threads share a long sequence
+// (Flash-Decoding, Dao et al. 2023).
+#include "backend/cpu/kernels/attention_forward.h"
 
 namespace moesaic::cpu::MOESAIC_ISA {
 namespace {
 
-// The positions [first, last] that each query of a tile sees.
-struct SeenKeys {
-  I16 first[kTile / kLanes], last[kTile / kLanes];
-  Index most_first, least_last, most_last;
-};
-
 template <class A>
-SeenKeys seen_keys(const PagedHead<A>& head, Range queries) {
+QueryTile begin_tile(const PagedHead<A>& head, Range queries) {
   std::int32_t first[kTile] = {};
   std::int32_t last[kTile] = {};
-  const auto first_of = [&](Index position) {
-    return head.window > 0 ? larger(0, position - head.window + 1) : 0;
-  };
   for (Index query = queries.begin; query < queries.end; ++query) {
-    const Index position = head.position + query / head.heads;
-    first[query - queries.begin] = static_cast<std::int32_t>(first_of(position));
-    last[query - queries.begin] = static_cast<std::int32_t>(position);
+    first[query - queries.begin] = head.first[query / head.heads];
+    last[query - queries.begin] = head.last[query / head.heads];
   }
-  SeenKeys seen{};
-  std::memcpy(seen.first, first, sizeof first);
-  std::memcpy(seen.last, last, sizeof last);
-  seen.least_last = head.position + queries.begin / head.heads;
-  seen.most_last = head.position + (queries.end - 1) / head.heads;
-  seen.most_first = first_of(seen.most_last);
-  return seen;
+  return {first, last, queries.end - queries.begin};
 }
 
 // Prefetches a page of a head: the processor cannot foresee where it lies.
@@ -51,25 +33,28 @@ template <class Step, class A>
 void attend_pages(const PagedHead<A>& head, Range queries, Range pages, const PagedSums& to,
                   float* scratch) {
   const Index row = row_words<Step>(head.head_dim);
-  const Index v_row = round_up(head.v_dim);
-  const Index count = queries.end - queries.begin;
-  const Index columns = round_up(count);
-  float* const scores = scratch;
-  auto* const q_columns = reinterpret_cast<Word*>(scores + kTile * kTile);
-  Word* const k = q_columns + kTile * row;
+  Tiles t{};
+  t.head_dim = head.head_dim;
+  t.v_dim = head.v_dim;
+  t.scale = head.scale;
+  t.scores = scratch;
+  t.values = to.values;
+  t.q_columns = reinterpret_cast<Word*>(t.scores + kTile * kTile);
+  Word* const k = t.q_columns + kTile * row;
   Word* const v = k + kTile * row;
+  t.k = k;
+  t.v = v;
   const auto query = [&](Index i) {
     const Index at = queries.begin + i;
-    return head.q + at / head.heads * head.q_stride + at % head.heads * head.head_dim;
+    return head.q + at / head.heads * head.q_row + at % head.heads * head.q_head;
   };
-  load_columns<Step>(query, q_columns, count, head.head_dim);
-  clear(to.values, count * v_row);
-  const SeenKeys seen = seen_keys(head, queries);
-  Softmax softmax;
-  const Index last_page = seen.most_last / kTile;  // those after the range may be next
+  QueryTile tile = begin_tile(head, queries);
+  load_columns<Step>(query, t.q_columns, tile.queries, head.head_dim);
+  clear(to.values, tile.queries * round_up(head.v_dim));
+  const Index last_page = (tile.most_last - 1) / kTile;  // those after the range may be next
   for (Index page = pages.begin; page < pages.end; ++page) {
     const Index key = page * kTile;
-    const Index keys = smaller(kTile, seen.most_last + 1 - key);
+    const Index keys = smaller(kTile, tile.most_last - key);
     load_rows<Step>(head.keys + head.pages[page] * head.key_page, head.key_row, k, keys,
                     head.head_dim);
     load_across<Step>(head.values + head.pages[page] * head.value_page, head.value_row, v, keys,
@@ -77,24 +62,14 @@ void attend_pages(const PagedHead<A>& head, Range queries, Range pages, const Pa
     if (page < last_page) {
       call_page(head.keys + head.pages[page + 1] * head.key_page, head.key_row);
     }
-    multiply<Step>({k, row, 1, q_columns, kTile, scores, kTile, keys, columns,
-                    words_of<Step>(head.head_dim), Into::kOverwrite});
-    const bool border = seen.most_first > key || seen.least_last < key + keys - 1;
-    for (Index strip = 0; strip < columns; strip += kLanes) {
-      if (border) {
-        mask(scores + strip, seen.first[strip / kLanes], seen.last[strip / kLanes], key, keys);
-      }
-      update_softmax<Step>(scores + strip, strip, softmax, keys, head.scale * kLog2E);
-    }
+    score_keys<Step>(t, tile, key, keys);
     if (page < last_page) {
       call_page(head.values + head.pages[page + 1] * head.value_page, head.value_row);
     }
-    multiply<Step>({reinterpret_cast<const Word*>(scores), 1, Step::kElements * kTile, v, v_row,
-                    to.values, v_row, count, v_row, words_of<Step>(keys), Into::kScaleAndAdd,
-                    softmax.factor});
+    add_values<Step>(t, tile, key, keys);
   }
-  std::memcpy(to.top, softmax.top, sizeof softmax.top);
-  std::memcpy(to.total, softmax.total, sizeof softmax.total);
+  std::memcpy(to.top, tile.softmax.top, sizeof tile.softmax.top);
+  std::memcpy(to.total, tile.softmax.total, sizeof tile.softmax.total);
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ constexpr Kernels<A> kKernels = {
     .swiglu = swiglu<A>,
     .swiglu_backward = swiglu_backward<A>,
     .attention = attention<A>,
+    .finish_attention = finish_attention<A>,
     .attention_backward = attention_backward<A>,
     .paged_attention = paged_attention<A>,
     .write_paged = write_paged<A>,
