@@ -23,7 +23,11 @@ std::vector<Key> parallel_keys() {
                 "Pipeline stages: they share out the layers."),
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
                 "Ranks that share out the experts, at most model.experts. The other ranks "
-                "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
+                "are data-parallel replicas: dp = ranks / (tp x pp x cp x ep)."),
+      s.integer(
+          "cp", &Parallel::cp, between(1, 1e6), "ranks",
+          "Ranks that share the rows of each micro-batch, and hold the same weights: for long "
+          "contexts."),
       s.integer(
           "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
           "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
