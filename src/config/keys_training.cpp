@@ -61,9 +61,8 @@ std::vector<Key> loop_keys() {
       s.integer("batch", &Train::batch, between(1, 1e7), "sequences",
                 "Sequences of one step over all ranks, a multiple of micro_batch."),
       s.integer("micro_batch", &Train::micro_batch, between(1, 1e7), "sequences",
-                "Sequences that one replica (tp x pp ranks) computes at a time. Part of the "
-                "answer: capacity is "
-                "counted for each micro-batch."),
+                "Sequences that one replica (tp x pp x cp ranks) computes at a time. Part of the "
+                "answer: capacity is counted for each micro-batch."),
       only(s.number("lr", &Train::lr, above(0), "", "Peak learning rate."), "train"),
       only(s.number("min_lr", &Train::min_lr, at_least(0), "",
                     "Learning rate at the end of the decay, at most lr."),
