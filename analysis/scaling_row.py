@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 
 from traces import fail, read_trace  # noqa: E402
 
-COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,dp,experts,batch,seq_len,repeat,steps,"
+COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,cp,dp,experts,batch,seq_len,repeat,steps,"
            "tokens_per_second,seconds_median,seconds_p10,seconds_p90,compute_s,comm_s,peak_bytes,"
            "loss,host,git").split(",")
 COMPUTE = ("forward", "experts", "backward", "optimizer")

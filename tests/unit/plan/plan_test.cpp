@@ -261,7 +261,7 @@ TEST(Traffic, OverCp) {
   EXPECT_EQ(cp[comm::Group::kDp], 2.0 * 4 * 3840 / 2);
   EXPECT_EQ(cp[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256) * 3 / 4);
   EXPECT_EQ(cp[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
-  // Of each row 2 x (6 + 6) numbers. The second rank sends its 128 rows twice, 64 gradients once.
+  // A row has 2 x (6 + 6) numbers. The second rank sends its 128 rows twice, 64 gradients once.
   EXPECT_EQ(cp[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (2 * 128 + 64));
   const Traffic again = traffic_per_step(c, {.ep = 2, .cp = 2, .recompute = true}, 0);
   EXPECT_EQ(again[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (3 * 128 + 64));
@@ -292,7 +292,7 @@ TEST(Memory, OverCp) {
   config::Config c = long_config();
   const Memory two = memory_per_rank(c, {.ep = 2, .cp = 2, .zero = true}, 0, true);
   EXPECT_EQ(two.weights, 4.0 * (9280 + 3840));
-  EXPECT_EQ(two.moments, 2.0 * 4 * (3840 / 2 + 9280 / 4));
+  EXPECT_EQ(two.moments, 2.0 * 4 * (1920 + 2320));
   EXPECT_EQ(two.logits, 4.0 * 192 * 50);
   EXPECT_EQ(two.dispatch, 4.0 * 384 * (3 * 16 + 3 * 10));
   // The layers as without cp; then two chunks of keys and values, and the results of four heads.

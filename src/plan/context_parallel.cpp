@@ -1,4 +1,4 @@
-#include "plan/context.h"
+#include "plan/context_parallel.h"
 
 #include <algorithm>
 #include <vector>
