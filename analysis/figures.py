@@ -287,8 +287,9 @@ def rank_seconds(trace):
 
 
 GROUPS = {"tp": "rows of layers (tp)", "experts": "rows to experts", "pp": "rows to stages (pp)",
-          "dp": "expert gradients (dp)", "replicas": "gradients (dp x ep)",
-          "stage": "gates, split norms (tp x dp x ep)", "ends": "tied table", "kv": "key and value heads"}
+          "dp": "expert gradients (dp x cp)", "replicas": "gradients (dp x cp x ep)",
+          "stage": "gates, split norms (tp x dp x cp x ep)", "ends": "tied table", "kv": "key and value heads",
+          "cp": "keys and values (cp)"}
 
 
 def traffic(trace):

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 
 from traces import fail, read_trace  # noqa: E402
 
-COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,dp,experts,batch,seq_len,repeat,steps,"
+COLUMNS = ("mode,ranks,nodes,threads,tp,pp,ep,cp,dp,experts,batch,seq_len,repeat,steps,"
            "tokens_per_second,seconds_median,seconds_p10,seconds_p90,compute_s,comm_s,peak_bytes,"
            "loss,host,git").split(",")
 COMPUTE = ("forward", "experts", "backward", "optimizer")
@@ -66,11 +66,11 @@ def row(options):
     # Saving and evaluating are not part of a step's speed.
     extras = [i for i, name in enumerate(trace.phases) if name in ("checkpoint", "eval")]
     seconds = (trace.arrays["seconds"] - trace.arrays["time"][:, extras].sum(axis=1))[rows]
-    tp, pp, ep = (int(config[f"parallel.{axis}"]) for axis in ("tp", "pp", "ep"))
+    tp, pp, ep, cp = (int(config.get(f"parallel.{axis}", 1)) for axis in ("tp", "pp", "ep", "cp"))
     git = next((value for key, value in trace.attributes.items() if "git" in key), "")
     return {"mode": options.mode, "ranks": options.ranks, "nodes": options.nodes,
-            "threads": options.threads, "tp": tp, "pp": pp, "ep": ep,
-            "dp": options.ranks // (tp * pp * ep), "experts": config["model.experts"],
+            "threads": options.threads, "tp": tp, "pp": pp, "ep": ep, "cp": cp,
+            "dp": options.ranks // (tp * pp * ep * cp), "experts": config["model.experts"],
             "batch": config["train.batch"], "seq_len": config["data.seq_len"],
             "repeat": options.repeat, "steps": len(seconds),
             "tokens_per_second": round(float(trace.arrays["tokens"][rows].sum() / seconds.sum()), 2),
@@ -101,7 +101,8 @@ def compare(path):
         rows = list(csv.DictReader(file))
     speeds = {}
     for each in rows:
-        name = "tp={tp} pp={pp} ep={ep} dp={dp}".format(**each)
+        cp = f" cp={each['cp']}" if int(each.get("cp", 1)) > 1 else ""  # older files have none
+        name = "tp={tp} pp={pp} ep={ep}{of_cp} dp={dp}".format(of_cp=cp, **each)
         speeds.setdefault((name, each["ranks"], each["threads"]), []).append(
             (float(each["tokens_per_second"]), int(each["peak_bytes"]) / 2**20))
     first = None

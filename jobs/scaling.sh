@@ -4,8 +4,8 @@
 #   bash jobs/scaling.sh --mode strong|weak --ranks "1 2 4 8" [options] -o DIR FILE.cfg
 #                        [--section.key VALUE]...
 #   bash jobs/scaling.sh --layouts "dp=1 ep=2 tp=2,pp=2,sequence=1" [options] -o DIR FILE.cfg ...
-#   --layouts L     keys of parallel.* for each run; the ranks are tp x pp x ep x dp, and the cores of
-#                   this machine (or --threads) are shared among them
+#   --layouts L     keys of parallel.* for each run; the ranks are tp x pp x ep x cp x dp, and the
+#                   cores of this machine (or --threads) are shared among them
 #   --repeat N      runs of each, in turn (default 5)
 #   --steps N       training steps of each run (default 20; the first 3 are left out)
 #   --grow experts  weak only: experts grow with the ranks too
@@ -96,7 +96,7 @@ set_layout() {
   ranks=1 keys=("${extra[@]}" --train.steps "$steps" --parallel.ep 1)
   for part in ${1//,/ }; do
     case "$part" in
-      tp=* | pp=* | ep=* | dp=*) ranks=$((ranks * ${part#*=})) ;;
+      tp=* | pp=* | ep=* | cp=* | dp=*) ranks=$((ranks * ${part#*=})) ;;
       *=*) ;;
       *) fail 64 "--layouts: '$part' is not KEY=VALUE" ;;
     esac

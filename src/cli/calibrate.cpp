@@ -115,8 +115,8 @@ checkpoint::Calibration calibrate(const config::Config& config, const routing::G
   mesh.world.together("set up the calibration", [&] {
     load_model(instance, config, gates, mesh, engine::Use::kManyRows, model, watchdog);
     batches = files::hdf5_run([&] {
-      return read_batches(config.model, corpora, mesh[comm::Group::kReplicas].rank(),
-                          mesh[comm::Group::kReplicas].size());
+      return read_batches(config.model, corpora, mesh[comm::Group::kBatches].rank(),
+                          mesh[comm::Group::kBatches].size());
     });
   });
   model::ActivationStatistics sums;

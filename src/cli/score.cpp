@@ -71,10 +71,10 @@ std::string fingerprint(const Inputs& inputs, checkpoint::Catalog& catalog) {
 }
 
 /// About the rows of this task's trace: one for each iteration, whose batches hold kScoreTokens or
-/// a window, of which a stride is new; the ranks of tp share a batch.
+/// a window, of which a stride is new; the ranks of tp and cp share a batch.
 std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const config::ScoreJob& keys = inputs.config.score;
-  const std::int64_t replicas = ranks / inputs.config.parallel.tp;
+  const std::int64_t replicas = ranks / (inputs.config.parallel.tp * inputs.config.parallel.cp);
   const std::int64_t batch = std::max(keys.window, config::kScoreTokens) * replicas;
   std::int64_t rows = 0;
   for (const std::int64_t shard : inputs.shards) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <limits>
 #include <numeric>
@@ -64,20 +63,29 @@ std::vector<int> begins(const std::vector<int>& lengths) {
   return begin;
 }
 
-// World ranks of a communicator, which must be evenly spaced.
+// World ranks of a communicator, which must lie in runs that are evenly spaced, as they are.
 Members members_of(MPI_Comm comm, int size) {
   MPI_Group group = MPI_GROUP_NULL;
   MPI_Group world = MPI_GROUP_NULL;
   MPI_Comm_group(comm, &group);
   MPI_Comm_group(MPI_COMM_WORLD, &world);
-  const std::array<int, 3> of = {0, size > 1 ? 1 : 0, size - 1};
-  std::array<int, 3> ranks{};
-  MPI_Group_translate_ranks(group, 3, of.data(), world, ranks.data());
+  std::vector<int> own(static_cast<std::size_t>(size));
+  std::iota(own.begin(), own.end(), 0);
+  std::vector<int> ranks(own.size());
+  MPI_Group_translate_ranks(group, size, own.data(), world, ranks.data());
   MPI_Group_free(&group);
   MPI_Group_free(&world);
-  const int stride = std::max(1, ranks[1] - ranks[0]);
-  require(ranks[2] == ranks[0] + (size - 1) * stride, "a group whose ranks are not evenly spaced");
-  return {ranks[0], size, stride};
+  Members members{.first = ranks.front(), .count = size};
+  members.stride = size > 1 ? ranks[1] - ranks[0] : 1;
+  const auto fits = [&](std::size_t i) { return members.rank(static_cast<int>(i)) == ranks[i]; };
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    if (!fits(i) && members.run == 0) {
+      members.run = static_cast<std::int32_t>(i);
+      members.jump = ranks[i] - ranks.front();
+    }
+    require(fits(i), "a group whose ranks are not evenly spaced");
+  }
+  return members;
 }
 
 // Collective: values that lie apart, reduced in one call.

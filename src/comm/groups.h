@@ -10,8 +10,8 @@
 // One table of the groups of ranks: mesh, ledger, trace, plan and instance read it.
 namespace moesaic::comm {
 
-/// rank = ((pp_i * dp + dp_i) * ep + ep_i) * tp + tp_i
-enum Axis : std::uint8_t { kTpAxis = 1, kEpAxis = 2, kDpAxis = 4, kPpAxis = 8 };
+/// rank = (((pp_i * dp + dp_i) * cp + cp_i) * ep + ep_i) * tp + tp_i
+enum Axis : std::uint8_t { kTpAxis = 1, kEpAxis = 2, kCpAxis = 4, kDpAxis = 8, kPpAxis = 16 };
 
 /// In the order in which the trace lists those that tensors move in. A rank is in at most one group
 /// of each kind.
@@ -25,7 +25,9 @@ enum class Group : std::uint8_t {
   kReplicas,
   kStage,
   kEnds,
-  kKv
+  kKv,
+  kCp,
+  kBatches
 };
 
 /// Which ranks along the axes belong together.
@@ -40,18 +42,23 @@ struct GroupRow {
 };
 
 /// Whole experts are shared out over ep, or over ep x tp where they are folded: one name in traces.
+/// Ranks of cp hold the same weights and have rows of the same micro-batch: gradients are summed
+/// over them, and `batches` are the ranks that compute different micro-batches.
 inline constexpr std::array kGroups = {
-    GroupRow{"world", kTpAxis | kEpAxis | kDpAxis | kPpAxis, Together::kAll, "", ""},
+    GroupRow{"world", kTpAxis | kEpAxis | kCpAxis | kDpAxis | kPpAxis, Together::kAll, "", ""},
     GroupRow{"tp", kTpAxis, Together::kAll, "tp", "rows of layers (tp)"},
     GroupRow{"ep", kEpAxis, Together::kAll, "experts", "rows to experts"},
     GroupRow{"ep_tp", kEpAxis | kTpAxis, Together::kAll, "", ""},
     GroupRow{"pp", kPpAxis, Together::kAll, "pp", "rows to stages (pp)"},
-    GroupRow{"dp", kDpAxis, Together::kAll, "dp", "expert gradients (dp)"},
-    GroupRow{"replicas", kDpAxis | kEpAxis, Together::kAll, "replicas", "gradients (dp x ep)"},
-    GroupRow{"stage", kTpAxis | kEpAxis | kDpAxis, Together::kAll, "stage",
-             "gates, split norms (tp x dp x ep)"},
+    GroupRow{"dp", kDpAxis | kCpAxis, Together::kAll, "dp", "expert gradients (dp x cp)"},
+    GroupRow{"replicas", kDpAxis | kCpAxis | kEpAxis, Together::kAll, "replicas",
+             "gradients (dp x cp x ep)"},
+    GroupRow{"stage", kTpAxis | kEpAxis | kCpAxis | kDpAxis, Together::kAll, "stage",
+             "gates, split norms (tp x dp x cp x ep)"},
     GroupRow{"ends", kPpAxis, Together::kEnds, "ends", "tied table (ends of pp)"},
-    GroupRow{"kv", kTpAxis, Together::kKvCopies, "kv", "key and value heads (tp)"}};
+    GroupRow{"kv", kTpAxis, Together::kKvCopies, "kv", "key and value heads (tp)"},
+    GroupRow{"cp", kCpAxis, Together::kAll, "cp", "keys and values (cp)"},
+    GroupRow{"batches", kDpAxis | kEpAxis, Together::kAll, "", ""}};
 inline constexpr std::size_t kGroupCount = kGroups.size();
 
 constexpr std::size_t index_of(Group group) { return static_cast<std::size_t>(group); }

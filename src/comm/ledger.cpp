@@ -22,7 +22,7 @@ std::string Members::text() const {
   if (count == 1) {
     return fmt::format("rank {}", first);
   }
-  if (stride == 1) {
+  if (stride == 1 && run == 0) {
     return fmt::format("ranks {}-{}", first, rank(count - 1));
   }
   std::string text = fmt::format("ranks {}, {}", first, rank(1));

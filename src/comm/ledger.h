@@ -26,11 +26,15 @@ enum class Operation : std::uint8_t {
 
 std::string_view name_of(Operation operation);
 
-/// World ranks first, first + stride, ...: so lie the members of every group of the mesh.
+/// World ranks first, first + stride, ..., in runs of so many that begin `jump` apart: so lie the
+/// members of every group of the mesh. A run of 0: all of them.
 struct Members {
   std::int32_t first = 0, count = 0, stride = 1;
+  std::int32_t run = 0, jump = 0;
 
-  int rank(int i) const { return first + i * stride; }
+  int rank(int i) const {
+    return run == 0 ? first + i * stride : first + i / run * jump + i % run * stride;
+  }
   std::string text() const;  // "ranks 2-3", "ranks 0, 2, 4", "ranks 0, 8, ..., 504"
 };
 

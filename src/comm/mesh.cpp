@@ -32,6 +32,7 @@ int first_of(const GroupRow& row, const Layout& layout, int kv_copies, int rank)
   };
   to_begin(kTpAxis, layout.tp);
   to_begin(kEpAxis, layout.ep);
+  to_begin(kCpAxis, layout.cp);
   to_begin(kDpAxis, layout.dp);
   to_begin(kPpAxis, layout.pp);
   return first;
@@ -39,14 +40,17 @@ int first_of(const GroupRow& row, const Layout& layout, int kv_copies, int rank)
 
 }  // namespace
 
-std::string Layout::text() const { return fmt::format("tp={} pp={} ep={} dp={}", tp, pp, ep, dp); }
+std::string Layout::text() const {
+  return fmt::format("tp={} pp={} ep={}{} dp={}", tp, pp, ep,
+                     cp > 1 ? fmt::format(" cp={}", cp) : "", dp);
+}
 
 std::vector<std::vector<std::string>> Layout::rows() const {
   constexpr int kLines = 16, kShown = 8;  // of a large mesh the first ones
   std::vector<std::vector<std::string>> rows = {{"mesh", text()}};
-  for (int line = 0; line < pp * dp; ++line) {
+  for (int line = 0; line < pp * dp * cp; ++line) {
     if (line == kLines) {
-      rows.push_back({"", fmt::format("and {} lines more", pp * dp - line)});
+      rows.push_back({"", fmt::format("and {} lines more", pp * dp * cp - line)});
       break;
     }
     std::string groups;
@@ -57,24 +61,29 @@ std::vector<std::vector<std::string>> Layout::rows() const {
                           : fmt::format(" [{}-{}]", first, first + tp - 1);
     }
     groups += ep > kShown ? fmt::format(" and {} groups more", ep - kShown) : "";
-    rows.push_back({fmt::format("  stage {} dp {}", line / dp, line % dp), "ranks" + groups});
+    const int replica = line / cp;
+    rows.push_back({fmt::format("  stage {} dp {}{}", replica / dp, replica % dp,
+                                cp > 1 ? fmt::format(" cp {}", line % cp) : ""),
+                    "ranks" + groups});
   }
   return rows;
 }
 
 Mesh Mesh::make(const Degrees& degrees, Ledger* ledger) {
-  const auto [tp, pp, ep, kv_copies] = degrees;
+  const auto [tp, pp, ep, cp, kv_copies] = degrees;
   Mesh mesh;
   mesh.world = Communicator::world(ledger);
   const int size = mesh.world.size();
   const int rank = mesh.world.rank();
-  if (size % (tp * pp * ep) != 0) {
-    throw Error(Exit::kUsage, fmt::format("{} ranks cannot be arranged as tp={} pp={} ep={} x dp: "
-                                          "start a multiple of {} ranks",
-                                          size, tp, pp, ep, tp * pp * ep));
+  if (size % (tp * pp * ep * cp) != 0) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{} ranks cannot be arranged as tp={} pp={} ep={}{} x dp: "
+                    "start a multiple of {} ranks",
+                    size, tp, pp, ep, cp > 1 ? fmt::format(" cp={}", cp) : "", tp * pp * ep * cp));
   }
-  const int dp = size / (tp * pp * ep);
-  mesh.layout = {.tp = tp, .pp = pp, .ep = ep, .dp = dp};
+  const int dp = size / (tp * pp * ep * cp);
+  mesh.layout = {.tp = tp, .pp = pp, .ep = ep, .cp = cp, .dp = dp};
   for (std::size_t i = index_of(Group::kWorld) + 1; i < kGroupCount; ++i) {
     const int first = first_of(kGroups[i], mesh.layout, kv_copies, rank);
     mesh.groups_[i] = mesh.world.split(first, rank);

@@ -9,18 +9,18 @@
 
 namespace moesaic::comm {
 
-/// Degrees of the four axes; their product is the world size.
+/// Degrees of the five axes; their product is the world size.
 struct Layout {
-  int tp = 1, pp = 1, ep = 1, dp = 1;
-  int size() const { return tp * pp * ep * dp; }
-  std::string text() const;  // "tp=1 pp=1 ep=2 dp=1"
-  /// A picture, one line for each stage and dp: ranks of tp in brackets, along ep.
+  int tp = 1, pp = 1, ep = 1, cp = 1, dp = 1;
+  int size() const { return tp * pp * ep * cp * dp; }
+  std::string text() const;  // "tp=1 pp=1 ep=2 dp=1"; cp only where it is more than 1
+  /// A picture, one line for each stage, dp and cp: ranks of tp in brackets, along ep.
   std::vector<std::vector<std::string>> rows() const;
 };
 
 /// The degrees that a user asks for; dp follows from the number of ranks.
 struct Degrees {
-  int tp = 1, pp = 1, ep = 1;
+  int tp = 1, pp = 1, ep = 1, cp = 1;
   int kv_copies = 1;  // consecutive ranks of tp that hold the same key and value heads
 };
 
@@ -43,12 +43,15 @@ struct Mesh {
   /// Collective over the world: releases all groups.
   void close();
 
-  /// The one rank of its replica that counts what all of them know: on the last stage, which has
-  /// the losses.
+  /// The one rank of tp that counts what all of them know of the losses: on the last stage, which
+  /// has them. Of cp each rank does, of its own rows.
   bool reports() const {
     const Communicator& pp = (*this)[Group::kPp];
     return pp.rank() == pp.size() - 1 && (*this)[Group::kTp].rank() == 0;
   }
+  /// The one rank of its stage that counts what all that share a micro-batch know of the whole of
+  /// it: the first of tp and of cp.
+  bool counts() const { return (*this)[Group::kTp].rank() == 0 && (*this)[Group::kCp].rank() == 0; }
 
  private:
   std::array<Communicator, kGroupCount> groups_;  // but the world

@@ -125,7 +125,7 @@ struct Eval {
 };
 
 struct Parallel {
-  std::int64_t tp = 1, pp = 1, ep = 1;
+  std::int64_t tp = 1, pp = 1, ep = 1, cp = 1;
   std::int64_t zero = 0;       // 1: optimizer state is split over the ranks that hold the same
   bool sequence = false;       // split rows over tp outside of products
   std::int64_t expert_tp = 0;  // 1: experts are whole, spread over ep x tp; 0: tp

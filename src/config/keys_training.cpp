@@ -23,7 +23,11 @@ std::vector<Key> parallel_keys() {
                 "Pipeline stages: they share out the layers."),
       s.integer("ep", &Parallel::ep, between(1, 1e6), "ranks",
                 "Ranks that share out the experts, at most model.experts. The other ranks "
-                "are data-parallel replicas: dp = ranks / (tp x pp x ep)."),
+                "are data-parallel replicas: dp = ranks / (tp x pp x cp x ep)."),
+      s.integer(
+          "cp", &Parallel::cp, between(1, 1e6), "ranks",
+          "Ranks that share the rows of each micro-batch, and hold the same weights: for long "
+          "contexts."),
       s.integer(
           "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
           "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "
@@ -57,9 +61,8 @@ std::vector<Key> loop_keys() {
       s.integer("batch", &Train::batch, between(1, 1e7), "sequences",
                 "Sequences of one step over all ranks, a multiple of micro_batch."),
       s.integer("micro_batch", &Train::micro_batch, between(1, 1e7), "sequences",
-                "Sequences that one replica (tp x pp ranks) computes at a time. Part of the "
-                "answer: capacity is "
-                "counted for each micro-batch."),
+                "Sequences that one replica (tp x pp x cp ranks) computes at a time. Part of the "
+                "answer: capacity is counted for each micro-batch."),
       only(s.number("lr", &Train::lr, above(0), "", "Peak learning rate."), "train"),
       only(s.number("min_lr", &Train::min_lr, at_least(0), "",
                     "Learning rate at the end of the decay, at most lr."),

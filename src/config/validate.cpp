@@ -70,17 +70,34 @@ void check_layout(const Config& c, int ranks, const std::string& ranks_name, Lin
                                 p.tp, p.pp, ranks_name, ranks, near_multiples(inner, ranks)));
   } else if (ranks % (inner * p.ep) != 0) {
     const std::int64_t rest = ranks / inner;
+    lines.push_back(
+        fmt::format("parallel.ep = {} does not divide {} = {}{}: use {} ranks, or ep {}", p.ep,
+                    ranks_name, ranks, inner > 1 ? fmt::format(" / (tp x pp = {})", inner) : "",
+                    near_multiples(inner * p.ep * p.cp, ranks),
+                    near_divisors(std::gcd(c.model.experts, rest), p.ep)));
+  } else if (ranks % (inner * p.ep * p.cp) != 0) {
+    const std::int64_t others = inner * p.ep;
     lines.push_back(fmt::format(
-        "parallel.ep = {} does not divide {} = {}{}: use {} ranks, or ep {}", p.ep, ranks_name,
-        ranks, inner > 1 ? fmt::format(" / (tp x pp = {})", inner) : "",
-        near_multiples(inner * p.ep, ranks), near_divisors(std::gcd(c.model.experts, rest), p.ep)));
+        "parallel.cp = {} does not divide {} = {}{}: use {} ranks, or cp {}", p.cp, ranks_name,
+        ranks, others > 1 ? fmt::format(" / (tp x pp x ep = {})", others) : "",
+        near_multiples(others * p.cp, ranks), near_divisors(ranks / others, p.cp)));
+  }
+}
+
+/// generate has a row for each sequence, and convert compares and calibrates on whole ones.
+void check_context_parallel(const Config& c, const std::string& job, Lines& lines) {
+  if (c.parallel.cp > 1 && (job == "generate" || job == "convert")) {
+    lines.push_back(fmt::format(
+        "parallel.cp = {} is for train and score: use 1 for {}, where tp, pp and ep share out "
+        "the model",
+        c.parallel.cp, job));
   }
 }
 
 /// An interleaved schedule goes through its runs in groups of pp micro-batches.
 void check_interleaved(const Config& c, int ranks, Lines& lines) {
   const Parallel& p = c.parallel;
-  const std::int64_t replicas = std::max<std::int64_t>(1, ranks / (p.tp * p.pp));
+  const std::int64_t replicas = std::max<std::int64_t>(1, ranks / (p.tp * p.pp * p.cp));
   const std::int64_t each = (c.train.batch / c.train.micro_batch + replicas - 1) / replicas;
   if (p.schedule == PipelineSchedule::kInterleaved && each % p.pp != 0) {
     lines.push_back(fmt::format(
@@ -152,11 +169,13 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
   } else if (job == "generate") {
     check_generate(config, lines);
     check_model_job(config, ranks, "the number of ranks", lines);
+    check_context_parallel(config, job, lines);
   } else if (job == "experts" || job == "convert") {
     if (job == "convert") {
       check_convert(config.convert, lines);
     }
     check_model_job(config, ranks, "the number of ranks", lines);
+    check_context_parallel(config, job, lines);
   } else if (job == "plan") {
     const std::string& planned = config.plan.job;
     const bool known = planned == "train" || planned == "score" || planned == "generate";
@@ -165,6 +184,7 @@ std::vector<std::string> problems(const Config& config, const std::string& job, 
           fmt::format("plan.job = {} cannot be planned: use train, score or generate", planned));
     }
     check_model_job(config, static_cast<int>(config.plan.ranks), "plan.ranks", lines);
+    check_context_parallel(config, planned, lines);
     if (planned == "train") {
       check_training(config, lines);
       check_interleaved(config, static_cast<int>(config.plan.ranks), lines);

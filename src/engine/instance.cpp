@@ -50,6 +50,7 @@ comm::Mesh make_mesh(const config::Config& config, comm::Ledger* ledger) {
       {.tp = static_cast<int>(parallel.tp),
        .pp = static_cast<int>(parallel.pp),
        .ep = static_cast<int>(parallel.ep),
+       .cp = static_cast<int>(parallel.cp),
        .kv_copies = static_cast<int>(kv_copies(config.model.kv_heads, parallel.tp))},
       ledger);
 }

@@ -257,7 +257,7 @@ struct Deal {
 };
 
 Deal deal(const GenerateJob& job, const std::vector<std::uint8_t>& done) {
-  const comm::Communicator& replicas = job.instance.mesh[comm::Group::kReplicas];
+  const comm::Communicator& replicas = job.instance.mesh[comm::Group::kBatches];
   Deal deal;
   for (std::int64_t part = 0; part < std::ssize(done); ++part) {
     if (done[static_cast<std::size_t>(part)] == 0) {

@@ -105,7 +105,7 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
     : job_(job),
       instance_(job.instance),
       world_(instance_.mesh.world),
-      replicas_(instance_.mesh[comm::Group::kReplicas]),
+      replicas_(instance_.mesh[comm::Group::kBatches]),
       rules_{.window = job.config.score.window,
              .stride = job.config.score.stride,
              .last_only = job.config.score.truncate == config::Truncate::kLeft,
@@ -261,7 +261,8 @@ bool Scorer::score(const Work& work) {
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    if (instance_.mesh.reports() && replicas_.rank() == writer) {
+    const bool first = instance_.mesh[comm::Group::kCp].rank() == 0;
+    if (instance_.mesh.reports() && first && replicas_.rank() == writer) {
       part.emplace(job_.output, work.shard, work.documents);
     }
   });

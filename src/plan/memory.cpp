@@ -4,6 +4,7 @@
 
 #include "base/share.h"
 #include "config/layers.h"
+#include "plan/context_parallel.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"
 
@@ -125,9 +126,12 @@ Weights most_weights(const config::Config& config, const Layout& layout, std::in
   return most;
 }
 
-/// Tokens that a rank computes at once while nothing is trained.
-double tokens_at_once(const config::Config& config) {
+/// Tokens of a micro-batch: of training, or of what is computed at once while nothing is trained.
+double micro_batch_tokens(const config::Config& config, bool training) {
   const config::GenerateJob& generate = config.generate;
+  if (training) {
+    return real(config.train.micro_batch * config.data.seq_len);
+  }
   if (config.plan.job == "generate") {
     return real(generate.prefill + config::sequences_at_once(generate));
   }
@@ -158,13 +162,14 @@ double in_flight(const config::Config& config, const Layout& layout, std::int64_
 double sent_rows(const config::Config& config, const Layout& layout, double tokens) {
   const config::Model& m = config.model;
   const double choices = tokens * real(m.top_k);
+  const double own = own_rows(layout, tokens) * real(m.top_k);
   const bool limited =
       config.plan.job == "train" || (config.plan.job == "score" && config.router.eval_capacity);
   const std::int64_t slots =
       limited ? expert_slots(config.router.capacity, config.router.capacity_factor,
                              static_cast<std::int64_t>(choices), m.experts)
               : 0;
-  const double all = slots > 0 ? std::min(choices, real(slots * m.experts)) : choices;
+  const double all = slots > 0 ? std::min(own, real(slots * m.experts)) : own;
   return layout.folded ? all / real(layout.tp) : all;
 }
 
@@ -249,9 +254,9 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
-  const double tokens =
-      training ? real(config.train.micro_batch * config.data.seq_len) : tokens_at_once(config);
-  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
+  const double whole = micro_batch_tokens(config, training);
+  const double tokens = own_rows(layout, whole);
+  const double rows = s.moe > 0 ? sent_rows(config, layout, whole) : 0.0;
   const double width = compute_width(config);
   const double dense_bytes = s.dense > 0 ? dense_layer(config, layout, tokens).bytes(width) : 0.0;
   const double moe_bytes =
@@ -268,14 +273,14 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
                      (training ? 3.0 : 1.0) * real(m.expert_d_ff) / real(layout.expert_split()));
   memory.cache = config.plan.job == "generate" ? cache_bytes(config, layout, stage) : 0.0;
   if (!training) {
-    memory.activations = std::max(dense_bytes, moe_bytes);
+    memory.activations = std::max(dense_bytes, moe_bytes) + context_buffers(config, layout, whole);
     add_reference(config, layout, stage, gates, memory);
     return memory;
   }
   const Held held = held_by(RankModel(config, layout, stage, gates));
   memory.gradients = kFp32 * held.sum();
-  const double shared = layout.zero ? real(layout.replicas()) : 1.0;
-  const double expert_shares = layout.zero ? real(layout.dp) : 1.0;
+  const double shared = layout.zero ? real(layout.copies()) : 1.0;
+  const double expert_shares = layout.zero ? real(layout.expert_copies()) : 1.0;
   // Two moments, and a third sum of the experts' gradients where these are deferred.
   const double deferred = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
   memory.moments = 2.0 * kFp32 *
@@ -290,7 +295,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double kept = layout.recompute ? inputs : layers;
   memory.activations = in_flight(config, layout, stage) / real(layout.chunks) * kept +
                        (layout.recompute ? std::max(dense_bytes, moe_bytes) : 0.0) +
-                       rest.bytes(width);
+                       rest.bytes(width) + context_buffers(config, layout, whole);
   return memory;
 }
 
@@ -299,9 +304,8 @@ void add_process(const config::Config& config, const Layout& layout, std::int64_
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   const bool training = config.plan.job == "train";
-  const double tokens =
-      training ? real(config.train.micro_batch * config.data.seq_len) : tokens_at_once(config);
-  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) : 0.0;
+  const double rows =
+      s.moe > 0 ? sent_rows(config, layout, micro_batch_tokens(config, training)) : 0.0;
   // What comes from other ranks is kept, and gate and up.
   const double kept =
       compute_width(config) * real(m.d_model + 2 * m.expert_d_ff / layout.expert_split());

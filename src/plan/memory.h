@@ -13,8 +13,9 @@
 
 namespace moesaic::plan {
 
-/// Choices of one micro-batch that a rank sends to experts: top_k for each token, or what the slots
-/// hold; of its own rows alone where the experts are folded.
+/// Choices that a rank sends to experts, of a micro-batch of so many tokens: top_k for each of its
+/// own rows over cp, or what the slots hold, which are those of the whole micro-batch; of its own
+/// rows over tp as well where the experts are folded.
 double sent_rows(const config::Config& config, const Layout& layout, double tokens);
 
 /// Bytes on one rank, by class: tensors, of balanced expert loads, and the rest of the process.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "config/layers.h"
+#include "plan/context_parallel.h"
 #include "plan/numbers.h"
 
 namespace moesaic::plan {
@@ -35,15 +36,15 @@ double summed_at_once(double bytes, double layers) {
 
 double sums_bytes(const Layout& layout, const Stage& s, const TensorBytes& tensors) {
   const double layers = real(s.dense + s.moe);
-  return (layout.replicas() > 1 ? summed_at_once(tensors.other_gradients, layers) : 0.0) +
-         (layout.dp > 1 ? summed_at_once(tensors.expert_gradients, real(s.moe)) : 0.0);
+  return (layout.copies() > 1 ? summed_at_once(tensors.other_gradients, layers) : 0.0) +
+         (layout.expert_copies() > 1 ? summed_at_once(tensors.expert_gradients, real(s.moe)) : 0.0);
 }
 
 // Buffers of products, and in training those of attention: gradients of all keys and values of a
 // head.
-double thread_bytes(const config::Config& config, bool training) {
+double thread_bytes(const config::Config& config, const Layout& layout, bool training) {
   const config::Model& m = config.model;
-  const double tokens = real(config.train.micro_batch * config.data.seq_len);
+  const double tokens = own_rows(layout, real(config.train.micro_batch * config.data.seq_len));
   const double heads =
       training ? tokens * real(config::key_width(m) + config::value_width(m)) : 0.0;
   return real(std::max<std::int64_t>(1, config.run.threads)) * (kProductBuffer + kFp32 * heads);
@@ -75,7 +76,7 @@ ProcessMemory process_memory(const config::Config& config, const Layout& layout,
   process.between = kBetween * (tensors.passing + process.uneven);
   process.program = kProgram;
   process.mpi = kMpi;
-  process.threads = thread_bytes(config, training);
+  process.threads = thread_bytes(config, layout, training);
   process.hdf5 = kReadBuffer + kFile * (1.0 + kShards * std::max(1.0, corpora));
   if (training) {
     const double tokens = real(micro_batches_per_rank(config.train, layout) *

@@ -36,8 +36,8 @@ void add_model(const Estimate& e, Rows& rows) {
 }
 
 std::string layout_text(const Layout& layout) {
-  std::string text =
-      fmt::format("tp={} pp={} ep={} dp={}", layout.tp, layout.pp, layout.ep, layout.dp);
+  std::string text = fmt::format("tp={} pp={} ep={}{} dp={}", layout.tp, layout.pp, layout.ep,
+                                 layout.cp > 1 ? fmt::format(" cp={}", layout.cp) : "", layout.dp);
   text += layout.chunks > 1 ? fmt::format(", {} runs of layers on a stage", layout.chunks) : "";
   text += layout.sequence ? ", sequence split" : "";
   text += layout.folded && layout.tp > 1 ? ", experts whole" : "";

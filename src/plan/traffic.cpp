@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "base/share.h"
+#include "plan/context_parallel.h"
 #include "plan/memory.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"
@@ -46,10 +47,11 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const config::Model& m = config.model;
   const Held held = held_by(RankModel(config, layout, stage, gates, tp_rank));
   const Stage s = stage_of(m, layout, stage);
-  const double tokens = real(config.train.micro_batch * config.data.seq_len);
+  const double whole = real(config.train.micro_batch * config.data.seq_len);
+  const double tokens = own_rows(layout, whole);
   const double micro_batches = real(micro_batches_per_rank(config.train, layout));
   const double width = compute_width(config);
-  const double rows = s.moe > 0 ? sent_rows(config, layout, tokens) * real(s.moe) : 0.0;
+  const double rows = s.moe > 0 ? sent_rows(config, layout, whole) * real(s.moe) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
   // Chunks whose result goes to another stage: all but the model's last; and back, all but its
   // first.
@@ -63,14 +65,15 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   traffic[Group::kEp] = (layout.recompute ? 6.0 : 4.0) * micro_batches * rows * real(m.d_model) *
                         width * ring(layout.expert_ranks());
   traffic[Group::kPp] = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
-  traffic[Group::kDp] = 2.0 * kFp32 * held.experts * ring(layout.dp);
-  traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.replicas());
-  traffic[Group::kStage] =
-      2.0 * kFp32 * held.summed_over_stage * ring(layout.replicas() * layout.tp);
+  traffic[Group::kDp] = 2.0 * kFp32 * held.experts * ring(layout.expert_copies());
+  traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.copies());
+  traffic[Group::kStage] = 2.0 * kFp32 * held.summed_over_stage * ring(layout.copies() * layout.tp);
   if (held.tied > 0.0) {
     traffic[Group::kEnds] = 2.0 * kFp32 * held.tied * ring(2);
   }
   traffic[Group::kKv] = 2.0 * kFp32 * held.partial * ring(kv_copies(m.kv_heads, layout.tp));
+  traffic[Group::kCp] =
+      micro_batches * real(s.dense + s.moe) * context_traffic(config, layout, whole);
   return traffic;
 }
 

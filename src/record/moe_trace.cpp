@@ -80,7 +80,7 @@ std::string environment(const char* name) {
 
 // What the formula says for the pipeline of a training step.
 double bubble_of(const config::Config& config, const comm::Mesh& mesh) {
-  const std::int64_t replicas = mesh[comm::Group::kReplicas].size();
+  const std::int64_t replicas = mesh[comm::Group::kBatches].size();
   const std::int64_t all = config.train.batch / config.train.micro_batch;
   return ideal_bubble(mesh[comm::Group::kPp].size(), config.parallel.virtual_stages,
                       (all + replicas - 1) / replicas);

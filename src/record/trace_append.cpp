@@ -18,7 +18,9 @@ std::vector<std::string> event_columns() {
   return {"/events/step", "/events/kind", "/events/message"};
 }
 
-/// Where each value of a row lies in a line of the file, row-major both.
+constexpr std::size_t kNowhere = std::numeric_limits<std::size_t>::max();
+
+/// Where each value of a row lies in a line of the file, row-major both; kNowhere: it has no place.
 std::vector<std::size_t> targets_of(const std::vector<std::string>& axes,
                                     const files::Extents& extents,
                                     const TracePositions& positions) {
@@ -31,9 +33,11 @@ std::vector<std::size_t> targets_of(const std::vector<std::string>& axes,
     next.reserve(targets.size() * own);
     for (const std::size_t begin : targets) {
       for (std::size_t j = 0; j < own; ++j) {
-        const std::size_t position =
-            names == positions.positions.end() ? j : static_cast<std::size_t>(names->second.at(j));
-        next.push_back(begin * width + position);
+        const std::int64_t position =
+            names == positions.positions.end() ? static_cast<std::int64_t>(j) : names->second.at(j);
+        next.push_back(begin == kNowhere || position < 0
+                           ? kNowhere
+                           : begin * width + static_cast<std::size_t>(position));
       }
     }
     targets = std::move(next);
@@ -63,7 +67,9 @@ std::vector<T> gather(const std::vector<Row>& rows, Member member, const files::
       require(part.size() == targets.size(), fmt::format("trace row: {} has {} values, not {}",
                                                          column.name, part.size(), targets.size()));
       for (std::size_t i = 0; i < part.size(); ++i) {
-        into[static_cast<std::ptrdiff_t>(targets[i])] = part[i];
+        if (targets[i] != kNowhere) {
+          into[static_cast<std::ptrdiff_t>(targets[i])] = part[i];
+        }
       }
       into += static_cast<std::ptrdiff_t>(line);
     }
@@ -225,6 +231,22 @@ std::vector<std::int64_t> widen_names(files::Hdf5File& file, const std::string& 
   return positions;
 }
 
+/// The positions of this run's groups of ranks in the file; nothing if it has just these. An older
+/// program has made a file without some (-1): what is sent in them is not recorded there.
+std::vector<std::int64_t> positions_of_groups(const files::Hdf5File& file,
+                                              const std::vector<std::string>& own) {
+  const std::vector<std::string> names = file.read_strings("/group");
+  if (names == own) {
+    return {};
+  }
+  std::vector<std::int64_t> positions;
+  for (const std::string& name : own) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    positions.push_back(found == names.end() ? -1 : std::distance(names.begin(), found));
+  }
+  return positions;
+}
+
 /// The last step of a file; 0: none.
 std::int64_t last_step_in(const files::Hdf5File& file) {
   const auto steps = file.read_all<std::int64_t>("/step");
@@ -285,6 +307,9 @@ ContinuedTrace continue_trace(files::Hdf5File& file, const TraceAxes& axes,
     if (!positions.empty()) {
       trace.positions.positions[axis] = std::move(positions);
     }
+  }
+  if (auto positions = positions_of_groups(file, axes.groups); !positions.empty()) {
+    trace.positions.positions["group"] = std::move(positions);
   }
   write_trace_attributes(file, axes);
   widen_numbers(file, "rank", axes.ranks);

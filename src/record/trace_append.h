@@ -29,7 +29,7 @@ struct TraceLengths {
   std::int64_t rows = 0, evals = 0, events = 0;
 };
 
-/// Where the values of a run lie among those of its trace, by the names of axes.
+/// Where the values of a run lie among those of its trace, by the names of axes; -1: nowhere.
 struct TracePositions {
   std::map<std::string, std::int64_t> extents;                 // of the run's rows
   std::map<std::string, std::vector<std::int64_t>> positions;  // of each entry; absent: the same

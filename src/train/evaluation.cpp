@@ -101,8 +101,8 @@ std::optional<record::EvalRow> evaluate(engine::Instance& instance, data::Corpor
   LossSums sums(tasks, corpora.size());
   const std::vector<data::SampleLocation> locations = evaluation_samples(corpora, config);
   const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
-  const auto replicas = static_cast<std::size_t>(instance.mesh[comm::Group::kReplicas].size());
-  const auto replica = static_cast<std::size_t>(instance.mesh[comm::Group::kReplicas].rank());
+  const auto replicas = static_cast<std::size_t>(instance.mesh[comm::Group::kBatches].size());
+  const auto replica = static_cast<std::size_t>(instance.mesh[comm::Group::kBatches].rank());
   const auto in_flight = static_cast<std::size_t>(instance.mesh[comm::Group::kPp].size());
   for (std::size_t first = 0; first < locations.size();
        first += micro_batch * replicas * in_flight) {

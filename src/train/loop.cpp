@@ -80,7 +80,7 @@ Loop::Loop(Session& session, SavePolicy& policy, std::int64_t rollbacks)
       policy_(policy),
       rollbacks_(rollbacks),
       stepper_(config_, instance_, progress_.tasks.size()),
-      batches_(session.corpora, session.task_index, config_, instance_.mesh[comm::Group::kReplicas],
+      batches_(session.corpora, session.task_index, config_, instance_.mesh[comm::Group::kBatches],
                progress_.cursor),
       recorder_(config_, instance_, progress_,
                 Recorder::names_of(session.corpora, session.eval_corpora),

@@ -71,7 +71,7 @@ void Recorder::add_routing(std::int64_t step, std::vector<routing::RoutedRows>& 
   }
   record::RoutingPart part;
   part.routed.swap(routed);
-  if (mesh_[comm::Group::kPp].rank() == 0 && mesh_[comm::Group::kTp].rank() == 0) {
+  if (mesh_[comm::Group::kPp].rank() == 0 && mesh_.counts()) {
     part.tokens.swap(batches.tokens);
   }
   attempt_routing([&](record::RoutingWriter& writer) {

@@ -230,8 +230,8 @@ int bench(const config::Parsed& parsed, bool forward) {
     engine::Instance instance(config, mesh,
                               forward ? engine::Use::kManyRows : engine::Use::kTraining);
     instance.parameters.initialise(*instance.backend, config.train.seed);
-    const data::StepBatches batches = random_batches(config, mesh[comm::Group::kReplicas].rank(),
-                                                     mesh[comm::Group::kReplicas].size());
+    const data::StepBatches batches = random_batches(config, mesh[comm::Group::kBatches].rank(),
+                                                     mesh[comm::Group::kBatches].size());
     const std::int64_t steps = config::total_steps(config);
     if (forward) {
       show(run_steps(instance, forward_step(instance, batches), steps), config, true, world.size());

@@ -53,8 +53,8 @@ class Stalls(harness.EndToEnd):
         cases = {  # ranks, layout, the rank to stop, groups where the others miss it
             "tp": (2, ["--parallel.tp", 2, "--parallel.ep", 1], 1, {"tp", "stage", "world"}),
             "pp": (2, ["--parallel.pp", 2, "--parallel.ep", 1], 1, {"pp", "ends", "world"}),
-            "ep": (2, [], 1, {"ep", "ep_tp", "replicas", "stage", "world"}),
-            "dp": (2, ["--parallel.ep", 1], 1, {"dp", "replicas", "stage", "world"}),
+            "ep": (2, [], 1, {"ep", "ep_tp", "replicas", "batches", "stage", "world"}),
+            "dp": (2, ["--parallel.ep", 1], 1, {"dp", "replicas", "batches", "stage", "world"}),
             "tp pp": (4, TP_PP, 2, {"tp", "pp", "stage", "ends", "world"}),
         }
         for name, (ranks, layout, rank, groups) in cases.items():
@@ -141,7 +141,7 @@ class Stalls(harness.EndToEnd):
         """What a job says in which rank 1 was stopped."""
         out = child.communicate(timeout=harness.LIMIT)[0]
         self.assertEqual(child.returncode, 70, out)
-        self.assert_named(out, 1, {"ep", "ep_tp", "replicas", "stage", "world"})
+        self.assert_named(out, 1, {"ep", "ep_tp", "replicas", "batches", "stage", "world"})
         return out
 
     # Protects: a stall amid a save is one of the save, and leaves the old checkpoint or the new one.

@@ -28,7 +28,7 @@ SEES = {
     "text": {"base", "files"},
     "routing": {"base", "backend", "config"},
     "hf": {"base", "tensor", "comm", "config", "files", "model"},
-    "plan": {"base", "backend", "comm", "config", "model", "routing"},
+    "plan": {"base", "backend", "comm", "config", "data", "model", "routing"},
 }
 SEES["data"] = {"base", "tensor", "backend", "comm", "config", "files", "text", "routing"}
 SEES["model"] = SEES["data"] - {"text"} | {"data"}

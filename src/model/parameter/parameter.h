@@ -11,8 +11,8 @@
 namespace moesaic::model {
 
 /// The ranks over which a gradient is summed: those that hold the same parameters and saw other
-/// tokens. Experts: dp. The others: dp x ep; with tp as well where each rank of tp sees its share
-/// of the rows (the gate; norms when the sequence is split).
+/// tokens. Experts: dp x cp. The others: dp x cp x ep; with tp as well where each rank of tp sees
+/// its share of the rows (the gate; norms when the sequence is split).
 enum class SumOver { kReplicas, kStage, kExpertReplicas };
 inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
                                         SumOver::kExpertReplicas};

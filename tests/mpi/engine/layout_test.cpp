@@ -100,7 +100,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     const auto counted = static_cast<double>(whole.counted());
     const auto tokens = static_cast<double>(whole.size());
     const comm::Mesh& mesh = instance.mesh;
-    const auto width = static_cast<std::size_t>(mesh[comm::Group::kReplicas].size());
+    const auto width = static_cast<std::size_t>(mesh[comm::Group::kBatches].size());
     model::Context ctx = instance.context();
     ctx.observers = {stats.observer()};
     ctx.batch.step_tokens = whole.size();
@@ -108,7 +108,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     train::zero_gradients(instance);
     std::vector<data::MicroBatch> batches;
     for (std::size_t first = 0; first < golden.rows.size(); first += width) {
-      const std::size_t row = first + static_cast<std::size_t>(mesh[comm::Group::kReplicas].rank());
+      const std::size_t row = first + static_cast<std::size_t>(mesh[comm::Group::kBatches].rank());
       batches.push_back(row < golden.rows.size() ? golden.rows[row] : data::MicroBatch());
     }
     while (batches.size() % static_cast<std::size_t>(mesh[comm::Group::kPp].size()) != 0) {

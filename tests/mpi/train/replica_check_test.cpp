@@ -53,7 +53,7 @@ class ReplicaCheck : public ::testing::Test {
     instance.parameters.initialise(*instance.backend, 7);
     model::Context ctx = instance.context();
     ctx.batch.step_tokens = golden.batch().size();
-    const auto own = static_cast<std::size_t>(instance.mesh[comm::Group::kReplicas].rank());
+    const auto own = static_cast<std::size_t>(instance.mesh[comm::Group::kBatches].rank());
     const std::vector<data::MicroBatch> batches = {golden.rows[own % golden.rows.size()]};
     for (int step = 1; step <= steps; ++step) {
       zero_gradients(instance);

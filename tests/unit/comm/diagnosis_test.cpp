@@ -132,6 +132,14 @@ TEST(Members, Strided) {
   EXPECT_EQ((Members{.first = 0, .count = 64, .stride = 8}.text()), "ranks 0, 8, ..., 504");
 }
 
+// Protects: members that lie in runs are named by their ranks, and none between the runs.
+TEST(Members, Runs) {
+  const Members two_of_four{.first = 2, .count = 4, .stride = 1, .run = 2, .jump = 4};
+  EXPECT_EQ(two_of_four.text(), "ranks 2, 3, 6, 7");
+  EXPECT_EQ((Members{.first = 1, .count = 6, .stride = 2, .run = 2, .jump = 8}.text()),
+            "ranks 1, 3, ..., 19");
+}
+
 // Protects: a file server that hangs for minutes does not end a job of short steps.
 TEST(Watchdog, AutomaticLimitOfAStep) {
   EXPECT_EQ(automatic_step_limit({}), 600.0);

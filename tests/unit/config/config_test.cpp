@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -379,6 +380,48 @@ TEST(Validate, JudgesEachJob) {
   config.generate = {};
   config.generate.output = "g.h5";
   EXPECT_EQ(problems(config, "generate", 1), Strings{});
+}
+
+// Protects: ranks that cp does not divide are refused with what would do, and so are jobs without
+// it.
+TEST(Validate, JudgesContextParallelism) {
+  Config config;
+  config.data.corpus = {"corpus"};
+  config.train.steps = 10;
+  config.parallel.tp = 2;
+  config.parallel.ep = 2;
+  config.parallel.cp = 3;
+  resolve(config, "train");
+  EXPECT_EQ(problems(config, "train", 12), Strings{});
+  EXPECT_EQ(problems(config, "train", 8),
+            Strings{"parallel.cp = 3 does not divide the number of ranks = 8 / (tp x pp x ep = 4): "
+                    "use 12 ranks, or cp 2"});
+  EXPECT_EQ(problems(config, "train", 2),
+            Strings{"parallel.ep = 2 does not divide the number of ranks = 2 / (tp x pp = 2): use "
+                    "12 ranks, or ep 1"});
+  config.parallel = {.ep = 2, .cp = 3};
+  resolve(config, "train");
+  EXPECT_EQ(problems(config, "train", 4),
+            Strings{"parallel.cp = 3 does not divide the number of ranks = 4 / (tp x pp x ep = 2): "
+                    "use 6 ranks, or cp 2"});
+  config.parallel.ep = 1;
+  config.parallel.cp = 2;
+  config.model.path = "checkpoint";
+  config.score.output = "scores";
+  config.generate.output = "g.h5";
+  EXPECT_EQ(problems(config, "score", 2), Strings{});
+  EXPECT_EQ(problems(config, "experts", 2), Strings{});
+  for (const char* const job : {"generate", "convert"}) {
+    EXPECT_EQ(problems(config, job, 2),
+              Strings{fmt::format("parallel.cp = 2 is for train and score: use 1 for {}, where tp, "
+                                  "pp and ep share out the model",
+                                  job)});
+  }
+  config.plan.ranks = 2;
+  config.plan.job = "generate";
+  EXPECT_EQ(problems(config, "plan", 1).size(), 1U);
+  config.plan.job = "score";
+  EXPECT_EQ(problems(config, "plan", 1), Strings{});
 }
 
 // Protects the example configs in the repository.

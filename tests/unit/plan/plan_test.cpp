@@ -244,6 +244,71 @@ TEST(Traffic, CountsByGroup) {
   EXPECT_EQ(both[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
 }
 
+// Two sequences of 160 tokens, five key tiles: of four chunks of 64, 64, 64 and 128 rows the first
+// rank of two has the outer ones, the second those between.
+config::Config long_config() {
+  config::Config c = small_config();
+  c.data.seq_len = c.model.max_seq = 160;
+  return c;
+}
+
+// Protects what the ranks of cp exchange: keys and values, rows of their own, gradients with dp.
+TEST(Traffic, OverCp) {
+  config::Config c = long_config();
+  const Traffic cp = traffic_per_step(c, {.ep = 2, .cp = 2}, 0);
+  // Two micro-batches for each of two replicas. 192 rows x top-2 x 2 layers x 16, half leave.
+  EXPECT_EQ(cp[comm::Group::kEp], 2 * 4.0 * 384 * 2 * 16 * 4 / 2);
+  EXPECT_EQ(cp[comm::Group::kDp], 2.0 * 4 * 3840 / 2);
+  EXPECT_EQ(cp[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256) * 3 / 4);
+  EXPECT_EQ(cp[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
+  // A row has 2 x (6 + 6) numbers. The second rank sends its 128 rows twice, 64 gradients once.
+  EXPECT_EQ(cp[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (2 * 128 + 64));
+  const Traffic again = traffic_per_step(c, {.ep = 2, .cp = 2, .recompute = true}, 0);
+  EXPECT_EQ(again[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (3 * 128 + 64));
+  c.run.precision = DType::kBf16;  // the first rank sends more: 64 rows twice, 128 gradients
+  EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp],
+            4.0 * 3 * 24 * (2 * 2 * 64 + 4 * 128));
+  EXPECT_EQ(traffic_per_step(c, {.tp = 2, .cp = 2}, 0)[comm::Group::kCp],
+            4.0 * 3 * 12 * (2 * 2 * 64 + 4 * 128));
+  EXPECT_EQ(traffic_per_step(c, {.dp = 2}, 0)[comm::Group::kCp], 0.0);
+  c.data.seq_len = 20;  // one tile, which one rank has: nobody else needs its keys
+  EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp], 0.0);
+}
+
+// Protects: keys and values of latent attention are those of every query head.
+TEST(Traffic, LatentOverCp) {
+  config::Config c = long_config();
+  c.model.kv_lora_rank = 32;
+  c.model.qk_nope_head_dim = 8;
+  c.model.qk_rope_head_dim = 4;
+  c.model.v_head_dim = 10;
+  EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp],
+            4.0 * 3 * 4 * (12 + 10) * 4 * (2 * 128 + 64));
+}
+
+// Protects what a rank of cp holds: its rows, and a share of the state of all that have its
+// weights.
+TEST(Memory, OverCp) {
+  config::Config c = long_config();
+  const Memory two = memory_per_rank(c, {.ep = 2, .cp = 2, .zero = true}, 0, true);
+  EXPECT_EQ(two.weights, 4.0 * (9280 + 3840));
+  EXPECT_EQ(two.moments, 2.0 * 4 * (1920 + 2320));
+  EXPECT_EQ(two.logits, 4.0 * 192 * 50);
+  EXPECT_EQ(two.dispatch, 4.0 * 384 * (3 * 16 + 3 * 10));
+  // The layers as without cp; then two chunks of keys and values, and the results of four heads.
+  EXPECT_EQ(two.activations, 4.0 * (192 * 262 + 2 * (192 * 236 + 384 * 54) + 192 * (7 * 16 + 1)) +
+                                 4.0 * (2 * 128 * 24 + 192 * 4 * 6));
+  c.router.capacity_factor = 0.5;  // 40 slots of each expert for the 640 choices of both ranks
+  EXPECT_EQ(sent_rows(c, {.cp = 2}, 320), 320);
+  c.router.capacity_factor = 1.0;
+  EXPECT_EQ(sent_rows(c, {.cp = 2}, 320), 384);
+  c.run.threads = 1;
+  const ProcessMemory process =
+      process_memory(c, {.cp = 2}, 0, {.expert_gradients = 4e5, .other_gradients = 6e5});
+  EXPECT_DOUBLE_EQ(process.sums, 1e6);  // the other rank has the experts as well
+  EXPECT_DOUBLE_EQ(process.threads, static_cast<double>(cpu::gemm_scratch(16)) + 4 * 192 * 12);
+}
+
 // Protects the plan of generate from differing from what a rank takes: pages, and quantized
 // weights.
 TEST(Memory, IsWhatARunTakes) {
@@ -312,6 +377,9 @@ TEST(Report, ShowsTheNumbers) {
         "fits", "checkpoint", "199 KiB"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\nis not in\n" << text;
   }
+  c.parallel.cp = 2;
+  EXPECT_NE(report(estimate(c, 4), c).find("4 ranks: tp=1 pp=1 ep=2 cp=2 dp=1, fp32"),
+            std::string::npos);
 }
 
 }  // namespace

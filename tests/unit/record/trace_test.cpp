@@ -305,6 +305,29 @@ TEST(Trace, ExpertsComeAndGo) {
   EXPECT_EQ(read<std::int64_t>(path, "/expert_tokens")[10 + 4], 3);
 }
 
+// A trace of a program that knew fewer groups of ranks, in another order, goes on: the bytes of a
+// group stand under its name, those of one that the file lacks nowhere.
+TEST(Trace, OlderGroups) {
+  const TempDir dir;
+  const auto path = dir / "t.h5";
+  {
+    TraceWriter trace = TraceWriter::create(path, axes_of(1), 1e9);
+    trace.add(row_of(1, 1));
+    trace.write_all();
+  }
+  TraceAxes axes = axes_of(1);
+  axes.groups = {"dp", "tp", "cp"};
+  TraceRow row = row_of(2, 1);
+  row.traffic = {5.0, 6.0, 7.0};
+  {
+    TraceWriter trace = TraceWriter::resume(path, axes, 1e9, 1);
+    trace.add(row);
+    trace.write_all();
+  }
+  EXPECT_EQ(verify_trace(path), std::vector<std::string>{});
+  EXPECT_EQ(read<double>(path, "/traffic"), (std::vector<double>{1024.0, 0.0, 6.0, 5.0}));
+}
+
 // A model without experts has a trace without their arrays.
 TEST(Trace, Dense) {
   const TempDir dir;
