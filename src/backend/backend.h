@@ -50,9 +50,10 @@ struct RouteTensors {
                      // spare's is its logit; -inf: never, or it goes there
   Tensor choice;     // (T, K) int32 out, best first; -1: none
   Tensor weight;     // (T, K) fp32 out
-  Tensor shares;     // (S, E) fp32 out: sums over a segment's tokens of the regular experts' scores
-                     // normalised to sum 1
-  Tensor sums;       // (2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
+  // Sums in double, each as a float and what its rounding left.
+  Tensor shares;  // (2, S, E) fp32 out: over a segment's tokens, of the regular experts' scores
+                  // normalised to sum 1
+  Tensor sums;    // (2, 2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
 };
 
 struct RopeOptions {

@@ -203,11 +203,23 @@ class MpiCollectives final : public Collectives {
   }
 
   void receive(const Tensor& tensor, int from, int tag) override {
-    const Ledger::Entry entry = group_.enter_message(Operation::kReceive, from);
+    finish(start_receive(tensor, from, tag));
+  }
+
+  Message start_receive(const Tensor& tensor, int from, int tag) override {
+    Message message{tensor, from, {}};
     std::byte* const values = static_cast<std::byte*>(tensor.data());
     for_pieces(tensor.bytes(), [&](std::size_t begin, int n) {
-      MPI_Recv(values + begin, n, MPI_BYTE, from, tag, group_.handle(), MPI_STATUS_IGNORE);
+      MPI_Irecv(values + begin, n, MPI_BYTE, from, tag, group_.handle(),
+                &message.requests.emplace_back());
     });
+    return message;
+  }
+
+  void finish(Message message) override {
+    const Ledger::Entry entry = group_.enter_message(Operation::kReceive, message.from);
+    MPI_Waitall(static_cast<int>(message.requests.size()), message.requests.data(),
+                MPI_STATUSES_IGNORE);
   }
 
   void progress() override {

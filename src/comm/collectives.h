@@ -18,6 +18,13 @@ struct Exchange {
   std::int64_t number = 0;  // in the ledger
 };
 
+/// A tensor on its way from another rank.
+struct Message {
+  Tensor tensor;
+  int from = 0;
+  std::vector<MPI_Request> requests;
+};
+
 /// The data plane of one group: tensors of one backend, in the order of its stream. Every call is
 /// collective over the group; in a group of one it does nothing (or copies).
 class Collectives {
@@ -64,6 +71,9 @@ class Collectives {
   /// Not collective. receive waits for the tensor that `from` has sent with this tag.
   virtual void start_send(const Tensor& tensor, int to, int tag) = 0;
   virtual void receive(const Tensor& tensor, int from, int tag) = 0;
+  /// The two halves of it, between which this rank may compute.
+  virtual Message start_receive(const Tensor& tensor, int from, int tag) = 0;
+  virtual void finish(Message message) = 0;
   /// Lets what was started make progress.
   virtual void progress() = 0;
   /// Waits for all that was started here.

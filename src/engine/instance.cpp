@@ -104,6 +104,7 @@ Instance::~Instance() = default;
 model::Context Instance::context(PhaseClock& booked_on) {
   return {{.backend = *backend,
            .tp = (*this)[comm::Group::kTp],
+           .cp = (*this)[comm::Group::kCp],
            .experts = experts(),
            .clock = booked_on,
            .compute = compute_,

@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "base/phase_clock.h"
 #include "comm/collectives.h"
 #include "data/micro_batch.h"
+#include "model/context_share.h"
 #include "model/device_batch.h"
 #include "model/observers.h"
 #include "model/paged_cache.h"
@@ -20,10 +22,14 @@ namespace moesaic::model {
 struct Device {
   Backend& backend;
   comm::Collectives& tp;        // the ranks that share each layer of this micro-batch
+  comm::Collectives& cp;        // those that share its rows
   comm::Collectives& experts;   // those that share out whole experts
   PhaseClock& clock;            // seconds are booked on it
   DType compute = DType::kF32;  // of matrix products
   bool sequence = false;        // the ranks of tp share the rows outside of the layers' products
+
+  /// Whether this rank counts what all that share a micro-batch know of the whole of it.
+  bool counts() const { return tp.group().rank() == 0 && cp.group().rank() == 0; }
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {
@@ -44,8 +50,10 @@ struct Device {
 
 /// What layers compute on, and how the job wants it done.
 struct Batch {
-  const data::MicroBatch* host = nullptr;  // set_batch sets both
-  DeviceBatch device = {};                 // its part that kernels read
+  const data::MicroBatch* whole = nullptr;  // set_batch sets these
+  const data::MicroBatch* host = nullptr;   // the rows of it that this rank of cp has: T of them
+  std::shared_ptr<const ContextShare> share = {};
+  DeviceBatch device = {};  // what kernels read of these rows
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;

@@ -4,11 +4,6 @@
 
 namespace moesaic::model {
 
-DeviceBatch upload(Backend& backend, const data::MicroBatch& batch) {
-  return {.position = to_device(backend, batch.position, {batch.size()}),
-          .keys = upload(backend, data::key_ranges(batch, 0))};
-}
-
 VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges) {
   const Shape shape{std::ssize(ranges.first)};
   const auto given = [&](const std::vector<std::int32_t>& values) {

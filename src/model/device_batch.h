@@ -9,15 +9,20 @@
 
 namespace moesaic::model {
 
+/// What the rows see, at most `window` keys of it (0: no limit); and of each chunk of cp the ranks
+/// with rows that see keys in it.
+struct SeenKeys {
+  std::int64_t window = 0;
+  VisibleKeys visible = {};
+  std::vector<std::vector<int>> readers = {};
+};
+
 /// The parts of a micro-batch that kernels read, on the device.
 struct DeviceBatch {
-  Tensor position;   // (T) int32
-  VisibleKeys keys;  // without a window
-  // The same with a window, once a layer has asked for it.
-  std::int64_t window = 0;
-  VisibleKeys windowed = {};
+  Tensor position;         // (T) int32
+  SeenKeys keys;           // without a window
+  SeenKeys windowed = {};  // with the one that a layer has asked for
 };
-DeviceBatch upload(Backend& backend, const data::MicroBatch& batch);
 VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges);
 
 /// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another

@@ -43,24 +43,37 @@ Observer MoeStats::observer() {
           .on_route = [this](const RouteEvent& event) { count_choices(event); }};
 }
 
-// Sums over the own tokens.
+// Sums over the own tokens; those of all ranks of cp together, rounded once as one rank's are.
 void MoeStats::count_gate(const GateEvent& event) {
-  if (event.routed.logits.dim(0) == 0) {
+  const model::Device& device = event.device;
+  const comm::Communicator& cp = device.cp.group();
+  std::vector<double> totals;
+  for (const Tensor* const tensor : {&event.routed.shares, &event.routed.sums}) {
+    const std::vector<float> parts = to_host_f32(device.backend, *tensor);
+    for (std::size_t i = 0; i < parts.size() / 2; ++i) {
+      const float left = cp.size() > 1 ? parts[parts.size() / 2 + i] : 0.0F;
+      totals.push_back(static_cast<double>(parts[i]) + static_cast<double>(left));
+    }
+  }
+  cp.all_reduce(std::span(totals), comm::Reduce::kSum);
+  if (cp.rank() > 0) {
     return;
   }
-  const std::vector<float> shares = to_host_f32(event.device.backend, event.routed.shares);
-  const std::vector<float> of_tokens = to_host_f32(event.device.backend, event.routed.sums);
+  const auto rounded = [&](std::size_t i) {
+    return static_cast<double>(static_cast<float>(totals[i]));
+  };
   const std::span<double> of_layer = sums(event.moe_layer);
-  for (std::size_t i = 0; i < event.load_fraction.size(); ++i) {
-    of_layer[0] += event.load_fraction[i] * static_cast<double>(shares[i]);
+  const std::size_t shares = event.load_fraction.size();
+  for (std::size_t i = 0; i < shares; ++i) {
+    of_layer[0] += event.load_fraction[i] * rounded(i);
   }
-  of_layer[1] += static_cast<double>(of_tokens[0]);
-  of_layer[2] += static_cast<double>(of_tokens[1]);
+  of_layer[1] += rounded(shares);
+  of_layer[2] += rounded(shares + 1);
 }
 
 // The choices of the whole micro-batch.
 void MoeStats::count_choices(const RouteEvent& event) {
-  if (event.choice.empty() || event.device.tp.group().rank() > 0) {
+  if (event.choice.empty() || !event.device.counts()) {
     return;
   }
   const routing::DispatchPlan& plan = event.plan;

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/transfer.h"
 #include "config/layers.h"
-#include "model/device_batch.h"
+#include "model/context_parallel.h"
 
 namespace moesaic::model {
 namespace {
@@ -186,8 +187,12 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
 }
 
 void set_batch(Context& ctx, const data::MicroBatch& micro_batch) {
-  ctx.batch.host = &micro_batch;
-  ctx.batch.device = upload(ctx.backend, micro_batch);
+  ctx.batch.whole = &micro_batch;
+  ctx.batch.share = share_context(ctx, micro_batch);
+  ctx.batch.host = ctx.cp.group().size() > 1 ? &ctx.batch.share->rows : &micro_batch;
+  ctx.batch.device = {
+      .position = to_device(ctx.backend, ctx.batch.host->position, {ctx.batch.host->size()}),
+      .keys = seen_keys(ctx, 0)};
 }
 
 }  // namespace moesaic::model

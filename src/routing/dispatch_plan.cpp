@@ -160,7 +160,13 @@ DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& expert_
   return Planner(tokens, expert_pool, rule).make();
 }
 
-DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t count) {
+DispatchPlan part_of(const DispatchPlan& plan, std::span<const Slice> tokens) {
+  std::vector<std::int32_t> own(plan.position.size() / static_cast<std::size_t>(plan.top_k), -1);
+  for (std::int32_t next = 0; const Slice slice : tokens) {
+    for (std::int64_t token = slice.begin; token < slice.end(); ++token) {
+      own[static_cast<std::size_t>(token)] = next++;
+    }
+  }
   DispatchPlan part;
   part.top_k = plan.top_k;
   part.order = plan.order;
@@ -174,20 +180,23 @@ DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t 
     const auto e = static_cast<std::size_t>(expert);
     const std::int64_t before = std::ssize(part.source);
     for (const std::size_t end = row + static_cast<std::size_t>(plan.rows[e]); row < end; ++row) {
-      const std::int64_t token = plan.source[row] - begin;
-      if (token >= 0 && token < count) {
+      const std::int32_t token = own[static_cast<std::size_t>(plan.source[row])];
+      if (token >= 0) {
         new_row[row] = static_cast<std::int32_t>(part.source.size());
-        part.source.push_back(static_cast<std::int32_t>(token));
+        part.source.push_back(token);
       }
     }
     part.rows[e] = std::ssize(part.source) - before;
   }
-  for (std::int64_t place = begin * plan.top_k; place < (begin + count) * plan.top_k; ++place) {
-    const auto i = static_cast<std::size_t>(place);
-    const std::int32_t old = plan.position[i];
-    part.position.push_back(old < 0 ? -1 : new_row[static_cast<std::size_t>(old)]);
-    part.target.push_back(plan.target[i]);
-    part.outcome.push_back(plan.outcome[i]);
+  for (const Slice slice : tokens) {
+    const std::int64_t end = slice.end() * plan.top_k;
+    for (std::int64_t place = slice.begin * plan.top_k; place < end; ++place) {
+      const auto i = static_cast<std::size_t>(place);
+      const std::int32_t old = plan.position[i];
+      part.position.push_back(old < 0 ? -1 : new_row[static_cast<std::size_t>(old)]);
+      part.target.push_back(plan.target[i]);
+      part.outcome.push_back(plan.outcome[i]);
+    }
   }
   return part;
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "base/share.h"
 #include "config/config.h"
 #include "routing/expert_pool.h"
 
@@ -51,8 +52,8 @@ struct DispatchPlan {
 DispatchPlan plan_dispatch(const RoutedTokens& tokens, const ExpertPool& expert_pool,
                            const SlotRule& rule);
 
-/// The part of a plan that moves the tokens [begin, begin + count): what one rank of tp sends, with
+/// The part of a plan that moves some tokens, given in order: what one rank of tp or cp sends, with
 /// tokens and rows counted from its own first. Counts of choices stay those of all tokens.
-DispatchPlan part_of(const DispatchPlan& plan, std::int64_t begin, std::int64_t count);
+DispatchPlan part_of(const DispatchPlan& plan, std::span<const Slice> tokens);
 
 }  // namespace moesaic::routing

@@ -43,12 +43,13 @@ std::vector<data::Sample> read_samples(data::Corpora& corpora,
   });
 }
 
+// batch: the rows of it that this rank has.
 void add_losses(LossSums& sums, const data::MicroBatch& batch,
                 std::span<const data::Sample> samples, std::span<const float> logprob) {
-  const std::size_t length = batch.token.size() / std::max<std::size_t>(1, samples.size());
   for (std::size_t t = 0; t < logprob.size(); ++t) {
     if (batch.target[t] >= 0) {
-      sums.add(batch.task[t], samples[t / length].corpus, -static_cast<double>(logprob[t]));
+      const auto sample = static_cast<std::size_t>(batch.sample[t]);
+      sums.add(batch.task[t], samples[sample].corpus, -static_cast<double>(logprob[t]));
     }
   }
 }
@@ -118,7 +119,7 @@ std::optional<record::EvalRow> evaluate(engine::Instance& instance, data::Corpor
     engine::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
       const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
       if (instance.mesh.reports()) {
-        add_losses(sums, batches[i], samples[i], logprob);
+        add_losses(sums, *ctx.batch.host, samples[i], logprob);
       }
     });
     if (!go_on()) {

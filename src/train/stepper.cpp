@@ -49,7 +49,7 @@ void Stepper::sum_over_ranks(StepResult& result, double nats) {
   result.lm_loss = instance_.mesh.world.all_reduce(nats, comm::Reduce::kSum) /
                    static_cast<double>(std::max<std::int64_t>(1, result.targets));
   instance_.mesh.world.all_reduce(stats_.all(), comm::Reduce::kSum);
-  instance_.mesh[comm::Group::kReplicas].all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
+  instance_.mesh[comm::Group::kBatches].all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
     const auto tokens = static_cast<double>(step_tokens_);
@@ -69,7 +69,7 @@ StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step)
   }
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
   result.targets =
-      instance_.mesh[comm::Group::kReplicas].all_reduce(batches.counted, comm::Reduce::kSum);
+      instance_.mesh[comm::Group::kBatches].all_reduce(batches.counted, comm::Reduce::kSum);
   const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
   result.lr = learning_rate(config_.train, step);
   sum_over_ranks(result, nats);

@@ -20,8 +20,8 @@ struct Routed {
                           .selection = zeros({kTokens, kExperts}),
                           .choice = zeros({kTokens, kTopK}, DType::kI32),
                           .weight = zeros({kTokens, kTopK}),
-                          .shares = zeros({1, kExperts}),
-                          .sums = zeros({2})};
+                          .shares = zeros({2, 1, kExperts}),
+                          .sums = zeros({2, 2})};
 };
 
 void route(benchmark::State& state) {

@@ -43,8 +43,9 @@ RouteRows rows_of(const RouteTensors& t, std::int64_t first) {
 
 void CpuBackend::route(const RouteOptions& options, const RouteTensors& tensors) {
   const RouteRow row = row_of(options, tensors.logits.dim(1));
-  const std::int64_t shares = tensors.shares.numel();
-  const std::int64_t width = shares + tensors.sums.numel();
+  const std::int64_t shares = tensors.shares.numel() / 2;
+  const std::int64_t sums = tensors.sums.numel() / 2;
+  const std::int64_t width = shares + sums;
   std::vector<double> totals(static_cast<std::size_t>(threads_ * width), 0.0);
   share(tensors.logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
     if (end > begin) {
@@ -59,9 +60,11 @@ void CpuBackend::route(const RouteOptions& options, const RouteTensors& tensors)
     for (std::int64_t thread = 0; thread < threads_; ++thread) {
       total += totals[static_cast<std::size_t>(thread * width + i)];
     }
-    const Tensor& out = i < shares ? tensors.shares : tensors.sums;
-    out.as<float>()[static_cast<std::size_t>(i < shares ? i : i - shares)] =
-        static_cast<float>(total);
+    const bool share = i < shares;
+    float* const out = (share ? tensors.shares : tensors.sums).as<float>().data();
+    const std::int64_t at = share ? i : i - shares;
+    out[at] = static_cast<float>(total);
+    out[at + (share ? shares : sums)] = static_cast<float>(total - static_cast<double>(out[at]));
   }
 }
 

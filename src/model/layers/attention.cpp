@@ -7,6 +7,7 @@
 #include "backend/transfer.h"
 #include "base/share.h"
 #include "config/layers.h"
+#include "model/context_parallel.h"
 
 namespace moesaic::model {
 
@@ -83,18 +84,6 @@ Parameter& add_sinks(Parameters& parameters, const std::string& prefix, std::int
 
 }  // namespace
 
-const VisibleKeys& visible_keys(Context& ctx, std::int64_t window) {
-  DeviceBatch& batch = ctx.batch.device;
-  if (window == 0) {
-    return batch.keys;
-  }
-  if (batch.window != window) {
-    batch.window = window;
-    batch.windowed = upload(ctx.backend, data::key_ranges(*ctx.batch.host, window));
-  }
-  return batch.windowed;
-}
-
 LinearOptions output_options(const std::string& prefix, const config::Model& model,
                              const Placement& placement) {
   LinearOptions options;
@@ -159,8 +148,7 @@ LayerCache Attention::make_cache(const Context& ctx, std::int64_t pages) const {
 
 void Attention::attend(Context& ctx, const Saved& s) const {
   if (ctx.batch.cache == nullptr) {
-    ctx.backend.attention(shape_.queries(s.qkv), shape_.keys(s.qkv), visible_keys(ctx, window_),
-                          shape_.scale, s.out, s.lse);
+    attend_to_context(ctx, s.qkv, shape_, window_, s.out, s.lse);
     return;
   }
   const LayerCache& cache = ctx.batch.cache->at(layer_);
@@ -169,7 +157,7 @@ void Attention::attend(Context& ctx, const Saved& s) const {
   ctx.backend.store_in_pages(s.qkv, own.k.heads, runs, cache.keys);
   ctx.backend.store_in_pages(s.qkv, own.v.heads, runs, cache.values);
   ctx.backend.attention(shape_.queries(s.qkv), {cache.keys, cache.values, runs},
-                        visible_keys(ctx, window_), shape_.scale, s.out, s.lse);
+                        keys_in(ctx, window_).visible, shape_.scale, s.out, s.lse);
 }
 
 Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
@@ -198,9 +186,7 @@ Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) c
     ctx.backend.sinks_backward(dout, saved.out, saved.lse, sinks_->value, sinks_->grad);
   }
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, shape_.queries(saved.qkv), shape_.keys(saved.qkv),
-                                 visible_keys(ctx, window_), shape_.scale, saved.out, saved.lse,
-                                 shape_.gradients(dqkv), Write::kOverwrite);
+  attend_to_context_backward(ctx, dout, saved.qkv, shape_, window_, saved.out, saved.lse, dqkv);
   rope_.rotate(ctx, dqkv, rotated(), Direction::kInverse);
   if (clip_ > 0.0F) {
     Tensor unclipped = saved.raw;

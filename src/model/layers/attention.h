@@ -11,9 +11,6 @@
 
 namespace moesaic::model {
 
-/// What the rows of the micro-batch see, at most `window` keys, their own included; 0: no limit.
-const VisibleKeys& visible_keys(Context& ctx, std::int64_t window);
-
 /// What the product that joins the residual stream has: with model.output_bias a bias, which the
 /// first rank of tp adds.
 LinearOptions output_options(const std::string& prefix, const config::Model& model,

@@ -6,6 +6,7 @@
 #include "backend/transfer.h"
 #include "base/share.h"
 #include "config/layers.h"
+#include "model/context_parallel.h"
 #include "model/layers/attention.h"
 
 namespace moesaic::model {
@@ -191,7 +192,7 @@ Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& late
 
   const Tensor mixed = ctx.empty(ctx.compute, {tokens, h, latent_});
   ctx.backend.attention({query.reshaped({tokens, h * width}), {0, h, width, width}},
-                        {cache.keys, {}, runs}, visible_keys(ctx, window_), shape_.scale, mixed,
+                        {cache.keys, {}, runs}, keys_in(ctx, window_).visible, shape_.scale, mixed,
                         ctx.empty(DType::kF32, {tokens, h}));
   const Tensor mixed_by_head = ctx.empty(ctx.compute, {rows, latent_});
   ctx.backend.gather_rows(mixed.reshaped({rows, latent_}), order.by_head, mixed_by_head);
@@ -227,8 +228,7 @@ Tensor LatentAttention::forward(Context& ctx, const Tensor& x, Saved* saved) con
   s.qkv = fuse(ctx, q, kv, down);
   s.out = ctx.empty(ctx.compute, {tokens, shape_.heads, shape_.v_dim});
   s.lse = ctx.empty(DType::kF32, {tokens, shape_.heads});
-  ctx.backend.attention(shape_.queries(s.qkv), shape_.keys(s.qkv), visible_keys(ctx, window_),
-                        shape_.scale, s.out, s.lse);
+  attend_to_context(ctx, s.qkv, shape_, window_, s.out, s.lse);
   return output_.forward(ctx, s.out.reshaped({tokens, shape_.heads * shape_.v_dim}), &s.out_in);
 }
 
@@ -268,9 +268,7 @@ Tensor LatentAttention::kv_gradient(Context& ctx, const Tensor& dqkv, const Save
 Tensor LatentAttention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
-  ctx.backend.attention_backward(dout, shape_.queries(saved.qkv), shape_.keys(saved.qkv),
-                                 visible_keys(ctx, window_), shape_.scale, saved.out, saved.lse,
-                                 shape_.gradients(dqkv), Write::kOverwrite);
+  attend_to_context_backward(ctx, dout, saved.qkv, shape_, window_, saved.out, saved.lse, dqkv);
   Tensor dx = query_gradient(ctx, dqkv, saved);
   ctx.backend.add(kv_gradient(ctx, dqkv, saved), dx);
   return dx;

@@ -6,6 +6,7 @@
 
 #include "backend/transfer.h"
 #include "config/layers.h"
+#include "model/context_parallel.h"
 #include "model/tensor_parallel.h"
 
 namespace moesaic::model {
@@ -66,7 +67,7 @@ routing::SlotRule Moe::rule(const Context& ctx) const {
   if (ctx.batch.dropless) {
     return {};
   }
-  return {expert_slots(capacity_, capacity_factor_, ctx.batch.host->size() * top_k_,
+  return {expert_slots(capacity_, capacity_factor_, ctx.batch.whole->size() * top_k_,
                        expert_pool_.count(ExpertState::kRegular)),
           overflow_};
 }
@@ -105,16 +106,18 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     }
     ctx.tell(&Observer::on_route, {.device = ctx,
                                    .moe_layer = moe_layer_,
-                                   .batch = *ctx.batch.host,
+                                   .batch = *ctx.batch.whole,
                                    .expert_pool = expert_pool_,
                                    .plan = whole,
                                    .choice = choice.host_expert,
                                    .weight = choice.host_weight,
                                    .slots = rule.slots});
-    plan = routing::part_of(whole, sent.begin, sent.count);
+    const std::vector<Slice> rows = in_whole(ctx, sent);
+    plan = routing::part_of(whole, rows);
     const Shape choices{sent.count, top_k_};
     s.position = to_device(ctx.backend, plan.position, choices);
-    s.weight = folded_ ? choice.weight : to_device(ctx.backend, choice.host_weight, choices);
+    s.weight = folded_ ? choice.weight
+                       : to_device(ctx.backend, of_rows(choice.host_weight, rows, top_k_), choices);
   }
   const std::int64_t rows = std::ssize(plan.source);
   comm::Exchange exchange;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "backend/transfer.h"
+#include "model/context_parallel.h"
 #include "model/tensor_parallel.h"
 #include "routing/forced_routing.h"
 
@@ -25,6 +26,16 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
           .temperature = static_cast<float>(router.temperature),
           .normalize = router.normalize,
           .scale = static_cast<float>(router.scale)};
+}
+
+// Collective over tp and cp: the values of all rows of the micro-batch from those of the own ones.
+std::vector<std::int32_t> gathered_i32(const Context& ctx, const Tensor& own) {
+  const std::vector<std::int32_t> values = to_host_i32(ctx.backend, own);
+  return of_all_rows(ctx, ctx.tp.group().all_gather(std::span(values)), own.dim(1));
+}
+std::vector<float> gathered_f32(const Context& ctx, const Tensor& own) {
+  const std::vector<float> values = to_host_f32(ctx.backend, own);
+  return of_all_rows(ctx, ctx.tp.group().all_gather(std::span(values)), own.dim(1));
 }
 
 // A tensor that every rank of tp has, and that sees its own rows alone there.
@@ -147,10 +158,10 @@ Tensor Router::own_tasks(Context& ctx) const {
   return to_device(ctx.backend, rows, {own.count});
 }
 
-// [T] which sum of choices and shares a token belongs to.
+// Which sum of choices and shares a token of the whole micro-batch belongs to.
 std::span<const std::int32_t> Router::segments(const Context& ctx) const {
   return aux_scope_ == config::AuxScope::kSequence
-             ? std::span<const std::int32_t>(ctx.batch.host->sample)
+             ? std::span<const std::int32_t>(ctx.batch.whole->sample)
              : std::span<const std::int32_t>();
 }
 
@@ -195,21 +206,16 @@ void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
       .experts = experts,
       .top_k = options_.top_k,
       .hot = force_ == config::Force::kRotating ? (ctx.batch.step + moe_layer_) % experts : 0};
-  std::vector<std::int32_t> choices =
-      routing::forced_choices(routing, own_rows(ctx).begin, scores.dim(0));
+  std::vector<std::int32_t> choices;
+  for (const Slice rows : in_whole(ctx, own_rows(ctx))) {
+    const auto of_slice = routing::forced_choices(routing, rows.begin, rows.count);
+    choices.insert(choices.end(), of_slice.begin(), of_slice.end());
+  }
   for (std::int32_t& c : choices) {
     c = regular[static_cast<std::size_t>(c)];
   }
   choice.expert = to_device(ctx.backend, choices, choice.expert.shape());
   ctx.backend.route_weights(options_, scores, choice.expert, choice.weight);
-}
-
-// Tells all ranks of tp what each chose.
-void Router::gather(Context& ctx, Choice& choice) const {
-  const std::vector<std::int32_t> expert = to_host_i32(ctx.backend, choice.expert);
-  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
-  choice.host_expert = ctx.tp.group().all_gather(std::span(expert));
-  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
 }
 
 Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
@@ -226,17 +232,16 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
               .selection = ctx.empty(DType::kF32, {tokens, experts}),
               .choice = ctx.empty(DType::kI32, {tokens, options_.top_k}),
               .weight = ctx.empty(DType::kF32, {tokens, options_.top_k}),
-              .shares = ctx.empty(DType::kF32, {segments, experts}),
-              .sums = ctx.empty(DType::kF32, {2})};
+              .shares = ctx.empty(DType::kF32, {2, segments, experts}),
+              .sums = ctx.empty(DType::kF32, {2, 2})};
   if (task_weights_ != nullptr) {
     s.routed.added = ctx.empty(DType::kF32, {tokens, experts});
     ctx.backend.embedding(task_weights_->value.reshaped({tasks_, experts}), own_tasks(ctx),
                           s.routed.added);
   }
   if (!segment.empty()) {
-    const auto begin = segment.begin() + own_rows(ctx).begin;
-    s.routed.segment =
-        to_device(ctx.backend, std::vector<std::int32_t>(begin, begin + tokens), {tokens});
+    s.routed.segment = to_device(
+        ctx.backend, of_rows(ctx.batch.whole->sample, in_whole(ctx, own_rows(ctx)), 1), {tokens});
   }
   ctx.backend.route(options_, s.routed);
   Choice choice{.expert = s.routed.choice,
@@ -247,10 +252,10 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
   if (force_ != config::Force::kNone) {
     force(ctx, s.routed.scores, choice);
   }
-  gather(ctx, choice);
+  choice.host_expert = gathered_i32(ctx, choice.expert);
+  choice.host_weight = gathered_f32(ctx, choice.weight);
   if (with_selection) {
-    const std::vector<float> own = to_host_f32(ctx.backend, s.routed.selection);
-    choice.host_selection = ctx.tp.group().all_gather(std::span(own));
+    choice.host_selection = gathered_f32(ctx, s.routed.selection);
   }
   s.choice = choice.expert;
   s.load_fraction = load_fraction(ctx, choice, segment, segments);
@@ -264,17 +269,16 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
 
 void Router::move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice,
                   Saved& saved) const {
-  const Slice own = own_rows(ctx);
-  std::vector<std::int32_t> experts;
-  for (std::int64_t i = own.begin * options_.top_k; i < own.end() * options_.top_k; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    experts.push_back(plan.target[at] >= 0 ? plan.target[at] : choice.host_expert[at]);
+  const std::vector<Slice> own = in_whole(ctx, own_rows(ctx));
+  std::vector<std::int32_t> experts = of_rows(choice.host_expert, own, options_.top_k);
+  const std::vector<std::int32_t> target = of_rows(plan.target, own, options_.top_k);
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    experts[i] = target[i] >= 0 ? target[i] : experts[i];
   }
   choice.expert = to_device(ctx.backend, experts, choice.expert.shape());
   ctx.backend.route_weights(options_, saved.routed.scores, choice.expert, choice.weight);
   saved.choice = choice.expert;
-  const std::vector<float> weight = to_host_f32(ctx.backend, choice.weight);
-  choice.host_weight = ctx.tp.group().all_gather(std::span(weight));
+  choice.host_weight = gathered_f32(ctx, choice.weight);
 }
 
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
@@ -286,8 +290,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.batch.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
   ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
-                             to_device(ctx.backend, daux, saved.routed.shares.shape()), dz,
-                             dlogits);
+                             to_device(ctx.backend, daux, {std::ssize(daux)}), dz, dlogits);
   if (task_weights_ != nullptr) {
     ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
                                    task_weights_->grad.reshaped({tasks_, expert_pool_.size()}));

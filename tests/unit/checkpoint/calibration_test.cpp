@@ -93,7 +93,8 @@ TEST(Calibration, SumsOfSquares) {
   const comm::Communicator alone;
   const auto group = comm::make_mpi_collectives(alone);
   PhaseClock clock;
-  const model::Device device{.backend = *backend, .tp = *group, .experts = *group, .clock = clock};
+  const model::Device device{
+      .backend = *backend, .tp = *group, .cp = *group, .experts = *group, .clock = clock};
   const std::vector<float> values{1, 2, 3, 4, -5, 6};
   const Tensor x = backend->empty(DType::kF32, {3, 2});
   backend->upload(std::as_bytes(std::span(values)), x);

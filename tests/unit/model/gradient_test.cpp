@@ -182,7 +182,7 @@ class GradientTest : public ::testing::Test {
   PhaseClock clock;
   data::MicroBatch batch = packed_batch();
   MoeStats stats{1, kExperts + kSpares, kTokens, 4};
-  Context ctx{{.backend = *backend, .tp = *group, .experts = *group, .clock = clock}};
+  Context ctx{{.backend = *backend, .tp = *group, .cp = *group, .experts = *group, .clock = clock}};
 };
 
 // Protects, each: backward is the derivative of forward, for odd shapes and packed documents.

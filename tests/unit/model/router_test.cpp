@@ -104,7 +104,8 @@ class RouterTest : public ::testing::Test {
   std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
   PhaseClock clock;
   data::MicroBatch batch;
-  model::Context ctx{{.backend = *backend, .tp = *group, .experts = *group, .clock = clock}};
+  model::Context ctx{
+      {.backend = *backend, .tp = *group, .cp = *group, .experts = *group, .clock = clock}};
 };
 
 TEST_F(RouterTest, DeepSeekV3) {

@@ -211,26 +211,33 @@ TEST(DispatchPlan, AnyRanksGiveTheSamePlan) {
   }
 }
 
-// Protects what the ranks of tp send when experts are whole: each row of the plan once, in the
-// plan's order, and no choice lost.
+// Protects what the ranks of tp send when experts are whole, and those of cp, whose tokens lie in
+// two chunks: each row of the plan once, in the plan's order, and no choice lost.
 TEST(DispatchPlan, PartsMakeTheWhole) {
   Case c = random_case(51, 2, 3, 1);
   c.slots = 25;
   c.overflow = config::Overflow::kSpare;
   const DispatchPlan whole = c.plan(2);
   std::vector<std::int64_t> rows(4, 0);
-  for (std::int64_t begin = 0; begin < 51; begin += 20) {
-    const std::int64_t count = std::min<std::int64_t>(20, 51 - begin);
-    const DispatchPlan part = part_of(whole, begin, count);
+  const std::vector<std::vector<Slice>> parts = {{{0, 20}}, {{20, 5}, {40, 11}}, {{25, 15}}, {}};
+  for (const std::vector<Slice>& slices : parts) {
+    std::vector<std::int64_t> tokens;
+    for (const Slice slice : slices) {
+      for (std::int64_t token = slice.begin; token < slice.end(); ++token) {
+        tokens.push_back(token);
+      }
+    }
+    const DispatchPlan part = part_of(whole, slices);
     EXPECT_EQ(part.chosen, whole.chosen);
-    ASSERT_EQ(std::ssize(part.position), 2 * count);
+    ASSERT_EQ(part.position.size(), 2 * tokens.size());
     for (std::size_t i = 0; i < part.position.size(); ++i) {
-      const auto there = static_cast<std::size_t>(2 * begin) + i;
+      const auto there = static_cast<std::size_t>(2 * tokens[i / 2]) + i % 2;
       EXPECT_EQ(part.position[i] < 0, whole.position[there] < 0);
       EXPECT_EQ(part.target[i], whole.target[there]);
       if (part.position[i] >= 0) {
-        EXPECT_EQ(part.source[static_cast<std::size_t>(part.position[i])] + begin,
-                  whole.source[static_cast<std::size_t>(whole.position[there])]);
+        const auto own =
+            static_cast<std::size_t>(part.source[static_cast<std::size_t>(part.position[i])]);
+        EXPECT_EQ(tokens[own], whole.source[static_cast<std::size_t>(whole.position[there])]);
       }
     }
     std::int64_t row = 0;

@@ -1,0 +1,278 @@
+#include "model/context_parallel.h"
+
+#include <deque>
+#include <optional>
+
+#include "data/context_chunks.h"
+
+namespace moesaic::model {
+namespace {
+
+int ranks_of(const Context& ctx) { return ctx.cp.group().size(); }
+
+// The rows of a rank among those of the whole micro-batch.
+std::vector<Slice> rows_of_rank(const Context& ctx, int rank) {
+  return data::chunks_of_rank(ctx.batch.share->chunks, rank, ranks_of(ctx));
+}
+
+// Keys and values of a chunk side by side: (rows, Hkv hd + Hkv vd).
+struct ChunkShape {
+  const AttentionShape& heads;
+
+  std::int64_t keys() const { return heads.kv_heads * heads.head_dim; }
+  std::int64_t width() const { return keys() + heads.kv_heads * heads.v_dim; }
+  RowGroups k() const { return {0, heads.kv_heads, heads.head_dim, heads.head_dim}; }
+  RowGroups v() const { return {keys(), heads.kv_heads, heads.v_dim, heads.v_dim}; }
+};
+
+// The chunks whose keys this rank's rows see, one after the other in order of position: its own
+// from where they lie, others' as they arrive, the next one being on its way meanwhile.
+class Chunks {
+ public:
+  // Sends the own chunks to those who see them. Collective over cp, as going through them is.
+  Chunks(Context& ctx, const Tensor& qkv, const AttentionShape& shape, const SeenKeys& seen)
+      : ctx_(ctx), qkv_(qkv), shape_(shape), seen_(seen) {
+    const auto& chunks = ctx.batch.share->chunks;
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      const std::vector<int>& readers = seen.readers[c];
+      if (owner(c) == rank() && readers.size() > 1) {
+        send(c);
+      }
+      if (std::find(readers.begin(), readers.end(), rank()) != readers.end()) {
+        numbers_.push_back(c);
+      }
+    }
+  }
+
+  // use(number, keys) for each chunk.
+  template <class Use>
+  void each(const Use& use) {
+    for (std::size_t i = 0; i < numbers_.size(); ++i) {
+      while (started_ < numbers_.size() && (started_ <= i || arriving_.size() < 2)) {
+        start_receive(numbers_[started_++]);
+      }
+      use(numbers_[i], take(numbers_[i]));
+      ctx_.cp.progress();
+    }
+  }
+
+  bool is_own(std::size_t c) const { return owner(c) == rank(); }
+  int owner(std::size_t c) const {
+    return data::context_owner(static_cast<std::int64_t>(c), ranks_of(ctx_));
+  }
+  int rank() const { return ctx_.cp.group().rank(); }
+  Slice rows(std::size_t c) const { return ctx_.batch.share->chunks[c]; }
+  // Where an own chunk begins among the own rows.
+  std::int64_t first_row(std::size_t c) const {
+    std::int64_t first = 0;
+    for (const Slice own : ctx_.batch.share->own) {
+      if (own.begin == rows(c).begin) {
+        break;
+      }
+      first += own.count;
+    }
+    return first;
+  }
+
+ private:
+  static int tag(std::size_t c) { return static_cast<int>(c); }
+
+  void send(std::size_t c) {
+    const ChunkShape chunk{shape_};
+    const KeyRows own = shape_.keys(qkv_.rows(first_row(c), rows(c).count));
+    const Tensor packed = ctx_.empty(qkv_.dtype(), {rows(c).count, chunk.width()});
+    ctx_.backend.copy_groups(own.k.rows, own.k.heads, packed, chunk.k(), Write::kOverwrite);
+    ctx_.backend.copy_groups(own.v.rows, own.v.heads, packed, chunk.v(), Write::kOverwrite);
+    ctx_.backend.synchronize();
+    for (const int reader : seen_.readers[c]) {
+      if (reader != rank()) {
+        ctx_.cp.start_send(packed, reader, tag(c));
+      }
+    }
+  }
+
+  void start_receive(std::size_t c) {
+    if (!is_own(c)) {
+      const Tensor to = ctx_.empty(qkv_.dtype(), {rows(c).count, ChunkShape{shape_}.width()});
+      arriving_.push_back(ctx_.cp.start_receive(to, owner(c), tag(c)));
+    }
+  }
+
+  KeyRows take(std::size_t c) {
+    const ChunkShape chunk{shape_};
+    KeyRows keys;
+    if (is_own(c)) {
+      keys = shape_.keys(qkv_.rows(first_row(c), rows(c).count));
+    } else {
+      const Tensor arrived = arriving_.front().tensor;
+      ctx_.cp.finish(std::move(arriving_.front()));
+      arriving_.pop_front();
+      keys = {{arrived, chunk.k()}, {arrived, chunk.v()}};
+    }
+    keys.begin = rows(c).begin;
+    return keys;
+  }
+
+  Context& ctx_;
+  const Tensor& qkv_;
+  const AttentionShape& shape_;
+  const SeenKeys& seen_;
+  std::vector<std::size_t> numbers_;  // of the chunks that are seen
+  std::size_t started_ = 0;           // of these
+  std::deque<comm::Message> arriving_;
+};
+
+}  // namespace
+
+std::shared_ptr<const ContextShare> share_context(const Context& ctx,
+                                                  const data::MicroBatch& batch) {
+  auto share = std::make_shared<ContextShare>();
+  if (ranks_of(ctx) == 1) {
+    share->own = share->chunks = {{0, batch.size()}};
+    return share;
+  }
+  share->chunks =
+      data::context_chunks(batch.size(), ranks_of(ctx), data::key_ranges(batch, 0).origin);
+  share->own = data::chunks_of_rank(share->chunks, ctx.cp.group().rank(), ranks_of(ctx));
+  share->rows = data::rows_of(batch, share->own);
+  return share;
+}
+
+SeenKeys seen_keys(const Context& ctx, std::int64_t window) {
+  const data::KeyRanges ranges = data::key_ranges(*ctx.batch.whole, window);
+  if (ranks_of(ctx) == 1) {
+    return {.window = window, .visible = upload(ctx.backend, ranges), .readers = {}};
+  }
+  const ContextShare& share = *ctx.batch.share;
+  return {.window = window,
+          .visible = upload(ctx.backend, data::rows_of(ranges, share.own)),
+          .readers = data::context_readers(ranges, share.chunks, ranks_of(ctx))};
+}
+
+const SeenKeys& keys_in(Context& ctx, std::int64_t window) {
+  DeviceBatch& batch = ctx.batch.device;
+  if (window == 0) {
+    return batch.keys;
+  }
+  if (batch.windowed.window != window) {
+    batch.windowed = seen_keys(ctx, window);
+  }
+  return batch.windowed;
+}
+
+std::vector<Slice> in_whole(const Context& ctx, Slice own) {
+  std::vector<Slice> rows;
+  std::int64_t first = 0;
+  for (const Slice chunk : ctx.batch.share->own) {
+    const Slice part = overlap(own, {first, chunk.count});
+    if (part.count > 0) {
+      rows.push_back({chunk.begin + part.begin - first, part.count});
+    }
+    first += chunk.count;
+  }
+  return rows;
+}
+
+template <class T>
+std::vector<T> of_all_rows(const Context& ctx, std::vector<T> own, std::int64_t width) {
+  if (ranks_of(ctx) == 1) {
+    return own;
+  }
+  const std::vector<T> by_rank = ctx.cp.group().all_gather(std::span<const T>(own));
+  std::vector<T> whole(by_rank.size());
+  auto from = by_rank.begin();
+  for (int rank = 0; rank < ranks_of(ctx); ++rank) {
+    for (const Slice rows : rows_of_rank(ctx, rank)) {
+      std::copy_n(from, rows.count * width, whole.begin() + rows.begin * width);
+      from += rows.count * width;
+    }
+  }
+  return whole;
+}
+
+template std::vector<std::int32_t> of_all_rows(const Context&, std::vector<std::int32_t>,
+                                               std::int64_t);
+template std::vector<float> of_all_rows(const Context&, std::vector<float>, std::int64_t);
+
+void attend_to_context(Context& ctx, const Tensor& qkv, const AttentionShape& shape,
+                       std::int64_t window, const Tensor& out, const Tensor& lse) {
+  const SeenKeys& seen = keys_in(ctx, window);
+  if (ranks_of(ctx) == 1) {
+    ctx.backend.attention(shape.queries(qkv), shape.keys(qkv), seen.visible, shape.scale, out, lse);
+    return;
+  }
+  const AttentionSums sums{.values = ctx.empty(DType::kF32, out.shape()),
+                           .top = ctx.empty(DType::kF32, lse.shape()),
+                           .total = ctx.empty(DType::kF32, lse.shape())};
+  Write write = Write::kOverwrite;
+  Chunks(ctx, qkv, shape, seen).each([&](std::size_t, const KeyRows& keys) {
+    ctx.backend.attention_part(shape.queries(qkv), keys, seen.visible, shape.scale, sums, write);
+    write = Write::kAdd;
+  });
+  ctx.backend.attention_result(sums, shape.scale, out, lse);
+  ctx.cp.finish();
+}
+
+void attend_to_context_backward(Context& ctx, const Tensor& dout, const Tensor& qkv,
+                                const AttentionShape& shape, std::int64_t window, const Tensor& out,
+                                const Tensor& lse, const Tensor& dqkv) {
+  const SeenKeys& seen = keys_in(ctx, window);
+  if (ranks_of(ctx) == 1) {
+    ctx.backend.attention_backward(dout, shape.queries(qkv), shape.keys(qkv), seen.visible,
+                                   shape.scale, out, lse, shape.gradients(dqkv), Write::kOverwrite);
+    return;
+  }
+  // fp32, as they are sums over chunks, and over ranks.
+  const Tensor sums = ctx.zeros(DType::kF32, dqkv.shape());
+  const ChunkShape chunk{shape};
+  Chunks chunks(ctx, qkv, shape, seen);
+  const auto tag = [&](std::size_t c) {
+    return static_cast<int>(ctx.batch.share->chunks.size() + c);
+  };
+  // Adds what other ranks have of the gradients of an own chunk.
+  const auto collect = [&](std::size_t c) {
+    const KeyRows own = shape.keys(sums.rows(chunks.first_row(c), chunks.rows(c).count));
+    for (const int reader : seen.readers[c]) {
+      if (reader != chunks.rank()) {
+        const Tensor theirs = ctx.empty(DType::kF32, {chunks.rows(c).count, chunk.width()});
+        ctx.cp.receive(theirs, reader, tag(c));
+        ctx.backend.copy_groups(theirs, chunk.k(), own.k.rows, own.k.heads, Write::kAdd);
+        ctx.backend.copy_groups(theirs, chunk.v(), own.v.rows, own.v.heads, Write::kAdd);
+      }
+    }
+  };
+  // Those of an own chunk are collected one chunk later, when the others have most likely come
+  // past it: nobody waits long, and few of these sums exist at a time. No rank waits for one that
+  // waits for it, as what is waited for was made at an earlier chunk.
+  std::optional<std::size_t> waiting;
+  chunks.each([&](std::size_t c, const KeyRows& keys) {
+    AttentionGradients to = shape.gradients(sums);
+    Tensor sent;
+    if (chunks.is_own(c)) {
+      const KeyRows own = shape.keys(sums.rows(chunks.first_row(c), chunks.rows(c).count));
+      to.dk = own.k;
+      to.dv = own.v;
+    } else {
+      sent = ctx.zeros(DType::kF32, {chunks.rows(c).count, chunk.width()});
+      to.dk = {sent, chunk.k()};
+      to.dv = {sent, chunk.v()};
+    }
+    ctx.backend.attention_backward(dout, shape.queries(qkv), keys, seen.visible, shape.scale, out,
+                                   lse, to, Write::kAdd);
+    if (sent.defined()) {
+      ctx.backend.synchronize();
+      ctx.cp.start_send(sent, chunks.owner(c), tag(c));
+    }
+    if (waiting) {
+      collect(*waiting);
+    }
+    waiting = chunks.is_own(c) ? std::optional(c) : std::nullopt;
+  });
+  if (waiting) {
+    collect(*waiting);
+  }
+  ctx.backend.convert(sums, dqkv);
+  ctx.cp.finish();
+}
+
+}  // namespace moesaic::model
