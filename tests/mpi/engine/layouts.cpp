@@ -118,9 +118,9 @@ void sinking(config::Config& c) {
 
 std::string text_of(const config::Config& c) {
   const config::Parallel& p = c.parallel;
-  return fmt::format("tp={} pp={} ep={} expert_tp={} sequence={} zero={} virtual={} recompute={}",
-                     p.tp, p.pp, p.ep, p.expert_tp, p.sequence, p.zero, p.virtual_stages,
-                     c.train.recompute);
+  return fmt::format(
+      "tp={} pp={} ep={} cp={} expert_tp={} sequence={} zero={} virtual={} recompute={}", p.tp,
+      p.pp, p.ep, p.cp, p.expert_tp, p.sequence, p.zero, p.virtual_stages, c.train.recompute);
 }
 
 std::vector<config::Config> layouts(const config::Config& base, int ranks) {
@@ -172,7 +172,7 @@ void broadcast(Outcome& outcome) {
 
 comm::Mesh& Meshes::of(const config::Config& config) {
   const config::Parallel& p = config.parallel;
-  const auto [entry, added] = made_.try_emplace({p.tp, p.pp, p.ep, config.model.kv_heads});
+  const auto [entry, added] = made_.try_emplace({p.tp, p.pp, p.ep, p.cp, config.model.kv_heads});
   if (added) {
     entry->second = engine::make_mesh(config);
   }

@@ -1,8 +1,8 @@
 #pragma once
 
+#include <array>
 #include <map>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "comm/mesh.h"
@@ -59,7 +59,7 @@ class Meshes {
   void close();
 
  private:
-  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>, comm::Mesh> made_;
+  std::map<std::array<std::int64_t, 5>, comm::Mesh> made_;
 };
 
 }  // namespace moesaic::testing

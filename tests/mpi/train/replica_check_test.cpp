@@ -31,14 +31,17 @@ std::vector<config::Config> layouts(int ranks) {
   for (int tp = 1; tp <= ranks; tp *= 2) {
     for (int pp = 1; tp * pp <= ranks && pp <= 2; ++pp) {
       for (int ep = 1; tp * pp * ep <= ranks; ep *= 2) {
-        for (const int options : {0, 1}) {
-          config::Parallel parallel;
-          parallel.tp = tp;
-          parallel.pp = pp;
-          parallel.ep = ep;
-          parallel.zero = options;
-          parallel.sequence = tp > 1 && options == 1;
-          list.push_back(small(parallel));
+        for (int cp = 1; tp * pp * ep * cp <= ranks; cp *= 2) {
+          for (const int options : {0, 1}) {
+            config::Parallel parallel;
+            parallel.tp = tp;
+            parallel.pp = pp;
+            parallel.ep = ep;
+            parallel.cp = cp;
+            parallel.zero = options;
+            parallel.sequence = tp > 1 && options == 1;
+            list.push_back(small(parallel));
+          }
         }
       }
     }
@@ -140,6 +143,7 @@ TEST_F(ReplicaCheck, FlippedBitIsFound) {
                   {{.ep = 2}, kTable, 0, {0, 1}},
                   {{.tp = 2}, kNorm, 1, {0, 1}},
                   {{.tp = 2, .sequence = true}, kGate, 1, {0, 1}},
+                  {{.cp = 2}, kExpert, 1, {0, 1}},
                   {{.pp = 2}, kTable, 1, {0, 1}}});
   } else if (world.size() == 4) {
     expect_found({{{}, kQuery, 2, {2}},
@@ -147,6 +151,7 @@ TEST_F(ReplicaCheck, FlippedBitIsFound) {
                   {{.tp = 2, .zero = 1}, kQuery, 1, {1, 3}},
                   {{.ep = 2}, kGate, 1, {1}},
                   {{.ep = 2}, kExpert, 0, {0, 2}},
+                  {{.ep = 2, .cp = 2}, kExpert, 0, {0, 2}},
                   {{.tp = 4}, kKey, 0, {0, 1}},
                   {{.pp = 2}, kTable, 2, {2}},
                   {{.tp = 2, .pp = 2}, kTable, 2, {0, 2}}});
