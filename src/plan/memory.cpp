@@ -4,7 +4,7 @@
 
 #include "base/share.h"
 #include "config/layers.h"
-#include "plan/context_parallel.h"
+#include "plan/context_traffic.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "config/layers.h"
-#include "plan/context_parallel.h"
+#include "plan/context_traffic.h"
 #include "plan/numbers.h"
 
 namespace moesaic::plan {

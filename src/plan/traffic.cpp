@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "base/share.h"
-#include "plan/context_parallel.h"
+#include "plan/context_traffic.h"
 #include "plan/memory.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"

@@ -1,4 +1,4 @@
-#include "plan/context_parallel.h"
+#include "plan/context_traffic.h"
 
 #include <algorithm>
 #include <vector>
