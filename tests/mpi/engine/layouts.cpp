@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <span>
 #include <sstream>
 
@@ -147,6 +148,33 @@ std::vector<config::Config> some_of(const std::vector<config::Config>& all, std:
     some.push_back(all[i]);
   }
   return some;
+}
+
+std::map<std::string, double> distances(engine::Instance& instance,
+                                        const std::map<std::string, std::vector<float>>& expected) {
+  std::map<std::string, double> result;
+  for (const model::Parameter& p : instance.parameters.all()) {
+    const std::span<const float> grad = p.grad.as<float>();
+    for (const model::PublicTensor& tensor : p.spec.tensors) {
+      const std::vector<float>& whole = expected.at(tensor.name);
+      double norm = 1e-30;
+      for (const float g : whole) {
+        norm += static_cast<double>(g) * static_cast<double>(g);
+      }
+      double distance = 0.0;
+      for (std::int64_t i = 0; i < tensor.slice_shape().numel(); ++i) {
+        const std::int64_t row = (tensor.begin + i) / p.columns();
+        if (row >= p.owned.begin && row < p.owned.end()) {
+          const double difference =
+              static_cast<double>(grad[static_cast<std::size_t>(tensor.begin + i)]) -
+              static_cast<double>(whole[static_cast<std::size_t>(tensor.whole_index(i))]);
+          distance += difference * difference;
+        }
+      }
+      result[tensor.name] = std::sqrt(distance / norm);
+    }
+  }
+  return result;
 }
 
 void broadcast(Outcome& outcome) {

@@ -7,6 +7,7 @@
 
 #include "comm/mesh.h"
 #include "config/config.h"
+#include "engine/instance.h"
 
 // The layouts that tests of parallel training go through, and models that can be split in each way.
 namespace moesaic::testing {
@@ -47,6 +48,10 @@ struct Outcome {
   std::map<std::string, double> distances;              // to these, of the rows that a rank owns
   std::vector<double> counts;                           // of the first step, over all ranks
 };
+
+/// |here - there| / |there| of the rows of gradients that this rank owns, by public name.
+std::map<std::string, double> distances(engine::Instance& instance,
+                                        const std::map<std::string, std::vector<float>>& expected);
 
 /// Gives all ranks what the first one has. Collective over the world.
 void broadcast(Outcome& outcome);
