@@ -2,6 +2,7 @@
 import json
 import signal
 
+import h5py
 import numpy as np
 
 import harness
@@ -101,6 +102,27 @@ class Resume(harness.EndToEnd):
                                    harness.column(traces[0], "loss"), rtol=1e-5)
         share = tokens[:, 1].sum() / tokens.sum()  # of all samples, half of the tokens are code
         self.assertGreater(share, 0.6)
+
+    # Protects: a run goes on where other numbers of ranks share the rows of a micro-batch, with the
+    # same samples, whose tokens are routed as before.
+    def test_context_parallel(self):
+        keys = ["--model.max_seq", 300, "--data.seq_len", 300, "--data.eval_corpus", "", "--eval.every",
+                0, "--parallel.ep", 1, "--train.batch", 4, "--trace.routing", "all"]
+        self.trained(1, *keys, "--run.dir", "whole", "--train.steps", 12)
+        for ranks, last in ((2, 4), (4, 8), (1, 12)):
+            self.trained(ranks, *keys, "--parallel.cp", ranks, "--train.steps", last)
+            manifest = json.loads((self.checkpoint(last) / "manifest.json").read_text())
+            self.assertEqual(manifest["state"]["cursor"], 4 * last)
+        whole, run = (self.folder / name / "trace.h5" for name in ("whole", "run"))
+        np.testing.assert_allclose(harness.column(run, "loss"), harness.column(whole, "loss"),
+                                   rtol=1e-5)
+        with h5py.File(self.folder / "whole/trace.routing.h5") as one, \
+                h5py.File(self.folder / "run/trace.routing.h5") as other:
+            for name in one["tokens"]:
+                np.testing.assert_array_equal(other["tokens"][name], one["tokens"][name], name)
+            chosen, expected = other["chosen"][()], one["chosen"][()]
+            self.assertLess((chosen != expected).mean(), 1e-3)  # ties turn with the roundings of sums
+        self.assert_sound("run/checkpoints", "run/trace.h5", "run/trace.routing.h5")
 
     # Protects: kill -9 of all ranks at any moment costs the steps since the checkpoint, no more.
     def test_kill(self):

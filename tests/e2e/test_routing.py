@@ -13,7 +13,8 @@ ROUTED = ["--model.layers", 4, "--model.dense_layers", 1, "--model.kv_heads", 2,
           "--router.threshold", 0.55]
 # Parameters that stand still: sums over other ranks would move them by other roundings.
 STILL = ["--train.lr", 1e-30, "--train.min_lr", 0, "--train.warmup", 0]
-LAYOUTS = [(1, {}), (2, {}), (2, {"ep": 2}), (2, {"pp": 2}), (2, {"tp": 2}),
+LAYOUTS = [(1, {}), (2, {}), (2, {"ep": 2}), (2, {"pp": 2}), (2, {"tp": 2}), (2, {"cp": 2}),
+           (4, {"cp": 2, "ep": 2}),
            (4, {"pp": 2, "ep": 2, "schedule": "interleaved", "virtual_stages": 2})]
 
 
