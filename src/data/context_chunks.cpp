@@ -10,8 +10,8 @@ std::vector<Slice> context_chunks(std::int64_t rows, int ranks,
                                   std::span<const std::int32_t> origins) {
   const std::int64_t tiles = (rows + kKeyTile - 1) / kKeyTile;
   const std::int64_t count =
-      ranks == 1 ? std::min<std::int64_t>(1, tiles) : std::min<std::int64_t>(2 * ranks, tiles);
-  // Even cuts, moved back to the border of a tile of the sequence that they cut.
+      ranks == 1 ? std::min<std::int64_t>(1, tiles) : std::min<std::int64_t>(std::int64_t{2} * ranks, tiles);
+  // Even cuts, each put back to where a tile of the sequence in which it lies begins.
   const auto border = [&](std::int64_t c) {
     const std::int64_t cut = share_of(tiles, c, count).begin * kKeyTile;
     const std::int64_t origin = origins.empty() ? 0 : origins[static_cast<std::size_t>(cut)];

@@ -34,7 +34,7 @@ struct Parts {
 Parts split(View qkv, const Heads& heads);
 Vector fuse(const Parts& parts, const Heads& heads);
 
-/// Of fused rows; token t sees the keys first_key[t] .. t.
+/// The same for fused rows, where token t sees the keys first_key[t] .. t.
 Attention attention(View qkv, const Heads& heads, IndexView first_key);
 Vector attention_backward(View dout, View qkv, const Heads& heads, IndexView first_key);
 

@@ -122,7 +122,7 @@ class AttentionParts : public KernelTest {
     expect_near(actual.lse, expected.lse, tolerance, "lse of " + what);
   }
 
-  // Of sums in another order.
+  // For sums in another order.
   double order_tolerance() const { return compute() == DType::kF32 ? 1e-6 : tolerance(); }
 
   Vector q_, k_, v_;
