@@ -4,6 +4,7 @@
 
 #include "config/layers.h"
 #include "engine/pipeline.h"
+#include "model/context_parallel.h"
 
 namespace moesaic::infer {
 
@@ -43,15 +44,20 @@ model::Head::Comparison ScoreReference::compare(model::Context& ctx, const data:
                                            hidden_[j]);
 }
 
-// Collective over tp, on the last stage: adds what head says of rows that differ from hidden_[j].
+// Collective over tp and cp, on the last stage: adds what head says of rows that differ from
+// hidden_[j]. One rank of cp adds those of all: sums are in the order of rows.
 void ScoreReference::add_divergence(std::int64_t layer, const model::Head& head,
                                     const data::MicroBatch& batch, std::size_t j,
                                     const Tensor& hidden) {
   model::set_batch(ctx_, batch);
   const model::Head& original = reference_.transformer.head();
-  const std::vector<float> divergence =
-      head.compare(ctx_, hidden, ctx_, original, hidden_[j]).divergence;
-  for (std::size_t i = 0; reference_.mesh.reports() && i < divergence.size(); ++i) {
+  std::vector<float> divergence = head.compare(ctx_, hidden, ctx_, original, hidden_[j]).divergence;
+  if (!reference_.mesh.reports()) {
+    return;
+  }
+  divergence = model::of_all_rows(ctx_, std::move(divergence), 1);
+  const bool first = reference_.mesh[comm::Group::kCp].rank() == 0;
+  for (std::size_t i = 0; first && i < divergence.size(); ++i) {
     if (batch.target[i] >= 0) {
       details_.layers[static_cast<std::size_t>(layer)] += static_cast<double>(divergence[i]);
     }

@@ -11,7 +11,8 @@
 namespace moesaic::infer {
 
 /// The model of score.reference beside the scored one, on the same ranks. Everything is collective
-/// over the mesh but dp, and compare over tp of the last stage.
+/// over the mesh but dp, and compare over tp of the last stage, where each rank of cp says what it
+/// knows of its own rows.
 class ScoreReference {
  public:
   /// `reference` and `model` must outlive this; ctx is the model's.

@@ -11,21 +11,36 @@
 #include "files/problems.h"
 
 namespace moesaic::infer {
+namespace {
+
+std::int64_t targets_of_first(std::int64_t count, const std::vector<data::WindowBatch>& batches) {
+  std::int64_t targets = 0;
+  for (std::int64_t j = 0; j < std::min<std::int64_t>(count, std::ssize(batches)); ++j) {
+    for (const data::Window& window : batches[static_cast<std::size_t>(j)]) {
+      targets += window.targets();
+    }
+  }
+  return targets;
+}
+
+}  // namespace
 
 ScorePart::ScorePart(const record::ScoresOutput& output, std::int64_t shard,
-                     const data::ShardDocuments& documents)
+                     const data::ShardDocuments& documents,
+                     const std::vector<data::WindowBatch>& batches)
     : output_(output), shard_(shard), tally_(documents) {
   files::hdf5_run([&] {
     make_writer(documents);
-    go_on(documents);
+    go_on(documents, batches);
   });
 }
 
 // On the HDF5 thread: takes over what an earlier job kept, if it cut the shard into such batches.
-void ScorePart::go_on(const data::ShardDocuments& documents) {
+void ScorePart::go_on(const data::ShardDocuments& documents,
+                      const std::vector<data::WindowBatch>& batches) {
   const std::filesystem::path file = output_.begun(shard_);
   const bool taken =
-      files::unless_damaged([&] { return std::optional(take_over(file)); }).has_value();
+      files::unless_damaged([&] { return std::optional(take_over(file, batches)); }).has_value();
   if (!taken) {
     log::warn(fmt::format("{} is damaged: the shard is scored from its start", file.string()));
     tally_ = Tally(documents);
@@ -33,7 +48,8 @@ void ScorePart::go_on(const data::ShardDocuments& documents) {
   }
 }
 
-bool ScorePart::take_over(const std::filesystem::path& file) {
+bool ScorePart::take_over(const std::filesystem::path& file,
+                          const std::vector<data::WindowBatch>& batches) {
   if (!files::is_there(file)) {
     return false;
   }
@@ -41,7 +57,8 @@ bool ScorePart::take_over(const std::filesystem::path& file) {
   const record::ScoresSummary summary = record::scores_summary(opened);
   const record::BegunScores begun = record::read_begun(opened);
   if (summary.header.fingerprint != output_.header().fingerprint ||
-      begun.windows != output_.header().windows) {
+      begun.windows != output_.header().windows ||
+      summary.totals.tokens != targets_of_first(begun.batches, batches)) {
     return false;
   }
   writer_->copy_tokens(opened);

@@ -11,11 +11,12 @@
 namespace moesaic::infer {
 
 /// The part of one shard on the rank that writes it. What comes is written behind the computation.
-/// A job that was stopped amid the shard has kept what it had: the part begins with that.
+/// A job that was stopped amid the shard has kept what it had: the part begins with that, if the
+/// batches end there now, too (without cp they may share contexts, and hold more windows).
 class ScorePart {
  public:
   ScorePart(const record::ScoresOutput& output, std::int64_t shard,
-            const data::ShardDocuments& documents);
+            const data::ShardDocuments& documents, const std::vector<data::WindowBatch>& batches);
   ~ScorePart();  // removes what was not finished
   ScorePart(const ScorePart&) = delete;
   ScorePart& operator=(const ScorePart&) = delete;
@@ -30,8 +31,8 @@ class ScorePart {
   void keep(std::int64_t batches, std::int64_t trace_step, const record::ReferenceDetails& details);
 
  private:
-  void go_on(const data::ShardDocuments& documents);
-  bool take_over(const std::filesystem::path& file);
+  void go_on(const data::ShardDocuments& documents, const std::vector<data::WindowBatch>& batches);
+  bool take_over(const std::filesystem::path& file, const std::vector<data::WindowBatch>& batches);
   void make_writer(const data::ShardDocuments& documents);
   record::ScoreTotals end(const record::ReferenceDetails& details);
 

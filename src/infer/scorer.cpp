@@ -14,6 +14,7 @@
 #include "infer/iteration_recorder.h"
 #include "infer/reference.h"
 #include "infer/score_part.h"
+#include "model/context_parallel.h"
 
 namespace moesaic::infer {
 namespace {
@@ -67,6 +68,17 @@ struct BatchScores {
   std::vector<std::uint8_t> is_argmax;
 };
 
+/// Collective over cp: what each rank says of its own rows becomes what one says of the batch.
+void join_rows(const model::Context& ctx, bool compared, model::Head::Comparison& rows) {
+  rows.own.logprob = model::of_all_rows(ctx, std::move(rows.own.logprob), 1);
+  rows.own.best = model::of_all_rows(ctx, std::move(rows.own.best), 1);
+  if (compared) {
+    rows.reference.logprob = model::of_all_rows(ctx, std::move(rows.reference.logprob), 1);
+    rows.reference.best = model::of_all_rows(ctx, std::move(rows.reference.best), 1);
+    rows.divergence = model::of_all_rows(ctx, std::move(rows.divergence), 1);
+  }
+}
+
 class Scorer {
  public:
   Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens);
@@ -81,6 +93,10 @@ class Scorer {
               std::optional<ScorePart>& part);
   bool score(const Work& work);  // false: stopped before its end
   void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
+  // Whether this rank has the scores of its replica's batches.
+  bool reports() const {
+    return instance_.mesh.reports() && instance_.mesh[comm::Group::kCp].rank() == 0;
+  }
   BatchScores read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden);
   std::vector<BatchScores> forward(std::span<const data::MicroBatch> batches);
   void end_iteration(std::span<const data::MicroBatch> batches, std::span<const BatchScores> scores,
@@ -109,7 +125,8 @@ Scorer::Scorer(const ScoreJob& job, std::int64_t last_step, double all_tokens)
       rules_{.window = job.config.score.window,
              .stride = job.config.score.stride,
              .last_only = job.config.score.truncate == config::Truncate::kLeft,
-             .share = job.config.model.sliding_window == 0 && !job.config.router.eval_capacity,
+             .share = job.config.model.sliding_window == 0 && !job.config.router.eval_capacity &&
+                      instance_.mesh[comm::Group::kCp].size() == 1,
              .batch = job.config.score.batch},
       wall_(config::wall_seconds(job.config.run)),
       ctx_(instance_.context()),
@@ -140,7 +157,8 @@ Work Scorer::open(std::int64_t shard) {
   return work;
 }
 
-// Collective over tp: the scores of batch j of an iteration, where the mesh reports; else none.
+// Collective over tp and cp: the scores of batch j of an iteration, on the one rank of its replica
+// that reports; else none.
 BatchScores Scorer::read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden) {
   const PhaseScope phase(instance_.clock, Phase::kForward);
   model::Head::Comparison rows;
@@ -149,8 +167,11 @@ BatchScores Scorer::read_head(const data::MicroBatch& batch, std::size_t j, cons
   } else {
     rows.own = instance_.transformer.head().log_probs(ctx_, hidden);
   }
+  if (instance_.mesh.reports()) {
+    join_rows(ctx_, reference_.has_value(), rows);
+  }
   BatchScores scores;
-  for (std::size_t i = 0; instance_.mesh.reports() && i < batch.target.size(); ++i) {
+  for (std::size_t i = 0; reports() && i < batch.target.size(); ++i) {
     if (batch.target[i] < 0) {
       continue;
     }
@@ -186,7 +207,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
   IterationSums sums;
   double reference_sum = 0.0;  // of divergences
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  for (std::size_t j = 0; instance_.mesh.reports() && j < batches.size(); ++j) {
+  for (std::size_t j = 0; reports() && j < batches.size(); ++j) {
     for (const float p : scores[j].tokens.logprob) {
       sums.nats -= static_cast<double>(p);
     }
@@ -261,9 +282,8 @@ bool Scorer::score(const Work& work) {
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    const bool first = instance_.mesh[comm::Group::kCp].rank() == 0;
-    if (instance_.mesh.reports() && first && replicas_.rank() == writer) {
-      part.emplace(job_.output, work.shard, work.documents);
+    if (reports() && replicas_.rank() == writer) {
+      part.emplace(job_.output, work.shard, work.documents, work.batches);
     }
   });
   const std::int64_t kept = world_.all_reduce(part ? part->batches_kept() : 0, comm::Reduce::kMax);

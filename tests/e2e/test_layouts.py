@@ -116,6 +116,22 @@ class Layouts(harness.EndToEnd):
             there = harness.column(self.folder / f"eval{number}/trace.h5", "eval/loss")
             np.testing.assert_allclose(there, evals, rtol=1e-5)
 
+    # Protects: ranks that share the rows of a batch score each token as one rank does, bit for bit.
+    def test_scores_with_context_parallelism(self):
+        self.run_on(0, "whole", "--model.max_seq", 256, "--data.seq_len", 256, "--train.steps", 2)
+        found = {}
+        for cp in (1, 2, 4):
+            output = f"cp{cp}.h5"
+            result = self.run_job(cp, "score", "--model.path", "whole/checkpoints", "--data.corpus",
+                                  "corpus/heldout", "--score.output", output, "--score.stride", 100,
+                                  "--run.precision", "fp32", *arguments({"cp": cp}))
+            self.assertEqual(result.code, 0, result.text)
+            self.assert_sound(output, f"cp{cp}.trace.h5")
+            found[cp] = harness.contents(self.folder / output)
+        self.assertGreater(len(found[1]["tokens/logprob"]), 4 * 4096)
+        self.assertEqual(found[2], found[1])
+        self.assertEqual(found[4], found[1])
+
     # Protects: what cannot be arranged is refused before anything runs, with what can.
     def test_refusals(self):
         for ranks, layout, words in [

@@ -37,8 +37,6 @@ config::Config model_config() {
   return config;
 }
 
-namespace {
-
 data::DocumentRecord document(std::int64_t tokens, std::int64_t context, std::int64_t number) {
   data::DocumentRecord record;
   for (std::int64_t i = 0; i < tokens; ++i) {
@@ -51,8 +49,6 @@ data::DocumentRecord document(std::int64_t tokens, std::int64_t context, std::in
   return record;
 }
 
-}  // namespace
-
 std::vector<Documents> shards() {
   std::vector<Documents> all(4);
   all[0] = {document(0, 0, 0), document(1, 0, 1), document(2, 0, 2),
@@ -64,7 +60,8 @@ std::vector<Documents> shards() {
   return all;
 }
 
-void write_corpus(const fs::path& folder, const std::string& vocab_sha256) {
+void write_corpus(const fs::path& folder, const std::string& vocab_sha256,
+                  const std::vector<Documents>& all) {
   fs::create_directories(folder);
   data::CorpusInfo info;
   info.name = "tiny";
@@ -72,7 +69,6 @@ void write_corpus(const fs::path& folder, const std::string& vocab_sha256) {
   info.vocab_size = kVocab;
   info.vocab_sha256 = vocab_sha256;
   info.task_names = {"none", "code"};
-  const auto all = shards();
   for (std::int64_t s = 0; s < std::ssize(all); ++s) {
     info.shards.push_back(files::hdf5_run([&] {
       data::ShardHeader header;
@@ -99,8 +95,8 @@ data::MicroBatch predicted(const data::DocumentRecord& record) {
 }
 
 void write_checkpoint(const fs::path& dir, std::int64_t seed,
-                      const std::function<void(engine::Instance&)>& edit) {
-  const config::Config config = model_config();
+                      const std::function<void(engine::Instance&)>& edit,
+                      const config::Config& config) {
   const comm::Mesh mesh = comm::Mesh::single();
   engine::Instance instance(config, mesh, engine::Use::kTraining);
   instance.parameters.initialise(*instance.backend, seed);

@@ -27,17 +27,21 @@ int score(const config::Parsed& parsed, const comm::Communicator& world);
 
 config::Config model_config();
 
+data::DocumentRecord document(std::int64_t tokens, std::int64_t context, std::int64_t number);
+
 /// Shard 0: documents without a target, pairs, and a whole one; 1: several batches; 2: none at all;
 /// 3: longer than the model.
 std::vector<Documents> shards();
-void write_corpus(const fs::path& folder, const std::string& vocab_sha256);
+void write_corpus(const fs::path& folder, const std::string& vocab_sha256,
+                  const std::vector<Documents>& all = shards());
 
 /// All tokens of a document that predict another one.
 data::MicroBatch predicted(const data::DocumentRecord& record);
 
 /// edit: what to change in the values of the seed; may be empty.
 void write_checkpoint(const fs::path& dir, std::int64_t seed = 3,
-                      const std::function<void(engine::Instance&)>& edit = {});
+                      const std::function<void(engine::Instance&)>& edit = {},
+                      const config::Config& config = model_config());
 
 class ScoreTest : public ::testing::Test {
  protected:
