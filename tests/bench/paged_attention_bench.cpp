@@ -23,17 +23,17 @@ struct Paged {
     }
     pages.resize(static_cast<std::size_t>(page_offsets.back()));
     std::iota(pages.begin(), pages.end(), 0);
+    q = normal({offsets.back(), shape.heads * shape.head_dim}, dtype);
+    keys = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.head_dim}, dtype);
+    values = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.v_dim}, dtype);
+    out = zeros({offsets.back(), shape.heads, shape.v_dim}, dtype);
+    lse = zeros({offsets.back(), shape.heads});
     std::vector<std::int32_t> last;
     for (std::int64_t row = 0; row < offsets.back(); ++row) {
       last.push_back(static_cast<std::int32_t>(length - rows + row % rows + 1));
     }
     visible.first = indices(std::vector<std::int32_t>(last.size(), 0), {offsets.back()});
     visible.last = indices(last, {offsets.back()});
-    q = normal({offsets.back(), shape.heads * shape.head_dim}, dtype);
-    keys = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.head_dim}, dtype);
-    values = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.v_dim}, dtype);
-    out = zeros({offsets.back(), shape.heads, shape.v_dim}, dtype);
-    lse = zeros({offsets.back(), shape.heads});
   }
 
   void attend() const {

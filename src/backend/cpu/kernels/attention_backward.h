@@ -101,19 +101,18 @@ struct Meeting {
   Index query, queries, key, keys;
   Index first_query, first_key;
   Seen seen;
+  // Rows that a product takes at once: all, unless what their strips see ends in steps.
+  Index at_once = seen.grows && seen.least_last < key + keys ? kStrip : kTile;
 
   Index row() const { return query - first_query; }  // of the call's queries
-  // Rows that a product takes at once: all, unless what their strips see ends in steps.
-  Index rows_at_once() const { return seen.grows && seen.least_last < key + keys ? kStrip : kTile; }
   // Keys that the strip of query i of the tile sees.
   Index keys_of(Index i) const {
-    return rows_at_once() == kTile ? keys
-                                   : larger(0, smaller(keys, seen.strip_last[i / kStrip] - key));
+    return at_once == kTile ? keys : larger(0, smaller(keys, seen.strip_last[i / kStrip] - key));
   }
   // The first strip, counted in queries, that sees the keys from j on.
   Index first_strip(Index j) const {
     Index i = 0;
-    while (rows_at_once() == kStrip && i < queries && keys_of(i) <= j) {
+    while (at_once == kStrip && i < queries && keys_of(i) <= j) {
       i += kStrip;
     }
     return i;
@@ -126,16 +125,20 @@ void softmax_backward(const Gradients& t, Index row, Index count, Index keys, fl
                       const float* lse, Index lse_stride, const float* delta) {
   float* const p = t.p + row * kScoreRow;
   float* const ds = t.ds + row * kScoreRow;
+  float log2_sums[Step::kElements], deltas[Step::kElements];
+  for (Index e = 0; e < count; ++e) {
+    const float sum = lse[e * lse_stride];
+    log2_sums[e] = sum > kMasked ? sum * kLog2E : 0.0F;  // else it has no keys
+    deltas[e] = delta[e];
+  }
   for (Index j = 0; j < keys; j += kLanes) {
     F16 p_terms[Step::kElements], ds_terms[Step::kElements];
     for (Index e = 0; e < Step::kElements; ++e) {
       if (e < count) {
         const float* const score = p + e * kScoreRow + j;
         const float* const dp = ds + e * kScoreRow + j;
-        const float sum =
-            lse[e * lse_stride] > kMasked ? lse[e * lse_stride] : 0.0F;  // of a query without keys
-        p_terms[e] = exp2(load(score) * (scale * kLog2E) - sum * kLog2E);
-        ds_terms[e] = p_terms[e] * ((load(dp) - delta[e]) * scale);
+        p_terms[e] = exp2(load(score) * (scale * kLog2E) - log2_sums[e]);
+        ds_terms[e] = p_terms[e] * ((load(dp) - deltas[e]) * scale);
       } else {
         p_terms[e] = F16{};
         ds_terms[e] = F16{};
@@ -154,13 +157,12 @@ template <class Step, class A>
 void scores_and_gradients(const Gradients& t, const AttentionHead<A>& head, const Meeting& m,
                           const float* lse, Index lse_stride) {
   // b is read for all rows before the next product, to stay in the first-level cache.
-  const Index at_once = m.rows_at_once();
   const auto scores = [&](const Word* a, const Word* b, float* c, Index dim) {
     const Index row = row_words<Step>(dim);
-    for (Index i = 0; i < m.queries; i += at_once) {
+    for (Index i = 0; i < m.queries; i += m.at_once) {
       multiply<Step>({a + (m.row() + i) * row, row, 1, b, kTile, c + i * kScoreRow, kScoreRow,
-                      smaller(at_once, m.queries - i), round_up(m.keys_of(i)), words_of<Step>(dim),
-                      Into::kOverwrite});
+                      smaller(m.at_once, m.queries - i), round_up(m.keys_of(i)),
+                      words_of<Step>(dim), Into::kOverwrite});
     }
   };
   scores(t.q.along, t.k_columns, t.p, head.head_dim);
@@ -184,9 +186,8 @@ void scores_and_gradients(const Gradients& t, const AttentionHead<A>& head, cons
 template <class Step>
 void add_to_keys(const Gradients& t, const Meeting& m, Index dim, Index v_dim, float* dk,
                  float* dv) {
-  const Index at_once = m.rows_at_once();
   const auto add = [&](const float* a, const Word* b, float* c, Index padded) {
-    for (Index j = 0; j < m.keys; j += at_once) {
+    for (Index j = 0; j < m.keys; j += m.at_once) {
       const Index first = m.first_strip(j);
       if (first >= m.queries) {
         break;
@@ -194,7 +195,7 @@ void add_to_keys(const Gradients& t, const Meeting& m, Index dim, Index v_dim, f
       multiply<Step>({reinterpret_cast<const Word*>(a + first * kScoreRow + j), 1,
                       Step::kElements * kScoreRow, b + words_of<Step>(m.row() + first) * padded,
                       padded, c + (m.key - m.first_key + j) * padded, padded,
-                      smaller(at_once, m.keys - j), padded, words_of<Step>(m.queries - first),
+                      smaller(m.at_once, m.keys - j), padded, words_of<Step>(m.queries - first),
                       Into::kAdd});
     }
   };
@@ -205,11 +206,10 @@ void add_to_keys(const Gradients& t, const Meeting& m, Index dim, Index v_dim, f
 template <class Step>
 void add_to_queries(const Gradients& t, const Meeting& m, Index dim) {
   const Index padded = round_up(dim);
-  const Index at_once = m.rows_at_once();
-  for (Index i = 0; i < m.queries; i += at_once) {
+  for (Index i = 0; i < m.queries; i += m.at_once) {
     multiply<Step>({t.ds_rows + i * kRoundedRow<Step>, kRoundedRow<Step>, 1, t.k_across, padded,
-                    t.dq + (m.row() + i) * padded, padded, smaller(at_once, m.queries - i), padded,
-                    words_of<Step>(m.keys_of(i)), Into::kAdd});
+                    t.dq + (m.row() + i) * padded, padded, smaller(m.at_once, m.queries - i),
+                    padded, words_of<Step>(m.keys_of(i)), Into::kAdd});
   }
 }
 
