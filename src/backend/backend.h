@@ -191,7 +191,8 @@ class Backend {
   /// (kAdd). Parts in order of position that end where tiles of keys do give the bits of one call.
   virtual void attention_part(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible,
                               float scale, const AttentionSums& sums, Write write) = 0;
-  /// sums become those over their keys and the keys of `more`.
+  /// sums become those over their keys and the keys of `more`: parts that were begun apart, such as
+  /// in different stores of keys. Within rounding; the order of the two is fixed.
   virtual void merge_attention(const AttentionSums& more, float scale,
                                const AttentionSums& sums) = 0;
   /// out and lse of sums over all keys.

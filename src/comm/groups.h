@@ -43,7 +43,8 @@ struct GroupRow {
 
 /// Whole experts are shared out over ep, or over ep x tp where they are folded: one name in traces.
 /// Ranks of cp hold the same weights and have rows of the same micro-batch: gradients are summed
-/// over them, and `batches` are the ranks that compute different micro-batches.
+/// over them, so `dp` and `replicas` hold them too, and `batches` are the ranks that compute
+/// different micro-batches.
 inline constexpr std::array kGroups = {
     GroupRow{"world", kTpAxis | kEpAxis | kCpAxis | kDpAxis | kPpAxis, Together::kAll, "", ""},
     GroupRow{"tp", kTpAxis, Together::kAll, "tp", "rows of layers (tp)"},

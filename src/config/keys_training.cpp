@@ -27,7 +27,7 @@ std::vector<Key> parallel_keys() {
       s.integer(
           "cp", &Parallel::cp, between(1, 1e6), "ranks",
           "Ranks that share the rows of each micro-batch, and hold the same weights: for long "
-          "contexts."),
+          "contexts in train and score. The split is even where rows are a multiple of 128 cp."),
       s.integer(
           "expert_tp", &Parallel::expert_tp, between(0, 1e6), "ranks",
           "Ranks of tp that split each expert. 0: all of them; 1: none, experts are whole and "

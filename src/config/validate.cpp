@@ -69,7 +69,7 @@ void check_layout(const Config& c, int ranks, const std::string& ranks_name, Lin
     lines.push_back(fmt::format("parallel.tp = {} x pp = {} does not divide {} = {}: use {} ranks",
                                 p.tp, p.pp, ranks_name, ranks, near_multiples(inner, ranks)));
   } else if (ranks % (inner * p.ep) != 0) {
-    const std::int64_t rest = ranks / inner;
+    const std::int64_t rest = ranks % (inner * p.cp) == 0 ? ranks / (inner * p.cp) : ranks / inner;
     lines.push_back(
         fmt::format("parallel.ep = {} does not divide {} = {}{}: use {} ranks, or ep {}", p.ep,
                     ranks_name, ranks, inner > 1 ? fmt::format(" / (tp x pp = {})", inner) : "",

@@ -2,15 +2,15 @@
 
 #include <algorithm>
 
-#include "backend/backend.h"
+#include "backend/attention.h"
 
 namespace moesaic::data {
 
 std::vector<Slice> context_chunks(std::int64_t rows, int ranks,
                                   std::span<const std::int32_t> origins) {
   const std::int64_t tiles = (rows + kKeyTile - 1) / kKeyTile;
-  const std::int64_t count =
-      ranks == 1 ? std::min<std::int64_t>(1, tiles) : std::min<std::int64_t>(std::int64_t{2} * ranks, tiles);
+  const std::int64_t count = ranks == 1 ? std::min<std::int64_t>(1, tiles)
+                                        : std::min<std::int64_t>(std::int64_t{2} * ranks, tiles);
   // Even cuts, each put back to where a tile of the sequence in which it lies begins.
   const auto border = [&](std::int64_t c) {
     const std::int64_t cut = share_of(tiles, c, count).begin * kKeyTile;

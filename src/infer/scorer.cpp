@@ -94,7 +94,7 @@ class Scorer {
   bool score(const Work& work);  // false: stopped before its end
   void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
   // Whether this rank has the scores of its replica's batches.
-  bool reports() const {
+  bool has_scores() const {
     return instance_.mesh.reports() && instance_.mesh[comm::Group::kCp].rank() == 0;
   }
   BatchScores read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden);
@@ -171,7 +171,7 @@ BatchScores Scorer::read_head(const data::MicroBatch& batch, std::size_t j, cons
     join_rows(ctx_, reference_.has_value(), rows);
   }
   BatchScores scores;
-  for (std::size_t i = 0; reports() && i < batch.target.size(); ++i) {
+  for (std::size_t i = 0; has_scores() && i < batch.target.size(); ++i) {
     if (batch.target[i] < 0) {
       continue;
     }
@@ -207,7 +207,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
   IterationSums sums;
   double reference_sum = 0.0;  // of divergences
   sums.task_tokens.assign(job_.corpora.tasks().size(), 0.0);
-  for (std::size_t j = 0; reports() && j < batches.size(); ++j) {
+  for (std::size_t j = 0; has_scores() && j < batches.size(); ++j) {
     for (const float p : scores[j].tokens.logprob) {
       sums.nats -= static_cast<double>(p);
     }
@@ -282,7 +282,7 @@ bool Scorer::score(const Work& work) {
   const auto writer = static_cast<int>(work.shard % width);
   std::optional<ScorePart> part;
   world_.together("create a part of the scores", [&] {
-    if (reports() && replicas_.rank() == writer) {
+    if (has_scores() && replicas_.rank() == writer) {
       part.emplace(job_.output, work.shard, work.documents, work.batches);
     }
   });

@@ -131,8 +131,9 @@ std::shared_ptr<const ContextShare> share_context(const Context& ctx,
     share->own = share->chunks = {{0, batch.size()}};
     return share;
   }
-  share->chunks =
-      data::context_chunks(batch.size(), ranks_of(ctx), data::key_ranges(batch, 0).origin);
+  const std::vector<std::int32_t> origins =
+      batch.key_runs.empty() ? std::vector<std::int32_t>() : data::key_ranges(batch, 0).origin;
+  share->chunks = data::context_chunks(batch.size(), ranks_of(ctx), origins);
   share->own = data::chunks_of_rank(share->chunks, ctx.cp.group().rank(), ranks_of(ctx));
   share->rows = data::rows_of(batch, share->own);
   return share;

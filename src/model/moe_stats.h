@@ -32,8 +32,9 @@ class MoeStats {
   /// Sums over tokens: auxiliary loss, z-loss, entropy (nats) of the gate.
   std::span<double> sums(std::int64_t layer);  // [3]
 
-  /// Counts what the layers tell, where this rank must: choices on rank 0 of tp, as all of tp have
-  /// the same, and sums over tokens on the rank that routes them.
+  /// Counts what the layers tell, where this rank must: choices on the first rank of tp and cp, as
+  /// all of them have the same, and sums over tokens on the rank of tp that routes them, those of
+  /// all of cp on its first. Collective over cp.
   Observer observer();
 
   /// All of it, to be summed over ranks.

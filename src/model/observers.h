@@ -26,7 +26,8 @@ struct GateEvent {
   std::span<const double> load_fraction;  // [S, E], as Router::Saved has it
 };
 
-/// Moe: the choices of the whole micro-batch have their experts, the same on every rank of tp.
+/// Moe: the choices of the whole micro-batch have their experts, the same on every rank of tp and
+/// cp.
 struct RouteEvent {
   const Device& device;
   std::int64_t moe_layer;

@@ -7,8 +7,8 @@
 
 namespace moesaic::model {
 
-/// Adds the routing of each MoE layer and micro-batch to a list, on rank 0 of tp. The weights are
-/// those of the experts that compute.
+/// Adds the routing of each MoE layer and micro-batch to a list, on the first rank of tp and
+/// cp. The weights are those of the experts that compute.
 Observer routing_recorder(std::vector<routing::RoutedRows>& routed);
 
 }  // namespace moesaic::model

@@ -5,13 +5,14 @@
 #include "model/context.h"
 #include "model/placement.h"
 
-// How the ranks of tp share a micro-batch (Shoeybi et al. 2019; Korthikanti et al. 2022). Inside
-// attention, experts and head every rank works on all T rows with its share of the weights, so
+// How the ranks of tp share the T rows of a micro-batch that a rank of cp has (Shoeybi et al. 2019;
+// Korthikanti et al. 2022). Inside attention, experts and head each works on all T rows with its
+// share of the weights, so
 // that its result is one term of a sum. Outside, the sum is on every rank, or, with the sequence
 // split, each rank has the sum of its own rows.
 namespace moesaic::model {
 
-/// This rank's share of the micro-batch's rows.
+/// This rank's share of these rows.
 Slice own_rows(const Context& ctx);
 
 /// Collective over tp: from what a rank has outside to all T rows. (t, D) -> (T, D)

@@ -15,7 +15,7 @@ namespace moesaic::model {
 /// This rank's part of a decoder-only language model: embedding, blocks, final norm, head. A
 /// pipeline stage has one or more chunks of consecutive layers; the first chunk of all begins with
 /// the embedding, the last ends with norm and head. The config must be resolved (no zeros that
-/// stand for derived values). Forward and backward are collective over tp and experts.
+/// stand for derived values). Forward and backward are collective over tp, cp and experts.
 class Transformer {
  public:
   /// What backward needs of one chunk and one micro-batch.

@@ -56,7 +56,8 @@ double own_rows(const Layout& layout, double rows) {
   return real(data::most_context_rows(static_cast<std::int64_t>(rows), ranks_of(layout)));
 }
 
-double context_buffers(const config::Config& config, const Layout& layout, double rows) {
+double context_buffers(const config::Config& config, const Layout& layout, double rows,
+                       bool training) {
   if (layout.cp == 1) {
     return 0.0;
   }
@@ -66,8 +67,13 @@ double context_buffers(const config::Config& config, const Layout& layout, doubl
     longest = std::max(longest, chunk.count);
   }
   const double heads = real(m.heads) / real(layout.tp);
-  return 2.0 * compute_width(config) * real(longest) * numbers_of_row(m, layout) +
-         kFp32 * own_rows(layout, rows) * heads * real(config::value_width(m));
+  const double own = own_rows(layout, rows);
+  const double kv = numbers_of_row(m, layout);
+  const double forward = own * heads * (real(config::value_width(m)) + 2.0);
+  const double backward =
+      own * (heads * real(config::key_width(m)) + kv) + 3.0 * real(longest) * kv;
+  return 2.0 * compute_width(config) * real(longest) * kv +
+         kFp32 * (training ? std::max(forward, backward) : forward);
 }
 
 double context_traffic(const config::Config& config, const Layout& layout, double rows) {

@@ -12,8 +12,10 @@ namespace moesaic::plan {
 double own_rows(const Layout& layout, double rows);
 
 /// Bytes that attention needs beside its activations where cp > 1: two chunks of keys and values,
-/// one that is read and one on its way, and the sums of softmax of a rank's own rows in fp32.
-double context_buffers(const config::Config& config, const Layout& layout, double rows);
+/// one that is read and one on its way; and in fp32 forward the sums of softmax of a rank's own
+/// rows, or backward the gradients of these and of three chunks, which go, come, and are added.
+double context_buffers(const config::Config& config, const Layout& layout, double rows,
+                       bool training);
 
 /// Bytes of keys, values and their gradients that a rank of cp sends for one layer and a
 /// micro-batch of so many rows, at most; of the rank that sends most. As if the rows were one

@@ -273,7 +273,8 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
                      (training ? 3.0 : 1.0) * real(m.expert_d_ff) / real(layout.expert_split()));
   memory.cache = config.plan.job == "generate" ? cache_bytes(config, layout, stage) : 0.0;
   if (!training) {
-    memory.activations = std::max(dense_bytes, moe_bytes) + context_buffers(config, layout, whole);
+    memory.activations =
+        std::max(dense_bytes, moe_bytes) + context_buffers(config, layout, whole, false);
     add_reference(config, layout, stage, gates, memory);
     return memory;
   }
@@ -295,7 +296,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double kept = layout.recompute ? inputs : layers;
   memory.activations = in_flight(config, layout, stage) / real(layout.chunks) * kept +
                        (layout.recompute ? std::max(dense_bytes, moe_bytes) : 0.0) +
-                       rest.bytes(width) + context_buffers(config, layout, whole);
+                       rest.bytes(width) + context_buffers(config, layout, whole, true);
   return memory;
 }
 

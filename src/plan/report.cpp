@@ -10,6 +10,7 @@
 #include "base/share.h"
 #include "base/text.h"
 #include "config/validate.h"
+#include "plan/context_traffic.h"
 
 namespace moesaic::plan {
 namespace {
@@ -131,6 +132,26 @@ void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {
   rows.push_back({"checkpoint", short_bytes(e.checkpoint_bytes)});
 }
 
+// The rows of the rank of cp that has most of a micro-batch, by those that it had if they were
+// even.
+double uneven_context(const config::Config& config, const Layout& layout) {
+  const auto rows = static_cast<double>(config.train.micro_batch * config.data.seq_len);
+  return own_rows(layout, rows) * static_cast<double>(layout.cp) / rows;
+}
+
+// Rows are cut at tiles of keys: few of them cannot be shared evenly.
+void add_context(const Estimate& e, const config::Config& config, Rows& rows) {
+  if (e.layout.cp == 1 || e.job != "train") {
+    return;
+  }
+  const std::int64_t all = config.train.micro_batch * config.data.seq_len;
+  const std::int64_t even = 2 * e.layout.cp * kKeyTile;
+  rows.push_back(
+      {"rows over cp",
+       fmt::format("{} of {} on the fullest rank{}", own_rows(e.layout, static_cast<double>(all)),
+                   all, all % even == 0 ? "" : fmt::format(" (even: a multiple of {})", even))});
+}
+
 // Seconds of a step: products at plan.flops on the stage with most layers, waiting for the
 // pipeline, then what is sent at plan.network, as if nothing overlapped.
 double predicted_seconds(const Estimate& e, const config::Config& config, std::int64_t ranks) {
@@ -146,8 +167,8 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
                         static_cast<double>(std::max<std::int64_t>(1, config.model.layers));
   const double tokens = static_cast<double>(config.train.batch * config.data.seq_len);
   const double again = e.layout.recompute ? e.flop.forward : 0.0;
-  const double compute = (e.flop.training + again) * tokens / static_cast<double>(ranks) * uneven /
-                         config.plan.flops / (1.0 - e.bubble);
+  const double compute = (e.flop.training + again) * tokens / static_cast<double>(ranks) * uneven *
+                         uneven_context(config, e.layout) / config.plan.flops / (1.0 - e.bubble);
   const double network = config.plan.network > 0.0 ? e.traffic.sum() / config.plan.network : 0.0;
   return compute + network;
 }
@@ -194,6 +215,7 @@ std::string report(const Estimate& e, const config::Config& config, std::int64_t
   add_model(e, rows);
   rows.push_back({"layout", fmt::format("{}: {}, {}", counted(e.layout.ranks(), "rank"),
                                         layout_text(e.layout), name_of(config.run.precision))});
+  add_context(e, config, rows);
   add_memory(e, config.plan, rows);
   add_cache(e, config, rows);
   add_data(e, config, corpus_tokens, rows);

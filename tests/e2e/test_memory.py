@@ -36,6 +36,20 @@ class Memory(harness.EndToEnd):
         self.assert_planned(*self.peaks(2, "--model.layers", 8, "--train.lr", 0.02, "--train.steps", 25,
                                         "--checkpoint.every", 10))
 
+    def test_rows_over_ranks_of_cp(self):
+        """What a long context adds to the peak is shared out: of two ranks each has little over half."""
+        def added(ranks):
+            keys = ["--parallel.ep", 1, "--parallel.cp", ranks, "--train.micro_batch", 1, "--train.batch", 1,
+                    "--model.max_seq", 8192, "--run.precision", "fp32", "--train.steps", 2,
+                    "--checkpoint.every", 0]
+            peak = {}
+            for rows in (64, 8192):
+                self.trained(ranks, *MODEL, *keys, "--data.seq_len", rows, "--run.dir", f"{ranks}-{rows}")
+                peak[rows] = harness.column(self.folder / f"{ranks}-{rows}/trace.h5", "peak_memory")[-1]
+            return peak[8192] - peak[64]
+        one, two = added(1), added(2)
+        self.assertLessEqual(two, 0.6 * one, f"{two / MIB:.1f} of {one / MIB:.1f} MiB")
+
     def test_memory_does_not_creep(self):
         """Another hot expert in each step takes as much at step 30 as at step 10, and hardly more than
         at step 1: the fullest step has 7 % more rows than that, and not all memory is rows."""

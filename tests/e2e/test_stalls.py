@@ -54,6 +54,8 @@ class Stalls(harness.EndToEnd):
             "tp": (2, ["--parallel.tp", 2, "--parallel.ep", 1], 1, {"tp", "stage", "world"}),
             "pp": (2, ["--parallel.pp", 2, "--parallel.ep", 1], 1, {"pp", "ends", "world"}),
             "ep": (2, [], 1, {"ep", "ep_tp", "replicas", "batches", "stage", "world"}),
+            "cp": (2, ["--parallel.cp", 2, "--parallel.ep", 1], 1,
+                   {"cp", "dp", "replicas", "batches", "stage", "world"}),
             "dp": (2, ["--parallel.ep", 1], 1, {"dp", "replicas", "batches", "stage", "world"}),
             "tp pp": (4, TP_PP, 2, {"tp", "pp", "stage", "ends", "world"}),
         }

@@ -95,26 +95,36 @@ std::vector<Stretch> stretches_of(const VisibleKeys& visible, std::int64_t rows)
   return stretches;
 }
 
-// The most keys, in whole tiles, that so many tiles of queries see of those that are there.
+// What rows see of the keys that are there, all together.
+Range seen_by(const VisibleKeys& visible, const KeyRows& keys, Range rows) {
+  const std::int32_t* const first = visible.first.as<std::int32_t>().data();
+  const std::int32_t* const last = visible.last.as<std::int32_t>().data();
+  Range seen{keys.end(), keys.begin};
+  for (std::int64_t t = rows.begin; t < rows.end; ++t) {
+    if (first[t] < last[t]) {
+      seen = {std::min<std::int64_t>(seen.begin, first[t]),
+              std::max<std::int64_t>(seen.end, last[t])};
+    }
+  }
+  return {std::max(seen.begin, keys.begin), std::min(seen.end, keys.end())};
+}
+
+// The most keys, in whole tiles, that so many tiles of queries see, from any tile on: a thread's
+// share may begin at each.
 std::int64_t most_keys(const VisibleKeys& visible, const KeyRows& keys,
                        std::span<const Stretch> stretches) {
-  const std::span first = visible.first.as<std::int32_t>();
-  const std::span last = visible.last.as<std::int32_t>();
   std::int64_t most = 0;
   for (const Stretch& stretch : stretches) {
-    for (std::int64_t tile = 0; tile < stretch.tiles(); tile += kTilesAtOnce) {
-      const Range rows = stretch.rows_of({tile, tile + kTilesAtOnce});
-      std::int64_t begin = keys.end();
-      std::int64_t end = keys.begin;
-      for (std::int64_t t = rows.begin; t < rows.end; ++t) {
-        if (first[at(t)] < last[at(t)]) {
-          begin = std::min<std::int64_t>(begin, first[at(t)]);
-          end = std::max<std::int64_t>(end, last[at(t)]);
-        }
+    std::vector<Range> seen;  // by each tile
+    for (std::int64_t tile = 0; tile < stretch.tiles(); ++tile) {
+      seen.push_back(seen_by(visible, keys, stretch.rows_of({tile, tile + 1})));
+    }
+    for (std::size_t tile = 0; tile < seen.size(); ++tile) {
+      Range all = seen[tile];
+      for (std::size_t i = tile; i < std::min(tile + kTilesAtOnce, seen.size()); ++i) {
+        all = {std::min(all.begin, seen[i].begin), std::max(all.end, seen[i].end)};
       }
-      begin = std::max(begin, keys.begin);
-      end = std::min(end, keys.end());
-      most = std::max(most, end - begin);
+      most = std::max(most, all.end - all.begin);
     }
   }
   return most + 2 * kAttentionTile;  // the tiles of the first and the last of them

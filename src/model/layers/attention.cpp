@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "backend/transfer.h"
 #include "base/share.h"
 #include "config/layers.h"
 #include "model/context_parallel.h"

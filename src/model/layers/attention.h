@@ -20,7 +20,7 @@ LinearOptions output_options(const std::string& prefix, const config::Model& mod
 /// perhaps a sliding window; queries and keys may be normed, clamped and joined by a sink.
 /// Heads are split over tp; key and value heads are copied where there are fewer of them than
 /// ranks. x: (T, D) compute   y: (T, D) fp32, this rank's term   Ainslie et al. 2023, Su et al.
-/// 2021. Collective over tp where a norm is over all heads.
+/// 2021. Collective over cp, and over tp where a norm is over all heads.
 class Attention {
  public:
   struct Saved {

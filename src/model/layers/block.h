@@ -12,7 +12,7 @@
 namespace moesaic::model {
 
 /// One pre-norm layer: x += attention(norm(x)); x += ffn(norm(x)), the ffn dense or a mixture.
-/// x, y: (t, D) fp32, the rows that a rank of tp has outside. Collective over tp and experts.
+/// x, y: (t, D) fp32, the rows that a rank of tp has outside. Collective over tp, cp and experts.
 class Block {
  public:
   using SelfAttention = std::variant<Attention, LatentAttention>;

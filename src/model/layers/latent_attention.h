@@ -17,7 +17,8 @@ namespace moesaic::model {
 ///   [c | k_rope] = W_a x    [k_nope | v] of each head = W_b norm(c)    k = [k_nope | rot(k_rope)]
 ///   q = [q_nope | rot(q_rope)] = W_qb norm(W_qa x), or W_q x
 /// Heads are split over tp; the latent vectors are computed on each of its ranks.
-/// x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective over tp where Linear is.
+/// x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective over cp, and over tp where
+/// Linear is.
 class LatentAttention {
  public:
   struct Saved {

@@ -14,9 +14,10 @@
 namespace moesaic::model {
 
 /// Mixture of experts: router -> plan -> dispatch -> experts -> combine, plus the shared experts.
-/// The micro-batch is planned as a whole. Over tp, experts are split as dense layers are and every
-/// rank sends all rows; or, folded, they are whole and each rank sends its own rows.
-/// x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective over tp and experts.
+/// The micro-batch is planned as a whole, the rows of all ranks of cp together. Over tp, experts
+/// are split as dense layers are and every rank sends all T rows; or, folded, they are whole and
+/// each rank sends its own rows. x: (T, D) compute   y: (T, D) fp32, this rank's term. Collective
+/// over tp, cp and experts.
 class Moe {
  public:
   struct Saved {

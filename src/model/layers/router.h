@@ -44,10 +44,10 @@ class Router {
          const routing::ExpertPool& expert_pool, const std::vector<std::string>& tasks,
          double init_std, const Placement& placement);
 
-  /// with_selection: the choices may be rerouted. Collective over tp.
+  /// with_selection: the choices may be rerouted. Collective over tp and cp.
   Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;
   /// Gives rerouted choices the weight of the expert that computes them: as if the token had
-  /// chosen it (dropped choices count as before). Collective over tp.
+  /// chosen it (dropped choices count as before). Collective over tp and cp.
   void move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice, Saved& saved) const;
   /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;

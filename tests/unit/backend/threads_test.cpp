@@ -77,25 +77,26 @@ class ProductBits : public KernelTest {
     return bits(on, c);
   }
 
-  /// out, lse and dqkv of four query heads and `kv_heads` of keys, in documents of several lengths.
-  std::array<Bytes, 3> attention(int threads, std::int64_t kv_heads) const {
-    constexpr std::int64_t kTokens = 333, kHeads = 4, kHeadDim = 10, kValueDim = 7;
+  /// out, lse and dqkv of four query heads and `kv_heads` of keys, in documents that begin here.
+  std::array<Bytes, 3> attention(int threads, std::int64_t kv_heads, std::int64_t tokens,
+                                 const std::vector<std::int32_t>& documents) const {
+    constexpr std::int64_t kHeads = 4, kHeadDim = 10, kValueDim = 7;
     cpu::CpuBackend on = backend(threads);
     std::vector<std::int32_t> first;
-    for (const std::int32_t begin : {0, 200, 201, 270}) {
+    for (const std::int32_t begin : documents) {
       first.resize(static_cast<std::size_t>(begin), first.empty() ? 0 : first.back());
       first.push_back(begin);
     }
-    first.resize(kTokens, first.back());
-    std::vector<std::int32_t> last(kTokens);
+    first.resize(static_cast<std::size_t>(tokens), first.back());
+    std::vector<std::int32_t> last(first.size());
     std::iota(last.begin(), last.end(), 1);
-    const VisibleKeys visible{.first = to_device(on, first, {kTokens}),
-                              .last = to_device(on, last, {kTokens})};
+    const VisibleKeys visible{.first = to_device(on, first, {tokens}),
+                              .last = to_device(on, last, {tokens})};
     const Tensor qkv =
-        draw(on, "qkv", {kTokens, (kHeads + kv_heads) * kHeadDim + kv_heads * kValueDim});
-    const Tensor dout = draw(on, "dout", {kTokens, kHeads, kValueDim});
+        draw(on, "qkv", {tokens, (kHeads + kv_heads) * kHeadDim + kv_heads * kValueDim});
+    const Tensor dout = draw(on, "dout", {tokens, kHeads, kValueDim});
     const Tensor out = on.empty(compute(), dout.shape());
-    const Tensor lse = on.empty(DType::kF32, {kTokens, kHeads});
+    const Tensor lse = on.empty(DType::kF32, {tokens, kHeads});
     const Tensor dqkv = on.empty(compute(), qkv.shape());
     const AttentionShape shape{.heads = kHeads,
                                .kv_heads = kv_heads,
@@ -194,11 +195,20 @@ TEST_P(ProductBits, GroupedOnAnyNumberOfThreads) {
 // Threads take whole heads of keys where there are enough of them, and else tiles.
 TEST_P(ProductBits, AttentionOnAnyNumberOfThreads) {
   for (const std::int64_t kv_heads : {1, 2, 4}) {
-    const auto expected = attention(1, kv_heads);
+    const auto expected = attention(1, kv_heads, 333, {0, 200, 201, 270});
     for (const int threads : kThreadCounts) {
-      EXPECT_TRUE(attention(threads, kv_heads) == expected)
+      EXPECT_TRUE(attention(threads, kv_heads, 333, {0, 200, 201, 270}) == expected)
           << kv_heads << " heads of keys on " << threads << " threads";
     }
+  }
+}
+
+// The share of a thread may begin at any tile, and reach over the border of a document: then it
+// sees more keys than one that begins there.
+TEST_P(ProductBits, LongDocumentsOnAnyNumberOfThreads) {
+  const auto expected = attention(1, 2, 2048, {0, 1024});
+  for (const int threads : {3, 5, 7, 11}) {
+    EXPECT_TRUE(attention(threads, 2, 2048, {0, 1024}) == expected) << threads << " threads";
   }
 }
 

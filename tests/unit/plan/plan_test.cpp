@@ -295,9 +295,10 @@ TEST(Memory, OverCp) {
   EXPECT_EQ(two.moments, 2.0 * 4 * (1920 + 2320));
   EXPECT_EQ(two.logits, 4.0 * 192 * 50);
   EXPECT_EQ(two.dispatch, 4.0 * 384 * (3 * 16 + 3 * 10));
-  // The layers as without cp; then two chunks of keys and values, and the results of four heads.
+  // The layers as without cp; then two chunks of keys and values, and in fp32 the gradients of
+  // queries, keys and values, and of three chunks.
   EXPECT_EQ(two.activations, 4.0 * (192 * 262 + 2 * (192 * 236 + 384 * 54) + 192 * (7 * 16 + 1)) +
-                                 4.0 * (2 * 128 * 24 + 192 * 4 * 6));
+                                 4.0 * (2 * 128 * 24 + 192 * (24 + 24) + 3 * 128 * 24));
   c.router.capacity_factor = 0.5;  // 40 slots of each expert for the 640 choices of both ranks
   EXPECT_EQ(sent_rows(c, {.cp = 2}, 320), 320);
   c.router.capacity_factor = 1.0;

@@ -162,8 +162,8 @@ Range seen_by(const AttentionHead<A>& head, Range queries) {
 template <class A>
 void take_over(const AttentionParts<A>& parts, Index query, const Tiles& t, QueryTile& tile) {
   const Index row = round_up(t.v_dim);
+  clear(t.values, tile.queries * row);
   if (parts.values == nullptr || parts.begins) {
-    clear(t.values, tile.queries * row);
     return;
   }
   for (Index i = 0; i < tile.queries; ++i) {

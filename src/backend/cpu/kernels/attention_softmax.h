@@ -75,7 +75,7 @@ float write_row(float top, float total, const float* sums, float scale, A* out, 
   const bool none = top <= kMasked;
   const float inverse = none ? 0.0F : 1.0F / total;
   for (Index c = 0; c < dim; c += kLanes) {
-    store(out + c, none ? F16{} : load(sums + c) * inverse, dim - c);
+    store(out + c, none ? F16{} : load(sums + c, dim - c) * inverse, dim - c);
   }
   return none ? -__builtin_inff() : scale * top + __builtin_logf(total);
 }
