@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/seen_range.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -58,15 +59,26 @@ constexpr std::int64_t kTilesAtOnce = 16;
 // Neighbouring query rows of one origin and fork, in tiles.
 struct Stretch {
   Range rows;
-  std::int64_t origin = 0, fork = 0, jump = 0;
-  bool forks = false;
+  std::int64_t origin = 0, fork = kNoFork, jump = 0;
+  std::vector<Range> seen;  // by each tile
 
+  bool goes_on_as(const Stretch& next) const {
+    return origin == next.origin && fork == next.fork && jump == next.jump;
+  }
   std::int64_t tiles() const {
     return (rows.end - rows.begin + kAttentionTile - 1) / kAttentionTile;
   }
-  Range rows_of(Range tiles) const {
-    return {rows.begin + tiles.begin * kAttentionTile,
-            std::min(rows.begin + tiles.end * kAttentionTile, rows.end)};
+  Range rows_of(Range part) const {
+    return {rows.begin + part.begin * kAttentionTile,
+            std::min(rows.begin + part.end * kAttentionTile, rows.end)};
+  }
+  // By some of its tiles, all together.
+  Range seen_by(Range part) const {
+    Range all = seen[at(part.begin)];
+    for (std::int64_t tile = part.begin + 1; tile < std::min(part.end, tiles()); ++tile) {
+      all = {std::min(all.begin, seen[at(tile)].begin), std::max(all.end, seen[at(tile)].end)};
+    }
+    return all;
   }
 };
 
@@ -81,50 +93,31 @@ std::vector<Stretch> stretches_of(const VisibleKeys& visible, std::int64_t rows)
   for (std::int64_t t = 0; t < rows; ++t) {
     const Stretch here{.rows = {t, t + 1},
                        .origin = origin != nullptr ? origin[t] : 0,
-                       .fork = fork != nullptr ? fork[t] : 0,
+                       .fork = fork != nullptr ? fork[t] : kNoFork,
                        .jump = fork != nullptr ? jump[t] : 0,
-                       .forks = fork != nullptr};
-    const bool goes_on = !stretches.empty() && stretches.back().origin == here.origin &&
-                         stretches.back().fork == here.fork && stretches.back().jump == here.jump;
-    if (goes_on) {
+                       .seen = {}};
+    if (!stretches.empty() && stretches.back().goes_on_as(here)) {
       stretches.back().rows.end = t + 1;
     } else {
       stretches.push_back(here);
     }
   }
+  for (Stretch& stretch : stretches) {
+    for (std::int64_t tile = 0; tile < stretch.tiles(); ++tile) {
+      stretch.seen.push_back(seen_range(visible, stretch.rows_of({tile, tile + 1})));
+    }
+  }
   return stretches;
 }
 
-// What rows see of the keys that are there, all together.
-Range seen_by(const VisibleKeys& visible, const KeyRows& keys, Range rows) {
-  const std::int32_t* const first = visible.first.as<std::int32_t>().data();
-  const std::int32_t* const last = visible.last.as<std::int32_t>().data();
-  Range seen{keys.end(), keys.begin};
-  for (std::int64_t t = rows.begin; t < rows.end; ++t) {
-    if (first[t] < last[t]) {
-      seen = {std::min<std::int64_t>(seen.begin, first[t]),
-              std::max<std::int64_t>(seen.end, last[t])};
-    }
-  }
-  return {std::max(seen.begin, keys.begin), std::min(seen.end, keys.end())};
-}
-
-// The most keys, in whole tiles, that so many tiles of queries see, from any tile on: a thread's
-// share may begin at each.
-std::int64_t most_keys(const VisibleKeys& visible, const KeyRows& keys,
-                       std::span<const Stretch> stretches) {
+// The most keys, in whole tiles, that so many tiles of queries see of those that are there, from
+// any tile on: a thread's share may begin at each.
+std::int64_t most_keys(const KeyRows& keys, std::span<const Stretch> stretches) {
   std::int64_t most = 0;
   for (const Stretch& stretch : stretches) {
-    std::vector<Range> seen;  // by each tile
     for (std::int64_t tile = 0; tile < stretch.tiles(); ++tile) {
-      seen.push_back(seen_by(visible, keys, stretch.rows_of({tile, tile + 1})));
-    }
-    for (std::size_t tile = 0; tile < seen.size(); ++tile) {
-      Range all = seen[tile];
-      for (std::size_t i = tile; i < std::min(tile + kTilesAtOnce, seen.size()); ++i) {
-        all = {std::min(all.begin, seen[i].begin), std::max(all.end, seen[i].end)};
-      }
-      most = std::max(most, all.end - all.begin);
+      const Range seen = stretch.seen_by({tile, tile + kTilesAtOnce});
+      most = std::max(most, std::min(seen.end, keys.end()) - std::max(seen.begin, keys.begin));
     }
   }
   return most + 2 * kAttentionTile;  // the tiles of the first and the last of them
@@ -204,7 +197,7 @@ void CpuBackend::attend(const HeadRows& q, const KeyRows& keys, const VisibleKey
     starts.push_back(starts.back() + stretch.tiles());
   }
   const std::int64_t scratch_size =
-      attention_scratch(most_keys(visible, keys, stretches), q.heads.width, keys.v.heads.width);
+      attention_scratch(most_keys(keys, stretches), q.heads.width, keys.v.heads.width);
   const Tensor scratch = empty(DType::kF32, {threads_, scratch_size});
   const std::int64_t tiles = starts.back();
   with_kernels(q.rows.dtype(), [&](const auto& kernels, auto type) {
@@ -212,11 +205,10 @@ void CpuBackend::attend(const HeadRows& q, const KeyRows& keys, const VisibleKey
     const auto compute = [&](std::int64_t head, const Stretch& stretch, Range part,
                              std::int64_t thread) {
       AttentionHead<A> one = one_head<A>(q, keys, visible, scale, head);
+      one.seen = stretch.seen_by(part);
       one.origin = stretch.origin;
-      if (stretch.forks) {
-        one.fork = stretch.fork;
-        one.jump = stretch.jump;
-      }
+      one.fork = stretch.fork;
+      one.jump = stretch.jump;
       kernels.attention(one, stretch.rows_of(part), parts_of(head, type),
                         scratch.as<float>().data() + thread * scratch_size);
     };

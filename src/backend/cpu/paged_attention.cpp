@@ -2,10 +2,10 @@
 #include <omp.h>
 
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/seen_range.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -54,8 +54,6 @@ struct QueryTile {
 
 std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group,
                                    const VisibleKeys& visible) {
-  const std::span first = visible.first.as<std::int32_t>();
-  const std::span last = visible.last.as<std::int32_t>();
   std::vector<QueryTile> tiles;
   tiles.reserve(runs.position.size() * at(heads));
   for (std::size_t run = 0; run < runs.position.size(); ++run) {
@@ -63,14 +61,8 @@ std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, st
     const std::size_t before = tiles.size();
     for (std::int64_t begin = 0; begin < queries; begin += kAttentionTile) {
       const std::int64_t end = std::min(begin + kAttentionTile, queries);
-      Range seen{std::numeric_limits<std::int32_t>::max(), 0};
-      for (std::int64_t row = begin / group; row <= (end - 1) / group; ++row) {
-        const auto t = at(runs.offsets[run] + row);
-        if (first[t] < last[t]) {
-          seen = {std::min<std::int64_t>(seen.begin, first[t]),
-                  std::max<std::int64_t>(seen.end, last[t])};
-        }
-      }
+      const std::int64_t row = runs.offsets[run];
+      const Range seen = seen_range(visible, {row + begin / group, row + (end - 1) / group + 1});
       const Range pages = seen.begin < seen.end
                               ? Range{seen.begin / kPageTokens, (seen.end - 1) / kPageTokens + 1}
                               : Range{0, 0};

@@ -143,19 +143,12 @@ void load_keys(const AttentionHead<A>& head, Range range, Word* k, Word* v) {
   }
 }
 
-// What queries [begin, end) see of the keys that are there, from the border of a tile on.
+// What the queries of a call see of the keys that are there, from the border of a tile on.
 template <class A>
-Range seen_by(const AttentionHead<A>& head, Range queries) {
-  Range seen{head.keys.end, head.keys.begin};
-  for (Index i = queries.begin; i < queries.end; ++i) {
-    const Index first = head.first[i];
-    const Index last = head.last[i];
-    seen.begin = first < last ? smaller(seen.begin, first) : seen.begin;
-    seen.end = first < last ? larger(seen.end, last) : seen.end;
-  }
-  seen.end = smaller(seen.end, head.keys.end);
-  return {larger(head.keys.begin, first_tile(larger(seen.begin, head.origin), head.origin)),
-          seen.end};
+Range seen_keys(const AttentionHead<A>& head) {
+  const Index first = larger(head.seen.begin, head.origin);
+  return {larger(head.keys.begin, first_tile(first, head.origin)),
+          smaller(head.seen.end, head.keys.end)};
 }
 
 // Sums so far, or none.
@@ -200,7 +193,7 @@ void attend(const AttentionHead<A>& head, Range queries, const AttentionParts<A>
   const Index row = row_words<Step>(head.head_dim);
   const Index v_row = round_up(head.v_dim);
   // Keys and values in words, once for all queries.
-  const Range range = seen_by(head, queries);
+  const Range range = seen_keys(head);
   Tiles t{};
   t.head_dim = head.head_dim;
   t.v_dim = head.v_dim;

@@ -16,6 +16,9 @@ struct Range {
   Index begin, end;
 };
 
+/// Beyond all positions.
+constexpr Index kNoFork = Index{1} << 40;
+
 /// One head's slice of attention: queries from row 0 on, keys and values of positions keys.begin
 /// on; rows are so many elements apart.
 template <class A>
@@ -30,8 +33,10 @@ struct AttentionHead {
   Range keys;                        // positions that are there
   Index head_dim, v_dim;             // head_dim of q and k, v_dim of v and out
   float scale;
-  // Tiles of keys are counted from origin. Keys from fork on lie `jump` rows after their places.
-  Index origin = 0, fork = Index{1} << 40, jump = 0;
+  // Forward: the positions that the queries of a call see, all together. Tiles of keys are counted
+  // from origin. Keys from fork on lie `jump` rows after their places.
+  Range seen = {0, 0};
+  Index origin = 0, fork = kNoFork, jump = 0;
 };
 
 /// Results of the queries of a head, from query 0 on; or, with values, sums of them over a part of
