@@ -83,15 +83,10 @@ std::vector<std::vector<int>> context_readers(const KeyRanges& ranges,
 
 namespace {
 
-template <class T>
-std::vector<T> rows_of(const std::vector<T>& values, std::span<const Slice> rows) {
-  std::vector<T> part;
-  for (const Slice slice : rows) {
-    if (!values.empty()) {
-      part.insert(part.end(), values.begin() + slice.begin, values.begin() + slice.end());
-    }
-  }
-  return part;
+// Of a column, which may be absent.
+std::vector<std::int32_t> rows_of(const std::vector<std::int32_t>& column,
+                                  std::span<const Slice> rows) {
+  return column.empty() ? column : of_rows(column, rows, 1);
 }
 
 }  // namespace
@@ -101,7 +96,7 @@ MicroBatch rows_of(const MicroBatch& batch, std::span<const Slice> rows) {
           .target = rows_of(batch.target, rows),
           .position = rows_of(batch.position, rows),
           .first_key = rows_of(batch.first_key, rows),
-          .task = rows_of(batch.task, rows),
+          .task = of_rows(batch.task, rows, 1),
           .sample = rows_of(batch.sample, rows),
           .first = batch.first,
           .runs = {},

@@ -33,6 +33,18 @@ std::int64_t most_context_rows(std::int64_t rows, int ranks);
 std::vector<std::vector<int>> context_readers(const KeyRanges& ranges,
                                               std::span<const Slice> chunks, int ranks);
 
+/// The values of some rows, `width` of each.
+template <class T>
+std::vector<T> of_rows(const std::vector<T>& values, std::span<const Slice> rows,
+                       std::int64_t width) {
+  std::vector<T> part;
+  for (const Slice slice : rows) {
+    part.insert(part.end(), values.begin() + slice.begin * width,
+                values.begin() + slice.end() * width);
+  }
+  return part;
+}
+
 /// Some rows of a micro-batch, in order. Their first keys stay rows of all of it.
 MicroBatch rows_of(const MicroBatch& batch, std::span<const Slice> rows);
 KeyRanges rows_of(const KeyRanges& ranges, std::span<const Slice> rows);

@@ -108,7 +108,8 @@ model::Context Instance::context(PhaseClock& booked_on) {
            .experts = experts(),
            .clock = booked_on,
            .compute = compute_,
-           .sequence = placement.sequence},
+           .sequence = placement.sequence,
+           .counts = mesh.counts()},
           {.recompute = recompute_}};
 }
 

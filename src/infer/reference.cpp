@@ -56,8 +56,7 @@ void ScoreReference::add_divergence(std::int64_t layer, const model::Head& head,
     return;
   }
   divergence = model::of_all_rows(ctx_, std::move(divergence), 1);
-  const bool first = reference_.mesh[comm::Group::kCp].rank() == 0;
-  for (std::size_t i = 0; first && i < divergence.size(); ++i) {
+  for (std::size_t i = 0; reference_.mesh.counts() && i < divergence.size(); ++i) {
     if (batch.target[i] >= 0) {
       details_.layers[static_cast<std::size_t>(layer)] += static_cast<double>(divergence[i]);
     }

@@ -153,7 +153,6 @@ data::MicroBatch to_micro_batch(const std::vector<SequenceRun>& runs) {
     batch.runs.add(run.rows, run.first, sequence.pages().first(static_cast<std::size_t>(pages)));
   }
   batch.target.assign(batch.token.size(), -1);
-  batch.first_key.assign(batch.token.size(), 0);
   return batch;
 }
 

@@ -94,9 +94,7 @@ class Scorer {
   bool score(const Work& work);  // false: stopped before its end
   void end(std::optional<ScorePart>& part, std::optional<std::int64_t> batches);
   // Whether this rank has the scores of its replica's batches.
-  bool has_scores() const {
-    return instance_.mesh.reports() && instance_.mesh[comm::Group::kCp].rank() == 0;
-  }
+  bool has_scores() const { return instance_.mesh.reports() && instance_.mesh.counts(); }
   BatchScores read_head(const data::MicroBatch& batch, std::size_t j, const Tensor& hidden);
   std::vector<BatchScores> forward(std::span<const data::MicroBatch> batches);
   void end_iteration(std::span<const data::MicroBatch> batches, std::span<const BatchScores> scores,

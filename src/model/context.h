@@ -27,9 +27,7 @@ struct Device {
   PhaseClock& clock;            // seconds are booked on it
   DType compute = DType::kF32;  // of matrix products
   bool sequence = false;        // the ranks of tp share the rows outside of the layers' products
-
-  /// Whether this rank counts what all that share a micro-batch know of the whole of it.
-  bool counts() const { return tp.group().rank() == 0 && cp.group().rank() == 0; }
+  bool counts = true;           // what all that share a micro-batch know of it (Mesh::counts)
 
   Tensor empty(DType dtype, const Shape& shape) const { return backend.empty(dtype, shape); }
   Tensor zeros(DType dtype, const Shape& shape) const {

@@ -62,6 +62,16 @@ class Chunks {
   }
   int rank() const { return ctx_.cp.group().rank(); }
   Slice rows(std::size_t c) const { return ctx_.batch.share->chunks[c]; }
+  // Keys and values of an own chunk in a fused tensor of the own rows.
+  KeyRows own_keys(const Tensor& fused, std::size_t c) const {
+    KeyRows keys = shape_.keys(fused.rows(first_row(c), rows(c).count));
+    keys.begin = rows(c).begin;
+    return keys;
+  }
+
+ private:
+  static int tag(std::size_t c) { return static_cast<int>(c); }
+
   // Where an own chunk begins among the own rows.
   std::int64_t first_row(std::size_t c) const {
     std::int64_t first = 0;
@@ -74,12 +84,9 @@ class Chunks {
     return first;
   }
 
- private:
-  static int tag(std::size_t c) { return static_cast<int>(c); }
-
   void send(std::size_t c) {
     const ChunkShape chunk{shape_};
-    const KeyRows own = shape_.keys(qkv_.rows(first_row(c), rows(c).count));
+    const KeyRows own = own_keys(qkv_, c);
     const Tensor packed = ctx_.empty(qkv_.dtype(), {rows(c).count, chunk.width()});
     ctx_.backend.copy_groups(own.k.rows, own.k.heads, packed, chunk.k(), Write::kOverwrite);
     ctx_.backend.copy_groups(own.v.rows, own.v.heads, packed, chunk.v(), Write::kOverwrite);
@@ -99,18 +106,14 @@ class Chunks {
   }
 
   KeyRows take(std::size_t c) {
-    const ChunkShape chunk{shape_};
-    KeyRows keys;
     if (is_own(c)) {
-      keys = shape_.keys(qkv_.rows(first_row(c), rows(c).count));
-    } else {
-      const Tensor arrived = arriving_.front().tensor;
-      ctx_.cp.finish(std::move(arriving_.front()));
-      arriving_.pop_front();
-      keys = {{arrived, chunk.k()}, {arrived, chunk.v()}};
+      return own_keys(qkv_, c);
     }
-    keys.begin = rows(c).begin;
-    return keys;
+    const ChunkShape chunk{shape_};
+    const Tensor arrived = arriving_.front().tensor;
+    ctx_.cp.finish(std::move(arriving_.front()));
+    arriving_.pop_front();
+    return {{arrived, chunk.k()}, {arrived, chunk.v()}, rows(c).begin};
   }
 
   Context& ctx_;
@@ -232,7 +235,7 @@ void attend_to_context_backward(Context& ctx, const Tensor& dout, const Tensor& 
   };
   // Adds what other ranks have of the gradients of an own chunk.
   const auto collect = [&](std::size_t c) {
-    const KeyRows own = shape.keys(sums.rows(chunks.first_row(c), chunks.rows(c).count));
+    const KeyRows own = chunks.own_keys(sums, c);
     for (const int reader : seen.readers[c]) {
       if (reader != chunks.rank()) {
         const Tensor theirs = ctx.empty(DType::kF32, {chunks.rows(c).count, chunk.width()});
@@ -250,7 +253,7 @@ void attend_to_context_backward(Context& ctx, const Tensor& dout, const Tensor& 
     AttentionGradients to = shape.gradients(sums);
     Tensor sent;
     if (chunks.is_own(c)) {
-      const KeyRows own = shape.keys(sums.rows(chunks.first_row(c), chunks.rows(c).count));
+      const KeyRows own = chunks.own_keys(sums, c);
       to.dk = own.k;
       to.dv = own.v;
     } else {

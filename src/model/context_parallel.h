@@ -30,18 +30,6 @@ std::vector<Slice> in_whole(const Context& ctx, Slice own);
 template <class T>
 std::vector<T> of_all_rows(const Context& ctx, std::vector<T> own, std::int64_t width);
 
-/// The values of some rows, `width` of each.
-template <class T>
-std::vector<T> of_rows(const std::vector<T>& values, std::span<const Slice> rows,
-                       std::int64_t width) {
-  std::vector<T> part;
-  for (const Slice slice : rows) {
-    part.insert(part.end(), values.begin() + slice.begin * width,
-                values.begin() + slice.end() * width);
-  }
-  return part;
-}
-
 /// Collective over cp: attention of this rank's rows of qkv (T, width) to the keys of all rows of
 /// the micro-batch that they see. out (T, H, vd) compute, lse (T, H) fp32.
 void attend_to_context(Context& ctx, const Tensor& qkv, const AttentionShape& shape,

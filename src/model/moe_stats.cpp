@@ -73,7 +73,7 @@ void MoeStats::count_gate(const GateEvent& event) {
 
 // The choices of the whole micro-batch.
 void MoeStats::count_choices(const RouteEvent& event) {
-  if (event.choice.empty() || !event.device.counts()) {
+  if (event.choice.empty() || !event.device.counts) {
     return;
   }
   const routing::DispatchPlan& plan = event.plan;

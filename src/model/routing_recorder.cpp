@@ -6,7 +6,7 @@ namespace moesaic::model {
 namespace {
 
 void record(const RouteEvent& event, std::vector<routing::RoutedRows>& routed) {
-  if (event.choice.empty() || !event.device.counts()) {
+  if (event.choice.empty() || !event.device.counts) {
     return;
   }
   routing::RoutedRows& rows = routed.emplace_back();

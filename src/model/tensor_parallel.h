@@ -7,9 +7,8 @@
 
 // How the ranks of tp share the T rows of a micro-batch that a rank of cp has (Shoeybi et al. 2019;
 // Korthikanti et al. 2022). Inside attention, experts and head each works on all T rows with its
-// share of the weights, so
-// that its result is one term of a sum. Outside, the sum is on every rank, or, with the sequence
-// split, each rank has the sum of its own rows.
+// share of the weights, so that its result is one term of a sum. Outside, the sum is on every rank,
+// or, with the sequence split, each rank has the sum of its own rows.
 namespace moesaic::model {
 
 /// This rank's share of these rows.

@@ -6,6 +6,7 @@
 
 #include "backend/transfer.h"
 #include "config/layers.h"
+#include "data/context_chunks.h"
 #include "model/context_parallel.h"
 #include "model/tensor_parallel.h"
 
@@ -116,8 +117,9 @@ Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
     plan = routing::part_of(whole, rows);
     const Shape choices{sent.count, top_k_};
     s.position = to_device(ctx.backend, plan.position, choices);
-    s.weight = folded_ ? choice.weight
-                       : to_device(ctx.backend, of_rows(choice.host_weight, rows, top_k_), choices);
+    s.weight =
+        folded_ ? choice.weight
+                : to_device(ctx.backend, data::of_rows(choice.host_weight, rows, top_k_), choices);
   }
   const std::int64_t rows = std::ssize(plan.source);
   comm::Exchange exchange;

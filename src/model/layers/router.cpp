@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "backend/transfer.h"
+#include "data/context_chunks.h"
 #include "model/context_parallel.h"
 #include "model/tensor_parallel.h"
 #include "routing/forced_routing.h"
@@ -241,7 +242,8 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
   }
   if (!segment.empty()) {
     s.routed.segment = to_device(
-        ctx.backend, of_rows(ctx.batch.whole->sample, in_whole(ctx, own_rows(ctx)), 1), {tokens});
+        ctx.backend, data::of_rows(ctx.batch.whole->sample, in_whole(ctx, own_rows(ctx)), 1),
+        {tokens});
   }
   ctx.backend.route(options_, s.routed);
   Choice choice{.expert = s.routed.choice,
@@ -270,8 +272,8 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
 void Router::move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice,
                   Saved& saved) const {
   const std::vector<Slice> own = in_whole(ctx, own_rows(ctx));
-  std::vector<std::int32_t> experts = of_rows(choice.host_expert, own, options_.top_k);
-  const std::vector<std::int32_t> target = of_rows(plan.target, own, options_.top_k);
+  std::vector<std::int32_t> experts = data::of_rows(choice.host_expert, own, options_.top_k);
+  const std::vector<std::int32_t> target = data::of_rows(plan.target, own, options_.top_k);
   for (std::size_t i = 0; i < experts.size(); ++i) {
     experts[i] = target[i] >= 0 ? target[i] : experts[i];
   }

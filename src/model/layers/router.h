@@ -12,12 +12,13 @@
 namespace moesaic::model {
 
 /// Scores the E experts for each token and chooses up to top_k of them. Each rank of tp and cp
-/// routes its own t of the micro-batch's T rows; all of them learn all choices. x: (t, D) compute;
-/// logits, scores, weights: fp32 in every precision. Logits: x gate^T; with task_gate those of a
-/// gate of two layers: attention of the token's query over one key for each expert, (W x) . key /
-/// sqrt(d), of which the best candidates go on; to these the weights of the token's task are added,
-/// and perhaps a bias. Then the temperature divides; Backend::route says how logits become scores,
-/// choices and weights. Auxiliary terms, averaged over the global batch's tokens:
+/// routes its own t of the micro-batch's T rows; all of them learn all choices.
+/// x: (t, D) compute; logits, scores, weights: fp32 in every precision.
+/// Logits: x gate^T; with task_gate those of a gate of two layers: attention of the token's query
+/// over one key for each expert, (W x) . key / sqrt(d), of which the best candidates go on; to
+/// these the weights of the token's task are added, and perhaps a bias. Then the temperature
+/// divides; Backend::route says how logits become scores, choices and weights.
+/// Auxiliary terms, averaged over the global batch's tokens:
 ///   aux = R / C sum_e n_e P_e  (Fedus et al. 2022, eq. 4) for R regular experts, with n_e of the C
 ///   choices, over the tokens that aux_scope names; P_e from scores normalised to sum 1
 ///   z   = mean(logsumexp(logits)^2)  (Zoph et al. 2022, eq. 5)
