@@ -83,7 +83,7 @@ std::vector<std::vector<int>> context_readers(const KeyRanges& ranges,
 
 namespace {
 
-// Of a column, which may be absent.
+// A column may be absent.
 std::vector<std::int32_t> rows_of(const std::vector<std::int32_t>& column,
                                   std::span<const Slice> rows) {
   return column.empty() ? column : of_rows(column, rows, 1);
