@@ -135,7 +135,7 @@ class Backend {
   /// y (T, D) compute = x (T, D) fp32 * rstd (T) * weight (D). Zhang & Sennrich 2019.
   virtual void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
                         const Tensor& rstd) = 0;
-  /// dy, dx: (T, D) fp32. Adds into dweight.
+  /// dy, dx: (T, D) fp32. Adds into dweight, if it is defined.
   virtual void rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                                  const Tensor& rstd, const Tensor& dx, const Tensor& dweight) = 0;
 
@@ -154,7 +154,7 @@ class Backend {
   /// dots (T, G) fp32 = sum of dy weight x over each group.
   virtual void group_dots(const Tensor& dy, const Tensor& x, const RowGroups& groups,
                           const Tensor& weight, const Tensor& dots) = 0;
-  /// dy becomes dx in the groups. Adds into dweight (width).
+  /// dy becomes dx in the groups. Adds into dweight (width), if it is defined.
   virtual void group_norm_backward(const Tensor& dy, const Tensor& x, const RowGroups& groups,
                                    const Tensor& squares, const Tensor& dots, float count,
                                    float eps, const Tensor& weight, const Tensor& dweight) = 0;
@@ -271,8 +271,9 @@ class Backend {
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,
                                       const Tensor& stats, float scale, const Tensor& dlogits) = 0;
 
-  /// Updates value and both moments in place. value, grad, exp_avg, exp_avg_sq: fp32 of one shape;
-  /// `copy` (compute) gets the new value rounded, unless undefined.
+  /// Updates value and both moments in place. value, grad: fp32; exp_avg, exp_avg_sq: both fp32, or
+  /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new value
+  /// rounded, unless undefined.
   virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };

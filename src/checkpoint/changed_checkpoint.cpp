@@ -81,7 +81,7 @@ void ChangedCheckpoint::read(const std::string& moment, const model::ParameterSp
     read_rows(*layer, moment, spec, tensor, offset, extent, values);
   } else if (stored_shape(tensor)) {
     checkpoint_.read(moment + tensor.name, offset, extent, values);
-  } else if (moment.empty() && spec.trained) {
+  } else if (moment.empty() && !spec.state) {
     make_expert(*layer, spec, tensor, values);
   }
 }
@@ -125,7 +125,7 @@ void ChangedCheckpoint::make_row(const LayerChange& layer, const model::Paramete
   if (tensor.rows == model::TensorRows::kExpertsAnew) {
     return;
   }
-  if (!spec.trained) {
+  if (spec.state) {
     values[0] = layer.carried(whole(tensor.name, {layer.old_numbers()}), number);
   } else if (source == LayerChange::kFresh) {
     const std::vector<float> initial = model::initial_values(spec, tensor, change_->seed);

@@ -90,8 +90,10 @@ class CheckpointReader {
   std::vector<std::string> names() const;
   /// Unsharded shape, or nothing if there is no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
-  /// What all of its blocks are; nothing if they are fp32, bf16 or fp16, or differ.
+  /// Its stored_type if that is int8 or int4.
   std::optional<DType> quantized(const std::string& name) const;
+  /// What all of its blocks are; fp32 if they differ.
+  DType stored_type(const std::string& name) const;
   /// Reads elements [offset, offset + extent), from however many blocks they lie in, and checks the
   /// checksum of each block read. kBadData names tensor, file and both sums.
   void read(const std::string& name, const std::vector<std::int64_t>& offset,

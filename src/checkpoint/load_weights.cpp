@@ -7,6 +7,7 @@
 #include "backend/transfer.h"
 #include "base/text.h"
 #include "checkpoint/changed_checkpoint.h"
+#include "checkpoint/manifest.h"
 #include "tensor/rng.h"
 
 namespace moesaic::checkpoint {
@@ -22,20 +23,27 @@ std::vector<std::int64_t> extents(const Shape& shape) {
 }
 
 // The stored kinds of a parameter's tensors: name prefix, which tensor of the parameter, and the
-// rows of it that this rank has.
+// rows that this rank has: of the parameter, or of its trained rows.
 struct Kind {
   const char* prefix;
   Tensor model::Parameter::*member;
   Slice rows;
+
+  bool is_value() const { return member == &model::Parameter::value; }
+  // Where a tensor of the parameter lies among the rows of this kind.
+  Slice rows_with(const model::Parameter& p, const model::PublicTensor& tensor) const {
+    const Slice all = p.rows_with(tensor);
+    return is_value() ? all : p.trained_in(all);
+  }
 };
 std::vector<Kind> kinds(const model::Parameter& p, bool with_moments) {
   std::vector<Kind> list{{"", &model::Parameter::value, p.all_rows()}};
-  if (with_moments && p.spec.trained) {
+  if (with_moments && p.is_trained()) {
     list.push_back({"exp_avg/", &model::Parameter::exp_avg, p.owned});
     list.push_back({"exp_avg_sq/", &model::Parameter::exp_avg_sq, p.owned});
-  }
-  if (with_moments && p.spec.buffered) {
-    list.push_back({"held/", &model::Parameter::deferred, p.owned});
+    if (p.spec.buffered) {
+      list.push_back({"held/", &model::Parameter::deferred, p.owned});
+    }
   }
   return list;
 }
@@ -46,15 +54,16 @@ struct Region {
   Slice rows;
   std::vector<std::int64_t> offset, extent;
 };
-std::vector<Region> regions(const model::Parameter& p, Slice rows) {
+std::vector<Region> regions(const model::Parameter& p, const Kind& kind) {
   std::vector<Region> list;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    const Slice whole = p.rows_with(tensor);
-    const Slice part = overlap(whole, rows);
+    const Slice whole = kind.rows_with(p, tensor);
+    const Slice part = overlap(whole, kind.rows);
     if (part.count == 0) {
       continue;
     }
-    Region region{tensor, {part.begin - rows.begin, part.count}, tensor.offset(), tensor.extent()};
+    Region region{
+        tensor, {part.begin - kind.rows.begin, part.count}, tensor.offset(), tensor.extent()};
     region.offset[0] += part.begin - whole.begin;
     region.extent[0] = part.count;
     list.push_back(std::move(region));
@@ -66,7 +75,7 @@ std::vector<Region> regions(const model::Parameter& p, Slice rows) {
 // this work. With ZeRO each rank writes its own share of the moments.
 bool writes(const engine::Instance& instance, const model::Parameter& p, const Kind& kind,
             const model::PublicTensor& tensor) {
-  const bool own = kind.member != &model::Parameter::value && p.owners > 1;
+  const bool own = !kind.is_value() && p.owners > 1;
   if (own && p.spec.sum == model::SumOver::kStage) {
     return true;
   }
@@ -108,6 +117,15 @@ bool has_codes(const engine::Instance& instance, const ModelSource& checkpoint,
          std::all_of(tensors.begin(), tensors.end(), has);
 }
 
+void upload_f32(Backend& backend, std::span<const float> values, const Tensor& to) {
+  const bool narrow = to.dtype() != DType::kF32;
+  const Tensor wide = narrow ? backend.empty(DType::kF32, to.shape()) : to;
+  backend.upload(std::as_bytes(values), wide);
+  if (narrow) {
+    backend.convert(wide, to);
+  }
+}
+
 void load_codes(engine::Instance& instance, ModelSource& checkpoint, model::Parameter& p) {
   std::vector<QuantizedRows> rows;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
@@ -133,14 +151,14 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
     for (const Kind& kind : kinds(p, what == Load::kAll)) {
       for (const model::PublicTensor& tensor : p.spec.tensors) {
         const auto stored = source.stored_shape(tensor);
-        if (stored && !is_new(checkpoint, tensor)) {
+        const bool wanted = kind.is_value() || kind.rows_with(p, tensor).count > 0;
+        if (wanted && stored && !is_new(checkpoint, tensor)) {
           check_shape(checkpoint, kind.prefix + tensor.name, *stored);
         }
       }
-      const bool is_value = kind.member == &model::Parameter::value;
       std::vector<float> values(static_cast<std::size_t>(kind.rows.count * p.columns()),
-                                static_cast<float>(is_value ? p.spec.init_value : 0.0));
-      for (const Region& region : regions(p, kind.rows)) {
+                                static_cast<float>(kind.is_value() ? p.spec.init_value : 0.0));
+      for (const Region& region : regions(p, kind)) {
         if (is_new(checkpoint, region.tensor)) {
           continue;
         }
@@ -149,10 +167,10 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
             std::span(values).subspan(static_cast<std::size_t>(region.rows.begin * p.columns()),
                                       static_cast<std::size_t>(region.rows.count * p.columns())));
       }
-      if (is_value) {
+      if (kind.is_value()) {
         instance.parameters.set(*instance.backend, p, values);
       } else {
-        instance.backend->upload(std::as_bytes(std::span(values)), p.*kind.member);
+        upload_f32(*instance.backend, values, p.*kind.member);
       }
     }
     if (on_progress) {
@@ -162,23 +180,65 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
   instance.backend->release_reserve();  // of what values went through on their way to their types
 }
 
-std::vector<BlockToSave> blocks_to_save(engine::Instance& instance) {
+namespace {
+
+Tensor widened(Backend& backend, const Tensor& tensor) {
+  if (tensor.dtype() == DType::kF32) {
+    return tensor;
+  }
+  Tensor wide = backend.empty(DType::kF32, tensor.shape());
+  backend.convert(tensor, wide);
+  return wide;
+}
+
+// Whether training leaves a tensor as it was loaded.
+bool is_frozen(const model::Parameter& p, const model::PublicTensor& tensor) {
+  return !p.spec.state && p.trained_in(p.rows_with(tensor)).count == 0;
+}
+
+// Sets type and values of a block of a frozen tensor. Not from the copy that products read: that
+// may be rounded.
+void copy_from_base(BlockToSave& block, const model::Parameter& p,
+                    const model::PublicTensor& tensor, ModelSource* base, std::int64_t seed) {
+  if (base == nullptr) {
+    block.values = [&p, &tensor, seed] { return model::initial_values(p.spec, tensor, seed); };
+    return;
+  }
+  block.type = base->exact_type(block.name);
+  block.values = [base, name = block.name, offset = block.offset, extent = block.extent] {
+    std::vector<float> values(static_cast<std::size_t>(volume(extent)));
+    base->read(name, offset, extent, values);
+    return values;
+  };
+}
+
+}  // namespace
+
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, ModelSource* base,
+                                        std::int64_t seed) {
   std::vector<BlockToSave> blocks;
-  for (model::Parameter& p : instance.parameters.all()) {
+  for (const model::Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, true)) {
-      const Tensor rows = (p.*kind.member).reshaped({kind.rows.count, p.columns()});
-      for (const Region& region : regions(p, kind.rows)) {
+      for (const Region& region : regions(p, kind)) {
         if (!writes(instance, p, kind, region.tensor)) {
           continue;
         }
-        const Tensor part = rows.rows(region.rows.begin, region.rows.count);
-        blocks.push_back({.name = kind.prefix + region.tensor.name,
+        BlockToSave block{.name = kind.prefix + region.tensor.name,
                           .shape = extents(region.tensor.shape),
                           .offset = region.offset,
                           .extent = region.extent,
-                          .values = [backend = instance.backend.get(), part] {
-                            return to_host_f32(*backend, part);
-                          }});
+                          .values = {}};
+        if (is_frozen(p, region.tensor) && (base == nullptr || !is_new(*base, region.tensor))) {
+          copy_from_base(block, p, region.tensor, base, seed);
+        } else {
+          const Tensor rows = (p.*kind.member).reshaped({kind.rows.count, p.columns()});
+          const Tensor part = rows.rows(region.rows.begin, region.rows.count);
+          block.type = part.dtype();
+          block.values = [backend = instance.backend.get(), part] {
+            return to_host_f32(*backend, widened(*backend, part));
+          };
+        }
+        blocks.push_back(std::move(block));
       }
     }
   }

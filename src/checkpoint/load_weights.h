@@ -18,8 +18,10 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
                      const std::function<void()>& on_progress = {},
                      const PoolChange* change = nullptr);
 
-/// The blocks that this rank writes: each element once over all ranks. The instance must outlive
-/// them, and its values stay until they are written. Not collective.
-std::vector<BlockToSave> blocks_to_save(engine::Instance& instance);
+/// The blocks that this rank writes: each element once over all ranks. Frozen tensors are copied
+/// from `base`, in its type; nullptr: they have the initial values of `seed`. The instance and base
+/// must outlive the blocks, and values stay until they are written. Not collective.
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, ModelSource* base = nullptr,
+                                        std::int64_t seed = 0);
 
 }  // namespace moesaic::checkpoint

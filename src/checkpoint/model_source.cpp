@@ -104,6 +104,14 @@ void ModelSource::read(const std::string& name, const std::vector<std::int64_t>&
   std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
 }
 
+DType ModelSource::exact_type(const std::string& name) {
+  if (hf::HfFolder* const theirs = folder()) {
+    return theirs->exact_type(name);
+  }
+  const DType type = checkpoint()->stored_type(name);
+  return is_quantized(type) ? DType::kF32 : type;
+}
+
 std::optional<DType> ModelSource::quantized() const {
   for (const std::string& name : checkpoint() != nullptr ? names() : std::vector<std::string>{}) {
     if (const auto type = quantized(name)) {

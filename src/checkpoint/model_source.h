@@ -52,6 +52,9 @@ class ModelSource {
   void read(const std::string& name, const std::vector<std::int64_t>& offset,
             const std::vector<std::int64_t>& extent, std::span<float> values);
 
+  /// The type in which all numbers of a tensor can be stored exactly: fp32, bf16 or fp16.
+  DType exact_type(const std::string& name);
+
   /// What its weights of products were rounded to (convert.quantize); nothing: they were not.
   std::optional<DType> quantized() const;
   /// As those of CheckpointReader; a folder has no codes.

@@ -13,7 +13,7 @@ std::map<std::string, StoredKind> stored_kinds(const config::Model& model,
   for (const model::Parameter& p : parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {
       kinds[tensor.name] = {.packable = p.spec.quantizable() && tensor.shape.rank() == 2,
-                            .trained = p.spec.trained};
+                            .state = p.spec.state};
     }
   }
   return kinds;

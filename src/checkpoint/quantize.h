@@ -15,7 +15,7 @@ namespace moesaic::checkpoint {
 /// How a public tensor may be stored.
 struct StoredKind {
   bool packable = false;  // a matrix that products alone read: as int8 or int4
-  bool trained = true;    // else counts and biases of the router, which stay fp32
+  bool state = false;     // counts and biases of the router, which stay fp32
 };
 /// How each public tensor of a model may be stored, by name.
 std::map<std::string, StoredKind> stored_kinds(const config::Model& model,

@@ -238,15 +238,17 @@ void CheckpointReader::read(const std::string& name, const files::Extents& offse
   state_->check_filled(name, wanted, filled);
 }
 
-std::optional<DType> CheckpointReader::quantized(const std::string& name) const {
+DType CheckpointReader::stored_type(const std::string& name) const {
   const StoredTensor& tensor = state_->tensor(name);
-  if (tensor.blocks.empty()) {
-    return std::nullopt;
-  }
-  const DType type = tensor.blocks.front().type;
+  const DType type = tensor.blocks.empty() ? DType::kF32 : tensor.blocks.front().type;
   const bool same = std::all_of(tensor.blocks.begin(), tensor.blocks.end(),
                                 [&](const StoredBlock& block) { return block.type == type; });
-  return same && is_quantized(type) ? std::optional(type) : std::nullopt;
+  return same ? type : DType::kF32;
+}
+
+std::optional<DType> CheckpointReader::quantized(const std::string& name) const {
+  const DType type = stored_type(name);
+  return is_quantized(type) ? std::optional(type) : std::nullopt;
 }
 
 QuantizedRows CheckpointReader::read_quantized(const std::string& name,

@@ -67,7 +67,7 @@ class Blocks {
     if (known && kind->second.packable && quantize_) {
       block.type = *quantize_;
       block.rows = [this, name, shape] { return rows(name, shape, *quantize_); };
-    } else if (known && kind->second.trained) {
+    } else if (known && !kind->second.state) {
       block.type = dtype_;
     }
     return block;

@@ -76,8 +76,8 @@ class Collectives {
   virtual void finish(Message message) = 0;
   /// Lets what was started make progress.
   virtual void progress() = 0;
-  /// Waits for all that was started here.
-  virtual void finish() = 0;
+  /// Waits until at most `left` of what was started here is under way.
+  virtual void finish(std::size_t left = 0) = 0;
 
   /// inout (n): every rank gets all shares; counts[r] elements, in rank order, come from rank r.
   virtual void all_gather_shares(const Tensor& inout, std::span<const std::int64_t> counts) = 0;

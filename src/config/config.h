@@ -142,8 +142,11 @@ struct Train {
   std::int64_t decay_steps = 0;  // 0: steps
   Schedule schedule = Schedule::kCosine;
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1.0;
-  bool recompute = false;  // blocks, in backward
-  double spike = 1.5;      // of the median loss; 0: not watched
+  std::vector<std::string> trainable = {};  // patterns of public names; empty: all
+  std::vector<NamedWeight> lr_scale = {};   // of patterns
+  DType moments = DType::kF32;              // fp32 or bf16
+  bool recompute = false;                   // blocks, in backward
+  double spike = 1.5;                       // of the median loss; 0: not watched
   std::int64_t rollbacks = 0;
   std::int64_t seed = 1;
 };

@@ -90,6 +90,17 @@ std::vector<Key> loop_keys() {
       only(s.number("clip", &Train::clip, at_least(0), "",
                     "Largest L2 norm of the whole gradient. 0: never clip."),
            "train"),
+      s.texts(
+          "trainable", &Train::trainable, "list of patterns",
+          "What is trained: globs of tensors' names (* also stands for dots), all, head, last:N "
+          "(blocks), router, adapter; ! excludes. Empty: all. What is frozen has neither "
+          "gradient nor moments."),
+      only(s.weights("lr_scale", &Train::lr_scale,
+                     "Factors of the learning rate, for such patterns: PATTERN:X. The last that "
+                     "matches counts."),
+           "train"),
+      s.dtype("moments", &Train::moments, {DType::kF32, DType::kBf16},
+              "Format of AdamW's two moments. bf16 halves them, and suits a beta2 up to 0.99."),
       s.boolean("recompute", &Train::recompute,
                 "Keep the input of each block alone and compute the rest again in backward: less "
                 "memory for a third more work."),

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -108,8 +110,42 @@ void check_interleaved(const Config& c, int ranks, Lines& lines) {
   }
 }
 
+/// The words and signs of patterns; whether they match is known with the model.
+void check_patterns(const Config& c, Lines& lines) {
+  const auto check = [&](const char* key, std::string_view pattern) {
+    constexpr std::string_view kLast = "last:";
+    const bool last = pattern.starts_with(kLast);
+    std::int64_t blocks = 0;
+    if (last) {
+      const char* const end = pattern.data() + pattern.size();
+      const auto parsed = std::from_chars(pattern.data() + kLast.size(), end, blocks);
+      blocks = parsed.ptr == end ? blocks : 0;
+    }
+    if (pattern.empty() || (last && (blocks < 1 || blocks > c.model.layers))) {
+      lines.push_back(fmt::format(
+          "{}: '{}' is no pattern: use a glob of tensors' names, all, head, last:1 to last:{}, "
+          "router or adapter",
+          key, pattern, c.model.layers));
+    }
+  };
+  for (const std::string& pattern : c.train.trainable) {
+    check("train.trainable", std::string_view(pattern).substr(pattern.starts_with('!') ? 1 : 0));
+  }
+  for (const auto& [pattern, scale] : c.train.lr_scale) {
+    check("train.lr_scale", pattern);
+  }
+  const char* const other = !c.run.control.empty()         ? "run.control"
+                            : c.router.gradient_buffer > 0 ? "router.gradient_buffer"
+                                                           : nullptr;
+  if (!c.train.trainable.empty() && other != nullptr) {
+    lines.push_back(fmt::format(
+        "{} needs experts that are all trained: leave it out, or train.trainable", other));
+  }
+}
+
 void check_training(const Config& c, Lines& lines) {
   const Train& t = c.train;
+  check_patterns(c, lines);
   const std::int64_t steps = total_steps(c);
   if (steps == 0) {
     lines.emplace_back("train.steps or train.tokens is required: how long to train");

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "base/share.h"
+#include "model/trainable.h"
 
 namespace moesaic::engine {
 namespace {
@@ -22,7 +23,7 @@ std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
 // How weights are kept while nothing is trained; nothing: in the compute dtype.
 std::optional<DType> packed_format(const Backend& backend, DType compute,
                                    std::optional<DType> quantize, Use use) {
-  if (quantize) {
+  if (quantize && use != Use::kTraining) {
     return quantize;
   }
   return use == Use::kFewRows ? backend.inference_format(compute) : std::nullopt;
@@ -60,6 +61,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
     : mesh(the_mesh),
       placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
+      parameters(use == Use::kTraining ? model::roles_of(config, gates) : model::Roles::none()),
       transformer(parameters, config.model, config.router, placement, gates),
       compute_(config.run.precision),
       recompute_(config.train.recompute) {
@@ -74,8 +76,11 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
     owners[sum] =
         config.parallel.zero > 0 ? model::Owner{group.rank(), group.size()} : model::Owner{};
   }
-  parameters.allocate(*backend, compute_, use == Use::kTraining, owners,
-                      packed_format(*backend, compute_, config.run.quantize, use));
+  parameters.allocate(*backend,
+                      {.compute = compute_,
+                       .moments = config.train.moments,
+                       .pack = packed_format(*backend, compute_, config.run.quantize, use)},
+                      owners);
 }
 
 comm::Collectives& Instance::group_of(model::SumOver sum) const {

@@ -80,12 +80,16 @@ Tensor StageLink::receive(model::Context& ctx, const PipelineStep& step) {
 void StageLink::send(const PipelineStep& step, const Tensor& result) {
   const model::Transformer& model = instance_.transformer;
   const bool forward = step.pass == Pass::kForward;
-  if (forward ? model.ends(step.chunk) : model.begins(step.chunk)) {
+  if (forward ? model.ends(step.chunk) : !model.sends_gradient(step.chunk)) {
     return;
   }
+  comm::Collectives& pp = instance_[comm::Group::kPp];
+  const int stages = pp.group().size();
   const int to_chunk = global_chunk(step) + (forward ? 1 : -1);
-  instance_[comm::Group::kPp].start_send(result, to_chunk % instance_.mesh[comm::Group::kPp].size(),
-                                         tag(step, global_chunk(step)));
+  pp.start_send(result, to_chunk % stages, tag(step, global_chunk(step)));
+  if (!model.has_backward(step.chunk)) {  // nothing else holds it back
+    pp.finish(static_cast<std::size_t>(stages * model.chunks()));
+  }
 }
 
 void forward_all(Instance& instance, model::Context& ctx, std::span<const data::MicroBatch> batches,

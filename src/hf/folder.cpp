@@ -337,6 +337,16 @@ std::optional<Extents> HfFolder::shape(const std::string& name) const {
                                         : std::optional(state_->tensors[found->second].shape);
 }
 
+DType HfFolder::exact_type(const std::string& name) {
+  const std::string& stored = state_->tensor(name).view.tensor;
+  const SafetensorsFile* const file = state_->find(stored);
+  if (file == nullptr) {
+    fail(state_->path, fmt::format("has no tensor {}", stored));
+  }
+  const auto type = stored_dtype(file->tensors().at(stored).dtype);
+  return type == DType::kBf16 || type == DType::kF16 ? *type : DType::kF32;
+}
+
 void HfFolder::read(const std::string& name, const Extents& offset, const Extents& extent,
                     std::span<float> values) {
   const HfTensor& tensor = state_->tensor(name);

@@ -43,6 +43,8 @@ class HfFolder {
   std::vector<std::string> names() const;  // in the model's order
   /// Unsharded shape, or nothing if the model has no such tensor.
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
+  /// The type that holds all numbers of a tensor exactly: fp32, bf16 or fp16. kBadData as `read`.
+  DType exact_type(const std::string& name);
   /// Elements [offset, offset + extent), row-major. kBadData if the tensor is missing, has another
   /// shape, or holds what is not a finite number, or if the file is not the one that the texts tell
   /// of.

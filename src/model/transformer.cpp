@@ -24,7 +24,7 @@ Head make_head(Parameters& parameters, const std::optional<Embedding>& embedding
                const config::Model& model, const Placement& placement) {
   const Slice own = placement.of(model.vocab_size);
   if (!model.tie_embeddings) {
-    return {add_table(parameters, model, placement, "lm_head.weight", true), own};
+    return {add_table(parameters, model, placement, kHeadName, true), own};
   }
   return {embedding ? embedding->table()
                     : add_table(parameters, model, placement, kEmbeddingName, true),
@@ -79,7 +79,9 @@ Transformer::Transformer(Parameters& parameters, const config::Model& model,
                          const config::Router& router, const Placement& placement,
                          const routing::GateState& gates)
     : width_(model.d_model),
+      layers_(model.layers),
       experts_(routing::expert_numbers(model, router, gates)),
+      lowest_part_(parameters.roles().lowest_part()),
       moe_layers_(config::moe_layers(model)) {
   if (placement.is_first()) {
     embedding_.emplace(parameters, model, placement);
@@ -143,30 +145,46 @@ PagedCache Transformer::make_cache(const Context& ctx, std::int64_t pages) const
 
 Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const {
   const PhaseScope phase(ctx.clock, Phase::kForward);
-  const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
-  const bool keep = saved != nullptr && !ctx.batch.recompute;
-  if (keep) {
-    saved->blocks.resize(blocks.size());
+  const std::vector<Block>& blocks = at(chunk).blocks;
+  const std::size_t first = saved != nullptr ? first_in_backward(at(chunk)) : blocks.size();
+  if (saved != nullptr) {
+    saved->blocks.resize(ctx.batch.recompute ? 0 : blocks.size());
+    saved->inputs.resize(ctx.batch.recompute ? blocks.size() : 0);
   }
   Tensor h = begins(chunk) ? embedding_->forward(ctx) : x;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    if (saved != nullptr && ctx.batch.recompute) {
-      saved->inputs.push_back(h);
+    const bool keep = i >= first;
+    if (keep && ctx.batch.recompute) {
+      saved->inputs[i] = h;
     }
-    h = blocks[i].forward(ctx, h, keep ? &saved->blocks[i] : nullptr);
+    h = blocks[i].forward(ctx, h, keep && !ctx.batch.recompute ? &saved->blocks[i] : nullptr);
   }
-  return ends(chunk) ? norm_->forward(ctx, h, saved != nullptr ? &saved->norm : nullptr) : h;
+  const bool keep = saved != nullptr && wants_hidden_gradient();
+  return ends(chunk) ? norm_->forward(ctx, h, keep ? &saved->norm : nullptr) : h;
+}
+
+std::size_t Transformer::first_in_backward(const Chunk& chunk) const {
+  const std::int64_t below = lowest_part_ - 1 - chunk.layers.begin;
+  return static_cast<std::size_t>(std::clamp<std::int64_t>(below, 0, chunk.layers.count));
+}
+
+bool Transformer::has_backward(int chunk) const {
+  return ends(chunk) || lowest_part_ <= at(chunk).layers.end();
+}
+
+bool Transformer::sends_gradient(int chunk) const {
+  return !begins(chunk) && lowest_part_ <= at(chunk).layers.begin;
 }
 
 Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const {
   const PhaseScope phase(ctx.clock, Phase::kBackward);
-  const std::vector<Block>& blocks = chunks_[static_cast<std::size_t>(chunk)].blocks;
+  const std::vector<Block>& blocks = at(chunk).blocks;
   Tensor dx = dy;
   if (ends(chunk)) {
-    dx = norm_->backward(ctx, dy, saved.norm);
+    dx = wants_hidden_gradient() ? norm_->backward(ctx, dy, saved.norm) : dy;
     ctx.tell(&Observer::on_part_done, {.part = last_part_});
   }
-  for (std::size_t i = blocks.size(); i > 0; --i) {
+  for (std::size_t i = blocks.size(); i > first_in_backward(at(chunk)); --i) {
     const Block& block = blocks[i - 1];
     if (saved.inputs.empty()) {
       dx = block.backward(ctx, dx, saved.blocks[i - 1]);
@@ -176,14 +194,12 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
       block.forward(again, saved.inputs[i - 1], &recomputed);
       dx = block.backward(ctx, dx, recomputed);
     }
-    ctx.tell(&Observer::on_part_done, {.part = chunks_[static_cast<std::size_t>(chunk)].first_part +
-                                               static_cast<int>(i) - 1});
+    ctx.tell(&Observer::on_part_done, {.part = at(chunk).first_part + static_cast<int>(i) - 1});
   }
-  if (begins(chunk)) {
+  if (begins(chunk) && lowest_part_ == 0) {
     embedding_->backward(ctx, dx);
-    return {};
   }
-  return dx;
+  return sends_gradient(chunk) ? dx : Tensor();
 }
 
 void set_batch(Context& ctx, const data::MicroBatch& micro_batch) {

@@ -32,7 +32,7 @@ class Transformer {
   /// chunk: of this stage. x: (t, D) fp32 from the chunk before, ignored by the first of all.
   /// Returns (t, D) fp32 for the next chunk; the last of all: (t, D) compute, what the head reads.
   Tensor forward(Context& ctx, int chunk, const Tensor& x, Saved* saved) const;
-  /// dy: (t, D) fp32. Adds into every gradient; returns dx, which the first chunk of all has not.
+  /// dy: (t, D) fp32. Adds into every gradient; returns dx, unless nothing is trained below.
   Tensor backward(Context& ctx, int chunk, const Tensor& dy, const Saved& saved) const;
 
   /// Numbers in one page of the cache in all layers of this rank; they have the compute dtype.
@@ -43,6 +43,13 @@ class Transformer {
   int chunks() const { return static_cast<int>(chunks_.size()); }
   bool begins(int chunk) const { return embedding_.has_value() && chunk == 0; }
   bool ends(int chunk) const { return head_.has_value() && chunk + 1 == chunks(); }
+  /// Whether anything is trained in a chunk, or in one before it: on whichever rank it lies. Only
+  /// then has it a backward.
+  bool has_backward(int chunk) const;
+  /// Whether it has one that gives a gradient to the chunk before.
+  bool sends_gradient(int chunk) const;
+  /// Whether the gradient of what the head reads is of use.
+  bool wants_hidden_gradient() const { return lowest_part_ <= layers_ + 1; }
 
   std::int64_t width() const { return width_; }  // D
   /// The output head; only the last stage has one.
@@ -59,12 +66,16 @@ class Transformer {
  private:
   struct Chunk {
     Slice layers;
-    int first_part = 0;  // of the parameters: that of the first block
+    int first_part = 0;  // of this rank's parameters: that of the first block
     std::vector<Block> blocks;
   };
+  const Chunk& at(int chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
+  // The first of a chunk's blocks that backward reaches; their number, if it reaches none.
+  std::size_t first_in_backward(const Chunk& chunk) const;
 
-  std::int64_t width_, experts_;
-  int last_part_ = 0;  // of the parameters: norm and head
+  std::int64_t width_, layers_, experts_;
+  std::int64_t lowest_part_;  // with anything trained (Roles::lowest_part)
+  int last_part_ = 0;         // of this rank's parameters: norm and head
   std::optional<Embedding> embedding_;
   std::vector<Chunk> chunks_;
   std::vector<std::int64_t> moe_layers_;

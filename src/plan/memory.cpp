@@ -4,6 +4,7 @@
 
 #include "base/share.h"
 #include "config/layers.h"
+#include "plan/backward.h"
 #include "plan/context_traffic.h"
 #include "plan/numbers.h"
 #include "plan/rank_model.h"
@@ -30,9 +31,12 @@ double outside(const Layout& layout, double tokens) {
   return layout.sequence ? tokens / real(layout.tp) : tokens;
 }
 
+constexpr KeptInputs kAllInputs{true, true, true, true, true};
+
 /// Activations of both norms (input, output, 1 / rms) and of attention (q, k, v, result, log of the
 /// sum; q, k, v before norm and clamp; latent vectors and what they are made of).
-Numbers attention_part(const config::Config& config, const Layout& layout, double tokens) {
+Numbers attention_part(const config::Config& config, const Layout& layout, double tokens,
+                       const KeptInputs& kept) {
   const config::Model& m = config.model;
   const Heads heads = heads_of(m, layout);
   const double k = real(config::key_width(m));
@@ -40,32 +44,37 @@ Numbers attention_part(const config::Config& config, const Layout& layout, doubl
   const double qkv = heads.query * k + heads.kv * (k + v);
   const bool raw = m.qk_norm != config::QkNorm::kNone || m.clip_qkv > 0.0;
   const double latent = real(m.q_lora_rank + m.kv_lora_rank);
+  const double inputs =
+      real(m.d_model) * ((kept.attention ? 1.0 : 0.0) + (kept.feed_forward ? 1.0 : 0.0));
   // generate reads the compressed keys: queries and outputs have their width, by token and by head.
   const double entry = real(m.kv_lora_rank + m.qk_rope_head_dim);
   const bool absorbed = config.plan.job == "generate" && m.kv_lora_rank > 0;
   const double of_head = absorbed ? 3.0 * entry : 0.0;
-  return {tokens * (real(2 * m.d_model) + (raw ? 2.0 : 1.0) * qkv + heads.query * (v + of_head) +
-                    latent),
+  return {tokens * (inputs + (raw ? 2.0 : 1.0) * qkv + heads.query * (v + of_head) +
+                    (kept.latent ? latent : 0.0)),
           outside(layout, tokens) * real(2 * m.d_model + 2) + tokens * (heads.query + latent)};
 }
 
 /// One layer with its gated feed-forward part: gate, up and their product.
-Numbers dense_layer(const config::Config& config, const Layout& layout, double tokens) {
+Numbers dense_layer(const config::Config& config, const Layout& layout, double tokens,
+                    const KeptInputs& kept) {
   const config::Model& m = config.model;
-  Numbers n = attention_part(config, layout, tokens);
-  n.compute += tokens * real(3 * m.d_ff) / real(layout.tp);
+  Numbers n = attention_part(config, layout, tokens, kept);
+  n.compute += tokens * real((kept.product ? 3 : 2) * m.d_ff) / real(layout.tp);
   return n;
 }
 
 /// A row's input, gate, up and output are kept, not the product; of the router logits, scores and
 /// who else would do, choices, weights and places.
 Numbers moe_layer(const config::Config& config, const Layout& layout,
-                  const routing::GateState& gates, double tokens, double rows) {
+                  const routing::GateState& gates, double tokens, double rows,
+                  const KeptInputs& kept) {
   const config::Model& m = config.model;
   const std::int64_t experts = routing::expert_numbers(m, config.router, gates);
-  Numbers n = attention_part(config, layout, tokens);
-  n.compute += tokens * real(3 * config::shared_width(m)) / real(layout.tp) +
-               rows * (real(2 * m.d_model) + real(2 * m.expert_d_ff) / real(layout.expert_split()));
+  Numbers n = attention_part(config, layout, tokens, kept);
+  n.compute += tokens * real((kept.product ? 3 : 2) * config::shared_width(m)) / real(layout.tp) +
+               rows * (real((kept.experts ? 2 : 1) * m.d_model) +
+                       real(2 * m.expert_d_ff) / real(layout.expert_split()));
   n.fp32 += tokens * (real(3 * experts) / real(layout.tp) + real(5 * m.top_k)) + 2.0 * rows;
   return n;
 }
@@ -98,7 +107,7 @@ Weights weights_of(RankModel& rank, const config::Config& config, bool training)
   Weights weights;
   for (model::Parameter& p : rank.parameters.all()) {
     const model::Kept kept =
-        model::kept(p.spec, narrow ? DType::kBf16 : DType::kF32, training, pack);
+        model::kept(p.spec, narrow ? DType::kBf16 : DType::kF32, p.is_trained(), pack);
     if (kept.packed) {
       p.hold_aligned_blocks();
     }
@@ -113,10 +122,10 @@ Weights weights_of(RankModel& rank, const config::Config& config, bool training)
 /// The same of the rank of tp that has most of them: quantized columns are block-aligned, which may
 /// make a rank in the middle the largest.
 Weights most_weights(const config::Config& config, const Layout& layout, std::int64_t stage,
-                     bool training, const routing::GateState& gates) {
+                     bool training, const routing::GateState& gates, const model::Roles& roles) {
   Weights most;
   for (std::int64_t rank = layout.tp - 1; rank >= 0; --rank) {
-    RankModel model(config, layout, stage, gates, rank);
+    RankModel model(config, layout, stage, gates, rank, training ? roles : model::Roles::none());
     const Weights weights = weights_of(model, config, training);
     most = weights.sum() > most.sum() ? weights : most;
     if (training || !config.run.quantize) {
@@ -250,7 +259,7 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
 }  // namespace
 
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
-                       bool training, const routing::GateState& gates) {
+                       bool training, const routing::GateState& gates, const model::Roles& roles) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
@@ -258,12 +267,13 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
   const double tokens = own_rows(layout, whole);
   const double rows = s.moe > 0 ? sent_rows(config, layout, whole) : 0.0;
   const double width = compute_width(config);
-  const double dense_bytes = s.dense > 0 ? dense_layer(config, layout, tokens).bytes(width) : 0.0;
+  const double dense_bytes =
+      s.dense > 0 ? dense_layer(config, layout, tokens, kAllInputs).bytes(width) : 0.0;
   const double moe_bytes =
-      s.moe > 0 ? moe_layer(config, layout, gates, tokens, rows).bytes(width) : 0.0;
+      s.moe > 0 ? moe_layer(config, layout, gates, tokens, rows, kAllInputs).bytes(width) : 0.0;
 
   Memory memory;
-  const Weights weights = most_weights(config, layout, stage, training, gates);
+  const Weights weights = most_weights(config, layout, stage, training, gates, roles);
   memory.weights = weights.fp32;
   memory.copies = weights.in_products;
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
@@ -278,30 +288,41 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
     add_reference(config, layout, stage, gates, memory);
     return memory;
   }
-  const Held held = held_by(RankModel(config, layout, stage, gates));
+  const RankModel rank(config, layout, stage, gates, -1, roles);
+  const Held held = held_by(rank);
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.copies()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.expert_copies()) : 1.0;
-  // Two moments, and a third sum of the experts' gradients where these are deferred.
-  const double deferred = config.router.gradient_buffer > 0 ? 0.5 : 0.0;
-  memory.moments = 2.0 * kFp32 *
-                   ((1.0 + deferred) * held.experts / expert_shares +
+  const double moment = config.train.moments == DType::kBf16 ? kBf16 : kFp32;
+  memory.moments = 2.0 * moment *
+                   (held.experts / expert_shares +
                     held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
                     held.others / shared);
+  if (config.router.gradient_buffer > 0) {  // sums of deferred gradients
+    memory.moments += kFp32 * held.experts / expert_shares;
+  }
   // Beside the layers: the last norm, its gradient, and four gradients of the residual stream.
   const Numbers rest{outside(layout, tokens) * real(m.d_model),
                      outside(layout, tokens) * real(6 * m.d_model + 1)};
-  const double layers = real(s.dense) * dense_bytes + real(s.moe) * moe_bytes;
-  const double inputs = kFp32 * real((s.dense + s.moe) * m.d_model) * outside(layout, tokens);
+  double layers = 0.0;
+  double inputs = 0.0;
+  for (const auto& [layer, kept] : layers_in_backward(m, layout, stage, rank)) {
+    layers += (config::has_experts(m, layer) ? moe_layer(config, layout, gates, tokens, rows, kept)
+                                             : dense_layer(config, layout, tokens, kept))
+                  .bytes(width);
+    inputs += kFp32 * real(m.d_model) * outside(layout, tokens);
+  }
   const double kept = layout.recompute ? inputs : layers;
-  memory.activations = in_flight(config, layout, stage) / real(layout.chunks) * kept +
-                       (layout.recompute ? std::max(dense_bytes, moe_bytes) : 0.0) +
-                       rest.bytes(width) + context_buffers(config, layout, whole, true);
+  memory.activations =
+      in_flight(config, layout, stage) / real(layout.chunks) * kept +
+      (layout.recompute || layers == 0.0 ? std::max(dense_bytes, moe_bytes) : 0.0) +
+      rest.bytes(width) + context_buffers(config, layout, whole, true);
   return memory;
 }
 
 void add_process(const config::Config& config, const Layout& layout, std::int64_t stage,
-                 const routing::GateState& gates, const ModelSize& size, Memory& memory) {
+                 const routing::GateState& gates, const ModelSize& size, const model::Roles& roles,
+                 Memory& memory) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   const bool training = config.plan.job == "train";
@@ -310,10 +331,16 @@ void add_process(const config::Config& config, const Layout& layout, std::int64_
   // What comes from other ranks is kept, and gate and up.
   const double kept =
       compute_width(config) * real(m.d_model + 2 * m.expert_d_ff / layout.expert_split());
-  const double layers = training && !layout.recompute
-                            ? real(s.moe) * in_flight(config, layout, stage) / real(layout.chunks)
-                            : 1.0;
-  const Held held = held_by(RankModel(config, layout, stage, gates));
+  const RankModel rank(config, layout, stage, gates, -1, roles);
+  double reached = 0.0;  // layers with experts
+  for (const LayerInBackward& layer : layers_in_backward(m, layout, stage, rank)) {
+    reached += config::has_experts(m, layer.layer) ? 1.0 : 0.0;
+  }
+  const double layers =
+      training && !layout.recompute
+          ? std::max(1.0, reached * in_flight(config, layout, stage) / real(layout.chunks))
+          : 1.0;
+  const Held held = held_by(rank);
   memory.process =
       process_memory(config, layout, stage,
                      {.expert_gradients = training ? kFp32 * held.experts : 0.0,

@@ -47,13 +47,18 @@ Count ModelSize::sum() const {
     all.total += count.total;
     all.active += count.active;
     all.multiplied += count.multiplied;
+    all.passed += count.passed;
+    all.trained += count.trained;
   }
   return all;
 }
 
-ModelSize model_size(const config::Config& config, const routing::GateState& gates) {
-  const RankModel whole(config, {}, 0, gates);
+ModelSize model_size(const config::Config& config, const routing::GateState& gates,
+                     const model::Roles& roles) {
+  const RankModel whole(config, {}, 0, gates, -1, roles);
+  const std::int64_t layers = config.model.layers;
   ModelSize size;
+  size.layers_passed = std::clamp<std::int64_t>(layers + 1 - roles.lowest_part(), 0, layers);
   for (const model::Parameter& parameter : whole.parameters.all()) {
     for (const model::PublicTensor& tensor : parameter.spec.tensors) {
       const std::int64_t elements = tensor.shape.numel();
@@ -64,6 +69,10 @@ ModelSize model_size(const config::Config& config, const routing::GateState& gat
       count.total += elements;
       count.active += elements;
       count.multiplied += multiplies ? elements : 0;
+      const bool trained = parameter.trained_in(parameter.rows_with(tensor)).count > 0;
+      count.passed += multiplies && parameter.part >= roles.lowest_part() ? elements : 0;
+      count.trained += multiplies && trained ? elements : 0;
+      size.trained += trained ? elements : 0;
     }
   }
   // A token meets top_k experts of each layer, which are all of one size.
@@ -72,7 +81,8 @@ ModelSize model_size(const config::Config& config, const routing::GateState& gat
     experts += expert_pool.size() - expert_pool.count(ExpertState::kRetired);
   }
   const std::int64_t chosen = std::ssize(whole.transformer.moe_layers()) * config.model.top_k;
-  for (std::int64_t* part : {&size.experts.active, &size.experts.multiplied}) {
+  for (std::int64_t* part : {&size.experts.active, &size.experts.multiplied, &size.experts.passed,
+                             &size.experts.trained}) {
     *part = experts > 0 ? *part / experts * chosen : 0;
   }
   return size;
@@ -87,7 +97,11 @@ Flop flop_per_token(const config::Model& m, const ModelSize& size, std::int64_t 
   const double attention =
       2.0 * keys * static_cast<double>(m.heads * (config::key_width(m) + config::value_width(m)));
   const double forward = 2.0 * static_cast<double>(size.sum().multiplied) + attention;
-  return {forward, 3.0 * forward};
+  const Count all = size.sum();
+  const double backward =
+      2.0 * static_cast<double>(all.passed + all.trained) +
+      2.0 * attention * static_cast<double>(size.layers_passed) / static_cast<double>(m.layers);
+  return {forward, forward + backward};
 }
 
 }  // namespace moesaic::plan

@@ -49,15 +49,22 @@ model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int
 }  // namespace
 
 RankModel::RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
-                     const routing::GateState& gates, std::int64_t tp_rank)
-    : transformer(parameters, config.model, config.router,
-                  placement_of(layout, stage, fullest_rank(config, layout, stage, gates), tp_rank),
+                     const routing::GateState& gates, std::int64_t tp_rank,
+                     const model::Roles& roles)
+    : RankModel(config, layout, {stage, tp_rank, fullest_rank(config, layout, stage, gates)}, gates,
+                roles) {}
+
+RankModel::RankModel(const config::Config& config, const Layout& layout, const Position& position,
+                     const routing::GateState& gates, const model::Roles& roles)
+    : parameters(roles),
+      transformer(parameters, config.model, config.router,
+                  placement_of(layout, position.stage, position.expert_rank, position.tp_rank),
                   gates) {}
 
 Held held_by(const RankModel& rank) {
   Held held;
   for (const model::Parameter& p : rank.parameters.all()) {
-    const double elements = real(p.spec.shape.numel());
+    const double elements = real(p.trained_elements());
     switch (p.spec.sum) {
       case model::SumOver::kExpertReplicas:
         held.experts += elements;
@@ -72,7 +79,8 @@ Held held_by(const RankModel& rank) {
     held.tied += p.spec.tied ? elements : 0.0;
     for (const model::PublicTensor& tensor : p.spec.tensors) {
       const double slice = real(tensor.slice_shape().numel());
-      held.partial += tensor.partial ? slice : 0.0;
+      const bool trained = p.trained_in(p.rows_with(tensor)).count > 0;
+      held.partial += tensor.partial && trained ? slice : 0.0;
       held.largest = std::max(held.largest, slice);
     }
   }

@@ -10,6 +10,7 @@
 #include "base/share.h"
 #include "base/text.h"
 #include "config/validate.h"
+#include "model/trainable.h"
 #include "plan/context_traffic.h"
 
 namespace moesaic::plan {
@@ -33,6 +34,11 @@ void add_model(const Estimate& e, Rows& rows) {
                           ? count(part.total)
                           : fmt::format("{}, {} active", count(part.total), count(part.active))});
     }
+  }
+  if (e.freezes) {
+    rows.push_back({"trained", fmt::format("{} parameters, {:.2f} %", count(e.size.trained),
+                                           100.0 * static_cast<double>(e.size.trained) /
+                                               static_cast<double>(all.total))});
   }
 }
 
@@ -178,24 +184,30 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
 Estimate estimate(const config::Config& config, int ranks, const routing::GateState& gates) {
   const bool training = config.plan.job == "train";
   const bool scoring = config.plan.job == "score";
+  const model::Roles roles = training ? model::roles_of(config, gates) : model::Roles::none();
   Estimate e;
   e.job = config.plan.job;
-  e.size = model_size(config, gates);
+  e.size = model_size(config, gates, roles);
   e.layout = Layout::of(config, ranks);
   e.flop = flop_per_token(config.model, e.size,
                           training  ? config.data.seq_len
                           : scoring ? config.score.window
                                     : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
-    Memory memory = memory_per_rank(config, e.layout, stage, training, gates);
-    add_process(config, e.layout, stage, gates, e.size, memory);
+    Memory memory = memory_per_rank(config, e.layout, stage, training, gates, roles);
+    add_process(config, e.layout, stage, gates, e.size, roles, memory);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
-    const Traffic traffic = training ? traffic_per_step(config, e.layout, stage, gates) : Traffic{};
+    const Traffic traffic =
+        training ? traffic_per_step(config, e.layout, stage, gates, -1, roles) : Traffic{};
     e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;
   }
   if (training) {
+    e.freezes = roles.freezes();
+    e.trained = trained_memory(config, e.layout, gates, roles);
+    const double moments = 2.0 * static_cast<double>(size_of(config.train.moments));
     e.checkpoint_bytes =
-        12.0 * static_cast<double>(e.size.sum().total) +
+        4.0 * static_cast<double>(e.size.sum().total) +
+        moments * static_cast<double>(e.size.trained) +
         (config.router.gradient_buffer > 0 ? 4.0 : 0.0) * static_cast<double>(e.size.experts.total);
     e.steps = config::total_steps(config);
     e.tokens = static_cast<double>(e.steps) *

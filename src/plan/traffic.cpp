@@ -3,6 +3,8 @@
 #include <numeric>
 
 #include "base/share.h"
+#include "config/layers.h"
+#include "plan/backward.h"
 #include "plan/context_traffic.h"
 #include "plan/memory.h"
 #include "plan/numbers.h"
@@ -14,9 +16,25 @@ namespace {
 /// Share of a ring's data that each of its members sends.
 double ring(std::int64_t members) { return real(members - 1) / real(members); }
 
+/// Layers of a stage that backward reaches.
+struct Reached {
+  double all = 0.0, moe = 0.0;
+  bool embedding = true, hidden = true;  // the table, and what the head reads
+};
+Reached reached_by_backward(const config::Config& config, const Layout& layout, std::int64_t stage,
+                            const RankModel& rank) {
+  const std::int64_t lowest = rank.parameters.roles().lowest_part();
+  Reached reached{.embedding = lowest == 0, .hidden = lowest <= config.model.layers + 1};
+  for (const LayerInBackward& layer : layers_in_backward(config.model, layout, stage, rank)) {
+    reached.all += 1.0;
+    reached.moe += config::has_experts(config.model, layer.layer) ? 1.0 : 0.0;
+  }
+  return reached;
+}
+
 /// Rows of one micro-batch over tp, forward and backward through one stage.
 double rows_over_tp(const config::Config& config, const Layout& layout, const Stage& stage,
-                    double tokens, double width) {
+                    const Reached& reached, double tokens, double width) {
   const double d = real(config.model.d_model);
   const double layers = real(stage.dense + stage.moe);
   // A sum of all terms goes around in fp32; with the sequence split it is a share's sum, and the
@@ -26,14 +44,19 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
   const double gather_gradient = layout.sequence ? kFp32 * tokens * d : 0.0;
   // Norms over all heads: one number of a token for queries and one for keys.
   const bool whole_norm = config.model.qk_norm == config::QkNorm::kProjection;
-  const double norms = whole_norm ? layers * 2.0 * 2.0 * kFp32 * tokens : 0.0;
-  const double forward = 2.0 * layers * (sum + gather) + norms;
-  const double backward = 2.0 * layers * (sum + gather_gradient) + norms;
-  double bytes = forward * (layout.recompute ? 2.0 : 1.0) + backward;
-  bytes += stage.embedding ? sum + gather_gradient : 0.0;
-  bytes += stage.head ? sum + gather : 0.0;
+  const double norms = whole_norm ? 2.0 * 2.0 * kFp32 * tokens : 0.0;
+  const double forward = 2.0 * (sum + gather) + norms;  // of a layer
+  const double backward = 2.0 * (sum + gather_gradient) + norms;
+  double bytes =
+      forward * layers + (forward * (layout.recompute ? 1.0 : 0.0) + backward) * reached.all;
+  if (stage.embedding) {
+    bytes += sum + (reached.embedding ? gather_gradient : 0.0);
+  }
+  if (stage.head) {
+    bytes += gather + (reached.hidden ? sum : 0.0);
+  }
   if (!layout.folded) {  // gradients of the choices' weights
-    bytes += 2.0 * kFp32 * real(stage.moe) * tokens * real(config.model.top_k);
+    bytes += 2.0 * kFp32 * reached.moe * tokens * real(config.model.top_k);
   }
   return bytes * ring(layout.tp);
 }
@@ -43,27 +66,31 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
 double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(), 0.0); }
 
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
-                         const routing::GateState& gates, std::int64_t tp_rank) {
+                         const routing::GateState& gates, std::int64_t tp_rank,
+                         const model::Roles& roles) {
   const config::Model& m = config.model;
-  const Held held = held_by(RankModel(config, layout, stage, gates, tp_rank));
+  const RankModel rank(config, layout, stage, gates, tp_rank, roles);
+  const Held held = held_by(rank);
+  const Reached reached = reached_by_backward(config, layout, stage, rank);
   const Stage s = stage_of(m, layout, stage);
   const double whole = real(config.train.micro_batch * config.data.seq_len);
   const double tokens = own_rows(layout, whole);
   const double micro_batches = real(micro_batches_per_rank(config.train, layout));
   const double width = compute_width(config);
-  const double rows = s.moe > 0 ? sent_rows(config, layout, whole) * real(s.moe) : 0.0;
+  const double rows = s.moe > 0 ? sent_rows(config, layout, whole) : 0.0;
   const double outside = layout.sequence ? tokens / real(layout.tp) : tokens;
   // Chunks whose result goes to another stage: all but the model's last; and back, all but its
-  // first.
+  // first, as far as anything is trained below.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
-  const double backward = real(layout.chunks) - (s.embedding ? 1.0 : 0.0);
+  const double backward = real(chunks_with_gradient(m, layout, stage, roles));
 
   using comm::Group;
   Traffic traffic;
-  traffic[Group::kTp] = micro_batches * rows_over_tp(config, layout, s, tokens, width);
+  traffic[Group::kTp] = micro_batches * rows_over_tp(config, layout, s, reached, tokens, width);
   // There and back, forward and backward; and forward once more where it is computed again.
-  traffic[Group::kEp] = (layout.recompute ? 6.0 : 4.0) * micro_batches * rows * real(m.d_model) *
-                        width * ring(layout.expert_ranks());
+  traffic[Group::kEp] = 2.0 * (real(s.moe) + (layout.recompute ? 2.0 : 1.0) * reached.moe) *
+                        micro_batches * rows * real(m.d_model) * width *
+                        ring(layout.expert_ranks());
   traffic[Group::kPp] = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
   traffic[Group::kDp] = 2.0 * kFp32 * held.experts * ring(layout.expert_copies());
   traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.copies());

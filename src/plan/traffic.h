@@ -5,6 +5,7 @@
 
 #include "comm/groups.h"
 #include "config/config.h"
+#include "model/parameter/roles.h"
 #include "plan/layout.h"
 #include "routing/gate_state.h"
 
@@ -21,8 +22,9 @@ class Traffic {
  private:
   std::array<double, comm::kGroupCount> bytes_{};
 };
-/// tp_rank: as of RankModel.
+/// tp_rank, roles: as of RankModel.
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
-                         const routing::GateState& gates = {}, std::int64_t tp_rank = -1);
+                         const routing::GateState& gates = {}, std::int64_t tp_rank = -1,
+                         const model::Roles& roles = {});
 
 }  // namespace moesaic::plan

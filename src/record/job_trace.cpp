@@ -9,6 +9,28 @@
 
 namespace moesaic::record {
 
+namespace {
+
+// What training takes beside the weights; nothing where nothing is trained. Collective over the
+// mesh.
+std::map<std::string, std::vector<std::int64_t>> trained_numbers(const config::Config& config,
+                                                                 const engine::Instance& instance) {
+  const auto bytes = instance.parameters.trained_bytes(config.train.moments);
+  std::map<std::string, std::vector<std::int64_t>> numbers;
+  for (const auto& [name, own] : {std::pair("trained_elements", bytes.elements),
+                                  std::pair("gradient_bytes", bytes.gradients),
+                                  std::pair("moment_bytes", bytes.moments)}) {
+    const comm::Communicator& world = instance.mesh.world;
+    const std::int64_t all = world.all_reduce(own, comm::Reduce::kSum);
+    if (all > 0) {
+      numbers[name] = {world.all_reduce(own, comm::Reduce::kMax), all};
+    }
+  }
+  return numbers;
+}
+
+}  // namespace
+
 JobTrace::JobTrace(const config::Config& config, engine::Instance& instance,
                    const std::vector<std::string>& tasks, const std::vector<std::string>& corpora,
                    std::optional<std::int64_t> last_step)
@@ -20,12 +42,14 @@ JobTrace::JobTrace(const config::Config& config, engine::Instance& instance,
     waited_ = ledger->waited();
     waited_for_stages_ = ledger->waited(comm::Group::kPp);
   }
+  const auto numbers = trained_numbers(config, instance);
   instance.mesh.world.together("open the trace", [&] {
     if (!instance.mesh.world.is_root()) {
       return;
     }
     const config::Trace& trace = config.trace;
-    const TraceAxes axes = trace_axes(config, instance, tasks, corpora);
+    TraceAxes axes = trace_axes(config, instance, tasks, corpora);
+    axes.numbers = numbers;
     at_start([&] {
       writer_ = last_step ? TraceWriter::resume(trace.path, axes, trace.flush, *last_step)
                           : TraceWriter::create(trace.path, axes, trace.flush);

@@ -19,6 +19,8 @@ struct TraceAxes {
   std::vector<std::string> groups;  // of ranks that exchange tensors
   std::int64_t ranks = 1;
   std::map<std::string, std::string> attributes;  // config, hashes, layout, versions, job id, ...
+  // What is counted once: of the rank where it is largest, and of all ranks.
+  std::map<std::string, std::vector<std::int64_t>> numbers = {};
 };
 
 /// One row: what a step (or a batch of score) did. L MoE layers, E experts, P phases, K tasks,

@@ -282,6 +282,9 @@ void write_trace_attributes(files::Hdf5File& file, const TraceAxes& axes) {
   for (const auto& [name, value] : axes.attributes) {
     file.set_attribute("/", name, value);
   }
+  for (const auto& [name, values] : axes.numbers) {
+    file.set_attribute("/", name, values);
+  }
 }
 
 void write_trace_skeleton(files::Hdf5File& file, const TraceAxes& axes) {

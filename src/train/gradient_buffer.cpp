@@ -8,10 +8,10 @@ namespace {
 using model::Moe;
 using model::Parameter;
 
-// The owned rows of one of this rank's experts.
+// The owned ones of the trained rows of one of this rank's experts.
 Slice owned_rows_of(const Parameter& p, std::size_t expert, std::int64_t experts) {
   const std::int64_t each = p.all_rows().count / experts;
-  return overlap({static_cast<std::int64_t>(expert) * each, each}, p.owned);
+  return overlap(p.trained_in({static_cast<std::int64_t>(expert) * each, each}), p.owned);
 }
 
 Tensor deferred_rows(const Parameter& p, Slice rows) {
@@ -61,7 +61,7 @@ void GradientBuffer::add_deferred(model::MoeStats& stats) {
     if (rows.count == 0) {
       return;
     }
-    const Tensor gradient = p.rows_of(p.grad, rows);
+    const Tensor gradient = p.grad_rows(rows);
     if (expert.steps > 0) {
       instance_.backend->add(deferred_rows(p, rows), gradient);
     }
@@ -83,7 +83,7 @@ void GradientBuffer::hold(model::MoeStats& stats) {
     if (expert.due) {
       instance_.backend->zero(deferred_rows(p, rows));
     } else {
-      instance_.backend->convert(p.rows_of(p.grad, rows), deferred_rows(p, rows));
+      instance_.backend->convert(p.grad_rows(rows), deferred_rows(p, rows));
     }
   });
   for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {

@@ -12,7 +12,7 @@ namespace moesaic::train {
 
 /// Rows of a parameter whose update counts its steps by itself.
 struct UpdateRows {
-  Slice rows;             // of the parameter's owned rows, numbered in the whole parameter
+  Slice rows;             // of the trained rows that this rank owns
   std::int64_t step = 0;  // number of this update, from 1
 };
 

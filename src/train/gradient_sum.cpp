@@ -25,10 +25,9 @@ GradientSum::GradientSum(engine::Instance& instance) : instance_(instance) {
 // A tensor that lies on several ranks of one replica has a part of its gradient on each.
 void GradientSum::sum_copies(const model::Parameter& p) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    if (tensor.partial) {
-      const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
-      instance_[comm::Group::kKv].all_reduce_sum(
-          flat.rows(tensor.begin, tensor.slice_shape().numel()));
+    const Slice rows = p.trained_in(p.rows_with(tensor));
+    if (tensor.partial && rows.count > 0) {
+      instance_[comm::Group::kKv].all_reduce_sum(p.grad_rows(rows));
     }
   }
 }
@@ -66,7 +65,7 @@ void GradientSum::part_done(int part) {
 void GradientSum::finish() {
   const PhaseScope phase(instance_.clock, Phase::kGradReduce);
   for (const model::Parameter& p : instance_.parameters.all()) {
-    if (p.spec.tied) {
+    if (p.spec.tied && p.is_trained()) {
       instance_[comm::Group::kEnds].all_reduce_sum(p.grad);
     }
   }

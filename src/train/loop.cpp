@@ -206,7 +206,8 @@ bool Loop::save() {
   watchdog_.saving();
   const Timer timer;
   recorder_.flush();
-  const auto blocks = checkpoint::blocks_to_save(instance_);
+  const auto blocks =
+      checkpoint::blocks_to_save(instance_, session_.origin.source, config_.train.seed);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
   const auto state =
@@ -224,6 +225,7 @@ bool Loop::save() {
                                                    .on_progress = [this] { watchdog_.saving(); }},
                                                   blocks, world_);
     newest_ = path;
+    follow_base(session_, path);
     if (world_.is_root()) {
       checkpoint::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,
                                     config_.checkpoint.keep_every);

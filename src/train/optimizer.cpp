@@ -18,12 +18,12 @@ double squares(engine::Instance& instance, const GradientBuffer& buffer,
   const std::vector<UpdateRows> updates = buffer.updates(p, 1);
   double sum = 0.0;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    const Slice rows = overlap(p.rows_with(tensor), p.owned);
+    const Slice rows = overlap(p.trained_in(p.rows_with(tensor)), p.owned);
     if (rows.count == 0) {
       continue;
     }
     const double all =
-        instance.backend->sum_of_squares(p.rows_of(p.grad, rows)) / holders(instance, p, tensor);
+        instance.backend->sum_of_squares(p.grad_rows(rows)) / holders(instance, p, tensor);
     const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
       return overlap(u.rows, rows).count > 0;
     });
@@ -37,6 +37,54 @@ void set_corrections(AdamW& update, const config::Train& config, std::int64_t st
   const auto n = static_cast<double>(step);
   update.correction1 = static_cast<float>(1.0 - std::pow(config.beta1, n));
   update.correction2 = static_cast<float>(1.0 - std::pow(config.beta2, n));
+}
+
+// Updates those of the trained rows `wanted` that follow one rule.
+void update_rows(Backend& backend, const AdamW& update, const model::Parameter& p,
+                 const model::TrainedRows& rule, Slice wanted) {
+  const Slice rows = overlap({rule.first, rule.rows.count}, wanted);
+  if (rows.count == 0) {
+    return;
+  }
+  const Slice of_value{rule.rows.begin + rows.begin - rule.first, rows.count};
+  const std::int64_t first = rows.begin - p.owned.begin;
+  const bool copied = p.compute.dtype() != DType::kF32;
+  backend.adamw(update, p.grad_rows(rows), p.rows_of(p.value, of_value),
+                p.exp_avg.rows(first, rows.count), p.exp_avg_sq.rows(first, rows.count),
+                copied ? p.rows_of(p.compute, of_value) : Tensor());
+}
+
+// Copies these trained rows of the value to where the gradient of them lies, or back.
+enum class Towards { kGradient, kValue };
+void copy_trained(Backend& backend, const model::Parameter& p, Slice wanted, Towards towards) {
+  for (const model::TrainedRows& trained : p.trained) {
+    const Slice rows = overlap({trained.first, trained.rows.count}, wanted);
+    if (rows.count > 0) {
+      const Tensor value =
+          p.rows_of(p.value, {trained.rows.begin + rows.begin - trained.first, rows.count});
+      const Tensor gradient = p.grad_rows(rows);
+      const bool to_value = towards == Towards::kValue;
+      backend.convert(to_value ? gradient : value, to_value ? value : gradient);
+    }
+  }
+}
+
+// Every rank gets the values that others have updated. Where a member has frozen rows, they go
+// through the memory of the gradients, which nobody reads any more. Collective over the sum's
+// group.
+void gather_values(engine::Instance& instance, const model::Bucket& bucket) {
+  comm::Collectives& group = instance.group_of(bucket.sum);
+  if (bucket.is_whole()) {
+    group.all_gather_shares(bucket.value, bucket.counts);
+    return;
+  }
+  for (const model::Parameter* const p : bucket.members) {
+    copy_trained(*instance.backend, *p, p->owned, Towards::kGradient);
+  }
+  group.all_gather_shares(bucket.grad, bucket.counts);
+  for (const model::Parameter* const p : bucket.members) {
+    copy_trained(*instance.backend, *p, {0, p->trained_rows()}, Towards::kValue);
+  }
 }
 
 }  // namespace
@@ -62,24 +110,22 @@ void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
                .correction2 = 1.0F,
                .grad_scale = clipped ? static_cast<float>(config.clip / gradient_norm) : 1.0F};
   for (const model::Parameter& p : instance.parameters.all()) {
-    if (!p.spec.trained || p.owned.count == 0) {
+    if (p.owned.count == 0) {
       continue;
     }
-    update.weight_decay = p.decays() ? static_cast<float>(config.weight_decay) : 0.0F;
-    const bool copied = p.compute.dtype() != DType::kF32;
     for (const auto& [rows, number] : buffer.updates(p, step)) {
       set_corrections(update, config, number);
-      const std::int64_t first = rows.begin - p.owned.begin;
-      instance.backend->adamw(update, p.rows_of(p.grad, rows), p.rows_of(p.value, rows),
-                              p.exp_avg.rows(first, rows.count),
-                              p.exp_avg_sq.rows(first, rows.count),
-                              copied ? p.rows_of(p.compute, rows) : Tensor());
+      for (const model::TrainedRows& trained : p.trained) {
+        update.lr = static_cast<float>(lr * static_cast<double>(trained.lr_scale));
+        update.weight_decay = trained.decays ? static_cast<float>(config.weight_decay) : 0.0F;
+        update_rows(*instance.backend, update, p, trained, rows);
+      }
     }
   }
   bool shared_out = false;
   for (const model::Bucket& bucket : instance.parameters.buckets()) {
     if (bucket.counts.size() > 1) {
-      instance.group_of(bucket.sum).all_gather_shares(bucket.value, bucket.counts);
+      gather_values(instance, bucket);
       shared_out = true;
     }
   }

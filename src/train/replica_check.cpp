@@ -45,15 +45,16 @@ void add(BitHash& hash, Backend& backend, const Tensor& tensor, std::vector<std:
 std::uint64_t hash_of(Backend& backend, const model::Parameter& p,
                       const model::PublicTensor& tensor, std::vector<std::byte>& buffer) {
   std::uint64_t all = 0;
-  const auto take = [&](const Tensor& whole) {
+  const auto take = [&](const Tensor& rows) {
     BitHash hash;
-    add(hash, backend, p.rows_of(whole, p.rows_with(tensor)), buffer);
+    add(hash, backend, rows, buffer);
     all = mix64(all) ^ hash.value();
   };
-  take(p.value);
-  if (p.owners == 1) {
-    take(p.exp_avg);
-    take(p.exp_avg_sq);
+  take(p.rows_of(p.value.defined() ? p.value : p.compute, p.rows_with(tensor)));
+  const Slice trained = p.trained_in(p.rows_with(tensor));
+  if (p.owners == 1 && trained.count > 0) {
+    take(p.exp_avg.rows(trained.begin, trained.count));
+    take(p.exp_avg_sq.rows(trained.begin, trained.count));
   }
   return all;
 }

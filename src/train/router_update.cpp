@@ -39,7 +39,7 @@ void update_routers(engine::Instance& instance, model::MoeStats& stats, double b
                     std::int64_t step) {
   for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
     const model::Moe* const moe = instance.transformer.moe(layer);
-    if (moe == nullptr) {
+    if (moe == nullptr || !moe->router().is_trained()) {
       continue;
     }
     const model::Router& router = moe->router();

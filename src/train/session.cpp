@@ -118,6 +118,15 @@ void load(Session& session, const checkpoint::PoolChange* change) {
   session.eval_corpora.join_tasks(origin.progress.tasks);
 }
 
+void follow_base(Session& session, const std::filesystem::path& newest) {
+  if (!session.origin.resume || !session.instance->parameters.roles().freezes()) {
+    return;
+  }
+  session.catalog = {};
+  checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint",
+                        [&] { session.origin.source = &session.catalog.model(newest); });
+}
+
 void begin_outputs(Session& session) {
   const comm::Communicator& world = session.mesh.world;
   world.together("create the outputs", [&] {
@@ -145,8 +154,10 @@ Exit run(Session& session) {
   }
   std::int64_t rollbacks = session.config.train.rollbacks;
   const auto run_once = [&] {
-    session.catalog = {};  // its manifests may be large
-    session.origin.source = nullptr;
+    if (!session.instance->parameters.roles().freezes()) {
+      session.catalog = {};  // its manifests may be large
+      session.origin.source = nullptr;
+    }
     return run_loop(session, policy, rollbacks);
   };
   Outcome outcome = run_once();

@@ -22,7 +22,8 @@ namespace moesaic::train {
 struct Origin {
   std::optional<std::filesystem::path> resume;
   Progress progress = {};
-  checkpoint::ModelSource* source = nullptr;  // of the catalog; nullptr: random values
+  // Of the catalog; nullptr: random values. It stays open where tensors are frozen.
+  checkpoint::ModelSource* source = nullptr;
 };
 
 /// A training from its first start to its end. It starts again after a spike, or with other
@@ -35,7 +36,8 @@ struct Session {
   data::TaskIndex& task_index;   // of the corpora; empty without data.task_weights
   data::Corpora& eval_corpora;   // may be empty
   const RunData& data;           // of the corpora
-  checkpoint::Catalog& catalog;  // with the model of the origin; emptied before the steps
+  checkpoint::Catalog& catalog;  // with the model of the origin; emptied before the steps, unless
+                                 // tensors are frozen
   comm::Watchdog& watchdog;
   Origin origin = {};
   double checkpoint_bytes = 0.0;                     // about; of one
@@ -48,6 +50,11 @@ struct Session {
 /// the session; nullptr: they are the same. Not collective. kMismatch, kBadData; kTerminated if
 /// asked to stop.
 void load(Session& session, const checkpoint::PoolChange* change = nullptr);
+
+/// What frozen tensors are copied from when a checkpoint is saved, from now on: the newest one, as
+/// those before it may be removed. Only where the run goes on from a checkpoint of its own.
+/// Collective over the mesh.
+void follow_base(Session& session, const std::filesystem::path& newest);
 
 /// Calls on_begin, once trace and routing record are open. Collective over the mesh.
 void begin_outputs(Session& session);

@@ -41,6 +41,9 @@ class StepRunner {
     for (const PipelineStep& step :
          engine::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
                                 static_cast<int>(batches_.size()))) {
+      if (step.pass == Pass::kBackward && !instance_.transformer.has_backward(step.chunk)) {
+        continue;
+      }
       model::set_batch(ctx_, batches_[static_cast<std::size_t>(step.micro_batch)]);
       step.pass == Pass::kForward ? forward(step) : backward(step);
     }
@@ -63,7 +66,8 @@ class StepRunner {
     const Tensor y = model.forward(ctx_, step.chunk, link_.receive(ctx_, step), &kept.saved);
     link_.send(step, y);
     if (model.ends(step.chunk)) {
-      model::Head::Loss loss = model.head().loss(ctx_, y, target_scale_);
+      model::Head::Loss loss =
+          model.head().loss(ctx_, y, target_scale_, model.wants_hidden_gradient());
       kept.dhidden = loss.dx;
       logprob_[static_cast<std::size_t>(step.micro_batch)] = std::move(loss.logprob);
     }

@@ -151,10 +151,11 @@ void set_parameters(engine::Instance& instance, const Golden& golden) {
 std::map<std::string, std::vector<float>> gradients_of(engine::Instance& instance) {
   std::map<std::string, std::vector<float>> all;
   for (model::Parameter& p : instance.parameters.all()) {
-    const Tensor flat = p.grad.reshaped({p.spec.shape.numel()});
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      all[tensor.name] =
-          to_host_f32(*instance.backend, flat.rows(tensor.begin, tensor.slice_shape().numel()));
+      const Slice rows = p.trained_in(p.rows_with(tensor));
+      if (rows.count > 0) {
+        all[tensor.name] = to_host_f32(*instance.backend, p.grad_rows(rows));
+      }
     }
   }
   return all;

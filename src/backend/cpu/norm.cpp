@@ -28,7 +28,7 @@ void CpuBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tens
                                    dx.as<float>().data() + begin * dim,
                                    partial.as<float>().data() + thread * dim, end - begin, dim);
   });
-  for (int thread = 0; thread < threads_; ++thread) {
+  for (int thread = 0; dweight.defined() && thread < threads_; ++thread) {
     set_.common->add(partial.as<float>().data() + thread * dim, dweight.as<float>().data(), dim);
   }
 }
@@ -80,7 +80,7 @@ void CpuBackend::group_norm_backward(const Tensor& dy, const Tensor& x, const Ro
                                   row<float>(partial, thread), end - begin);
     });
   });
-  for (int thread = 0; thread < threads_; ++thread) {
+  for (int thread = 0; dweight.defined() && thread < threads_; ++thread) {
     set_.common->add(row<float>(partial, thread), dweight.as<float>().data(), groups.width);
   }
 }

@@ -11,9 +11,17 @@ void CpuBackend::adamw(const AdamW& step, const Tensor& grad, const Tensor& valu
   with_kernels(copy.defined() ? copy.dtype() : DType::kF32, [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(grad.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.adamw(s, grad.as<float>().data() + begin, value.as<float>().data() + begin,
-                    exp_avg.as<float>().data() + begin, exp_avg_sq.as<float>().data() + begin,
-                    copy.defined() ? copy.as<A>().data() + begin : nullptr, end - begin);
+      const auto update = [&](const auto& kernel, auto moment) {
+        using M = decltype(moment);
+        kernel(s, grad.as<float>().data() + begin, value.as<float>().data() + begin,
+               exp_avg.as<M>().data() + begin, exp_avg_sq.as<M>().data() + begin,
+               copy.defined() ? copy.as<A>().data() + begin : nullptr, end - begin);
+      };
+      if (exp_avg.dtype() == DType::kBf16) {
+        update(kernels.adamw_bf16, BFloat16{});
+      } else {
+        update(kernels.adamw, float{});
+      }
     });
   });
 }

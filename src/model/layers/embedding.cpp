@@ -44,7 +44,10 @@ Tensor Embedding::forward(Context& ctx) const {
 }
 
 void Embedding::backward(Context& ctx, const Tensor& dy) const {
-  ctx.backend.embedding_backward(all_rows(ctx, dy), local_tokens(ctx), table_.grad);
+  const Tensor all = all_rows(ctx, dy);
+  if (table_.is_trained()) {
+    ctx.backend.embedding_backward(all, local_tokens(ctx), table_.grad);
+  }
 }
 
 }  // namespace moesaic::model

@@ -99,7 +99,7 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
     ctx.backend.add_bias(y, offsets, down_bias_->value);
   }
   if (saved != nullptr) {
-    *saved = {x, gate_up};
+    *saved = {gate_up_.is_trained() ? x : Tensor(), gate_up};
   }
   return y;
 }
@@ -108,20 +108,22 @@ Tensor Experts::backward(Context& ctx, const Tensor& dy, std::span<const std::in
                          const Saved& saved) const {
   const std::int64_t rows = dy.dim(0);
   const Tensor activated = ctx.empty(ctx.compute, {rows, hidden_});
-  ctx.backend.swiglu(saved.gate_up, limit_, activated);  // cheaper to make again than to keep
-  ctx.backend.grouped_matmul_dw(dy, activated, offsets, down_.grad);
+  if (down_.is_trained()) {
+    ctx.backend.swiglu(saved.gate_up, limit_, activated);  // cheaper to make again than to keep
+  }
+  add_weight_gradient(ctx, dy, activated, offsets, down_);
   if (down_bias_ != nullptr) {
-    ctx.backend.bias_backward(dy, offsets, down_bias_->grad);
+    add_bias_gradient(ctx, dy, offsets, *down_bias_);
   }
   const Tensor& dactivated = activated;
   ctx.backend.grouped_matmul_dx(dy, offsets, down_.compute, dactivated);
   const Tensor dgate_up = ctx.empty(ctx.compute, saved.gate_up.shape());
   ctx.backend.swiglu_backward(dactivated, saved.gate_up, limit_, dgate_up);
-  ctx.backend.grouped_matmul_dw(dgate_up, saved.x, offsets, gate_up_.grad);
+  add_weight_gradient(ctx, dgate_up, saved.x, offsets, gate_up_);
   if (gate_up_bias_ != nullptr) {
-    ctx.backend.bias_backward(dgate_up, offsets, gate_up_bias_->grad);
+    add_bias_gradient(ctx, dgate_up, offsets, *gate_up_bias_);
   }
-  Tensor dx = ctx.empty(ctx.compute, saved.x.shape());
+  Tensor dx = ctx.empty(ctx.compute, dy.shape());
   ctx.backend.grouped_matmul_dx(dgate_up, offsets, gate_up_.compute, dx);
   return dx;
 }

@@ -16,7 +16,7 @@ namespace moesaic::model {
 class Experts {
  public:
   struct Saved {
-    Tensor x, gate_up;  // (R, D), (R, 2F)
+    Tensor x, gate_up;  // (R, D) where gate or up is trained, (R, 2F)
   };
 
   /// prefix: "model.layers.N.mlp.experts."

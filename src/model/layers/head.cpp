@@ -185,12 +185,12 @@ void Head::each_row(
   }
 }
 
-Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
+Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale, bool wants_dx) const {
   const Tensor all = all_rows(ctx, x);
   const std::vector<std::int32_t>& target = ctx.batch.host->target;
   const std::int64_t tokens = all.dim(0);
   const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
-  const Tensor dx = ctx.empty(DType::kF32, all.shape());
+  const Tensor dx = wants_dx ? ctx.empty(DType::kF32, all.shape()) : Tensor();
   Loss result;
   const std::int64_t block = block_rows(ctx);
   for (std::int64_t begin = 0; begin < tokens; begin += block) {
@@ -204,11 +204,13 @@ Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale) const {
     ctx.backend.cross_entropy_backward(scores, local.rows(begin, rows),
                                        to_device(ctx.backend, stats.rows, {rows, kStats}), scale,
                                        dscores);
-    ctx.backend.matmul(dscores, Transpose::kYes, x_rows, Transpose::kNo, weight_.grad, Write::kAdd);
-    ctx.backend.matmul(dscores, Transpose::kNo, weight_.compute, Transpose::kNo,
-                       dx.rows(begin, rows), Write::kOverwrite);
+    add_weight_gradient(ctx, dscores, x_rows, std::array<std::int64_t, 2>{0, rows}, weight_);
+    if (wants_dx) {
+      ctx.backend.matmul(dscores, Transpose::kNo, weight_.compute, Transpose::kNo,
+                         dx.rows(begin, rows), Write::kOverwrite);
+    }
   }
-  result.dx = sum_rows(ctx, dx);
+  result.dx = wants_dx ? sum_rows(ctx, dx) : dx;
   return result;
 }
 

@@ -55,8 +55,8 @@ class Head {
     Tensor dx;                   // (t, D) fp32
   };
   /// The loss is -scale sum(logprob). Adds into the weight's gradient in the same pass over the
-  /// logits. Collective over tp.
-  Loss loss(Context& ctx, const Tensor& x, float scale) const;
+  /// logits. wants_dx: else dx stays undefined, on every rank of tp. Collective over tp.
+  Loss loss(Context& ctx, const Tensor& x, float scale, bool wants_dx = true) const;
 
   /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not
   /// collective.

@@ -13,6 +13,35 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
   return {rows, tensors.front().slice_shape()[1]};
 }
 
+// Columns of a matrix, one after the other.
+Tensor columns_of(Context& ctx, const Tensor& x, Slice columns) {
+  Tensor picked = ctx.empty(x.dtype(), {x.dim(0), columns.count});
+  ctx.backend.copy_groups(x, {columns.begin, 1, 0, columns.count}, picked, {0, 1, 0, columns.count},
+                          Write::kOverwrite);
+  return picked;
+}
+
+// Where only some rows of a weight are trained: those of each group that lie in them.
+void add_to_trained_rows(Context& ctx, const Tensor& dy, const Tensor& x,
+                         std::span<const std::int64_t> offsets, const Parameter& weight) {
+  const std::int64_t n = dy.dim(1);
+  for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+    const Slice met{offsets[g], offsets[g + 1] - offsets[g]};
+    for (const TrainedRows& trained : weight.trained) {
+      const auto group = static_cast<std::int64_t>(g);
+      const Slice rows = overlap(trained.rows, {group * n, n});
+      if (rows.count == 0 || met.count == 0) {
+        continue;
+      }
+      const Tensor all = dy.rows(met.begin, met.count);
+      const Tensor d =
+          rows.count == n ? all : columns_of(ctx, all, {rows.begin - group * n, rows.count});
+      ctx.backend.matmul(d, Transpose::kYes, x.rows(met.begin, met.count), Transpose::kNo,
+                         weight.grad_rows(weight.trained_in(rows)), Write::kAdd);
+    }
+  }
+}
+
 std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
 // Collective over tp where its ranks share a block of x: they all round their columns by the
@@ -41,6 +70,41 @@ void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offse
   }
 }
 
+void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
+                         std::span<const std::int64_t> offsets, const Parameter& weight) {
+  if (!weight.is_trained()) {
+    return;
+  }
+  if (!weight.is_trained_whole()) {
+    add_to_trained_rows(ctx, dy, x, offsets, weight);
+  } else if (weight.spec.shape.rank() == 3) {
+    ctx.backend.grouped_matmul_dw(dy, x, offsets, weight.grad);
+  } else {
+    ctx.backend.matmul(dy, Transpose::kYes, x, Transpose::kNo, weight.grad, Write::kAdd);
+  }
+}
+
+void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+                       const Parameter& bias) {
+  if (!bias.is_trained()) {
+    return;
+  }
+  if (bias.is_trained_whole()) {
+    ctx.backend.bias_backward(dy, offsets, bias.grad);
+    return;
+  }
+  const Tensor sums = ctx.zeros(DType::kF32, bias.spec.shape);
+  ctx.backend.bias_backward(dy, offsets, sums);
+  add_trained_rows(ctx, sums, bias);
+}
+
+void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& parameter) {
+  for (const TrainedRows& trained : parameter.trained) {
+    ctx.backend.add(parameter.rows_of(gradient, trained.rows),
+                    parameter.grad_rows({trained.first, trained.rows.count}));
+  }
+}
+
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
                double init_std, const LinearOptions& options)
     : weight_(parameters.add({.shape = stacked(tensors),
@@ -65,7 +129,7 @@ Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   if (bias_ != nullptr && adds_bias_) {
     ctx.backend.add_bias(y, all_of(y), bias_->value);
   }
-  if (saved != nullptr) {
+  if (saved != nullptr && weight_.is_trained()) {
     saved->x = x;
   }
   return y;
@@ -73,12 +137,12 @@ Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
 
 Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor d = ctx.as(ctx.compute, dy);
-  ctx.backend.matmul(d, Transpose::kYes, saved.x, Transpose::kNo, weight_.grad, Write::kAdd);
+  add_weight_gradient(ctx, d, saved.x, all_of(d), weight_);
   if (bias_ != nullptr) {
-    ctx.backend.bias_backward(d, all_of(d), bias_->grad);
+    add_bias_gradient(ctx, d, all_of(d), *bias_);
   }
   const DType dtype = full_ == Full::kOutput ? ctx.compute : DType::kF32;
-  Tensor dx = ctx.empty(dtype, saved.x.shape());
+  Tensor dx = ctx.empty(dtype, {d.dim(0), weight_.spec.shape[1]});
   ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
   return dx;
 }

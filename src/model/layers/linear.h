@@ -15,6 +15,17 @@ namespace moesaic::model {
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y);
 
+/// Adds dy^T x into the gradient of a weight's trained rows: rows [offsets[g], offsets[g + 1]) of x
+/// (R, K) and dy (R, N), compute, met group g. Nothing where it is frozen. Not collective.
+void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
+                         std::span<const std::int64_t> offsets, const Parameter& weight);
+/// The same of a bias (G N): sums of the rows of dy.
+void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+                       const Parameter& bias);
+
+/// Adds those rows of a gradient of the whole parameter that are trained. Not collective.
+void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& parameter);
+
 /// What a product has besides weights.
 struct LinearOptions {
   std::vector<PublicTensor> bias = {};  // (out) stacked as the weights; empty: none
@@ -30,7 +41,7 @@ class Linear {
  public:
   enum class Full { kOutput, kInputGradient, kBoth };  // which of the two is fp32
   struct Saved {
-    Tensor x;
+    Tensor x;  // where the weight is trained
   };
 
   Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,

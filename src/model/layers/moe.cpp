@@ -21,7 +21,7 @@ Tensor own_part(const Context& ctx, const Tensor& rows) {
 
 ParameterSpec buffer_spec(const std::string& prefix, std::int64_t experts,
                           const Placement& placement) {
-  ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .trained = false};
+  ParameterSpec spec{.shape = {3 * experts}, .tensors = {}, .in_products = false, .state = true};
   for (const char* const name : {"steps", "tokens", "updates"}) {
     spec.tensors.push_back(
         copied_tensor(fmt::format("{}experts_buffer.{}", prefix, name), {experts}, placement));

@@ -9,6 +9,7 @@
 #include "backend/transfer.h"
 #include "data/context_chunks.h"
 #include "model/context_parallel.h"
+#include "model/layers/linear.h"
 #include "model/tensor_parallel.h"
 #include "routing/forced_routing.h"
 
@@ -61,7 +62,7 @@ ParameterSpec state_spec(const std::string& name, std::int64_t experts, double v
           .tensors = {expert_rows(copied_tensor(name, {experts}, placement))},
           .init_value = value,
           .in_products = false,
-          .trained = false};
+          .state = true};
 }
 
 // One vector over the experts for each task, zeros at the start.
@@ -126,7 +127,7 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
 
 // (t, E) fp32: logits of the gate, before anything of the task is added.
 Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
-  saved.x = x;
+  saved.x = is_trained() ? x : Tensor();
   Tensor gate_in = ctx.as(DType::kF32, x);
   if (query_ != nullptr) {
     saved.query = ctx.empty(DType::kF32, {x.dim(0), gate_.value.dim(1)});
@@ -293,26 +294,31 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
   ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
                              to_device(ctx.backend, daux, {std::ssize(daux)}), dz, dlogits);
-  if (task_weights_ != nullptr) {
-    ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
-                                   task_weights_->grad.reshaped({tasks_, expert_pool_.size()}));
+  if (task_weights_ != nullptr && task_weights_->is_trained()) {
+    const bool whole = task_weights_->is_trained_whole();
+    const Shape shape{tasks_, expert_pool_.size()};
+    const Tensor gradient =
+        whole ? task_weights_->grad.reshaped(shape) : ctx.zeros(DType::kF32, shape);
+    ctx.backend.embedding_backward(dlogits, own_tasks(ctx), gradient);
+    if (!whole) {
+      add_trained_rows(ctx, gradient, *task_weights_);
+    }
   }
+  const std::array<std::int64_t, 2> all{0, dlogits.dim(0)};
   if (gate_bias_ != nullptr) {
-    ctx.backend.bias_backward(dlogits, std::array<std::int64_t, 2>{0, dlogits.dim(0)},
-                              gate_bias_->grad);
+    add_bias_gradient(ctx, dlogits, all, *gate_bias_);
   }
-  const Tensor x = ctx.as(DType::kF32, saved.x);
-  const Tensor gate_in = query_ != nullptr ? saved.query : x;
-  ctx.backend.matmul(dlogits, Transpose::kYes, gate_in, Transpose::kNo, gate_.grad, Write::kAdd);
-  Tensor dgate_in = ctx.empty(DType::kF32, gate_in.shape());
+  const Tensor x = is_trained() ? ctx.as(DType::kF32, saved.x) : Tensor();
+  add_weight_gradient(ctx, dlogits, query_ != nullptr ? saved.query : x, all, gate_);
+  Tensor dgate_in = ctx.empty(DType::kF32, {dlogits.dim(0), gate_.value.dim(1)});
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
                      Write::kOverwrite);
   if (query_ == nullptr) {
     return dgate_in;
   }
   ctx.backend.scale(dgate_in, query_scale());
-  ctx.backend.matmul(dgate_in, Transpose::kYes, x, Transpose::kNo, query_->grad, Write::kAdd);
-  Tensor dx = ctx.empty(DType::kF32, x.shape());
+  add_weight_gradient(ctx, dgate_in, x, all, *query_);
+  Tensor dx = ctx.empty(DType::kF32, {dlogits.dim(0), query_->value.dim(1)});
   ctx.backend.matmul(dgate_in, Transpose::kNo, query_->value, Transpose::kNo, dx,
                      Write::kOverwrite);
   return dx;

@@ -33,9 +33,9 @@ class Router {
     std::vector<float> host_selection;      // [T, E] where asked for
   };
   struct Saved {
-    Tensor x, query;                    // query (t, d): of a gate of two layers
-    RouteTensors routed;                // what backward needs of it
-    Tensor choice;                      // (t, K) whose scores the weights are made from
+    Tensor x, query;      // x where it is trained; query (t, d): of a gate of two layers
+    RouteTensors routed;  // what backward needs of it
+    Tensor choice;        // (t, K) whose scores the weights are made from
     std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
   };
 
@@ -55,6 +55,11 @@ class Router {
 
   // Values that training moves but no gradient does; the first two only if the config has a use for
   // them.
+  /// Whether training changes what the choice is made from; else its counts stand still, too.
+  bool is_trained() const {
+    return gate_.is_trained() || (query_ != nullptr && query_->is_trained());
+  }
+
   /// (E) fp32, added to the scores for the choice alone: balance = bias.
   Parameter* bias() const { return bias_; }
   /// (E) fp32, each regular expert's share of the choices of the step before: aux_scope = batch.

@@ -37,6 +37,10 @@ Tensor Swiglu::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   }
   if (saved != nullptr) {
     saved->gate_up = gate_up;
+  }
+  if (saved != nullptr && gate_ != nullptr) {
+    saved->x = x;
+    saved->activated = activated;
     saved->logit = logit;
   }
   return down_.forward(ctx, activated, saved != nullptr ? &saved->down_in : nullptr);
@@ -47,14 +51,16 @@ Tensor Swiglu::backward(Context& ctx, const Tensor& dy, const Saved& saved) cons
   Tensor dlogit;
   if (gate_ != nullptr) {
     dlogit = ctx.empty(DType::kF32, saved.logit.shape());
-    ctx.backend.gate_rows_backward(dactivated, saved.down_in.x, saved.logit, dlogit);
+    ctx.backend.gate_rows_backward(dactivated, saved.activated, saved.logit, dlogit);
   }
   const Tensor dgate_up = ctx.empty(ctx.compute, saved.gate_up.shape());
   ctx.backend.swiglu_backward(dactivated, saved.gate_up, 0.0F, dgate_up);
   Tensor dx = gate_up_.backward(ctx, dgate_up, saved.gate_up_in);
   if (gate_ != nullptr) {
-    ctx.backend.matmul(dlogit, Transpose::kYes, ctx.as(DType::kF32, saved.gate_up_in.x),
-                       Transpose::kNo, gate_->grad, Write::kAdd);
+    if (gate_->is_trained()) {
+      ctx.backend.matmul(dlogit, Transpose::kYes, ctx.as(DType::kF32, saved.x), Transpose::kNo,
+                         gate_->grad, Write::kAdd);
+    }
     ctx.backend.matmul(dlogit, Transpose::kNo, gate_->value, Transpose::kNo, dx, Write::kAdd);
   }
   return dx;

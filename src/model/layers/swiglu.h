@@ -14,8 +14,8 @@ class Swiglu {
  public:
   struct Saved {
     Linear::Saved gate_up_in, down_in;
-    Tensor gate_up;  // (T, 2F) compute
-    Tensor logit;    // (T, 1) fp32, if there is a gate on y
+    Tensor gate_up;              // (T, 2F) compute
+    Tensor x, activated, logit;  // (T, D), (T, F), (T, 1) fp32, if there is a gate on y
   };
 
   /// prefix: "model.layers.N.mlp."

@@ -1,12 +1,16 @@
 #include "model/parameter/buckets.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace moesaic::model {
 
+bool Bucket::is_whole() const {
+  return std::all_of(members.begin(), members.end(),
+                     [](const Parameter* p) { return p->is_trained_whole(); });
+}
+
 std::vector<Bucket> make_buckets(std::deque<Parameter>& parameters,
-                                 const std::map<SumOver, Tensor>& values,
-                                 const std::map<SumOver, Tensor>& gradients,
                                  const std::map<SumOver, Owner>& owners) {
   std::vector<Bucket> buckets;
   constexpr std::int64_t kElements = std::int64_t{1} << 22U;  // worth a call
@@ -18,19 +22,24 @@ std::vector<Bucket> make_buckets(std::deque<Parameter>& parameters,
       if (members.empty()) {
         return;
       }
-      const std::int64_t begin = members.front()->begin;
-      const std::int64_t size = members.back()->begin + members.back()->padded_size() - begin;
+      const Parameter& front = *members.front();
+      const Parameter& back = *members.back();
+      const std::int64_t size = back.begin + padded(back.trained_elements()) - front.begin;
+      const std::int64_t values_end = back.value_begin + padded(back.spec.shape.numel());
       Bucket bucket{.sum = sum,
-                    .first_part = members.front()->part,
-                    .last_part = members.back()->part,
-                    .value = values.at(sum).rows(begin, size),
-                    .grad = gradients.at(sum).rows(begin, size),
-                    .counts = share_out(members, size, owner)};
+                    .first_part = front.part,
+                    .last_part = back.part,
+                    .members = members,
+                    .values = {front.value_begin, values_end - front.value_begin},
+                    .gradients = {front.begin, size},
+                    .counts = share_out(members, owner),
+                    .value = {},
+                    .grad = {}};
       buckets.push_back(bucket);
       members.clear();
     };
     for (Parameter& p : parameters) {
-      if (p.spec.sum != sum) {
+      if (p.spec.sum != sum || !p.is_trained()) {
         continue;
       }
       const std::int64_t size = members.empty() ? 0 : p.begin - members.front()->begin;

@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "base/share.h"
 #include "model/parameter/parameter.h"
 #include "model/parameter/zero.h"
 
@@ -13,15 +14,18 @@ namespace moesaic::model {
 struct Bucket {
   SumOver sum;
   int first_part = 0, last_part = 0;
-  Tensor value, grad;                // (n) fp32
+  std::vector<Parameter*> members;
+  Slice values, gradients;           // where it lies in the blocks of its sum
   std::vector<std::int64_t> counts;  // elements that each rank of the sum's group owns
+  Tensor value, grad;                // fp32
+
+  /// Whether value and grad have the same places: every row of every member is trained.
+  bool is_whole() const;
 };
 
-/// Groups the parameters of each sum into buckets. values, gradients: the blocks that hold them
-/// all; owners: who updates what, a sum that is not there: all.
+/// Groups what is trained of each sum into buckets, without memory. owners: who updates what, a sum
+/// that is not there: all.
 std::vector<Bucket> make_buckets(std::deque<Parameter>& parameters,
-                                 const std::map<SumOver, Tensor>& values,
-                                 const std::map<SumOver, Tensor>& gradients,
                                  const std::map<SumOver, Owner>& owners);
 
 }  // namespace moesaic::model

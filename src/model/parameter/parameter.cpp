@@ -1,5 +1,8 @@
 #include "model/parameter/parameter.h"
 
+#include <algorithm>
+
+#include "base/share.h"
 #include "tensor/rng.h"
 
 namespace moesaic::model {
@@ -13,10 +16,10 @@ void ParameterSpec::place_tensors() {
   require(total == shape.numel(), "public tensors do not fill " + tensors.front().name);
 }
 
-Kept kept(const ParameterSpec& spec, DType compute, bool training, std::optional<DType> pack) {
-  const bool packed = !training && pack && spec.in_products && spec.packable;
+Kept kept(const ParameterSpec& spec, DType compute, bool trained, std::optional<DType> pack) {
+  const bool packed = !trained && pack && spec.in_products && spec.packable;
   const bool narrow = spec.in_products && compute != DType::kF32;
-  return {.values = training || spec.looked_up || (!narrow && !packed),
+  return {.values = trained || spec.looked_up || (!narrow && !packed),
           .copy = narrow && !packed,
           .packed = packed};
 }
@@ -45,6 +48,27 @@ Tensor Parameter::rows_of(const Tensor& tensor, Slice rows) const {
 
 Slice Parameter::rows_with(const PublicTensor& tensor) const {
   return {tensor.begin / columns(), tensor.slice_shape().numel() / columns()};
+}
+
+std::int64_t Parameter::trained_rows() const {
+  return trained.empty() ? 0 : trained.back().first + trained.back().rows.count;
+}
+
+Slice Parameter::trained_in(Slice rows) const {
+  Slice found{0, 0};
+  for (const TrainedRows& one : trained) {
+    const Slice both = overlap(one.rows, rows);
+    if (both.count > 0) {
+      const std::int64_t first = one.first + both.begin - one.rows.begin;
+      found = found.count == 0 ? Slice{first, both.count}
+                               : Slice{found.begin, first + both.count - found.begin};
+    }
+  }
+  return found;
+}
+
+Tensor Parameter::grad_rows(Slice of_trained) const {
+  return grad.reshaped({trained_rows(), columns()}).rows(of_trained.begin, of_trained.count);
 }
 
 void Parameter::hold_aligned_blocks() {

@@ -26,9 +26,10 @@ struct ParameterSpec {
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
   bool packable = true;     // products with its rows alone read it: it may be quantized
-  bool trained = true;
-  bool buffered = false;  // its gradient may be deferred over steps (router.gradient_buffer)
-  bool tied = false;      // held by the first and the last stage of a pipeline
+  bool state = false;       // moved by counts, never by a gradient: loads and biases of the router
+  bool decays = true;       // weight decay applies to its tensors of two or more dims
+  bool buffered = false;    // its gradient may be deferred over steps (router.gradient_buffer)
+  bool tied = false;        // held by the first and the last stage of a pipeline
 
   /// Whether a checkpoint may hold its tensors as int8 or int4: products alone read them.
   bool quantizable() const { return in_products && packable && !looked_up; }
@@ -41,32 +42,45 @@ struct ParameterSpec {
 struct Kept {
   bool values = false, copy = false, packed = false;
 };
-/// pack: how weights of products are kept while nothing is trained; nothing: in compute.
-Kept kept(const ParameterSpec& spec, DType compute, bool training, std::optional<DType> pack);
+/// trained: it has an fp32 value. pack: how other weights of products are kept; nothing: in
+/// compute.
+Kept kept(const ParameterSpec& spec, DType compute, bool trained, std::optional<DType> pack);
 
 /// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
 /// (seed, public name, element index) alone.
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed);
 
+/// Neighbouring rows of a parameter that training changes by one rule.
+struct TrainedRows {
+  Slice rows;              // of the parameter
+  std::int64_t first = 0;  // which of the trained rows the first of them is
+  float lr_scale = 1.0F;
+  bool decays = false;
+};
+
+/// Gradients and moments have the trained rows alone, one after the other: "row i of the trained
+/// rows". Most parameters are trained as a whole, or not at all.
 struct Parameter {
   ParameterSpec spec;
-  int part = 0;            // of the model, in its order: embedding, each block, norm and head
-  std::int64_t begin = 0;  // where it lies among those of the same sum, elements
-  Tensor value, grad;      // fp32; grad: while training; no value where products alone read it
-  Tensor compute;          // value itself, or its copy in the compute dtype
-  PackedWeights packed;    // instead of these, where weights are quantized
+  int part = 0;  // of the model, in its order: embedding, each block, norm and head
+  std::vector<TrainedRows> trained;  // empty: it is frozen, or state
+  // Where it lies among those of the same sum, elements: its value and its gradient.
+  std::int64_t value_begin = 0, begin = 0;
+  Tensor value;          // fp32; none where it is frozen and products alone read it
+  Tensor grad;           // fp32, of the trained rows: of the parameter's shape if these are all
+  Tensor compute;        // value itself, or its copy in the compute dtype
+  PackedWeights packed;  // instead of these, where weights are quantized
   std::optional<ColumnSlice> own_columns;  // of those kept, where ranks share out whole rows
-  Slice owned;                             // the rows whose update this rank computes
+  Slice owned;                             // of the trained rows: whose update this rank computes
   int owners = 1;              // ranks that share out the update; 1: each computes all of it
-  Tensor exp_avg, exp_avg_sq;  // fp32, of the owned rows; while training
+  Tensor exp_avg, exp_avg_sq;  // of the owned rows
   Tensor deferred;  // fp32, of the owned rows, if buffered: the sum of deferred gradients
 
   /// As a matrix: the last dim is a row; of a vector each element is one.
   std::int64_t columns() const;
-  /// Elements up to the next parameter: each begins at a multiple of 64 bytes.
-  std::int64_t padded_size() const { return (spec.shape.numel() + 15) / 16 * 16; }
   Slice all_rows() const { return {0, spec.shape.numel() / columns()}; }
+  /// Rows of its value, or of another tensor that has them all.
   Tensor rows_of(const Tensor& tensor, Slice rows) const;
   /// Where the columns of its tensors are shared out: from now on it has all blocks that its own
   /// are in (backend/packed_weights.h).
@@ -74,8 +88,17 @@ struct Parameter {
   /// The rows in which a tensor of the spec lies.
   Slice rows_with(const PublicTensor& tensor) const;
 
-  /// Weight decay applies to tensors of two or more dims.
-  bool decays() const { return spec.tensors.front().shape.rank() >= 2; }
+  bool is_trained() const { return !trained.empty(); }
+  std::int64_t trained_rows() const;
+  std::int64_t trained_elements() const { return trained_rows() * columns(); }
+  bool is_trained_whole() const { return trained_rows() == all_rows().count; }
+  /// Those of the trained rows that lie in these rows of the parameter.
+  Slice trained_in(Slice rows) const;
+  /// These of the trained rows, of its gradient.
+  Tensor grad_rows(Slice of_trained) const;
 };
+
+/// Elements up to the next tensor in a block: each begins at a multiple of 64 bytes.
+constexpr std::int64_t padded(std::int64_t elements) { return (elements + 15) / 16 * 16; }
 
 }  // namespace moesaic::model

@@ -16,64 +16,137 @@ Parameter& Parameters::add(ParameterSpec spec) {
   Parameter& p = list_.emplace_back();
   p.spec = std::move(spec);
   p.part = part_;
+  for (const PublicTensor& tensor : p.spec.tensors) {
+    if (p.spec.state || !roles_.trains(tensor.name)) {
+      continue;
+    }
+    const TrainedRows next{.rows = p.rows_with(tensor),
+                           .first = p.trained_rows(),
+                           .lr_scale = static_cast<float>(roles_.lr_scale(tensor.name)),
+                           .decays = p.spec.decays && tensor.shape.rank() >= 2};
+    TrainedRows* const last = p.trained.empty() ? nullptr : &p.trained.back();
+    if (last != nullptr && last->rows.end() == next.rows.begin && last->lr_scale == next.lr_scale &&
+        last->decays == next.decays) {
+      last->rows.count += next.rows.count;
+    } else if (next.rows.count > 0) {
+      p.trained.push_back(next);
+    }
+  }
   return p;
 }
 
-std::map<SumOver, Tensor> Parameters::carve(Backend& backend, Tensor Parameter::*member) {
-  std::map<SumOver, Tensor> blocks;
+void Parameters::place(const std::map<SumOver, Owner>& owners) {
   for (const SumOver sum : kAllSums) {
-    std::int64_t total = 0;
+    std::int64_t values = 0, gradients = 0;
     for (Parameter& p : list_) {
-      if (p.spec.sum == sum) {
-        p.begin = total;
-        total += p.padded_size();
-      }
-    }
-    blocks[sum] = backend.empty(DType::kF32, {total});
-    backend.zero(blocks[sum]);
-    for (Parameter& p : list_) {
-      if (p.spec.sum == sum) {
-        p.*member = blocks[sum].rows(p.begin, p.spec.shape.numel()).reshaped(p.spec.shape);
+      if (p.spec.sum == sum && p.is_trained()) {
+        p.value_begin = values;
+        p.begin = gradients;
+        values += padded(p.spec.shape.numel());
+        gradients += padded(p.trained_elements());
       }
     }
   }
+  buckets_ = make_buckets(list_, owners);
+}
+
+Parameters::TrainedBytes Parameters::trained_bytes(SumOver sum, DType moments) const {
+  TrainedBytes bytes;
+  for (const Parameter& p : list_) {
+    if (p.spec.sum == sum) {
+      bytes.elements += p.trained_elements();
+      bytes.gradients += 4 * padded(p.trained_elements());
+      bytes.moments +=
+          2 * static_cast<std::int64_t>(size_of(moments)) * padded(p.owned.count * p.columns());
+    }
+  }
+  return bytes;
+}
+
+Parameters::TrainedBytes Parameters::trained_bytes(DType moments) const {
+  TrainedBytes bytes;
+  for (const SumOver sum : kAllSums) {
+    const TrainedBytes more = trained_bytes(sum, moments);
+    bytes.elements += more.elements;
+    bytes.gradients += more.gradients;
+    bytes.moments += more.moments;
+  }
+  return bytes;
+}
+
+namespace {
+
+struct Blocks {
+  Tensor values, gradients;
+};
+
+Blocks blocks_of(Backend& backend, SumOver sum, std::deque<Parameter>& parameters) {
+  std::int64_t values = 0, gradients = 0;
+  const auto each = [&](const auto& use) {
+    for (Parameter& p : parameters) {
+      if (p.spec.sum == sum && p.is_trained()) {
+        use(p);
+      }
+    }
+  };
+  each([&](const Parameter& p) {
+    values = p.value_begin + padded(p.spec.shape.numel());
+    gradients = p.begin + padded(p.trained_elements());
+  });
+  Blocks blocks{backend.empty(DType::kF32, {values}), backend.empty(DType::kF32, {gradients})};
+  backend.zero(blocks.values);
+  backend.zero(blocks.gradients);
+  each([&](Parameter& p) {
+    const Shape& shape = p.spec.shape;
+    p.value = blocks.values.rows(p.value_begin, shape.numel()).reshaped(shape);
+    p.grad = blocks.gradients.rows(p.begin, p.trained_elements())
+                 .reshaped(p.is_trained_whole() ? shape : Shape{p.trained_rows(), p.columns()});
+  });
   return blocks;
 }
 
-void Parameters::allocate(Backend& backend, DType compute, bool training,
-                          const std::map<SumOver, Owner>& owners, std::optional<DType> pack) {
-  pack_ = training ? std::nullopt : pack;
-  if (training) {
-    const auto values = carve(backend, &Parameter::value);
-    buckets_ = make_buckets(list_, values, carve(backend, &Parameter::grad), owners);
+}  // namespace
+
+void Parameters::allocate(Backend& backend, const Formats& formats,
+                          const std::map<SumOver, Owner>& owners) {
+  pack_ = formats.pack;
+  place(owners);
+  std::map<SumOver, Blocks> blocks;
+  for (const SumOver sum : kAllSums) {
+    blocks[sum] = blocks_of(backend, sum, list_);
+  }
+  for (Bucket& bucket : buckets_) {
+    const Blocks& all = blocks[bucket.sum];
+    bucket.value = all.values.rows(bucket.values.begin, bucket.values.count);
+    bucket.grad = all.gradients.rows(bucket.gradients.begin, bucket.gradients.count);
   }
   for (Parameter& p : list_) {
-    const Kept of_it = kept(p.spec, compute, training, pack);
-    if (of_it.packed && *pack != DType::kBf16) {
+    const Kept of_it = kept(p.spec, formats.compute, p.is_trained(), pack_);
+    if (of_it.packed && *pack_ != DType::kBf16) {
       p.hold_aligned_blocks();
     }
-    if (of_it.values && !training) {
+    if (of_it.values && !p.is_trained()) {
       p.value = backend.empty(DType::kF32, p.spec.shape);
     }
     if (of_it.packed) {
       continue;  // made when its values are set
     }
-    p.compute = of_it.copy ? backend.empty(compute, p.spec.shape) : p.value;
-    if (training) {
-      std::vector<Tensor*> of_owned = {&p.exp_avg, &p.exp_avg_sq};
-      if (p.spec.buffered) {
-        of_owned.push_back(&p.deferred);
-      }
-      for (Tensor* tensor : of_owned) {
-        *tensor = backend.empty(DType::kF32, {p.owned.count, p.columns()});
-        backend.zero(*tensor);
-      }
+    p.compute = of_it.copy ? backend.empty(formats.compute, p.spec.shape) : p.value;
+    const auto of_owned = [&](DType type) {
+      Tensor tensor = backend.empty(type, {p.owned.count, p.columns()});
+      backend.zero(tensor);
+      return tensor;
+    };
+    if (p.is_trained()) {
+      p.exp_avg = of_owned(formats.moments);
+      p.exp_avg_sq = of_owned(formats.moments);
+      p.deferred = p.spec.buffered ? of_owned(DType::kF32) : Tensor();
     }
   }
 }
 
 bool Parameters::packs(const Parameter& parameter) const {
-  return kept(parameter.spec, DType::kF32, false, pack_).packed;
+  return kept(parameter.spec, DType::kF32, parameter.is_trained(), pack_).packed;
 }
 
 bool Parameters::packs_as(const Parameter& parameter, DType type) const {
@@ -112,7 +185,7 @@ void Parameters::initialise(Backend& backend, std::int64_t seed) {
 
 void Parameters::refresh_copies(Backend& backend) {
   for (const Parameter& p : list_) {
-    if (p.compute.dtype() != DType::kF32) {
+    if (p.value.defined() && p.compute.dtype() != DType::kF32) {
       backend.convert(p.value, p.compute);
     }
   }

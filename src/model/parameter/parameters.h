@@ -9,16 +9,17 @@
 
 #include "backend/backend.h"
 #include "model/parameter/buckets.h"
+#include "model/parameter/roles.h"
 #include "tensor/quantized.h"
 
 namespace moesaic::model {
 
 /// Every value, gradient, moment, public name and sharding: one list for optimizer, checkpoint and
 /// layout changes. Layers add their parameters, then allocate() gives all of them memory: one
-/// block for each kind and sum, so that gradients are reduced in one go.
+/// block for each kind and sum of what is trained, so that gradients are reduced in one go.
 class Parameters {
  public:
-  Parameters() = default;
+  explicit Parameters(Roles roles = {}) : roles_(std::move(roles)) {}
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
 
@@ -27,10 +28,26 @@ class Parameters {
   /// What is added from now on belongs to the next part of the model.
   void begin_part() { ++part_; }
   int part() const { return part_; }
+  const Roles& roles() const { return roles_; }
+  struct Formats {
+    DType compute = DType::kF32;
+    DType moments = DType::kF32;     // fp32 or bf16
+    std::optional<DType> pack = {};  // of frozen weights of products; without: compute
+  };
   /// owners: who updates what (ZeRO stage 1, Rajbhandari et al. 2020); a sum that is not there:
-  /// all. pack: how weights of products are kept while nothing is trained; without: in compute.
-  void allocate(Backend& backend, DType compute, bool training,
-                const std::map<SumOver, Owner>& owners = {}, std::optional<DType> pack = {});
+  /// all.
+  void allocate(Backend& backend, const Formats& formats,
+                const std::map<SumOver, Owner>& owners = {});
+  /// What allocate does first, without memory: where values and gradients lie, and what this rank
+  /// owns.
+  void place(const std::map<SumOver, Owner>& owners);
+  /// Of what this rank holds (or would, after place). Gradients: 4 bytes for an element; moments:
+  /// two numbers for each owned one. Every tensor is rounded up to 16 elements.
+  struct TrainedBytes {
+    std::int64_t elements = 0, gradients = 0, moments = 0;
+  };
+  TrainedBytes trained_bytes(DType moments) const;
+  TrainedBytes trained_bytes(SumOver sum, DType moments) const;  // of one sum's parameters
   void initialise(Backend& backend, std::int64_t seed);
   /// Gives one of them its values, all of this rank's, and its copy with them.
   void set(Backend& backend, Parameter& parameter, const std::vector<float>& values) const;
@@ -49,9 +66,7 @@ class Parameters {
   const std::vector<Bucket>& buckets() const { return buckets_; }
 
  private:
-  /// Gives this tensor of every parameter its place in one block for each sum.
-  std::map<SumOver, Tensor> carve(Backend& backend, Tensor Parameter::*member);
-
+  Roles roles_;
   std::optional<DType> pack_;
   std::deque<Parameter> list_;
   std::vector<Bucket> buckets_;

@@ -4,13 +4,14 @@
 
 namespace moesaic::model {
 
-std::vector<std::int64_t> share_out(std::span<Parameter* const> members, std::int64_t size,
-                                    Owner owner) {
+std::vector<std::int64_t> share_out(std::span<Parameter* const> members, Owner owner) {
+  const Parameter& back = *members.back();
   const std::int64_t first = members.front()->begin;
+  const std::int64_t size = back.begin + padded(back.trained_elements()) - first;
   const auto border = [&](std::int64_t i) {
     const std::int64_t target = first + size * i / owner.ranks;
     for (const Parameter* p : members) {
-      if (target < p->begin + p->spec.shape.numel()) {
+      if (target < p->begin + p->trained_elements()) {
         const std::int64_t inside = std::max<std::int64_t>(0, target - p->begin);
         return p->begin + inside / p->columns() * p->columns();
       }
@@ -26,7 +27,7 @@ std::vector<std::int64_t> share_out(std::span<Parameter* const> members, std::in
   const std::int64_t own_end = border(owner.rank + 1);
   for (Parameter* p : members) {
     const auto row_at = [&](std::int64_t element) {
-      return std::clamp<std::int64_t>(element - p->begin, 0, p->spec.shape.numel()) / p->columns();
+      return std::clamp<std::int64_t>(element - p->begin, 0, p->trained_elements()) / p->columns();
     };
     p->owners = owner.ranks;
     p->owned = {row_at(own_begin), row_at(own_end) - row_at(own_begin)};

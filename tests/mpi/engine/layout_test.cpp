@@ -5,8 +5,10 @@
 #include <cmath>
 
 #include "config/layers.h"
+#include "model/trainable.h"
 #include "mpi/engine/layouts.h"
 #include "plan/traffic.h"
+#include "plan/trained_memory.h"
 #include "support/golden.h"
 #include "train/optimizer.h"
 #include "train/step.h"
@@ -238,9 +240,9 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     model::MoeStats stats = stats_of(config);
     evaluate(instance, stats);
     train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
-    const plan::Traffic traffic =
-        plan::traffic_per_step(config, layout, mesh[comm::Group::kPp].rank(), gates_of(config),
-                               mesh[comm::Group::kTp].rank());
+    const plan::Traffic traffic = plan::traffic_per_step(
+        config, layout, mesh[comm::Group::kPp].rank(), gates_of(config),
+        mesh[comm::Group::kTp].rank(), model::roles_of(config, gates_of(config)));
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
       return mesh[comm::Group::kTp].all_reduce(bytes, comm::Reduce::kSum);
@@ -251,7 +253,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     expect(instance[comm::Group::kTp], traffic[comm::Group::kTp], 1e-9 * traffic[comm::Group::kTp]);
     expect(instance[comm::Group::kPp], traffic[comm::Group::kPp], 1e-9 * traffic[comm::Group::kPp]);
     const std::int64_t sharers = layout.expert_ranks();
-    const bool even = config.model.experts % sharers == 0 &&
+    const bool even = config.train.trainable.empty() && config.model.experts % sharers == 0 &&
                       config.router.spare_experts % sharers == 0;  // else: of the fullest
     if (even) {
       expect(instance[comm::Group::kDp], traffic[comm::Group::kDp], padding);
@@ -289,6 +291,31 @@ void LayoutTest::compare_traffic(const config::Config& base) {
           most[comm::Group::kDp], most[comm::Group::kReplicas], most[comm::Group::kStage]}) {
       EXPECT_GT(seen, 0.0) << "a group that never sent anything was not checked";
     }
+  }
+}
+
+// Protects: gradients and moments take exactly what plan says, over all ranks and on the fullest.
+TEST_P(LayoutTest, TrainedMemoryIsAsPlanned) {
+  const int ranks = comm::Communicator::world().size();
+  for (const config::Config& config : some_of(layouts(golden.config, ranks), 14)) {
+    SCOPED_TRACE(text_of(config));
+    const comm::Mesh& mesh = meshes_.of(config);
+    engine::Instance instance(config, mesh, engine::Use::kTraining, gates_of(config));
+    const auto own = instance.parameters.trained_bytes(config.train.moments);
+    const plan::TrainedMemory planned = plan::trained_memory(
+        config, plan::Layout::of(config, ranks), gates_of(config), instance.parameters.roles());
+    const auto expect = [&](std::int64_t bytes, std::int64_t most, std::int64_t all) {
+      EXPECT_EQ(mesh.world.all_reduce(bytes, comm::Reduce::kMax), most);
+      EXPECT_EQ(mesh.world.all_reduce(bytes, comm::Reduce::kSum), all);
+    };
+    expect(own.elements, planned.largest.elements, planned.sum.elements);
+    expect(own.gradients, planned.largest.gradients, planned.sum.gradients);
+    expect(own.moments, planned.largest.moments, planned.sum.moments);
+    std::int64_t held = 0;  // what there really is
+    for (const model::Parameter& p : instance.parameters.all()) {
+      held += p.grad.defined() ? 4 * model::padded(p.grad.numel()) : 0;
+    }
+    EXPECT_EQ(held, own.gradients);
   }
 }
 
@@ -339,33 +366,36 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, LayoutTest,
-    ::testing::Values(Case{.name = "softmax", .golden = "softmax"},
-                      Case{.name = "sigmoid_bias", .golden = "sigmoid_bias"},
-                      Case{.name = "starved_expert",
-                           .golden = "sigmoid_bias",
-                           .starve = true,
-                           .change = [](config::Config& c) { c.model.experts = 4; }},
-                      Case{.name = "capacity",
-                           .golden = "capacity",
-                           .change = [](config::Config& c) { c.router.capacity = 6; }},
-                      Case{.name = "one_row",
-                           .golden = "capacity",
-                           .rows = 1,
-                           .change = [](config::Config& c) { c.router.capacity = 6; }},
-                      Case{.name = "wide", .golden = "softmax", .rows = 5, .change = wide},
-                      Case{
-                          .name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
-                      Case{.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
-                      Case{.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
-                      Case{.name = "latent", .golden = "softmax", .rows = 5, .change = latent},
-                      Case{.name = "normed", .golden = "softmax", .rows = 5, .change = normed},
-                      Case{.name = "sinking", .golden = "softmax", .rows = 5, .change = sinking},
-                      Case{.name = "short_rows",
-                           .golden = "softmax",
-                           .rows = 5,
-                           .change = wide,
-                           .short_rows = true},
-                      Case{.name = "bf16", .golden = "softmax_bf16", .rows = 3, .bf16 = true}),
+    ::testing::Values(
+        Case{.name = "softmax", .golden = "softmax"},
+        Case{.name = "sigmoid_bias", .golden = "sigmoid_bias"},
+        Case{.name = "starved_expert",
+             .golden = "sigmoid_bias",
+             .starve = true,
+             .change = [](config::Config& c) { c.model.experts = 4; }},
+        Case{.name = "capacity",
+             .golden = "capacity",
+             .change = [](config::Config& c) { c.router.capacity = 6; }},
+        Case{.name = "one_row",
+             .golden = "capacity",
+             .rows = 1,
+             .change = [](config::Config& c) { c.router.capacity = 6; }},
+        Case{.name = "wide", .golden = "softmax", .rows = 5, .change = wide},
+        Case{.name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
+        Case{.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
+        Case{.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
+        Case{.name = "latent", .golden = "softmax", .rows = 5, .change = latent},
+        Case{.name = "normed", .golden = "softmax", .rows = 5, .change = normed},
+        Case{.name = "sinking", .golden = "softmax", .rows = 5, .change = sinking},
+        Case{.name = "upper", .golden = "softmax", .rows = 5, .change = upper},
+        Case{.name = "pieces", .golden = "softmax", .rows = 5, .change = pieces},
+        Case{.name = "latent_pieces", .golden = "softmax", .rows = 5, .change = latent_pieces},
+        Case{.name = "short_rows",
+             .golden = "softmax",
+             .rows = 5,
+             .change = wide,
+             .short_rows = true},
+        Case{.name = "bf16", .golden = "softmax_bf16", .rows = 3, .bf16 = true}),
     [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

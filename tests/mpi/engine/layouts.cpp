@@ -117,6 +117,26 @@ void sinking(config::Config& c) {
   c.router.gradient_buffer = 30;
 }
 
+void upper(config::Config& c) {
+  wide(c);
+  c.train.trainable = {"last:2", "head"};
+}
+
+void pieces(config::Config& c) {
+  sinking(c);
+  c.router.gradient_buffer = 0;
+  c.train.eps = 1e-5;  // some of them have next to no gradient
+  c.train.trainable = {
+      "*.q_proj.*",        "*.v_proj.bias",    "*.experts.1.*", "*.experts.6.up_proj.*",
+      "*.mlp.gate.weight", "model.layers.3.*", "!*.o_proj.*"};
+}
+
+void latent_pieces(config::Config& c) {
+  latent(c);
+  c.train.trainable = {"*.kv_b_proj.weight", "*.q_a_proj.weight", "model.norm.weight"};
+  c.train.lr_scale = {{"*.q_a_proj.weight", 0.1}};
+}
+
 std::string text_of(const config::Config& c) {
   const config::Parallel& p = c.parallel;
   return fmt::format(
@@ -154,8 +174,12 @@ std::map<std::string, double> distances(engine::Instance& instance,
                                         const std::map<std::string, std::vector<float>>& expected) {
   std::map<std::string, double> result;
   for (const model::Parameter& p : instance.parameters.all()) {
-    const std::span<const float> grad = p.grad.as<float>();
     for (const model::PublicTensor& tensor : p.spec.tensors) {
+      const Slice rows = p.trained_in(p.rows_with(tensor));
+      if (rows.count == 0) {
+        continue;
+      }
+      const std::span<const float> grad = p.grad_rows(rows).as<float>();
       const std::vector<float>& whole = expected.at(tensor.name);
       double norm = 1e-30;
       for (const float g : whole) {
@@ -163,10 +187,10 @@ std::map<std::string, double> distances(engine::Instance& instance,
       }
       double distance = 0.0;
       for (std::int64_t i = 0; i < tensor.slice_shape().numel(); ++i) {
-        const std::int64_t row = (tensor.begin + i) / p.columns();
+        const std::int64_t row = rows.begin + i / p.columns();
         if (row >= p.owned.begin && row < p.owned.end()) {
           const double difference =
-              static_cast<double>(grad[static_cast<std::size_t>(tensor.begin + i)]) -
+              static_cast<double>(grad[static_cast<std::size_t>(i)]) -
               static_cast<double>(whole[static_cast<std::size_t>(tensor.whole_index(i))]);
           distance += difference * difference;
         }

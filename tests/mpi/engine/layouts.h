@@ -31,6 +31,13 @@ void normed(config::Config& c);
 /// Sinks, windows, norms of heads, and biases everywhere, those of experts deferred.
 void sinking(config::Config& c);
 
+/// Frozen in different ways: all below the last blocks, so that backward ends in the middle; single
+/// tensors of products that hold several, single experts and biases; one product of latent
+/// attention, and another at a tenth of the learning rate.
+void upper(config::Config& c);
+void pieces(config::Config& c);
+void latent_pieces(config::Config& c);
+
 /// Everything about a layout but dp, which follows from the number of ranks.
 std::string text_of(const config::Config& c);
 

@@ -49,6 +49,28 @@ TEST_P(OptimizerKernels, ThreeStepsOfAdamW) {
   }
 }
 
+// Moments in bf16: the update is made of the exact ones, which are rounded when they are stored.
+TEST_P(OptimizerKernels, MomentsInBf16) {
+  for (const std::int64_t count : kRowCounts) {
+    reference::AdamWState state{random({count}, "value"), Vector(static_cast<std::size_t>(count)),
+                                Vector(static_cast<std::size_t>(count))};
+    const Tensor value = upload(state.value, {count});
+    const Tensor exp_avg = upload(state.exp_avg, {count}, DType::kBf16);
+    const Tensor exp_avg_sq = upload(state.exp_avg_sq, {count}, DType::kBf16);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const Vector grad = random({count}, std::to_string(step));
+      backend().adamw(step_of(step), upload(grad, {count}), value, exp_avg, exp_avg_sq,
+                      poisoned({count}, compute()));
+      state = reference::adamw(state, grad, kOptions, step);
+      expect_close(download(value), state.value, 2e-5, "value");
+      expect_close(download(exp_avg), state.exp_avg, 0.004, "exp_avg");
+      expect_close(download(exp_avg_sq), state.exp_avg_sq, 0.004, "exp_avg_sq");
+      state.exp_avg = download(exp_avg);
+      state.exp_avg_sq = download(exp_avg_sq);
+    }
+  }
+}
+
 // An element whose gradient has always been 0 must only decay, never become NaN.
 TEST_P(OptimizerKernels, NoGradientOnlyDecays) {
   const Tensor value = upload(Vector{2.0, -4.0}, {2});

@@ -26,10 +26,10 @@ TEST(PublicTensor, PartsAreOfTheWhole) {
 TEST(Parameters, PartsHaveTheWholesInitialValues) {
   const auto backend = make_cpu_backend(1);
   const auto values = [&](const PublicTensor& tensor) {
-    Parameters parameters;
+    Parameters parameters(Roles::none());
     Parameter& p =
         parameters.add({.shape = tensor.slice_shape(), .tensors = {tensor}, .init_std = 1.0});
-    parameters.allocate(*backend, DType::kF32, false);
+    parameters.allocate(*backend, {});
     parameters.initialise(*backend, 3);
     const auto span = p.value.as<float>();
     return std::vector<float>(span.begin(), span.end());
@@ -58,7 +58,7 @@ TEST(Parameters, OwnersShareOutEveryRow) {
         }
         parameters.add({.shape = shape, .tensors = tensors});
       }
-      parameters.allocate(*backend, DType::kF32, true, {{SumOver::kReplicas, {rank, ranks}}});
+      parameters.allocate(*backend, {}, {{SumOver::kReplicas, {rank, ranks}}});
       ASSERT_EQ(parameters.buckets().size(), 1U);
       const Bucket& bucket = parameters.buckets().front();
       std::int64_t begin = 0;

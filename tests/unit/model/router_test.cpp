@@ -67,7 +67,7 @@ class RouterTest : public ::testing::Test {
         parameters, "", sizes, options, 0,
         routing::make_expert_pool(std::string(static_cast<std::size_t>(sizes.experts), 'r'), 1),
         tasks, 1.0, {});
-    parameters.allocate(*backend, DType::kF32, true);
+    parameters.allocate(*backend, {});
     for (const model::Parameter& p : parameters.all()) {
       const std::string& name = p.spec.tensors.front().name;
       if (name.ends_with("gate.load")) {
@@ -87,7 +87,7 @@ class RouterTest : public ::testing::Test {
     expect_close(dx, "grad/x", 1e-5);
     for (const model::Parameter& p : parameters.all()) {
       const std::string& name = p.spec.tensors.front().name;
-      if (p.spec.trained) {
+      if (p.is_trained()) {
         expect_close(p.grad, "grad/" + (name.starts_with("gate.task") ? "task_weight" : name),
                      1e-5);
       }

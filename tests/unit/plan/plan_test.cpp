@@ -151,8 +151,8 @@ TEST(Memory, SharesExpertsOut) {
   EXPECT_EQ(one.copies, 0.0);
   const Memory four = memory_per_rank(c, {.ep = 4, .dp = 2}, 0, true);
   EXPECT_EQ(four.weights, 4.0 * (9280 + 1920));
-  EXPECT_EQ(four.gradients, four.weights);
-  EXPECT_EQ(four.moments, 2.0 * four.weights);
+  EXPECT_EQ(four.gradients, four.weights - 4.0 * 16);  // counts of the router have none
+  EXPECT_EQ(four.moments, 2.0 * four.gradients);
   EXPECT_EQ(four.logits, 4.0 * 14 * 50);                   // fewer tokens than a block has
   EXPECT_EQ(four.dispatch, 4.0 * 28 * (3 * 16 + 3 * 10));  // 14 tokens x top-2
   // Attention 104 + 38 numbers for a token. Dense: + 120. MoE: + 60 + 34, and 54 for a row.
@@ -239,8 +239,8 @@ TEST(Traffic, CountsByGroup) {
   // One micro-batch for each of 4 ranks: 28 rows x 2 layers x 16 numbers, four times, half leave.
   EXPECT_EQ(both[comm::Group::kEp], 4.0 * 28 * 2 * 16 * 4 / 2);
   EXPECT_EQ(both[comm::Group::kDp], 2.0 * 4 * 3840 / 2);
-  // Gates 256, of 9280 numbers that are no experts', are summed in their own call.
-  EXPECT_EQ(both[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256) * 3 / 4);
+  // Gates 256, of 9280 numbers that are no experts', are summed in their own call; 16 are counts.
+  EXPECT_EQ(both[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256 - 16) * 3 / 4);
   EXPECT_EQ(both[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
 }
 
@@ -259,7 +259,7 @@ TEST(Traffic, OverCp) {
   // Two micro-batches for each of two replicas. 192 rows x top-2 x 2 layers x 16, half leave.
   EXPECT_EQ(cp[comm::Group::kEp], 2 * 4.0 * 384 * 2 * 16 * 4 / 2);
   EXPECT_EQ(cp[comm::Group::kDp], 2.0 * 4 * 3840 / 2);
-  EXPECT_EQ(cp[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256) * 3 / 4);
+  EXPECT_EQ(cp[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256 - 16) * 3 / 4);
   EXPECT_EQ(cp[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
   // A row has 2 x (6 + 6) numbers. The second rank sends its 128 rows twice, 64 gradients once.
   EXPECT_EQ(cp[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (2 * 128 + 64));
@@ -292,7 +292,7 @@ TEST(Memory, OverCp) {
   config::Config c = long_config();
   const Memory two = memory_per_rank(c, {.ep = 2, .cp = 2, .zero = true}, 0, true);
   EXPECT_EQ(two.weights, 4.0 * (9280 + 3840));
-  EXPECT_EQ(two.moments, 2.0 * 4 * (1920 + 2320));
+  EXPECT_EQ(two.moments, 2.0 * 4 * (1920 + 2316));
   EXPECT_EQ(two.logits, 4.0 * 192 * 50);
   EXPECT_EQ(two.dispatch, 4.0 * 384 * (3 * 16 + 3 * 10));
   // The layers as without cp; then two chunks of keys and values, and in fp32 the gradients of

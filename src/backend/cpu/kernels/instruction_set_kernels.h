@@ -27,9 +27,9 @@ void divergence(const float* reference, const float* logits, const float* log_su
 template <class A>
 void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
                             float scale, A* dlogits, Index rows, Index vocab);
-template <class A>
-void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
-           float* exp_avg_sq, A* copy, Index n);
+template <class A, class M>
+void adamw(const AdamWStep& step, const float* grad, float* value, M* exp_avg, M* exp_avg_sq,
+           A* copy, Index n);
 
 template <class A>
 void rms_norm(const float* x, const float* weight, float eps, A* y, float* rstd, Index rows,

@@ -226,6 +226,8 @@ struct Kernels {
                                  Index vocab);
   void (*adamw)(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
                 float* exp_avg_sq, A* copy, Index n);
+  void (*adamw_bf16)(const AdamWStep& step, const float* grad, float* value, BFloat16* exp_avg,
+                     BFloat16* exp_avg_sq, A* copy, Index n);  // moments in bf16
 };
 
 /// What does not depend on the compute dtype.

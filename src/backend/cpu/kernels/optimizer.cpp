@@ -15,9 +15,9 @@ F16 sqrt(F16 x) {
 
 }  // namespace
 
-template <class A>
-void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
-           float* exp_avg_sq, A* copy, Index n) {
+template <class A, class M>
+void adamw(const AdamWStep& step, const float* grad, float* value, M* exp_avg, M* exp_avg_sq,
+           A* copy, Index n) {
   const float keep = 1.0F - step.lr * step.weight_decay;
   for (Index i = 0; i < n; i += kLanes) {
     const F16 g = load(grad + i, n - i) * step.grad_scale;
@@ -35,5 +35,7 @@ void adamw(const AdamWStep& step, const float* grad, float* value, float* exp_av
 }
 template void adamw(const AdamWStep&, const float*, float*, float*, float*, float*, Index);
 template void adamw(const AdamWStep&, const float*, float*, float*, float*, BFloat16*, Index);
+template void adamw(const AdamWStep&, const float*, float*, BFloat16*, BFloat16*, float*, Index);
+template void adamw(const AdamWStep&, const float*, float*, BFloat16*, BFloat16*, BFloat16*, Index);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA

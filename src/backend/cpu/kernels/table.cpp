@@ -36,7 +36,8 @@ constexpr Kernels<A> kKernels = {
     .combine = combine<A>,
     .combine_backward = combine_backward<A>,
     .cross_entropy_backward = cross_entropy_backward<A>,
-    .adamw = adamw<A>,
+    .adamw = adamw<A, float>,
+    .adamw_bf16 = adamw<A, BFloat16>,
 };
 
 constexpr CommonKernels kCommon = {

@@ -1,0 +1,138 @@
+#include "model/trainable.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "model/transformer.h"
+
+namespace moesaic::model {
+namespace {
+
+// A tensor of the whole model that training may change.
+struct Name {
+  std::string text;
+  std::int64_t part;  // as Roles::lowest_part
+};
+
+struct Names {
+  std::vector<Name> all;
+  std::vector<std::string> state;  // counts of the router
+};
+
+Names names_of(const config::Config& config, const routing::GateState& gates) {
+  Parameters parameters;  // of one rank, which get no memory
+  const Transformer whole(parameters, config.model, config.router, Placement{}, gates);
+  Names names;
+  for (const Parameter& p : parameters.all()) {
+    for (const PublicTensor& tensor : p.spec.tensors) {
+      if (p.spec.state) {
+        names.state.push_back(tensor.name);
+      } else {
+        names.all.push_back({tensor.name, p.part + (tensor.name == kHeadName ? 1 : 0)});
+      }
+    }
+  }
+  return names;
+}
+
+// Letters to change, to add or to leave out (Levenshtein 1966).
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
+    }
+  }
+  return row.back();
+}
+
+// The tensor that a pattern without a match was perhaps meant for.
+std::string nearest(const std::string& pattern, const std::vector<Name>& names) {
+  std::string wanted = pattern;
+  std::erase(wanted, '*');
+  std::string best;
+  std::size_t least = 0;
+  for (const Name& name : names) {
+    // Of a glob's open ends nothing is known: the part of the name that suits best counts.
+    std::size_t found = distance(wanted, name.text);
+    for (std::size_t dot = name.text.find('.'); dot != std::string::npos;
+         dot = name.text.find('.', dot + 1)) {
+      found = std::min(found, distance(wanted, name.text.substr(dot + 1)));
+    }
+    if (best.empty() || found < least) {
+      best = name.text;
+      least = found;
+    }
+  }
+  return best;
+}
+
+void check_matches(const NamePattern& pattern, const char* key, const Names& names) {
+  if (std::any_of(names.all.begin(), names.all.end(),
+                  [&](const Name& name) { return pattern.matches(name.text); })) {
+    return;
+  }
+  if (std::any_of(names.state.begin(), names.state.end(),
+                  [&](const std::string& name) { return pattern.matches(name); })) {
+    throw Error(Exit::kUsage,
+                fmt::format("{}: {} matches only counts of the router, which follow the gate: name "
+                            "`router`",
+                            key, pattern.text()));
+  }
+  throw Error(Exit::kUsage, fmt::format("{}: {} matches no tensor of this model; the nearest is {}",
+                                        key, pattern.text(), nearest(pattern.text(), names.all)));
+}
+
+}  // namespace
+
+Roles roles_of(const config::Config& config, const routing::GateState& gates) {
+  const config::Train& train = config.train;
+  Roles roles;
+  if (train.trainable.empty() && train.lr_scale.empty()) {
+    return roles;
+  }
+  const Names names = names_of(config, gates);
+  const auto pattern_of = [&](const std::string& text, const char* key) {
+    NamePattern pattern(text, config.model.layers, config.model.tie_embeddings);
+    check_matches(pattern, key, names);
+    return pattern;
+  };
+  std::vector<NamePattern> trained, excluded;
+  for (const std::string& text : train.trainable) {
+    if (text.starts_with('!')) {
+      excluded.push_back(pattern_of(text.substr(1), "train.trainable"));
+    } else {
+      trained.push_back(pattern_of(text, "train.trainable"));
+    }
+  }
+  std::vector<std::pair<NamePattern, double>> scales;
+  for (const auto& [text, factor] : train.lr_scale) {
+    scales.emplace_back(pattern_of(text, "train.lr_scale"), factor);
+  }
+  roles.set_trained(std::move(trained), std::move(excluded));
+  roles.set_lr_scales(std::move(scales));
+  std::optional<std::int64_t> lowest;
+  for (const Name& name : names.all) {
+    if (roles.trains(name.text)) {
+      lowest = std::min(lowest.value_or(name.part), name.part);
+    }
+  }
+  if (!lowest) {
+    throw Error(Exit::kUsage,
+                "train.trainable = " + join(train.trainable, ",") + ": nothing is left to train");
+  }
+  roles.set_lowest_part(*lowest);
+  return roles;
+}
+
+}  // namespace moesaic::model
