@@ -15,6 +15,12 @@ void broadcast(ModelSource::Texts& texts, const comm::Communicator& world) {
                             &theirs.index, &theirs.weights}) {
     world.broadcast(*text, 0);
   }
+  std::int64_t has_base = texts.base != nullptr ? 1 : 0;
+  world.broadcast(std::span<std::int64_t>(&has_base, 1), 0);
+  if (has_base != 0) {
+    texts.base = texts.base != nullptr ? texts.base : std::make_shared<ModelSource::Texts>();
+    broadcast(*texts.base, world);
+  }
 }
 
 /// Collective: the entries of rank 0, on all ranks.

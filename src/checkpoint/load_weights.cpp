@@ -199,9 +199,12 @@ bool is_frozen(const model::Parameter& p, const model::PublicTensor& tensor) {
 // Sets type and values of a block of a frozen tensor. Not from the copy that products read: that
 // may be rounded.
 void copy_from_base(BlockToSave& block, const model::Parameter& p,
-                    const model::PublicTensor& tensor, ModelSource* base, std::int64_t seed) {
+                    const model::PublicTensor& tensor, const FrozenTensors& frozen) {
+  ModelSource* const base = frozen.base;
   if (base == nullptr) {
-    block.values = [&p, &tensor, seed] { return model::initial_values(p.spec, tensor, seed); };
+    block.values = [&p, &tensor, seed = frozen.seed] {
+      return model::initial_values(p.spec, tensor, seed);
+    };
     return;
   }
   block.type = base->exact_type(block.name);
@@ -214,13 +217,15 @@ void copy_from_base(BlockToSave& block, const model::Parameter& p,
 
 }  // namespace
 
-std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, ModelSource* base,
-                                        std::int64_t seed) {
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, const FrozenTensors& frozen) {
+  ModelSource* const base = frozen.base;
   std::vector<BlockToSave> blocks;
   for (const model::Parameter& p : instance.parameters.all()) {
     for (const Kind& kind : kinds(p, true)) {
       for (const Region& region : regions(p, kind)) {
-        if (!writes(instance, p, kind, region.tensor)) {
+        const bool is_base =
+            is_frozen(p, region.tensor) && (base == nullptr || !is_new(*base, region.tensor));
+        if (!writes(instance, p, kind, region.tensor) || (is_base && !frozen.saved)) {
           continue;
         }
         BlockToSave block{.name = kind.prefix + region.tensor.name,
@@ -228,8 +233,8 @@ std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, ModelSource*
                           .offset = region.offset,
                           .extent = region.extent,
                           .values = {}};
-        if (is_frozen(p, region.tensor) && (base == nullptr || !is_new(*base, region.tensor))) {
-          copy_from_base(block, p, region.tensor, base, seed);
+        if (is_base) {
+          copy_from_base(block, p, region.tensor, frozen);
         } else {
           const Tensor rows = (p.*kind.member).reshaped({kind.rows.count, p.columns()});
           const Tensor part = rows.rows(region.rows.begin, region.rows.count);

@@ -18,10 +18,16 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
                      const std::function<void()>& on_progress = {},
                      const PoolChange* change = nullptr);
 
-/// The blocks that this rank writes: each element once over all ranks. Frozen tensors are copied
-/// from `base`, in its type; nullptr: they have the initial values of `seed`. The instance and base
-/// must outlive the blocks, and values stay until they are written. Not collective.
-std::vector<BlockToSave> blocks_to_save(engine::Instance& instance, ModelSource* base = nullptr,
-                                        std::int64_t seed = 0);
+/// Where the frozen tensors of a checkpoint come from.
+struct FrozenTensors {
+  bool saved = true;            // else the checkpoint needs its base
+  ModelSource* base = nullptr;  // copied from here, in its type; nullptr: initial values
+  std::int64_t seed = 0;        // of these
+};
+
+/// The blocks that this rank writes: each element once over all ranks. The instance and base must
+/// outlive them, and values stay until they are written. Not collective.
+std::vector<BlockToSave> blocks_to_save(engine::Instance& instance,
+                                        const FrozenTensors& frozen = {});
 
 }  // namespace moesaic::checkpoint

@@ -12,19 +12,66 @@
 
 namespace moesaic::checkpoint {
 namespace fs = std::filesystem;
-ModelSource::Texts ModelSource::read(const fs::path& path) {
+namespace {
+
+// A chain of bases is as long as the stages of a model's training.
+constexpr int kMostBases = 32;
+
+ModelSource::Texts read_texts(const fs::path& path, int depth);
+
+// The base of a checkpoint, which must be what it was trained from.
+ModelSource::Texts read_base(const fs::path& folder, const Ancestor& base, int depth) {
+  if (depth >= kMostBases) {
+    throw Error(Exit::kBadData, fmt::format("{}: its chain of bases has no end", folder.string()));
+  }
+  ModelSource::Texts texts;
+  try {
+    texts = read_texts(base.path, depth);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{} holds only what was trained. Its base {} cannot be "
+                                          "read: {}. Put it back there",
+                                          folder.string(), base.path, error.what()));
+  }
+  const std::string found = ModelSource::of(texts).fingerprint(ModelSource::Times::kIgnored);
+  if (found != base.fingerprint) {
+    throw Error(Exit::kMismatch,
+                fmt::format("{} holds only what was trained, from {} with fingerprint {:.12}; what "
+                            "is there now has {:.12}: put the base back there",
+                            folder.string(), base.path, base.fingerprint, found));
+  }
+  return texts;
+}
+
+ModelSource::Texts read_texts(const fs::path& path, int depth) {
   if (hf::HfFolder::is_one(path)) {
     return {path.string(), "", hf::read_hf_texts(path)};
   }
   const fs::path folder = CheckpointReader::find(path);
-  return {folder.string(), files::read_whole(folder / kManifestName), {}};
+  ModelSource::Texts texts{folder.string(), files::read_whole(folder / kManifestName), {}};
+  const CheckpointReader reader = CheckpointReader::of(folder, texts.manifest);
+  if (needs_base(reader.state())) {
+    const Lineage lineage = lineage_of(reader.state());
+    if (lineage.empty()) {
+      fail_damaged(folder / kManifestName, "names no base, but holds only what was trained");
+    }
+    texts.base = std::make_shared<ModelSource::Texts>(read_base(folder, lineage.back(), depth + 1));
+  }
+  return texts;
 }
+
+}  // namespace
+
+ModelSource::Texts ModelSource::read(const fs::path& path) { return read_texts(path, 0); }
 
 ModelSource ModelSource::of(const Texts& texts) {
   if (texts.manifest.empty() && !texts.theirs.config.empty()) {
     return ModelSource(hf::HfFolder::of(texts.folder, texts.theirs));
   }
-  return ModelSource(CheckpointReader::of(texts.folder, texts.manifest));
+  ModelSource source(CheckpointReader::of(texts.folder, texts.manifest));
+  if (texts.base != nullptr) {
+    source.base_ = std::make_shared<ModelSource>(of(*texts.base));
+  }
+  return source;
 }
 
 const fs::path& ModelSource::path() const {
@@ -34,7 +81,8 @@ const fs::path& ModelSource::path() const {
 std::string ModelSource::text() const {
   const std::string where = fs::absolute(path()).string();
   if (const CheckpointReader* const ours = checkpoint()) {
-    return fmt::format("{} step={}", where, ours->state().value("step", std::int64_t{0}));
+    return fmt::format("{} step={}{}", where, ours->state().value("step", std::int64_t{0}),
+                       base_ != nullptr ? ", on " + base_->path().string() : "");
   }
   return fmt::format("{} ({})", where, std::get<hf::HfFolder>(source_).config().family->name);
 }
@@ -91,24 +139,58 @@ hf::SpecialTokens ModelSource::special_tokens() const {
   return {tokens("begin_tokens"), tokens("end_tokens")};
 }
 
+Lineage ModelSource::lineage() const {
+  return checkpoint() == nullptr ? Lineage{} : lineage_of(checkpoint()->state());
+}
+
+Ancestor ModelSource::as_ancestor() const {
+  Ancestor ancestor{.path = fs::absolute(path()).lexically_normal().string(),
+                    .step = -1,
+                    .fingerprint = fingerprint(Times::kIgnored),
+                    .objective = ""};
+  if (checkpoint() != nullptr) {
+    ancestor.step = checkpoint()->state().value("step", std::int64_t{0});
+    ancestor.objective = checkpoint()->state().value("objective", "");
+  }
+  return ancestor;
+}
+
+const ModelSource& ModelSource::holder(const std::string& name) const {
+  const bool here = base_ == nullptr || checkpoint()->shape(name).has_value();
+  return here ? *this : base_->holder(name);
+}
+
+ModelSource& ModelSource::holder(const std::string& name) {
+  return const_cast<ModelSource&>(std::as_const(*this).holder(name));
+}
+
 std::vector<std::string> ModelSource::names() const {
-  return std::visit([](const auto& source) { return source.names(); }, source_);
+  std::vector<std::string> all =
+      std::visit([](const auto& source) { return source.names(); }, source_);
+  for (const std::string& name : base_ != nullptr ? base_->names() : std::vector<std::string>{}) {
+    if (!checkpoint()->shape(name)) {
+      all.push_back(name);
+    }
+  }
+  return all;
 }
 
 std::optional<std::vector<std::int64_t>> ModelSource::shape(const std::string& name) const {
-  return std::visit([&](const auto& source) { return source.shape(name); }, source_);
+  return std::visit([&](const auto& source) { return source.shape(name); }, holder(name).source_);
 }
 
 void ModelSource::read(const std::string& name, const std::vector<std::int64_t>& offset,
                        const std::vector<std::int64_t>& extent, std::span<float> values) {
-  std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
+  std::visit([&](auto& source) { source.read(name, offset, extent, values); },
+             holder(name).source_);
 }
 
 DType ModelSource::exact_type(const std::string& name) {
-  if (hf::HfFolder* const theirs = folder()) {
+  ModelSource& source = holder(name);
+  if (hf::HfFolder* const theirs = source.folder()) {
     return theirs->exact_type(name);
   }
-  const DType type = checkpoint()->stored_type(name);
+  const DType type = source.checkpoint()->stored_type(name);
   return is_quantized(type) ? DType::kF32 : type;
 }
 
@@ -122,14 +204,16 @@ std::optional<DType> ModelSource::quantized() const {
 }
 
 std::optional<DType> ModelSource::quantized(const std::string& name) const {
-  return checkpoint() != nullptr ? checkpoint()->quantized(name) : std::nullopt;
+  const CheckpointReader* const ours = holder(name).checkpoint();
+  return ours != nullptr ? ours->quantized(name) : std::nullopt;
 }
 
 QuantizedRows ModelSource::read_quantized(const std::string& name,
                                           const std::vector<std::int64_t>& offset,
                                           const std::vector<std::int64_t>& extent) {
-  require(checkpoint() != nullptr, "a Hugging Face folder has no codes");
-  return checkpoint()->read_quantized(name, offset, extent);
+  CheckpointReader* const ours = holder(name).checkpoint();
+  require(ours != nullptr, "a Hugging Face folder has no codes");
+  return ours->read_quantized(name, offset, extent);
 }
 
 }  // namespace moesaic::checkpoint

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/lineage.h"
 #include "hf/folder.h"
 
 namespace moesaic::checkpoint {
@@ -25,8 +26,10 @@ class ModelSource {
     std::string folder;
     std::string manifest;  // of a checkpoint; empty: it is a Hugging Face folder
     hf::HfTexts theirs;
+    std::shared_ptr<Texts> base = {};  // of a checkpoint that holds only what was trained
   };
-  static Texts read(const std::filesystem::path& path);  // kNoInput, kBadData
+  /// kNoInput, also if the base is gone; kMismatch if it is another one; kBadData.
+  static Texts read(const std::filesystem::path& path);
   static ModelSource of(const Texts& texts);
 
   const std::filesystem::path& path() const;
@@ -46,6 +49,13 @@ class ModelSource {
   /// As the folder says, or those that the checkpoint was made with. kBadData.
   hf::SpecialTokens special_tokens() const;
 
+  /// Whether it has only what was trained, and the rest is read from its base.
+  bool has_base() const { return base_ != nullptr; }
+  /// The models that this one was trained from, and itself as one of those.
+  Lineage lineage() const;
+  Ancestor as_ancestor() const;
+
+  // Those of the base, too, where it has only what was trained.
   std::vector<std::string> names() const;
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
   /// As CheckpointReader::read and HfFolder::read.
@@ -70,8 +80,12 @@ class ModelSource {
   explicit ModelSource(std::variant<CheckpointReader, hf::HfFolder> source)
       : source_(std::move(source)) {}
   const CheckpointReader* checkpoint() const { return std::get_if<CheckpointReader>(&source_); }
+  /// Where a tensor is: here, or in the base.
+  const ModelSource& holder(const std::string& name) const;
+  ModelSource& holder(const std::string& name);
 
   std::variant<CheckpointReader, hf::HfFolder> source_;
+  std::shared_ptr<ModelSource> base_;
 };
 
 }  // namespace moesaic::checkpoint

@@ -29,7 +29,7 @@ bool wants_folder(const config::ConvertJob& job, checkpoint::ModelSource& source
     return !from_folder && !quantizes;
   }
   const bool to_folder = job.to == config::ConvertTo::kHf;
-  if (!from_folder && !to_folder && !quantizes && !job.dtype) {
+  if (!from_folder && !to_folder && !quantizes && !job.dtype && !source.has_base()) {
     throw Error(Exit::kUsage,
                 fmt::format("{} is a checkpoint of moesaic already: to make a smaller one, set "
                             "convert.quantize or convert.dtype",
@@ -66,7 +66,9 @@ void check_output(const fs::path& out) {
   }
 }
 
-ConvertInputs read_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog& catalog) {
+}  // namespace
+
+ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog& catalog) {
   if (parsed.arguments.size() != 2) {
     throw Error(Exit::kUsage, "convert takes two arguments: moesaic convert IN OUT");
   }
@@ -93,6 +95,8 @@ ConvertInputs read_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog&
   return inputs;
 }
 
+namespace {
+
 /// "checkpoint, int4 and fp32"
 std::string kind_text(const ConvertInputs& inputs) {
   const std::string dtype = name_of(dtype_of(inputs));
@@ -115,7 +119,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   checkpoint::Catalog catalog;
   std::optional<files::RunLock> lock;  // on rank 0
   checkpoint::read_once(catalog, world, "read the model", [&] {
-    inputs = read_inputs(parsed, world.size(), catalog);
+    inputs = read_convert_inputs(parsed, world.size(), catalog);
     checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
     facts = facts_of(inputs.config, &source);
     corpora = open_calibration(inputs.config, source, inputs.tasks, catalog);

@@ -163,8 +163,13 @@ fs::path write_checkpoint(const ConvertInputs& inputs, checkpoint::ModelSource& 
       blocks.push_back(all.of(name));
     }
   }
-  const train::Progress start{
-      .tasks = inputs.tasks, .special = all.source().special_tokens(), .control = {}};
+  const checkpoint::Ancestor original = source.as_ancestor();
+  train::Progress start{.tasks = inputs.tasks,
+                        .special = all.source().special_tokens(),
+                        .control = {},
+                        .lineage = source.lineage(),
+                        .objective = original.objective};
+  start.lineage.push_back(original);
   const auto state = train::to_state(start, inputs.config, inputs.gates, "",
                                      {.vocab_sha256 = sidecars.vocab_sha256});
   fs::path saved = checkpoint::save_checkpoint({.dir = inputs.out,

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "checkpoint/calibration.h"
+#include "checkpoint/catalog.h"
 #include "checkpoint/model_source.h"
 #include "comm/communicator.h"
 #include "config/config.h"
+#include "config/options.h"
 #include "hf/folder.h"
 
 namespace moesaic::cli {
@@ -24,6 +26,10 @@ struct ConvertInputs {
   std::vector<std::string> tasks;      // [0] = "none"
   std::string vocab_sha256;            // empty: unknown
 };
+
+/// Of `convert IN OUT`, whose paths are the command's arguments. The catalog has the model of IN
+/// then. kUsage, kNoInput, kBadData, kMismatch.
+ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog& catalog);
 
 /// convert.dtype, without auto.
 DType dtype_of(const ConvertInputs& inputs);

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/model_source.h"
 #include "data/corpus/corpus.h"
 #include "data/corpus/manifest.h"
 #include "files/disk_space.h"
@@ -45,8 +46,14 @@ Verdict judge_corpus(const fs::path& path) {
 Verdict judge_checkpoint(const fs::path& path) {
   Verdict verdict{"checkpoint", checkpoint::verify_checkpoint(path)};
   if (verdict.problems.empty()) {
-    verdict.what = fmt::format("checkpoint, {} tensors",
-                               checkpoint::CheckpointReader::open(path).names().size());
+    const auto reader = checkpoint::CheckpointReader::open(path);
+    const bool needs_base = checkpoint::needs_base(reader.state());
+    verdict.what = fmt::format("checkpoint, {} tensors{}", reader.names().size(),
+                               needs_base ? " of what was trained" : "");
+    verdict.notes = checkpoint::lineage_text(reader.state());
+    if (needs_base) {
+      checkpoint::ModelSource::open(path);  // that its base is there, and the same
+    }
   }
   return verdict;
 }

@@ -10,6 +10,7 @@ namespace moesaic::cli {
 struct Verdict {
   std::string what;  // it is, with its numbers
   std::vector<std::string> problems;
+  std::vector<std::string> notes = {};  // more of what it is
 };
 
 /// Reads all of a corpus, checkpoint, folder of checkpoints, Hugging Face folder, trace, routing

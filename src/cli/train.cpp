@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/checkpoint_model.h"
+#include "cli/convert_write.h"
 #include "cli/job.h"
 #include "cli/jobs.h"
 #include "cli/train_inputs.h"
@@ -100,6 +101,31 @@ void set_up(train::Session& session, const comm::Communicator& world) {
   comm::agree_to_go_on("loading", world);
 }
 
+// checkpoint.export: the newest checkpoint as a Hugging Face folder, a tensor at a time. Collective
+// over world.
+void export_folder(const config::Config& config, const comm::Communicator& world,
+                   comm::Watchdog& watchdog) {
+  std::string newest;
+  on_root(world, "find the last checkpoint", [&] {
+    newest = checkpoint::CheckpointReader::find(config.checkpoint.dir).string();
+    hf::clear_written(export_path(config.checkpoint));
+  });
+  world.broadcast(newest, 0);
+  config::Parsed parsed;
+  parsed.job = "convert";
+  parsed.config = config;
+  parsed.config.convert = config::ConvertJob();
+  parsed.config.convert.to = config::ConvertTo::kHf;
+  parsed.arguments = {newest, export_path(config.checkpoint).string()};
+  checkpoint::Catalog catalog;
+  ConvertInputs inputs;
+  checkpoint::read_once(catalog, world, "read the last checkpoint",
+                        [&] { inputs = read_convert_inputs(parsed, world.size(), catalog); });
+  watchdog.saving();
+  const auto made = write_folder(inputs, catalog.model(newest), world, [&] { watchdog.saving(); });
+  log::print(fmt::format("folder: {}", made.string()));
+}
+
 }  // namespace
 
 int train(const config::Parsed& parsed, const comm::Communicator& world, comm::Watchdog& watchdog) {
@@ -147,6 +173,10 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
       .on_begin = [&] { at_start([&] { begin_train_outputs(config, last_that_stays); }); }};
   set_up(session, world);
   const Exit code = train::run(session);
+  session.instance.reset();
+  if (code == Exit::kDone && config.checkpoint.exported == config::Export::kHf) {
+    export_folder(config, world, watchdog);
+  }
   log::print(
       fmt::format("trace: {}{}", config.trace.path,
                   config.checkpoint.dir.empty() ? "" : "  checkpoints: " + config.checkpoint.dir));

@@ -144,6 +144,8 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::C
     } else {
       check_vocabulary(source, inputs.corpora.info(0));
       origin.progress.tasks = source.tasks();
+      origin.progress.lineage = source.lineage();
+      origin.progress.lineage.push_back(source.as_ancestor());
       origin.progress.special = source.special_tokens();
     }
     inputs.gates = checkpoint::gates_of(source, inputs.config);

@@ -98,7 +98,19 @@ void check_train_outputs(const config::Config& config, const routing::GateState&
                          const data::Corpora& corpora, std::int64_t last) {
   check_outputs_fit(config, gates, ranks, corpora, last);
   check_begins_elsewhere(config, last);
+  const fs::path folder = export_path(config.checkpoint);
+  const bool exports = config.checkpoint.exported != config::Export::kNone;
+  if (exports && !hf::is_free(folder) && !hf::HfFolder::is_one(folder)) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("checkpoint.export writes to {}, where something else is: remove it",
+                            fs::absolute(folder).string()));
+  }
+  if (exports) {
+    hf::family_for(config.model, config.router);  // throws if no folder can hold the model
+  }
 }
+
+fs::path export_path(const config::Checkpoint& config) { return fs::path(config.dir) / "hf"; }
 
 void begin_train_outputs(const config::Config& config, std::int64_t last) {
   begin_run_dir(config, "config.cfg");

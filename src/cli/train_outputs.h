@@ -22,6 +22,9 @@ std::vector<files::RunLock> claim_train_outputs(const config::Config& config);
 void check_train_outputs(const config::Config& config, const routing::GateState& gates, int ranks,
                          const data::Corpora& corpora, std::int64_t last);
 
+/// Where checkpoint.export writes a folder.
+std::filesystem::path export_path(const config::Checkpoint& config);
+
 /// From now on the run's files are changed.
 void begin_train_outputs(const config::Config& config, std::int64_t last);
 

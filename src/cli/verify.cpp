@@ -42,7 +42,11 @@ int verify_within(const std::string& path, const std::function<void(double)>& pr
     prepare(bytes_to_read(path));
     const Verdict verdict = judge(path);
     if (verdict.problems.empty()) {
-      return nothing_said(fmt::format("sound ({})", verdict.what), Exit::kDone);
+      nothing_said(fmt::format("sound ({})", verdict.what), Exit::kDone);
+      for (const std::string& note : verdict.notes) {
+        log::print("  " + note);
+      }
+      return static_cast<int>(Exit::kDone);
     }
     log::print(fmt::format("{}: {} ({})", name, counted(std::ssize(verdict.problems), "problem"),
                            verdict.what));

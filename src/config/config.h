@@ -22,6 +22,8 @@ enum class Force { kNone, kBalanced, kHot, kRotating };
 enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
+enum class Content { kAuto, kAll, kTrained };
+enum class Export { kNone, kHf };
 enum class ConvertTo { kAuto, kHf, kMoesaic };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
@@ -158,6 +160,8 @@ struct Checkpoint {
   std::int64_t keep = 2, keep_every = 0;
   std::string resume = "auto";  // auto, none or a path
   std::vector<std::string> allow;
+  Content content = Content::kAuto;
+  Export exported = Export::kNone;
 };
 
 /// Steps first, first + every, ... up to last.

@@ -54,6 +54,12 @@ constexpr Names<Schedule, 4> names_of(Schedule) {
 constexpr Names<Placing, 2> names_of(Placing) {
   return {{{Placing::kBlocks, "blocks"}, {Placing::kLoad, "load"}}};
 }
+constexpr Names<Content, 3> names_of(Content) {
+  return {{{Content::kAuto, "auto"}, {Content::kAll, "all"}, {Content::kTrained, "trained"}}};
+}
+constexpr Names<Export, 2> names_of(Export) {
+  return {{{Export::kNone, "none"}, {Export::kHf, "hf"}}};
+}
 constexpr Names<ConvertTo, 3> names_of(ConvertTo) {
   return {{{ConvertTo::kAuto, "auto"}, {ConvertTo::kHf, "hf"}, {ConvertTo::kMoesaic, "moesaic"}}};
 }

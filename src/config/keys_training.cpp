@@ -135,6 +135,12 @@ std::vector<Key> checkpoint_keys() {
       s.text("resume", &Checkpoint::resume, "auto|none|path",
              "Checkpoint to continue from; auto: the newest complete one of checkpoint.dir, else a "
              "fresh start. A job that Slurm starts again goes on from what it has saved."),
+      s.choice("content", &Checkpoint::content,
+               "all: every checkpoint is whole. trained: it holds what is trained, and names "
+               "model.path as its base, which must stay where it is. auto: all."),
+      s.choice("export", &Checkpoint::exported,
+               "hf: at the end the last checkpoint is also written as a Hugging Face folder, to "
+               "CHECKPOINT.DIR/hf."),
       s.texts("allow", &Checkpoint::allow, "list of keys or sections",
               "Keys that may differ from the checkpoint's on resume although they change the "
               "answer; data.corpus: other text than the checkpoint's."),

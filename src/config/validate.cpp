@@ -143,9 +143,22 @@ void check_patterns(const Config& c, Lines& lines) {
   }
 }
 
+/// What checkpoints hold, and what becomes of the last one.
+void check_checkpoints(const Config& c, Lines& lines) {
+  if (c.checkpoint.content == Content::kTrained && c.model.path.empty()) {
+    lines.emplace_back(
+        "checkpoint.content = trained needs a base: set model.path, or use checkpoint.content = "
+        "all");
+  }
+  if (c.checkpoint.exported != Export::kNone && c.checkpoint.dir.empty()) {
+    lines.emplace_back("checkpoint.export needs checkpoints: set run.dir or checkpoint.dir");
+  }
+}
+
 void check_training(const Config& c, Lines& lines) {
   const Train& t = c.train;
   check_patterns(c, lines);
+  check_checkpoints(c, lines);
   const std::int64_t steps = total_steps(c);
   if (steps == 0) {
     lines.emplace_back("train.steps or train.tokens is required: how long to train");

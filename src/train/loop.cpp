@@ -206,30 +206,11 @@ bool Loop::save() {
   watchdog_.saving();
   const Timer timer;
   recorder_.flush();
-  const auto blocks =
-      checkpoint::blocks_to_save(instance_, session_.origin.source, config_.train.seed);
   progress_.losses = spikes_.losses();
   progress_.save_seconds = policy_.measured_save();
-  const auto state =
-      to_state(progress_, config_, session_.gates, instance_.mesh.layout.text(), session_.data);
-  std::vector<std::filesystem::path> copy;
-  if (!session_.corpora.info(0).tokenizer.empty()) {
-    copy.push_back(session_.corpora.info(0).tokenizer);
-  }
   try {
-    const auto path = checkpoint::save_checkpoint({.dir = config_.checkpoint.dir,
-                                                   .step = progress_.step,
-                                                   .state = *state,
-                                                   .copy = copy,
-                                                   .texts = session_.sidecars,
-                                                   .on_progress = [this] { watchdog_.saving(); }},
-                                                  blocks, world_);
+    const auto path = train::save(session_, progress_, [this] { watchdog_.saving(); });
     newest_ = path;
-    follow_base(session_, path);
-    if (world_.is_root()) {
-      checkpoint::prune_checkpoints(config_.checkpoint.dir, config_.checkpoint.keep,
-                                    config_.checkpoint.keep_every);
-    }
     policy_.saved(timer.seconds());
     recorder_.event(progress_.step, "checkpoint",
                     fmt::format("{} in {:.1f} s", path.string(), timer.seconds()));

@@ -12,6 +12,7 @@
 #include "base/version.h"
 #include "checkpoint/checkpoint.h"
 #include "config/compare.h"
+#include "config/enum_names.h"
 #include "config/layers.h"
 
 namespace moesaic::train {
@@ -133,6 +134,9 @@ std::shared_ptr<const Json> to_state(const Progress& progress, const config::Con
                    {"pool", pool},
                    {"config", flat},
                    {"layout", layout},
+                   {"lineage", checkpoint::to_json(progress.lineage)},
+                   {"content", config::name_of(config.checkpoint.content)},
+                   {"objective", progress.objective},
                    {"job", job_id()},
                    {"vocab_sha256", data.vocab_sha256},
                    {"corpora", to_json(data.corpora)},
@@ -151,7 +155,9 @@ Progress from_state(const Json& state) {
                       state.value("end_tokens", std::vector<std::int32_t>{})},
           .control = state.value("control", ""),
           .losses = state.value("losses", std::vector<double>{}),
-          .save_seconds = state.value("save_seconds", 0.0)};
+          .save_seconds = state.value("save_seconds", 0.0),
+          .lineage = checkpoint::lineage_of(state),
+          .objective = state.value("objective", "lm")};
 }
 
 std::optional<std::filesystem::path> checkpoint_to_resume(const config::Checkpoint& config) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/lineage.h"
 #include "config/config.h"
 #include "data/corpora.h"
 #include "hf/folder.h"
@@ -35,6 +36,8 @@ struct Progress {
   std::vector<double> losses = {};  // of the last steps (SpikeWatch)
   double save_seconds = 0.0;        // of the longest save that was measured; 0: unknown
   std::vector<Note> notes = {};
+  checkpoint::Lineage lineage = {};  // of the run's first weights
+  std::string objective = "lm";
 };
 
 /// The data of a run, as far as its place in them depends on it.

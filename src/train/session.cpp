@@ -118,13 +118,51 @@ void load(Session& session, const checkpoint::PoolChange* change) {
   session.eval_corpora.join_tasks(origin.progress.tasks);
 }
 
+namespace {
+
+// Whether frozen tensors are copied from the origin with each save.
+bool copies_base(const Session& session) {
+  return session.instance->parameters.roles().freezes() &&
+         session.config.checkpoint.content == config::Content::kAll;
+}
+
+// The newest checkpoint is what frozen tensors are copied from next: the one that the run went on
+// from may be removed. Collective over the mesh.
 void follow_base(Session& session, const std::filesystem::path& newest) {
-  if (!session.origin.resume || !session.instance->parameters.roles().freezes()) {
-    return;
+  if (session.origin.resume && copies_base(session)) {
+    session.catalog = {};
+    checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint",
+                          [&] { session.origin.source = &session.catalog.model(newest); });
   }
-  session.catalog = {};
-  checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint",
-                        [&] { session.origin.source = &session.catalog.model(newest); });
+}
+
+}  // namespace
+
+std::filesystem::path save(Session& session, const Progress& progress,
+                           const std::function<void()>& on_progress) {
+  const config::Checkpoint& wanted = session.config.checkpoint;
+  const auto blocks = checkpoint::blocks_to_save(*session.instance,
+                                                 {.saved = wanted.content == config::Content::kAll,
+                                                  .base = session.origin.source,
+                                                  .seed = session.config.train.seed});
+  const auto state =
+      to_state(progress, session.config, session.gates, session.mesh.layout.text(), session.data);
+  std::vector<std::filesystem::path> copy;
+  if (!session.corpora.info(0).tokenizer.empty()) {
+    copy.push_back(session.corpora.info(0).tokenizer);
+  }
+  std::filesystem::path saved = checkpoint::save_checkpoint({.dir = wanted.dir,
+                                                             .step = progress.step,
+                                                             .state = *state,
+                                                             .copy = copy,
+                                                             .texts = session.sidecars,
+                                                             .on_progress = on_progress},
+                                                            blocks, session.mesh.world);
+  follow_base(session, saved);
+  if (session.mesh.world.is_root()) {
+    checkpoint::prune_checkpoints(wanted.dir, wanted.keep, wanted.keep_every);
+  }
+  return saved;
 }
 
 void begin_outputs(Session& session) {
@@ -154,7 +192,7 @@ Exit run(Session& session) {
   }
   std::int64_t rollbacks = session.config.train.rollbacks;
   const auto run_once = [&] {
-    if (!session.instance->parameters.roles().freezes()) {
+    if (!copies_base(session)) {
       session.catalog = {};  // its manifests may be large
       session.origin.source = nullptr;
     }

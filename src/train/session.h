@@ -51,10 +51,11 @@ struct Session {
 /// asked to stop.
 void load(Session& session, const checkpoint::PoolChange* change = nullptr);
 
-/// What frozen tensors are copied from when a checkpoint is saved, from now on: the newest one, as
-/// those before it may be removed. Only where the run goes on from a checkpoint of its own.
-/// Collective over the mesh.
-void follow_base(Session& session, const std::filesystem::path& newest);
+/// Saves a checkpoint of a run that stands here, with the tokenizer and the sidecar files, and
+/// removes old ones as checkpoint.keep says. on_progress: called before each block. Returns its
+/// folder. Collective over the mesh; throws AgreedError.
+std::filesystem::path save(Session& session, const Progress& progress,
+                           const std::function<void()>& on_progress);
 
 /// Calls on_begin, once trace and routing record are open. Collective over the mesh.
 void begin_outputs(Session& session);
