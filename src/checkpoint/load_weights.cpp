@@ -76,12 +76,11 @@ std::vector<Region> regions(const model::Parameter& p, const Kind& kind) {
 bool writes(const engine::Instance& instance, const model::Parameter& p, const Kind& kind,
             const model::PublicTensor& tensor) {
   const bool own = !kind.is_value() && p.owners > 1;
-  if (own && p.spec.sum == model::SumOver::kStage) {
+  if (own && model::is_over_tp(p.spec.sum)) {
     return true;
   }
-  const comm::Communicator& holders = p.spec.sum == model::SumOver::kExpertReplicas
-                                          ? instance.mesh[comm::Group::kDp]
-                                          : instance.mesh[comm::Group::kReplicas];
+  const comm::Communicator& holders =
+      instance.mesh[model::is_of_experts(p.spec.sum) ? comm::Group::kDp : comm::Group::kReplicas];
   const int number = own ? tensor.copy : holders.rank() * tensor.copies + tensor.copy;
   const int writers = own ? tensor.copies : holders.size() * tensor.copies;
   return hash_name(tensor.name) % static_cast<std::uint64_t>(writers) ==

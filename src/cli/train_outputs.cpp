@@ -14,6 +14,7 @@
 #include "config/layers.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
+#include "hf/config.h"
 #include "hf/folder.h"
 #include "plan/report.h"
 #include "record/routing_record.h"

@@ -27,7 +27,8 @@ enum class Group : std::uint8_t {
   kEnds,
   kKv,
   kCp,
-  kBatches
+  kBatches,
+  kExpertStage
 };
 
 /// Which ranks along the axes belong together.
@@ -59,7 +60,9 @@ inline constexpr std::array kGroups = {
     GroupRow{"ends", kPpAxis, Together::kEnds, "ends", "tied table (ends of pp)"},
     GroupRow{"kv", kTpAxis, Together::kKvCopies, "kv", "key and value heads (tp)"},
     GroupRow{"cp", kCpAxis, Together::kAll, "cp", "keys and values (cp)"},
-    GroupRow{"batches", kDpAxis | kEpAxis, Together::kAll, "", ""}};
+    GroupRow{"batches", kDpAxis | kEpAxis, Together::kAll, "", ""},
+    GroupRow{"expert_stage", kTpAxis | kCpAxis | kDpAxis, Together::kAll, "expert_stage",
+             "adapters of split experts (tp x dp x cp)"}};
 inline constexpr std::size_t kGroupCount = kGroups.size();
 
 constexpr std::size_t index_of(Group group) { return static_cast<std::size_t>(group); }

@@ -41,6 +41,7 @@ enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
 struct Model {
   std::string path;
+  std::string adapter = {};  // a PEFT folder, or a checkpoint with adapters; empty: none
   std::int64_t layers = 4, d_model = 256, heads = 4;
   std::int64_t kv_heads = 0;    // 0: heads
   std::int64_t head_dim = 0;    // 0: d_model / heads
@@ -150,6 +151,15 @@ struct Train {
   bool recompute = false;                   // blocks, in backward
   double spike = 1.5;                       // of the median loss; 0: not watched
   std::int64_t rollbacks = 0;
+  std::int64_t seed = 1;
+};
+
+/// Low-rank adapters (LoRA).
+struct Adapter {
+  std::int64_t rank = 0;  // 0: none
+  double alpha = 0.0;     // 0: 2 rank
+  std::vector<std::string> targets = {"q_proj", "v_proj"};
+  bool rslora = false;
   std::int64_t seed = 1;
 };
 
@@ -280,6 +290,7 @@ struct Config {
   Eval eval;
   Parallel parallel;
   Train train;
+  Adapter adapter;
   Checkpoint checkpoint;
   Trace trace;
   Tokenize tokenize;

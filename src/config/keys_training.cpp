@@ -117,6 +117,21 @@ std::vector<Key> loop_keys() {
   };
 }
 
+std::vector<Key> adapter_keys() {
+  const Section s("adapter", &Config::adapter, "train plan");
+  return {
+      s.integer("rank", &Adapter::rank, between(0, 1e5), "",
+                "Rank of low-rank adapters (LoRA): y = W x + alpha / rank B A x. 0: none."),
+      s.number("alpha", &Adapter::alpha, at_least(0), "",
+               "Numerator of the adapters' scale. 0: twice the rank."),
+      s.texts("targets", &Adapter::targets, "list of names",
+              "Products that have one: last parts of tensors' names (q_proj), globs, experts, "
+              "shared_experts, or all-linear (not the router's gate, which `gate` names)."),
+      s.boolean("rslora", &Adapter::rslora, "Divide alpha by the root of the rank instead."),
+      s.integer("seed", &Adapter::seed, at_least(0), "", "Seed of the adapters' first values."),
+  };
+}
+
 std::vector<Key> checkpoint_keys() {
   const Section s("checkpoint", &Config::checkpoint, "train");
   return {
@@ -137,7 +152,8 @@ std::vector<Key> checkpoint_keys() {
              "fresh start. A job that Slurm starts again goes on from what it has saved."),
       s.choice("content", &Checkpoint::content,
                "all: every checkpoint is whole. trained: it holds what is trained, and names "
-               "model.path as its base, which must stay where it is. auto: all."),
+               "model.path as its base, which must stay where it is. auto: all, or with adapters "
+               "trained."),
       s.choice("export", &Checkpoint::exported,
                "hf: at the end the last checkpoint is also written as a Hugging Face folder, to "
                "CHECKPOINT.DIR/hf."),
@@ -166,7 +182,8 @@ std::vector<Key> trace_keys() {
 
 std::vector<Key> training_keys() {
   std::vector<Key> all = eval_keys();
-  for (const auto& part : {parallel_keys(), loop_keys(), checkpoint_keys(), trace_keys()}) {
+  for (const auto& part :
+       {parallel_keys(), loop_keys(), adapter_keys(), checkpoint_keys(), trace_keys()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -71,8 +71,13 @@ void resolve(Config& config, const std::string& job) {
   set_if_zero(model.expert_d_ff, model.d_model);
   set_if_zero(config.parallel.expert_tp, config.parallel.tp);
   set_if_zero(config.train.decay_steps, total_steps(config));
+  const bool adapts = config.adapter.rank > 0;
+  if (adapts && config.train.trainable.empty()) {
+    config.train.trainable = {"adapter"};
+  }
   if (config.checkpoint.content == Content::kAuto) {
-    config.checkpoint.content = Content::kAll;
+    config.checkpoint.content =
+        adapts && !config.model.path.empty() ? Content::kTrained : Content::kAll;
   }
   set_if_zero(config.score.window, model.max_seq);
   set_if_zero(config.score.stride, default_stride(config));

@@ -61,7 +61,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
     : mesh(the_mesh),
       placement(make_placement(config.parallel, mesh)),
       backend(make_backend(config.run)),
-      parameters(use == Use::kTraining ? model::roles_of(config, gates) : model::Roles::none()),
+      parameters(use == Use::kTraining ? model::tuning_of(config, gates) : model::Tuning::none()),
       transformer(parameters, config.model, config.router, placement, gates),
       compute_(config.run.precision),
       recompute_(config.train.recompute) {
@@ -89,6 +89,8 @@ comm::Collectives& Instance::group_of(model::SumOver sum) const {
       return (*this)[comm::Group::kReplicas];
     case model::SumOver::kStage:
       return (*this)[comm::Group::kStage];
+    case model::SumOver::kExpertStage:
+      return (*this)[comm::Group::kExpertStage];
     case model::SumOver::kExpertReplicas:
       break;
   }

@@ -21,11 +21,13 @@ struct Name {
 
 struct Names {
   std::vector<Name> all;
+  std::vector<Name> adaptable;     // weights that may have an adapter
   std::vector<std::string> state;  // counts of the router
 };
 
-Names names_of(const config::Config& config, const routing::GateState& gates) {
-  Parameters parameters;  // of one rank, which get no memory
+Names names_of(const config::Config& config, const routing::GateState& gates,
+               const AdapterRules& adapters) {
+  Parameters parameters({.roles = {}, .adapters = adapters});  // of one rank, without memory
   const Transformer whole(parameters, config.model, config.router, Placement{}, gates);
   Names names;
   for (const Parameter& p : parameters.all()) {
@@ -34,6 +36,9 @@ Names names_of(const config::Config& config, const routing::GateState& gates) {
         names.state.push_back(tensor.name);
       } else {
         names.all.push_back({tensor.name, p.part + (tensor.name == kHeadName ? 1 : 0)});
+        if (p.spec.adaptable) {
+          names.adaptable.push_back(names.all.back());
+        }
       }
     }
   }
@@ -93,15 +98,33 @@ void check_matches(const NamePattern& pattern, const char* key, const Names& nam
                                         key, pattern.text(), nearest(pattern.text(), names.all)));
 }
 
+AdapterRules adapters_of(const config::Config& config, const routing::GateState& gates) {
+  if (config.adapter.rank == 0) {
+    return {};
+  }
+  const Names names = names_of(config, gates, {});
+  for (const std::string& target : config.adapter.targets) {
+    if (std::none_of(names.adaptable.begin(), names.adaptable.end(),
+                     [&](const Name& name) { return AdapterRules::means(target, name.text); })) {
+      throw Error(Exit::kUsage,
+                  fmt::format("adapter.targets: {} is no product that can have an adapter; the "
+                              "nearest is {}",
+                              target, nearest(target, names.adaptable)));
+    }
+  }
+  return AdapterRules(config.adapter);
+}
+
 }  // namespace
 
-Roles roles_of(const config::Config& config, const routing::GateState& gates) {
+Tuning tuning_of(const config::Config& config, const routing::GateState& gates) {
   const config::Train& train = config.train;
-  Roles roles;
+  Tuning tuning{.roles = {}, .adapters = adapters_of(config, gates)};
+  Roles& roles = tuning.roles;
   if (train.trainable.empty() && train.lr_scale.empty()) {
-    return roles;
+    return tuning;
   }
-  const Names names = names_of(config, gates);
+  const Names names = names_of(config, gates, tuning.adapters);
   const auto pattern_of = [&](const std::string& text, const char* key) {
     NamePattern pattern(text, config.model.layers, config.model.tie_embeddings);
     check_matches(pattern, key, names);
@@ -132,7 +155,7 @@ Roles roles_of(const config::Config& config, const routing::GateState& gates) {
                 "train.trainable = " + join(train.trainable, ",") + ": nothing is left to train");
   }
   roles.set_lowest_part(*lowest);
-  return roles;
+  return tuning;
 }
 
 }  // namespace moesaic::model

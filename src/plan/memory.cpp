@@ -122,10 +122,10 @@ Weights weights_of(RankModel& rank, const config::Config& config, bool training)
 /// The same of the rank of tp that has most of them: quantized columns are block-aligned, which may
 /// make a rank in the middle the largest.
 Weights most_weights(const config::Config& config, const Layout& layout, std::int64_t stage,
-                     bool training, const routing::GateState& gates, const model::Roles& roles) {
+                     bool training, const routing::GateState& gates, const model::Tuning& tuning) {
   Weights most;
   for (std::int64_t rank = layout.tp - 1; rank >= 0; --rank) {
-    RankModel model(config, layout, stage, gates, rank, training ? roles : model::Roles::none());
+    RankModel model(config, layout, stage, gates, rank, training ? tuning : model::Tuning::none());
     const Weights weights = weights_of(model, config, training);
     most = weights.sum() > most.sum() ? weights : most;
     if (training || !config.run.quantize) {
@@ -259,7 +259,8 @@ void add_reference(const config::Config& config, const Layout& layout, std::int6
 }  // namespace
 
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
-                       bool training, const routing::GateState& gates, const model::Roles& roles) {
+                       bool training, const routing::GateState& gates,
+                       const model::Tuning& tuning) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   // Scoring keeps nothing of earlier layers.
@@ -273,7 +274,7 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
       s.moe > 0 ? moe_layer(config, layout, gates, tokens, rows, kAllInputs).bytes(width) : 0.0;
 
   Memory memory;
-  const Weights weights = most_weights(config, layout, stage, training, gates, roles);
+  const Weights weights = most_weights(config, layout, stage, training, gates, tuning);
   memory.weights = weights.fp32;
   memory.copies = weights.in_products;
   memory.logits = s.head ? logits_bytes(config, layout, tokens, training) : 0.0;
@@ -288,16 +289,18 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
     add_reference(config, layout, stage, gates, memory);
     return memory;
   }
-  const RankModel rank(config, layout, stage, gates, -1, roles);
+  const RankModel rank(config, layout, stage, gates, -1, tuning);
   const Held held = held_by(rank);
   memory.gradients = kFp32 * held.sum();
   const double shared = layout.zero ? real(layout.copies()) : 1.0;
   const double expert_shares = layout.zero ? real(layout.expert_copies()) : 1.0;
   const double moment = config.train.moments == DType::kBf16 ? kBf16 : kFp32;
-  memory.moments = 2.0 * moment *
-                   (held.experts / expert_shares +
-                    held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
-                    held.others / shared);
+  memory.moments =
+      2.0 * moment *
+      (held.experts / expert_shares +
+       held.summed_over_expert_stage / (layout.zero ? expert_shares * real(layout.tp) : 1.0) +
+       held.summed_over_stage / (layout.zero ? shared * real(layout.tp) : 1.0) +
+       held.others / shared);
   if (config.router.gradient_buffer > 0) {  // sums of deferred gradients
     memory.moments += kFp32 * held.experts / expert_shares;
   }
@@ -321,8 +324,8 @@ Memory memory_per_rank(const config::Config& config, const Layout& layout, std::
 }
 
 void add_process(const config::Config& config, const Layout& layout, std::int64_t stage,
-                 const routing::GateState& gates, const ModelSize& size, const model::Roles& roles,
-                 Memory& memory) {
+                 const routing::GateState& gates, const ModelSize& size,
+                 const model::Tuning& tuning, Memory& memory) {
   const config::Model& m = config.model;
   const Stage s = stage_of(m, layout, stage);
   const bool training = config.plan.job == "train";
@@ -331,7 +334,7 @@ void add_process(const config::Config& config, const Layout& layout, std::int64_
   // What comes from other ranks is kept, and gate and up.
   const double kept =
       compute_width(config) * real(m.d_model + 2 * m.expert_d_ff / layout.expert_split());
-  const RankModel rank(config, layout, stage, gates, -1, roles);
+  const RankModel rank(config, layout, stage, gates, -1, tuning);
   double reached = 0.0;  // layers with experts
   for (const LayerInBackward& layer : layers_in_backward(m, layout, stage, rank)) {
     reached += config::has_experts(m, layer.layer) ? 1.0 : 0.0;

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "config/config.h"
-#include "model/parameter/roles.h"
+#include "model/parameter/parameters.h"
 #include "plan/layout.h"
 #include "plan/model_size.h"
 #include "plan/process_memory.h"
@@ -43,16 +43,16 @@ double most_page_bytes(const config::Config& config, const Layout& layout);
 std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 
 /// Bytes of tensors on one rank of a stage, by class; the config must be resolved. `training` adds
-/// gradients, moments and what backward needs, of what is trained by these roles.
+/// gradients, moments and what backward needs, of what is trained by these tuning.
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training, const routing::GateState& gates = {},
-                       const model::Roles& roles = {});
+                       const model::Tuning& tuning = {});
 
 /// Adds the rest of the process to what memory_per_rank found, for the job of config.plan. size: of
 /// the whole model.
 void add_process(const config::Config& config, const Layout& layout, std::int64_t stage,
-                 const routing::GateState& gates, const ModelSize& size, const model::Roles& roles,
-                 Memory& memory);
+                 const routing::GateState& gates, const ModelSize& size,
+                 const model::Tuning& tuning, Memory& memory);
 
 /// Bytes of a checkpoint that convert.quantize = run.quantize makes, with all else in fp32.
 double quantized_bytes(const config::Config& config, const routing::GateState& gates = {});

@@ -54,11 +54,11 @@ Count ModelSize::sum() const {
 }
 
 ModelSize model_size(const config::Config& config, const routing::GateState& gates,
-                     const model::Roles& roles) {
-  const RankModel whole(config, {}, 0, gates, -1, roles);
+                     const model::Tuning& tuning) {
+  const RankModel whole(config, {}, 0, gates, -1, tuning);
   const std::int64_t layers = config.model.layers;
   ModelSize size;
-  size.layers_passed = std::clamp<std::int64_t>(layers + 1 - roles.lowest_part(), 0, layers);
+  size.layers_passed = std::clamp<std::int64_t>(layers + 1 - tuning.roles.lowest_part(), 0, layers);
   for (const model::Parameter& parameter : whole.parameters.all()) {
     for (const model::PublicTensor& tensor : parameter.spec.tensors) {
       const std::int64_t elements = tensor.shape.numel();
@@ -70,7 +70,7 @@ ModelSize model_size(const config::Config& config, const routing::GateState& gat
       count.active += elements;
       count.multiplied += multiplies ? elements : 0;
       const bool trained = parameter.trained_in(parameter.rows_with(tensor)).count > 0;
-      count.passed += multiplies && parameter.part >= roles.lowest_part() ? elements : 0;
+      count.passed += multiplies && parameter.part >= tuning.roles.lowest_part() ? elements : 0;
       count.trained += multiplies && trained ? elements : 0;
       size.trained += trained ? elements : 0;
     }

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "config/config.h"
-#include "model/parameter/roles.h"
+#include "model/parameter/parameters.h"
 #include "routing/gate_state.h"
 
 namespace moesaic::plan {
@@ -36,9 +36,9 @@ struct ModelSize {
   Count sum() const;
 };
 
-/// Parameters by class of the model of a resolved config. roles: what is trained.
+/// Parameters by class of the model of a resolved config. tuning: what is trained.
 ModelSize model_size(const config::Config& config, const routing::GateState& gates = {},
-                     const model::Roles& roles = {});
+                     const model::Tuning& tuning = {});
 
 /// Multiplications and additions for one token: 2 for each active weight of a matrix product, and
 /// causal attention over its share of a sequence of `length` tokens. Training adds as much for the

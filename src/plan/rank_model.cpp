@@ -50,13 +50,13 @@ model::Placement placement_of(const Layout& layout, std::int64_t stage, std::int
 
 RankModel::RankModel(const config::Config& config, const Layout& layout, std::int64_t stage,
                      const routing::GateState& gates, std::int64_t tp_rank,
-                     const model::Roles& roles)
+                     const model::Tuning& tuning)
     : RankModel(config, layout, {stage, tp_rank, fullest_rank(config, layout, stage, gates)}, gates,
-                roles) {}
+                tuning) {}
 
 RankModel::RankModel(const config::Config& config, const Layout& layout, const Position& position,
-                     const routing::GateState& gates, const model::Roles& roles)
-    : parameters(roles),
+                     const routing::GateState& gates, const model::Tuning& tuning)
+    : parameters(tuning),
       transformer(parameters, config.model, config.router,
                   placement_of(layout, position.stage, position.expert_rank, position.tp_rank),
                   gates) {}
@@ -68,6 +68,9 @@ Held held_by(const RankModel& rank) {
     switch (p.spec.sum) {
       case model::SumOver::kExpertReplicas:
         held.experts += elements;
+        break;
+      case model::SumOver::kExpertStage:
+        held.summed_over_expert_stage += elements;
         break;
       case model::SumOver::kStage:
         held.summed_over_stage += elements;

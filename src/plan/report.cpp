@@ -184,26 +184,26 @@ double predicted_seconds(const Estimate& e, const config::Config& config, std::i
 Estimate estimate(const config::Config& config, int ranks, const routing::GateState& gates) {
   const bool training = config.plan.job == "train";
   const bool scoring = config.plan.job == "score";
-  const model::Roles roles = training ? model::roles_of(config, gates) : model::Roles::none();
+  const model::Tuning tuning = training ? model::tuning_of(config, gates) : model::Tuning::none();
   Estimate e;
   e.job = config.plan.job;
-  e.size = model_size(config, gates, roles);
+  e.size = model_size(config, gates, tuning);
   e.layout = Layout::of(config, ranks);
   e.flop = flop_per_token(config.model, e.size,
                           training  ? config.data.seq_len
                           : scoring ? config.score.window
                                     : config.model.max_seq);
   for (std::int64_t stage = 0; stage < e.layout.pp; ++stage) {
-    Memory memory = memory_per_rank(config, e.layout, stage, training, gates, roles);
-    add_process(config, e.layout, stage, gates, e.size, roles, memory);
+    Memory memory = memory_per_rank(config, e.layout, stage, training, gates, tuning);
+    add_process(config, e.layout, stage, gates, e.size, tuning, memory);
     e.memory = stage == 0 || memory.sum() > e.memory.sum() ? memory : e.memory;
     const Traffic traffic =
-        training ? traffic_per_step(config, e.layout, stage, gates, -1, roles) : Traffic{};
+        training ? traffic_per_step(config, e.layout, stage, gates, -1, tuning) : Traffic{};
     e.traffic = traffic.sum() > e.traffic.sum() ? traffic : e.traffic;
   }
   if (training) {
-    e.freezes = roles.freezes();
-    e.trained = trained_memory(config, e.layout, gates, roles);
+    e.freezes = tuning.roles.freezes();
+    e.trained = trained_memory(config, e.layout, gates, tuning);
     const double moments = 2.0 * static_cast<double>(size_of(config.train.moments));
     e.checkpoint_bytes =
         4.0 * static_cast<double>(e.size.sum().total) +

@@ -67,9 +67,9 @@ double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(
 
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
                          const routing::GateState& gates, std::int64_t tp_rank,
-                         const model::Roles& roles) {
+                         const model::Tuning& tuning) {
   const config::Model& m = config.model;
-  const RankModel rank(config, layout, stage, gates, tp_rank, roles);
+  const RankModel rank(config, layout, stage, gates, tp_rank, tuning);
   const Held held = held_by(rank);
   const Reached reached = reached_by_backward(config, layout, stage, rank);
   const Stage s = stage_of(m, layout, stage);
@@ -82,7 +82,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   // Chunks whose result goes to another stage: all but the model's last; and back, all but its
   // first, as far as anything is trained below.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
-  const double backward = real(chunks_with_gradient(m, layout, stage, roles));
+  const double backward = real(chunks_with_gradient(m, layout, stage, tuning.roles));
 
   using comm::Group;
   Traffic traffic;
@@ -93,6 +93,8 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
                         ring(layout.expert_ranks());
   traffic[Group::kPp] = micro_batches * (forward + backward) * kFp32 * outside * real(m.d_model);
   traffic[Group::kDp] = 2.0 * kFp32 * held.experts * ring(layout.expert_copies());
+  traffic[Group::kExpertStage] =
+      2.0 * kFp32 * held.summed_over_expert_stage * ring(layout.expert_copies() * layout.tp);
   traffic[Group::kReplicas] = 2.0 * kFp32 * held.others * ring(layout.copies());
   traffic[Group::kStage] = 2.0 * kFp32 * held.summed_over_stage * ring(layout.copies() * layout.tp);
   if (held.tied > 0.0) {

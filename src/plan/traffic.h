@@ -5,7 +5,7 @@
 
 #include "comm/groups.h"
 #include "config/config.h"
-#include "model/parameter/roles.h"
+#include "model/parameter/parameters.h"
 #include "plan/layout.h"
 #include "routing/gate_state.h"
 
@@ -22,9 +22,9 @@ class Traffic {
  private:
   std::array<double, comm::kGroupCount> bytes_{};
 };
-/// tp_rank, roles: as of RankModel.
+/// tp_rank, tuning: as of RankModel.
 Traffic traffic_per_step(const config::Config& config, const Layout& layout, std::int64_t stage,
                          const routing::GateState& gates = {}, std::int64_t tp_rank = -1,
-                         const model::Roles& roles = {});
+                         const model::Tuning& tuning = {});
 
 }  // namespace moesaic::plan

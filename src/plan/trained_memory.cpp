@@ -54,8 +54,8 @@ std::vector<Bytes> by_owner(RankModel& model, SumOver sum, std::int64_t owners, 
 class Shares {
  public:
   Shares(const config::Config& config, const Layout& layout, const routing::GateState& gates,
-         const model::Roles& roles)
-      : config_(config), layout_(layout), gates_(gates), roles_(roles) {}
+         const model::Tuning& tuning)
+      : config_(config), layout_(layout), gates_(gates), tuning_(tuning) {}
 
   // Of the rank at these coordinates (comm/groups.h).
   Bytes at(std::int64_t stage, std::int64_t dp, std::int64_t cp, std::int64_t ep, std::int64_t tp) {
@@ -63,6 +63,7 @@ class Shares {
     const std::int64_t replica = copy * layout_.ep + ep;      // of all else
     const std::int64_t of_stage = replica * layout_.tp + tp;  // of the stage's gates
     Bytes bytes = of(SumOver::kExpertReplicas, stage, tp, ep, copy);
+    add(of(SumOver::kExpertStage, stage, tp, ep, copy * layout_.tp + tp), bytes);
     add(of(SumOver::kReplicas, stage, tp, 0, replica), bytes);
     add(of(SumOver::kStage, stage, tp, 0, of_stage), bytes);
     return bytes;
@@ -74,7 +75,7 @@ class Shares {
     auto found = known_.find(key);
     if (found == known_.end()) {
       const std::int64_t expert_rank = layout_.folded ? ep * layout_.tp + tp : ep;
-      RankModel model(config_, layout_, {stage, tp, expert_rank}, gates_, roles_);
+      RankModel model(config_, layout_, {stage, tp, expert_rank}, gates_, tuning_);
       found = known_.emplace(key, by_owner(model, sum, owners(sum), config_.train.moments)).first;
     }
     return found->second[layout_.zero ? static_cast<std::size_t>(number) : 0];
@@ -83,6 +84,7 @@ class Shares {
   std::int64_t owners(SumOver sum) const {
     return !layout_.zero                     ? 1
            : sum == SumOver::kExpertReplicas ? layout_.expert_copies()
+           : sum == SumOver::kExpertStage    ? layout_.expert_copies() * layout_.tp
            : sum == SumOver::kReplicas       ? layout_.copies()
                                              : layout_.copies() * layout_.tp;
   }
@@ -90,7 +92,7 @@ class Shares {
   const config::Config& config_;
   const Layout& layout_;
   const routing::GateState& gates_;
-  const model::Roles& roles_;
+  const model::Tuning& tuning_;
   std::map<std::tuple<SumOver, std::int64_t, std::int64_t, std::int64_t>, std::vector<Bytes>>
       known_;
 };
@@ -98,8 +100,8 @@ class Shares {
 }  // namespace
 
 TrainedMemory trained_memory(const config::Config& config, const Layout& layout,
-                             const routing::GateState& gates, const model::Roles& roles) {
-  Shares shares(config, layout, gates, roles);
+                             const routing::GateState& gates, const model::Tuning& tuning) {
+  Shares shares(config, layout, gates, tuning);
   TrainedMemory memory;
   for (std::int64_t rank = 0; rank < layout.ranks(); ++rank) {
     std::int64_t rest = rank;

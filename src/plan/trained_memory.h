@@ -13,8 +13,8 @@ struct TrainedMemory {
   model::Parameters::TrainedBytes sum;      // over all ranks
 };
 
-/// Of a resolved config, of all ranks of the layout. roles: what is trained.
+/// Of a resolved config, of all ranks of the layout. tuning: what is trained.
 TrainedMemory trained_memory(const config::Config& config, const Layout& layout,
-                             const routing::GateState& gates, const model::Roles& roles);
+                             const routing::GateState& gates, const model::Tuning& tuning);
 
 }  // namespace moesaic::plan

@@ -10,7 +10,7 @@ namespace {
 int holders(engine::Instance& instance, const model::Parameter& p,
             const model::PublicTensor& tensor) {
   const int group = instance.group_of(p.spec.sum).group().size() / p.owners;
-  return p.spec.sum == model::SumOver::kStage ? group : group * tensor.copies;
+  return model::is_over_tp(p.spec.sum) ? group : group * tensor.copies;
 }
 
 double squares(engine::Instance& instance, const GradientBuffer& buffer,

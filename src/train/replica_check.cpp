@@ -103,7 +103,7 @@ void reduce_over_holders(std::vector<Part>& parts, engine::Instance& instance) {
   reduce(parts, instance.mesh[comm::Group::kTp], [](const Part& part) {
     const model::ParameterSpec& spec = part.parameter.spec;
     return part.tensor.copies > 1 && !spec.tied && !part.tensor.partial &&
-           spec.sum != model::SumOver::kStage;
+           !model::is_over_tp(spec.sum);
   });
 }
 

@@ -102,13 +102,14 @@ Attention::Attention(Parameters& parameters, const std::string& prefix, const co
       clip_(static_cast<float>(model.clip_qkv)),
       rope_(model, model.head_dim),
       qkv_(parameters, qkv_slices(prefix, "weight", {1, model.d_model}, model, placement),
-           Linear::Full::kInputGradient, init_std, qkv_options(prefix, model, placement)),
+           Linear::Full::kInputGradient, init_std, placement,
+           qkv_options(prefix, model, placement)),
       output_(
           parameters,
           {split_tensor(prefix + "o_proj.weight", {model.d_model, model.heads * model.head_dim}, 1,
                         {shape_.heads * shape_.head_dim * placement.tp_rank,
                          shape_.heads * shape_.head_dim})},
-          Linear::Full::kOutput, output_std, output_options(prefix, model, placement)) {
+          Linear::Full::kOutput, output_std, placement, output_options(prefix, model, placement)) {
   if (model.qk_norm != config::QkNorm::kNone) {
     norm_.emplace(make_norm(parameters, prefix, model, shape_, placement));
   }

@@ -39,14 +39,18 @@ Experts::Experts(Parameters& parameters, const std::string& prefix,
                                      own_hidden(model.expert_d_ff, placement)),
            .init_std = init_std,
            .sum = SumOver::kExpertReplicas,
+           .adaptable = true,
            .buffered = buffered})),
+      gate_up_adapter_(Adapter::of(parameters, gate_up_.spec, placement, !placement.folded)),
       down_(parameters.add({.shape = {std::ssize(numbers), model.d_model, hidden_},
                             .tensors = expert_tensors(prefix, numbers, {"down_proj.weight"},
                                                       {model.d_model, model.expert_d_ff}, 1,
                                                       own_hidden(model.expert_d_ff, placement)),
                             .init_std = output_std,
                             .sum = SumOver::kExpertReplicas,
+                            .adaptable = true,
                             .buffered = buffered})),
+      down_adapter_(Adapter::of(parameters, down_.spec, placement, !placement.folded)),
       adds_down_bias_(placement.folded || placement.tp_rank == 0) {
   if (model.expert_bias) {
     add_biases(parameters, prefix, numbers, model, buffered, placement);
@@ -88,6 +92,10 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
   const std::int64_t rows = x.dim(0);
   const Tensor gate_up = ctx.empty(ctx.compute, {rows, 2 * hidden_});
   multiply(ctx, x, offsets, gate_up_, gate_up);
+  if (gate_up_adapter_) {
+    gate_up_adapter_->forward(ctx, x, offsets, gate_up,
+                              saved != nullptr ? &saved->gate_up_adapter : nullptr);
+  }
   if (gate_up_bias_ != nullptr) {
     ctx.backend.add_bias(gate_up, offsets, gate_up_bias_->value);
   }
@@ -95,11 +103,16 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
   ctx.backend.swiglu(gate_up, limit_, activated);
   Tensor y = ctx.empty(ctx.compute, x.shape());
   multiply(ctx, activated, offsets, down_, y);
+  if (down_adapter_) {
+    down_adapter_->forward(ctx, activated, offsets, y,
+                           saved != nullptr ? &saved->down_adapter : nullptr);
+  }
   if (down_bias_ != nullptr && adds_down_bias_) {
     ctx.backend.add_bias(y, offsets, down_bias_->value);
   }
   if (saved != nullptr) {
-    *saved = {gate_up_.is_trained() ? x : Tensor(), gate_up};
+    saved->x = gate_up_.is_trained() || gate_up_adapter_ ? x : Tensor();
+    saved->gate_up = gate_up;
   }
   return y;
 }
@@ -108,15 +121,19 @@ Tensor Experts::backward(Context& ctx, const Tensor& dy, std::span<const std::in
                          const Saved& saved) const {
   const std::int64_t rows = dy.dim(0);
   const Tensor activated = ctx.empty(ctx.compute, {rows, hidden_});
-  if (down_.is_trained()) {
+  if (down_.is_trained() || down_adapter_) {
     ctx.backend.swiglu(saved.gate_up, limit_, activated);  // cheaper to make again than to keep
   }
   add_weight_gradient(ctx, dy, activated, offsets, down_);
   if (down_bias_ != nullptr) {
     add_bias_gradient(ctx, dy, offsets, *down_bias_);
   }
-  const Tensor& dactivated = activated;
+  // Its memory serves the gradient, unless an adapter still reads it.
+  const Tensor dactivated = down_adapter_ ? ctx.empty(ctx.compute, {rows, hidden_}) : activated;
   ctx.backend.grouped_matmul_dx(dy, offsets, down_.compute, dactivated);
+  if (down_adapter_) {
+    down_adapter_->backward(ctx, dy, activated, offsets, saved.down_adapter, dactivated);
+  }
   const Tensor dgate_up = ctx.empty(ctx.compute, saved.gate_up.shape());
   ctx.backend.swiglu_backward(dactivated, saved.gate_up, limit_, dgate_up);
   add_weight_gradient(ctx, dgate_up, saved.x, offsets, gate_up_);
@@ -125,6 +142,9 @@ Tensor Experts::backward(Context& ctx, const Tensor& dy, std::span<const std::in
   }
   Tensor dx = ctx.empty(ctx.compute, dy.shape());
   ctx.backend.grouped_matmul_dx(dgate_up, offsets, gate_up_.compute, dx);
+  if (gate_up_adapter_) {
+    gate_up_adapter_->backward(ctx, dgate_up, saved.x, offsets, saved.gate_up_adapter, dx);
+  }
   return dx;
 }
 

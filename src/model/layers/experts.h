@@ -1,11 +1,13 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
 #include "model/context.h"
+#include "model/layers/adapter.h"
 #include "model/parameter/parameters.h"
 
 namespace moesaic::model {
@@ -16,7 +18,8 @@ namespace moesaic::model {
 class Experts {
  public:
   struct Saved {
-    Tensor x, gate_up;  // (R, D) where gate or up is trained, (R, 2F)
+    Tensor x, gate_up;  // (R, D) where gate or up is trained or has an adapter, (R, 2F)
+    Adapter::Saved gate_up_adapter, down_adapter;
   };
 
   /// prefix: "model.layers.N.mlp.experts."
@@ -43,7 +46,9 @@ class Experts {
   std::int64_t hidden_;
   float limit_;  // of SwiGLU
   Parameter& gate_up_;
+  std::optional<Adapter> gate_up_adapter_;
   Parameter& down_;
+  std::optional<Adapter> down_adapter_;
   Parameter* gate_up_bias_ = nullptr;  // (E_local 2F)
   Parameter* down_bias_ = nullptr;     // (E_local D)
   bool adds_down_bias_;                // else another rank of tp does

@@ -27,11 +27,9 @@ Linear make_down(Parameters& parameters, const std::string& name, std::int64_t r
                  const config::Model& model, double init_std, const Placement& placement) {
   LinearOptions options;
   options.sum = SumOver::kStage;
-  return {parameters,
-          {copied_tensor(name, {rows, model.d_model}, placement)},
-          Linear::Full::kBoth,
-          init_std,
-          options};
+  return {parameters,          {copied_tensor(name, {rows, model.d_model}, placement)},
+          Linear::Full::kBoth, init_std,
+          placement,           options};
 }
 
 // Its parts are read by heads as well.
@@ -108,19 +106,19 @@ LatentAttention::LatentAttention(Parameters& parameters, const std::string& pref
       q_(parameters,
          {head_rows(prefix + (q_down_ ? "q_b_proj.weight" : "q_proj.weight"), shape_.head_dim,
                     q_down_ ? model.q_lora_rank : model.d_model, model, placement)},
-         Linear::Full::kInputGradient, init_std),
+         Linear::Full::kInputGradient, init_std, placement),
       kv_down_(make_down(parameters, prefix + "kv_a_proj_with_mqa.weight", latent_ + rotated_,
                          model, init_std, placement)),
       kv_norm_(parameters, prefix + "kv_a_layernorm.weight", latent_, kNormEps, placement, true),
       kv_(parameters,
           {head_rows(prefix + "kv_b_proj.weight", nope_ + shape_.v_dim, latent_, model, placement)},
-          Linear::Full::kInputGradient, init_std, heads_options()),
+          Linear::Full::kInputGradient, init_std, placement, heads_options()),
       output_(
           parameters,
           {split_tensor(prefix + "o_proj.weight", {model.d_model, model.heads * shape_.v_dim}, 1,
                         {placement.of(model.heads).begin * shape_.v_dim,
                          placement.of(model.heads).count * shape_.v_dim})},
-          Linear::Full::kOutput, output_std, output_options(prefix, model, placement)) {}
+          Linear::Full::kOutput, output_std, placement, output_options(prefix, model, placement)) {}
 
 // Queries, keys and values of all heads from q (T, H (n + r)), kv (T, H (n + v)) and the shared
 // rotated part, the end of down (T, R + r).

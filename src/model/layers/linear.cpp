@@ -13,14 +13,6 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
   return {rows, tensors.front().slice_shape()[1]};
 }
 
-// Columns of a matrix, one after the other.
-Tensor columns_of(Context& ctx, const Tensor& x, Slice columns) {
-  Tensor picked = ctx.empty(x.dtype(), {x.dim(0), columns.count});
-  ctx.backend.copy_groups(x, {columns.begin, 1, 0, columns.count}, picked, {0, 1, 0, columns.count},
-                          Write::kOverwrite);
-  return picked;
-}
-
 // Where only some rows of a weight are trained: those of each group that lie in them.
 void add_to_trained_rows(Context& ctx, const Tensor& dy, const Tensor& x,
                          std::span<const std::int64_t> offsets, const Parameter& weight) {
@@ -33,9 +25,8 @@ void add_to_trained_rows(Context& ctx, const Tensor& dy, const Tensor& x,
       if (rows.count == 0 || met.count == 0) {
         continue;
       }
-      const Tensor all = dy.rows(met.begin, met.count);
       const Tensor d =
-          rows.count == n ? all : columns_of(ctx, all, {rows.begin - group * n, rows.count});
+          columns_of(ctx, dy.rows(met.begin, met.count), {rows.begin - group * n, rows.count});
       ctx.backend.matmul(d, Transpose::kYes, x.rows(met.begin, met.count), Transpose::kNo,
                          weight.grad_rows(weight.trained_in(rows)), Write::kAdd);
     }
@@ -57,6 +48,16 @@ Tensor shared_peaks(Context& ctx, const Tensor& x, const PackedWeights& w) {
 }
 
 }  // namespace
+
+Tensor columns_of(Context& ctx, const Tensor& x, Slice columns) {
+  if (columns.count == x.dim(1)) {
+    return x;
+  }
+  Tensor picked = ctx.empty(x.dtype(), {x.dim(0), columns.count});
+  ctx.backend.copy_groups(x, {columns.begin, 1, 0, columns.count}, picked, {0, 1, 0, columns.count},
+                          Write::kOverwrite);
+  return picked;
+}
 
 void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
               const Parameter& weight, const Tensor& y) {
@@ -106,12 +107,14 @@ void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& par
 }
 
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
-               double init_std, const LinearOptions& options)
+               double init_std, const Placement& placement, const LinearOptions& options)
     : weight_(parameters.add({.shape = stacked(tensors),
                               .tensors = tensors,
                               .init_std = init_std,
                               .sum = options.sum,
-                              .packable = options.packable})),
+                              .packable = options.packable,
+                              .adaptable = true})),
+      adapter_(Adapter::of(parameters, weight_.spec, placement, true)),
       adds_bias_(options.adds_bias),
       full_(full) {
   if (!options.bias.empty()) {
@@ -129,7 +132,10 @@ Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   if (bias_ != nullptr && adds_bias_) {
     ctx.backend.add_bias(y, all_of(y), bias_->value);
   }
-  if (saved != nullptr && weight_.is_trained()) {
+  if (adapter_) {
+    adapter_->forward(ctx, x, all_of(y), y, saved != nullptr ? &saved->adapter : nullptr);
+  }
+  if (saved != nullptr && (weight_.is_trained() || adapter_)) {
     saved->x = x;
   }
   return y;
@@ -144,6 +150,9 @@ Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) cons
   const DType dtype = full_ == Full::kOutput ? ctx.compute : DType::kF32;
   Tensor dx = ctx.empty(dtype, {d.dim(0), weight_.spec.shape[1]});
   ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
+  if (adapter_) {
+    adapter_->backward(ctx, d, saved.x, all_of(d), saved.adapter, dx);
+  }
   return dx;
 }
 

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "model/context.h"
+#include "model/layers/adapter.h"
 #include "model/parameter/parameters.h"
 
 namespace moesaic::model {
@@ -23,6 +25,9 @@ void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
 void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
                        const Parameter& bias);
 
+/// Columns of a matrix (R, N), side by side; the matrix itself if these are all.
+Tensor columns_of(Context& ctx, const Tensor& x, Slice columns);
+
 /// Adds those rows of a gradient of the whole parameter that are trained. Not collective.
 void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& parameter);
 
@@ -34,18 +39,19 @@ struct LinearOptions {
   bool packable = true;                 // see ParameterSpec
 };
 
-/// y = x weight^T + bias.   x: (T, in) compute   weight: (out, in), this rank's slices, stacked
-/// y is fp32 where it joins the residual stream, else compute. dx is fp32 where x came from the
-/// stream. forward is collective where multiply is; backward is not.
+/// y = x weight^T + bias, and the update of an adapter.   x: (T, in) compute   weight: (out, in),
+/// this rank's slices, stacked y is fp32 where it joins the residual stream, else compute. dx is
+/// fp32 where x came from the stream. forward is collective where multiply is; backward is not.
 class Linear {
  public:
   enum class Full { kOutput, kInputGradient, kBoth };  // which of the two is fp32
   struct Saved {
-    Tensor x;  // where the weight is trained
+    Tensor x;  // where the weight is trained, or has an adapter
+    Adapter::Saved adapter;
   };
 
   Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,
-         double init_std, const LinearOptions& options = {});
+         double init_std, const Placement& placement, const LinearOptions& options = {});
   Tensor forward(Context& ctx, const Tensor& x, Saved* saved) const;
   Tensor backward(Context& ctx, const Tensor& dy, const Saved& saved) const;
 
@@ -53,6 +59,7 @@ class Linear {
 
  private:
   Parameter& weight_;
+  std::optional<Adapter> adapter_;
   Parameter* bias_ = nullptr;
   bool adds_bias_;
   Full full_;

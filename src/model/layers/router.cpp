@@ -98,8 +98,10 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
           gate_spec(prefix + "gate.weight",
                     {expert_pool.size(), options.task_gate ? model.head_dim : model.d_model},
                     init_std, placement))),
+      adapter_(Adapter::of(parameters, gate_.spec, placement, true)),
       load_(parameters.add(state_spec(prefix + "gate.load", expert_pool.size(), 0.0, placement))) {
   gate_.spec.tensors.front().rows = TensorRows::kExperts;
+  gate_.spec.adaptable = true;
   load_.spec.tensors.front().may_be_missing = true;
   if (options.gate_bias) {
     ParameterSpec spec = gate_spec(prefix + "gate.bias", {expert_pool.size()}, 0.0, placement);
@@ -139,6 +141,10 @@ Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
   Tensor logits = ctx.empty(DType::kF32, {x.dim(0), expert_pool_.size()});
   ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
                      Write::kOverwrite);
+  if (adapter_) {
+    adapter_->forward(ctx, gate_in, std::array<std::int64_t, 2>{0, x.dim(0)}, logits,
+                      &saved.adapter);
+  }
   if (gate_bias_ != nullptr) {
     ctx.backend.add_bias(logits, std::array<std::int64_t, 2>{0, x.dim(0)}, gate_bias_->value);
   }
@@ -313,6 +319,10 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   Tensor dgate_in = ctx.empty(DType::kF32, {dlogits.dim(0), gate_.value.dim(1)});
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
                      Write::kOverwrite);
+  if (adapter_) {
+    adapter_->backward(ctx, dlogits, query_ != nullptr ? saved.query : x, all, saved.adapter,
+                       dgate_in);
+  }
   if (query_ == nullptr) {
     return dgate_in;
   }

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
 #include "model/context.h"
+#include "model/layers/adapter.h"
 #include "model/parameter/parameters.h"
 #include "routing/dispatch_plan.h"
 #include "routing/expert_pool.h"
@@ -33,9 +35,10 @@ class Router {
     std::vector<float> host_selection;      // [T, E] where asked for
   };
   struct Saved {
-    Tensor x, query;      // x where it is trained; query (t, d): of a gate of two layers
-    RouteTensors routed;  // what backward needs of it
-    Tensor choice;        // (t, K) whose scores the weights are made from
+    Tensor x, query;  // x where it is trained; query (t, d) of two layers
+    Adapter::Saved adapter;
+    RouteTensors routed;                // what backward needs of it
+    Tensor choice;                      // (t, K) whose scores the weights are made from
     std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
   };
 
@@ -57,7 +60,7 @@ class Router {
   // them.
   /// Whether training changes what the choice is made from; else its counts stand still, too.
   bool is_trained() const {
-    return gate_.is_trained() || (query_ != nullptr && query_->is_trained());
+    return gate_.is_trained() || adapter_ || (query_ != nullptr && query_->is_trained());
   }
 
   /// (E) fp32, added to the scores for the choice alone: balance = bias.
@@ -84,6 +87,7 @@ class Router {
   std::int64_t moe_layer_, tasks_;
   routing::ExpertPool expert_pool_;
   Parameter& gate_;                    // (E, D), or the keys (E, d)
+  std::optional<Adapter> adapter_;     // of the gate
   Parameter& load_;                    // (E)
   Parameter* query_ = nullptr;         // (d, D)
   Parameter* gate_bias_ = nullptr;     // (E)

@@ -9,10 +9,10 @@ Swiglu::Swiglu(Parameters& parameters, const std::string& prefix, std::int64_t d
           parameters,
           {split_tensor(prefix + "gate_proj.weight", {hidden, d_model}, 0, placement.of(hidden)),
            split_tensor(prefix + "up_proj.weight", {hidden, d_model}, 0, placement.of(hidden))},
-          Linear::Full::kInputGradient, init_std),
+          Linear::Full::kInputGradient, init_std, placement),
       down_(parameters,
             {split_tensor(prefix + "down_proj.weight", {d_model, hidden}, 1, placement.of(hidden))},
-            Linear::Full::kOutput, output_std) {}
+            Linear::Full::kOutput, output_std, placement) {}
 
 // All ranks of tp compute it; each has a part of its gradient, as it has of y.
 void Swiglu::add_gate(Parameters& parameters, const std::string& name, std::int64_t d_model,

@@ -28,11 +28,14 @@ std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor&
                                   std::int64_t seed) {
   std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()),
                             static_cast<float>(spec.init_value));
-  if (spec.init_std > 0.0) {
-    const Rng rng(static_cast<std::uint64_t>(seed), hash_name(tensor.name));
+  if (spec.init_std > 0.0 || spec.init_bound > 0.0) {
+    const Rng rng(static_cast<std::uint64_t>(spec.seed.value_or(seed)), hash_name(tensor.name));
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const std::int64_t index = tensor.whole_index(static_cast<std::int64_t>(i));
-      values[i] = static_cast<float>(spec.init_std * rng.normal(static_cast<std::uint64_t>(index)));
+      const auto index =
+          static_cast<std::uint64_t>(tensor.whole_index(static_cast<std::int64_t>(i)));
+      values[i] = static_cast<float>(spec.init_std > 0.0
+                                         ? spec.init_std * rng.normal(index)
+                                         : spec.init_bound * (2.0 * rng.uniform(index) - 1.0));
     }
   }
   return values;

@@ -11,22 +11,33 @@
 namespace moesaic::model {
 
 /// The ranks over which a gradient is summed: those that hold the same parameters and saw other
-/// tokens. Experts: dp x cp. The others: dp x cp x ep; with tp as well where each rank of tp sees
-/// its share of the rows (the gate; norms when the sequence is split).
-enum class SumOver { kReplicas, kStage, kExpertReplicas };
+/// tokens. Experts: dp x cp. The others: dp x cp x ep. The two with "stage": with tp as well, where
+/// its ranks all hold the parameter and each has a part of the gradient: it sees its share of the
+/// rows (the gate; norms when the sequence is split), or of the products around it (one half of an
+/// adapter).
+enum class SumOver { kReplicas, kStage, kExpertReplicas, kExpertStage };
 inline constexpr std::array kAllSums = {SumOver::kReplicas, SumOver::kStage,
-                                        SumOver::kExpertReplicas};
+                                        SumOver::kExpertReplicas, SumOver::kExpertStage};
+constexpr bool is_over_tp(SumOver sum) {
+  return sum == SumOver::kStage || sum == SumOver::kExpertStage;
+}
+constexpr bool is_of_experts(SumOver sum) {
+  return sum == SumOver::kExpertReplicas || sum == SumOver::kExpertStage;
+}
 
 struct ParameterSpec {
   Shape shape;
   std::vector<PublicTensor> tensors;  // they fill the parameter in this order
   double init_std = 0.0;              // normal; 0: every element is init_value
   double init_value = 0.0;
+  double init_bound = 0.0;                // or uniform in (-bound, bound)
+  std::optional<std::int64_t> seed = {};  // of its initial values; none: that of the model
   SumOver sum = SumOver::kReplicas;
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
   bool packable = true;     // products with its rows alone read it: it may be quantized
   bool state = false;       // moved by counts, never by a gradient: loads and biases of the router
+  bool adaptable = false;   // an adapter may be added to its product
   bool decays = true;       // weight decay applies to its tensors of two or more dims
   bool buffered = false;    // its gradient may be deferred over steps (router.gradient_buffer)
   bool tied = false;        // held by the first and the last stage of a pipeline

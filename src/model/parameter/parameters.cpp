@@ -17,12 +17,12 @@ Parameter& Parameters::add(ParameterSpec spec) {
   p.spec = std::move(spec);
   p.part = part_;
   for (const PublicTensor& tensor : p.spec.tensors) {
-    if (p.spec.state || !roles_.trains(tensor.name)) {
+    if (p.spec.state || !tuning_.roles.trains(tensor.name)) {
       continue;
     }
     const TrainedRows next{.rows = p.rows_with(tensor),
                            .first = p.trained_rows(),
-                           .lr_scale = static_cast<float>(roles_.lr_scale(tensor.name)),
+                           .lr_scale = static_cast<float>(tuning_.roles.lr_scale(tensor.name)),
                            .decays = p.spec.decays && tensor.shape.rank() >= 2};
     TrainedRows* const last = p.trained.empty() ? nullptr : &p.trained.back();
     if (last != nullptr && last->rows.end() == next.rows.begin && last->lr_scale == next.lr_scale &&

@@ -8,18 +8,28 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/parameter/adapter_rules.h"
 #include "model/parameter/buckets.h"
 #include "model/parameter/roles.h"
 #include "tensor/quantized.h"
 
 namespace moesaic::model {
 
+/// How a model is trained: which parameters, and what is added to them.
+struct Tuning {
+  Roles roles = {};
+  AdapterRules adapters = {};
+
+  /// Nothing is trained.
+  static Tuning none() { return {Roles::none(), {}}; }
+};
+
 /// Every value, gradient, moment, public name and sharding: one list for optimizer, checkpoint and
 /// layout changes. Layers add their parameters, then allocate() gives all of them memory: one
 /// block for each kind and sum of what is trained, so that gradients are reduced in one go.
 class Parameters {
  public:
-  explicit Parameters(Roles roles = {}) : roles_(std::move(roles)) {}
+  explicit Parameters(Tuning tuning = {}) : tuning_(std::move(tuning)) {}
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
 
@@ -28,7 +38,8 @@ class Parameters {
   /// What is added from now on belongs to the next part of the model.
   void begin_part() { ++part_; }
   int part() const { return part_; }
-  const Roles& roles() const { return roles_; }
+  const Roles& roles() const { return tuning_.roles; }
+  const AdapterRules& adapters() const { return tuning_.adapters; }
   struct Formats {
     DType compute = DType::kF32;
     DType moments = DType::kF32;     // fp32 or bf16
@@ -66,7 +77,7 @@ class Parameters {
   const std::vector<Bucket>& buckets() const { return buckets_; }
 
  private:
-  Roles roles_;
+  Tuning tuning_;
   std::optional<DType> pack_;
   std::deque<Parameter> list_;
   std::vector<Bucket> buckets_;

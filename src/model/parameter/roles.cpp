@@ -27,7 +27,7 @@ NamePattern::NamePattern(std::string text, std::int64_t layers, bool tied)
   } else if (text_ == "router") {
     globs_ = {"*.mlp.gate.*"};
   } else if (text_ == "adapter") {
-    globs_ = {"*.lora_A.weight", "*.lora_B.weight"};
+    globs_ = {"*.lora_[AB].weight"};
   } else if (text_.starts_with(kLast)) {
     std::int64_t count = 0;
     std::from_chars(text_.data() + kLast.size(), text_.data() + text_.size(), count);

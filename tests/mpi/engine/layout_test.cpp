@@ -73,6 +73,7 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     } else {
       instance.parameters.initialise(*instance.backend, 7);
     }
+    fill_adapters(instance);
     if (!GetParam().starve) {
       return;
     }
@@ -81,6 +82,22 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
     for (std::int64_t layer = 0; layer < layers(); ++layer) {
       if (const model::Moe* moe = instance.transformer.moe(layer)) {
         instance.backend->upload(std::as_bytes(std::span(bias)), moe->router().bias()->value);
+      }
+    }
+  }
+
+  // B is zero at the start of training: then A would have no gradient.
+  static void fill_adapters(engine::Instance& instance) {
+    for (model::Parameter& p : instance.parameters.all()) {
+      if (!p.spec.tensors.empty() && p.spec.tensors.front().name.ends_with("lora_B.weight")) {
+        model::ParameterSpec filled = p.spec;
+        filled.init_std = 0.1;
+        std::vector<float> values;
+        for (const model::PublicTensor& tensor : p.spec.tensors) {
+          const std::vector<float> part = model::initial_values(filled, tensor, 5);
+          values.insert(values.end(), part.begin(), part.end());
+        }
+        instance.parameters.set(*instance.backend, p, values);
       }
     }
   }
@@ -242,7 +259,7 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     train::optimizer_step(instance, {instance, 0}, config.train, 1e-3, 1, 1.0);
     const plan::Traffic traffic = plan::traffic_per_step(
         config, layout, mesh[comm::Group::kPp].rank(), gates_of(config),
-        mesh[comm::Group::kTp].rank(), model::roles_of(config, gates_of(config)));
+        mesh[comm::Group::kTp].rank(), model::tuning_of(config, gates_of(config)));
     const double padding = 64.0 * 2.0 * static_cast<double>(instance.parameters.all().size());
     const auto over_tp = [&](double bytes) {  // shares differ where they do not divide evenly
       return mesh[comm::Group::kTp].all_reduce(bytes, comm::Reduce::kSum);
@@ -253,13 +270,17 @@ void LayoutTest::compare_traffic(const config::Config& base) {
     expect(instance[comm::Group::kTp], traffic[comm::Group::kTp], 1e-9 * traffic[comm::Group::kTp]);
     expect(instance[comm::Group::kPp], traffic[comm::Group::kPp], 1e-9 * traffic[comm::Group::kPp]);
     const std::int64_t sharers = layout.expert_ranks();
-    const bool even = config.train.trainable.empty() && config.model.experts % sharers == 0 &&
+    const bool few = !config.train.trainable.empty() && config.adapter.rank == 0;  // of the experts
+    const bool even = !few && config.model.experts % sharers == 0 &&
                       config.router.spare_experts % sharers == 0;  // else: of the fullest
     if (even) {
       expect(instance[comm::Group::kDp], traffic[comm::Group::kDp], padding);
     }
     expect(instance[comm::Group::kReplicas], traffic[comm::Group::kReplicas], padding);
     expect(instance[comm::Group::kStage], traffic[comm::Group::kStage], padding);
+    if (even) {
+      expect(instance[comm::Group::kExpertStage], traffic[comm::Group::kExpertStage], padding);
+    }
     expect(instance[comm::Group::kEnds], traffic[comm::Group::kEnds], padding);
     expect(instance[comm::Group::kKv], traffic[comm::Group::kKv], 1e-9 * traffic[comm::Group::kKv]);
     if (even && planned.router.force == config::Force::kBalanced) {
@@ -302,8 +323,9 @@ TEST_P(LayoutTest, TrainedMemoryIsAsPlanned) {
     const comm::Mesh& mesh = meshes_.of(config);
     engine::Instance instance(config, mesh, engine::Use::kTraining, gates_of(config));
     const auto own = instance.parameters.trained_bytes(config.train.moments);
-    const plan::TrainedMemory planned = plan::trained_memory(
-        config, plan::Layout::of(config, ranks), gates_of(config), instance.parameters.roles());
+    const plan::TrainedMemory planned =
+        plan::trained_memory(config, plan::Layout::of(config, ranks), gates_of(config),
+                             model::tuning_of(config, gates_of(config)));
     const auto expect = [&](std::int64_t bytes, std::int64_t most, std::int64_t all) {
       EXPECT_EQ(mesh.world.all_reduce(bytes, comm::Reduce::kMax), most);
       EXPECT_EQ(mesh.world.all_reduce(bytes, comm::Reduce::kSum), all);
@@ -390,6 +412,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "upper", .golden = "softmax", .rows = 5, .change = upper},
         Case{.name = "pieces", .golden = "softmax", .rows = 5, .change = pieces},
         Case{.name = "latent_pieces", .golden = "softmax", .rows = 5, .change = latent_pieces},
+        Case{.name = "adapted", .golden = "softmax", .rows = 5, .change = adapted},
+        Case{.name = "adapted_latent", .golden = "softmax", .rows = 5, .change = adapted_latent},
         Case{.name = "short_rows",
              .golden = "softmax",
              .rows = 5,

@@ -137,6 +137,23 @@ void latent_pieces(config::Config& c) {
   c.train.lr_scale = {{"*.q_a_proj.weight", 0.1}};
 }
 
+void adapted(config::Config& c) {
+  normed(c);
+  c.model.clip_qkv = 0.0;
+  c.adapter.rank = 3;
+  c.adapter.alpha = 2.0;
+  c.adapter.targets = {"all-linear", "gate"};
+  c.train.trainable = {"adapter"};
+  c.train.eps = 1e-6;
+}
+
+void adapted_latent(config::Config& c) {
+  latent(c);
+  c.adapter.rank = 2;
+  c.adapter.targets = {"*_a_proj*", "kv_b_proj", "o_proj", "experts", "shared_experts"};
+  c.train.trainable = {"adapter", "head", "*.kv_a_layernorm.weight"};
+}
+
 std::string text_of(const config::Config& c) {
   const config::Parallel& p = c.parallel;
   return fmt::format(

@@ -38,6 +38,11 @@ void upper(config::Config& c);
 void pieces(config::Config& c);
 void latent_pieces(config::Config& c);
 
+/// Adapters beside all products, the gate's too: with key heads that are copied over tp, and with
+/// latent attention, where the head and a norm are trained as well.
+void adapted(config::Config& c);
+void adapted_latent(config::Config& c);
+
 /// Everything about a layout but dp, which follows from the number of ranks.
 std::string text_of(const config::Config& c);
 

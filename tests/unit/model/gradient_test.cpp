@@ -49,7 +49,7 @@ std::vector<float> normals(std::int64_t count, std::uint64_t stream) {
 
 class GradientTest : public ::testing::Test {
  protected:
-  GradientTest() {
+  explicit GradientTest(Tuning tuning = {}) : parameters(std::move(tuning)) {
     options.aux_loss = 0.5;
     options.z_loss = 0.1;
     sizes.d_model = kWidth;
@@ -115,7 +115,7 @@ class GradientTest : public ::testing::Test {
       }
       const std::vector<float> values = normals(p.value.numel(), ++stream);
       const bool of_loads = p.spec.tensors.front().name.ends_with("previous_load");
-      for (std::size_t i = 0; (p.is_trained() || of_loads) && i < values.size(); ++i) {
+      for (std::size_t i = 0; (!p.spec.state || of_loads) && i < values.size(); ++i) {
         p.value.as<float>()[i] = 0.5F * values[i];
       }
     }
@@ -187,12 +187,39 @@ class GradientTest : public ::testing::Test {
   Context ctx{{.backend = *backend, .tp = *group, .cp = *group, .experts = *group, .clock = clock}};
 };
 
+// The same with an adapter beside every product, which is all that is trained.
+class AdapterTest : public GradientTest {
+ protected:
+  AdapterTest() : GradientTest(tuning()) {}
+
+  static Tuning tuning() {
+    config::Adapter adapter;
+    adapter.rank = 3;
+    adapter.alpha = 2.0;
+    adapter.targets = {"*"};
+    Tuning tuning{.roles = {}, .adapters = AdapterRules(adapter)};
+    tuning.roles.set_trained({NamePattern("adapter", 1, false)}, {});
+    return tuning;
+  }
+
+  // Of so many products each has its halves.
+  void expect_adapters(std::size_t halves) const {
+    std::size_t found = 0;
+    for (const Parameter& p : parameters.all()) {
+      const bool is_half = is_of_adapter(p.spec.tensors.front().name);
+      EXPECT_EQ(p.is_trained(), is_half) << p.spec.tensors.front().name;
+      found += is_half ? 1 : 0;
+    }
+    EXPECT_EQ(found, halves);
+  }
+};
+
 // Protects, each: backward is the derivative of forward, for odd shapes and packed documents.
 TEST_F(GradientTest, RmsNorm) { check(RmsNorm(parameters, "norm", 9, 1e-5F, {}), 9); }
 
 TEST_F(GradientTest, Linear) {
   check(Linear(parameters, {whole_tensor("a", {5, 7}), whole_tensor("b", {8, 7})},
-               Linear::Full::kOutput, 1.0),
+               Linear::Full::kOutput, 1.0, Placement{}),
         7);
 }
 
@@ -200,8 +227,42 @@ TEST_F(GradientTest, LinearWithBias) {
   LinearOptions with_bias;
   with_bias.bias = {whole_tensor("a.bias", {5}), whole_tensor("b.bias", {8})};
   check(Linear(parameters, {whole_tensor("a", {5, 7}), whole_tensor("b", {8, 7})},
-               Linear::Full::kBoth, 1.0, with_bias),
+               Linear::Full::kBoth, 1.0, Placement{}, with_bias),
         7);
+}
+
+TEST_F(AdapterTest, Linear) {
+  check(Linear(parameters, {whole_tensor("a", {5, 7}), whole_tensor("b", {8, 7})},
+               Linear::Full::kBoth, 1.0, Placement{}),
+        7);
+  expect_adapters(3);  // one A for both, and two B
+}
+
+TEST_F(AdapterTest, Attention) {
+  check(make_attention());
+  expect_adapters(4 + 2);
+}
+
+TEST_F(AdapterTest, LatentAttention) {
+  sizes.kv_heads = sizes.heads;
+  sizes.q_lora_rank = 6;
+  sizes.kv_lora_rank = 7;
+  sizes.qk_nope_head_dim = 3;
+  sizes.qk_rope_head_dim = 6;
+  sizes.v_head_dim = 8;
+  check(make_latent());
+  expect_adapters(5 * 2);
+}
+
+TEST_F(AdapterTest, Swiglu) {
+  check(Swiglu(parameters, "", kWidth, 13, 1.0, 1.0, {}));
+  expect_adapters(3 + 2);
+}
+
+TEST_F(AdapterTest, MoeWithItsGate) {
+  sizes.shared_experts = 1;
+  check(make_moe());
+  expect_adapters(2 + (3 + 2) + (3 + 2));
 }
 
 TEST_F(GradientTest, Attention) { check(make_attention()); }

@@ -26,7 +26,7 @@ TEST(PublicTensor, PartsAreOfTheWhole) {
 TEST(Parameters, PartsHaveTheWholesInitialValues) {
   const auto backend = make_cpu_backend(1);
   const auto values = [&](const PublicTensor& tensor) {
-    Parameters parameters(Roles::none());
+    Parameters parameters(Tuning::none());
     Parameter& p =
         parameters.add({.shape = tensor.slice_shape(), .tensors = {tensor}, .init_std = 1.0});
     parameters.allocate(*backend, {});

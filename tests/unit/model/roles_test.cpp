@@ -31,7 +31,7 @@ config::Config config_of(std::vector<std::string> trainable) {
 }
 
 Roles roles_for(std::vector<std::string> trainable) {
-  return roles_of(config_of(std::move(trainable)), {});
+  return tuning_of(config_of(std::move(trainable)), {}).roles;
 }
 
 std::string refusal(std::vector<std::string> trainable) {
@@ -80,7 +80,7 @@ TEST(Roles, WordsAndGlobs) {
 TEST(Roles, ATiedHeadIsTheTable) {
   config::Config c = config_of({"head"});
   c.model.tie_embeddings = true;
-  const Roles roles = roles_of(c, {});
+  const Roles roles = tuning_of(c, {}).roles;
   EXPECT_TRUE(roles.trains("model.embed_tokens.weight"));
   EXPECT_EQ(roles.lowest_part(), 0);
 }
@@ -88,7 +88,7 @@ TEST(Roles, ATiedHeadIsTheTable) {
 TEST(Roles, FactorsOfTheLearningRate) {
   config::Config c = config_of({});
   c.train.lr_scale = {{"*.mlp.*", 0.5}, {"router", 0.1}};
-  const Roles roles = roles_of(c, {});
+  const Roles roles = tuning_of(c, {}).roles;
   EXPECT_EQ(roles.lr_scale(kQuery), 1.0);
   EXPECT_EQ(roles.lr_scale(kExpert), 0.5);
   EXPECT_EQ(roles.lr_scale(kGate), 0.1);
@@ -129,7 +129,7 @@ Parameter& add_product(Parameters& parameters) {
 TEST(TrainedRows, AreOneAfterTheOther) {
   Roles roles;
   roles.set_trained({{"q", 1, false}, {"v", 1, false}}, {});
-  Parameters parameters(roles);
+  Parameters parameters({.roles = roles, .adapters = {}});
   const Parameter& p = add_product(parameters);
   ASSERT_EQ(p.trained.size(), 2U);
   EXPECT_EQ(p.trained_rows(), 5);
@@ -144,10 +144,10 @@ TEST(TrainedRows, AreOneAfterTheOther) {
 // One rule, one run of rows; another factor divides them.
 TEST(TrainedRows, NeighboursOfOneRuleAreOne) {
   Roles roles;
-  Parameters parameters(roles);
+  Parameters parameters({.roles = roles, .adapters = {}});
   EXPECT_EQ(add_product(parameters).trained.size(), 1U);
   roles.set_lr_scales({{NamePattern("k", 1, false), 0.5}});
-  Parameters scaled(roles);
+  Parameters scaled({.roles = roles, .adapters = {}});
   const Parameter& p = add_product(scaled);
   ASSERT_EQ(p.trained.size(), 3U);
   EXPECT_EQ(p.trained[1].lr_scale, 0.5F);
@@ -163,7 +163,7 @@ TEST(TrainedRows, OwnersShareThemOut) {
   for (const int ranks : {1, 2, 3, 7}) {
     std::vector<int> updates(5, 0);
     for (int rank = 0; rank < ranks; ++rank) {
-      Parameters parameters(roles);
+      Parameters parameters({.roles = roles, .adapters = {}});
       parameters.add({.shape = {1, 4}, .tensors = {whole_tensor("frozen", {1, 4})}});
       const Parameter& p = add_product(parameters);
       parameters.allocate(*backend, {}, {{SumOver::kReplicas, {rank, ranks}}});

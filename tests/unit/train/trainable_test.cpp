@@ -105,7 +105,7 @@ TEST_P(TrainableTest, ThePartAlone) {
   for (const bool recompute : {false, true}) {
     config::Config config = small_config(GetParam().trainable);
     config.train.recompute = recompute;
-    const model::Roles roles = model::roles_of(config, {.tasks = {"code"}});
+    const model::Roles roles = model::tuning_of(config, {.tasks = {"code"}}).roles;
     const Trained part = train(config);
     ASSERT_FALSE(part.gradients.empty());
     for (const auto& [name, gradient] : part.gradients) {
