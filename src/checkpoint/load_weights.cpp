@@ -159,6 +159,10 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
                                 static_cast<float>(kind.is_value() ? p.spec.init_value : 0.0));
       for (const Region& region : regions(p, kind)) {
         if (is_new(checkpoint, region.tensor)) {
+          if (kind.is_value()) {
+            const std::vector<float> first = model::initial_values(p.spec, region.tensor, 0);
+            std::copy(first.begin(), first.end(), values.begin() + region.rows.begin * p.columns());
+          }
           continue;
         }
         source.read(

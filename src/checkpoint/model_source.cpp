@@ -9,6 +9,7 @@
 #include "config/compare.h"
 #include "files/durable.h"
 #include "hf/family.h"
+#include "model/parameter/adapter_rules.h"
 
 namespace moesaic::checkpoint {
 namespace fs = std::filesystem;
@@ -59,6 +60,18 @@ ModelSource::Texts read_texts(const fs::path& path, int depth) {
   return texts;
 }
 
+// Of the adapters that a run had; 0: it had none.
+float scale_of(const Json& state) {
+  config::Flat keys;
+  for (const auto& [key, value] : state.at("config").items()) {
+    if (key.starts_with("adapter.")) {
+      keys.emplace_back(key, value.get<std::string>());
+    }
+  }
+  const config::Adapter adapter = config::unflatten(keys).adapter;
+  return adapter.rank > 0 ? static_cast<float>(model::adapter_scale(adapter)) : 0.0F;
+}
+
 }  // namespace
 
 ModelSource::Texts ModelSource::read(const fs::path& path) { return read_texts(path, 0); }
@@ -68,6 +81,7 @@ ModelSource ModelSource::of(const Texts& texts) {
     return ModelSource(hf::HfFolder::of(texts.folder, texts.theirs));
   }
   ModelSource source(CheckpointReader::of(texts.folder, texts.manifest));
+  source.scale_ = scale_of(source.checkpoint()->state());
   if (texts.base != nullptr) {
     source.base_ = std::make_shared<ModelSource>(of(*texts.base));
   }
@@ -155,42 +169,85 @@ Ancestor ModelSource::as_ancestor() const {
   return ancestor;
 }
 
-const ModelSource& ModelSource::holder(const std::string& name) const {
-  const bool here = base_ == nullptr || checkpoint()->shape(name).has_value();
-  return here ? *this : base_->holder(name);
+bool ModelSource::is_in_base(const std::string& name) const {
+  return base_ != nullptr && !checkpoint()->shape(name);
 }
 
-ModelSource& ModelSource::holder(const std::string& name) {
-  return const_cast<ModelSource&>(std::as_const(*this).holder(name));
+bool ModelSource::is_adapted(const std::string& name) const {
+  return merges_ && scale_ != 0.0F && checkpoint()->shape(model::lora_a_name(name)).has_value();
 }
 
 std::vector<std::string> ModelSource::names() const {
   std::vector<std::string> all =
       std::visit([](const auto& source) { return source.names(); }, source_);
   for (const std::string& name : base_ != nullptr ? base_->names() : std::vector<std::string>{}) {
-    if (!checkpoint()->shape(name)) {
+    if (is_in_base(name)) {
       all.push_back(name);
     }
+  }
+  if (merges_ && scale_ != 0.0F) {
+    std::erase_if(all, [](const std::string& name) { return model::is_of_adapter(name); });
   }
   return all;
 }
 
 std::optional<std::vector<std::int64_t>> ModelSource::shape(const std::string& name) const {
-  return std::visit([&](const auto& source) { return source.shape(name); }, holder(name).source_);
+  if (merges_ && model::is_of_adapter(name)) {
+    return std::nullopt;
+  }
+  return is_in_base(name)
+             ? base_->shape(name)
+             : std::visit([&](const auto& source) { return source.shape(name); }, source_);
 }
 
 void ModelSource::read(const std::string& name, const std::vector<std::int64_t>& offset,
                        const std::vector<std::int64_t>& extent, std::span<float> values) {
-  std::visit([&](auto& source) { source.read(name, offset, extent, values); },
-             holder(name).source_);
+  if (is_in_base(name)) {
+    base_->read(name, offset, extent, values);
+  } else {
+    std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
+  }
+  if (is_adapted(name)) {
+    add_update(name, offset, extent, values);
+  }
+}
+
+// Each element by itself, its sum over the rank in order: no part or rank changes its bits.
+void ModelSource::add_update(const std::string& name, const std::vector<std::int64_t>& offset,
+                             const std::vector<std::int64_t>& extent, std::span<float> values) {
+  const std::string a_name = model::lora_a_name(name);
+  const std::int64_t rank = checkpoint()->shape(a_name)->front();
+  const auto columns = static_cast<std::size_t>(extent[1]);
+  std::vector<float> a(static_cast<std::size_t>(rank) * columns);
+  std::vector<float> b(static_cast<std::size_t>(extent[0] * rank));
+  checkpoint()->read(a_name, {0, offset[1]}, {rank, extent[1]}, a);
+  checkpoint()->read(model::lora_b_name(name), {offset[0], 0}, {extent[0], rank}, b);
+  std::vector<float> update(columns);
+  for (std::size_t row = 0; row < static_cast<std::size_t>(extent[0]); ++row) {
+    std::fill(update.begin(), update.end(), 0.0F);
+    for (std::size_t k = 0; k < static_cast<std::size_t>(rank); ++k) {
+      const float factor = b[row * static_cast<std::size_t>(rank) + k];
+      for (std::size_t column = 0; column < columns; ++column) {
+        update[column] += factor * a[k * columns + column];
+      }
+    }
+    for (std::size_t column = 0; column < columns; ++column) {
+      values[row * columns + column] += scale_ * update[column];
+    }
+  }
 }
 
 DType ModelSource::exact_type(const std::string& name) {
-  ModelSource& source = holder(name);
-  if (hf::HfFolder* const theirs = source.folder()) {
+  if (is_adapted(name)) {
+    return DType::kF32;
+  }
+  if (is_in_base(name)) {
+    return base_->exact_type(name);
+  }
+  if (hf::HfFolder* const theirs = folder()) {
     return theirs->exact_type(name);
   }
-  const DType type = source.checkpoint()->stored_type(name);
+  const DType type = checkpoint()->stored_type(name);
   return is_quantized(type) ? DType::kF32 : type;
 }
 
@@ -204,16 +261,20 @@ std::optional<DType> ModelSource::quantized() const {
 }
 
 std::optional<DType> ModelSource::quantized(const std::string& name) const {
-  const CheckpointReader* const ours = holder(name).checkpoint();
-  return ours != nullptr ? ours->quantized(name) : std::nullopt;
+  if (is_adapted(name) || checkpoint() == nullptr) {
+    return std::nullopt;
+  }
+  return is_in_base(name) ? base_->quantized(name) : checkpoint()->quantized(name);
 }
 
 QuantizedRows ModelSource::read_quantized(const std::string& name,
                                           const std::vector<std::int64_t>& offset,
                                           const std::vector<std::int64_t>& extent) {
-  CheckpointReader* const ours = holder(name).checkpoint();
-  require(ours != nullptr, "a Hugging Face folder has no codes");
-  return ours->read_quantized(name, offset, extent);
+  if (is_in_base(name)) {
+    return base_->read_quantized(name, offset, extent);
+  }
+  require(checkpoint() != nullptr, "a Hugging Face folder has no codes");
+  return checkpoint()->read_quantized(name, offset, extent);
 }
 
 }  // namespace moesaic::checkpoint

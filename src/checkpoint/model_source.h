@@ -55,6 +55,11 @@ class ModelSource {
   Lineage lineage() const;
   Ancestor as_ancestor() const;
 
+  /// A run that goes on reads its adapters by their own names. All others read weights that they
+  /// are added to: W + scale B A, in fp32, the same numbers whichever part is read; then the
+  /// adapters' tensors have no names.
+  void keep_adapters_apart() { merges_ = false; }
+
   // Those of the base, too, where it has only what was trained.
   std::vector<std::string> names() const;
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const;
@@ -80,12 +85,17 @@ class ModelSource {
   explicit ModelSource(std::variant<CheckpointReader, hf::HfFolder> source)
       : source_(std::move(source)) {}
   const CheckpointReader* checkpoint() const { return std::get_if<CheckpointReader>(&source_); }
-  /// Where a tensor is: here, or in the base.
-  const ModelSource& holder(const std::string& name) const;
-  ModelSource& holder(const std::string& name);
+  /// Whether a tensor is read from the base.
+  bool is_in_base(const std::string& name) const;
+  /// Whether an adapter of this checkpoint changes a weight.
+  bool is_adapted(const std::string& name) const;
+  void add_update(const std::string& name, const std::vector<std::int64_t>& offset,
+                  const std::vector<std::int64_t>& extent, std::span<float> values);
 
   std::variant<CheckpointReader, hf::HfFolder> source_;
   std::shared_ptr<ModelSource> base_;
+  bool merges_ = true;
+  float scale_ = 0.0F;  // of its adapters; 0: it has none
 };
 
 }  // namespace moesaic::checkpoint

@@ -139,6 +139,7 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::C
     refuse_quantized(source, "train from");
     if (origin.resume) {
       origin.resume = source.path();
+      source.keep_adapters_apart();
       origin.progress =
           train::check_resume(source.checkpoint()->state(), inputs.config, data, source.path());
     } else {

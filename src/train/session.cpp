@@ -85,6 +85,7 @@ void start_again(const Outcome& outcome, Session& session) {
   Origin& origin = session.origin;
   checkpoint::read_once(session.catalog, world, kWhat, [&] {
     origin.source = &session.catalog.model(*origin.resume);
+    origin.source->keep_adapters_apart();
     origin.progress = from_state(origin.source->checkpoint()->state());
     add_special(session.corpora.info(0), origin.progress.special);
     std::vector<std::string> tasks = std::move(session.gates.tasks);  // of this run
@@ -131,8 +132,10 @@ bool copies_base(const Session& session) {
 void follow_base(Session& session, const std::filesystem::path& newest) {
   if (session.origin.resume && copies_base(session)) {
     session.catalog = {};
-    checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint",
-                          [&] { session.origin.source = &session.catalog.model(newest); });
+    checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint", [&] {
+      session.origin.source = &session.catalog.model(newest);
+      session.origin.source->keep_adapters_apart();
+    });
   }
 }
 
