@@ -27,12 +27,6 @@ void check_same_vocabulary(const CorpusInfo& a, const CorpusInfo& b) {
   }
 }
 
-/// Whether token i of a sample that begins at stream position `first` predicts its successor.
-bool is_counted(const TokenSpan& span, std::int64_t first, std::size_t i) {
-  const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
-  return !next_begins && span.context[i + 1] == 0;
-}
-
 }  // namespace
 
 Corpora Corpora::open(std::vector<CorpusInfo> corpora, std::int64_t seq_len) {
@@ -158,7 +152,7 @@ bool Corpora::has_target(const SampleLocation& location) {
   const std::int64_t first = location.index * seq_len_;
   const TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
-    if (is_counted(span, first, i)) {
+    if (span.target[i + 1] != 0) {
       return true;
     }
   }
@@ -173,7 +167,7 @@ Sample Corpora::read(const SampleLocation& location) {
   sample.corpus = location.corpus;
   for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
     sample.token.push_back(span.token[i]);
-    sample.target.push_back(is_counted(span, first, i) ? span.token[i + 1] : -1);
+    sample.target.push_back(span.target[i + 1] != 0 ? span.token[i + 1] : -1);
     sample.begin.push_back(
         static_cast<std::int32_t>(std::max<std::int64_t>(0, span.document_begin[i] - first)));
     sample.task.push_back(task_numbers[span.task[i]]);
