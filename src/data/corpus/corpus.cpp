@@ -226,6 +226,7 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
     span.document_begin.push_back(token_begin[at] + first);
     span.target.push_back(contains(targets, position - first) ? 1 : 0);
     span.task.push_back(run.task[document]);
+    span.weight.push_back(run.weight.empty() ? 1.0F : run.weight[document]);
   }
 }
 

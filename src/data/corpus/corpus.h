@@ -55,6 +55,7 @@ struct TokenSpan {
   std::vector<std::int64_t> document_begin;  // stream position of its document's first token
   std::vector<std::uint8_t> target;          // 1: to be predicted from the tokens before it
   std::vector<std::uint8_t> task;            // index into task_names; 0 = none
+  std::vector<float> weight;                 // of its document
 };
 
 /// The documents of one shard: token offsets [D + 1] within the shard, and what is known of each.

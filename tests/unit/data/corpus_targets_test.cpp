@@ -8,10 +8,10 @@
 #include <optional>
 
 #include "base/error.h"
-#include "data/corpora.h"
 #include "data/corpus/corpus.h"
 #include "data/corpus/manifest.h"
 #include "data/corpus/shard.h"
+#include "data/samples.h"
 #include "files/hdf5/thread.h"
 #include "support/temp_dir.h"
 
@@ -136,16 +136,19 @@ TEST(CorpusTargets, StreamHonoursSpans) {
       }
     }
   });
-  Corpora corpora = Corpora::open({info}, 7);
+  Corpora corpora = Corpora::open({info});
   std::vector<std::string> tasks = {"none"};
   corpora.join_tasks(tasks);
+  config::Data data;
+  data.seq_len = 7;
+  Samples samples = Samples::make(corpora, data, {});
   const auto sample = [&](std::int64_t i) {
-    return files::hdf5_run([&] { return corpora.read({0, i}).target; });
+    return files::hdf5_run([&] { return samples.read(samples.at(0, i)).at(0).target; });
   };
   EXPECT_EQ(sample(0), (std::vector<std::int32_t>{-1, 12, 13, -1, 15, 16, 17}));
   EXPECT_EQ(sample(1), (std::vector<std::int32_t>{-1, -1, -1, 13, -1, 11, 12}));
   EXPECT_EQ(sample(2), (std::vector<std::int32_t>{-1, 11, -1, -1, -1, -1, -1}));
-  EXPECT_TRUE(files::hdf5_run([&] { return corpora.has_target({0, 2}); }));
+  EXPECT_TRUE(files::hdf5_run([&] { return samples.has_target(samples.at(0, 2)); }));
 }
 
 // Spans of a shard with many chunks of columns are those of the whole table.
