@@ -1,5 +1,6 @@
 """The essence of a trace as text of 80 columns."""
 import datetime
+import math
 
 from needs import need
 
@@ -25,6 +26,10 @@ def goal(trace):
         if keys["train.tokens"] != "0":
             step = int(keys["train.batch"]) * int(keys["data.seq_len"])
             ends.append(-(-int(keys["train.tokens"]) // step))
+        if keys.get("train.epochs", "0") != "0":
+            steps = (float(keys["train.epochs"]) * int(keys["train.epoch_samples"])
+                     / int(keys["train.batch"]))
+            ends.append(max(1, math.ceil(steps * (1 - 1e-12))))  # as config::total_steps rounds
         return min(ends, default=None) if keys["job"] == "train" else None
     except (KeyError, ValueError):
         return None

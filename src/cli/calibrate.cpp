@@ -28,7 +28,7 @@ std::int64_t tokens_wanted(const config::Model& model) {
 
 // Batches at equal distances over all shards, those of this replica; the same number on each, so
 // that some may be empty. On any one rank the corpora are only read.
-std::vector<data::MicroBatch> read_batches(const config::Model& model, data::ScoreCorpora& corpora,
+std::vector<data::MicroBatch> read_batches(const config::Model& model, data::Corpora& corpora,
                                            std::int64_t replica, std::int64_t replicas) {
   constexpr std::int64_t kWindow = 2048;
   const std::int64_t window = std::min(model.max_seq, kWindow);
@@ -56,7 +56,7 @@ std::vector<data::MicroBatch> read_batches(const config::Model& model, data::Sco
     if (found++ % replicas == replica) {
       const data::WindowBatch& windows = of_shard[static_cast<std::size_t>(number)];
       batches.push_back(data::to_micro_batch(
-          windows, corpora.tokens(shard, windows, documents.offsets), documents.task));
+          windows, corpora.tokens(shard, windows, documents.offsets), documents));
     }
   }
   if (found == 0) {
@@ -96,19 +96,21 @@ Reading read(engine::Instance& instance, model::ActivationStatistics& sums,
 
 }  // namespace
 
-data::ScoreCorpora open_calibration(const config::Config& config, checkpoint::ModelSource& model,
-                                    const std::vector<std::string>& tasks,
-                                    checkpoint::Catalog& catalog) {
+data::Corpora open_calibration(const config::Config& config, checkpoint::ModelSource& model,
+                               const std::vector<std::string>& tasks,
+                               checkpoint::Catalog& catalog) {
   if (config.convert.calibration.empty()) {
     return {};
   }
-  auto corpora = data::ScoreCorpora::open(catalog.corpora(config.convert.calibration), tasks);
-  check_vocabulary(model, corpora.first());
+  auto corpora = data::Corpora::open(catalog.corpora(config.convert.calibration));
+  std::vector<std::string> joined = tasks;
+  corpora.join_tasks(joined);
+  check_vocabulary(model, corpora.info(0));
   return corpora;
 }
 
 checkpoint::Calibration calibrate(const config::Config& config, const routing::GateState& gates,
-                                  checkpoint::ModelSource& model, data::ScoreCorpora& corpora,
+                                  checkpoint::ModelSource& model, data::Corpora& corpora,
                                   const comm::Mesh& mesh, comm::Watchdog& watchdog) {
   std::optional<engine::Instance> instance;
   std::vector<data::MicroBatch> batches;

@@ -114,7 +114,7 @@ std::string kind_text(const ConvertInputs& inputs) {
 int convert(const config::Parsed& parsed, const comm::Communicator& world,
             comm::Watchdog& watchdog) {
   ConvertInputs inputs;
-  data::ScoreCorpora corpora;  // of the calibration
+  data::Corpora corpora;  // of the calibration
   comm::Facts facts;
   checkpoint::Catalog catalog;
   std::optional<files::RunLock> lock;  // on rank 0

@@ -55,10 +55,10 @@ void read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& c
   static_cast<InferenceInputs&>(inputs) = read_model_and_corpora(parsed, ranks, catalog);
   const config::Config& config = inputs.config;
   const config::GenerateJob& keys = config.generate;
-  inputs.tokenizer = tokenizer_of(inputs.corpora.first(), keys);
+  inputs.tokenizer = tokenizer_of(inputs.corpora.info(0), keys);
   inputs.rules = {.max_tokens = keys.max_tokens,
                   .max_seq = config.model.max_seq,
-                  .ends = ends_of(catalog.model(config.model.path), inputs.corpora.first()),
+                  .ends = ends_of(catalog.model(config.model.path), inputs.corpora.info(0)),
                   .tokenizer = inputs.tokenizer ? &*inputs.tokenizer : nullptr,
                   .stop = &keys.stop,
                   .batch = config::sequences_at_once(keys),

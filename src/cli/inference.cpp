@@ -26,20 +26,21 @@ InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
                          .model = {}};
   checkpoint::ModelSource& source = catalog.model(inputs.config.model.path);
   inputs.gates = checkpoint::gates_of(source, inputs.config);
-  inputs.corpora =
-      data::ScoreCorpora::open(catalog.corpora(inputs.config.data.corpus), source.tasks());
-  check_vocabulary(source, inputs.corpora.first());
+  inputs.corpora = data::Corpora::open(catalog.corpora(inputs.config.data.corpus));
+  std::vector<std::string> tasks = source.tasks();
+  inputs.corpora.join_tasks(tasks);
+  check_vocabulary(source, inputs.corpora.info(0));
   inputs.model = source.text();
   return inputs;
 }
 
-std::string provenance(const config::Config& config, const data::ScoreCorpora& corpora,
+std::string provenance(const config::Config& config, const data::Corpora& corpora,
                        const checkpoint::ModelSource& model, const std::string& job,
                        std::span<const std::string_view> free) {
   std::string text = fmt::format("moesaic {} {}\n", version(), git_hash());
   text += model.fingerprint() + "\n";
   for (std::int64_t shard = 0; shard < corpora.shards(); ++shard) {
-    const data::ShardInfo& info = corpora.info(shard);
+    const data::ShardInfo& info = corpora.shard_info(shard);
     text += fmt::format("{} {}\n", info.file.filename().string(),
                         info.sha256.empty() ? files::sha256_of_file(info.file) : info.sha256);
   }

@@ -9,7 +9,7 @@
 
 #include "checkpoint/catalog.h"
 #include "cli/job.h"
-#include "data/score_corpora.h"
+#include "data/corpora.h"
 
 // What the jobs score and generate have in common.
 namespace moesaic::cli {
@@ -18,8 +18,8 @@ namespace moesaic::cli {
 struct InferenceInputs {
   config::Config config;  // resolved
   routing::GateState gates;
-  data::ScoreCorpora corpora;  // of data.corpus
-  std::string model;           // of model.path: path and step
+  data::Corpora corpora;  // of data.corpus
+  std::string model;      // of model.path: path and step
 };
 InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
                                        checkpoint::Catalog& catalog);
@@ -27,7 +27,7 @@ InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
 /// A text that names all that a result depends on: program, model, shards, and the keys of the
 /// router, of precision, and of the job (as "score"), but for those that are free. It reads bare
 /// shards, which have no sums.
-std::string provenance(const config::Config& config, const data::ScoreCorpora& corpora,
+std::string provenance(const config::Config& config, const data::Corpora& corpora,
                        const checkpoint::ModelSource& model, const std::string& job,
                        std::span<const std::string_view> free);
 

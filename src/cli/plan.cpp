@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/text.h"
 #include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
 #include "cli/jobs.h"
@@ -22,10 +23,12 @@ int plan(const config::Parsed& parsed) {
   const auto ranks = static_cast<int>(parsed.config.plan.ranks);
   if (parsed.config.plan.job == "train") {
     TrainInputs inputs = read_train_inputs(parsed, ranks, catalog);
+    find_samples(inputs, {});
     check_targets(inputs);
     const plan::Estimate estimate =
         plan::estimate(inputs.config, ranks, gates_of(inputs.config, catalog));
-    log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()));
+    log::print(plan::report(estimate, inputs.config, inputs.corpora.tokens()) +
+               table(document_rows(inputs)));
     return 0;
   }
   config::Config config = config::checked(adopt_model(parsed, catalog), ranks);

@@ -78,7 +78,7 @@ std::int64_t trace_rows(const Inputs& inputs, int ranks) {
   const std::int64_t batch = std::max(keys.window, config::kScoreTokens) * replicas;
   std::int64_t rows = 0;
   for (const std::int64_t shard : inputs.shards) {
-    const data::ShardInfo& info = inputs.corpora.info(shard);
+    const data::ShardInfo& info = inputs.corpora.shard_info(shard);
     const std::int64_t read = info.tokens / keys.stride * keys.window;
     const std::int64_t by_tokens = 2 * read / batch;  // documents do not fill a batch
     const std::int64_t windows = info.documents + info.tokens / keys.stride;
@@ -94,7 +94,7 @@ double score_bytes(const Inputs& inputs) {
   const std::int64_t per_token = inputs.reference ? 13 : 4;
   std::int64_t bytes = 0;
   for (const std::int64_t shard : inputs.shards) {
-    const data::ShardInfo& info = inputs.corpora.info(shard);
+    const data::ShardInfo& info = inputs.corpora.shard_info(shard);
     bytes += per_token * info.tokens + kPerDocument * info.documents + kPerFile;
   }
   return static_cast<double>(inputs.config.score.output.ends_with(".h5") ? 2 * bytes : bytes);
@@ -215,6 +215,10 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
     return 0;
   }
   const infer::ScoreResult result = compute(inputs, output, std::move(catalog), world, watchdog);
+  if (result.without_targets > 0) {
+    log::info(fmt::format("{} of {} documents have no targets: nothing of them is scored",
+                          result.without_targets, result.documents));
+  }
   if (result.stopped) {
     log::info(fmt::format("stopped with {} new shards scored{}: the same command goes on",
                           result.new_parts, result.kept ? ", and a part of another" : ""));

@@ -33,17 +33,18 @@ std::int64_t last_that_counts(const config::Checkpoint& config, const train::Ori
   return origin.resume ? origin.progress.step : -1;
 }
 
-void show_table(const config::Config& config, const plan::Estimate& estimate, const Ranks& ranks,
-                const data::Corpora& corpora) {
+void show_table(const TrainInputs& inputs, const plan::Estimate& estimate, const Ranks& ranks) {
+  const config::Config& config = inputs.config;
   const std::string outputs =
       config.checkpoint.dir.empty()
           ? "no checkpoints (set run.dir or checkpoint.dir)"
           : fmt::format("{} (every {} steps, {:g} minutes)", config.checkpoint.dir,
                         config.checkpoint.every, config.checkpoint.every_minutes);
-  std::vector<std::vector<std::string>> lines = {{"placement", ranks.placement},
-                                                 {"mpi", comm::mpi_text()},
-                                                 {"checkpoints", outputs},
-                                                 {"trace", config.trace.path}};
+  std::vector<std::vector<std::string>> lines = document_rows(inputs);
+  lines.insert(lines.end(), {{"placement", ranks.placement},
+                             {"mpi", comm::mpi_text()},
+                             {"checkpoints", outputs},
+                             {"trace", config.trace.path}});
   if (!config.trace.routing.empty()) {
     lines.push_back(
         {"routing record",
@@ -51,8 +52,8 @@ void show_table(const config::Config& config, const plan::Estimate& estimate, co
                      routing_bytes(config), short_bytes(routing_bytes(config)),
                      config::routing_steps(config.trace, config::total_steps(config)))});
   }
-  log::print(plan::report(estimate, config, corpora.tokens()) + table(ranks.mesh.layout.rows()) +
-             table(lines));
+  log::print(plan::report(estimate, config, inputs.corpora.tokens()) +
+             table(ranks.mesh.layout.rows()) + table(lines));
   const bool batch_job = std::getenv("SLURM_JOB_ID") != nullptr || config.run.max_wall >= 0.0;
   if (config.checkpoint.dir.empty() && batch_job) {
     log::warn("a batch job without checkpoints loses its work when it is stopped: set run.dir");
@@ -133,11 +134,11 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   checkpoint::Catalog catalog;
   checkpoint::read_once(catalog, world, "read the config",
                         [&] { inputs = read_train_inputs(parsed, world.size(), catalog); });
+  find_samples(inputs, world);
   on_root(world, "look for targets", [&] { check_targets(inputs); });
   config::Config& config = inputs.config;
   const train::RunData data = train::data_of(inputs.corpora);
   watchdog.loading();
-  auto task_index = data::TaskIndex::make(inputs.corpora, config.data.task_weights, world);
   std::vector<files::RunLock> locks;  // on rank 0
   train::Origin origin{.resume = choose_checkpoint(config, locks, world)};
   comm::Facts facts;
@@ -154,17 +155,18 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   });
   Ranks ranks = arrange_ranks(config, world);
   const plan::Estimate estimate = plan::estimate(config, world.size(), inputs.gates);
-  show_table(config, estimate, ranks, inputs.corpora);
-  if (!task_index.empty()) {
-    log::info("samples by task: " + task_index.text());
+  show_table(inputs, estimate, ranks);
+  if (const std::string tasks = inputs.samples.tasks_text(); !tasks.empty()) {
+    log::info("samples by task: " + tasks);
   }
   train::Session session{
       .config = config,
       .gates = inputs.gates,
       .mesh = ranks.mesh,
       .corpora = inputs.corpora,
-      .task_index = task_index,
+      .samples = inputs.samples,
       .eval_corpora = inputs.eval_corpora,
+      .eval_samples = inputs.eval_samples,
       .data = data,
       .catalog = catalog,
       .watchdog = watchdog,

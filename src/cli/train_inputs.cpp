@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "checkpoint/gate_state.h"
@@ -36,12 +38,8 @@ constexpr const char* kNoTarget =
     "has nothing to predict: it is all first tokens of documents, and contexts";
 
 void check_samples(const config::Config& config, const data::Corpora& corpora) {
-  const std::vector<std::int64_t> counts = corpora.samples();
-  std::int64_t total = 0;
-  for (const std::int64_t count : counts) {
-    total += count;
-  }
-  if (total == 0) {
+  const std::vector<std::int64_t> counts = data::stream_samples(corpora, config.data.seq_len);
+  if (std::accumulate(counts.begin(), counts.end(), std::int64_t{0}) == 0) {
     throw Error(Exit::kNoInput,
                 fmt::format("{} has {} tokens, fewer than one sample of data.seq_len + 1 = {}",
                             config.data.corpus.front(), corpora.tokens(), config.data.seq_len + 1));
@@ -58,11 +56,11 @@ void check_samples(const config::Config& config, const data::Corpora& corpora) {
   }
 }
 
-void check_training_targets(const config::Config& config, data::Corpora& corpora) {
-  const std::vector<std::int64_t> counts = corpora.samples();
-  for (std::size_t c = 0; c < counts.size(); ++c) {
-    for (std::int64_t i = 0; i < counts[c]; ++i) {
-      if (corpora.has_target({c, i})) {
+void check_training_targets(const config::Config& config, data::Samples& samples) {
+  const std::vector<std::int64_t> counts = samples.counts();
+  for (std::size_t group = 0; group < counts.size(); ++group) {
+    for (std::int64_t i = 0; i < counts[group]; ++i) {
+      if (samples.has_target(samples.at(group, i))) {
         return;
       }
     }
@@ -72,8 +70,9 @@ void check_training_targets(const config::Config& config, data::Corpora& corpora
 }
 
 void check_evaluation(const config::Config& config, const data::Corpora& corpora) {
+  const std::vector<std::int64_t> counts = data::stream_samples(corpora, config.data.seq_len);
   for (std::size_t c = 0; c < corpora.size(); ++c) {
-    if (corpora.samples()[c] == 0) {
+    if (counts[c] == 0) {
       throw Error(Exit::kNoInput,
                   fmt::format("data.eval_corpus: {} has {}: leave it out",
                               config.data.eval_corpus[c], too_short(config, corpora.info(c))));
@@ -81,17 +80,41 @@ void check_evaluation(const config::Config& config, const data::Corpora& corpora
   }
 }
 
-void check_evaluation_targets(const config::Config& config, data::Corpora& corpora) {
-  std::vector<bool> measured(corpora.size());
-  for (const data::SampleLocation& location : train::evaluation_samples(corpora, config)) {
-    measured[location.corpus] = measured[location.corpus] || corpora.has_target(location);
+void check_evaluation_targets(const config::Config& config, data::Samples& samples) {
+  const train::EvaluationSamples chosen(samples, config);
+  std::vector<bool> measured(samples.counts().size());
+  for (std::int64_t number = 0; number < chosen.size(); ++number) {
+    const data::SampleDraw draw = chosen.at(number);
+    measured[draw.group] =
+        measured[draw.group] || samples.has_target(samples.at(draw.group, draw.index));
   }
-  for (std::size_t c = 0; c < corpora.size(); ++c) {
+  for (std::size_t c = 0; c < measured.size(); ++c) {
     if (!measured[c]) {
       throw Error(
           Exit::kNoInput,
           fmt::format("data.eval_corpus: what an evaluation reads of {} (eval.tokens = {}) {}",
                       config.data.eval_corpus[c], config.eval.tokens, kNoTarget));
+    }
+  }
+}
+
+// How documents become samples is said where none is left.
+void check_units(const std::string& key, const std::vector<std::string>& paths,
+                 const std::vector<double>& weights, const data::Samples& samples) {
+  const std::vector<std::int64_t> counts = samples.counts();
+  const bool none = samples.drawable() == 0;
+  for (std::size_t c = 0; c < counts.size(); ++c) {
+    const bool wanted = key == "data.eval_corpus" || (!weights.empty() && weights[c] > 0.0);
+    if (none || (wanted && counts[c] == 0)) {
+      const data::DocumentCounts documents = none ? samples.documents() : samples.documents_of(c);
+      throw Error(
+          Exit::kBadData,
+          fmt::format("{}: no document is left of {}: documents {}; {}", key,
+                      none ? join(paths, ", ") : paths[c], documents.text(),
+                      documents.dropped > 0
+                          ? "raise data.seq_len, or cut them with data.truncate=end"
+                          : "documents of one token, all context or without spans have nothing to "
+                            "predict"));
     }
   }
 }
@@ -103,8 +126,8 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
   TrainInputs inputs;
   inputs.config = config::checked(adopt_model(parsed, catalog), ranks);
   const config::Data& data = inputs.config.data;
-  inputs.corpora = data::Corpora::open(catalog.corpora(data.corpus), data.seq_len);
-  inputs.eval_corpora = data::Corpora::open(catalog.corpora(data.eval_corpus), data.seq_len);
+  inputs.corpora = data::Corpora::open(catalog.corpora(data.corpus));
+  inputs.eval_corpora = data::Corpora::open(catalog.corpora(data.eval_corpus));
   // A plan needs no corpus.
   const bool known = inputs.corpora.size() > 0;
   if (known) {
@@ -113,19 +136,57 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
   if (known || inputs.eval_corpora.size() > 0) {
     adopt_vocabulary(inputs.config, known ? inputs.corpora : inputs.eval_corpora);
   }
-  if (known) {
-    check_samples(inputs.config, inputs.corpora);
+  if (data.samples == config::Samples::kStream) {
+    if (known) {
+      check_samples(inputs.config, inputs.corpora);
+    }
+    check_evaluation(inputs.config, inputs.eval_corpora);
   }
-  check_evaluation(inputs.config, inputs.eval_corpora);
   return inputs;
 }
 
+void find_samples(TrainInputs& inputs, const comm::Communicator& world) {
+  config::Config& config = inputs.config;
+  config::Data all = config.data;
+  all.corpus_weights.clear();
+  all.task_weights.clear();
+  inputs.samples =
+      data::Samples::make(inputs.corpora, inputs.corpora.size() > 0 ? config.data : all, world);
+  inputs.eval_samples = data::Samples::make(inputs.eval_corpora, all, world);
+  if (config.data.samples == config::Samples::kDocuments) {
+    world.together("look for documents", [&] {
+      check_units("data.corpus", config.data.corpus, config.data.corpus_weights, inputs.samples);
+      check_units("data.eval_corpus", config.data.eval_corpus, {}, inputs.eval_samples);
+    });
+  }
+  if (config.train.epochs > 0.0) {
+    config::set_epoch(config, inputs.samples.drawable());
+  }
+}
+
+std::vector<std::vector<std::string>> document_rows(const TrainInputs& inputs) {
+  std::vector<std::vector<std::string>> rows;
+  const auto add = [&rows](const char* name, const data::Samples& samples) {
+    const data::DocumentCounts documents = samples.documents();
+    if (documents.documents > 0) {
+      rows.push_back({name, fmt::format("{}: {} samples of at most {} rows", documents.text(),
+                                        samples.drawable(), samples.most_rows())});
+    }
+  };
+  add("documents", inputs.samples);
+  add("eval documents", inputs.eval_samples);
+  return rows;
+}
+
 void check_targets(TrainInputs& inputs) {
+  if (inputs.config.data.samples == config::Samples::kDocuments) {
+    return;  // each sample has some
+  }
   files::hdf5_run([&] {
     if (inputs.corpora.size() > 0) {
-      check_training_targets(inputs.config, inputs.corpora);
+      check_training_targets(inputs.config, inputs.samples);
     }
-    check_evaluation_targets(inputs.config, inputs.eval_corpora);
+    check_evaluation_targets(inputs.config, inputs.eval_samples);
   });
 }
 

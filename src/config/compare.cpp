@@ -99,9 +99,9 @@ bool may_change_on_resume(const std::string& key) {
   }
   const Key* const known = find_key(key);
   const bool of_training = known != nullptr && known->read_by("train");
-  constexpr std::array<std::string_view, 6> kFreeKeys = {"train.steps",      "train.tokens",
-                                                         "train.spike",      "train.rollbacks",
-                                                         "data.eval_corpus", "data.skip_samples"};
+  constexpr std::array<std::string_view, 7> kFreeKeys = {
+      "train.steps",     "train.tokens",     "train.epochs",     "train.spike",
+      "train.rollbacks", "data.eval_corpus", "data.skip_samples"};
   return !of_training || std::find(kFreeKeys.begin(), kFreeKeys.end(), key) != kFreeKeys.end();
 }
 

@@ -32,6 +32,8 @@ enum class Device { kCpu, kCuda };
 enum class MpiThreads { kMultiple, kSerialized };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
+enum class Samples { kStream, kDocuments };
+enum class TooLong { kDrop, kEnd };
 enum class ReferenceDetail { kNone, kLayers, kExperts, kBoth };
 constexpr bool includes(ReferenceDetail wanted, ReferenceDetail detail) {
   return wanted == detail || wanted == ReferenceDetail::kBoth;
@@ -118,6 +120,8 @@ struct Data {
   std::vector<double> corpus_weights;     // empty: by size
   std::vector<NamedWeight> task_weights;  // empty: by size; tasks not named are never drawn
   std::int64_t seq_len = 512;
+  Samples samples = Samples::kStream;
+  TooLong truncate = TooLong::kDrop;  // documents with more than seq_len + 1 tokens
   std::int64_t seed = 1;
   std::vector<SampleRange> skip_samples;  // ascending; never drawn
 };
@@ -138,8 +142,10 @@ struct Parallel {
 };
 
 struct Train {
-  std::int64_t steps = 0, tokens = 0;       // the first reached; 0: no limit
-  std::int64_t batch = 8, micro_batch = 8;  // sequences
+  std::int64_t steps = 0, tokens = 0;       // the first reached, also of epochs; 0: no limit
+  double epochs = 0.0;                      // of the corpora's samples; 0: no limit
+  std::int64_t epoch_samples = 0;           // no key: set once the samples are counted
+  std::int64_t batch = 8, micro_batch = 8;  // samples
   double lr = 3e-4, min_lr = 3e-5;
   std::int64_t warmup = 100;
   std::int64_t decay_steps = 0;  // 0: steps

@@ -84,6 +84,12 @@ constexpr Names<OnError, 2> names_of(OnError) {
 constexpr Names<Truncate, 2> names_of(Truncate) {
   return {{{Truncate::kNone, "none"}, {Truncate::kLeft, "left"}}};
 }
+constexpr Names<Samples, 2> names_of(Samples) {
+  return {{{Samples::kStream, "stream"}, {Samples::kDocuments, "documents"}}};
+}
+constexpr Names<TooLong, 2> names_of(TooLong) {
+  return {{{TooLong::kDrop, "drop"}, {TooLong::kEnd, "end"}}};
+}
 constexpr Names<ReferenceDetail, 4> names_of(ReferenceDetail) {
   return {{{ReferenceDetail::kNone, "none"},
            {ReferenceDetail::kLayers, "layers"},

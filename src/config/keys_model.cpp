@@ -142,6 +142,15 @@ std::vector<Key> data_keys() {
       only(s.integer("seq_len", &Data::seq_len, between(1, 1e8), "tokens",
                      "Length of one training sequence, at most model.max_seq."),
            "train plan"),
+      only(s.choice("samples", &Data::samples,
+                    "What a sample is. stream: seq_len tokens of the corpus, wherever documents "
+                    "begin; documents: one whole document, or the neighbours of one group."),
+           "train plan"),
+      only(s.choice("truncate", &Data::truncate,
+                    "With samples=documents: what is done with a document of more than "
+                    "seq_len + 1 tokens. drop: it is left out, with its group; end: its end is "
+                    "cut off."),
+           "train plan"),
       s.integer("seed", &Data::seed, at_least(0), "", "Seed of the order of the samples."),
       s.samples("skip_samples", &Data::skip_samples,
                 "Samples that are never drawn, by their numbers in the run's order, END not among "

@@ -54,14 +54,19 @@ std::vector<Key> parallel_keys() {
 std::vector<Key> loop_keys() {
   const Section s("train", &Config::train, "train plan");
   return {
-      s.integer("steps", &Train::steps, at_least(0), "steps",
-                "Stop after so many steps. 0: no limit; then train.tokens is required."),
+      s.integer(
+          "steps", &Train::steps, at_least(0), "steps",
+          "Stop after so many steps, at the first limit reached. 0: no limit; then train.tokens "
+          "or train.epochs is required."),
       s.integer("tokens", &Train::tokens, at_least(0), "tokens",
-                "Stop after so many tokens, at the first limit reached. 0: no limit."),
-      s.integer("batch", &Train::batch, between(1, 1e7), "sequences",
-                "Sequences of one step over all ranks, a multiple of micro_batch."),
-      s.integer("micro_batch", &Train::micro_batch, between(1, 1e7), "sequences",
-                "Sequences that one replica (tp x pp x cp ranks) computes at a time. Part of the "
+                "Stop after so many tokens. 0: no limit. Not with data.samples=documents."),
+      s.number("epochs", &Train::epochs, between(0, 1e6), "",
+               "Stop after so many times the samples that can be drawn, rounded up to whole steps. "
+               "0: no limit."),
+      s.integer("batch", &Train::batch, between(1, 1e7), "samples",
+                "Samples of one step over all ranks, a multiple of micro_batch."),
+      s.integer("micro_batch", &Train::micro_batch, between(1, 1e7), "samples",
+                "Samples that one replica (tp x pp x cp ranks) computes at a time. Part of the "
                 "answer: capacity is counted for each micro-batch."),
       only(s.number("lr", &Train::lr, above(0), "", "Peak learning rate."), "train"),
       only(s.number("min_lr", &Train::min_lr, at_least(0), "",

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 
@@ -36,6 +37,17 @@ std::string trace_beside(const std::string& output) {
   return path.string() + ".trace.h5";
 }
 
+// As long as the samples are not counted, epochs are no limit.
+std::int64_t steps_of_epochs(const Train& train, std::int64_t no_limit) {
+  if (train.epochs <= 0.0 || train.epoch_samples == 0) {
+    return no_limit;
+  }
+  constexpr double kRounding = 1e-12;  // of 1.1 x 10, say, which is more than 11
+  const double steps =
+      train.epochs * static_cast<double>(train.epoch_samples) / static_cast<double>(train.batch);
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(steps * (1.0 - kRounding))));
+}
+
 }  // namespace
 
 RunPaths run_paths(const std::string& run_dir) {
@@ -53,8 +65,13 @@ std::int64_t total_steps(const Config& config) {
   constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
   const std::int64_t by_steps = train.steps > 0 ? train.steps : kNoLimit;
   const std::int64_t by_tokens = train.tokens > 0 ? (train.tokens - 1) / per_step + 1 : kNoLimit;
-  const std::int64_t steps = std::min(by_steps, by_tokens);
+  const std::int64_t steps = std::min({by_steps, by_tokens, steps_of_epochs(train, kNoLimit)});
   return steps == kNoLimit ? 0 : steps;
+}
+
+void set_epoch(Config& config, std::int64_t samples) {
+  config.train.epoch_samples = samples;
+  set_if_zero(config.train.decay_steps, total_steps(config));
 }
 
 std::int64_t default_stride(const Config& config) {
@@ -70,7 +87,6 @@ void resolve(Config& config, const std::string& job) {
   set_if_zero(model.d_ff, 4 * model.d_model);
   set_if_zero(model.expert_d_ff, model.d_model);
   set_if_zero(config.parallel.expert_tp, config.parallel.tp);
-  set_if_zero(config.train.decay_steps, total_steps(config));
   const bool adapts = config.adapter.rank > 0;
   if (adapts && config.train.trainable.empty()) {
     config.train.trainable = {"adapter"};
@@ -78,6 +94,9 @@ void resolve(Config& config, const std::string& job) {
   if (config.checkpoint.content == Content::kAuto) {
     config.checkpoint.content =
         adapts && !config.model.path.empty() ? Content::kTrained : Content::kAll;
+  }
+  if (config.train.epochs == 0.0) {  // else set_epoch does it
+    set_if_zero(config.train.decay_steps, total_steps(config));
   }
   set_if_zero(config.score.window, model.max_seq);
   set_if_zero(config.score.stride, default_stride(config));

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/checks.h"
+#include "config/enum_names.h"
 #include "config/layers.h"
 
 namespace moesaic::config {
@@ -160,8 +161,12 @@ void check_training(const Config& c, Lines& lines) {
   check_patterns(c, lines);
   check_checkpoints(c, lines);
   const std::int64_t steps = total_steps(c);
-  if (steps == 0) {
-    lines.emplace_back("train.steps or train.tokens is required: how long to train");
+  if (steps == 0 && t.epochs == 0.0) {
+    lines.emplace_back("train.steps, train.tokens or train.epochs is required: how long to train");
+  }
+  if (t.epochs > 0.0 && c.data.corpus.empty()) {
+    lines.push_back(
+        fmt::format("train.epochs = {} needs data.corpus, whose samples are counted", t.epochs));
   }
   if (t.batch % t.micro_batch != 0) {
     lines.push_back(fmt::format(
@@ -177,6 +182,16 @@ void check_training(const Config& c, Lines& lines) {
         c.model.path.empty() ? fmt::format(", or model.max_seq to at least {}", c.data.seq_len)
                              : ""));
   }
+  if (c.data.samples == Samples::kDocuments && t.tokens > 0) {
+    lines.push_back(fmt::format(
+        "train.tokens = {} does not fit to data.samples = documents, whose steps have as many "
+        "tokens as their documents: use train.epochs or train.steps",
+        t.tokens));
+  }
+  if (c.data.samples == Samples::kStream && c.data.truncate != TooLong::kDrop) {
+    lines.push_back(fmt::format("data.truncate = {} has no effect without data.samples = documents",
+                                name_of(c.data.truncate)));
+  }
   if (t.min_lr > t.lr) {
     lines.push_back(fmt::format("train.min_lr = {} is more than train.lr = {}", t.min_lr, t.lr));
   }
@@ -185,7 +200,7 @@ void check_training(const Config& c, Lines& lines) {
         "train.spike = {} would call every other step a spike: use more than 1, or 0", t.spike));
   }
   // A run shorter than its warm-up is legal (a trial run); a decay that ends before it is not.
-  if (t.decay_steps != steps && t.decay_steps < t.warmup) {
+  if (t.decay_steps > 0 && t.decay_steps != steps && t.decay_steps < t.warmup) {
     lines.push_back(fmt::format("train.decay_steps = {} is less than train.warmup = {}",
                                 t.decay_steps, t.warmup));
   }

@@ -16,8 +16,12 @@ void resolve(Config& config, const std::string& job);
 /// empty: it can start. Wants a resolved config. For "plan" it judges plan.job on plan.ranks.
 std::vector<std::string> problems(const Config& config, const std::string& job, int ranks);
 
-/// Steps until train.steps or train.tokens is reached; 0 if neither is set.
+/// Steps until train.steps, train.tokens or train.epochs is reached; 0 if none is set, or epochs
+/// alone and their samples are not counted yet.
 std::int64_t total_steps(const Config& config);
+/// Once the corpora are known: how many samples an epoch has, and what follows from the run's
+/// length.
+void set_epoch(Config& config, std::int64_t samples);
 
 /// What score.stride = 0 stands for.
 std::int64_t default_stride(const Config& config);

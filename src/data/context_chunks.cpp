@@ -84,8 +84,8 @@ std::vector<std::vector<int>> context_readers(const KeyRanges& ranges,
 namespace {
 
 // A column may be absent.
-std::vector<std::int32_t> rows_of(const std::vector<std::int32_t>& column,
-                                  std::span<const Slice> rows) {
+template <class T>
+std::vector<T> rows_of(const std::vector<T>& column, std::span<const Slice> rows) {
   return column.empty() ? column : of_rows(column, rows, 1);
 }
 
@@ -98,6 +98,7 @@ MicroBatch rows_of(const MicroBatch& batch, std::span<const Slice> rows) {
           .first_key = rows_of(batch.first_key, rows),
           .task = of_rows(batch.task, rows, 1),
           .sample = rows_of(batch.sample, rows),
+          .weight = rows_of(batch.weight, rows),
           .first = batch.first,
           .runs = {},
           .key_runs = {}};

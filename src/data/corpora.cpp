@@ -27,20 +27,20 @@ void check_same_vocabulary(const CorpusInfo& a, const CorpusInfo& b) {
   }
 }
 
-/// Whether token i of a sample that begins at stream position `first` predicts its successor.
-bool is_counted(const TokenSpan& span, std::int64_t first, std::size_t i) {
-  const bool next_begins = span.document_begin[i + 1] > first + static_cast<std::int64_t>(i);
-  return !next_begins && span.context[i + 1] == 0;
-}
-
 }  // namespace
 
-Corpora Corpora::open(std::vector<CorpusInfo> corpora, std::int64_t seq_len) {
+Corpora Corpora::open(std::vector<CorpusInfo> corpora) {
   Corpora all;
-  all.seq_len_ = seq_len;
-  for (CorpusInfo& corpus : corpora) {
-    all.corpora_.push_back(Corpus(std::move(corpus)));
-    check_same_vocabulary(all.corpora_.front().info(), all.corpora_.back().info());
+  for (CorpusInfo& info : corpora) {
+    const std::size_t corpus = all.corpora_.size();
+    all.corpora_.push_back(Corpus(std::move(info)));
+    check_same_vocabulary(all.info(0), all.info(corpus));
+    std::int64_t begin = 0;
+    std::int64_t number = 0;
+    for (const ShardInfo& shard : all.info(corpus).shards) {
+      all.shards_.push_back({.corpus = corpus, .shard = number++, .begin = begin});
+      begin += shard.tokens;
+    }
   }
   return all;
 }
@@ -71,14 +71,6 @@ std::vector<std::string> Corpora::names() const {
   return names;
 }
 
-std::vector<std::int64_t> Corpora::samples() const {
-  std::vector<std::int64_t> counts;
-  for (const Corpus& corpus : corpora_) {
-    counts.push_back(std::max<std::int64_t>(0, corpus.info().tokens - 1) / seq_len_);
-  }
-  return counts;
-}
-
 std::int64_t Corpora::tokens() const {
   std::int64_t total = 0;
   for (const Corpus& corpus : corpora_) {
@@ -104,113 +96,84 @@ void Corpora::join_tasks(std::vector<std::string>& names) {
     }
     task_numbers_.push_back(std::move(numbers));
   }
+  tasks_ = names;
 }
 
-std::vector<Corpora::ShardSamples> Corpora::shard_samples() const {
-  std::vector<ShardSamples> all;
-  const std::vector<std::int64_t> counts = samples();
-  for (std::size_t c = 0; c < corpora_.size(); ++c) {
-    const auto next_sample = [&](std::int64_t token) {
-      return std::min((token + seq_len_ - 1) / seq_len_, counts[c]);
-    };
-    std::int64_t begin = 0;
-    std::int64_t shard = 0;
-    for (const ShardInfo& info : corpora_[c].info().shards) {
-      const std::int64_t first = next_sample(begin);
-      all.push_back({.corpus = c,
-                     .shard = shard++,
-                     .first = first,
-                     .count = next_sample(begin + info.tokens) - first,
-                     .offset = first * seq_len_ - begin});
-      begin += info.tokens;
+const ShardInfo& Corpora::shard_info(std::int64_t number) const {
+  const Shard& place = shard(number);
+  return info(place.corpus).shards[static_cast<std::size_t>(place.shard)];
+}
+
+ShardDocuments Corpora::documents(std::int64_t shard) {
+  const Shard& place = this->shard(shard);
+  ShardDocuments table = corpora_[place.corpus].documents(place.shard);
+  for (std::uint8_t& task : table.task) {
+    task = joint_task(place.corpus, task);
+  }
+  return table;
+}
+
+const ShardDocuments& Corpora::document_table(std::int64_t shard) {
+  const Shard& place = this->shard(shard);
+  return corpora_[place.corpus].document_table(place.shard);
+}
+
+std::vector<std::uint8_t> Corpora::repeated_contexts(std::int64_t shard,
+                                                     const ShardDocuments& documents) {
+  const Shard& place = this->shard(shard);
+  std::vector<std::uint8_t> repeated(documents.context.size(), 0);
+  std::vector<std::int32_t> before;  // the last context that was read
+  std::size_t read = repeated.size();
+  const auto context_of = [&](std::size_t d) {
+    return corpora_[place.corpus].shard_tokens(place.shard, documents.offsets[d],
+                                               documents.context[d]);
+  };
+  for (std::size_t d = 1; d < repeated.size(); ++d) {
+    const std::int64_t context = documents.context[d];
+    if (context < 2 || context != documents.context[d - 1] ||
+        documents.task[d] != documents.task[d - 1]) {
+      continue;
+    }
+    if (read != d - 1) {
+      before = context_of(d - 1);
+    }
+    std::vector<std::int32_t> here = context_of(d);
+    repeated[d] = here == before ? 1 : 0;
+    before = std::move(here);
+    read = d;
+  }
+  return repeated;
+}
+
+std::vector<std::int32_t> Corpora::tokens(std::int64_t shard, const WindowBatch& windows,
+                                          const std::vector<std::int64_t>& offsets) {
+  std::vector<std::int32_t> all;
+  if (windows.empty()) {
+    return all;
+  }
+  const Shard& place = this->shard(shard);
+  const auto begin_of = [&](const Window& w) {
+    return offsets[static_cast<std::size_t>(w.document)] + w.begin;
+  };
+  // One read for neighbours; a new one after a gap of tokens that nobody wants.
+  constexpr std::int64_t kGap = 1024;
+  std::vector<std::int32_t> block;
+  std::int64_t block_begin = 0;
+  for (std::size_t first = 0; first < windows.size();) {
+    block_begin = begin_of(windows[first]);
+    std::int64_t end = block_begin;
+    std::size_t after = first;
+    while (after < windows.size() && begin_of(windows[after]) <= end + kGap) {
+      end = std::max(end, begin_of(windows[after]) + windows[after].size + 1);
+      ++after;
+    }
+    block = corpora_[place.corpus].shard_tokens(place.shard, block_begin, end - block_begin);
+    for (; first < after; ++first) {
+      const auto from = block.begin() + (begin_of(windows[first]) - block_begin);
+      all.insert(all.end(), from, from + windows[first].size + 1);
     }
   }
   return all;
-}
-
-std::vector<std::uint8_t> Corpora::sample_tasks(const ShardSamples& samples) {
-  std::vector<std::uint8_t> tasks;
-  if (samples.count == 0) {
-    return tasks;
-  }
-  const ShardDocuments& table = corpora_[samples.corpus].document_table(samples.shard);
-  std::vector<std::int64_t> tokens(
-      std::max<std::size_t>(1, info(samples.corpus).task_names.size()));
-  std::size_t first = 0;
-  for (std::int64_t i = 0; i < samples.count; ++i) {
-    const std::int64_t begin = samples.offset + i * seq_len_;
-    const std::int64_t end = std::min(begin + seq_len_, table.offsets.back());
-    while (table.offsets[first + 1] <= begin) {
-      ++first;
-    }
-    std::fill(tokens.begin(), tokens.end(), 0);
-    for (std::size_t d = first; d < table.task.size() && table.offsets[d] < end; ++d) {
-      tokens[table.task[d]] +=
-          std::min(end, table.offsets[d + 1]) - std::max(begin, table.offsets[d]);
-    }
-    const auto most = std::max_element(tokens.begin(), tokens.end());
-    tasks.push_back(static_cast<std::uint8_t>(most - tokens.begin()));
-  }
-  return tasks;
-}
-
-bool Corpora::has_target(const SampleLocation& location) {
-  const std::int64_t first = location.index * seq_len_;
-  const TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
-    if (is_counted(span, first, i)) {
-      return true;
-    }
-  }
-  return false;
-}
-
-Sample Corpora::read(const SampleLocation& location) {
-  const std::int64_t first = location.index * seq_len_;
-  const TokenSpan span = corpora_[location.corpus].read(first, seq_len_ + 1);
-  const std::vector<std::uint8_t>& task_numbers = task_numbers_[location.corpus];
-  Sample sample;
-  sample.corpus = location.corpus;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(seq_len_); ++i) {
-    sample.token.push_back(span.token[i]);
-    sample.target.push_back(is_counted(span, first, i) ? span.token[i + 1] : -1);
-    sample.begin.push_back(
-        static_cast<std::int32_t>(std::max<std::int64_t>(0, span.document_begin[i] - first)));
-    sample.task.push_back(task_numbers[span.task[i]]);
-    sample.document.push_back(span.document[i]);
-    sample.position.push_back(first + static_cast<std::int64_t>(i) - span.document_begin[i]);
-  }
-  return sample;
-}
-
-MicroBatch micro_batch_of(const std::vector<Sample>& samples) {
-  MicroBatch batch;
-  for (const Sample& sample : samples) {
-    const auto base = static_cast<std::int32_t>(batch.size());
-    const std::int32_t number = batch.sample.empty() ? 0 : batch.sample.back() + 1;
-    batch.sample.insert(batch.sample.end(), sample.token.size(), number);
-    batch.token.insert(batch.token.end(), sample.token.begin(), sample.token.end());
-    batch.target.insert(batch.target.end(), sample.target.begin(), sample.target.end());
-    batch.task.insert(batch.task.end(), sample.task.begin(), sample.task.end());
-    for (std::size_t i = 0; i < sample.token.size(); ++i) {
-      batch.position.push_back(static_cast<std::int32_t>(i) - sample.begin[i]);
-      batch.first_key.push_back(base + sample.begin[i]);
-    }
-  }
-  return batch;
-}
-
-routing::TokenRows token_rows_of(const std::vector<Sample>& samples, std::int64_t first) {
-  routing::TokenRows rows;
-  rows.first = first;
-  for (const Sample& sample : samples) {
-    rows.token.insert(rows.token.end(), sample.token.begin(), sample.token.end());
-    rows.task.insert(rows.task.end(), sample.task.begin(), sample.task.end());
-    rows.document.insert(rows.document.end(), sample.document.begin(), sample.document.end());
-    rows.position.insert(rows.position.end(), sample.position.begin(), sample.position.end());
-    rows.corpus.resize(rows.token.size(), static_cast<std::uint16_t>(sample.corpus));
-  }
-  return rows;
 }
 
 }  // namespace moesaic::data

@@ -38,6 +38,7 @@ struct MicroBatch {
   std::vector<std::int32_t> first_key;  // [T] first token of this micro-batch that it may see
   std::vector<std::uint8_t> task;       // [T]
   std::vector<std::int32_t> sample;     // [T] which of the samples it is of; empty: unknown
+  std::vector<float> weight;            // [T] of the target in the loss; empty: all 1
   std::int64_t first = 0;               // its first token among those of the step
   PageRuns runs;                        // of all rows, where the context has a cache
   // Runs without a cache, where bits must not depend on the rest of the batch; position then counts

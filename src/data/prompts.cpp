@@ -15,13 +15,13 @@ constexpr std::int64_t kFewestParts = 64;
 
 }  // namespace
 
-Prompts::Prompts(ScoreCorpora& corpora)
+Prompts::Prompts(Corpora& corpora)
     : corpora_(corpora),
-      eos_(corpora.first().eos_id),
-      first_token_(corpora.first().bos_id >= 0 ? corpora.first().bos_id : eos_),
+      eos_(corpora.info(0).eos_id),
+      first_token_(corpora.info(0).bos_id >= 0 ? corpora.info(0).bos_id : eos_),
       first_({0}) {
   for (std::int64_t shard = 0; shard < corpora.shards(); ++shard) {
-    first_.push_back(first_.back() + corpora.info(shard).documents);
+    first_.push_back(first_.back() + corpora.shard_info(shard).documents);
   }
   part_size_ = std::clamp<std::int64_t>((documents() + kFewestParts - 1) / kFewestParts, 1, kPart);
 }
@@ -88,7 +88,7 @@ std::vector<Prompt> Prompts::read(std::int64_t part) {
         throw Error(Exit::kBadData,
                     fmt::format("{}: document {} is empty, and the vocabulary has neither bos nor "
                                 "eos to begin with: leave it out",
-                                corpora_.info(location.shard).file.string(), prompt.id));
+                                corpora_.shard_info(location.shard).file.string(), prompt.id));
       }
       prompt.tokens.push_back(static_cast<std::int32_t>(first_token_));
     }

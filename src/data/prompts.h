@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "data/score_corpora.h"
+#include "data/corpora.h"
 
 namespace moesaic::data {
 
@@ -21,7 +21,7 @@ struct Prompt {
 /// depend on the corpora alone.
 class Prompts {
  public:
-  explicit Prompts(ScoreCorpora& corpora);
+  explicit Prompts(Corpora& corpora);
 
   std::int64_t documents() const { return first_.back(); }
   std::int64_t parts() const;
@@ -44,7 +44,7 @@ class Prompts {
   const ShardDocuments& table(std::int64_t shard);
   PromptSize size_of(const Location& location);
 
-  ScoreCorpora& corpora_;
+  Corpora& corpora_;
   std::int64_t eos_, first_token_;
   std::vector<std::int64_t> first_;  // document of each shard, and the end
   std::int64_t part_size_;

@@ -20,23 +20,25 @@ struct WindowRules {
   std::int64_t batch = 0;  // most windows of a batch; 0: as many as fit
 };
 
-/// Reads tokens [begin, begin + size) of a document and predicts [first_target, begin + size]. The
-/// first `shared` of these are not read again: they are those of another window of its batch.
+/// Reads tokens [begin, begin + size) of a document and predicts its targets from first_target on,
+/// up to begin + size, which is one. The first `shared` of these are not read again: they are those
+/// of another window of its batch.
 struct Window {
   std::int64_t document = 0;
   std::int64_t begin = 0, size = 0;
   std::int64_t first_target = 0;
   std::int64_t shared = 0;
-  std::size_t leader = 0;  // the number of that window in the batch
+  std::size_t leader = 0;        // the number of that window in the batch
+  std::int64_t passed_over = 0;  // tokens behind first_target that are no targets
 
   std::int64_t rows() const { return size - shared; }
   std::int64_t end() const { return begin + size; }
-  std::int64_t targets() const { return end() - first_target + 1; }
+  std::int64_t targets() const { return end() - first_target + 1 - passed_over; }
 };
 
-/// The windows of a document of so many tokens, the first `context` of which are not predicted.
-/// Every other token but the first is predicted once, from as long a past as the window holds.
-std::vector<Window> cut(std::int64_t document, std::int64_t tokens, std::int64_t context,
+/// The windows of a document with these targets, which ascend. Each is predicted once, from as long
+/// a past as the window holds; nothing is read behind the last one.
+std::vector<Window> cut(std::int64_t document, std::span<const TokenRange> targets,
                         const WindowRules& rules);
 
 /// Windows that are computed together.
@@ -49,8 +51,7 @@ std::vector<WindowBatch> pack(const ShardDocuments& documents, const WindowRules
                               const std::vector<std::uint8_t>& repeats = {});
 
 /// tokens: for each window in turn the size + 1 tokens that it reads and predicts.
-/// task: of each document.
 MicroBatch to_micro_batch(const WindowBatch& windows, std::span<const std::int32_t> tokens,
-                          std::span<const std::uint8_t> task);
+                          const ShardDocuments& documents);
 
 }  // namespace moesaic::data

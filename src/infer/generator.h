@@ -13,7 +13,7 @@ namespace moesaic::infer {
 struct GenerateJob {
   const config::Config& config;  // resolved
   engine::Instance& instance;
-  data::ScoreCorpora& corpora;
+  data::Corpora& corpora;
   data::Prompts& prompts;
   const GenerateRules& rules;
   const record::GenerationsOutput& output;

@@ -10,7 +10,7 @@
 namespace moesaic::infer {
 
 IterationRecorder::IterationRecorder(const config::Config& config, engine::Instance& instance,
-                                     const data::ScoreCorpora& corpora, std::int64_t last_step,
+                                     const data::Corpora& corpora, std::int64_t last_step,
                                      double all_work)
     : trace_(config, instance, corpora.tasks(), corpora.names(),
              last_step > 0 ? std::optional(last_step) : std::nullopt),

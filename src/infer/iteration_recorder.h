@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/pace.h"
-#include "data/score_corpora.h"
+#include "data/corpora.h"
 #include "record/job_trace.h"
 
 namespace moesaic::infer {
@@ -23,7 +23,7 @@ class IterationRecorder {
   /// Collective over the mesh. last_step: the trace is cut to this iteration and continued; 0: new.
   /// all_work: the sum of the iterations to come.
   IterationRecorder(const config::Config& config, engine::Instance& instance,
-                    const data::ScoreCorpora& corpora, std::int64_t last_step, double all_work);
+                    const data::Corpora& corpora, std::int64_t last_step, double all_work);
 
   /// Collective over the mesh. sums, stats: of all ranks. where: for the line of progress.
   void add(const IterationSums& sums, model::MoeStats& stats, const std::string& where);

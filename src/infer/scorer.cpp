@@ -36,7 +36,7 @@ struct Work {
 /// The batches first, first + every, ... of a shard; reads one ahead. Past the end they are empty.
 class BatchSource {
  public:
-  BatchSource(data::ScoreCorpora& corpora, const Work& work, std::int64_t first, std::int64_t every)
+  BatchSource(data::Corpora& corpora, const Work& work, std::int64_t first, std::int64_t every)
       : corpora_(corpora), work_(work), every_(every), at_(first) {
     read_ahead();
   }
@@ -52,11 +52,11 @@ class BatchSource {
   void read_ahead() {
     next_.start([this, &windows = work_.batch(at_)] {
       const auto tokens = corpora_.tokens(work_.shard, windows, work_.documents.offsets);
-      return to_micro_batch(windows, tokens, work_.documents.task);
+      return to_micro_batch(windows, tokens, work_.documents);
     });
   }
 
-  data::ScoreCorpora& corpora_;
+  data::Corpora& corpora_;
   const Work& work_;
   std::int64_t every_, at_;
   data::Prefetch<data::MicroBatch> next_;
@@ -233,7 +233,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
         Exit::kBadNumbers,
         fmt::format("{}: the model gives log-probabilities that are no numbers in batch {}: its "
                     "weights are bad, or run.precision is too low for it",
-                    job_.corpora.info(shard).file.string(), recorder_.step() + 1));
+                    job_.corpora.shard_info(shard).file.string(), recorder_.step() + 1));
   }
   if (!std::isfinite(reference_sum)) {
     recorder_.close();
@@ -242,7 +242,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
         fmt::format("score.reference = {}: its probabilities are no numbers in batch {} of {}: its "
                     "weights are bad, or its precision is too low",
                     job_.config.score.reference, recorder_.step() + 1,
-                    job_.corpora.info(shard).file.string()));
+                    job_.corpora.shard_info(shard).file.string()));
   }
   sums.work = sums.tokens;
   recorder_.add(sums, stats_, fmt::format("shard={}/{}", shard + 1, job_.corpora.shards()));
@@ -327,6 +327,14 @@ void Scorer::end(std::optional<ScorePart>& part, std::optional<std::int64_t> bat
   });
 }
 
+std::int64_t without_targets(const data::ShardDocuments& documents) {
+  std::int64_t count = 0;
+  for (std::size_t d = 0; d + 1 < documents.offsets.size(); ++d) {
+    count += documents.targets(d).empty() ? 1 : 0;
+  }
+  return count;
+}
+
 ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
   ScoreResult result;
   for (const std::int64_t shard : job_.shards) {
@@ -338,6 +346,8 @@ ScoreResult Scorer::run(const std::vector<std::uint8_t>& done) {
     }
     job_.watchdog.iteration("the start of a shard");
     const Work work = open(shard);
+    result.documents += std::ssize(work.documents.offsets) - 1;
+    result.without_targets += without_targets(work.documents);
     const bool begin = !stopping_;
     if (!begin || !score(work)) {
       result.stopped = true;
@@ -370,7 +380,7 @@ ScoreResult score_shards(const ScoreJob& job) {
   std::int64_t missing = 0;
   for (const std::int64_t shard : job.shards) {
     if (done[static_cast<std::size_t>(shard)] == 0) {
-      tokens += static_cast<double>(job.corpora.info(shard).tokens);
+      tokens += static_cast<double>(job.corpora.shard_info(shard).tokens);
       ++missing;
     }
   }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "comm/watchdog.h"
-#include "data/score_corpora.h"
+#include "data/corpora.h"
 #include "engine/instance.h"
 #include "record/scores_output.h"
 
@@ -13,7 +13,7 @@ namespace moesaic::infer {
 struct ScoreJob {
   const config::Config& config;  // resolved
   engine::Instance& instance;
-  data::ScoreCorpora& corpora;
+  data::Corpora& corpora;
   const record::ScoresOutput& output;
   const std::vector<std::int64_t>& shards;  // to score, ascending
   comm::Watchdog& watchdog;
@@ -23,6 +23,7 @@ struct ScoreResult {
   bool stopped = false;  // before all of these shards had their parts
   bool kept = false;     // stopped amid a shard, whose finished batches are kept
   std::int64_t new_parts = 0;
+  std::int64_t documents = 0, without_targets = 0;  // of the shards that were looked at
 };
 
 /// Makes the missing parts, all ranks together on one shard after the other: batch j of a shard is

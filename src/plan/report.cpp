@@ -93,13 +93,22 @@ void add_data(const Estimate& e, const config::Config& config, std::int64_t corp
   if (e.job != "train") {
     return;
   }
+  const bool documents = config.data.samples == config::Samples::kDocuments;
+  const char* const most = documents ? "at most " : "";  // they have as many rows as they have
   std::string length =
-      fmt::format("{} steps of {} tokens = {} tokens", e.steps,
-                  count(config.train.batch * config.data.seq_len), short_count(e.tokens));
-  if (corpus_tokens > 0) {
+      fmt::format("{} steps of {}{} tokens = {}{} tokens", e.steps, most,
+                  count(config.train.batch * config.data.seq_len), most, short_count(e.tokens));
+  if (corpus_tokens > 0 && !documents) {
     length += fmt::format(", {:.2f} epochs", e.tokens / static_cast<double>(corpus_tokens));
   }
   rows.push_back({"run", length});
+  if (documents) {
+    rows.push_back(
+        {"micro-batch",
+         fmt::format("at most {} rows, as is estimated here: {} documents of data.seq_len "
+                     "(of a group each counts)",
+                     config.train.micro_batch * config.data.seq_len, config.train.micro_batch)});
+  }
 }
 
 void add_cost(const Estimate& e, const config::Config& config, Rows& rows) {

@@ -111,6 +111,9 @@ std::map<std::string, std::string> attributes(const config::Config& config,
   for (const auto& [key, value] : config::flatten(config)) {
     list[key] = value;
   }
+  if (config.train.epochs > 0.0) {  // what the length of the run follows from
+    list["train.epoch_samples"] = std::to_string(config.train.epoch_samples);
+  }
   return list;
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numbers>
+#include <numeric>
 
 #include "engine/pipeline.h"
 #include "files/hdf5/thread.h"
@@ -32,14 +34,16 @@ class LossSums {
   std::vector<double> values_;
 };
 
-std::vector<data::Sample> read_samples(data::Corpora& corpora,
-                                       std::span<const data::SampleLocation> locations) {
+std::vector<data::Sample> read_samples(data::Samples& samples, const EvaluationSamples& chosen,
+                                       std::int64_t begin, std::int64_t end) {
   return files::hdf5_run([&] {
-    std::vector<data::Sample> samples;
-    for (const data::SampleLocation& location : locations) {
-      samples.push_back(corpora.read(location));
+    std::vector<data::Sample> all;
+    for (std::int64_t number = begin; number < end; ++number) {
+      const data::SampleDraw draw = chosen.at(number);
+      std::vector<data::Sample> read = samples.read(samples.at(draw.group, draw.index));
+      std::move(read.begin(), read.end(), std::back_inserter(all));
     }
-    return samples;
+    return all;
   });
 }
 
@@ -71,55 +75,53 @@ double bits_per_byte(const data::Corpora& corpora, const LossSums& sums, std::si
 
 }  // namespace
 
-std::vector<data::SampleLocation> evaluation_samples(const data::Corpora& corpora,
-                                                     const config::Config& config) {
-  const std::vector<std::int64_t> counts = corpora.samples();
-  std::int64_t total = 0;
-  for (const std::int64_t count : counts) {
-    total += count;
-  }
-  const std::int64_t wanted = config.eval.tokens / config.data.seq_len;
+EvaluationSamples::EvaluationSamples(const data::Samples& samples, const config::Config& config)
+    : counts_(samples.counts()), begin_({0}) {
+  const std::int64_t total = std::accumulate(counts_.begin(), counts_.end(), std::int64_t{0});
+  const std::int64_t wanted = config.eval.tokens / samples.mean_rows();
   const bool all = config.eval.tokens == 0 || wanted >= total;
-  std::vector<data::SampleLocation> locations;
-  for (std::size_t c = 0; c < counts.size(); ++c) {
+  for (const std::int64_t count : counts_) {
     const std::int64_t n =
-        all ? counts[c]
-            : std::min(counts[c], std::max<std::int64_t>(1, wanted * counts[c] / total));
-    for (std::int64_t i = 0; i < n; ++i) {
-      locations.push_back({c, i * counts[c] / n});
-    }
+        all ? count : std::min(count, std::max<std::int64_t>(1, wanted * count / total));
+    begin_.push_back(begin_.back() + n);
   }
-  return locations;
 }
 
-std::optional<record::EvalRow> evaluate(engine::Instance& instance, data::Corpora& corpora,
-                                        const config::Config& config, std::size_t tasks,
-                                        std::int64_t step, const std::function<bool()>& go_on) {
+data::SampleDraw EvaluationSamples::at(std::int64_t number) const {
+  const auto corpus = static_cast<std::size_t>(
+      std::upper_bound(begin_.begin(), begin_.end(), number) - begin_.begin() - 1);
+  const std::int64_t n = begin_[corpus + 1] - begin_[corpus];
+  return {corpus, (number - begin_[corpus]) * counts_[corpus] / n};
+}
+
+std::optional<record::EvalRow> evaluate(engine::Instance& instance, const data::Corpora& corpora,
+                                        data::Samples& samples, const config::Config& config,
+                                        std::size_t tasks, std::int64_t step,
+                                        const std::function<bool()>& go_on) {
   const PhaseScope phase(instance.clock, Phase::kEval);
   PhaseClock inner_clock;  // what the layers book here is all evaluation
   model::Context ctx = instance.context(inner_clock);
   ctx.batch.dropless = !config.router.eval_capacity;
   LossSums sums(tasks, corpora.size());
-  const std::vector<data::SampleLocation> locations = evaluation_samples(corpora, config);
-  const auto micro_batch = static_cast<std::size_t>(config.train.micro_batch);
-  const auto replicas = static_cast<std::size_t>(instance.mesh[comm::Group::kBatches].size());
-  const auto replica = static_cast<std::size_t>(instance.mesh[comm::Group::kBatches].rank());
-  const auto in_flight = static_cast<std::size_t>(instance.mesh[comm::Group::kPp].size());
-  for (std::size_t first = 0; first < locations.size();
-       first += micro_batch * replicas * in_flight) {
-    std::vector<std::vector<data::Sample>> samples;
+  const EvaluationSamples chosen(samples, config);
+  const std::int64_t micro_batch = config.train.micro_batch;
+  const std::int64_t replicas = instance.mesh[comm::Group::kBatches].size();
+  const std::int64_t replica = instance.mesh[comm::Group::kBatches].rank();
+  const std::int64_t in_flight = instance.mesh[comm::Group::kPp].size();
+  for (std::int64_t first = 0; first < chosen.size(); first += micro_batch * replicas * in_flight) {
+    std::vector<std::vector<data::Sample>> read;
     std::vector<data::MicroBatch> batches;
-    for (std::size_t i = 0; i < in_flight; ++i) {
-      const std::size_t begin =
-          std::min(locations.size(), first + (i * replicas + replica) * micro_batch);
-      const std::size_t end = std::min(locations.size(), begin + micro_batch);
-      samples.push_back(read_samples(corpora, std::span(locations).subspan(begin, end - begin)));
-      batches.push_back(data::micro_batch_of(samples.back()));
+    for (std::int64_t i = 0; i < in_flight; ++i) {
+      const std::int64_t begin =
+          std::min(chosen.size(), first + (i * replicas + replica) * micro_batch);
+      const std::int64_t end = std::min(chosen.size(), begin + micro_batch);
+      read.push_back(read_samples(samples, chosen, begin, end));
+      batches.push_back(data::micro_batch_of(read.back()));
     }
     engine::forward_all(instance, ctx, batches, [&](std::size_t i, const Tensor& hidden) {
       const auto logprob = instance.transformer.head().log_probs(ctx, hidden).logprob;
       if (instance.mesh.reports()) {
-        add_losses(sums, *ctx.batch.host, samples[i], logprob);
+        add_losses(sums, *ctx.batch.host, read[i], logprob);
       }
     });
     if (!go_on()) {

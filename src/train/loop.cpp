@@ -80,8 +80,7 @@ Loop::Loop(Session& session, SavePolicy& policy, std::int64_t rollbacks)
       policy_(policy),
       rollbacks_(rollbacks),
       stepper_(config_, instance_, progress_.tasks.size()),
-      batches_(session.corpora, session.task_index, config_, instance_.mesh[comm::Group::kBatches],
-               progress_.cursor),
+      batches_(session.samples, config_, instance_.mesh[comm::Group::kBatches], progress_.cursor),
       recorder_(config_, instance_, progress_,
                 Recorder::names_of(session.corpora, session.eval_corpora),
                 session.origin.resume.has_value(), last_step_),
@@ -126,7 +125,7 @@ StepResult Loop::step(data::StepBatches& batches) {
   }
   recorder_.add(result, stepper_.stats(), stepper_.task_tokens());
   note_no_targets(result, batches);
-  recorder_.add_routing(result.step, stepper_.routed(), batches);
+  recorder_.add_routing(result, stepper_.routed(), batches);
   return result;
 }
 
@@ -186,8 +185,8 @@ void Loop::evaluate() {
   progress_.evaluation_due = false;
   if (session_.eval_corpora.size() > 0) {
     watchdog_.iteration("evaluation");
-    const auto row = train::evaluate(instance_, session_.eval_corpora, config_,
-                                     progress_.tasks.size(), progress_.step, [this] {
+    const auto row = train::evaluate(instance_, session_.eval_corpora, session_.eval_samples,
+                                     config_, progress_.tasks.size(), progress_.step, [this] {
                                        watchdog_.iteration("evaluation");
                                        return vote().stop == 0;
                                      });

@@ -32,11 +32,12 @@ struct Outcome {
   std::optional<ExpertChange> experts = std::nullopt;
 };
 
-/// Trains from the session's origin, which its instance holds, until train.steps or train.tokens, a
-/// stop signal or run.max_wall. rollbacks: how many are still allowed. Collective over the mesh;
-/// every rank gets the same outcome: kDone, kStopped (a checkpoint was saved), kTerminated (none
-/// was), a rollback or a change of experts. Throws an AgreedError kBadNumbers if a loss or gradient
-/// is not finite twice, or if ranks differ that should hold the same parameters.
+/// Trains from the session's origin, which its instance holds, until the end of train.steps,
+/// train.tokens or train.epochs, a stop signal or run.max_wall. rollbacks: how many are still
+/// allowed. Collective over the mesh; every rank gets the same outcome: kDone, kStopped (a
+/// checkpoint was saved), kTerminated (none was), a rollback or a change of experts. Throws an
+/// AgreedError kBadNumbers if a loss or gradient is not finite twice, or if ranks differ that
+/// should hold the same parameters.
 Outcome run_loop(Session& session, SavePolicy& policy, std::int64_t rollbacks);
 
 }  // namespace moesaic::train

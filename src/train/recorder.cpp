@@ -22,7 +22,7 @@ record::RoutingAxes routing_axes(const config::Config& config, const engine::Ins
   return {.moe_layers = layers,
           .experts = trace.experts,
           .choices = trace.choices,
-          .step_rows = config.train.batch * config.data.seq_len,
+          .step_rows = config.train.batch * config.data.seq_len,  // about, of documents
           .tasks = tasks,
           .corpora = corpora,
           .attributes = std::move(trace.attributes)};
@@ -64,9 +64,9 @@ Recorder::Recorder(const config::Config& config, engine::Instance& instance,
   }
 }
 
-void Recorder::add_routing(std::int64_t step, std::vector<routing::RoutedRows>& routed,
+void Recorder::add_routing(const StepResult& result, std::vector<routing::RoutedRows>& routed,
                            data::StepBatches& batches) {
-  if (!routing_ || !config::records_routing(config_.trace, step)) {
+  if (!routing_ || !config::records_routing(config_.trace, result.step)) {
     return;
   }
   record::RoutingPart part;
@@ -74,9 +74,8 @@ void Recorder::add_routing(std::int64_t step, std::vector<routing::RoutedRows>& 
   if (mesh_[comm::Group::kPp].rank() == 0 && mesh_.counts()) {
     part.tokens.swap(batches.tokens);
   }
-  attempt_routing([&](record::RoutingWriter& writer) {
-    writer.add(step, config_.train.batch * config_.data.seq_len, part);
-  });
+  attempt_routing(
+      [&](record::RoutingWriter& writer) { writer.add(result.step, result.tokens, part); });
 }
 
 // As with the trace: an error waits until the run is saved. Collective.
@@ -120,13 +119,15 @@ void Recorder::add(const StepResult& result, model::MoeStats& stats,
 }
 
 void Recorder::show(const StepResult& result, double seconds) {
-  const auto tokens = static_cast<double>(result.tokens);
-  const double speed = pace_.add(tokens, seconds);
+  const double speed = pace_.add(static_cast<double>(result.tokens), seconds);
+  shown_tokens_ += result.tokens;
   const bool first = result.step == first_step_ + 1;
   const bool last = result.step == last_step_;
   if (!pace_.line_is_due() && !first && !last) {
     return;
   }
+  const double tokens =
+      static_cast<double>(shown_tokens_) / static_cast<double>(result.step - first_step_);
   const double left = static_cast<double>(last_step_ - result.step) * tokens / speed;
   const std::string line = fmt::format(
       "step={}/{} loss={:.4f} grad_norm={:.3f} lr={:.2e} tokens_per_s={:.0f} eta={}", result.step,

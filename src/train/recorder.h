@@ -33,7 +33,7 @@ class Recorder {
            const std::vector<double>& task_tokens);
   void add(const record::EvalRow& row);
   /// The step's routing, if it is recorded. Collective over the mesh; throws AgreedError.
-  void add_routing(std::int64_t step, std::vector<routing::RoutedRows>& routed,
+  void add_routing(const StepResult& result, std::vector<routing::RoutedRows>& routed,
                    data::StepBatches& batches);
   void event(std::int64_t step, const std::string& kind, const std::string& message) {
     trace_.event(step, kind, message);
@@ -57,6 +57,7 @@ class Recorder {
   std::optional<record::RoutingWriter> routing_;  // if any step's is recorded
   std::optional<comm::AgreedError> routing_failure_;
   std::int64_t first_step_, last_step_;
+  std::int64_t shown_tokens_ = 0;  // of the steps since first_step_
   Pace pace_;
 };
 

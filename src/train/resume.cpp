@@ -142,7 +142,11 @@ std::shared_ptr<const Json> to_state(const Progress& progress, const config::Con
                    {"corpora", to_json(data.corpora)},
                    {"program_version", version()},
                    {"git_hash", git_hash()}};
-  return std::make_shared<const Json>(state);
+  const auto all = std::make_shared<Json>(state);
+  if (config.train.epochs > 0.0) {
+    (*all)["epoch_samples"] = config.train.epoch_samples;
+  }
+  return all;
 }
 
 Progress from_state(const Json& state) {
@@ -181,7 +185,9 @@ config::Config config_of(const Json& state) {
   for (const auto& [key, value] : state.at("config").items()) {
     flat.emplace_back(key, value.get<std::string>());
   }
-  return config::unflatten(flat);
+  config::Config config = config::unflatten(flat);
+  config.train.epoch_samples = state.value("epoch_samples", std::int64_t{0});
+  return config;
 }
 
 namespace {

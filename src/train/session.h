@@ -11,7 +11,7 @@
 #include "comm/watchdog.h"
 #include "config/config.h"
 #include "data/corpora.h"
-#include "data/task_index.h"
+#include "data/samples.h"
 #include "engine/instance.h"
 #include "train/resume.h"
 
@@ -33,8 +33,9 @@ struct Session {
   routing::GateState gates = {};
   const comm::Mesh& mesh;
   data::Corpora& corpora;
-  data::TaskIndex& task_index;   // of the corpora; empty without data.task_weights
+  data::Samples& samples;        // of the corpora
   data::Corpora& eval_corpora;   // may be empty
+  data::Samples& eval_samples;   // of these
   const RunData& data;           // of the corpora
   checkpoint::Catalog& catalog;  // with the model of the origin; emptied before the steps, unless
                                  // tensors are frozen

@@ -1,6 +1,7 @@
 #include "train/stepper.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "checkpoint/load_weights.h"
@@ -18,14 +19,11 @@ bool StepResult::finite() const { return std::isfinite(grad_norm) && std::isfini
 Stepper::Stepper(const config::Config& config, engine::Instance& instance, std::size_t tasks)
     : config_(config),
       instance_(instance),
-      step_tokens_(config.train.batch * config.data.seq_len),
       ctx_(instance.context()),
       stats_(std::ssize(instance.transformer.moe_layers()), instance.transformer.experts(),
              static_cast<std::int64_t>(tasks), config.model.top_k),
       task_tokens_(tasks, 0.0),
-      buffer_(instance, config.router.gradient_buffer) {
-  ctx_.batch.step_tokens = step_tokens_;
-}
+      buffer_(instance, config.router.gradient_buffer) {}
 
 double Stepper::forward_backward_all(const data::StepBatches& batches, std::int64_t targets) {
   zero_gradients(instance_);
@@ -52,14 +50,14 @@ void Stepper::sum_over_ranks(StepResult& result, double nats) {
   instance_.mesh[comm::Group::kBatches].all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;
   for (std::int64_t layer = 0; layer < stats_.layers(); ++layer) {
-    const auto tokens = static_cast<double>(step_tokens_);
+    const auto tokens = static_cast<double>(result.tokens);
     result.loss += config_.router.aux_loss * stats_.sums(layer)[0] / tokens +
                    config_.router.z_loss * stats_.sums(layer)[1] / tokens;
   }
 }
 
 StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step) {
-  StepResult result{.step = step, .tokens = step_tokens_};
+  StepResult result{.step = step};
   ctx_.batch.step = step;
   stats_.clear();
   routed_.clear();
@@ -68,8 +66,15 @@ StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step)
     ctx_.observers.push_back(model::routing_recorder(routed_));
   }
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
-  result.targets =
-      instance_.mesh[comm::Group::kBatches].all_reduce(batches.counted, comm::Reduce::kSum);
+  std::array<std::int64_t, 2> sums = {batches.counted, 0};
+  for (const data::MicroBatch& batch : batches.micro_batches) {
+    sums[1] += batch.size();
+  }
+  instance_.mesh[comm::Group::kBatches].all_reduce(std::span<std::int64_t>(sums),
+                                                   comm::Reduce::kSum);
+  result.targets = sums[0];
+  result.tokens = sums[1];
+  ctx_.batch.step_tokens = std::max<std::int64_t>(1, result.tokens);
   const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
   result.lr = learning_rate(config_.train, step);
   sum_over_ranks(result, nats);

@@ -43,7 +43,6 @@ class Stepper {
 
   const config::Config& config_;
   engine::Instance& instance_;
-  const std::int64_t step_tokens_;
   model::Context ctx_;
   model::MoeStats stats_;
   std::vector<double> task_tokens_;

@@ -137,6 +137,8 @@ class Analysis(unittest.TestCase):
                          "step 100 of 100, complete, at 2027-01-15 08:01:40 UTC after 0:01:39")
         trace.attributes["train.steps"] = "150"
         self.assertTrue(terminal.ending(trace).startswith("step 100 of 100, complete"))
+        trace.attributes.update({"train.tokens": "0", "train.epochs": "1.1", "train.epoch_samples": "370"})
+        self.assertTrue(terminal.ending(trace).startswith("step 100 of 102, at"))
 
     def test_reader_waits_for_a_writer(self):
         """A trace that another process holds is read once that lets go (here: while we wait)."""

@@ -116,7 +116,7 @@ class NewerFormats(Compat):
 
     # Protects: no file of a newer program is replaced by one of this program.
     def test_train(self):
-        for path, known in (("corpus/train/corpus.json", 1),
+        for path, known in (("corpus/train/corpus.json", 2),
                             ("moe/checkpoints/step-00000004/manifest.json", 2), ("moe/trace.h5", 1),
                             ("moe/trace.routing.h5", 1)):
             with self.subTest(path):
@@ -130,9 +130,9 @@ class NewerFormats(Compat):
 
     def test_bare_shard(self):
         shard = "corpus/train/corpus-00000-of-00002.h5"
-        self.raise_version(shard)
+        self.raise_version(shard, 2)
         self.assert_newer(self.run_job(0, "train", "--config", "config.cfg", "--train.steps", 6,
-                                       "--data.corpus", shard, "--run.dir", "other"), 1)
+                                       "--data.corpus", shard, "--run.dir", "other"), 2)
 
     def test_scores_and_continuations(self):
         for job, path in (("score", "scores.h5"), ("generate", "generations.h5")):
@@ -145,7 +145,7 @@ class NewerFormats(Compat):
     def test_verify(self):
         for path, known in (("moe/checkpoints/step-00000004/manifest.json", 2), ("moe/trace.h5", 1),
                             ("moe/trace.routing.h5", 1), ("scores.h5", 1), ("generations.h5", 1),
-                            ("corpus/train/corpus.json", 1)):
+                            ("corpus/train/corpus.json", 2)):
             with self.subTest(path):
                 self.raise_version(path, known)
                 result = self.run_job(0, "verify", path)

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -77,6 +78,7 @@ std::vector<CorpusInfo> publish_manifests(const WriteRequest& request,
     for (const ShardInfo& shard : info.shards) {
       info.tokens += shard.tokens;
       info.documents += shard.documents;
+      info.version = std::max(info.version, shard.version);
     }
     write_corpus_manifest(info);
     corpora.push_back(info);

@@ -197,7 +197,7 @@ std::vector<std::vector<ShardInfo>> gather_shards(const std::vector<WrittenShard
   Json mine = Json::array();
   for (const WrittenShard& each : written) {
     mine.push_back({each.corpus, each.shard, each.info.file.filename().string(), each.info.bytes,
-                    each.info.tokens, each.info.documents, each.info.sha256});
+                    each.info.tokens, each.info.documents, each.info.sha256, each.info.version});
   }
   std::vector<std::vector<ShardInfo>> shards;
   for (const CorpusPlan& plan : request.plan.corpora) {
@@ -211,6 +211,7 @@ std::vector<std::vector<ShardInfo>> gather_shards(const std::vector<WrittenShard
       shard.tokens = entry[4].get<std::int64_t>();
       shard.documents = entry[5].get<std::int64_t>();
       shard.sha256 = entry[6].get<std::string>();
+      shard.version = entry[7].get<std::int64_t>();
     }
   }
   return shards;

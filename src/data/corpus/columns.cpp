@@ -36,7 +36,9 @@ std::size_t row_bytes(const std::vector<std::string>& values) {
 
 }  // namespace
 
-ColumnBlocks::ColumnBlocks(const files::Hdf5File& file, std::string name, std::int64_t length)
+template <class T>
+ColumnBlocksOf<T>::ColumnBlocksOf(const files::Hdf5File& file, std::string name,
+                                  std::int64_t length)
     : length_(length), rows_(kContiguousRows) {
   if (!file.has(name)) {
     return;
@@ -47,8 +49,10 @@ ColumnBlocks::ColumnBlocks(const files::Hdf5File& file, std::string name, std::i
   }
 }
 
-const ColumnBlocks::Block& ColumnBlocks::block(const files::Hdf5File& file, std::int64_t index,
-                                               const Check& check) {
+template <class T>
+const typename ColumnBlocksOf<T>::Block& ColumnBlocksOf<T>::block(const files::Hdf5File& file,
+                                                                  std::int64_t index,
+                                                                  const Check& check) {
   const std::int64_t first = index / rows_ * rows_;
   const auto here = std::find_if(kept_.begin(), kept_.end(),
                                  [first](const Block& each) { return each.first == first; });
@@ -56,10 +60,9 @@ const ColumnBlocks::Block& ColumnBlocks::block(const files::Hdf5File& file, std:
     std::rotate(here, here + 1, kept_.end());
     return kept_.back();
   }
-  Block block{
-      first, std::vector<std::int64_t>(static_cast<std::size_t>(std::min(rows_, length_ - first)))};
+  Block block{first, std::vector<T>(static_cast<std::size_t>(std::min(rows_, length_ - first)))};
   if (!name_.empty()) {
-    file.read<std::int64_t>(name_, {first}, {std::ssize(block.values)}, block.values);
+    file.read<T>(name_, {first}, {std::ssize(block.values)}, block.values);
   }
   check(first, block.values);
   if (std::ssize(kept_) >= std::max<std::int64_t>(2, kKeptRows / rows_)) {
@@ -68,6 +71,9 @@ const ColumnBlocks::Block& ColumnBlocks::block(const files::Hdf5File& file, std:
   kept_.push_back(std::move(block));
   return kept_.back();
 }
+
+template class ColumnBlocksOf<std::int64_t>;
+template class ColumnBlocksOf<float>;
 
 std::int64_t find_in(ColumnBlocks& column, const files::Hdf5File& file, std::int64_t length,
                      std::int64_t last_entry, std::int64_t value,

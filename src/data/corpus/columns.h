@@ -11,24 +11,25 @@
 // The columns of a shard's documents, in the few places where a sample needs them.
 namespace moesaic::data {
 
-/// A column of whole numbers, read a chunk at a time. The chunks used last are kept, so that a walk
-/// or a search costs each of them once. On the HDF5 thread.
-class ColumnBlocks {
+/// A column of numbers (T: std::int64_t or float), read a chunk at a time. The chunks used last are
+/// kept, so that a walk or a search costs each of them once. On the HDF5 thread.
+template <class T>
+class ColumnBlocksOf {
  public:
   /// Looks at each block when it is read.
-  using Check = std::function<void(std::int64_t first, const std::vector<std::int64_t>& values)>;
+  using Check = std::function<void(std::int64_t first, const std::vector<T>& values)>;
 
-  ColumnBlocks() = default;
+  ColumnBlocksOf() = default;
   /// A dataset that is absent reads as zeros.
-  ColumnBlocks(const files::Hdf5File& file, std::string name, std::int64_t length);
+  ColumnBlocksOf(const files::Hdf5File& file, std::string name, std::int64_t length);
 
   struct Block {
     std::int64_t first = 0;
-    std::vector<std::int64_t> values;
+    std::vector<T> values;
   };
   /// The block that entry `index` is in: valid until the next call.
   const Block& block(const files::Hdf5File& file, std::int64_t index, const Check& check);
-  std::int64_t at(const files::Hdf5File& file, std::int64_t index, const Check& check) {
+  T at(const files::Hdf5File& file, std::int64_t index, const Check& check) {
     const Block& found = block(file, index, check);
     return found.values[static_cast<std::size_t>(index - found.first)];
   }
@@ -38,6 +39,7 @@ class ColumnBlocks {
   std::int64_t length_ = 0, rows_ = 1;
   std::vector<Block> kept_;  // the one used last is at the back
 };
+using ColumnBlocks = ColumnBlocksOf<std::int64_t>;
 
 /// The last entry of a sorted column that is not above `value`, which lies in [first entry, last
 /// entry), looking at few blocks: the entries are about evenly spread, as offsets of documents are.

@@ -73,6 +73,13 @@ void check_against_manifest(const ShardReader& reader, const ShardInfo& shard,
     return;
   }
   check_same_vocabulary(reader.header(), shard.file, info, info.manifest);
+  if (reader.header().spans != info.spans) {
+    throw Error(Exit::kBadData,
+                fmt::format("{} has {} /documents/spans, but {} says that its shards have {}: all "
+                            "of a corpus or none; run `moesaic tokenize` again",
+                            absolute_name(shard.file), reader.header().spans ? "" : "no ",
+                            absolute_name(info.manifest), info.spans ? "them" : "none"));
+  }
   if (reader.tokens() != shard.tokens || reader.documents() != shard.documents) {
     throw Error(Exit::kBadData,
                 fmt::format("{} has {} tokens in {} documents, but {} says {} in {}: run `moesaic "
@@ -112,11 +119,19 @@ CorpusInfo bare_info(const std::vector<fs::path>& files) {
       info.eos_id = header.eos_id;
       info.bos_id = header.bos_id;
       info.task_names = header.task_names;
+      info.spans = header.spans;
       if (header.tokenizer != "byte" && !header.tokenizer.empty()) {
         info.tokenizer = file.parent_path() / fs::path(header.tokenizer).filename();
       }
     }
     check_same_vocabulary(header, file, info, files.front());
+    if (header.spans != info.spans) {
+      throw Error(Exit::kBadData,
+                  fmt::format("of {} and {} only one has /documents/spans: all shards of a corpus "
+                              "or none; open them as two corpora",
+                              absolute_name(file), absolute_name(files.front())));
+    }
+    info.version = std::max(info.version, reader.version());
     ShardInfo shard;
     shard.file = file;
     shard.bytes = static_cast<std::int64_t>(fs::file_size(file));
@@ -201,15 +216,17 @@ void Corpus::State::append(TokenSpan& span, std::int64_t index, std::int64_t beg
   const auto tokens = reader.read(begin, count);
   span.token.insert(span.token.end(), tokens.begin(), tokens.end());
   std::size_t document = 0;
+  std::vector<TokenRange> targets = run.targets(0);
   for (std::int64_t position = begin; position < begin + count; ++position) {
     while (position >= run.offsets[document + 1]) {
-      ++document;  // over empty documents too
+      targets = run.targets(++document);  // over empty documents too
     }
     const std::int64_t first = run.offsets[document];
     span.document.push_back(document_begin[at] + run.first + static_cast<std::int64_t>(document));
     span.document_begin.push_back(token_begin[at] + first);
-    span.context.push_back(position - first < run.context[document] ? 1 : 0);
+    span.target.push_back(contains(targets, position - first) ? 1 : 0);
     span.task.push_back(run.task[document]);
+    span.weight.push_back(run.weight.empty() ? 1.0F : run.weight[document]);
   }
 }
 

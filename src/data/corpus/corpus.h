@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "data/corpus/targets.h"
+
 namespace moesaic::data {
 
 /// What the manifest (or a bare shard) says, without opening every shard.
@@ -13,7 +15,8 @@ struct ShardInfo {
   std::filesystem::path file;
   std::int64_t bytes = 0;
   std::int64_t tokens = 0, documents = 0;
-  std::string sha256;  // of the file; empty for a bare shard
+  std::string sha256;        // of the file; empty for a bare shard
+  std::int64_t version = 1;  // of its format; known of shards that were just written
 };
 struct CorpusInfo {
   std::string name;
@@ -26,7 +29,9 @@ struct CorpusInfo {
   std::filesystem::path tokenizer;        // file beside the manifest; empty for bytes
   std::vector<std::string> task_names;    // [0] = "none"
   std::vector<ShardInfo> shards;
-  std::string fingerprint;  // of the inputs and settings it was made from; empty if unknown
+  std::string fingerprint;   // of the inputs and settings it was made from; empty if unknown
+  std::int64_t version = 1;  // of its format
+  bool spans = false;        // its documents name their targets: each of its shards has spans
 };
 
 /// What makes a corpus another one for whoever reads its tokens: its fingerprint, or the sizes and
@@ -48,8 +53,9 @@ struct TokenSpan {
   std::vector<std::int32_t> token;
   std::vector<std::int64_t> document;        // global number in the corpus
   std::vector<std::int64_t> document_begin;  // stream position of its document's first token
-  std::vector<std::uint8_t> context;         // 1 inside /documents/context: read, not predicted
+  std::vector<std::uint8_t> target;          // 1: to be predicted from the tokens before it
   std::vector<std::uint8_t> task;            // index into task_names; 0 = none
+  std::vector<float> weight;                 // of its document
 };
 
 /// The documents of one shard: token offsets [D + 1] within the shard, and what is known of each.
@@ -59,6 +65,15 @@ struct ShardDocuments {
   std::vector<std::uint8_t> task;            // [D]; zeros if absent
   std::vector<std::string> id;               // [D]; empty if absent
   bool knows_bytes = true;                   // false: the column bytes is absent
+  DocumentSpans spans = {};
+  std::vector<std::int64_t> group = {};  // [D] neighbours of one number, not 0, belong together;
+                                         // empty if absent
+  std::vector<float> weight = {};        // [D] > 0; empty: all 1
+
+  std::vector<TokenRange> targets(std::size_t document) const {
+    return targets_of(spans, document, offsets[document + 1] - offsets[document],
+                      context[document]);
+  }
 };
 
 /// A corpus open for reading: streams, holds the files and document tables of the few shards used
@@ -88,7 +103,7 @@ class Corpus {
 };
 
 /// Every problem of a corpus, one line each (empty: sound): manifest, sizes, hashes, offsets, token
-/// range, task indices.
+/// range, task indices, spans, groups, weights.
 std::vector<std::string> verify_corpus(const std::filesystem::path& path);
 
 }  // namespace moesaic::data

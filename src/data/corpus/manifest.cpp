@@ -55,6 +55,8 @@ CorpusInfo info_of(const Json& content, const fs::path& file) {
   info.task_names = content.value("task_names", std::vector<std::string>{"none"});
   info.source_bytes = content.value("source_bytes", std::int64_t{0});
   info.fingerprint = content.value("fingerprint", "");
+  info.version = content.value("version", std::int64_t{1});
+  info.spans = content.value("spans", false);
   const std::string tokenizer = content.value("tokenizer", "byte");
   if (tokenizer != "byte") {
     info.tokenizer = file.parent_path() / fs::path(tokenizer).filename();
@@ -156,20 +158,25 @@ Json content_of(const CorpusInfo& info) {
                       {"documents", shard.documents},
                       {"sha256", shard.sha256}});
   }
-  return {{"schema", kCorpusSchema},
-          {"version", kCorpusVersion},
-          {"name", info.name},
-          {"vocab_size", info.vocab_size},
-          {"vocab_sha256", info.vocab_sha256},
-          {"tokenizer", info.tokenizer.empty() ? "byte" : info.tokenizer.filename().string()},
-          {"eos_id", info.eos_id},
-          {"bos_id", info.bos_id},
-          {"task_names", info.task_names},
-          {"tokens", info.tokens},
-          {"documents", info.documents},
-          {"source_bytes", info.source_bytes},
-          {"fingerprint", info.fingerprint},
-          {"shards", shards}};
+  Json content = {
+      {"schema", kCorpusSchema},
+      {"version", info.version},
+      {"name", info.name},
+      {"vocab_size", info.vocab_size},
+      {"vocab_sha256", info.vocab_sha256},
+      {"tokenizer", info.tokenizer.empty() ? "byte" : info.tokenizer.filename().string()},
+      {"eos_id", info.eos_id},
+      {"bos_id", info.bos_id},
+      {"task_names", info.task_names},
+      {"tokens", info.tokens},
+      {"documents", info.documents},
+      {"source_bytes", info.source_bytes},
+      {"fingerprint", info.fingerprint},
+      {"shards", shards}};
+  if (info.spans) {
+    content["spans"] = true;
+  }
+  return content;
 }
 
 }  // namespace

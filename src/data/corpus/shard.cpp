@@ -3,39 +3,32 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
 #include "base/error.h"
+#include "data/corpus/shard_checks.h"
 #include "files/format_version.h"
 
 namespace moesaic::data {
 namespace {
 
-[[noreturn]] void refuse(const std::filesystem::path& file, const std::string& what) {
-  throw Error(Exit::kBadData, fmt::format("{}: {}; copy it again, or run `moesaic tokenize` again",
-                                          std::filesystem::absolute(file).string(), what));
-}
-
 std::string string_or(const files::Hdf5File& file, const std::string& name, const char* otherwise) {
   return file.has_attribute("/", name) ? file.string_attribute("/", name) : otherwise;
 }
-
-constexpr const char* kRemedy =
-    "a corpus that another program made needs the attributes schema = moesaic-corpus, version = 1 "
-    "and vocab_size, and the datasets /tokens and /documents/offsets (analysis/README.md, A corpus "
-    "from any program)";
 
 /// A whole number that the file must have; some programs know numbers as doubles alone.
 std::int64_t whole_number(const files::Hdf5File& file, const std::string& name) {
   if (!file.has_attribute("/", name)) {
     throw Error(Exit::kBadData,
                 fmt::format("{}: has no attribute '{}': {}",
-                            std::filesystem::absolute(file.path()).string(), name, kRemedy));
+                            std::filesystem::absolute(file.path()).string(), name, kShardRemedy));
   }
   const double value = file.double_attribute("/", name);
   if (std::abs(value) > 9e15 || value != std::floor(value)) {
-    refuse(file.path(), fmt::format("its attribute '{}' is {}, not a whole number", name, value));
+    refuse_shard(file.path(),
+                 fmt::format("its attribute '{}' is {}, not a whole number", name, value));
   }
   return static_cast<std::int64_t>(value);
 }
@@ -49,14 +42,14 @@ ShardHeader header_of(const files::Hdf5File& file) {
   if (schema != kCorpusSchema) {
     throw Error(Exit::kBadData, fmt::format("{}: its attribute 'schema' is '{}', not '{}': {}",
                                             std::filesystem::absolute(file.path()).string(), schema,
-                                            kCorpusSchema, kRemedy));
+                                            kCorpusSchema, kShardRemedy));
   }
   files::check_format(file.path(), schema, whole_number(file, "version"), kCorpusSchema,
                       kCorpusVersion);
   ShardHeader header;
   header.vocab_size = whole_number(file, "vocab_size");
   if (header.vocab_size < 1) {
-    refuse(file.path(), fmt::format("its vocab_size is {}", header.vocab_size));
+    refuse_shard(file.path(), fmt::format("its vocab_size is {}", header.vocab_size));
   }
   header.vocab_sha256 = string_or(file, "vocab_sha256", "");
   header.tokenizer = string_or(file, "tokenizer", "");
@@ -68,29 +61,6 @@ ShardHeader header_of(const files::Hdf5File& file) {
     header.task_names = file.strings_attribute("/", "task_names");
   }
   return header;
-}
-
-/// The length of a dataset that must have one dim.
-std::int64_t length_of(const files::Hdf5File& file, const std::string& name) {
-  if (!file.has(name)) {
-    throw Error(Exit::kBadData,
-                fmt::format("{}: has no dataset {}: {}",
-                            std::filesystem::absolute(file.path()).string(), name, kRemedy));
-  }
-  const files::Extents extents = file.extents(name);
-  if (extents.size() != 1) {
-    refuse(file.path(), fmt::format("{} has {} dims, not 1", name, extents.size()));
-  }
-  return extents[0];
-}
-
-void check_length(const files::Hdf5File& file, const std::string& name, std::int64_t documents) {
-  if (!file.has(name)) {
-    return;
-  }
-  if (const std::int64_t length = length_of(file, name); length != documents) {
-    refuse(file.path(), fmt::format("{} has {} entries for {} documents", name, length, documents));
-  }
 }
 
 /// An optional column of [documents] values; zeros if absent.
@@ -113,6 +83,27 @@ void hash_offsets(Sha256& hash, std::span<const std::int64_t> offsets) {
   hash.update(std::as_bytes(offsets));
 }
 
+void hash_targets(Sha256& hash, const DocumentSpans& spans, std::span<const std::int64_t> group,
+                  std::span<const float> weight) {
+  const auto add = [&hash](std::string_view name, auto values) {
+    hash.update(std::as_bytes(std::span(name)));
+    hash.update(std::as_bytes(values));
+  };
+  if (spans.exist()) {
+    add("spans", std::span(spans.offsets));
+    for (const TokenRange& range : spans.ranges) {
+      const std::array<std::int64_t, 2> ends = {range.begin, range.end};
+      hash.update(std::as_bytes(std::span(ends)));
+    }
+  }
+  if (!group.empty()) {
+    add("group", group);
+  }
+  if (!weight.empty()) {
+    add("weight", weight);
+  }
+}
+
 ShardReader::ShardReader(const std::filesystem::path& file) : file_(files::Hdf5File::open(file)) {
   header_ = header_of(file_);
   tokens_ = length_of(file_, "/tokens");
@@ -125,19 +116,22 @@ ShardReader::ShardReader(const std::filesystem::path& file) : file_(files::Hdf5F
   }
   documents_ = length_of(file_, "/documents/offsets") - 1;
   if (documents_ < 0) {
-    refuse(file, "/documents/offsets is empty; it needs the number of documents + 1 entries");
+    refuse_shard(file, "/documents/offsets is empty; it needs the number of documents + 1 entries");
   }
   const std::int64_t said_tokens = int_or(file_, "num_tokens", tokens_);
   const std::int64_t said_documents = int_or(file_, "num_documents", documents_);
   if (said_tokens != tokens_ || said_documents != documents_) {
-    refuse(file, fmt::format("it says {} tokens in {} documents, but holds {} in {}", said_tokens,
-                             said_documents, tokens_, documents_));
+    refuse_shard(file, fmt::format("it says {} tokens in {} documents, but holds {} in {}",
+                                   said_tokens, said_documents, tokens_, documents_));
   }
   check_length(file_, "/documents/context", documents_);
   check_length(file_, "/documents/task", documents_);
   offsets_ = ColumnBlocks(file_, "/documents/offsets", documents_ + 1);
   context_ = ColumnBlocks(file_, "/documents/context", documents_);
   task_ = ColumnBlocks(file_, "/documents/task", documents_);
+  version_ = whole_number(file_, "version");
+  targets_ = TargetColumns(file_, version_, documents_);
+  header_.spans = targets_.has_spans();
 }
 
 std::int64_t ShardReader::source_bytes() const {
@@ -167,6 +161,7 @@ const ShardDocuments& ShardReader::table() {
     check_document(d, table->offsets[at + 1] - table->offsets[at], table->context[at], task[at]);
     table->task.push_back(static_cast<std::uint8_t>(task[at]));
   }
+  targets_.read(file_, *table);
   table_ = std::move(table);
   return *table_;
 }
@@ -182,13 +177,14 @@ DocumentRun ShardReader::documents_of(std::int64_t begin, std::int64_t count) {
   for (std::int64_t d = run.first; run.offsets.back() < begin + count; ++d) {
     if (d == documents_ || offset(d + 1) < run.offsets.back()) {
       table();  // says which entry is wrong
-      refuse(path(), "/documents/offsets are not sorted");
+      refuse_shard(path(), "/documents/offsets are not sorted");
     }
     run.offsets.push_back(offset(d + 1));
     run.context.push_back(context_.at(file_, d, accept_all));
     const std::int64_t task = task_.at(file_, d, accept_all);
     check_document(d, run.offsets.back() - *(run.offsets.end() - 2), run.context.back(), task);
     run.task.push_back(static_cast<std::uint8_t>(task));
+    targets_.append(file_, d, run);
   }
   return run;
 }
@@ -208,30 +204,23 @@ std::vector<std::string> ShardReader::ids() const {
 /// Checks offsets [first, first + size) of the documents: sorted, from 0 to the number of tokens.
 void ShardReader::check_offsets(std::int64_t first,
                                 const std::vector<std::int64_t>& offsets) const {
-  if (first == 0 && offsets.front() != 0) {
-    refuse(path(), fmt::format("/documents/offsets begins with {}, not 0", offsets.front()));
-  }
-  const auto descent = std::is_sorted_until(offsets.begin(), offsets.end());
-  if (descent != offsets.end()) {
-    refuse(path(), fmt::format("/documents/offsets is not sorted: entry {} is {}, after {}",
-                               first + (descent - offsets.begin()), *descent, *(descent - 1)));
-  }
+  check_sorted(path(), "/documents/offsets", first, offsets);
   if (first + std::ssize(offsets) == documents_ + 1 && offsets.back() != tokens_) {
-    refuse(path(), fmt::format("/documents/offsets ends with {}, but there are {} tokens",
-                               offsets.back(), tokens_));
+    refuse_shard(path(), fmt::format("/documents/offsets ends with {}, but there are {} tokens",
+                                     offsets.back(), tokens_));
   }
 }
 
 void ShardReader::check_document(std::int64_t document, std::int64_t length, std::int64_t context,
                                  std::int64_t task) const {
   if (context < 0 || context > length) {
-    refuse(path(), fmt::format("document {} has {} tokens, but a context of {}", document, length,
-                               context));
+    refuse_shard(path(), fmt::format("document {} has {} tokens, but a context of {}", document,
+                                     length, context));
   }
   const std::int64_t tasks = std::max<std::int64_t>(1, std::ssize(header_.task_names));
   if (task < 0 || task >= tasks) {
-    refuse(path(), fmt::format("document {} has task {}, but there are {} task names", document,
-                               task, header_.task_names.size()));
+    refuse_shard(path(), fmt::format("document {} has task {}, but there are {} task names",
+                                     document, task, header_.task_names.size()));
   }
 }
 
@@ -261,8 +250,9 @@ void ShardReader::refuse_token(std::int64_t position, std::int64_t value) {
   const auto& offsets = table().offsets;
   const auto after = std::upper_bound(offsets.begin(), offsets.end(), position);
   const auto document = after - offsets.begin() - 1;
-  refuse(path(), fmt::format("document {}, position {}: token {} is not in the vocabulary of {}",
-                             document, position - *(after - 1), value, header_.vocab_size));
+  refuse_shard(path(),
+               fmt::format("document {}, position {}: token {} is not in the vocabulary of {}",
+                           document, position - *(after - 1), value, header_.vocab_size));
 }
 
 }  // namespace moesaic::data

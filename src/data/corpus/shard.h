@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,14 +11,18 @@
 #include "base/sha256.h"
 #include "data/corpus/columns.h"
 #include "data/corpus/corpus.h"
+#include "data/corpus/target_columns.h"
 #include "files/hdf5/file.h"
 
 // One shard file: /tokens (u2 or u4, N) and /documents/* (D). Everything here runs on the HDF5
 // thread.
+//
+// Version 2 has one of these: /documents/spans/{offsets [D + 1], begin [S], end [S]}, the targets
+// of each document; /documents/group [D]; /documents/weight [D]. Without them version 1 is written.
 namespace moesaic::data {
 
 constexpr const char* kCorpusSchema = "moesaic-corpus";
-constexpr std::int64_t kCorpusVersion = 1;
+constexpr std::int64_t kCorpusVersion = 2;  // the newest that is read
 
 /// The root attributes of a shard.
 struct ShardHeader {
@@ -27,6 +32,7 @@ struct ShardHeader {
   std::vector<std::string> task_names = {"none"};
   std::int64_t eos_id = -1, bos_id = -1;
   std::int64_t shard_index = 0, shard_count = 1;
+  bool spans = false;  // the documents name their targets
 };
 
 /// One document on its way into a shard.
@@ -36,6 +42,11 @@ struct DocumentRecord {
   std::int64_t bytes = 0;    // of source text
   std::uint8_t task = 0;
   std::string id;
+  /// The targets, ascending and apart; only where the header says spans. Without: all tokens behind
+  /// the context.
+  std::optional<std::vector<TokenRange>> spans = {};
+  std::int64_t group = 0;  // neighbours of one number, not 0, belong together
+  float weight = 1.0F;     // > 0
 };
 
 /// NAME-00012-of-00256.h5
@@ -53,7 +64,11 @@ class ShardWriter {
  private:
   void write_tokens(std::int64_t count);
   void write_documents();
+  void write_targets();
   void write_attributes();
+  bool has_groups() const;
+  bool has_weights() const;
+  std::int64_t version() const;
 
   std::filesystem::path final_;
   ShardHeader header_;
@@ -65,6 +80,9 @@ class ShardWriter {
   std::vector<std::int64_t> offsets_ = {0}, context_, bytes_;
   std::vector<std::uint8_t> task_;
   std::vector<std::string> id_;
+  DocumentSpans spans_;
+  std::vector<std::int64_t> group_;
+  std::vector<float> weight_;
 };
 
 /// Some documents of a shard that follow each other: as a whole table, without bytes and ids.
@@ -72,6 +90,14 @@ struct DocumentRun {
   std::int64_t first = 0;                      // number in the shard
   std::vector<std::int64_t> offsets, context;  // [n + 1], [n]
   std::vector<std::uint8_t> task;              // [n]
+  DocumentSpans spans;
+  std::vector<std::int64_t> group;  // [n]; empty if absent
+  std::vector<float> weight;        // [n]; empty: all 1
+
+  std::vector<TokenRange> targets(std::size_t document) const {
+    return targets_of(spans, document, offsets[document + 1] - offsets[document],
+                      context[document]);
+  }
 };
 
 /// One shard open for reading; its header and shapes are checked. The document table is read, and
@@ -81,6 +107,7 @@ class ShardReader {
   explicit ShardReader(const std::filesystem::path& file);
 
   const ShardHeader& header() const { return header_; }
+  std::int64_t version() const { return version_; }
   std::int64_t tokens() const { return tokens_; }
   std::int64_t documents() const { return documents_; }
   std::int64_t source_bytes() const;  // 0 if unknown
@@ -106,15 +133,20 @@ class ShardReader {
 
   files::Hdf5File file_;
   ShardHeader header_;
+  std::int64_t version_ = 1;
   std::int64_t tokens_ = 0, documents_ = 0;
   bool wide_tokens_ = false;               // they are stored in eight bytes
   std::unique_ptr<ShardDocuments> table_;  // without ids
   ColumnBlocks offsets_, context_, task_;
+  TargetColumns targets_;
 };
 
 /// The running SHA-256 of a shard's content: all tokens as u4, then all offsets as u8,
-/// little-endian.
+/// little-endian. Then, where the shard has them, "spans" with their offsets as u8 and each begin
+/// and end as u8, "group" with the groups as u8, "weight" with the weights as f4.
 void hash_tokens(Sha256& hash, std::span<const std::int32_t> tokens);
 void hash_offsets(Sha256& hash, std::span<const std::int64_t> offsets);
+void hash_targets(Sha256& hash, const DocumentSpans& spans, std::span<const std::int64_t> group,
+                  std::span<const float> weight);
 
 }  // namespace moesaic::data

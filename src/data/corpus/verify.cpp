@@ -38,7 +38,9 @@ void verify_tokens(Corpus& corpus, std::int64_t index, const ShardInfo& shard) {
   if (!reader.has_content_sha256()) {
     return;
   }
-  hash_offsets(hash, corpus.documents(index).offsets);
+  const ShardDocuments table = corpus.documents(index);
+  hash_offsets(hash, table.offsets);
+  hash_targets(hash, table.spans, table.group, table.weight);
   const std::string actual = hash.hex();
   if (actual != reader.content_sha256()) {
     throw Error(Exit::kBadData, fmt::format("{}: content_sha256 is {}, but its tokens and offsets "

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 #include "data/corpus/columns.h"
@@ -85,6 +86,24 @@ void ShardWriter::add(const DocumentRecord& document) {
   bytes_.push_back(document.bytes);
   task_.push_back(document.task);
   id_.push_back(document.id);
+  const std::int64_t size = std::ssize(document.tokens);
+  require(header_.spans || !document.spans, "spans in a shard without spans");
+  if (header_.spans) {
+    const TokenRange rest{document.context, size};
+    const std::vector<TokenRange> spans =
+        document.spans.value_or(rest.begin < size ? std::vector{rest} : std::vector<TokenRange>());
+    std::int64_t before = 0;
+    for (const TokenRange& span : spans) {
+      require(span.begin >= before && span.begin < span.end && span.end <= size,
+              "the spans of a document are not in order");
+      before = span.end;
+    }
+    spans_.append(spans);
+  }
+  require(document.group >= 0 && std::isfinite(document.weight) && document.weight > 0.0F,
+          "a group or a weight of a document is not legal");
+  group_.push_back(document.group);
+  weight_.push_back(document.weight);
   write_tokens(std::ssize(buffer_) / kAtOnce * kAtOnce);
 }
 
@@ -108,10 +127,46 @@ void ShardWriter::write_documents() {
   write_column(file_, "/documents/task", task_, compress_);
   write_texts(file_, "/documents/id", id_,
               {.chunk = {kIdChunk}, .checksum = true, .compress = true});
+  write_targets();
+}
+
+/// What is there of version 2.
+void ShardWriter::write_targets() {
+  if (header_.spans) {
+    if (!spans_.exist()) {
+      spans_.offsets = {0};  // a shard without documents
+    }
+    std::vector<std::uint32_t> begin, end;
+    for (const TokenRange& range : spans_.ranges) {
+      begin.push_back(static_cast<std::uint32_t>(range.begin));
+      end.push_back(static_cast<std::uint32_t>(range.end));
+    }
+    write_column(file_, fmt::format("{}/offsets", kSpans), unsigned_of(spans_.offsets), compress_);
+    write_column(file_, fmt::format("{}/begin", kSpans), begin, compress_);
+    write_column(file_, fmt::format("{}/end", kSpans), end, compress_);
+  }
+  if (has_groups()) {
+    write_column(file_, kGroup, unsigned_of(group_), compress_);
+  }
+  if (has_weights()) {
+    write_column(file_, kWeight, weight_, compress_);
+  }
+}
+
+bool ShardWriter::has_groups() const {
+  return std::any_of(group_.begin(), group_.end(), [](std::int64_t each) { return each != 0; });
+}
+
+bool ShardWriter::has_weights() const {
+  return std::any_of(weight_.begin(), weight_.end(), [](float each) { return each != 1.0F; });
+}
+
+std::int64_t ShardWriter::version() const {
+  return header_.spans || has_groups() || has_weights() ? 2 : 1;
 }
 
 void ShardWriter::write_attributes() {
-  files::write_format(file_, kCorpusSchema, kCorpusVersion);
+  files::write_format(file_, kCorpusSchema, version());
   file_.set_attribute("/", "vocab_size", header_.vocab_size);
   file_.set_attribute("/", "vocab_sha256", header_.vocab_sha256);
   file_.set_attribute("/", "tokenizer", header_.tokenizer);
@@ -123,6 +178,10 @@ void ShardWriter::write_attributes() {
   file_.set_attribute("/", "shard_index", header_.shard_index);
   file_.set_attribute("/", "shard_count", header_.shard_count);
   hash_offsets(content_, offsets_);
+  hash_targets(
+      content_, spans_,
+      has_groups() ? std::span<const std::int64_t>(group_) : std::span<const std::int64_t>(),
+      has_weights() ? std::span<const float>(weight_) : std::span<const float>());
   file_.set_attribute("/", "content_sha256", content_.hex());
 }
 
@@ -138,6 +197,7 @@ ShardInfo ShardWriter::finish() {
   info.tokens = written_;
   info.documents = std::ssize(id_);
   info.file = final_;
+  info.version = version();
   files::publish(temporary, final_);
   return info;
 }

@@ -75,20 +75,24 @@ class TaskSampling : public ::testing::Test {
       write_corpus(dir / "two", {"none", "prose", "math", "poetry"}, {{{1, 80}, {2, 41}}});
     });
     checkpoint::Catalog catalog;
-    corpora = Corpora::open(catalog.corpora({dir / "one", dir / "two"}), kLength);
+    corpora = Corpora::open(catalog.corpora({dir / "one", dir / "two"}));
     Tasks names = {"none"};
     corpora.join_tasks(names);
   }
 
-  TaskIndex index(const Weights& weights) { return TaskIndex::make(corpora, weights, world); }
+  Samples index(const Weights& weights) {
+    config::Data data;
+    data.seq_len = kLength;
+    data.task_weights = weights;
+    return Samples::make(corpora, data, world);
+  }
 
-  std::vector<std::pair<std::size_t, std::int64_t>> locations(TaskIndex& tasks,
-                                                              std::size_t weight) {
+  std::vector<std::pair<std::size_t, std::int64_t>> locations(Samples& tasks, std::size_t weight) {
     return files::hdf5_run([&] {
       std::vector<std::pair<std::size_t, std::int64_t>> all;
-      for (std::int64_t k = 0; k < tasks.samples()[weight]; ++k) {
+      for (std::int64_t k = 0; k < tasks.counts()[weight]; ++k) {
         const SampleLocation location = tasks.at(weight, k);
-        all.emplace_back(location.corpus, location.index);
+        all.emplace_back(location.corpus, location.begin / kLength);
       }
       return all;
     });
@@ -111,8 +115,8 @@ class TaskSampling : public ::testing::Test {
     config.data.task_weights = weights;
     config.train.batch = 8;
     config.train.micro_batch = 2;
-    TaskIndex tasks = index(weights);
-    Batches batches(corpora, tasks, config, world, first * config.train.batch);
+    Samples tasks = index(weights);
+    Batches batches(tasks, config, world, first * config.train.batch);
     std::vector<std::vector<std::int32_t>> all;
     for (int step = first; step < last; ++step) {
       for (const MicroBatch& mine : batches.next().micro_batches) {
@@ -133,8 +137,8 @@ class TaskSampling : public ::testing::Test {
 
 // Protects: a sample belongs to the task of most of its tokens; corpora join tasks by name.
 TEST_F(TaskSampling, SamplesBelongToTheTaskOfMostTokens) {
-  TaskIndex tasks = index({{"prose", 1}, {"code", 2}, {"math", 0}});
-  EXPECT_EQ(tasks.samples(), (std::vector<std::int64_t>{12, 3, 5}));
+  Samples tasks = index({{"prose", 1}, {"code", 2}, {"math", 0}});
+  EXPECT_EQ(tasks.counts(), (std::vector<std::int64_t>{12, 3, 5}));
   const auto prose = locations(tasks, 0);
   EXPECT_EQ(prose[0], std::pair(std::size_t{0}, std::int64_t{0}));
   EXPECT_EQ(prose[1], std::pair(std::size_t{0}, std::int64_t{1}));
@@ -144,7 +148,8 @@ TEST_F(TaskSampling, SamplesBelongToTheTaskOfMostTokens) {
   const std::vector<std::pair<std::size_t, std::int64_t>> code = {{0, 2}, {0, 3}, {0, 4}};
   EXPECT_EQ(locations(tasks, 1), code);
   EXPECT_EQ(locations(tasks, 2).front(), std::pair(std::size_t{1}, std::int64_t{10}));
-  EXPECT_NE(tasks.text().find("2 samples of other tasks"), std::string::npos) << tasks.text();
+  EXPECT_NE(tasks.tasks_text().find("2 samples of other tasks"), std::string::npos)
+      << tasks.tasks_text();
 }
 
 // Protects: a misspelt task is refused with the name that was meant, as is one without samples.
@@ -160,8 +165,8 @@ TEST_F(TaskSampling, RefusesWhatItCannotDraw) {
 // Protects: shares of the drawn samples are the weights; each task shows every sample once before
 // it repeats one; a task that is not named, or has weight 0, is never drawn.
 TEST_F(TaskSampling, SharesAreTheWeights) {
-  TaskIndex tasks = index({{"code", 2}, {"prose", 1}, {"math", 0}});
-  SampleOrder order(tasks.samples(), tasks.weights(), 5);
+  Samples tasks = index({{"code", 2}, {"prose", 1}, {"math", 0}});
+  SampleOrder order(tasks.counts(), tasks.weights(), 5);
   constexpr std::int64_t kCount = 20000;
   std::map<std::size_t, std::vector<std::int64_t>> seen;
   for (std::int64_t n = 0; n < kCount; ++n) {
@@ -173,7 +178,7 @@ TEST_F(TaskSampling, SharesAreTheWeights) {
   EXPECT_NEAR(code, 2.0 / 3.0, 5.0 * std::sqrt(2.0 / 9.0 / kCount));  // of a binomial share
   EXPECT_EQ(seen[0].size(), 13376U);  // of this seed: the order is part of a run's answer
   for (const auto& [weight, indices] : seen) {
-    const std::int64_t epoch = tasks.samples()[weight];
+    const std::int64_t epoch = tasks.counts()[weight];
     for (std::int64_t begin = 0; begin + epoch <= std::ssize(indices); begin += epoch) {
       const auto first = indices.begin() + begin;
       EXPECT_EQ(std::ssize(std::set<std::int64_t>(first, first + epoch)), epoch);
@@ -185,14 +190,14 @@ TEST_F(TaskSampling, SharesAreTheWeights) {
 TEST_F(TaskSampling, RanksAndResumeDoNotMatter) {
   const Weights weights = {{"math", 3}, {"code", 1}};
   const auto all = drawn(weights, 0, 6);
-  TaskIndex tasks = index(weights);
-  SampleOrder order(tasks.samples(), tasks.weights(), config::Data().seed);
+  Samples tasks = index(weights);
+  SampleOrder order(tasks.counts(), tasks.weights(), config::Data().seed);
   ASSERT_EQ(all.size(), 48U);
   for (std::size_t n = 0; n < all.size(); ++n) {
     const SampleDraw draw = order.at(static_cast<std::int64_t>(n));
-    const Sample sample =
-        files::hdf5_run([&] { return corpora.read(tasks.at(draw.group, draw.index)); });
-    EXPECT_EQ(all[n], sample.token) << n;
+    const std::vector<Sample> sample =
+        files::hdf5_run([&] { return tasks.read(tasks.at(draw.group, draw.index)); });
+    EXPECT_EQ(all[n], sample.at(0).token) << n;
   }
   EXPECT_EQ(drawn(weights, 3, 6), (std::vector(all.begin() + 24, all.end())));
 }

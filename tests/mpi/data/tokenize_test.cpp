@@ -270,7 +270,7 @@ TEST(Tokenize, ReadsPairs) {
   EXPECT_EQ(corpus.info().task_names, (std::vector<std::string>{"none", "quiz"}));
   const TokenSpan span = files::hdf5_run([&] { return corpus.read(0, corpus.info().tokens); });
   EXPECT_EQ(span.token, (std::vector<std::int32_t>{'a', 'b', ' ', ' ', 'c', 256, 'x', 'y'}));
-  EXPECT_EQ(span.context, (std::vector<std::uint8_t>{1, 1, 0, 0, 0, 1, 0, 0}));
+  EXPECT_EQ(span.target, (std::vector<std::uint8_t>{0, 0, 1, 1, 1, 0, 1, 1}));
   EXPECT_EQ(span.task, (std::vector<std::uint8_t>{1, 1, 1, 1, 1, 0, 0, 0}));
   const auto documents = documents_of(dir / "corpus");
   EXPECT_EQ(documents[0].first, "7");

@@ -116,18 +116,19 @@ class TrainFaults : public ::testing::Test {
     std::filesystem::remove(config.trace.path);
     comm::Mesh mesh = engine::make_mesh(config);
     checkpoint::Catalog catalog;
-    data::Corpora corpora =
-        data::Corpora::open(catalog.corpora(config.data.corpus), config.data.seq_len);
+    data::Corpora corpora = data::Corpora::open(catalog.corpora(config.data.corpus));
     const RunData data = data_of(corpora);
     data::Corpora none;
-    data::TaskIndex tasks;
+    data::Samples samples = data::Samples::make(corpora, config.data, mesh.world);
+    data::Samples no_samples;
     SavePolicy policy(config, kSteps, 0.0, 0.0);
     comm::Watchdog watchdog({}, mesh.world);
     Session session{.config = config,
                     .mesh = mesh,
                     .corpora = corpora,
-                    .task_index = tasks,
+                    .samples = samples,
                     .eval_corpora = none,
+                    .eval_samples = no_samples,
                     .data = data,
                     .catalog = catalog,
                     .watchdog = watchdog};

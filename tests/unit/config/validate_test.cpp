@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+
+#include "config/compare.h"
 #include "unit/config/parse_words.h"
 
 namespace moesaic::config {
@@ -40,6 +43,42 @@ TEST(Validate, ResolvesDerivedDefaults) {
   EXPECT_EQ(generating.trace.path, "out/generations.trace.h5");
 }
 
+// Protects the length in epochs: whole steps, rounded up but not for a slip of the last bit; the
+// first limit counts; the decay follows it, and another length is no other run.
+TEST(Validate, LengthInEpochs) {
+  Config config;
+  config.data.corpus = {"corpus"};
+  config.train.warmup = 200;
+  config.train.epochs = 1.1;
+  config.train.batch = config.train.micro_batch = 1;
+  resolve(config, "train");
+  EXPECT_EQ(total_steps(config), 0) << "the samples are not counted yet";
+  EXPECT_EQ(config.train.decay_steps, 0);
+  EXPECT_EQ(join(problems(config, "train", 1), "; "), "");
+  const Config before = config;
+  set_epoch(config, 10);
+  EXPECT_EQ(total_steps(config), 11);
+  EXPECT_EQ(config.train.decay_steps, 11);
+  EXPECT_TRUE(contains(to_cfg(config), "# decay_steps = 11\n"));
+  Config longer = before;
+  longer.train.epochs = 3.0;
+  set_epoch(longer, 10);
+  for (const Difference& row : differences(config, longer)) {
+    EXPECT_EQ(row.key, "train.epochs");
+    EXPECT_TRUE(may_change_on_resume(row.key));
+  }
+  for (const auto& [epochs, batch, steps, expected] :
+       {std::tuple(0.5, 4, 0, 2), std::tuple(1e-9, 4, 0, 1), std::tuple(2.0, 4, 0, 5),
+        std::tuple(2.0, 4, 3, 3), std::tuple(2.0, 4, 9, 5), std::tuple(0.0, 4, 9, 9)}) {
+    Config other;
+    other.train.epochs = epochs;
+    other.train.batch = batch;
+    other.train.steps = steps;
+    set_epoch(other, 10);
+    EXPECT_EQ(total_steps(other), expected) << epochs << " " << steps;
+  }
+}
+
 // Protects that impossible configs are refused at once, with the numbers and what would do.
 TEST(Validate, NamesImpossibleValues) {
   const Strings lines = usage_error({"train",  "--model.d_model",
@@ -70,7 +109,8 @@ TEST(Validate, NamesImpossibleValues) {
         "parallel.tp = 4 does not divide model.heads = 6: use tp 3 or 6",
         "parallel.ep = 3 does not divide the number of ranks = 4 / (tp x pp = 4): use 12 ranks, or "
         "ep 1",
-        "run.device = cuda is not in this build", "train.steps or train.tokens is required",
+        "run.device = cuda is not in this build",
+        "train.steps, train.tokens or train.epochs is required",
         "train.micro_batch = 4: use batch 4 or 8, or micro_batch 3 or 6",
         "data.seq_len = 512 is more than model.max_seq = 256: set data.seq_len to at most 256, or "
         "model.max_seq to at least 512",

@@ -75,7 +75,8 @@ TEST(CorpusColumns, SpansAgreeWithTables) {
         ASSERT_EQ(span.token[t], tokens[static_cast<std::size_t>(at)]);
         ASSERT_EQ(span.document[t], static_cast<std::int64_t>(d));
         ASSERT_EQ(span.document_begin[t], table.offsets[d]);
-        ASSERT_EQ(span.context[t], at - table.offsets[d] < table.context[d] ? 1 : 0);
+        const std::int64_t position = at - table.offsets[d];
+        ASSERT_EQ(span.target[t], position > 0 && position >= table.context[d] ? 1 : 0);
         ASSERT_EQ(span.task[t], table.task[d]);
       }
     }

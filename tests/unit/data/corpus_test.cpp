@@ -117,7 +117,7 @@ TEST(Corpus, ReadsWhatWasWritten) {
   EXPECT_EQ(span.document, (std::vector<std::int64_t>{0, 0, 0, 0, 2, 2, 2, 3, 3, 3, 3, 3, 4}));
   EXPECT_EQ(span.document_begin,
             (std::vector<std::int64_t>{0, 0, 0, 0, 4, 4, 4, 7, 7, 7, 7, 7, 12}));
-  EXPECT_EQ(span.context, (std::vector<std::uint8_t>{0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(span.target, (std::vector<std::uint8_t>{0, 1, 1, 1, 0, 0, 1, 0, 1, 1, 1, 1, 0}));
   EXPECT_EQ(span.task, (std::vector<std::uint8_t>{1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 2, 2, 1}));
 }
 
@@ -135,8 +135,8 @@ TEST(Corpus, WindowsAreParts) {
                                all.token.begin() + end));
         EXPECT_TRUE(std::equal(part.document.begin(), part.document.end(),
                                all.document.begin() + begin, all.document.begin() + end));
-        EXPECT_TRUE(std::equal(part.context.begin(), part.context.end(),
-                               all.context.begin() + begin, all.context.begin() + end));
+        EXPECT_TRUE(std::equal(part.target.begin(), part.target.end(), all.target.begin() + begin,
+                               all.target.begin() + end));
       }
     }
   });

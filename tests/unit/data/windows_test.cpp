@@ -7,6 +7,11 @@
 namespace moesaic::data {
 namespace {
 
+// All tokens behind the context.
+std::vector<TokenRange> targets(std::int64_t tokens, std::int64_t context) {
+  return targets_of({}, 0, tokens, context);
+}
+
 // How often each token is predicted, and from how many tokens before it at least.
 struct Coverage {
   std::vector<int> times;
@@ -35,7 +40,7 @@ TEST(Windows, EachTokenOnce) {
     for (std::int64_t stride = 1; stride <= window; ++stride) {
       for (std::int64_t tokens = 0; tokens <= 30; ++tokens) {
         for (std::int64_t context = 0; context <= tokens; context += 3) {
-          const auto windows = cut(7, tokens, context, {window, stride, false});
+          const auto windows = cut(7, targets(tokens, context), {window, stride, false});
           const Coverage seen = coverage(windows, tokens);
           for (std::int64_t t = 0; t < tokens; ++t) {
             const auto at = static_cast<std::size_t>(t);
@@ -56,23 +61,56 @@ TEST(Windows, EachTokenOnce) {
 
 // A document as long as the model can predict at once is not cut.
 TEST(Windows, WholeDocument) {
-  const auto windows = cut(0, 9, 0, {8, 4, false});
+  const auto windows = cut(0, targets(9, 0), {8, 4, false});
   ASSERT_EQ(windows.size(), 1U);
   EXPECT_EQ(windows[0].begin, 0);
   EXPECT_EQ(windows[0].size, 8);
   EXPECT_EQ(windows[0].first_target, 1);
-  EXPECT_EQ(cut(0, 10, 0, {8, 4, false}).size(), 2U);
+  EXPECT_EQ(cut(0, targets(10, 0), {8, 4, false}).size(), 2U);
 }
 
 // truncate = left keeps the last window alone.
 TEST(Windows, TruncateLeft) {
   for (std::int64_t tokens = 2; tokens <= 30; ++tokens) {
-    const auto windows = cut(0, tokens, 0, {8, 4, true});
+    const auto windows = cut(0, targets(tokens, 0), {8, 4, true});
     ASSERT_EQ(windows.size(), 1U);
     EXPECT_EQ(windows[0].end(), tokens - 1);
     EXPECT_EQ(windows[0].targets(), std::min<std::int64_t>(8, tokens - 1));
   }
-  EXPECT_EQ(cut(0, 30, 28, {8, 4, true})[0].targets(), 2);
+  EXPECT_EQ(cut(0, targets(30, 28), {8, 4, true})[0].targets(), 2);
+}
+
+// Protects masked conversations: each target once, wherever spans lie, and none but them.
+TEST(Windows, SpansAlone) {
+  const std::vector<std::vector<TokenRange>> cases = {
+      {{1, 2}}, {{4, 7}}, {{1, 3}, {5, 6}, {20, 30}}, {{2, 4}, {17, 18}}, {{29, 30}}};
+  for (const std::vector<TokenRange>& spans : cases) {
+    for (const std::int64_t window : {1, 2, 5, 8, 40}) {
+      for (std::int64_t stride = 1; stride <= window; stride += 2) {
+        std::vector<int> times(30, 0);
+        for (const Window& each : cut(0, spans, {window, stride, false})) {
+          EXPECT_LE(each.size, window);
+          EXPECT_TRUE(contains(spans, each.first_target) && contains(spans, each.end()));
+          std::int64_t predicted = 0;
+          for (std::int64_t t = each.first_target; t <= each.end(); ++t) {
+            if (contains(spans, t)) {
+              ++times[static_cast<std::size_t>(t)];
+              ++predicted;
+              EXPECT_GE(t - each.begin, std::min(t, window - stride + 1));
+            }
+          }
+          EXPECT_EQ(each.targets(), predicted);
+        }
+        for (std::int64_t t = 0; t < 30; ++t) {
+          EXPECT_EQ(times[static_cast<std::size_t>(t)], contains(spans, t) ? 1 : 0);
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(cut(0, {}, {8, 4, false}).empty());
+  const auto last = cut(0, cases[2], {8, 4, true});
+  ASSERT_EQ(last.size(), 1U);
+  EXPECT_EQ(last[0].first_target, 22);
 }
 
 ShardDocuments documents_of(const std::vector<std::int64_t>& lengths) {
@@ -130,7 +168,7 @@ TEST(Windows, SharedContexts) {
 
   std::vector<std::int32_t> tokens{1, 2, 3, 4, 5, 61, 62, 63, 1, 2, 3, 4, 5, 71, 72};
   const WindowBatch two{batches[0][0], batches[0][1]};
-  const MicroBatch batch = to_micro_batch(two, tokens, std::vector<std::uint8_t>(2, 0));
+  const MicroBatch batch = to_micro_batch(two, tokens, documents);
   EXPECT_EQ(batch.token, (std::vector<std::int32_t>{1, 2, 3, 4, 5, 61, 62, 5, 71}));
   EXPECT_EQ(batch.target, (std::vector<std::int32_t>{-1, -1, -1, -1, 61, 62, 63, 71, 72}));
   EXPECT_EQ(batch.position, (std::vector<std::int32_t>{0, 1, 2, 3, 4, 5, 6, 4, 5}));
@@ -144,6 +182,28 @@ TEST(Windows, SharedContexts) {
   }
 }
 
+// Protects what spans may name: a target within the context is predicted, so that the context is
+// not read from another document; targets of a window are those of its document.
+TEST(Windows, SpansInAContextAreNotShared) {
+  ShardDocuments documents = documents_of({8, 8, 8});
+  documents.context = {5, 5, 5};
+  documents.spans = {.offsets = {0, 2, 3, 5}, .ranges = {{1, 2}, {5, 8}, {6, 7}, {1, 2}, {5, 8}}};
+  const auto batches = pack(documents, {16, 8, false, true}, {0, 1, 1});
+  ASSERT_EQ(batches.size(), 1U);
+  ASSERT_EQ(batches[0].size(), 3U);
+  for (const Window& window : batches[0]) {
+    EXPECT_EQ(window.shared, 0);
+  }
+  EXPECT_EQ(batches[0][0].targets(), 4);
+  EXPECT_EQ(batches[0][1].targets(), 1);
+  EXPECT_EQ(batches[0][1].size, 6) << "nothing is read behind the last target";
+  std::vector<std::int32_t> tokens(23);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  const MicroBatch batch = to_micro_batch(batches[0], tokens, documents);
+  EXPECT_EQ(batch.target, (std::vector<std::int32_t>{1,  -1, -1, -1, 5,  6,  7,  -1, -1, -1,
+                                                     -1, -1, 14, 16, -1, -1, -1, 20, 21, 22}));
+}
+
 // Attention goes through windows one by one, and what they share begins where it was read; a batch
 // holds no more windows than it may.
 TEST(Windows, Runs) {
@@ -154,7 +214,7 @@ TEST(Windows, Runs) {
   ASSERT_EQ(batches.size(), 1U);
   std::vector<std::int32_t> tokens(27);
   std::iota(tokens.begin(), tokens.end(), 0);
-  const MicroBatch batch = to_micro_batch(batches[0], tokens, std::vector<std::uint8_t>(3, 0));
+  const MicroBatch batch = to_micro_batch(batches[0], tokens, documents);
   ASSERT_EQ(batch.key_runs.size(), 3U);
   for (std::size_t i = 0; i < 3; ++i) {
     const KeyRun& run = batch.key_runs[i];
@@ -184,8 +244,9 @@ TEST(Windows, Runs) {
 TEST(Windows, MicroBatch) {
   const WindowBatch windows{{0, 2, 3, 4}, {1, 0, 2, 1}};
   const std::vector<std::int32_t> tokens{12, 13, 14, 15, 20, 21, 22};
-  const std::vector<std::uint8_t> task{3, 5};
-  const MicroBatch batch = to_micro_batch(windows, tokens, task);
+  ShardDocuments documents = documents_of({6, 3});
+  documents.task = {3, 5};
+  const MicroBatch batch = to_micro_batch(windows, tokens, documents);
   EXPECT_EQ(batch.token, (std::vector<std::int32_t>{12, 13, 14, 20, 21}));
   EXPECT_EQ(batch.target, (std::vector<std::int32_t>{-1, 14, 15, 21, 22}));
   EXPECT_EQ(batch.position, (std::vector<std::int32_t>{0, 1, 2, 0, 1}));

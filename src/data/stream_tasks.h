@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/corpora.h"
+
+// The tasks of samples that are pieces of a stream.
+namespace moesaic::data {
+
+/// The samples that begin in a shard.
+struct StreamSamples {
+  std::int64_t first = 0, count = 0;  // of the corpus
+};
+StreamSamples stream_samples_of(const Corpora& corpora, std::int64_t shard, std::int64_t seq_len);
+
+/// The task of each of them, in its corpus's numbers: that of most of its tokens (in this shard),
+/// the lower of equals. On the HDF5 thread.
+std::vector<std::uint8_t> tasks_of_samples(Corpora& corpora, std::int64_t shard,
+                                           const StreamSamples& samples, std::int64_t seq_len);
+
+}  // namespace moesaic::data
