@@ -137,6 +137,12 @@ void write_corpora(const data::WriteRequest& request, const std::string& print,
       }
     }
     if (request.spans && targets == 0 && counts.prompts < counts.documents) {
+      for (const auto& corpus : shards) {
+        for (const data::ShardInfo& shard : corpus) {
+          std::error_code ignored;
+          fs::remove(shard.file, ignored);
+        }
+      }
       refuse_without_targets(request.config, counts);
     }
     show(data::publish_manifests(request, std::move(shards), print), request.plan, counts);
