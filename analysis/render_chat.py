@@ -274,7 +274,8 @@ class Template:
             from transformers.utils.chat_template_utils import (  # pylint: disable=import-outside-toplevel
                 render_jinja_template)
         except ImportError as error:
-            raise RenderError(69, f"transformers {transformers.__version__} is too old: 4.54 is needed") from error
+            raise RenderError(69, f"transformers {transformers.__version__} is too old for this script (it has no "
+                                  "render_jinja_template): update it") from error
         self.draw, self.refusals = render_jinja_template, (jinja2.TemplateError, TypeError, ValueError, KeyError)
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -373,6 +374,15 @@ def rendered(template, row, where, options, report):
     return template.ids(text, spans) if options.ids else {"text": text, "spans": spans}
 
 
+def line_of(result):
+    line = json.dumps(result, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        line = json.dumps(result)
+    return line
+
+
 def render_all(options):
     if options.prompts and options.ids:
         raise RenderError(64, "--prompts writes text: leave --ids out")
@@ -394,7 +404,7 @@ def render_all(options):
                         report.note("rows skipped", told)
                         continue
                     result.update((key, row[key]) for key in PASSED_ON if row.get(key) is not None)
-                    out.write(json.dumps(result, ensure_ascii=False) + "\n")
+                    out.write(line_of(result) + "\n")
                     written += 1
             out.flush()
             os.fsync(out.fileno())
