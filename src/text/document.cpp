@@ -104,6 +104,11 @@ Form form_of(const Json& line, const std::string& text_field) {
   if (const std::string hint = hint_of(line); !hint.empty()) {
     throw Error(Exit::kBadData, hint);
   }
+  if (line.contains("chosen") || line.contains("rejected")) {
+    refuse(
+        "it has two answers, 'chosen' and 'rejected': write each as a line of its own, with text, "
+        "spans and the same group");
+  }
   if (!line.contains("prompt")) {
     refuse("neither '{}' nor 'context' and 'continuation' are there (tokenize.text_field)",
            text_field);

@@ -200,6 +200,7 @@ TEST(TextSource, RefusesBadTargets) {
       {R"({"input_ids": [1], "labels": [1], "text": "a"})", "both 'text' and 'input_ids'"},
       {R"({"messages": []})", "analysis/render_chat.py"},
       {R"({"prompt": "a", "completion": "b"})", "analysis/render_chat.py"},
+      {R"({"prompt": "a", "chosen": "b", "rejected": "c"})", "each as a line of its own"},
       {R"({"text": "a", "weight": 0})", "'weight' is 0"},
       {R"({"text": "a", "weight": "1"})", "'weight' is \"1\""},
       {R"({"text": "a", "weight": 1e-60})", "'weight'"},

@@ -141,7 +141,7 @@ TEST(Tokenizer, MarksTokensOfRanges) {
         const Tokenizer::Marked marked = tokenizer.encode_marked(text, ranges);
         ASSERT_EQ(marked.tokens, tokens);
         for (std::size_t i = 0; i < tokens.size(); ++i) {
-          // Of a character that became several tokens, each counts with the whole of it.
+          // Where a character became several tokens, each may count with the whole of it.
           const char first_byte = text[static_cast<std::size_t>(places[i].begin)];
           const bool bytes = static_cast<unsigned char>(first_byte) >= 0x80 && trains;
           if (!bytes) {
