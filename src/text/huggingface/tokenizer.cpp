@@ -148,6 +148,18 @@ void HuggingFaceTokenizer::encode_marked(std::string_view text, std::span<const 
   });
 }
 
+/// Whether the words of a part together are the part.
+bool HuggingFaceTokenizer::keeps_bytes(std::string_view part) const {
+  std::string storage;
+  std::string_view normalized = part;
+  normalize(normalizer_, normalized, storage);
+  return normalized == part &&
+         std::all_of(words_.steps.begin(), words_.steps.end(), [](const SplitStep& step) {
+           return step.mark == " " && step.prefix == Prefix::kNever &&
+                  step.behaviour != Behaviour::kRemoved;
+         });
+}
+
 /// Normalising and cutting into words may change the length of a text, but what lies before a place
 /// in it becomes what lies before that place in the result. So each end of a range is found by
 /// doing the same to the part before it.
@@ -155,7 +167,11 @@ void HuggingFaceTokenizer::mark_part(std::string_view part, bool first,
                                      std::span<const TextRange> ranges,
                                      std::vector<std::int32_t>& tokens,
                                      std::vector<std::uint8_t>& inside) const {
+  const bool kept = keeps_bytes(part);
   const auto size_before = [&](std::int64_t end) {
+    if (kept) {
+      return end;
+    }
     std::int64_t size = 0;
     cut_part(
         part.substr(0, static_cast<std::size_t>(end)), first,

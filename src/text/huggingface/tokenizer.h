@@ -40,6 +40,7 @@ class HuggingFaceTokenizer {
   /// added token is in; first: the text begins with it.
   template <class Word, class Added>
   void cut_part(std::string_view part, bool first, Word&& word, Added&& added) const;
+  bool keeps_bytes(std::string_view part) const;
   void mark_part(std::string_view part, bool first, std::span<const TextRange> ranges,
                  std::vector<std::int32_t>& tokens, std::vector<std::uint8_t>& inside) const;
   void take_texts(Vocabulary vocabulary);
