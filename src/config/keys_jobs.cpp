@@ -8,8 +8,8 @@ std::vector<Key> tokenize_keys() {
   return {
       s.texts("input", &Tokenize::input, "list of paths",
               "Text files, JSONL files (.jsonl, .json, .ndjson; also packed by gzip or zstd) or "
-              "folders "
-              "of them."),
+              "folders of them. A line of JSONL is text (also with spans), context and "
+              "continuation, input_ids and labels, or a prompt."),
       s.text("output", &Tokenize::output, "path",
              "Folder for the corpus; with a holdout its train/ and heldout/."),
       s.text("tokenizer", &Tokenize::tokenizer, "byte|train|path",
@@ -27,12 +27,14 @@ std::vector<Key> tokenize_keys() {
               "(on_error). Memory grows with it."),
       s.number("holdout", &Tokenize::holdout, from_to_below(0, 1), "",
                "Share of the documents, chosen by a hash of their id, that is held out."),
-      s.choice("bos", &Tokenize::bos, "Begin every document with bos."),
+      s.choice("bos", &Tokenize::bos,
+               "Begin every document with bos; one with spans or ids only if it does not yet."),
       s.choice("eos", &Tokenize::eos,
-               "End every document with eos. auto: for text, not for context and continuation."),
+               "End every document with eos; one with spans or ids only if it does not yet. auto: "
+               "for text alone, not for context and continuation, spans, ids or prompts."),
       s.choice("unique", &Tokenize::unique,
-               "Keep only the first of documents with equal text. auto: of text, not of context "
-               "and continuation."),
+               "Keep only the first of documents with equal text and spans. auto: not of context "
+               "and continuation, or prompts."),
       s.text("text_field", &Tokenize::text_field, "name", "JSONL field of the text."),
       s.text("id_field", &Tokenize::id_field, "name", "JSONL field of the document's id."),
       s.text("task_field", &Tokenize::task_field, "name", "JSONL field of the task's name."),

@@ -51,8 +51,13 @@ const ShardDocuments& Prompts::table(std::int64_t shard) {
 Prompts::PromptSize Prompts::size_of(const Location& location) {
   const ShardDocuments& documents = table(location.shard);
   const auto d = static_cast<std::size_t>(location.document);
-  const std::int64_t context = documents.context[d];
-  return {context > 0 ? context : documents.offsets[d + 1] - documents.offsets[d], context == 0};
+  const std::int64_t all = documents.offsets[d + 1] - documents.offsets[d];
+  std::int64_t given = documents.context[d];
+  if (documents.spans.exist()) {
+    const auto spans = documents.spans.of(d);
+    given = spans.empty() ? all : spans.back().begin;
+  }
+  return {given > 0 ? given : all, given == 0};
 }
 
 std::vector<std::int64_t> Prompts::lengths(std::int64_t part) {

@@ -16,9 +16,10 @@ struct Prompt {
   std::vector<std::int32_t> tokens;  // at least one
 };
 
-/// The documents of corpora as prompts, in parts of neighbours. A document's prompt is its context
-/// where it has one, else all of it but an eos at its end; an empty one becomes bos, or eos. Parts
-/// depend on the corpora alone.
+/// The documents of corpora as prompts, in parts of neighbours. A document's prompt is what lies
+/// before its last span, where its shard has spans (without a span of its own: all of it), else its
+/// context. Where that is nothing, it is all of the document but an eos at its end; an empty one
+/// becomes bos, or eos. Parts depend on the corpora alone.
 class Prompts {
  public:
   explicit Prompts(Corpora& corpora);
@@ -38,7 +39,7 @@ class Prompts {
   };
   struct PromptSize {
     std::int64_t tokens;  // with an eos at the end
-    bool whole;           // no context, so that an eos may be there
+    bool whole;           // nothing is given, so that an eos may be there
   };
   Location location_of(std::int64_t document) const;
   const ShardDocuments& table(std::int64_t shard);

@@ -187,7 +187,8 @@ bool has_text_field(const fs::path& file, const TextFields& fields) {
   const std::string start = start_of(file, kLookLine);
   try {
     const auto line = files::parse_lenient_json(std::string(first_line(without_space(start))));
-    return line.is_object() && (line.contains(fields.text) || line.contains("continuation"));
+    return line.contains(fields.text) || line.contains("continuation") ||
+           line.contains("input_ids") || line.contains("prompt");
   } catch (const Error&) {
     return true;  // a bad line, or a very long one: the reader says so
   }

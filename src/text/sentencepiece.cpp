@@ -18,6 +18,36 @@ constexpr std::string_view kProbe = "  a\t \xEF\xAC\x81  b \r\n\n  ";  // spaces
 
 }  // namespace
 
+/// Takes tokens, and where they lie if that is asked for.
+struct SentencePieceTokenizer::Sink {
+  std::vector<std::int32_t>& tokens;
+  std::vector<TextRange>* places = nullptr;
+  const char* begin = nullptr;  // of the text
+
+  void add_byte(std::int32_t token, const char* at) {
+    tokens.push_back(token);
+    if (places != nullptr) {
+      places->push_back({at - begin, at - begin + 1});
+    }
+  }
+  void add(const sentencepiece::SentencePieceProcessor& processor, std::string_view text) {
+    if (places == nullptr) {
+      std::vector<int> ids;
+      const auto status = processor.Encode(absl::string_view(text.data(), text.size()), &ids);
+      require(status.ok(), "SentencePiece cannot encode");
+      tokens.insert(tokens.end(), ids.begin(), ids.end());
+      return;
+    }
+    const auto encoded =
+        processor.EncodeAsImmutableProto(absl::string_view(text.data(), text.size()));
+    for (const auto& piece : encoded.pieces()) {
+      tokens.push_back(static_cast<std::int32_t>(piece.id()));
+      const std::int64_t first = text.data() - begin;
+      places->push_back({first + piece.begin(), first + piece.end()});
+    }
+  }
+};
+
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceTokenizer&&) noexcept = default;
 SentencePieceTokenizer& SentencePieceTokenizer::operator=(SentencePieceTokenizer&&) noexcept =
     default;
@@ -49,7 +79,8 @@ void SentencePieceTokenizer::scan_pieces() {
   require(status.ok(), "SentencePiece cannot encode");
   dummy_prefix_ = !pieces.empty() && pieces[0].starts_with(kSpaceMark);
   std::vector<std::int32_t> tokens;
-  encode_run(kProbe, tokens);
+  Sink sink{tokens};
+  encode_run(kProbe, sink);
   std::string back;
   for (const std::int32_t token : tokens) {
     append_piece(token, back);
@@ -99,8 +130,7 @@ bool SentencePieceTokenizer::may_cut_at(std::string_view text, std::size_t at) c
 
 /// Text without bad bytes. Cut where no piece can cross the cut, which changes nothing but the time
 /// and memory it takes: after line ends, and within a line that is long.
-void SentencePieceTokenizer::encode_run(std::string_view text,
-                                        std::vector<std::int32_t>& tokens) const {
+void SentencePieceTokenizer::encode_run(std::string_view text, Sink& sink) const {
   while (!text.empty()) {
     std::size_t end = std::min(kPartBytes, text.size());
     const auto may_cut = [&] {
@@ -110,25 +140,25 @@ void SentencePieceTokenizer::encode_run(std::string_view text,
     while (end < text.size() && (!exact_ || !may_cut())) {
       ++end;
     }
-    std::vector<int> ids;
-    const auto status = processor_->Encode(absl::string_view(text.data(), end), &ids);
-    require(status.ok(), "SentencePiece cannot encode");
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    sink.add(*processor_, text.substr(0, end));
     text.remove_prefix(end);
   }
 }
 
 /// What the model would not give back (bad UTF-8, NUL, its own mark for a space) goes as bytes.
-void SentencePieceTokenizer::encode_part(std::string_view text,
-                                         std::vector<std::int32_t>& tokens) const {
+void SentencePieceTokenizer::encode_into(std::string_view text, Sink& sink) const {
+  if (!exact_) {
+    encode_run(text, sink);
+    return;
+  }
   while (!text.empty()) {
     const std::size_t clean = clean_prefix(text, kSpaceMark);
     if (clean > 0) {
-      encode_run(text.substr(0, clean), tokens);
+      encode_run(text.substr(0, clean), sink);
       text.remove_prefix(clean);
       continue;
     }
-    tokens.push_back(byte_id_[static_cast<unsigned char>(text[0])]);
+    sink.add_byte(byte_id_[static_cast<unsigned char>(text[0])], text.data());
     text.remove_prefix(1);
   }
 }
@@ -155,10 +185,18 @@ void SentencePieceTokenizer::append_piece(std::int32_t token, std::string& text)
 
 void SentencePieceTokenizer::encode(std::string_view text,
                                     std::vector<std::int32_t>& tokens) const {
-  if (exact_) {
-    encode_part(text, tokens);
-  } else {
-    encode_run(text, tokens);
+  Sink sink{tokens};
+  encode_into(text, sink);
+}
+
+void SentencePieceTokenizer::encode_places(std::string_view text, std::vector<std::int32_t>& tokens,
+                                           std::vector<TextRange>& places) const {
+  Sink sink{tokens, &places, text.data()};
+  encode_into(text, sink);
+  for (std::size_t i = places.size(); i-- > 1;) {  // of the bytes of a character, the last has it
+    if (places[i - 1].begin == places[i - 1].end) {
+      places[i - 1].end = places[i].end;
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/document.h"
 #include "text/tokenizer_table.h"
 
 namespace sentencepiece {
@@ -26,6 +27,9 @@ class SentencePieceTokenizer {
   ~SentencePieceTokenizer();
 
   void encode(std::string_view text, std::vector<std::int32_t>& tokens) const;
+  /// The same, and which bytes of the text each token is made of.
+  void encode_places(std::string_view text, std::vector<std::int32_t>& tokens,
+                     std::vector<TextRange>& places) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
 
   std::int64_t vocab_size() const;
@@ -34,8 +38,9 @@ class SentencePieceTokenizer {
 
  private:
   void scan_pieces();
-  void encode_part(std::string_view text, std::vector<std::int32_t>& tokens) const;
-  void encode_run(std::string_view text, std::vector<std::int32_t>& tokens) const;
+  struct Sink;
+  void encode_into(std::string_view text, Sink& sink) const;
+  void encode_run(std::string_view text, Sink& sink) const;
   void append_piece(std::int32_t token, std::string& text) const;
   void learn_joints(const std::string& piece);
   bool joins_newline_at(char next) const;

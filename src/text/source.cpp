@@ -8,7 +8,6 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "files/lenient_json.h"
-#include "files/white_space.h"
 
 namespace moesaic::text {
 namespace {
@@ -16,57 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kBlockBytes = 1 << 18;
-/// A field that is text and must be there.
-std::string text_of(const Json& line, const std::string& field) {
-  const Json* const found = line.find(field);
-  if (found == nullptr) {
-    throw Error(Exit::kBadData, fmt::format("its field '{}' is missing", field));
-  }
-  if (!found->is_string()) {
-    throw Error(Exit::kBadData, fmt::format("its field '{}' is not a string", field));
-  }
-  return found->get<std::string>();
-}
-
-/// Empty if it is absent or null.
-std::string optional_text_of(const Json& line, const std::string& field) {
-  const Json* const found = line.find(field);
-  return found == nullptr || found->is_null() ? "" : text_of(line, field);
-}
-
-/// An id may also be a number.
-std::string id_of(const Json& line, const std::string& field) {
-  const Json* const found = line.find(field);
-  if (found != nullptr && found->is_number()) {
-    return found->dump();
-  }
-  return optional_text_of(line, field);
-}
-
-/// Whether the line is a context and a continuation, not text.
-bool is_pair(const Json& line, const std::string& text_field) {
-  const bool text = line.contains(text_field);
-  const bool continuation = text_field != "continuation" && line.contains("continuation");
-  if (!text && !continuation) {
-    throw Error(Exit::kBadData, fmt::format("neither '{}' nor 'context' and 'continuation' are "
-                                            "there (tokenize.text_field)",
-                                            text_field));
-  }
-  if (text && continuation && text_field != "context") {
-    throw Error(Exit::kBadData, fmt::format("it has both '{}' and 'continuation': a line is either "
-                                            "text or context and continuation",
-                                            text_field));
-  }
-  return !text;
-}
-
-/// White space at the end of the context moves to the continuation, as in lm-evaluation-harness: a
-/// word keeps the space before it.
-void move_spaces(TextDocument& document) {
-  const std::size_t kept = files::size_without_space(document.context);
-  document.text.insert(0, document.context.substr(kept));
-  document.context.resize(kept);
-}
 
 }  // namespace
 
@@ -182,17 +130,7 @@ void DocumentReader::parse(TextDocument& document) const {
   const std::string where = fmt::format("{}:{}", file_.name, document.place.line + 1);
   try {
     const Json line = files::parse_lenient_json(line_);
-    if (!line.is_object()) {
-      throw Error(Exit::kBadData, "the line is not a JSON object");
-    }
-    document.pair = is_pair(line, fields_.text);
-    document.text = text_of(line, document.pair ? "continuation" : fields_.text);
-    document.id = id_of(line, fields_.id);
-    document.task = optional_text_of(line, fields_.task);
-    if (document.pair) {
-      document.context = text_of(line, "context");
-      move_spaces(document);
-    }
+    parse_document(line, fields_, document);
   } catch (const std::bad_alloc&) {
     throw;  // of the line nothing is known
   } catch (const std::exception& error) {

@@ -6,25 +6,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "text/document.h"
 #include "text/input_file.h"
 #include "text/stream.h"
 
 // Documents of text files and JSONL files, plain or packed by gzip or zstd, streamed: one document
 // is in memory at a time.
 namespace moesaic::text {
-
-/// Where a document begins in its file: a line (from 0) and a byte of the unpacked file.
-struct TextPlace {
-  std::int64_t line = 0, offset = 0;
-};
-
-/// A document as it was written: text, or a context (which may be empty) and its continuation.
-struct TextDocument {
-  std::string id, task;       // task: empty if the line names none
-  std::string context, text;  // text: of the document, or the continuation
-  bool pair = false;
-  TextPlace place;
-};
 
 /// A line that is not a legal document (kBadData naming FILE:LINE); the reader can go on after it.
 class BadLine : public Error {

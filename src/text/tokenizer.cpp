@@ -26,6 +26,13 @@ class ByteTokenizer {
       tokens.push_back(static_cast<unsigned char>(byte));
     }
   }
+  static void encode_places(std::string_view text, std::vector<std::int32_t>& tokens,
+                            std::vector<TextRange>& places) {
+    encode(text, tokens);
+    for (std::int64_t i = 0; i < std::ssize(text); ++i) {
+      places.push_back({i, i + 1});
+    }
+  }
   static std::string decode(std::span<const std::int32_t> tokens) {
     std::string text;
     for (const std::int32_t token : tokens) {
@@ -87,6 +94,25 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int32_t> tokens;
   std::visit([&](const auto& kind) { kind.encode(text, tokens); }, state_->kind);
   return tokens;
+}
+
+Tokenizer::Marked Tokenizer::encode_marked(std::string_view text,
+                                           std::span<const TextRange> ranges) const {
+  Marked marked;
+  if (const auto* const kind = std::get_if<HuggingFaceTokenizer>(&state_->kind)) {
+    kind->encode_marked(text, ranges, marked.tokens, marked.inside);
+    return marked;
+  }
+  std::vector<TextRange> places;
+  if (const auto* const kind = std::get_if<SentencePieceTokenizer>(&state_->kind)) {
+    kind->encode_places(text, marked.tokens, places);
+  } else {
+    ByteTokenizer::encode_places(text, marked.tokens, places);
+  }
+  for (const TextRange& place : places) {
+    marked.inside.push_back(overlaps(ranges, place) ? 1 : 0);
+  }
+  return marked;
 }
 
 // What it adds to the text of another token, as a first one may lose its space.

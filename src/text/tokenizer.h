@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/document.h"
+
 namespace moesaic::text {
 
 /// Text to token ids and back. Three kinds: bytes (ids 0-255, eos 256, and bos 257 where it is
@@ -31,6 +33,13 @@ class Tokenizer {
   ~Tokenizer();
 
   std::vector<std::int32_t> encode(std::string_view text) const;
+  struct Marked {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::uint8_t> inside;  // of each token: 1 if it has a byte of one of the ranges
+  };
+  /// The same tokens. The text is UTF-8, and ranges, which ascend and do not overlap, end where
+  /// characters do. Where a model changes the text first, a token has the bytes that it is made of.
+  Marked encode_marked(std::string_view text, std::span<const TextRange> ranges) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
   /// The bytes of one token within a text.
   std::string piece(std::int32_t token) const;

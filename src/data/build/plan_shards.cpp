@@ -23,15 +23,16 @@ std::vector<std::int64_t> split_off(const Scan& scan, double share,
     return corpus;
   }
   std::uint64_t least = ~std::uint64_t{0};
+  std::int64_t all = 0;
   for (const ScannedDocument& document : scan.documents) {
-    least = std::min(least, document.id_hash);
+    least = std::min(least, document.unit_hash);
+    all += document.begins_unit() ? 1 : 0;
   }
   least = world.all_reduce(least, Reduce::kMin);
-  const std::int64_t all =
-      world.all_reduce(std::ssize(scan.documents) + std::int64_t{0}, Reduce::kSum);
+  all = world.all_reduce(all, Reduce::kSum);
   const std::uint64_t limit = holdout_limit(share);
   for (std::size_t d = 0; d < corpus.size(); ++d) {
-    const std::uint64_t hash = scan.documents[d].id_hash;
+    const std::uint64_t hash = scan.documents[d].unit_hash;
     corpus[d] = hash < limit || (hash == least && all > 1) ? 1 : 0;
   }
   return corpus;
@@ -97,7 +98,8 @@ std::vector<std::int64_t> place(const Scan& scan, const std::vector<std::int64_t
     const double middle = static_cast<double>(begin[at(d)]) + static_cast<double>(weight) / 2;
     const auto total = static_cast<double>(plan.bytes + plan.documents);
     const auto of = static_cast<std::int64_t>(middle / total * static_cast<double>(plan.shards));
-    shard[d] = std::min(of, plan.shards - 1);
+    const bool goes_on = d > 0 && !scan.documents[d].begins_unit();
+    shard[d] = goes_on ? shard[d - 1] : std::min(of, plan.shards - 1);
     begin[at(d)] += weight;
   }
   return shard;
@@ -152,12 +154,12 @@ ShardPlan plan_shards(const Scan& scan, std::int64_t files, const config::Tokeni
     const int writer = writer_of(plan, corpus[d], shard[d], world.size());
     auto& part = send[static_cast<std::size_t>(writer)];
     part.insert(part.end(), {document.file, document.line, document.offset, corpus[d], shard[d],
-                             document.task});
+                             document.task, document.grouped ? document.unit_line : -1});
   }
   for (const auto& part : comm::all_to_all_in_pieces(world, send)) {
-    for (std::size_t i = 0; i < part.size(); i += 6) {
+    for (std::size_t i = 0; i < part.size(); i += 7) {
       plan.documents.push_back(
-          {part[i], part[i + 1], part[i + 2], part[i + 3], part[i + 4], part[i + 5]});
+          {part[i], part[i + 1], part[i + 2], part[i + 3], part[i + 4], part[i + 5], part[i + 6]});
     }
   }
   std::sort(plan.documents.begin(), plan.documents.end());

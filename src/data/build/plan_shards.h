@@ -16,6 +16,7 @@ struct PlannedDocument {
   std::int64_t corpus = 0;                      // 0: train (or all), 1: held out
   std::int64_t shard = 0;
   std::int64_t task = 0;
+  std::int64_t group_line = -1;  // of the first document of its group; -1: it has none
   auto operator<=>(const PlannedDocument&) const = default;
 };
 
@@ -34,8 +35,9 @@ struct ShardPlan {
 /// goes through its part of the input once.
 int writer_of(const ShardPlan& plan, std::int64_t corpus, std::int64_t shard, int ranks);
 
-/// Collective over world. Shards are contiguous ranges of documents of about equal text. With a
-/// holdout and two documents or more, at least one is held out: that of the smallest hash.
+/// Collective over world. Shards are contiguous ranges of documents of about equal text; a group is
+/// never divided. With a holdout and two documents (or groups) or more, at least one is held out:
+/// that of the smallest hash.
 ShardPlan plan_shards(const Scan& scan, std::int64_t files, const config::Tokenize& config,
                       const comm::Communicator& world);
 

@@ -74,6 +74,7 @@ std::vector<CorpusInfo> publish_manifests(const WriteRequest& request,
     info.tokenizer = request.tokenizer.file_name();
     info.task_names = request.task_names;
     info.fingerprint = fingerprint;
+    info.spans = request.spans;
     info.shards = std::move(shards[c]);
     for (const ShardInfo& shard : info.shards) {
       info.tokens += shard.tokens;

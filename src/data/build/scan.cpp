@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -51,22 +52,43 @@ std::array<std::uint64_t, 2> text_hash(const text::TextDocument& document) {
     hash.update(border);
   }
   hash.update(std::as_bytes(std::span(document.text)));
+  if (document.spans) {
+    const std::array<std::byte, 1> border{};
+    hash.update(border);
+    hash.update(std::as_bytes(std::span(std::string_view(document.prompt ? "prompt" : "spans"))));
+    for (const text::TextRange& range : *document.spans) {
+      const std::array<std::int64_t, 2> ends = {range.begin, range.end};
+      hash.update(std::as_bytes(std::span(ends)));
+    }
+  }
+  if (document.ids) {
+    hash.update(std::as_bytes(std::span(*document.ids)));
+  }
   const std::string hex = hash.hex();
   return {leading_bits(hex, 0), leading_bits(hex, 1)};
+}
+
+/// Bytes of text, which ids stand for too.
+std::int64_t bytes_of(const text::TextDocument& document,
+                      const std::optional<text::Tokenizer>& tokenizer) {
+  if (document.ids) {
+    return std::ssize(tokenizer->decode(*document.ids));
+  }
+  return std::ssize(document.context) + std::ssize(document.text);
 }
 
 /// Reads one rank's files, and keeps what Scan keeps.
 class Scanner {
  public:
   Scanner(const std::vector<text::InputFile>& files, const config::Tokenize& config,
-          std::int64_t sample_bytes)
-      : files_(files), config_(config) {
+          const std::optional<text::Tokenizer>& tokenizer, std::int64_t sample_bytes)
+      : files_(files), config_(config), tokenizer_(tokenizer) {
     double text = 1.0;
     for (const text::InputFile& file : files) {
       text += static_cast<double>(file.bytes) * (file.packed ? kPackedGrows : 1.0);
     }
     // Twice what is wanted, as chance may give less; the end of it is cut later.
-    sample_limit_ = holdout_limit(2.0 * static_cast<double>(sample_bytes) / text);
+    sample_limit_ = tokenizer ? 0 : holdout_limit(2.0 * static_cast<double>(sample_bytes) / text);
     scan_.task_names = {"none"};
     task_index_["none"] = 0;
   }
@@ -75,12 +97,16 @@ class Scanner {
   Scan take() { return std::move(scan_); }
 
  private:
+  void check_ids(const text::TextDocument& document, const text::InputFile& file) const;
+  ScannedDocument scanned(const text::TextDocument& document, std::int64_t file);
   std::int64_t task_of(const text::TextDocument& document, const text::InputFile& file);
   void draw(const text::TextDocument& document, std::uint64_t key);
 
   const std::vector<text::InputFile>& files_;
   const config::Tokenize& config_;
+  const std::optional<text::Tokenizer>& tokenizer_;
   std::uint64_t sample_limit_ = 0;
+  std::string group_;  // of the document before
   std::map<std::string, std::int64_t> task_index_;
   Scan scan_;
 };
@@ -126,6 +152,7 @@ void Scanner::read(std::int64_t file) {
       if (!reader.next(document)) {
         return;
       }
+      check_ids(document, input);
     } catch (const text::BadLine&) {
       if (config_.on_error == config::OnError::kStop) {
         throw;
@@ -134,20 +161,65 @@ void Scanner::read(std::int64_t file) {
       continue;
     }
     comm::check_stop("reading text");
-    ScannedDocument scanned;
-    scanned.file = file;
-    scanned.line = document.place.line;
-    scanned.offset = document.place.offset;
-    scanned.bytes = std::ssize(document.context) + std::ssize(document.text);
-    scanned.hash = text_hash(document);
-    scanned.id_hash = hash_of(document.id);
-    scanned.task = task_of(document, input);
-    scanned.pair = document.pair;
-    scan_.documents.push_back(scanned);
-    if (sample_limit_ > 0 && scanned.id_hash >= holdout_limit(config_.holdout)) {
-      draw(document, mix(scanned.hash[0]));
+    scan_.documents.push_back(scanned(document, file));
+    const ScannedDocument& last = scan_.documents.back();
+    if (sample_limit_ > 0 && last.unit_hash >= holdout_limit(config_.holdout)) {
+      draw(document, mix(last.hash[0]));
     }
   }
+}
+
+/// Ids that come from elsewhere must be of the vocabulary.
+void Scanner::check_ids(const text::TextDocument& document, const text::InputFile& file) const {
+  if (!document.ids) {
+    return;
+  }
+  const std::string where =
+      fmt::format("{}:{}", std::filesystem::absolute(file.path).string(), document.place.line + 1);
+  if (!tokenizer_) {
+    throw Error(Exit::kUsage,
+                fmt::format("{} has input_ids, which are of a vocabulary already, but "
+                            "tokenize.tokenizer = train: name the tokenizer that "
+                            "made them",
+                            where));
+  }
+  for (std::size_t i = 0; i < document.ids->size(); ++i) {
+    const std::int64_t id = (*document.ids)[i];
+    if (id >= tokenizer_->vocab_size()) {
+      throw text::BadLine(
+          Exit::kBadData,
+          fmt::format("{}: at position {} of input_ids the id {} is not in the vocabulary of {}: "
+                      "name the tokenizer that made it (tokenize.tokenizer), or use "
+                      "tokenize.on_error=skip",
+                      where, i, id, tokenizer_->vocab_size()));
+    }
+  }
+}
+
+ScannedDocument Scanner::scanned(const text::TextDocument& document, std::int64_t file) {
+  ScannedDocument scanned;
+  scanned.file = file;
+  scanned.line = document.place.line;
+  scanned.offset = document.place.offset;
+  scanned.bytes = bytes_of(document, tokenizer_);
+  scanned.hash = text_hash(document);
+  scanned.id_hash = hash_of(document.id);
+  scanned.task = task_of(document, files_[static_cast<std::size_t>(file)]);
+  scanned.repeatable = document.pair || document.prompt;
+  scanned.unit_line = scanned.line;
+  scanned.unit_hash = scanned.id_hash;
+  scanned.grouped = !document.group.empty();
+  scanned.weight = document.weight;
+  if (scanned.grouped && document.group == group_ && !scan_.documents.empty() &&
+      scan_.documents.back().file == file) {
+    scanned.unit_line = scan_.documents.back().unit_line;
+    scanned.unit_hash = scan_.documents.back().unit_hash;
+  }
+  group_ = document.group;
+  scan_.spans += document.spans ? 1 : 0;
+  scan_.prompts += document.prompt ? 1 : 0;
+  scan_.with_targets += (document.spans ? document.spans->empty() : document.text.empty()) ? 0 : 1;
+  return scanned;
 }
 
 }  // namespace
@@ -221,8 +293,9 @@ std::uint64_t holdout_limit(double share) {
 }
 
 Scan scan_files(const std::vector<text::InputFile>& files, const std::vector<int>& owner, int rank,
-                const config::Tokenize& config, std::int64_t sample_bytes) {
-  Scanner scanner(files, config, sample_bytes);
+                const config::Tokenize& config, const std::optional<text::Tokenizer>& tokenizer,
+                std::int64_t sample_bytes) {
+  Scanner scanner(files, config, tokenizer, sample_bytes);
   ProgressLine progress;
   std::int64_t done = 0;
   std::int64_t all = 0;
@@ -279,8 +352,14 @@ std::string fingerprint(const Scan& scan, const std::string& settings,
   for (const ScannedDocument& document : scan.documents) {
     const auto place = (static_cast<std::uint64_t>(document.file) << 32U) ^
                        static_cast<std::uint64_t>(document.line);
-    const std::uint64_t what =
+    std::uint64_t what =
         mix(document.id_hash ^ mix(place)) + mix(static_cast<std::uint64_t>(document.task));
+    if (document.grouped) {
+      what += mix(~static_cast<std::uint64_t>(document.unit_line));
+    }
+    if (document.weight != 1.0F) {
+      what = mix(what) + std::bit_cast<std::uint32_t>(document.weight);
+    }
     sums[0] += mix(document.hash[0] ^ what);
     sums[1] += mix(document.hash[1] + what);
     ++sums[2];
@@ -289,53 +368,6 @@ std::string fingerprint(const Scan& scan, const std::string& settings,
   const std::string text = fmt::format("{}\n{}\n{} {} {}", settings, join(scan.task_names, "\n"),
                                        sums[0], sums[1], sums[2]);
   return Sha256::of(std::as_bytes(std::span(text)));
-}
-
-std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config::Tri unique,
-                               const comm::Communicator& world) {
-  if (unique == config::Tri::kOff) {
-    return 0;
-  }
-  struct Seen {
-    std::array<std::uint64_t, 2> hash;
-    std::uint64_t file, line;
-    auto operator<=>(const Seen&) const = default;
-  };
-  const auto ranks = static_cast<std::size_t>(world.size());
-  std::vector<std::vector<std::uint64_t>> send(ranks);
-  for (const ScannedDocument& document : scan.documents) {
-    if (document.pair && unique == config::Tri::kAuto) {
-      continue;
-    }
-    auto& part = send[document.hash[0] % ranks];
-    part.insert(part.end(),
-                {document.hash[0], document.hash[1], static_cast<std::uint64_t>(document.file),
-                 static_cast<std::uint64_t>(document.line)});
-  }
-  std::vector<Seen> seen;
-  for (const auto& part : comm::all_to_all_in_pieces(world, send)) {
-    for (std::size_t i = 0; i < part.size(); i += 4) {
-      seen.push_back({{part[i], part[i + 1]}, part[i + 2], part[i + 3]});
-    }
-  }
-  std::sort(seen.begin(), seen.end());
-  std::vector<std::vector<std::uint64_t>> drop(ranks);  // file, line
-  for (std::size_t i = 1; i < seen.size(); ++i) {
-    if (seen[i].hash == seen[i - 1].hash) {
-      auto& part = drop[static_cast<std::size_t>(owner[seen[i].file])];
-      part.insert(part.end(), {seen[i].file, seen[i].line});
-    }
-  }
-  std::set<std::pair<std::int64_t, std::int64_t>> mine;
-  for (const auto& part : comm::all_to_all_in_pieces(world, drop)) {
-    for (std::size_t i = 0; i < part.size(); i += 2) {
-      mine.emplace(part[i], part[i + 1]);
-    }
-  }
-  std::erase_if(scan.documents, [&](const ScannedDocument& document) {
-    return mine.count({document.file, document.line}) != 0;
-  });
-  return world.all_reduce(static_cast<std::int64_t>(mine.size()), comm::Reduce::kSum);
 }
 
 }  // namespace moesaic::data

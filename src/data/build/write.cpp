@@ -73,6 +73,54 @@ void encode_pair(const text::TextDocument& document, const text::Tokenizer& toke
   append(record.tokens, whole);
 }
 
+/// The ranges of tokens that are marked.
+std::vector<TokenRange> runs_of(const std::vector<std::uint8_t>& inside) {
+  std::vector<TokenRange> runs;
+  for (std::size_t i = 0; i < inside.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    if (inside[i] != 0 && i > 0 && inside[i - 1] != 0) {
+      ++runs.back().end;
+    } else if (inside[i] != 0) {
+      runs.push_back({at, at + 1});
+    }
+  }
+  return runs;
+}
+
+/// A document that names its targets.
+void encode_spans(const text::TextDocument& document, const text::Tokenizer& tokenizer, Tri bos,
+                  Tri eos, DocumentRecord& record) {
+  std::vector<TokenRange> spans;
+  if (document.ids) {
+    record.tokens = *document.ids;
+    record.bytes = std::ssize(tokenizer.decode(record.tokens));
+    for (const text::TextRange& range : *document.spans) {
+      spans.push_back({range.begin, range.end});
+    }
+  } else {
+    text::Tokenizer::Marked marked = tokenizer.encode_marked(document.text, *document.spans);
+    record.tokens = std::move(marked.tokens);
+    spans = runs_of(marked.inside);
+  }
+  const bool begun = !record.tokens.empty() && record.tokens.front() == tokenizer.bos_id();
+  if (bos == Tri::kOn && !begun) {
+    record.tokens.insert(record.tokens.begin(), static_cast<std::int32_t>(tokenizer.bos_id()));
+    for (TokenRange& span : spans) {
+      span = {span.begin + 1, span.end + 1};
+    }
+  }
+  const bool ended = !record.tokens.empty() && record.tokens.back() == tokenizer.eos_id();
+  if (eos == Tri::kOn && !ended && !document.prompt) {
+    const std::int64_t end = std::ssize(record.tokens);
+    record.tokens.push_back(static_cast<std::int32_t>(tokenizer.eos_id()));
+    if (!spans.empty() && spans.back().end == end) {
+      ++spans.back().end;
+    }
+  }
+  record.context = spans.empty() ? std::ssize(record.tokens) : spans.front().begin;
+  record.spans = std::move(spans);
+}
+
 /// Writes this rank's shards of one corpus, one after the other.
 class CorpusWriter {
  public:
@@ -91,8 +139,15 @@ class CorpusWriter {
     }
   }
 
-  void add(std::int64_t shard, const DocumentRecord& record) {
-    finish_before(shard);
+  /// Groups are numbered in each shard from 1.
+  void add(const PlannedDocument& planned, DocumentRecord& record) {
+    finish_before(planned.shard);
+    if (planned.group_line >= 0) {
+      const std::pair group{planned.file, planned.group_line};
+      groups_ += group != last_group_ ? 1 : 0;
+      last_group_ = group;
+      record.group = groups_;
+    }
     writer().add(record);
   }
   std::vector<WrittenShard> finish() {
@@ -110,6 +165,7 @@ class CorpusWriter {
     for (; shard_ < shard; ++shard_) {
       written_.push_back({corpus_, shard_, writer().finish()});
       writer_.reset();
+      groups_ = 0;
     }
   }
 
@@ -117,6 +173,8 @@ class CorpusWriter {
   const std::int64_t corpus_;
   std::int64_t shard_ = 0, end_ = 0;  // the one that is written, and after the last
   std::optional<ShardWriter> writer_;
+  std::int64_t groups_ = 0;                                   // of the shard so far
+  std::pair<std::int64_t, std::int64_t> last_group_{-1, -1};  // its file and first line
   std::vector<WrittenShard> written_;
 };
 
@@ -132,6 +190,7 @@ ShardWriter& CorpusWriter::writer() {
     header.bos_id = tokenizer.bos_id();
     header.shard_index = shard_;
     header.shard_count = shards();
+    header.spans = request_.spans;
     const auto file = request_.folders[static_cast<std::size_t>(corpus_)] /
                       shard_file_name(request_.name, shard_, header.shard_count);
     writer_.emplace(file, header, request_.config.compress);
@@ -154,7 +213,7 @@ std::vector<WrittenShard> write_all(const WriteRequest& request, int rank, int r
     DocumentRecord record = encode_document(reader.read(planned), request.tokenizer,
                                             request.config.bos, request.config.eos);
     record.task = static_cast<std::uint8_t>(planned.task);
-    writers[static_cast<std::size_t>(planned.corpus)].add(planned.shard, record);
+    writers[static_cast<std::size_t>(planned.corpus)].add(planned, record);
     progress.show(
         fmt::format("writing shards: {} of {} documents (rank 0)", ++done, documents.size()));
   }
@@ -173,6 +232,11 @@ DocumentRecord encode_document(const text::TextDocument& document, const text::T
   DocumentRecord record;
   record.id = document.id;
   record.bytes = std::ssize(document.context) + std::ssize(document.text);
+  record.weight = document.weight;
+  if (document.spans) {
+    encode_spans(document, tokenizer, bos, eos, record);
+    return record;
+  }
   if (bos == Tri::kOn) {
     record.tokens.push_back(static_cast<std::int32_t>(tokenizer.bos_id()));
   }
@@ -197,7 +261,8 @@ std::vector<std::vector<ShardInfo>> gather_shards(const std::vector<WrittenShard
   Json mine = Json::array();
   for (const WrittenShard& each : written) {
     mine.push_back({each.corpus, each.shard, each.info.file.filename().string(), each.info.bytes,
-                    each.info.tokens, each.info.documents, each.info.sha256, each.info.version});
+                    each.info.tokens, each.info.documents, each.info.sha256, each.info.version,
+                    each.info.targets, each.info.without_targets});
   }
   std::vector<std::vector<ShardInfo>> shards;
   for (const CorpusPlan& plan : request.plan.corpora) {
@@ -212,6 +277,8 @@ std::vector<std::vector<ShardInfo>> gather_shards(const std::vector<WrittenShard
       shard.documents = entry[5].get<std::int64_t>();
       shard.sha256 = entry[6].get<std::string>();
       shard.version = entry[7].get<std::int64_t>();
+      shard.targets = entry[8].get<std::int64_t>();
+      shard.without_targets = entry[9].get<std::int64_t>();
     }
   }
   return shards;

@@ -14,7 +14,9 @@
 namespace moesaic::data {
 
 /// A document as token ids. A pair's context is given, not scored; where it is empty, bos (else
-/// eos) stands for it. eos ends training text, but by default no pair.
+/// eos) stands for it. eos ends training text, but by default no pair. A document that names its
+/// targets has bos and eos where it wants them: more come only if they are asked for, and not where
+/// they are already. Such an eos is a target if what it ends is one.
 DocumentRecord encode_document(const text::TextDocument& document, const text::Tokenizer& tokenizer,
                                config::Tri bos, config::Tri eos);
 
@@ -26,6 +28,7 @@ struct WriteRequest {
   const config::Tokenize& config;
   std::vector<std::filesystem::path> folders;  // of each corpus
   std::string name;                            // of the shards
+  bool spans = false;                          // some document names its targets
 };
 
 /// A shard that this rank wrote.

@@ -15,8 +15,10 @@ struct ShardInfo {
   std::filesystem::path file;
   std::int64_t bytes = 0;
   std::int64_t tokens = 0, documents = 0;
-  std::string sha256;        // of the file; empty for a bare shard
-  std::int64_t version = 1;  // of its format; known of shards that were just written
+  std::string sha256;  // of the file; empty for a bare shard
+  // Known of shards that were just written: of the format, and with spans the tokens to predict and
+  // the documents that have none.
+  std::int64_t version = 1, targets = 0, without_targets = 0;
 };
 struct CorpusInfo {
   std::string name;

@@ -8,11 +8,6 @@
 
 namespace moesaic::data {
 
-const char* const kShardRemedy =
-    "a corpus that another program made needs the attributes schema = moesaic-corpus, version = 1 "
-    "and vocab_size, and the datasets /tokens and /documents/offsets (analysis/README.md, A corpus "
-    "from any program)";
-
 void refuse_shard(const std::filesystem::path& file, const std::string& what) {
   throw Error(Exit::kBadData, fmt::format("{}: {}; copy it again, or run `moesaic tokenize` again",
                                           std::filesystem::absolute(file).string(), what));

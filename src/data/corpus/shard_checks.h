@@ -11,7 +11,10 @@
 namespace moesaic::data {
 
 /// What to do about a file of another program that lacks something.
-extern const char* const kShardRemedy;
+constexpr const char* kShardRemedy =
+    "a corpus that another program made needs the attributes schema = moesaic-corpus, version = 1 "
+    "and vocab_size, and the datasets /tokens and /documents/offsets (analysis/README.md, A corpus "
+    "from any program)";
 
 [[noreturn]] void refuse_shard(const std::filesystem::path& file, const std::string& what);
 

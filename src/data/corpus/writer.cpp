@@ -198,6 +198,12 @@ ShardInfo ShardWriter::finish() {
   info.documents = std::ssize(id_);
   info.file = final_;
   info.version = version();
+  for (std::size_t d = 0; header_.spans && d < id_.size(); ++d) {
+    const std::int64_t targets =
+        count_of(targets_of(spans_, d, offsets_[d + 1] - offsets_[d], context_[d]));
+    info.targets += targets;
+    info.without_targets += targets == 0 ? 1 : 0;
+  }
   files::publish(temporary, final_);
   return info;
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "text/huggingface/token_lengths.h"
 
 namespace moesaic::text {
 namespace {
@@ -98,25 +99,112 @@ void HuggingFaceTokenizer::encode(std::string_view text, std::vector<std::int32_
 
 void HuggingFaceTokenizer::encode_valid(std::string_view text,
                                         std::vector<std::int32_t>& tokens) const {
-  const auto word = [&](std::string_view one) { encode_word(one, tokens); };
   const char* const begin = text.data();
   raw_added_.split(text, [&](std::string_view part, std::int32_t id) {
     if (id >= 0) {
       tokens.push_back(id);
       return;
     }
-    const bool first = part.data() == begin;
-    std::string storage;
-    normalize(normalizer_, part, storage);
-    const char* const part_begin = part.data();
-    normalized_added_.split(part, [&](std::string_view piece, std::int32_t added) {
-      if (added >= 0) {
-        tokens.push_back(added);
-      } else {
-        split({piece, first && piece.data() == part_begin}, words_.steps, 0, word);
-      }
-    });
+    cut_part(
+        part, part.data() == begin, [&](std::string_view word) { encode_word(word, tokens); },
+        [&](std::string_view, std::int32_t added) { tokens.push_back(added); });
   });
+}
+
+template <class Word, class Added>
+void HuggingFaceTokenizer::cut_part(std::string_view part, bool first, Word&& word,
+                                    Added&& added) const {
+  std::string storage;
+  normalize(normalizer_, part, storage);
+  const char* const begin = part.data();
+  normalized_added_.split(part, [&](std::string_view piece, std::int32_t id) {
+    if (id >= 0) {
+      added(piece, id);
+    } else {
+      split({piece, first && piece.data() == begin}, words_.steps, 0, word);
+    }
+  });
+}
+
+void HuggingFaceTokenizer::encode_marked(std::string_view text, std::span<const TextRange> ranges,
+                                         std::vector<std::int32_t>& tokens,
+                                         std::vector<std::uint8_t>& inside) const {
+  require(valid_prefix(text) == text.size(), "ranges of a text that is not UTF-8");
+  raw_added_.split(text, [&](std::string_view part, std::int32_t id) {
+    const std::int64_t begin = part.data() - text.data();
+    const std::int64_t end = begin + std::ssize(part);
+    if (id >= 0) {
+      tokens.push_back(id);
+      inside.push_back(overlaps(ranges, {begin, end}) ? 1 : 0);
+      return;
+    }
+    std::vector<TextRange> here;
+    for (const TextRange& range : ranges) {
+      if (range.begin < end && range.end > begin) {
+        here.push_back({std::max(range.begin, begin) - begin, std::min(range.end, end) - begin});
+      }
+    }
+    mark_part(part, begin == 0, here, tokens, inside);
+  });
+}
+
+/// Whether the words of a part together are the part.
+bool HuggingFaceTokenizer::keeps_bytes(std::string_view part) const {
+  std::string storage;
+  std::string_view normalized = part;
+  normalize(normalizer_, normalized, storage);
+  return normalized == part &&
+         std::all_of(words_.steps.begin(), words_.steps.end(), [](const SplitStep& step) {
+           return step.mark == " " && step.prefix == Prefix::kNever &&
+                  step.behaviour != Behaviour::kRemoved;
+         });
+}
+
+/// Normalising and cutting into words may change the length of a text, but what lies before a place
+/// in it becomes what lies before that place in the result. So each end of a range is found by
+/// doing the same to the part before it.
+void HuggingFaceTokenizer::mark_part(std::string_view part, bool first,
+                                     std::span<const TextRange> ranges,
+                                     std::vector<std::int32_t>& tokens,
+                                     std::vector<std::uint8_t>& inside) const {
+  const bool kept = keeps_bytes(part);
+  const auto size_before = [&](std::int64_t end) {
+    if (kept) {
+      return end;
+    }
+    std::int64_t size = 0;
+    cut_part(
+        part.substr(0, static_cast<std::size_t>(end)), first,
+        [&](std::string_view word) { size += std::ssize(word); },
+        [&](std::string_view token, std::int32_t) { size += std::ssize(token); });
+    return size;
+  };
+  std::vector<TextRange> changed;
+  for (const TextRange& range : ranges) {
+    changed.push_back({range.begin == 0 ? 0 : size_before(range.begin), size_before(range.end)});
+  }
+  std::int64_t at = 0;
+  const auto add = [&](std::int64_t begin, std::int64_t end) {
+    inside.push_back(overlaps(changed, {begin, end}) ? 1 : 0);
+  };
+  cut_part(
+      part, first,
+      [&](std::string_view word) {
+        const std::size_t before = tokens.size();
+        encode_word(word, tokens);
+        std::int64_t begin = at;
+        for (const std::size_t end :
+             token_ends(word, std::span(tokens).subspan(before), texts_, words_.byte_level)) {
+          add(begin, at + static_cast<std::int64_t>(end));
+          begin = at + static_cast<std::int64_t>(end);
+        }
+        at += std::ssize(word);
+      },
+      [&](std::string_view token, std::int32_t id) {
+        tokens.push_back(id);
+        add(at, at + std::ssize(token));
+        at += std::ssize(token);
+      });
 }
 
 void HuggingFaceTokenizer::encode_word(std::string_view word,

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/document.h"
 #include "text/huggingface/tokenizer_json.h"
 
 namespace moesaic::text {
@@ -19,6 +20,9 @@ class HuggingFaceTokenizer {
   HuggingFaceTokenizer(const std::string& content, const std::string& name);
 
   void encode(std::string_view text, std::vector<std::int32_t>& tokens) const;
+  /// The same of valid text, and of each token whether it has a byte of one of the ranges.
+  void encode_marked(std::string_view text, std::span<const TextRange> ranges,
+                     std::vector<std::int32_t>& tokens, std::vector<std::uint8_t>& inside) const;
   /// Without special tokens. Where the package writes U+FFFD for bytes that are not UTF-8, the
   /// bytes stay.
   std::string decode(std::span<const std::int32_t> tokens) const;
@@ -32,6 +36,13 @@ class HuggingFaceTokenizer {
   HuggingFaceTokenizer(const Json& file, Vocabulary vocabulary, const std::string& name);
   void encode_valid(std::string_view text, std::vector<std::int32_t>& tokens) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>& tokens) const;
+  /// word(text) for each word and added(text, id) for each normalised token of a part that no other
+  /// added token is in; first: the text begins with it.
+  template <class Word, class Added>
+  void cut_part(std::string_view part, bool first, Word&& word, Added&& added) const;
+  bool keeps_bytes(std::string_view part) const;
+  void mark_part(std::string_view part, bool first, std::span<const TextRange> ranges,
+                 std::vector<std::int32_t>& tokens, std::vector<std::uint8_t>& inside) const;
   void take_texts(Vocabulary vocabulary);
 
   Words words_;

@@ -11,6 +11,7 @@
 #include "data/corpus/corpus.h"
 #include "data/corpus/manifest.h"
 #include "data/corpus/shard.h"
+#include "data/prompts.h"
 #include "data/samples.h"
 #include "files/hdf5/thread.h"
 #include "support/temp_dir.h"
@@ -191,6 +192,39 @@ TEST(CorpusTargets, CountAndContain) {
   EXPECT_EQ(targets_of({}, 0, 6, 2), (Ranges{{2, 6}}));
   EXPECT_EQ(targets_of({}, 0, 6, 0), (Ranges{{1, 6}}));
   EXPECT_EQ(targets_of({}, 0, 6, 6), Ranges{});
+}
+
+// What generate continues: all before the last span; without a span all of the document, also an
+// eos that is written there; where nothing is given, as in a corpus without spans.
+TEST(CorpusTargets, PromptsEndWhereTheLastSpanBegins) {
+  const TempDir dir;
+  DocumentRecord ended = document(3, 3, Ranges{});
+  ended.tokens.back() = 256;
+  DocumentRecord plain = document(3, 0, {});
+  plain.tokens.back() = 256;
+  CorpusInfo info =
+      write_corpus(dir.path(), true,
+                   {{document(8, 2, Ranges{{2, 4}, {5, 8}}), ended, document(4, 3, {}), plain}});
+  info.eos_id = 256;
+  Corpora corpora = Corpora::open({info});
+  std::vector<std::string> tasks = {"none"};
+  corpora.join_tasks(tasks);
+  Prompts prompts(corpora);
+  files::hdf5_run([&] {
+    std::vector<std::vector<std::int32_t>> found;
+    std::vector<std::int64_t> lengths;
+    for (std::int64_t part = 0; part < prompts.parts(); ++part) {
+      for (const Prompt& prompt : prompts.read(part)) {
+        found.push_back(prompt.tokens);
+      }
+      for (const std::int64_t length : prompts.lengths(part)) {
+        lengths.push_back(length);
+      }
+    }
+    EXPECT_EQ(found, (std::vector<std::vector<std::int32_t>>{
+                         {10, 11, 12, 13, 14}, {10, 11, 256}, {10, 11, 12}, {10, 11}}));
+    EXPECT_EQ(lengths, (std::vector<std::int64_t>{5, 3, 3, 2}));
+  });
 }
 
 // A corpus that uses none of this is as before: programs of version 1 read it.

@@ -157,5 +157,66 @@ TEST(TextSource, TellsEqualNamesApart) {
   EXPECT_EQ(data::list_inputs({(dir / "one").string()}).at(0).name, "same.txt");
 }
 
+// Spans count characters, as Python does; labels are the ids themselves.
+TEST(TextSource, ReadsTargets) {
+  const TempDir dir;
+  write_file(
+      dir / "a.jsonl",
+      "{\"text\": \"\u00e9\U0001D11Ex\", \"spans\": [[0, 1], [1, 1], [2, 3]], \"group\": 7}\n"
+      "{\"input_ids\": [5, 6, 7, 8], \"labels\": [-100, 6, 7, -1], \"weight\": 0.25}\n"
+      "{\"prompt\": \"ask\", \"group\": \"7\"}\n"
+      "{\"text\": \"x\", \"spans\": null, \"group\": null}\n");
+  const auto documents = read_all(dir / "a.jsonl");
+  ASSERT_EQ(documents.size(), 4U);
+  EXPECT_EQ(documents[0].spans, (std::vector<TextRange>{{0, 2}, {6, 7}}));
+  EXPECT_EQ(documents[0].group, "7");
+  EXPECT_EQ(documents[1].ids, (std::vector<std::int32_t>{5, 6, 7, 8}));
+  EXPECT_EQ(documents[1].spans, (std::vector<TextRange>{{1, 3}}));
+  EXPECT_EQ(documents[1].weight, 0.25F);
+  EXPECT_TRUE(documents[2].prompt);
+  EXPECT_EQ(documents[2].spans, std::vector<TextRange>{});
+  EXPECT_EQ(documents[2].group, "\"7\"");  // a string is no number
+  EXPECT_FALSE(documents[3].spans.has_value());
+  EXPECT_EQ(documents[3].group, "");
+}
+
+// What is wrong with a line is said, with its file and line.
+TEST(TextSource, RefusesBadTargets) {
+  const TempDir dir;
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"({"text": "abc", "spans": [[1, 4]]})", "ends at 4, but its text has 3 characters"},
+      {R"({"text": "abc", "spans": [[2, 1]]})", "[2, 1) ends before it begins"},
+      {R"({"text": "abc", "spans": [[0, 2], [1, 3]]})", "[1, 3) follows one that ends at 2"},
+      {R"({"text": "abc", "spans": [[0, -1]]})", "'spans' has [0,-1]"},
+      {R"({"text": "abc", "spans": [1, 2]})", "'spans' has 1"},
+      {R"({"text": "abc", "spans": "x"})", "'spans' is not a list"},
+      {R"({"context": "a", "continuation": "b", "spans": []})",
+       "'spans', which belong to a 'text'"},
+      {R"({"input_ids": [1, 2]})", "'labels' is missing"},
+      {R"({"input_ids": [1, 2], "labels": [1]})", "2 input_ids, but 1 labels"},
+      {R"({"input_ids": [1, 2], "labels": [-100, 3]})",
+       "at position 1 its label is 3, but its id 2"},
+      {R"({"input_ids": [-1], "labels": [-100]})", "at position 0 its id is -1"},
+      {R"({"input_ids": [1], "labels": [1], "text": "a"})", "both 'text' and 'input_ids'"},
+      {R"({"messages": []})", "analysis/render_chat.py"},
+      {R"({"prompt": "a", "completion": "b"})", "analysis/render_chat.py"},
+      {R"({"prompt": "a", "chosen": "b", "rejected": "c"})", "each as a line of its own"},
+      {R"({"text": "a", "weight": 0})", "'weight' is 0"},
+      {R"({"text": "a", "weight": "1"})", "'weight' is \"1\""},
+      {R"({"text": "a", "weight": 1e-60})", "'weight'"},
+      {R"({"text": "a", "group": 1.5})", "'group' is neither"}};
+  for (const auto& [line, words] : cases) {
+    write_file(dir / "b.jsonl", "{\"text\": \"fine\"}\n" + line + "\n");
+    try {
+      read_all(dir / "b.jsonl");
+      ADD_FAILURE() << line;
+    } catch (const BadLine& error) {
+      const std::string told = error.what();
+      EXPECT_NE(told.find((dir / "b.jsonl").string() + ":2: "), std::string::npos) << told;
+      EXPECT_NE(told.find(words), std::string::npos) << told;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moesaic::text

@@ -68,6 +68,35 @@ TEST_P(Golden, EncodesAndDecodes) {
 INSTANTIATE_TEST_SUITE_P(Tokenizers, Golden, ::testing::ValuesIn(names()),
                          [](const auto& one) { return one.param; });
 
+// Which tokens have a character of a span: those of the package's offsets, through normalisers,
+// marks for spaces, added tokens and bytes of one character.
+TEST(Marked, AgreesWithOffsets) {
+  const json marks = json::parse(read_file(std::string(MOESAIC_GOLDEN_DIR) + "/chat/marks.json"));
+  for (const auto& [name, masks] : marks["masks"].items()) {
+    const Tokenizer tokenizer = Tokenizer::from_model(golden(name), name);
+    for (std::size_t i = 0; i < masks.size(); ++i) {
+      const auto text = marks["rows"][i]["text"].get<std::string>();
+      std::vector<std::int64_t> byte_of;  // of each character, and the end
+      for (std::size_t at = 0; at < text.size(); at += utf8_length(text.substr(at))) {
+        byte_of.push_back(static_cast<std::int64_t>(at));
+      }
+      byte_of.push_back(std::ssize(text));
+      std::vector<TextRange> ranges;
+      for (const json& span : marks["rows"][i]["spans"]) {
+        ranges.push_back(
+            {byte_of[span[0].get<std::size_t>()], byte_of[span[1].get<std::size_t>()]});
+      }
+      const Tokenizer::Marked marked = tokenizer.encode_marked(text, ranges);
+      EXPECT_EQ(marked.tokens, tokenizer.encode(text)) << name << ": " << text;
+      std::string mask;
+      for (const std::uint8_t inside : marked.inside) {
+        mask += inside != 0 ? '1' : '0';
+      }
+      EXPECT_EQ(mask, masks[i].get<std::string>()) << name << ", row " << i << ": " << text;
+    }
+  }
+}
+
 std::string random_bytes(std::mt19937& random, std::size_t size) {
   const std::vector<std::string> parts = {" ",        "a",  "don't",   "\n", "12", "\xE4\xBD\xA0",
                                           "\xCC\x81", "<|", "\xF0\x9F"};

@@ -113,6 +113,48 @@ TEST(TrainedTokenizer, CutsChangeNothing) {
   EXPECT_EQ(tokenizer.encode(text), parts);
 }
 
+// Which tokens have bytes of a range, by the bytes that each token decodes to: of a SentencePiece
+// model also where characters become several tokens, and of bytes.
+TEST(Tokenizer, MarksTokensOfRanges) {
+  const std::string text =
+      std::string("if x:\n    caf\xC3\xA9 \xE2\x96\x81\xF0\x9F\xA6\x9C  the quick") + '\0' + " end";
+  for (const bool trains : {false, true}) {
+    const Tokenizer tokenizer = trains ? trained() : Tokenizer::bytes();
+    const std::vector<std::int32_t> tokens = tokenizer.encode(text);
+    std::vector<TextRange> places;
+    std::int64_t at = 0;
+    for (const std::int32_t token : tokens) {
+      const std::int64_t size = std::ssize(tokenizer.piece(token));
+      places.push_back({at, at + size});
+      at += size;
+    }
+    ASSERT_EQ(at, std::ssize(text));
+    std::vector<std::int64_t> begins;
+    for (std::size_t i = 0; i < text.size(); i += utf8_length(text.substr(i))) {
+      begins.push_back(static_cast<std::int64_t>(i));
+    }
+    begins.push_back(std::ssize(text));
+    for (std::size_t first = 0; first + 1 < begins.size(); ++first) {
+      for (const std::size_t length : {1, 3, 9}) {
+        const std::size_t last = std::min(first + length, begins.size() - 1);
+        const std::vector<TextRange> ranges = {{begins[first], begins[last]}};
+        const Tokenizer::Marked marked = tokenizer.encode_marked(text, ranges);
+        ASSERT_EQ(marked.tokens, tokens);
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+          // Where a character became several tokens, each may count with the whole of it.
+          const char first_byte = text[static_cast<std::size_t>(places[i].begin)];
+          const bool bytes = static_cast<unsigned char>(first_byte) >= 0x80 && trains;
+          if (!bytes) {
+            EXPECT_EQ(marked.inside[i] != 0, overlaps(ranges, places[i])) << i << " of " << first;
+          } else if (overlaps(ranges, places[i])) {
+            EXPECT_TRUE(marked.inside[i] != 0) << i << " of " << first;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Line ends and indentation are worth pieces of their own.
 TEST(TrainedTokenizer, CompressesSourceCode) {
   const Tokenizer tokenizer = trained();
