@@ -272,8 +272,8 @@ class Backend {
                                       const Tensor& stats, float scale, const Tensor& dlogits) = 0;
 
   /// Updates value and both moments in place. value, grad: fp32; exp_avg, exp_avg_sq: both fp32, or
-  /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new value
-  /// rounded, unless undefined.
+  /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new
+  /// value rounded, unless undefined.
   virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
                      const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
 };

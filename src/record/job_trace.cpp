@@ -17,9 +17,9 @@ std::map<std::string, std::vector<std::int64_t>> trained_numbers(const config::C
                                                                  const engine::Instance& instance) {
   const auto bytes = instance.parameters.trained_bytes(config.train.moments);
   std::map<std::string, std::vector<std::int64_t>> numbers;
-  for (const auto& [name, own] : {std::pair("trained_elements", bytes.elements),
-                                  std::pair("gradient_bytes", bytes.gradients),
-                                  std::pair("moment_bytes", bytes.moments)}) {
+  for (const auto& [name, own] :
+       {std::pair("trained_elements", bytes.elements), std::pair("gradient_bytes", bytes.gradients),
+        std::pair("moment_bytes", bytes.moments)}) {
     const comm::Communicator& world = instance.mesh.world;
     const std::int64_t all = world.all_reduce(own, comm::Reduce::kSum);
     if (all > 0) {

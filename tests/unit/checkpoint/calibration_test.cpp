@@ -165,7 +165,7 @@ TEST(Calibration, KindsOfTensors) {
   EXPECT_FALSE(kinds.at("model.embed_tokens.weight").packable);
   EXPECT_FALSE(kinds.at("model.norm.weight").packable);
   EXPECT_FALSE(kinds.at("model.layers.0.mlp.gate.weight").packable);
-  EXPECT_FALSE(kinds.at("model.layers.0.mlp.gate.load").trained);
+  EXPECT_TRUE(kinds.at("model.layers.0.mlp.gate.load").state);
   config.model.tie_embeddings = true;
   kinds = stored_kinds(config.model, config.router, {});
   EXPECT_FALSE(kinds.at("model.embed_tokens.weight").packable);

@@ -322,7 +322,7 @@ TEST_F(Changed, OtherTensorsOfExperts) {
   const PoolChange change =
       checkpoint::change_pools(config, {}, {{PoolAction::kClone, 1, {2}}}, {});
   checkpoint::ChangedCheckpoint source(checkpoint, &change);
-  const model::ParameterSpec spec{.shape = {5}, .tensors = {}, .trained = false};
+  const model::ParameterSpec spec{.shape = {5}, .tensors = {}, .state = true};
   model::PublicTensor rows = model::whole_tensor(steps, {5});
   rows.rows = model::TensorRows::kExpertsAnew;
   EXPECT_EQ(source.stored_shape(rows), (Shape{4}));
