@@ -266,10 +266,13 @@ class Backend {
   /// share of a vocabulary.
   virtual void divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
                           const Tensor& divergence) = 0;
-  /// dlogits (R, V) compute = scale (softmax - one-hot) with the stats of the whole vocabulary, 0
-  /// where the target is -1. A target of V or more is counted, but lies in another share.
+  /// dlogits (R, V) compute = weight (R) fp32 (softmax - one-hot) with the stats of the whole
+  /// vocabulary, 0 where the target is -1. A target of V or more is counted, but lies in another
+  /// share. spread (R) fp32 = sum of exp(x - largest) (x - largest) over these logits, 0 where the
+  /// target is -1: the row's entropy is log(sum of exp) - spread / sum of exp, over all shares.
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& target,
-                                      const Tensor& stats, float scale, const Tensor& dlogits) = 0;
+                                      const Tensor& stats, const Tensor& weight,
+                                      const Tensor& dlogits, const Tensor& spread) = 0;
 
   /// Updates value and both moments in place. value, grad: fp32; exp_avg, exp_avg_sq: both fp32, or
   /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new

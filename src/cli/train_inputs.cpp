@@ -5,9 +5,11 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "checkpoint/gate_state.h"
 #include "cli/checkpoint_model.h"
+#include "config/layers.h"
 #include "config/validate.h"
 #include "files/hdf5/thread.h"
 #include "train/evaluation.h"
@@ -119,6 +121,32 @@ void check_units(const std::string& key, const std::vector<std::string>& paths,
   }
 }
 
+// Conversations and other text with targets of its own are few beside what a published model has
+// seen: its router keeps what it has learned, unless its keys are set.
+void keep_router(const config::Parsed& parsed, TrainInputs& inputs) {
+  config::Config& config = inputs.config;
+  bool masked = false;
+  for (std::size_t c = 0; c < inputs.corpora.size(); ++c) {
+    masked = masked || inputs.corpora.info(c).spans;
+  }
+  if (config.model.path.empty() || !masked || config::moe_layers(config.model).empty()) {
+    return;
+  }
+  std::vector<std::string> kept;
+  if (!parsed.locations.contains("router.aux_loss")) {
+    config.router.aux_loss = 0.0;
+    kept.emplace_back("router.aux_loss = 0");
+  }
+  if (config.train.trainable.empty()) {
+    config.train.trainable = {"all", "!router"};
+    kept.emplace_back("train.trainable = all,!router");
+  }
+  if (!kept.empty()) {
+    log::info(fmt::format("the corpus names its targets, and model.path is set: {}",
+                          join(kept, ", ")));
+  }
+}
+
 }  // namespace
 
 TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
@@ -128,6 +156,7 @@ TrainInputs read_train_inputs(const config::Parsed& parsed, int ranks,
   const config::Data& data = inputs.config.data;
   inputs.corpora = data::Corpora::open(catalog.corpora(data.corpus));
   inputs.eval_corpora = data::Corpora::open(catalog.corpora(data.eval_corpus));
+  keep_router(parsed, inputs);
   // A plan needs no corpus.
   const bool known = inputs.corpora.size() > 0;
   if (known) {

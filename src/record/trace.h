@@ -28,6 +28,7 @@ struct TraceAxes {
 struct TraceRow {
   std::int64_t step = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
+  double token_accuracy = 0, entropy = 0;
   std::int64_t tokens = 0, targets = 0;  // routed positions, counted targets
   double seconds = 0, unix_time = 0;
   std::int64_t peak_memory = 0;  // bytes, max over ranks

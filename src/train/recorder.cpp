@@ -110,6 +110,8 @@ void Recorder::add(const StepResult& result, model::MoeStats& stats,
   row.step = result.step;
   row.loss = result.loss;
   row.lm_loss = result.lm_loss;
+  row.token_accuracy = result.token_accuracy;
+  row.entropy = result.entropy;
   row.grad_norm = result.grad_norm;
   row.lr = result.lr;
   row.tokens = result.tokens;

@@ -18,15 +18,16 @@ struct InFlight {
 class StepRunner {
  public:
   StepRunner(engine::Instance& instance, const model::Context& ctx,
-             std::span<const data::MicroBatch> batches, double target_scale)
+             std::span<const data::MicroBatch> batches, const Objective& objective, double size)
       : instance_(instance),
         ctx_(ctx),
         batches_(batches),
-        target_scale_(static_cast<float>(target_scale)),
+        objective_(objective),
+        scale_(static_cast<float>(1.0 / size)),
         link_(instance),
         sum_(instance),
-        in_flight_(batches.size() * chunks()),
-        logprob_(batches.size()) {
+        in_flight_(batches.size() * chunks()) {
+    outcome_.logprob.resize(batches.size());
     ctx_.observers.push_back({.on_part_done = [this](const model::PartDoneEvent& event) {
       if (last_backward_) {
         sum_.part_done(event.part);
@@ -36,7 +37,7 @@ class StepRunner {
   StepRunner(const StepRunner&) = delete;
   StepRunner& operator=(const StepRunner&) = delete;
 
-  std::vector<std::vector<float>> run() {
+  StepOutcome run() {
     const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
     for (const PipelineStep& step :
          engine::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
@@ -49,7 +50,7 @@ class StepRunner {
     }
     link_.finish();
     sum_.finish();
-    return std::move(logprob_);
+    return std::move(outcome_);
   }
 
  private:
@@ -66,11 +67,31 @@ class StepRunner {
     const Tensor y = model.forward(ctx_, step.chunk, link_.receive(ctx_, step), &kept.saved);
     link_.send(step, y);
     if (model.ends(step.chunk)) {
-      model::Head::Loss loss =
-          model.head().loss(ctx_, y, target_scale_, model.wants_hidden_gradient());
+      model::Head::Loss loss = this->loss(y);
       kept.dhidden = loss.dx;
-      logprob_[static_cast<std::size_t>(step.micro_batch)] = std::move(loss.logprob);
+      outcome_.logprob[static_cast<std::size_t>(step.micro_batch)] = std::move(loss.logprob);
     }
+  }
+
+  // Of the context's micro-batch, whose last hidden state is y.
+  model::Head::Loss loss(const Tensor& y) {
+    const model::Transformer& model = instance_.transformer;
+    std::vector<float> known;
+    if (objective_.reads_log_probs) {
+      known = model.head().log_probs(ctx_, y).logprob;
+    }
+    const std::vector<float> weights = objective_.weigh(*ctx_.batch.host, known);
+    std::vector<float> scaled = weights;
+    for (float& weight : scaled) {
+      weight *= scale_;
+    }
+    model::Head::Loss loss = model.head().loss(ctx_, y, scaled, model.wants_hidden_gradient());
+    for (std::size_t row = 0; row < weights.size(); ++row) {
+      outcome_.loss -= static_cast<double>(weights[row]) * static_cast<double>(loss.logprob[row]);
+    }
+    outcome_.entropy += loss.entropy;
+    outcome_.correct += loss.correct;
+    return loss;
   }
 
   void backward(const PipelineStep& step) {
@@ -86,12 +107,13 @@ class StepRunner {
   engine::Instance& instance_;
   model::Context ctx_;
   std::span<const data::MicroBatch> batches_;
-  float target_scale_;
+  const Objective& objective_;
+  float scale_;
   engine::StageLink link_;
   GradientSum sum_;
   bool last_backward_ = false;  // the present backward is of the last micro-batch
   std::vector<InFlight> in_flight_;
-  std::vector<std::vector<float>> logprob_;
+  StepOutcome outcome_;
 };
 
 }  // namespace
@@ -102,11 +124,10 @@ void zero_gradients(engine::Instance& instance) {
   }
 }
 
-std::vector<std::vector<float>> forward_backward(engine::Instance& instance,
-                                                 const model::Context& ctx,
-                                                 std::span<const data::MicroBatch> batches,
-                                                 double target_scale) {
-  return StepRunner(instance, ctx, batches, target_scale).run();
+StepOutcome forward_backward(engine::Instance& instance, const model::Context& ctx,
+                             std::span<const data::MicroBatch> batches, const Objective& objective,
+                             double size) {
+  return StepRunner(instance, ctx, batches, objective, size).run();
 }
 
 }  // namespace moesaic::train

@@ -10,7 +10,6 @@
 #include "train/optimizer.h"
 #include "train/router_update.h"
 #include "train/schedule.h"
-#include "train/step.h"
 
 namespace moesaic::train {
 
@@ -25,27 +24,28 @@ Stepper::Stepper(const config::Config& config, engine::Instance& instance, std::
       task_tokens_(tasks, 0.0),
       buffer_(instance, config.router.gradient_buffer) {}
 
-double Stepper::forward_backward_all(const data::StepBatches& batches, std::int64_t targets) {
+StepOutcome Stepper::forward_backward_all(const data::StepBatches& batches, double size) {
   zero_gradients(instance_);
-  double nats = 0.0;
-  for (const std::vector<float>& logprob : forward_backward(instance_, ctx_, batches.micro_batches,
-                                                            1.0 / static_cast<double>(targets))) {
-    for (const float p : logprob) {
-      nats -= static_cast<double>(p);
-    }
-  }
+  StepOutcome outcome = forward_backward(instance_, ctx_, batches.micro_batches, objective_, size);
   for (const data::MicroBatch& batch : batches.micro_batches) {
     for (const std::uint8_t task : batch.task) {
       task_tokens_[task] += 1.0;
     }
   }
-  return instance_.mesh.reports() ? nats : 0.0;
+  return outcome;
 }
 
 // The step's sums over all micro-batches: losses, counts of experts and tasks. Collective.
-void Stepper::sum_over_ranks(StepResult& result, double nats) {
-  result.lm_loss = instance_.mesh.world.all_reduce(nats, comm::Reduce::kSum) /
-                   static_cast<double>(std::max<std::int64_t>(1, result.targets));
+void Stepper::sum_over_ranks(StepResult& result, const StepOutcome& outcome, double size) {
+  const bool reports = instance_.mesh.reports();
+  std::array<double, 3> sums = {reports ? outcome.loss : 0.0,
+                                reports ? static_cast<double>(outcome.correct) : 0.0,
+                                outcome.entropy};
+  instance_.mesh.world.all_reduce(std::span<double>(sums), comm::Reduce::kSum);
+  const auto targets = static_cast<double>(std::max<std::int64_t>(1, result.targets));
+  result.lm_loss = sums[0] / size;
+  result.token_accuracy = sums[1] / targets;
+  result.entropy = sums[2] / targets;
   instance_.mesh.world.all_reduce(stats_.all(), comm::Reduce::kSum);
   instance_.mesh[comm::Group::kBatches].all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;
@@ -66,18 +66,19 @@ StepResult Stepper::compute(const data::StepBatches& batches, std::int64_t step)
     ctx_.observers.push_back(model::routing_recorder(routed_));
   }
   std::fill(task_tokens_.begin(), task_tokens_.end(), 0.0);
-  std::array<std::int64_t, 2> sums = {batches.counted, 0};
+  std::array<double, 3> sums = {static_cast<double>(batches.counted), 0.0, 0.0};
   for (const data::MicroBatch& batch : batches.micro_batches) {
-    sums[1] += batch.size();
+    sums[1] += static_cast<double>(batch.size());
+    sums[2] += objective_.size(batch);
   }
-  instance_.mesh[comm::Group::kBatches].all_reduce(std::span<std::int64_t>(sums),
-                                                   comm::Reduce::kSum);
-  result.targets = sums[0];
-  result.tokens = sums[1];
+  instance_.mesh[comm::Group::kBatches].all_reduce(std::span<double>(sums), comm::Reduce::kSum);
+  result.targets = static_cast<std::int64_t>(sums[0]);
+  result.tokens = static_cast<std::int64_t>(sums[1]);
+  const double size = sums[2] > 0.0 ? sums[2] : 1.0;
   ctx_.batch.step_tokens = std::max<std::int64_t>(1, result.tokens);
-  const double nats = forward_backward_all(batches, std::max<std::int64_t>(1, result.targets));
+  const StepOutcome outcome = forward_backward_all(batches, size);
   result.lr = learning_rate(config_.train, step);
-  sum_over_ranks(result, nats);
+  sum_over_ranks(result, outcome, size);
   const PhaseScope phase(instance_.clock, Phase::kOptimizer);
   buffer_.add_deferred(stats_);
   result.grad_norm = gradient_norm(instance_, buffer_);

@@ -7,6 +7,8 @@
 #include "model/moe_stats.h"
 #include "routing/routed_rows.h"
 #include "train/gradient_buffer.h"
+#include "train/objective.h"
+#include "train/step.h"
 
 namespace moesaic::train {
 
@@ -14,7 +16,8 @@ namespace moesaic::train {
 struct StepResult {
   std::int64_t step = 0, tokens = 0, targets = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
-  bool finite() const;  // the same answer on every rank
+  double token_accuracy = 0, entropy = 0;  // over targets: share that is the argmax; mean, nats
+  bool finite() const;                     // the same answer on every rank
 };
 
 /// The two halves of a step: what the batches say, and the update. Both are collective over the
@@ -38,8 +41,8 @@ class Stepper {
   std::vector<routing::RoutedRows>& routed() { return routed_; }
 
  private:
-  double forward_backward_all(const data::StepBatches& batches, std::int64_t targets);
-  void sum_over_ranks(StepResult& result, double nats);
+  StepOutcome forward_backward_all(const data::StepBatches& batches, double size);
+  void sum_over_ranks(StepResult& result, const StepOutcome& outcome, double size);
 
   const config::Config& config_;
   engine::Instance& instance_;
@@ -47,6 +50,7 @@ class Stepper {
   model::MoeStats stats_;
   std::vector<double> task_tokens_;
   GradientBuffer buffer_;
+  Objective objective_ = cross_entropy();
   std::vector<routing::RoutedRows> routed_;
 };
 

@@ -10,11 +10,13 @@ struct Loss {
       : logits(normal({rows, kVocab})),
         target(indices(random_indices(rows, kVocab), {rows})),
         stats(zeros({rows, 3})),
-        best(zeros({rows}, DType::kI32)) {
+        best(zeros({rows}, DType::kI32)),
+        weight(normal({rows})),
+        spread(zeros({rows})) {
     backend().softmax_stats(logits, target, stats, best);
   }
 
-  Tensor logits, target, stats, best;
+  Tensor logits, target, stats, best, weight, spread;
 };
 
 void softmax_stats(benchmark::State& state) {
@@ -43,7 +45,8 @@ void cross_entropy_backward(benchmark::State& state) {
   const Loss loss(state.range(0));
   const Tensor dlogits = zeros(loss.logits.shape(), dtype_of_case(state, 1));
   for (auto _ : state) {
-    backend().cross_entropy_backward(loss.logits, loss.target, loss.stats, 1e-3F, dlogits);
+    backend().cross_entropy_backward(loss.logits, loss.target, loss.stats, loss.weight, dlogits,
+                                     loss.spread);
   }
   count_bytes(state, loss.logits.bytes() + dlogits.bytes());
 }

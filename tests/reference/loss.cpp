@@ -39,16 +39,28 @@ Indices best_tokens(View logits, std::int64_t vocab) {
   return best;
 }
 
-Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab, double scale) {
+Vector cross_entropy_backward(View logits, IndexView target, std::int64_t vocab, View weight) {
   Vector dlogits;
   for (std::int64_t r = 0; r < std::ssize(target); ++r) {
     const Vector row = log_softmax(logits.subspan(r * vocab, vocab));
     for (std::int64_t v = 0; v < vocab; ++v) {
       const double hit = v == target[r] ? 1.0 : 0.0;
-      dlogits.push_back(target[r] < 0 ? 0.0 : scale * (std::exp(row[v]) - hit));
+      dlogits.push_back(target[r] < 0 ? 0.0 : weight[r] * (std::exp(row[v]) - hit));
     }
   }
   return dlogits;
+}
+
+Vector entropies(View logits, std::int64_t vocab) {
+  Vector out;
+  for (std::int64_t begin = 0; begin < std::ssize(logits); begin += vocab) {
+    double sum = 0.0;
+    for (const double log_p : log_softmax(logits.subspan(begin, vocab))) {
+      sum -= std::exp(log_p) * log_p;
+    }
+    out.push_back(sum);
+  }
+  return out;
 }
 
 Vector divergence(View reference, View logits, std::int64_t vocab) {

@@ -121,7 +121,8 @@ class CpuBackend : public Backend {
   void divergence(const Tensor& reference, const Tensor& logits, const Tensor& log_sums,
                   const Tensor& divergence) override;
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
-                              float scale, const Tensor& dlogits) override;
+                              const Tensor& weight, const Tensor& dlogits,
+                              const Tensor& spread) override;
   void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
              const Tensor& exp_avg_sq, const Tensor& copy) override;
 

@@ -25,15 +25,17 @@ void CpuBackend::divergence(const Tensor& reference, const Tensor& logits, const
 }
 
 void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& target,
-                                        const Tensor& stats, float scale, const Tensor& dlogits) {
+                                        const Tensor& stats, const Tensor& weight,
+                                        const Tensor& dlogits, const Tensor& spread) {
   const std::int64_t vocab = logits.dim(1);
   with_kernels(dlogits.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(logits.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      kernels.cross_entropy_backward(logits.as<float>().data() + begin * vocab,
-                                     target.as<std::int32_t>().data() + begin,
-                                     stats.as<float>().data() + 3 * begin, scale,
-                                     dlogits.as<A>().data() + begin * vocab, end - begin, vocab);
+      kernels.cross_entropy_backward(
+          logits.as<float>().data() + begin * vocab, target.as<std::int32_t>().data() + begin,
+          stats.as<float>().data() + 3 * begin, weight.as<float>().data() + begin,
+          dlogits.as<A>().data() + begin * vocab, spread.as<float>().data() + begin, end - begin,
+          vocab);
     });
   });
 }

@@ -185,11 +185,30 @@ void Head::each_row(
   }
 }
 
-Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale, bool wants_dx) const {
+namespace {
+
+// Adds what a block of rows, whose targets these are, says besides its loss.
+void add_metrics(const BlockStats& stats, std::span<const std::int32_t> target,
+                 const std::vector<float>& spread, bool first_of_tp, Head::Loss& to) {
+  for (std::size_t r = 0; r < target.size(); ++r) {
+    if (target[r] >= 0) {
+      const auto total = static_cast<double>(stats.rows[kStats * r + 1]);
+      to.correct += stats.best[r] == target[r] ? 1 : 0;
+      to.entropy += (first_of_tp ? std::log(total) : 0.0) - static_cast<double>(spread[r]) / total;
+    }
+  }
+}
+
+}  // namespace
+
+Head::Loss Head::loss(Context& ctx, const Tensor& x, std::span<const float> weight,
+                      bool wants_dx) const {
   const Tensor all = all_rows(ctx, x);
   const std::vector<std::int32_t>& target = ctx.batch.host->target;
   const std::int64_t tokens = all.dim(0);
   const Tensor local = to_device(ctx.backend, local_ids(target, vocabulary_), {tokens});
+  const Tensor weights = ctx.empty(DType::kF32, {tokens});
+  ctx.backend.upload(std::as_bytes(weight), weights);
   const Tensor dx = wants_dx ? ctx.empty(DType::kF32, all.shape()) : Tensor();
   Loss result;
   const std::int64_t block = block_rows(ctx);
@@ -201,9 +220,12 @@ Head::Loss Head::loss(Context& ctx, const Tensor& x, float scale, bool wants_dx)
     append_log_probs(stats, part(target, begin, rows), result.logprob);
     const Tensor dscores =
         ctx.compute == DType::kF32 ? scores : ctx.empty(ctx.compute, scores.shape());
+    const Tensor spread = ctx.empty(DType::kF32, {rows});
     ctx.backend.cross_entropy_backward(scores, local.rows(begin, rows),
-                                       to_device(ctx.backend, stats.rows, {rows, kStats}), scale,
-                                       dscores);
+                                       to_device(ctx.backend, stats.rows, {rows, kStats}),
+                                       weights.rows(begin, rows), dscores, spread);
+    add_metrics(stats, part(target, begin, rows), to_host_f32(ctx.backend, spread),
+                ctx.tp.group().rank() == 0, result);
     add_weight_gradient(ctx, dscores, x_rows, std::array<std::int64_t, 2>{0, rows}, weight_);
     if (wants_dx) {
       ctx.backend.matmul(dscores, Transpose::kNo, weight_.compute, Transpose::kNo,

@@ -53,10 +53,14 @@ class Head {
   struct Loss {
     std::vector<float> logprob;  // [T]
     Tensor dx;                   // (t, D) fp32
+    std::int64_t correct = 0;    // targets that are the argmax
+    double entropy = 0.0;        // nats, summed over targets: this rank's term of the sum over tp
   };
-  /// The loss is -scale sum(logprob). Adds into the weight's gradient in the same pass over the
-  /// logits. wants_dx: else dx stays undefined, on every rank of tp. Collective over tp.
-  Loss loss(Context& ctx, const Tensor& x, float scale, bool wants_dx = true) const;
+  /// The loss is -sum(weight logprob); weight: [T]. Adds into the gradient of the head's weights in
+  /// the same pass over the logits. wants_dx: else dx stays undefined, on every rank of tp.
+  /// Collective over tp.
+  Loss loss(Context& ctx, const Tensor& x, std::span<const float> weight,
+            bool wants_dx = true) const;
 
   /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not
   /// collective.

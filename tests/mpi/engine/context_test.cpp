@@ -163,7 +163,9 @@ class ContextTest : public ::testing::TestWithParam<Case> {
       ctx.batch.step_tokens = static_cast<std::int64_t>(tokens);
       stats.clear();
       train::zero_gradients(instance);
-      const auto own = train::forward_backward(instance, ctx, own_batches(mesh), 1.0 / counted);
+      const auto own =
+          train::forward_backward(instance, ctx, own_batches(mesh), train::cross_entropy(), counted)
+              .logprob;
       mesh.world.all_reduce(stats.all(), comm::Reduce::kSum);
       const auto logprob = joined_rows(mesh, own);
       double loss = 0.0;
@@ -290,7 +292,7 @@ TEST_P(ContextTest, TrafficIsAsPlanned) {
     instance.parameters.initialise(*instance.backend, 7);
     model::Context ctx = instance.context();
     ctx.batch.step_tokens = kRows * kBatches;
-    train::forward_backward(instance, ctx, own_batches(mesh), 1.0);
+    train::forward_backward(instance, ctx, own_batches(mesh), train::cross_entropy(), 1.0);
     const plan::Traffic traffic = plan::traffic_per_step(
         config, plan::Layout::of(config, ranks), mesh[comm::Group::kPp].rank(), gates_of(config),
         mesh[comm::Group::kTp].rank());

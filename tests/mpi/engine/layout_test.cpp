@@ -134,7 +134,8 @@ class LayoutTest : public ::testing::TestWithParam<Case> {
       batches.emplace_back();  // what an interleaved schedule needs
     }
     double loss = 0.0;
-    for (const auto& logprob : train::forward_backward(instance, ctx, batches, 1.0 / counted)) {
+    for (const auto& logprob :
+         train::forward_backward(instance, ctx, batches, train::cross_entropy(), counted).logprob) {
       for (const float p : logprob) {
         loss -= mesh.reports() ? static_cast<double>(p) / counted : 0.0;
       }

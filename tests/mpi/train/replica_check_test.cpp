@@ -60,7 +60,7 @@ class ReplicaCheck : public ::testing::Test {
     const std::vector<data::MicroBatch> batches = {golden.rows[own % golden.rows.size()]};
     for (int step = 1; step <= steps; ++step) {
       zero_gradients(instance);
-      forward_backward(instance, ctx, batches, 1e-2);
+      forward_backward(instance, ctx, batches, cross_entropy(), 100.0);
       const GradientBuffer none(instance, 0);
       optimizer_step(instance, none, config.train, 1e-3, step, gradient_norm(instance, none));
     }

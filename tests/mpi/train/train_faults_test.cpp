@@ -37,8 +37,9 @@ class SlippingBackend : public cpu::CpuBackend {
       : CpuBackend(1, cpu::best_kernels()), slips_(slips) {}
 
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
-                              float scale, const Tensor& dlogits) override {
-    CpuBackend::cross_entropy_backward(logits, target, stats, scale, dlogits);
+                              const Tensor& weight, const Tensor& dlogits,
+                              const Tensor& spread) override {
+    CpuBackend::cross_entropy_backward(logits, target, stats, weight, dlogits, spread);
     if (slips_.first_bad <= calls_ && calls_ < slips_.end_bad) {
       dlogits.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     }

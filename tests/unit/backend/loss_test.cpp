@@ -17,14 +17,16 @@ class LossKernels : public KernelTest {
  protected:
   void check(const Vector& logits, const Indices& target, std::int64_t vocab) const {
     const std::int64_t rows = std::ssize(target);
-    constexpr double kScale = 0.125;
     const Tensor logits_there = upload(logits, {rows, vocab});
     const Tensor target_there = upload(target, {rows});
     const Tensor stats = poisoned({rows, 3});
     const Tensor best = poisoned({rows}, DType::kI32);
     const Tensor dlogits = poisoned({rows, vocab}, compute());
+    const Tensor spread = poisoned({rows});
+    const Vector weight = random({rows}, "weight");
     backend().softmax_stats(logits_there, target_there, stats, best);
-    backend().cross_entropy_backward(logits_there, target_there, stats, to_float(kScale), dlogits);
+    backend().cross_entropy_backward(logits_there, target_there, stats, upload(weight, {rows}),
+                                     dlogits, spread);
 
     const std::string what = fmt::format("({}, {})", rows, vocab);
     const Vector row = download(stats);
@@ -37,8 +39,16 @@ class LossKernels : public KernelTest {
                  "log-probabilities " + what);
     EXPECT_EQ(download_indices(best), reference::best_tokens(logits, vocab)) << what;
     expect_close(download(dlogits),
-                 reference::cross_entropy_backward(logits, target, vocab, kScale), tolerance(),
+                 reference::cross_entropy_backward(logits, target, vocab, weight), tolerance(),
                  "dlogits " + what);
+    const Vector entropy = reference::entropies(logits, vocab);
+    const Vector spreads = download(spread);
+    for (std::size_t r = 0; r < target.size(); ++r) {
+      const double total = row[3 * r + 1];
+      EXPECT_NEAR(target[r] < 0 ? 0.0 : std::log(total) - spreads[r] / total,
+                  target[r] < 0 ? spreads[r] : entropy[r], 2e-5)
+          << what;
+    }
   }
 };
 
@@ -119,9 +129,10 @@ TEST_P(LossKernels, AShareOfTheVocabulary) {
                  logits.begin() + static_cast<std::ptrdiff_t>(40 * r + 17));
   }
   const Tensor dshare = poisoned({3, 17}, compute());
+  const Vector weight{0.5, -2.0, 1.0};
   backend().cross_entropy_backward(upload(share, {3, 17}), upload(Indices{2, 17, -1}, {3}), stats,
-                                   0.5F, dshare);
-  const Vector whole = reference::cross_entropy_backward(logits, target, 40, 0.5);
+                                   upload(weight, {3}), dshare, poisoned({3}));
+  const Vector whole = reference::cross_entropy_backward(logits, target, 40, weight);
   Vector expected;
   for (std::size_t r = 0; r < 3; ++r) {
     expected.insert(expected.end(), whole.begin() + static_cast<std::ptrdiff_t>(40 * r),

@@ -234,15 +234,17 @@ TEST(Reference, CombineGradients) {
 TEST(Reference, CrossEntropyGradient) {
   const Vector logits = random({3, 7}, "logits");
   const Indices target = {6, -1, 0};
+  const Vector weight = {0.25, 1.0, -0.5};
   const auto loss = [&](const Vector& v) {
     double sum = 0.0;
-    for (const double logprob : target_log_probs(v, target, 7)) {
-      sum -= 0.25 * logprob;
+    const Vector logprob = target_log_probs(v, target, 7);
+    for (std::size_t r = 0; r < weight.size(); ++r) {
+      sum -= weight[r] * logprob[r];
     }
     return sum;
   };
   EXPECT_EQ(target_log_probs(logits, target, 7)[1], 0.0);
-  expect_gradient(loss, logits, cross_entropy_backward(logits, target, 7, 0.25));
+  expect_gradient(loss, logits, cross_entropy_backward(logits, target, 7, weight));
 }
 
 TEST(Reference, EmbeddingGradientSumsRepeatedTokens) {

@@ -168,7 +168,8 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
     const auto counted = static_cast<double>(all.counted());
     double sum = 0.0;
     const auto logprob =
-        train::forward_backward(*instance, ctx, std::span(&all, 1), 1.0 / counted).front();
+        train::forward_backward(*instance, ctx, std::span(&all, 1), train::cross_entropy(), counted)
+            .logprob.front();
     for (const float p : logprob) {
       sum -= static_cast<double>(p);
     }

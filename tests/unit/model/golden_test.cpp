@@ -56,8 +56,9 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
     ctx.batch.step_tokens = batch.size();
     train::zero_gradients(*instance);
     const auto counted = static_cast<double>(batch.counted());
-    const auto logprob =
-        train::forward_backward(*instance, ctx, std::span(&batch, 1), 1.0 / counted).front();
+    const auto logprob = train::forward_backward(*instance, ctx, std::span(&batch, 1),
+                                                 train::cross_entropy(), counted)
+                             .logprob.front();
     double sum = 0.0;
     for (const float p : logprob) {
       sum += static_cast<double>(p);

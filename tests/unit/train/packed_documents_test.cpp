@@ -59,7 +59,9 @@ TEST_P(PackedDocuments, LogProbabilitiesAreThoseOfEachAlone) {
   instance.parameters.initialise(*instance.backend, 1);
   const auto log_probs = [&](const std::vector<data::Sample>& samples) {
     const std::vector<data::MicroBatch> batches = {data::micro_batch_of(samples)};
-    return train::forward_backward(instance, instance.context(), batches, 1.0).at(0);
+    return train::forward_backward(instance, instance.context(), batches, train::cross_entropy(),
+                                   1.0)
+        .logprob.at(0);
   };
   std::vector<data::Sample> documents;
   std::vector<float> alone;

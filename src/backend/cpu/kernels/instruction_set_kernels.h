@@ -26,7 +26,8 @@ void divergence(const float* reference, const float* logits, const float* log_su
                 float* divergence, Index rows, Index vocab);
 template <class A>
 void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
-                            float scale, A* dlogits, Index rows, Index vocab);
+                            const float* weight, A* dlogits, float* spread, Index rows,
+                            Index vocab);
 template <class A, class M>
 void adamw(const AdamWStep& step, const float* grad, float* value, M* exp_avg, M* exp_avg_sq,
            A* copy, Index n);

@@ -222,8 +222,8 @@ struct Kernels {
                            Index dim);
   // stats: (rows, 3) as softmax_stats gives them.
   void (*cross_entropy_backward)(const float* logits, const std::int32_t* target,
-                                 const float* stats, float scale, A* dlogits, Index rows,
-                                 Index vocab);
+                                 const float* stats, const float* weight, A* dlogits, float* spread,
+                                 Index rows, Index vocab);
   void (*adamw)(const AdamWStep& step, const float* grad, float* value, float* exp_avg,
                 float* exp_avg_sq, A* copy, Index n);
   void (*adamw_bf16)(const AdamWStep& step, const float* grad, float* value, BFloat16* exp_avg,

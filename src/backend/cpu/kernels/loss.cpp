@@ -1,4 +1,4 @@
-// Cross-entropy of a row: log p = x_target - logsumexp(x),  dx = scale (softmax(x) - one-hot).
+// Cross-entropy of a row: log p = x_target - logsumexp(x),  dx = weight (softmax(x) - one-hot).
 #include "backend/cpu/kernels/instruction_set_kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
@@ -124,8 +124,11 @@ void divergence(const float* reference, const float* logits, const float* log_su
 
 template <class A>
 void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
-                            float scale, A* dlogits, Index rows, Index vocab) {
+                            const float* weight, A* dlogits, float* spread, Index rows,
+                            Index vocab) {
+  const Index whole = vocab / kLanes * kLanes;
   for (Index r = 0; r < rows; ++r, logits += vocab, dlogits += vocab, stats += 3) {
+    spread[r] = 0.0F;
     if (target[r] < 0) {
       for (Index i = 0; i < vocab; i += kLanes) {
         store(dlogits + i, F16{}, vocab - i);
@@ -134,19 +137,32 @@ void cross_entropy_backward(const float* logits, const std::int32_t* target, con
     }
     const bool here = target[r] < vocab;
     const float own = here ? logits[target[r]] : 0.0F;  // dlogits may be the same memory
-    const float factor = scale / stats[1];
-    for (Index i = 0; i < vocab; i += kLanes) {
-      store(dlogits + i, exp(load(logits + i, vocab - i) - stats[0]) * factor, vocab - i);
+    const float factor = weight[r] / stats[1];
+    F16 sums{};
+    for (Index i = 0; i < whole; i += kLanes) {
+      const F16 below = load(logits + i) - stats[0];
+      const F16 e = exp(below);
+      sums += e * below;
+      store(dlogits + i, e * factor);
+    }
+    spread[r] = sum(sums);
+    if (whole < vocab) {
+      const F16 below = load(logits + whole, vocab - whole) - stats[0];
+      const F16 e = exp(below);
+      for (Index lane = 0; lane < vocab - whole; ++lane) {
+        spread[r] += e[lane] * below[lane];
+      }
+      store(dlogits + whole, e * factor, vocab - whole);
     }
     if (here) {
       const float p = exp(own - stats[0]) / stats[1];
-      dlogits[target[r]] = static_cast<A>(scale * (p - 1.0F));
+      dlogits[target[r]] = static_cast<A>(weight[r] * (p - 1.0F));
     }
   }
 }
-template void cross_entropy_backward(const float*, const std::int32_t*, const float*, float, float*,
-                                     Index, Index);
-template void cross_entropy_backward(const float*, const std::int32_t*, const float*, float,
-                                     BFloat16*, Index, Index);
+template void cross_entropy_backward(const float*, const std::int32_t*, const float*, const float*,
+                                     float*, float*, Index, Index);
+template void cross_entropy_backward(const float*, const std::int32_t*, const float*, const float*,
+                                     BFloat16*, float*, Index, Index);
 
 }  // namespace moesaic::cpu::MOESAIC_ISA
