@@ -62,8 +62,9 @@ ModelSource::Texts read_texts(const fs::path& path, int depth) {
 
 // Of the adapters that a run had; 0: it had none.
 float scale_of(const Json& state) {
+  const Json config = state.value("config", Json::object());
   config::Flat keys;
-  for (const auto& [key, value] : state.value("config", Json::object()).items()) {
+  for (const auto& [key, value] : config.items()) {
     if (key.starts_with("adapter.")) {
       keys.emplace_back(key, value.get<std::string>());
     }

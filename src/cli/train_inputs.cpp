@@ -142,8 +142,8 @@ void keep_router(const config::Parsed& parsed, TrainInputs& inputs) {
     kept.emplace_back("train.trainable = all,!router");
   }
   if (!kept.empty()) {
-    log::info(fmt::format("the corpus names its targets, and model.path is set: {}",
-                          join(kept, ", ")));
+    log::info(
+        fmt::format("the corpus names its targets, and model.path is set: {}", join(kept, ", ")));
   }
 }
 

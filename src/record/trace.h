@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,7 +29,9 @@ struct TraceAxes {
 struct TraceRow {
   std::int64_t step = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
-  double token_accuracy = 0, entropy = 0;
+  // Of training; NaN: not measured.
+  double token_accuracy = std::numeric_limits<double>::quiet_NaN();
+  double entropy = std::numeric_limits<double>::quiet_NaN();
   std::int64_t tokens = 0, targets = 0;  // routed positions, counted targets
   double seconds = 0, unix_time = 0;
   std::int64_t peak_memory = 0;  // bytes, max over ranks
