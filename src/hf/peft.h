@@ -95,11 +95,20 @@ struct PeftFolderRequest {
 
 /// Collective over world: rank 0 writes both files, the config last, so that a folder with one is
 /// whole. `read` serves, for each name NAME.weight, NAME.lora_A.weight (r, in) and
-/// NAME.lora_B.weight (out, r), on rank 0 alone. Experts are written one by one, where the family
-/// stores them so, and all experts of a layer, gate and up together, as PEFT asks for: what has no
-/// update is written as zeros. Throws AgreedError on all ranks: kCannotCreate if the folder is not
-/// free, kUsage if PEFT cannot express these names. Memory: a tensor.
+/// NAME.lora_B.weight (out, r), on rank 0 alone.
+///
+/// Experts are written one by one, and those of a layer all together, gate_proj and up_proj with
+/// down_proj, as PEFT asks for: what has no update is zeros. Experts that a family stacks are
+/// written as one product, with twice the rank for gate_proj and up_proj.
+///
+/// Throws AgreedError on all ranks: kCannotCreate if the folder is not free, kUsage if a name is
+/// none that may have an adapter, kBadNumbers if a value is not finite. Memory: a tensor of the
+/// file.
 void write_peft_folder(const PeftFolderRequest& request, const ReadPart& read,
                        const comm::Communicator& world);
+
+/// The names whose updates PEFT reads with transformers 4, but leaves out with transformers 5, as
+/// it takes their modules for experts: those of shared experts and dense layers.
+std::vector<std::string> lost_in_transformers_5(const PeftFolderRequest& request);
 
 }  // namespace moesaic::hf

@@ -1,6 +1,8 @@
 #pragma once
 
+#include "files/durable.h"
 #include "hf/peft.h"
+#include "hf/safetensors/safetensors.h"
 #include "unit/hf/folders.h"
 
 // The PEFT folders of tests/golden, and their numbers by other code.
@@ -21,6 +23,26 @@ inline fs::path adapter_of(const std::string& family, const std::string& name) {
 inline PeftFolder open_adapter(const fs::path& path, const HfFolder& base) {
   const HfConfig& config = base.config();
   return PeftFolder::open(path, *config.family, config.model, config.router);
+}
+
+/// A copy of an adapter with another config, or other tensors (F32 but where their dtype says BF16
+/// or F16).
+inline void copy_adapter(const fs::path& from, const fs::path& to,
+                         const std::function<void(Json&, Arrays&)>& change) {
+  Json config = Json::parse(testing::read_file(from / "adapter_config.json"));
+  Arrays arrays = arrays_of(from);
+  change(config, arrays);
+  files::make_folder(to);
+  testing::write_file(to / "adapter_config.json", config.dump(2));
+  std::vector<TensorToStore> tensors;
+  for (const auto& [name, array] : arrays) {
+    tensors.push_back({name, stored_dtype(array.dtype).value(), array.shape});
+  }
+  SafetensorsWriter writer(to / "adapter_model.safetensors", tensors);
+  for (const auto& [name, array] : arrays) {
+    writer.write(array.values);
+  }
+  writer.close();
 }
 
 inline std::vector<float> whole_a(PeftFolder& adapter, const HfFolder& base,
