@@ -107,8 +107,4 @@ struct PeftFolderRequest {
 void write_peft_folder(const PeftFolderRequest& request, const ReadPart& read,
                        const comm::Communicator& world);
 
-/// The names whose updates PEFT reads with transformers 4, but leaves out with transformers 5, as
-/// it takes their modules for experts: those of shared experts and dense layers.
-std::vector<std::string> lost_in_transformers_5(const PeftFolderRequest& request);
-
 }  // namespace moesaic::hf

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kLayers = "model.layers.";
 constexpr std::string_view kExperts = "experts.";
+constexpr std::string_view kForgotten = "qwen2_moe";
 constexpr std::string_view kRouter = ".mlp.gate.weight";
 
 /// "3" and "self_attn.q_proj" of "model.layers.3.self_attn.q_proj".
@@ -70,11 +71,26 @@ std::string layers_pattern(const Layers& layers) {
   return "(" + join(adapted, "|") + ")";
 }
 
+/// "model.layers.0.mlp.experts.gate_up_proj" of an expert's gate_proj or up_proj.
+std::string joined_parameter(const HfTensor& tensor) {
+  const bool down = tensor.name.ends_with(".down_proj.weight");
+  return std::string(experts_of(tensor.name)) + (down ? "down_proj" : "gate_up_proj");
+}
+
 }  // namespace
 
 bool is_parameter_target(const HfTensor& tensor, const Family& family) {
-  const bool linear_router = family.stacked == nullptr && !family.name.starts_with("deepseek");
-  return tensor.stacked() || (tensor.name.ends_with(kRouter) && !linear_router);
+  if (tensor.name.ends_with(kRouter)) {
+    return family.stacked != nullptr || family.name.starts_with("deepseek") ||
+           family.name == kForgotten;
+  }
+  const std::string last = last_name(tensor);
+  const bool is_ffn = last == "gate_proj" || last == "up_proj" || last == "down_proj";
+  return tensor.stacked() || (is_ffn && experts_of(tensor.name).empty());
+}
+
+bool is_also_joined(const HfTensor& tensor, const Family& family) {
+  return family.name == kForgotten && !experts_of(tensor.name).empty();
 }
 
 Json target_modules(const std::vector<HfTensor>& tensors, const std::set<std::string>& names,
@@ -82,7 +98,11 @@ Json target_modules(const std::vector<HfTensor>& tensors, const std::set<std::st
   std::map<std::string, Layers> kinds;  // by pattern
   std::set<std::string> adapted, others;
   for (const HfTensor& tensor : tensors) {
-    if (!may_be_adapted(tensor) || is_parameter_target(tensor, family)) {
+    if (!may_be_adapted(tensor)) {
+      continue;
+    }
+    if (is_parameter_target(tensor, family)) {  // never as a module, too
+      others.insert(last_name(tensor));
       continue;
     }
     const bool has = names.contains(tensor.name);
@@ -113,8 +133,10 @@ Json target_parameters(const std::vector<HfTensor>& tensors, const std::set<std:
                        const Family& family) {
   std::map<std::string, Layers> kinds;  // by the parameter's name in a layer
   for (const HfTensor& tensor : tensors) {
-    if (may_be_adapted(tensor) && is_parameter_target(tensor, family)) {
-      const auto [layer, rest] = in_layer(tensor.view.tensor);
+    const bool also_joined = is_also_joined(tensor, family);
+    if (may_be_adapted(tensor) && (also_joined || is_parameter_target(tensor, family))) {
+      const auto [layer, rest] =
+          in_layer(also_joined ? joined_parameter(tensor) : tensor.view.tensor);
       kinds[rest].all.insert(layer);
       if (names.contains(tensor.name)) {
         kinds[rest].adapted.insert(layer);

@@ -168,7 +168,8 @@ Json number(double value) {
 Json Adapter::config_of(const Names& names) const {
   Json ranks = Json::object(), alphas = Json::object();
   const bool joins_gate_up = std::any_of(tensors_.begin(), tensors_.end(), [&](const auto& tensor) {
-    return tensor.stacked() && names.contains(tensor.name) && !is_down(tensor.name);
+    return names.contains(tensor.name) && !is_down(tensor.name) &&
+           (tensor.stacked() || is_also_joined(tensor, *request_.family));
   });
   if (joins_gate_up) {  // so that the scale stays
     ranks[kGateUp] = 2 * request_.rank;
@@ -212,17 +213,6 @@ void write_weights(const Adapter& adapter, const ReadPart& read,
 }
 
 }  // namespace
-
-std::vector<std::string> lost_in_transformers_5(const PeftFolderRequest& request) {
-  std::vector<std::string> lost;
-  for (const std::string& name : request.names) {
-    const bool is_ffn = is_down(name) || is_up(name) || name.ends_with(".gate_proj.weight");
-    if (is_ffn && experts_of(name).empty()) {
-      lost.push_back(name);
-    }
-  }
-  return lost;
-}
 
 void write_peft_folder(const PeftFolderRequest& request, const ReadPart& read,
                        const comm::Communicator& world) {
