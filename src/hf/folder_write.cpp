@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -14,6 +13,7 @@
 #include "hf/safetensors/safetensors.h"
 #include "hf/tensor_names.h"
 #include "hf/tensors.h"
+#include "hf/unfinished.h"
 
 namespace moesaic::hf {
 namespace {
@@ -21,25 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
 
-constexpr const char* kUnfinishedName = ".unfinished";  // there while the folder is written
 constexpr std::int64_t kBlock = std::int64_t{1} << 24;  // elements that are copied at once
-
-constexpr std::array kSidecarFiles{
-    "tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json",
-    "tokenizer.model", "added_tokens.json",     "vocab.json",
-    "merges.txt",      "chat_template.jinja",   "generation_config.json"};
-
-/// Whether a file has a name that write_hf_folder gives.
-bool is_written(const fs::path& file) {
-  fs::path name = file.filename();
-  if (name.extension() == ".tmp") {
-    name.replace_extension();
-  }
-  const std::string text = name.string();
-  return text == kUnfinishedName || text == kConfigName ||
-         (text.starts_with("model") && text.find(".safetensors") != std::string::npos) ||
-         std::find(kSidecarFiles.begin(), kSidecarFiles.end(), text) != kSidecarFiles.end();
-}
 
 /// One stored tensor and those of ours that it holds, in the order in which they lie in it.
 struct Stored {
@@ -158,18 +140,6 @@ void write_shard(const fs::path& file, const Shard& shard, const ReadPart& read)
   writer.close();
 }
 
-/// Makes the folder and marks it.
-void prepare(const fs::path& folder) {
-  files::make_folder(folder);
-  if (!is_free(folder)) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("{}: is not empty; name another folder, or remove it",
-                            fs::absolute(folder).string()));
-  }
-  clear_written(folder);
-  files::write_whole(folder / kUnfinishedName, "");
-}
-
 void write_index(const fs::path& folder, const std::vector<Shard>& shards) {
   Json files = Json::object();
   std::int64_t bytes = 0;
@@ -213,49 +183,10 @@ void finish(const HfFolderRequest& request, const std::vector<Shard>& shards) {
   set("bos_token_id", request.special.bos);
   set("eos_token_id", request.special.eos);
   files::write_whole(request.folder / kConfigName, config.dump(2) + "\n");
-  fs::remove(request.folder / kUnfinishedName);
+  end_writing(request.folder);
 }
 
 }  // namespace
-
-std::vector<fs::path> sidecar_files(const fs::path& folder) {
-  std::vector<fs::path> files;
-  for (const char* name : kSidecarFiles) {
-    if (files::is_there(folder / name) && !files::is_folder(folder / name)) {
-      files.push_back(folder / name);
-    }
-  }
-  return files;
-}
-
-bool is_free(const fs::path& folder) {
-  if (!fs::exists(folder) || fs::is_empty(folder)) {
-    return true;
-  }
-  const auto entries = fs::directory_iterator(folder);
-  return fs::exists(folder / kUnfinishedName) && !HfFolder::is_one(folder) &&
-         std::all_of(begin(entries), end(entries),
-                     [](const auto& entry) { return is_written(entry.path()); });
-}
-
-void clear_written(const fs::path& folder) {
-  std::vector<fs::path> written;
-  std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    if (is_written(entry->path()) && entry->path().filename() != kUnfinishedName) {
-      written.push_back(entry->path());
-    }
-  }
-  written.push_back(folder / kUnfinishedName);  // last, as the rest is known by it
-  for (std::size_t i = 0; !error && i < written.size(); ++i) {
-    fs::remove(written[i], error);
-  }
-  if (error) {
-    throw Error(Exit::kCannotCreate, fmt::format("{}: cannot be cleared of an unfinished model: {}",
-                                                 fs::absolute(folder).string(), error.message()));
-  }
-}
 
 void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
                      const comm::Communicator& world) {
@@ -267,7 +198,7 @@ void write_hf_folder(const HfFolderRequest& request, const ReadPart& read,
     stored = stored_tensors(tensors, request.type);
     shards = shards_of(stored, request.shard_bytes);
     if (world.is_root()) {
-      prepare(request.folder);
+      begin_writing(request.folder);
     }
   });
   try {

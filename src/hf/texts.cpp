@@ -16,26 +16,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uintmax_t kMostConfigBytes = 16'000'000, kMostIndexBytes = 500'000'000;
+constexpr std::uintmax_t kMostIndexBytes = 500'000'000;
 
 std::string sha256_of(std::string_view text) { return Sha256::of(std::as_bytes(std::span(text))); }
-
-std::string read_bounded(const fs::path& file, std::uintmax_t most) {
-  std::error_code unknown;
-  if (fs::file_size(file, unknown) > most && !unknown) {
-    throw Error(Exit::kBadData, fmt::format("{}: has more than {} bytes, too many for such a file",
-                                            file.string(), most));
-  }
-  return files::read_whole(file);
-}
 
 std::string read_weights(const fs::path& folder) {
   std::map<std::string, std::string> lines;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() == ".safetensors") {
-      const std::string name = entry.path().filename().string();
-      lines[name] = fmt::format("{} {} {}\n", entry.last_write_time().time_since_epoch().count(),
-                                weights_mark(entry.path()), name);
+      lines[entry.path().filename().string()] = weights_line(entry.path());
     }
   }
   std::string text;
@@ -46,6 +35,20 @@ std::string read_weights(const fs::path& folder) {
 }
 
 }  // namespace
+
+std::string read_bounded(const fs::path& file, std::uintmax_t most) {
+  std::error_code unknown;
+  if (fs::file_size(file, unknown) > most && !unknown) {
+    throw Error(Exit::kBadData, fmt::format("{}: has more than {} bytes, too many for such a file",
+                                            file.string(), most));
+  }
+  return files::read_whole(file);
+}
+
+std::string weights_line(const fs::path& file) {
+  return fmt::format("{} {} {}\n", fs::last_write_time(file).time_since_epoch().count(),
+                     weights_mark(file), file.filename().string());
+}
 
 HfTexts read_hf_texts(const fs::path& folder) {
   HfTexts texts;

@@ -18,6 +18,13 @@ struct HfTexts {
   std::string weights;     // of each weights file a line: modification time, weights_mark, name
 };
 
+/// The largest config that is read, in bytes.
+inline constexpr std::uintmax_t kMostConfigBytes = 16'000'000;
+/// Reads a small file whole. Throws what fail_read does; kBadData if it has more bytes.
+std::string read_bounded(const std::filesystem::path& file, std::uintmax_t most);
+/// The line of HfTexts::weights for a file.
+std::string weights_line(const std::filesystem::path& file);
+
 /// Reads them, and what weights_mark does. kNoInput if there are no weights, and what fail_read
 /// throws; kBadData if one is too large.
 HfTexts read_hf_texts(const std::filesystem::path& folder);

@@ -1,0 +1,402 @@
+// PEFT adapter folders: what PEFT itself has written, in all its forms, and what is wrong with one.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <tuple>
+
+#include "files/hdf5/file.h"
+#include "files/hdf5/thread.h"
+#include "hf/family.h"
+#include "unit/hf/adapters.h"
+
+namespace moesaic::hf {
+namespace {
+
+/// What golden.h5 says of a case (golden/adapters/README.md).
+struct Oracle {
+  std::vector<std::string> names;
+  std::vector<float> scales;
+  std::map<std::string, std::vector<float>> merged;
+
+  static Oracle read(const std::string& family, const std::string& name) {
+    return files::hdf5_run([&] {
+      const auto file = files::Hdf5File::open(adapter_of(family, "golden.h5"));
+      Oracle oracle;
+      oracle.names =
+          Json::parse(file.string_attribute(name, "names")).get<std::vector<std::string>>();
+      oracle.scales = file.read_all<float>(name + "/scales");
+      for (const std::string& tensor : file.members(name + "/merged")) {
+        oracle.merged[tensor] = file.read_all<float>(name + "/merged/" + tensor);
+      }
+      return oracle;
+    });
+  }
+};
+
+// Every folder that PEFT has written: the weights it updates, their scales, and W + scale B A.
+TEST(Peft, AsPeftComputes) {
+  for (const auto& [family, name] : kAdapters) {
+    HfFolder base = HfFolder::open(folder_of(family));
+    PeftFolder adapter = open_adapter(adapter_of(family, name), base);
+    const Oracle oracle = Oracle::read(family, name);
+    std::vector<std::string> names = adapter.names();
+    std::sort(names.begin(), names.end());
+    ASSERT_EQ(names, oracle.names) << family << "/" << name;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      EXPECT_NEAR(adapter.scale(names[i]), static_cast<double>(oracle.scales[i]), 1e-6) << names[i];
+    }
+    EXPECT_GE(oracle.merged.size(), 1U);
+    for (const auto& [tensor, values] : oracle.merged) {
+      std::vector<float> merged = whole(base, tensor);
+      const std::vector<float> update = update_of(adapter, base, tensor);
+      for (std::size_t i = 0; i < merged.size(); ++i) {
+        ASSERT_NEAR(merged[i] + update[i], values[i], 2e-6) << family << "/" << name << tensor;
+      }
+    }
+    EXPECT_EQ(adapter.base_name(), "families/" + family);
+    EXPECT_FALSE(adapter.has("model.embed_tokens.weight"));
+  }
+}
+
+/// Some numbers of PEFT's files by the rules of its documentation, written down once more.
+TEST(Peft, EveryNumber) {
+  const std::string layer = "model.layers.1.", stored = "base_model.model.model.layers.1.";
+  const auto check = [&](const std::string& family, const std::string& name,
+                         const std::string& weight, const auto& a, const auto& b) {
+    const HfFolder base = HfFolder::open(folder_of(family));
+    PeftFolder adapter = open_adapter(adapter_of(family, name), base);
+    const Arrays arrays = arrays_of(adapter_of(family, name));
+    const Extents shape = base.shape(layer + weight).value();
+    const std::int64_t rank = adapter.rank(layer + weight);
+    const std::vector<float> all_a = whole_a(adapter, base, layer + weight);
+    const std::vector<float> all_b = whole_b(adapter, base, layer + weight);
+    for (std::int64_t k = 0; k < rank; ++k) {
+      for (std::int64_t i = 0; i < shape[1]; ++i) {
+        ASSERT_EQ(all_a[static_cast<std::size_t>(k * shape[1] + i)], a(arrays, k, i)) << weight;
+      }
+      for (std::int64_t o = 0; o < shape[0]; ++o) {
+        ASSERT_EQ(all_b[static_cast<std::size_t>(o * rank + k)], b(arrays, o, k)) << weight;
+      }
+    }
+  };
+  const auto at = [&](const std::string& name) {
+    return [=](const Arrays& arrays, std::int64_t i, std::int64_t j) {
+      return arrays.at(stored + name + ".weight").at({i, j});
+    };
+  };
+  check("mixtral", "attention", "self_attn.v_proj.weight", at("self_attn.v_proj.lora_A"),
+        at("self_attn.v_proj.lora_B"));
+  check("mixtral", "experts", "mlp.experts.4.up_proj.weight",
+        at("block_sparse_moe.experts.4.w3.lora_A"), at("block_sparse_moe.experts.4.w3.lora_B"));
+  check("mixtral", "fused", "mlp.gate.weight", at("mlp.gate.lora_A"), at("mlp.gate.lora_B"));
+  check("deepseek_v3", "experts", "mlp.experts.11.down_proj.weight",
+        at("mlp.experts.11.down_proj.lora_A"), at("mlp.experts.11.down_proj.lora_B"));
+  // Expert e of all: A [e r + k, i] and B [o, k experts + e].
+  const auto all_a = [&](const std::string& name, std::int64_t expert, std::int64_t rank) {
+    return [=](const Arrays& arrays, std::int64_t k, std::int64_t i) {
+      return arrays.at(stored + name + ".lora_A.weight").at({expert * rank + k, i});
+    };
+  };
+  const auto all_b = [&](const std::string& name, std::int64_t expert, std::int64_t experts,
+                         std::int64_t turns, std::int64_t begin) {
+    return [=](const Arrays& arrays, std::int64_t o, std::int64_t k) {
+      return arrays.at(stored + name + ".lora_B.weight")
+          .at({begin + turns * o, k * experts + expert});
+    };
+  };
+  const std::string outer = "mlp.experts", inner = "mlp.experts.base_layer";
+  check("deepseek_v3", "fused", "mlp.experts.7.gate_proj.weight", all_a(inner, 7, 3),
+        all_b(inner, 7, 12, 1, 0));
+  check("deepseek_v3", "fused", "mlp.experts.7.up_proj.weight", all_a(inner, 7, 3),
+        all_b(inner, 7, 12, 1, 9));
+  check("deepseek_v3", "fused", "mlp.experts.7.down_proj.weight", all_a(outer, 7, 3),
+        all_b(outer, 7, 12, 1, 0));
+  check("qwen3_moe", "fused", "mlp.experts.5.up_proj.weight", all_a(inner, 5, 2),
+        all_b(inner, 5, 8, 1, 10));
+  check("qwen3_moe", "down", "mlp.experts.5.down_proj.weight", all_a(outer, 5, 3),
+        all_b(outer, 5, 8, 1, 0));
+  check("gpt_oss", "fused", "mlp.experts.2.gate_proj.weight", all_a(inner, 2, 3),
+        all_b(inner, 2, 6, 2, 0));
+  check("gpt_oss", "fused", "mlp.experts.2.up_proj.weight", all_a(inner, 2, 3),
+        all_b(inner, 2, 6, 2, 1));
+  check("gpt_oss", "fused", "mlp.experts.2.down_proj.weight", all_a(outer, 2, 3),
+        all_b(outer, 2, 6, 1, 0));
+}
+
+// What one rank reads of columns of A and rows of B is what the whole has there.
+TEST(Peft, Parts) {
+  for (const char* const family : {"mixtral", "gpt_oss"}) {
+    const HfFolder base = HfFolder::open(folder_of(family));
+    PeftFolder adapter = open_adapter(adapter_of(family, "fused"), base);
+    for (const char* const part : {"gate_proj", "up_proj", "down_proj"}) {
+      const std::string name = fmt::format("model.layers.1.mlp.experts.3.{}.weight", part);
+      const Extents shape = base.shape(name).value();
+      const std::vector<float> a = whole_a(adapter, base, name), b = whole_b(adapter, base, name);
+      std::vector<float> columns(3 * 5), rows(4 * 3);
+      adapter.read_a(name, {7, 5}, columns);
+      adapter.read_b(name, {9, 4}, rows);
+      for (std::int64_t k = 0; k < 3; ++k) {
+        for (std::int64_t i = 0; i < 5; ++i) {
+          EXPECT_EQ(columns[static_cast<std::size_t>(k * 5 + i)],
+                    a[static_cast<std::size_t>(k * shape[1] + 7 + i)]);
+        }
+        for (std::int64_t o = 0; o < 4; ++o) {
+          EXPECT_EQ(rows[static_cast<std::size_t>(o * 3 + k)],
+                    b[static_cast<std::size_t>((9 + o) * 3 + k)]);
+        }
+      }
+      adapter.read_b(name, {9, 0}, std::span<float>());
+      message_of([&] { adapter.read_b(name, {shape[0] - 1, 4}, rows); }, Exit::kInternal);
+    }
+  }
+}
+
+const std::string kQuery = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
+
+/// Reads a changed copy of mixtral/attention, or of another adapter.
+struct Changed {
+  explicit Changed(const std::function<void(Json&, Arrays&)>& change,
+                   const std::string& family = "mixtral", const std::string& name = "attention")
+      : base(HfFolder::open(folder_of(family))) {
+    copy_adapter(adapter_of(family, name), dir / "adapter", change);
+  }
+  PeftFolder open() const { return open_adapter(dir / "adapter", base); }
+  std::string refusal() const {
+    return message_of([&] { open(); }, Exit::kBadData);
+  }
+  TempDir dir;
+  HfFolder base;
+};
+
+// bf16 and fp16 are read as floats, and names may have the adapter's in them.
+TEST(Peft, FormatsAndNames) {
+  const Changed changed([](Json&, Arrays& arrays) {
+    arrays[kQuery + "A.other.weight"] = arrays[kQuery + "A.weight"];
+    arrays.erase(kQuery + "A.weight");
+    arrays[kQuery + "A.other.weight"].dtype = "BF16";
+    arrays[kQuery + "B.weight"].dtype = "F16";
+  });
+  PeftFolder narrow = changed.open();
+  PeftFolder wide = open_adapter(adapter_of("mixtral", "attention"), changed.base);
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  const auto expect_near = [](const std::vector<float>& a, const std::vector<float>& b, float off) {
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      EXPECT_NEAR(a[i], b[i], std::abs(b[i]) * off);
+    }
+    EXPECT_NE(a, b);
+  };
+  expect_near(whole_a(narrow, changed.base, name), whole_a(wide, changed.base, name), 1 / 256.0F);
+  expect_near(whole_b(narrow, changed.base, name), whole_b(wide, changed.base, name), 1 / 2048.0F);
+}
+
+// Whatever changes what an adapter computes is refused by its key.
+TEST(Peft, RefusedConfigs) {
+  const std::vector<std::tuple<std::string, Json, std::string>> cases{
+      {"peft_type", "IA3", "peft_type = \"IA3\" is not supported: only LORA is"},
+      {"peft_type", nullptr, "peft_type is missing"},
+      {"use_dora", true, "use_dora = true is DoRA"},
+      {"use_qalora", true, "use_qalora = true is QA-LoRA"},
+      {"lora_bias", true, "lora_bias = true has biases"},
+      {"bias", "all", "bias = \"all\" is not supported for LoRA adapters: only \"none\" is"},
+      {"fan_in_fan_out", true, "fan_in_fan_out = true is for weights"},
+      {"modules_to_save", Json::array({"lm_head"}), "modules_to_save = [\"lm_head\"] has whole"},
+      {"trainable_token_indices", Json::array({3}), "trainable_token_indices = [3] has rows"},
+      {"layer_replication", Json::array({Json::array({0, 2})}), "layer_replication = [[0,2]]"},
+      {"megatron_config", Json{{"a", 1}}, "megatron_config = {\"a\":1} is for a model of Megatron"},
+      {"init_lora_weights", "pissa_niter_4", "changes the base weights"},
+      {"init_lora_weights", "loftq", "changes the base weights"},
+      {"kasa_config", Json{{"beta", 1}}, "kasa_config"},
+      {"new_kind", 7, "new_kind = 7 is not known for LoRA adapters"},
+      {"r", 0, "r = 0 is not a whole number from 1"},
+      {"r", nullptr, "r = null is not a whole number"},
+      {"lora_alpha", "x", "lora_alpha = \"x\" is not a number"},
+      {"rank_pattern", Json{{"q_proj", 0.5}}, "has no rank for q_proj"},
+      {"alpha_pattern", Json{{"q_proj(", 1}}, "has the key q_proj(, which is not understood"}};
+  for (const auto& [key, value, message] : cases) {
+    const Changed changed([&](Json& config, Arrays&) { config[key] = value; });
+    const std::string refusal = changed.refusal();
+    expect_in(refusal, "adapter_config.json: this adapter cannot be used");
+    expect_in(refusal, message);
+  }
+  const Changed several([](Json& config, Arrays&) {
+    config["use_dora"] = true;
+    config["bias"] = "lora_only";
+  });
+  expect_in(several.refusal(), "use_dora");
+  expect_in(several.refusal(), "bias");
+}
+
+// What only training or loading reads has no effect; nor has a new key that says nothing.
+TEST(Peft, AcceptedConfigs) {
+  const Changed changed([](Json& config, Arrays&) {
+    config["lora_dropout"] = 0.25;
+    config["inference_mode"] = false;
+    config["init_lora_weights"] = "gaussian";
+    config["target_modules"] = "all-linear";
+    config["brand_new"] = nullptr;
+    config["newer"] = false;
+    config["base_model_name_or_path"] = nullptr;
+    config.erase("peft_version");
+  });
+  const PeftFolder adapter = changed.open();
+  EXPECT_EQ(adapter.dropout(), 0.25);
+  EXPECT_EQ(adapter.base_name(), "");
+  EXPECT_EQ(adapter.names().size(), 4U);
+}
+
+// All tensors that are wrong are told at once, with both shapes.
+TEST(Peft, WrongTensors) {
+  const std::string prefix = "base_model.model.";
+  const Array one{{1}, "F32", {1.0F}};
+  const Changed changed([&](Json&, Arrays& arrays) {
+    arrays.erase(kQuery + "B.weight");
+    arrays[prefix + "model.layers.0.self_attn.v_proj.lora_A.weight"] = {
+        {2, 24}, "F32", std::vector<float>(48)};
+    arrays[prefix + "model.layers.2.self_attn.v_proj.lora_A.weight"] = one;
+    arrays[prefix + "model.layers.0.self_attn.q_proj.weight"] = one;
+    arrays["model.layers.0.self_attn.q_proj.lora_A.weight"] = one;
+    arrays[prefix + "lm_head.lora_A.weight"] = one;
+    arrays[prefix + "model.embed_tokens.lora_embedding_A"] = one;
+    arrays[prefix + "model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = one;
+    arrays[prefix + "model.layers.0.self_attn.q_proj.lora_B.bias"] = one;
+    arrays[prefix + "model.layers.1.self_attn.q_proj.lora_A.default.weight"] =
+        arrays[prefix + "model.layers.1.self_attn.q_proj.lora_A.weight"];
+  });
+  const std::string message = changed.refusal();
+  expect_in(message,
+            "adapter_model.safetensors: the tensors are not those of an adapter of this "
+            "mixtral model:");
+  expect_in(message, "1 missing: " + kQuery + "B.weight");
+  expect_in(message, "1 of another shape: " + prefix +
+                         "model.layers.0.self_attn.v_proj.lora_A.weight [2, 24] (due: [3, 24])");
+  expect_in(message,
+            "3 that the model does not have: base_model.model.model.layers.0.self_attn."
+            "q_proj.weight, base_model.model.model.layers.2.self_attn.v_proj.lora_A.weight, "
+            "model.layers.0.self_attn.q_proj.lora_A.weight");
+  expect_in(message, "of the head, whose adapters are not supported: " + prefix + "lm_head");
+  expect_in(message, "of the embedding, whose adapters are not supported: " + prefix + "model.emb");
+  expect_in(message, "of DoRA, which is not supported");
+  expect_in(message, "that are biases, which are not supported");
+  expect_in(message, "1 stored twice: " + prefix +
+                         "model.layers.1.self_attn.q_proj.lora_A.default.weight and " + prefix +
+                         "model.layers.1.self_attn.q_proj.lora_A.weight");
+}
+
+// One weight may not have two updates: by itself, and among those of all experts.
+TEST(Peft, TwoForms) {
+  const Changed changed(
+      [](Json&, Arrays& arrays) {
+        const std::string expert = "base_model.model.model.layers.1.mlp.experts.2.down_proj.lora_";
+        arrays[expert + "A.weight"] = {{3, 10}, "F32", std::vector<float>(30)};
+        arrays[expert + "B.weight"] = {{24, 3}, "F32", std::vector<float>(72)};
+      },
+      "qwen3_moe", "fused");
+  expect_in(changed.refusal(),
+            "1 stored twice: the update of model.layers.1.mlp.experts.2.down_proj.weight");
+}
+
+// Ranks that the config does not have are wrong shapes, in joined experts, too.
+TEST(Peft, OtherRank) {
+  const Changed changed([](Json& config, Arrays&) { config["r"] = 4; }, "deepseek_v3", "fused");
+  const std::string message = changed.refusal();
+  expect_in(message, "mlp.experts.base_layer.lora_A.weight [36, 24] (due: [48, 24])");
+  expect_in(message, "mlp.experts.lora_B.weight [24, 36] (due: [24, 48])");
+}
+
+// An adapter of another model is none of this one.
+TEST(Peft, OtherModel) {
+  const HfFolder base = HfFolder::open(folder_of("qwen3_moe"));
+  const std::string message = message_of(
+      [&] { open_adapter(adapter_of("deepseek_v3", "attention"), base); }, Exit::kBadData);
+  expect_in(message, "q_a_proj.lora_A.weight");
+  expect_in(message, "that the model does not have");
+}
+
+TEST(Peft, NoTensors) {
+  const Changed changed([](Json&, Arrays& arrays) { arrays.clear(); });
+  expect_in(changed.refusal(), "has no tensors");
+}
+
+// A number that is not finite is told with its place when it is read.
+TEST(Peft, NotFinite) {
+  const Changed changed([](Json&, Arrays&) {});
+  const fs::path file = changed.dir / "adapter" / "adapter_model.safetensors";
+  std::string bytes = testing::read_file(file);
+  const float bad = std::nanf("");
+  std::memcpy(bytes.data() + bytes.size() - sizeof(bad), &bad, sizeof(bad));
+  testing::write_file(file, bytes);
+  PeftFolder adapter = changed.open();
+  expect_in(
+      message_of([&] { whole_b(adapter, changed.base, adapter.names().back()); }, Exit::kBadData),
+      "model.layers.1.self_attn.v_proj.lora_B.weight");
+}
+
+// The first key that matches counts, in the order of the file.
+TEST(Peft, OrderOfPatterns) {
+  for (const bool turned : {false, true}) {
+    const Changed changed([](Json&, Arrays&) {});
+    const fs::path file = changed.dir / "adapter" / "adapter_config.json";
+    std::string text = testing::read_file(file);
+    const std::string empty = "\"alpha_pattern\": {}";
+    const std::string first = "\"q_proj\": 12", second = "\"layers\\\\.\\\\d\\\\..*\": 3";
+    ASSERT_NE(text.find(empty), std::string::npos);
+    text.replace(text.find(empty), empty.size(),
+                 fmt::format("\"alpha_pattern\": {{{}, {}}}", turned ? second : first,
+                             turned ? first : second));
+    testing::write_file(file, text);
+    const PeftFolder adapter = changed.open();
+    EXPECT_EQ(adapter.alpha("model.layers.0.self_attn.q_proj.weight"), turned ? 3.0 : 12.0);
+    EXPECT_EQ(adapter.alpha("model.layers.0.self_attn.v_proj.weight"), 3.0);
+    EXPECT_EQ(adapter.scale("model.layers.1.self_attn.v_proj.weight"), 1.0);
+  }
+}
+
+// Copies have one fingerprint, and a change of either file has another.
+TEST(Peft, Fingerprint) {
+  const Changed same([](Json&, Arrays&) {}), copy([](Json&, Arrays&) {});
+  const Changed config([](Json& json, Arrays&) { json["lora_alpha"] = 7; });
+  const Changed weights(
+      [](Json&, Arrays& arrays) { arrays[kQuery + "A.weight"].values[0] += 1.0F; });
+  const std::string due = fingerprint(same.open().texts(), false);
+  EXPECT_EQ(fingerprint(copy.open().texts(), false), due);
+  EXPECT_NE(fingerprint(config.open().texts(), false), due);
+  EXPECT_NE(fingerprint(weights.open().texts(), false), due);
+  EXPECT_NE(fingerprint(same.open().texts(), true), due);
+}
+
+// A rank that finds another file than the one whose texts it was given does not read it.
+TEST(Peft, AnotherFile) {
+  const Changed changed([](Json&, Arrays& arrays) { arrays[kQuery + "B.weight"].values[0] = 9; });
+  const HfConfig& config = changed.base.config();
+  PeftFolder adapter =
+      PeftFolder::of(changed.dir / "adapter", read_peft_texts(adapter_of("mixtral", "attention")),
+                     *config.family, config.model, config.router);
+  expect_in(message_of([&] { whole_a(adapter, changed.base, adapter.names()[0]); }, Exit::kBadData),
+            "is another file than rank 0 found there");
+}
+
+TEST(Peft, NoFolder) {
+  const TempDir dir;
+  const HfFolder base = HfFolder::open(folder_of("mixtral"));
+  EXPECT_FALSE(PeftFolder::is_one(dir.path()));
+  EXPECT_TRUE(PeftFolder::is_one(adapter_of("mixtral", "all")));
+  expect_in(message_of([&] { open_adapter(dir.path(), base); }, Exit::kNoInput),
+            "adapter_config.json");
+  testing::write_file(dir / "adapter_config.json", "{}");
+  EXPECT_FALSE(PeftFolder::is_one(dir.path()));
+  expect_in(message_of([&] { open_adapter(dir.path(), base); }, Exit::kNoInput),
+            "has no adapter_model.safetensors");
+  testing::write_file(dir / "adapter_model.safetensors", "short");
+  expect_in(message_of([&] { open_adapter(dir.path(), base); }, Exit::kBadData), "too few");
+  fs::copy_file(adapter_of("mixtral", "all") / "adapter_model.safetensors",
+                dir / "adapter_model.safetensors", fs::copy_options::overwrite_existing);
+  testing::write_file(dir / "adapter_config.json", "[]");
+  expect_in(message_of([&] { open_adapter(dir.path(), base); }, Exit::kBadData),
+            "is not a JSON object");
+}
+
+}  // namespace
+}  // namespace moesaic::hf
