@@ -51,8 +51,8 @@ std::map<std::string, Stored> stored_of(const std::string& text) {
 /// "MODULE.lora_A" of "base_model.model.MODULE.lora_A.weight" or "....lora_A.default.weight";
 /// nothing for names of other kinds.
 std::optional<std::string> part_of(const std::string& name) {
-  const std::size_t at = std::max(static_cast<std::ptrdiff_t>(name.rfind(".lora_A.")),
-                                  static_cast<std::ptrdiff_t>(name.rfind(".lora_B.")));
+  const std::size_t a = name.rfind(".lora_A."), b = name.rfind(".lora_B.");
+  const std::size_t at = a == std::string::npos ? b : a;
   constexpr std::string_view kPrefix = kPeftPrefix, kPart = ".lora_A", kWeight = ".weight";
   if (at == std::string::npos || !name.starts_with(kPrefix) || !name.ends_with(kWeight)) {
     return std::nullopt;

@@ -68,6 +68,7 @@ std::vector<std::string> in_order(const Json& object, const std::string& name,
   std::stable_sort(places.begin(), places.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> keys;
+  keys.reserve(places.size());
   for (auto& [place, key] : places) {
     keys.push_back(std::move(key));
   }

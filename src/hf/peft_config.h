@@ -27,7 +27,8 @@ struct PeftConfig {
   std::vector<Pattern> ranks, alphas;          // the first one that matches counts
   std::vector<std::string> target_parameters;  // what is adapted as a parameter, not as a module
 
-  /// Of a module or parameter of the base model: "model.layers.0.mlp.experts.gate_up_proj".
+  /// The rank of a module or parameter of the base model:
+  /// "model.layers.0.mlp.experts.gate_up_proj".
   std::int64_t rank_of(const std::string& key) const;
   double alpha_of(const std::string& key) const;
   /// Whether this is one of target_parameters: all of its name, or the end behind a dot.

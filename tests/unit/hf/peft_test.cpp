@@ -216,7 +216,8 @@ TEST(Peft, RefusedConfigs) {
       {"rank_pattern", Json{{"q_proj", 0.5}}, "has no rank for q_proj"},
       {"alpha_pattern", Json{{"q_proj(", 1}}, "has the key q_proj(, which is not understood"}};
   for (const auto& [key, value, message] : cases) {
-    const Changed changed([&](Json& config, Arrays&) { config[key] = value; });
+    const Changed changed(
+        [name = key, what = value](Json& config, Arrays&) { config[name] = what; });
     const std::string refusal = changed.refusal();
     expect_in(refusal, "adapter_config.json: this adapter cannot be used");
     expect_in(refusal, message);
