@@ -11,8 +11,10 @@ void broadcast(std::string& text, const comm::Communicator& world) { world.broad
 
 void broadcast(ModelSource::Texts& texts, const comm::Communicator& world) {
   hf::HfTexts& theirs = texts.theirs;
-  for (std::string* text : {&texts.folder, &texts.manifest, &theirs.config, &theirs.generation,
-                            &theirs.index, &theirs.weights}) {
+  for (std::string* text :
+       {&texts.folder, &texts.manifest, &theirs.config, &theirs.generation, &theirs.index,
+        &theirs.weights, &texts.adapter.folder, &texts.adapter.manifest, &texts.adapter.peft.config,
+        &texts.adapter.peft.tensors, &texts.adapter.peft.weights}) {
     world.broadcast(*text, 0);
   }
   std::int64_t has_base = texts.base != nullptr ? 1 : 0;
@@ -64,8 +66,9 @@ std::vector<data::CorpusInfo> Catalog::corpora(const std::vector<std::string>& p
   return infos;
 }
 
-ModelSource& Catalog::model(const std::filesystem::path& path) {
-  const std::string& name = path.native();
+ModelSource& Catalog::model(const std::filesystem::path& path,
+                            const std::filesystem::path& adapter) {
+  const std::string name = path.native() + "\n" + adapter.native();
   const auto known = models_.find(name);
   if (known != models_.end()) {
     return known->second;
@@ -74,7 +77,7 @@ ModelSource& Catalog::model(const std::filesystem::path& path) {
   if (text != model_texts_.end()) {
     return models_.emplace(name, ModelSource::of(text->second)).first->second;
   }
-  ModelSource::Texts read = ModelSource::read(path);
+  ModelSource::Texts read = ModelSource::read(path, adapter);
   ModelSource& source = models_.emplace(name, ModelSource::of(read)).first->second;
   model_texts_[name] = std::move(read);
   return source;

@@ -21,8 +21,10 @@ class Catalog {
   /// Checked as by Corpus::open.
   const data::CorpusInfo& corpus(const std::string& path);
   std::vector<data::CorpusInfo> corpora(const std::vector<std::string>& paths);
-  /// It stays open.
-  ModelSource& model(const std::filesystem::path& path);
+  /// It stays open. adapter: that is added to its weights; empty: none.
+  ModelSource& model(const std::filesystem::path& path, const std::filesystem::path& adapter = {});
+  /// The model that a job names: model.path with model.adapter.
+  ModelSource& model(const config::Model& named) { return model(named.path, named.adapter); }
 
   /// Collective over world: what rank 0 has read since the last time is known to all.
   void share(const comm::Communicator& world);

@@ -20,6 +20,7 @@ Json to_json(const Lineage& lineage) {
   Json list = Json::array();
   for (const Ancestor& ancestor : lineage) {
     list.push_back({{"path", ancestor.path},
+                    {"adapter", ancestor.adapter},
                     {"step", ancestor.step},
                     {"fingerprint", ancestor.fingerprint},
                     {"objective", ancestor.objective}});
@@ -31,6 +32,7 @@ Lineage lineage_of(const Json& state) {
   Lineage lineage;
   for (const Json& entry : state.value("lineage", Json::array())) {
     lineage.push_back({.path = entry.at("path").string(),
+                       .adapter = entry.at("adapter").string(),
                        .step = entry.at("step").get<std::int64_t>(),
                        .fingerprint = entry.at("fingerprint").string(),
                        .objective = entry.at("objective").string()});
@@ -43,7 +45,8 @@ bool needs_base(const Json& state) { return state.value("content", "all") == "tr
 std::vector<std::string> lineage_text(const Json& state) {
   std::vector<std::string> lines;
   for (const Ancestor& ancestor : lineage_of(state)) {
-    lines.push_back("from " + described(ancestor.path, ancestor.step, ancestor.fingerprint,
+    const std::string with = ancestor.adapter.empty() ? "" : " with " + ancestor.adapter;
+    lines.push_back("from " + described(ancestor.path + with, ancestor.step, ancestor.fingerprint,
                                         ancestor.objective));
   }
   return lines;

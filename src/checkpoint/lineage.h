@@ -14,6 +14,7 @@ namespace moesaic::checkpoint {
 /// A model that training went on from.
 struct Ancestor {
   std::string path;         // of the checkpoint or Hugging Face folder, absolute
+  std::string adapter;      // that was added to it; empty: none
   std::int64_t step = -1;   // -1: a Hugging Face folder
   std::string fingerprint;  // ModelSource::fingerprint, without times
   std::string objective;    // what it was trained for; empty: unknown

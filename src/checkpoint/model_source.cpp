@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/json.h"
+#include "base/sha256.h"
 #include "checkpoint/manifest.h"
 #include "config/compare.h"
 #include "files/durable.h"
@@ -18,7 +19,7 @@ namespace {
 // A chain of bases is as long as the stages of a model's training.
 constexpr int kMostBases = 32;
 
-ModelSource::Texts read_texts(const fs::path& path, int depth);
+ModelSource::Texts read_texts(const fs::path& path, const fs::path& adapter, int depth);
 
 // The base of a checkpoint, which must be what it was trained from.
 ModelSource::Texts read_base(const fs::path& folder, const Ancestor& base, int depth) {
@@ -27,7 +28,7 @@ ModelSource::Texts read_base(const fs::path& folder, const Ancestor& base, int d
   }
   ModelSource::Texts texts;
   try {
-    texts = read_texts(base.path, depth);
+    texts = read_texts(base.path, base.adapter, depth);
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("{} holds only what was trained. Its base {} cannot be "
                                           "read: {}. Put it back there",
@@ -43,12 +44,19 @@ ModelSource::Texts read_base(const fs::path& folder, const Ancestor& base, int d
   return texts;
 }
 
-ModelSource::Texts read_texts(const fs::path& path, int depth) {
+ModelSource::Texts read_texts(const fs::path& path, const fs::path& adapter, int depth) {
+  ModelSource::Texts texts;
+  if (!adapter.empty()) {
+    texts.adapter = AdapterSource::read(adapter);
+  }
   if (hf::HfFolder::is_one(path)) {
-    return {path.string(), "", hf::read_hf_texts(path)};
+    texts.folder = path.string();
+    texts.theirs = hf::read_hf_texts(path);
+    return texts;
   }
   const fs::path folder = CheckpointReader::find(path);
-  ModelSource::Texts texts{folder.string(), files::read_whole(folder / kManifestName), {}};
+  texts.folder = folder.string();
+  texts.manifest = files::read_whole(folder / kManifestName);
   const CheckpointReader reader = CheckpointReader::of(folder, texts.manifest);
   if (needs_base(reader.state())) {
     const Lineage lineage = lineage_of(reader.state());
@@ -60,29 +68,67 @@ ModelSource::Texts read_texts(const fs::path& path, int depth) {
   return texts;
 }
 
-// Of the adapters that a run had; 0: it had none.
-float scale_of(const Json& state) {
-  const Json config = state.value("config", Json::object());
-  config::Flat keys;
-  for (const auto& [key, value] : config.items()) {
-    if (key.starts_with("adapter.")) {
-      keys.emplace_back(key, value.get<std::string>());
-    }
+}  // namespace
+
+ModelSource::Texts ModelSource::read(const fs::path& path, const fs::path& adapter) {
+  return read_texts(path, adapter, 0);
+}
+
+namespace {
+
+// The family whose names a PEFT folder has; nullptr: the model is of none.
+const hf::Family* family_of(ModelSource& source, const config::Config& config) {
+  if (source.folder() != nullptr) {
+    return source.folder()->config().family;
   }
-  const config::Adapter adapter = config::unflatten(keys).adapter;
-  return adapter.rank > 0 ? static_cast<float>(model::adapter_scale(adapter)) : 0.0F;
+  try {
+    return &hf::family_for(config.model, config.router);
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
+void check_base(const AdapterSource& adapter, const ModelSource& base) {
+  const std::string trained_on = adapter.base_fingerprint();
+  const std::string found = base.fingerprint(ModelSource::Times::kIgnored);
+  if (!trained_on.empty() && trained_on != found) {
+    throw Error(Exit::kMismatch,
+                fmt::format("model.adapter = {} was trained on a model with fingerprint {:.12}; {} "
+                            "has {:.12}",
+                            adapter.path().string(), trained_on, base.path().string(), found));
+  }
+}
+
+void refuse_codes(const ModelSource& source) {
+  if (const auto type = source.quantized()) {
+    throw Error(Exit::kUsage,
+                fmt::format("{} has its weights in {} alone, which an adapter cannot be added to: "
+                            "use the model that it was made of",
+                            source.path().string(), name_of(*type)));
+  }
 }
 
 }  // namespace
 
-ModelSource::Texts ModelSource::read(const fs::path& path) { return read_texts(path, 0); }
-
 ModelSource ModelSource::of(const Texts& texts) {
+  ModelSource source = of_folder(texts);
+  if (!texts.adapter.folder.empty()) {
+    const config::Config config = source.config();
+    auto adapter = std::make_shared<AdapterSource>(
+        AdapterSource::of(texts.adapter, family_of(source, config), config.model, config.router));
+    check_base(*adapter, source);
+    refuse_codes(source);
+    source.attached_ = std::move(adapter);
+  }
+  return source;
+}
+
+ModelSource ModelSource::of_folder(const Texts& texts) {
   if (texts.manifest.empty() && !texts.theirs.config.empty()) {
     return ModelSource(hf::HfFolder::of(texts.folder, texts.theirs));
   }
   ModelSource source(CheckpointReader::of(texts.folder, texts.manifest));
-  source.scale_ = scale_of(source.checkpoint()->state());
+  source.scale_ = AdapterSource::scale_of(source.checkpoint()->state());
   if (texts.base != nullptr) {
     source.base_ = std::make_shared<ModelSource>(of(*texts.base));
   }
@@ -95,17 +141,27 @@ const fs::path& ModelSource::path() const {
 
 std::string ModelSource::text() const {
   const std::string where = fs::absolute(path()).string();
+  const std::string adapter =
+      attached_ != nullptr ? " with " + fs::absolute(attached_->path()).string() : "";
   if (const CheckpointReader* const ours = checkpoint()) {
     return fmt::format("{} step={}{}", where, ours->state().value("step", std::int64_t{0}),
-                       base_ != nullptr ? ", on " + base_->path().string() : "");
+                       base_ != nullptr ? ", on " + base_->path().string() : "") +
+           adapter;
   }
-  return fmt::format("{} ({})", where, std::get<hf::HfFolder>(source_).config().family->name);
+  return fmt::format("{} ({}){}", where, std::get<hf::HfFolder>(source_).config().family->name,
+                     adapter);
 }
 
 std::string ModelSource::fingerprint(Times times) const {
-  return checkpoint() != nullptr
-             ? checkpoint()->manifest_sha256()
-             : hf::fingerprint(std::get<hf::HfFolder>(source_).texts(), times == Times::kCount);
+  std::string own =
+      checkpoint() != nullptr
+          ? checkpoint()->manifest_sha256()
+          : hf::fingerprint(std::get<hf::HfFolder>(source_).texts(), times == Times::kCount);
+  if (attached_ == nullptr) {
+    return own;
+  }
+  own += attached_->fingerprint();
+  return Sha256::of(std::as_bytes(std::span(own)));
 }
 
 config::Config ModelSource::config() const {
@@ -119,7 +175,8 @@ config::Config ModelSource::config() const {
   }
   config::Flat sections;
   for (const auto& [key, value] : ours->state().at("config").items()) {
-    if (key.starts_with("model.") || key.starts_with("router.")) {
+    const bool is_place = key == "model.path" || key == "model.adapter";
+    if ((key.starts_with("model.") && !is_place) || key.starts_with("router.")) {
       sections.emplace_back(key, value.get<std::string>());
     }
   }
@@ -160,6 +217,9 @@ Lineage ModelSource::lineage() const {
 
 Ancestor ModelSource::as_ancestor() const {
   Ancestor ancestor{.path = fs::absolute(path()).lexically_normal().string(),
+                    .adapter = attached_ == nullptr
+                                   ? ""
+                                   : fs::absolute(attached_->path()).lexically_normal().string(),
                     .step = -1,
                     .fingerprint = fingerprint(Times::kIgnored),
                     .objective = ""};
@@ -174,8 +234,12 @@ bool ModelSource::is_in_base(const std::string& name) const {
   return base_ != nullptr && !checkpoint()->shape(name);
 }
 
-bool ModelSource::is_adapted(const std::string& name) const {
+bool ModelSource::has_own_adapter(const std::string& name) const {
   return merges_ && scale_ != 0.0F && checkpoint()->shape(model::lora_a_name(name)).has_value();
+}
+
+bool ModelSource::is_adapted(const std::string& name) const {
+  return has_own_adapter(name) || (attached_ != nullptr && attached_->has(name));
 }
 
 std::vector<std::string> ModelSource::names() const {
@@ -208,33 +272,11 @@ void ModelSource::read(const std::string& name, const std::vector<std::int64_t>&
   } else {
     std::visit([&](auto& source) { source.read(name, offset, extent, values); }, source_);
   }
-  if (is_adapted(name)) {
-    add_update(name, offset, extent, values);
+  if (has_own_adapter(name)) {
+    AdapterSource::within(*checkpoint(), scale_).add_to(name, offset, extent, values);
   }
-}
-
-// Each element by itself, its sum over the rank in order: no part or rank changes its bits.
-void ModelSource::add_update(const std::string& name, const std::vector<std::int64_t>& offset,
-                             const std::vector<std::int64_t>& extent, std::span<float> values) {
-  const std::string a_name = model::lora_a_name(name);
-  const std::int64_t rank = checkpoint()->shape(a_name)->front();
-  const auto columns = static_cast<std::size_t>(extent[1]);
-  std::vector<float> a(static_cast<std::size_t>(rank) * columns);
-  std::vector<float> b(static_cast<std::size_t>(extent[0] * rank));
-  checkpoint()->read(a_name, {0, offset[1]}, {rank, extent[1]}, a);
-  checkpoint()->read(model::lora_b_name(name), {offset[0], 0}, {extent[0], rank}, b);
-  std::vector<float> update(columns);
-  for (std::size_t row = 0; row < static_cast<std::size_t>(extent[0]); ++row) {
-    std::fill(update.begin(), update.end(), 0.0F);
-    for (std::size_t k = 0; k < static_cast<std::size_t>(rank); ++k) {
-      const float factor = b[row * static_cast<std::size_t>(rank) + k];
-      for (std::size_t column = 0; column < columns; ++column) {
-        update[column] += factor * a[k * columns + column];
-      }
-    }
-    for (std::size_t column = 0; column < columns; ++column) {
-      values[row * columns + column] += scale_ * update[column];
-    }
+  if (attached_ != nullptr && attached_->has(name)) {
+    attached_->add_to(name, offset, extent, values);
   }
 }
 

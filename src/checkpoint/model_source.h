@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "checkpoint/adapter_source.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/lineage.h"
 #include "hf/folder.h"
@@ -20,16 +21,21 @@ class ModelSource {
  public:
   /// path: a checkpoint, a folder of checkpoints (its newest complete one), or a folder with a
   /// config.json. kNoInput, kBadData.
-  static ModelSource open(const std::filesystem::path& path) { return of(read(path)); }
+  static ModelSource open(const std::filesystem::path& path,
+                          const std::filesystem::path& adapter = {}) {
+    return of(read(path, adapter));
+  }
   /// What one rank reads of it, with which another opens it without looking at its folder.
   struct Texts {
     std::string folder;
     std::string manifest;  // of a checkpoint; empty: it is a Hugging Face folder
     hf::HfTexts theirs;
-    std::shared_ptr<Texts> base = {};  // of a checkpoint that holds only what was trained
+    std::shared_ptr<Texts> base = {};   // of a checkpoint that holds only what was trained
+    AdapterSource::Texts adapter = {};  // that is added to its weights
   };
-  /// kNoInput, also if the base is gone; kMismatch if it is another one; kBadData.
-  static Texts read(const std::filesystem::path& path);
+  /// adapter: as of AdapterSource::read; empty: none. kNoInput, also if the base is gone; kMismatch
+  /// if it is another one; kBadData.
+  static Texts read(const std::filesystem::path& path, const std::filesystem::path& adapter = {});
   static ModelSource of(const Texts& texts);
 
   const std::filesystem::path& path() const;
@@ -51,6 +57,9 @@ class ModelSource {
 
   /// Whether it has only what was trained, and the rest is read from its base.
   bool has_base() const { return base_ != nullptr; }
+  ModelSource* base() { return base_.get(); }
+  /// Whether it has adapters of its own, as training left them.
+  bool has_adapters() const { return scale_ != 0.0F; }
   /// The models that this one was trained from, and itself as one of those.
   Lineage lineage() const;
   Ancestor as_ancestor() const;
@@ -82,6 +91,7 @@ class ModelSource {
   hf::HfFolder* folder() { return std::get_if<hf::HfFolder>(&source_); }
 
  private:
+  static ModelSource of_folder(const Texts& texts);
   explicit ModelSource(std::variant<CheckpointReader, hf::HfFolder> source)
       : source_(std::move(source)) {}
   const CheckpointReader* checkpoint() const { return std::get_if<CheckpointReader>(&source_); }
@@ -89,13 +99,13 @@ class ModelSource {
   bool is_in_base(const std::string& name) const;
   /// Whether an adapter of this checkpoint changes a weight.
   bool is_adapted(const std::string& name) const;
-  void add_update(const std::string& name, const std::vector<std::int64_t>& offset,
-                  const std::vector<std::int64_t>& extent, std::span<float> values);
+  bool has_own_adapter(const std::string& name) const;
 
   std::variant<CheckpointReader, hf::HfFolder> source_;
   std::shared_ptr<ModelSource> base_;
   bool merges_ = true;
-  float scale_ = 0.0F;  // of its adapters; 0: it has none
+  float scale_ = 0.0F;                       // of its own adapters; 0: it has none
+  std::shared_ptr<AdapterSource> attached_;  // model.adapter
 };
 
 }  // namespace moesaic::checkpoint

@@ -50,7 +50,7 @@ config::Parsed adopt_model(config::Parsed parsed, checkpoint::Catalog& catalog) 
   if (parsed.config.model.path.empty()) {
     return parsed;
   }
-  const checkpoint::ModelSource& source = catalog.model(parsed.config.model.path);
+  const checkpoint::ModelSource& source = catalog.model(parsed.config.model);
   const bool trains =
       parsed.job == "train" || (parsed.job == "plan" && parsed.config.plan.job == "train");
   if (trains || parsed.job == "convert") {
@@ -63,7 +63,8 @@ config::Parsed adopt_model(config::Parsed parsed, checkpoint::Catalog& catalog) 
   for (std::size_t i = 0; i < flat.size(); ++i) {
     auto& [key, value] = flat[i];
     const std::string& theirs = stored[i].second;
-    const bool of_model = key.starts_with("model.") && key != "model.path";
+    const bool of_model =
+        key.starts_with("model.") && key != "model.path" && key != "model.adapter";
     const bool was_set = parsed.locations.contains(key);
     if (of_model && was_set && value != theirs) {
       contradictions.push_back(fmt::format("{}: {} = {}, but {} has {}", parsed.locations.at(key),

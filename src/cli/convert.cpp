@@ -15,7 +15,9 @@
 #include "comm/stop.h"
 #include "config/validate.h"
 #include "files/run_lock.h"
+#include "hf/config.h"
 #include "hf/family.h"
+#include "train/resume.h"
 
 namespace moesaic::cli {
 namespace {
@@ -27,6 +29,9 @@ bool wants_folder(const config::ConvertJob& job, checkpoint::ModelSource& source
   const bool quantizes = job.quantize.has_value();
   if (job.to == config::ConvertTo::kAuto) {
     return !from_folder && !quantizes;
+  }
+  if (job.to == config::ConvertTo::kPeft) {
+    return false;
   }
   const bool to_folder = job.to == config::ConvertTo::kHf;
   if (!from_folder && !to_folder && !quantizes && !job.dtype && !source.has_base()) {
@@ -51,6 +56,34 @@ void check_pool(const checkpoint::ModelSource& source) {
   }
 }
 
+// A PEFT folder holds adapters alone.
+void check_adapters(checkpoint::ModelSource& source) {
+  const bool has_adapters = source.has_adapters();
+  const std::vector<std::string> trained =
+      has_adapters ? train::config_of(source.checkpoint()->state()).train.trainable
+                   : std::vector<std::string>{};
+  if (!has_adapters || trained != std::vector<std::string>{"adapter"}) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("convert.to = peft: {} {}", source.path().string(),
+                    has_adapters ? "has more that was trained than adapters (train.trainable = " +
+                                       join(trained, ",") + "): convert it to a whole model"
+                                 : "has no adapters"));
+  }
+}
+
+// convert.merge = 0: the copy has the adapters of the original, and its weights as they were.
+void keep_apart(checkpoint::ModelSource& source, ConvertInputs& inputs) {
+  if (!source.has_adapters() || inputs.to_folder || inputs.config.convert.quantize) {
+    throw Error(Exit::kUsage,
+                fmt::format("convert.merge = 0 copies a checkpoint and its adapters, neither to a "
+                            "Hugging Face folder nor quantized: {} cannot be copied so",
+                            source.path().string()));
+  }
+  source.keep_adapters_apart();
+  inputs.config.adapter = train::config_of(source.checkpoint()->state()).adapter;
+}
+
 // Throws unless OUT is free; an unfinished save of an earlier conversion may be there.
 void check_output(const fs::path& out) {
   std::error_code none;
@@ -73,7 +106,7 @@ ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::
     throw Error(Exit::kUsage, "convert takes two arguments: moesaic convert IN OUT");
   }
   parsed.config.model.path = parsed.arguments[0];
-  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0], parsed.config.model.adapter);
   ConvertInputs inputs{.config = config::checked(adopt_model(parsed, catalog), ranks),
                        .source = source.path(),
                        .out = parsed.arguments[1],
@@ -83,6 +116,19 @@ ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::
                        .vocab_sha256 = source.vocab_sha256()};
   inputs.config.model.path.clear();
   inputs.gates = checkpoint::gates_of(source, inputs.config);
+  inputs.to_peft = inputs.config.convert.to == config::ConvertTo::kPeft;
+  if (inputs.to_peft) {
+    check_adapters(source);
+    check_pool(source);
+    hf::HfFolder* const base = source.has_base() ? source.base()->folder() : nullptr;
+    inputs.family = base != nullptr ? base->config().family
+                                    : &hf::family_for(inputs.config.model, inputs.config.router);
+  } else if (!inputs.config.convert.merge) {
+    keep_apart(source, inputs);
+  }
+  if (inputs.to_peft) {
+    return inputs;
+  }
   if (source.folder() != nullptr) {
     inputs.family = source.folder()->config().family;
   } else if (inputs.to_folder) {
@@ -100,6 +146,9 @@ namespace {
 /// "checkpoint, int4 and fp32"
 std::string kind_text(const ConvertInputs& inputs) {
   const std::string dtype = name_of(dtype_of(inputs));
+  if (inputs.to_peft) {
+    return fmt::format("PEFT adapters, {}", dtype);
+  }
   if (inputs.to_folder) {
     return fmt::format("{}, {}", inputs.family->name, dtype);
   }
@@ -120,7 +169,8 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   std::optional<files::RunLock> lock;  // on rank 0
   checkpoint::read_once(catalog, world, "read the model", [&] {
     inputs = read_convert_inputs(parsed, world.size(), catalog);
-    checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
+    checkpoint::ModelSource& source =
+        catalog.model(parsed.arguments[0], parsed.config.model.adapter);
     facts = facts_of(inputs.config, &source);
     corpora = open_calibration(inputs.config, source, inputs.tasks, catalog);
     if (world.is_root()) {
@@ -132,7 +182,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   });
   comm::check_same(facts, world);
   comm::agree_to_go_on("loading", world);
-  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0]);
+  checkpoint::ModelSource& source = catalog.model(parsed.arguments[0], parsed.config.model.adapter);
   comm::Mesh mesh = arrange_ranks(inputs.config, world).mesh;
   log::print(table(
       {{"from", inputs.text},
@@ -143,13 +193,12 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   }
   watchdog.saving();
   const auto on_progress = [&] { watchdog.saving(); };
-  const fs::path made = inputs.to_folder
-                            ? write_folder(inputs, source, world, on_progress)
-                            : write_checkpoint(inputs, source, calibration, world, on_progress);
-  if (inputs.config.convert.check) {
+  const fs::path made = write_copy(inputs, source, calibration, world, on_progress);
+  if (inputs.config.convert.check && !inputs.to_peft) {
     check_copy(inputs, source, made, mesh, watchdog);
   }
-  log::print(fmt::format("{}: {}", inputs.to_folder ? "folder" : "checkpoint", made.string()));
+  log::print(fmt::format("{}: {}", inputs.to_folder || inputs.to_peft ? "folder" : "checkpoint",
+                         made.string()));
   mesh.close();
   return 0;
 }

@@ -12,6 +12,7 @@
 #include "checkpoint/quantize.h"
 #include "comm/stop.h"
 #include "files/durable.h"
+#include "hf/peft.h"
 #include "text/tokenizer.h"
 #include "train/resume.h"
 
@@ -204,6 +205,39 @@ fs::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& sour
       },
       world);
   return inputs.out;
+}
+
+fs::path write_adapters(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                        const comm::Communicator& world, const std::function<void()>& on_progress) {
+  const config::Adapter adapter = train::config_of(source.checkpoint()->state()).adapter;
+  const checkpoint::Lineage lineage = source.lineage();
+  hf::write_peft_folder(
+      {.folder = inputs.out,
+       .family = inputs.family,
+       .model = inputs.config.model,
+       .router = inputs.config.router,
+       .names = checkpoint::AdapterSource::within(*source.checkpoint(), 1.0F).names(),
+       .rank = adapter.rank,
+       .alpha = adapter.alpha > 0.0 ? adapter.alpha : 2.0 * static_cast<double>(adapter.rank),
+       .rslora = adapter.rslora,
+       .base_name = lineage.empty() ? "" : lineage.back().path,
+       .type = dtype_of(inputs)},
+      [&](const std::string& name, const std::vector<std::int64_t>& offset,
+          const std::vector<std::int64_t>& extent, std::span<float> values) {
+        comm::check_stop("writing the adapters");
+        on_progress();
+        source.checkpoint()->read(name, offset, extent, values);
+      },
+      world);
+  return inputs.out;
+}
+
+fs::path write_copy(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                    const checkpoint::Calibration& calibration, const comm::Communicator& world,
+                    const std::function<void()>& on_progress) {
+  return inputs.to_peft     ? write_adapters(inputs, source, world, on_progress)
+         : inputs.to_folder ? write_folder(inputs, source, world, on_progress)
+                            : write_checkpoint(inputs, source, calibration, world, on_progress);
 }
 
 }  // namespace moesaic::cli

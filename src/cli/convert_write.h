@@ -20,7 +20,7 @@ struct ConvertInputs {
   config::Config config;  // of the model, on the ranks of this job
   routing::GateState gates = {};
   std::filesystem::path source, out;
-  bool to_folder = false;
+  bool to_folder = false, to_peft = false;
   const hf::Family* family = nullptr;  // of the folder that is read or written
   std::string text;                    // of the source
   std::vector<std::string> tasks;      // [0] = "none"
@@ -45,5 +45,14 @@ std::filesystem::path write_checkpoint(const ConvertInputs& inputs, checkpoint::
 std::filesystem::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& source,
                                    const comm::Communicator& world,
                                    const std::function<void()>& on_progress);
+/// The adapters of a checkpoint as a PEFT folder.
+std::filesystem::path write_adapters(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                                     const comm::Communicator& world,
+                                     const std::function<void()>& on_progress);
+/// The one of these that the inputs ask for; a checkpoint without calibration.
+std::filesystem::path write_copy(const ConvertInputs& inputs, checkpoint::ModelSource& source,
+                                 const checkpoint::Calibration& calibration,
+                                 const comm::Communicator& world,
+                                 const std::function<void()>& on_progress);
 
 }  // namespace moesaic::cli

@@ -58,7 +58,7 @@ void read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& c
   inputs.tokenizer = tokenizer_of(inputs.corpora.info(0), keys);
   inputs.rules = {.max_tokens = keys.max_tokens,
                   .max_seq = config.model.max_seq,
-                  .ends = ends_of(catalog.model(config.model.path), inputs.corpora.info(0)),
+                  .ends = ends_of(catalog.model(config.model), inputs.corpora.info(0)),
                   .tokenizer = inputs.tokenizer ? &*inputs.tokenizer : nullptr,
                   .stop = &keys.stop,
                   .batch = config::sequences_at_once(keys),
@@ -145,7 +145,7 @@ int generate(const config::Parsed& parsed, const comm::Communicator& world,
   checkpoint::Catalog catalog;
   checkpoint::read_once(catalog, world, "read the config", [&] {
     read_inputs(parsed, world.size(), catalog, inputs);
-    const checkpoint::ModelSource& model = catalog.model(inputs.config.model.path);
+    const checkpoint::ModelSource& model = catalog.model(inputs.config.model);
     print = world.is_root() ? fingerprint(inputs, model) : "";
     facts = facts_of(inputs.config, &model);
   });

@@ -24,7 +24,7 @@ InferenceInputs read_model_and_corpora(const config::Parsed& parsed, int ranks,
                          .gates = {},
                          .corpora = {},
                          .model = {}};
-  checkpoint::ModelSource& source = catalog.model(inputs.config.model.path);
+  checkpoint::ModelSource& source = catalog.model(inputs.config.model);
   inputs.gates = checkpoint::gates_of(source, inputs.config);
   inputs.corpora = data::Corpora::open(catalog.corpora(inputs.config.data.corpus));
   std::vector<std::string> tasks = source.tasks();
@@ -90,7 +90,7 @@ void set_up(std::optional<engine::Instance>& instance, const config::Config& con
             const routing::GateState& gates, const comm::Mesh& mesh, checkpoint::Catalog& catalog,
             comm::Watchdog& watchdog, engine::Use use) {
   mesh.world.together("set up the model", [&] {
-    checkpoint::ModelSource& source = catalog.model(config.model.path);
+    checkpoint::ModelSource& source = catalog.model(config.model);
     check_folder(source, mesh.world);
     load_model(instance, config, gates, mesh, use, source, watchdog);
   });

@@ -12,8 +12,8 @@ namespace {
 
 // Those of model.path; empty: the job begins with a new model.
 routing::GateState gates_of(const config::Config& config, checkpoint::Catalog& catalog) {
-  const std::string& path = config.model.path;
-  return path.empty() ? routing::GateState{} : checkpoint::gates_of(catalog.model(path), config);
+  return config.model.path.empty() ? routing::GateState{}
+                                   : checkpoint::gates_of(catalog.model(config.model), config);
 }
 
 }  // namespace

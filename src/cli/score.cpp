@@ -61,10 +61,10 @@ std::string fingerprint(const Inputs& inputs, checkpoint::Catalog& catalog) {
   if (!inputs.config.router.eval_capacity) {
     free.emplace_back("score.batch");
   }
-  std::string text = provenance(inputs.config, inputs.corpora,
-                                catalog.model(inputs.config.model.path), "score", free);
+  std::string text =
+      provenance(inputs.config, inputs.corpora, catalog.model(inputs.config.model), "score", free);
   if (inputs.reference) {
-    const checkpoint::ModelSource& reference = catalog.model(inputs.reference->config.model.path);
+    const checkpoint::ModelSource& reference = catalog.model(inputs.reference->config.model);
     text += inputs.reference->text + "\n" + reference.fingerprint() + "\n";
   }
   return Sha256::of(std::as_bytes(std::span(text)));
@@ -185,9 +185,9 @@ int score(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   checkpoint::read_once(catalog, world, "read the config", [&] {
     inputs = read_inputs(parsed, world.size(), catalog);
     print = world.is_root() ? fingerprint(inputs, catalog) : "";
-    facts = facts_of(inputs.config, &catalog.model(inputs.config.model.path));
+    facts = facts_of(inputs.config, &catalog.model(inputs.config.model));
     if (inputs.reference) {
-      facts.push_back(fact_of(catalog.model(inputs.reference->config.model.path)));
+      facts.push_back(fact_of(catalog.model(inputs.reference->config.model)));
     }
   });
   agree_on_inputs(facts, print, world, watchdog);

@@ -38,6 +38,7 @@ config::Config other_model(config::Parsed parsed, const config::Config& config, 
     return key.starts_with("model.") || key == "run.quantize";
   });
   parsed.config.model.path = config.score.reference;
+  parsed.config.model.adapter.clear();
   parsed.config.run.quantize = std::nullopt;
   parsed.config.score.window = config.score.window;
   parsed.config.score.stride = config.score.stride;
@@ -103,7 +104,7 @@ Reference open_reference(const config::Parsed& parsed, const config::Config& con
   check_detail(config);
   const std::string& name = config.score.reference;
   const bool same = name == "bf16" || name == "fp32";
-  checkpoint::ModelSource& source = catalog.model(same ? config.model.path : name);
+  checkpoint::ModelSource& source = same ? catalog.model(config.model) : catalog.model(name);
   Reference reference;
   if (same) {
     reference.config = same_model(config, source);

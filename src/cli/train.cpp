@@ -102,28 +102,31 @@ void set_up(train::Session& session, const comm::Communicator& world) {
   comm::agree_to_go_on("loading", world);
 }
 
-// checkpoint.export: the newest checkpoint as a Hugging Face folder, a tensor at a time. Collective
-// over world.
+// checkpoint.export: the newest checkpoint as a Hugging Face folder, or its adapters as one of
+// PEFT, a tensor at a time. Collective over world.
 void export_folder(const config::Config& config, const comm::Communicator& world,
                    comm::Watchdog& watchdog) {
   std::string newest;
   on_root(world, "find the last checkpoint", [&] {
     newest = checkpoint::CheckpointReader::find(config.checkpoint.dir).string();
-    hf::clear_written(export_path(config.checkpoint));
+    clear_export(config.checkpoint);
   });
   world.broadcast(newest, 0);
   config::Parsed parsed;
   parsed.job = "convert";
   parsed.config = config;
   parsed.config.convert = config::ConvertJob();
-  parsed.config.convert.to = config::ConvertTo::kHf;
+  parsed.config.convert.to = config.checkpoint.exported == config::Export::kPeft
+                                 ? config::ConvertTo::kPeft
+                                 : config::ConvertTo::kHf;
   parsed.arguments = {newest, export_path(config.checkpoint).string()};
   checkpoint::Catalog catalog;
   ConvertInputs inputs;
   checkpoint::read_once(catalog, world, "read the last checkpoint",
                         [&] { inputs = read_convert_inputs(parsed, world.size(), catalog); });
   watchdog.saving();
-  const auto made = write_folder(inputs, catalog.model(newest), world, [&] { watchdog.saving(); });
+  const auto made =
+      write_copy(inputs, catalog.model(newest), {}, world, [&] { watchdog.saving(); });
   log::print(fmt::format("folder: {}", made.string()));
 }
 
@@ -176,7 +179,7 @@ int train(const config::Parsed& parsed, const comm::Communicator& world, comm::W
   set_up(session, world);
   const Exit code = train::run(session);
   session.instance.reset();
-  if (code == Exit::kDone && config.checkpoint.exported == config::Export::kHf) {
+  if (code == Exit::kDone && config.checkpoint.exported != config::Export::kNone) {
     export_folder(config, world, watchdog);
   }
   log::print(

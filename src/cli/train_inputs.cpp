@@ -224,7 +224,7 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::C
   std::vector<std::string> tasks = train::Progress{}.tasks;
   const std::string path = origin.resume ? origin.resume->string() : inputs.config.model.path;
   if (!path.empty()) {
-    origin.source = &catalog.model(path);
+    origin.source = origin.resume ? &catalog.model(path) : &catalog.model(inputs.config.model);
     checkpoint::ModelSource& source = *origin.source;
     refuse_quantized(source, "train from");
     if (origin.resume) {

@@ -11,11 +11,14 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/manifest.h"
 #include "cli/job.h"
+#include "config/enum_names.h"
 #include "config/layers.h"
 #include "config/routing_steps.h"
 #include "config/validate.h"
 #include "hf/config.h"
 #include "hf/folder.h"
+#include "hf/peft.h"
+#include "hf/peft_config.h"
 #include "plan/report.h"
 #include "record/routing_record.h"
 
@@ -85,6 +88,23 @@ void check_outputs_fit(const config::Config& config, const routing::GateState& g
       "choose another run.dir");
 }
 
+// A folder of checkpoint.export can be written at the end.
+void check_export(const config::Config& config) {
+  const config::Checkpoint& wanted = config.checkpoint;
+  if (wanted.exported == config::Export::kNone) {
+    return;
+  }
+  const fs::path folder = export_path(wanted);
+  if (!hf::is_free(folder) && !hf::HfFolder::is_one(folder) && !hf::PeftFolder::is_one(folder)) {
+    throw Error(Exit::kCannotCreate,
+                fmt::format("checkpoint.export writes to {}, where something else is: remove it",
+                            fs::absolute(folder).string()));
+  }
+  if (!hf::HfFolder::is_one(config.model.path)) {
+    hf::family_for(config.model, config.router);  // throws if no folder can hold the model
+  }
+}
+
 }  // namespace
 
 std::vector<files::RunLock> claim_train_outputs(const config::Config& config) {
@@ -99,19 +119,22 @@ void check_train_outputs(const config::Config& config, const routing::GateState&
                          const data::Corpora& corpora, std::int64_t last) {
   check_outputs_fit(config, gates, ranks, corpora, last);
   check_begins_elsewhere(config, last);
-  const fs::path folder = export_path(config.checkpoint);
-  const bool exports = config.checkpoint.exported != config::Export::kNone;
-  if (exports && !hf::is_free(folder) && !hf::HfFolder::is_one(folder)) {
-    throw Error(Exit::kCannotCreate,
-                fmt::format("checkpoint.export writes to {}, where something else is: remove it",
-                            fs::absolute(folder).string()));
-  }
-  if (exports) {
-    hf::family_for(config.model, config.router);  // throws if no folder can hold the model
-  }
+  check_export(config);
 }
 
-fs::path export_path(const config::Checkpoint& config) { return fs::path(config.dir) / "hf"; }
+fs::path export_path(const config::Checkpoint& config) {
+  return fs::path(config.dir) / config::name_of(config.exported);
+}
+
+void clear_export(const config::Checkpoint& config) {
+  const fs::path folder = export_path(config);
+  if (config.exported == config::Export::kPeft) {
+    fs::remove(folder / hf::kPeftConfigName);
+    fs::remove(folder / hf::kPeftWeightsName);
+  } else {
+    hf::clear_written(folder);
+  }
+}
 
 void begin_train_outputs(const config::Config& config, std::int64_t last) {
   begin_run_dir(config, "config.cfg");

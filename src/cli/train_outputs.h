@@ -24,6 +24,8 @@ void check_train_outputs(const config::Config& config, const routing::GateState&
 
 /// Where checkpoint.export writes a folder.
 std::filesystem::path export_path(const config::Checkpoint& config);
+/// Removes what an earlier run has written there.
+void clear_export(const config::Checkpoint& config);
 
 /// From now on the run's files are changed.
 void begin_train_outputs(const config::Config& config, std::int64_t last);

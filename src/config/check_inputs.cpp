@@ -143,10 +143,10 @@ void check_generate(const Config& c, Lines& lines) {
 }
 
 void check_convert(const ConvertJob& c, Lines& lines) {
-  if (c.quantize.has_value() && c.to == ConvertTo::kHf) {
+  if (c.quantize.has_value() && (c.to == ConvertTo::kHf || c.to == ConvertTo::kPeft)) {
     lines.push_back(fmt::format(
-        "convert.quantize = {} makes a checkpoint, which convert.to = hf is not: leave one out",
-        name_of(*c.quantize)));
+        "convert.quantize = {} makes a checkpoint, which convert.to = {} is not: leave one out",
+        name_of(*c.quantize), name_of(c.to)));
   }
   if (!c.calibration.empty() && c.quantize != DType::kInt4) {
     lines.push_back(fmt::format(

@@ -23,8 +23,8 @@ enum class Overflow { kDrop, kNext, kSpare };
 enum class AuxScope { kSequence, kMicroBatch, kBatch };
 enum class Placing { kBlocks, kLoad };
 enum class Content { kAuto, kAll, kTrained };
-enum class Export { kNone, kHf };
-enum class ConvertTo { kAuto, kHf, kMoesaic };
+enum class Export { kNone, kHf, kPeft };
+enum class ConvertTo { kAuto, kHf, kMoesaic, kPeft };
 enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
@@ -251,6 +251,7 @@ struct ConvertJob {
   std::optional<DType> quantize;
   std::vector<std::string> calibration;  // corpora
   bool check = true;                     // that the copy computes what the original does
+  bool merge = true;                     // adapters are added to the weights
 };
 
 /// Tokens of a batch of score, unless one window is longer.

@@ -57,11 +57,14 @@ constexpr Names<Placing, 2> names_of(Placing) {
 constexpr Names<Content, 3> names_of(Content) {
   return {{{Content::kAuto, "auto"}, {Content::kAll, "all"}, {Content::kTrained, "trained"}}};
 }
-constexpr Names<Export, 2> names_of(Export) {
-  return {{{Export::kNone, "none"}, {Export::kHf, "hf"}}};
+constexpr Names<Export, 3> names_of(Export) {
+  return {{{Export::kNone, "none"}, {Export::kHf, "hf"}, {Export::kPeft, "peft"}}};
 }
-constexpr Names<ConvertTo, 3> names_of(ConvertTo) {
-  return {{{ConvertTo::kAuto, "auto"}, {ConvertTo::kHf, "hf"}, {ConvertTo::kMoesaic, "moesaic"}}};
+constexpr Names<ConvertTo, 4> names_of(ConvertTo) {
+  return {{{ConvertTo::kAuto, "auto"},
+           {ConvertTo::kHf, "hf"},
+           {ConvertTo::kMoesaic, "moesaic"},
+           {ConvertTo::kPeft, "peft"}}};
 }
 constexpr Names<PoolAction, 4> names_of(PoolAction) {
   return {{{PoolAction::kAdd, "add"},

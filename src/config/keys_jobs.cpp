@@ -132,7 +132,8 @@ std::vector<Key> convert_keys() {
   const Section s("convert", &Config::convert, "convert");
   return {
       s.choice("to", &ConvertJob::to,
-               "What to make: a Hugging Face folder, or a checkpoint. auto: what IN is not; with "
+               "What to make: a Hugging Face folder (hf), a checkpoint (moesaic), or a PEFT folder "
+               "of the checkpoint's adapters (peft). auto: hf or moesaic, what IN is not; with "
                "convert.quantize a checkpoint."),
       s.dtype("dtype", &ConvertJob::dtype, "auto", {DType::kBf16, DType::kF16, DType::kF32},
               "Type of the tensors, or with convert.quantize of those that are not quantized. "
@@ -143,6 +144,9 @@ std::vector<Key> convert_keys() {
       s.texts("calibration", &ConvertJob::calibration, "list of paths",
               "Corpora that the model reads some of, so that int4 errs least in the columns of "
               "weights that matter most. Empty: all columns count alike."),
+      s.boolean("merge", &ConvertJob::merge,
+                "Add adapters to the weights, in fp32 and with one rounding. 0: a checkpoint keeps "
+                "them apart."),
       s.boolean("check", &ConvertJob::check,
                 "Load the original and the copy and compare what they compute. 0: do not, where "
                 "memory holds neither."),

@@ -10,6 +10,10 @@ std::vector<Key> shape_keys() {
                   "Checkpoint to take weights, router biases and task names from; training then "
                   "starts at step 0. Empty: random initial weights."),
            "train score generate"),
+      only(s.text("adapter", &Model::adapter, "path",
+                  "Adapters that are added to the weights of model.path when they are read: a PEFT "
+                  "folder, or a checkpoint that has some. Empty: none."),
+           "train score generate convert"),
       s.integer("layers", &Model::layers, between(1, 1e5), "", "Transformer blocks."),
       s.integer("d_model", &Model::d_model, between(1, 1e6), "", "Width of the residual stream."),
       s.integer("heads", &Model::heads, between(1, 1e5), "", "Query heads of attention."),

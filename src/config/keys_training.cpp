@@ -161,7 +161,7 @@ std::vector<Key> checkpoint_keys() {
                "trained."),
       s.choice("export", &Checkpoint::exported,
                "hf: at the end the last checkpoint is also written as a Hugging Face folder, to "
-               "CHECKPOINT.DIR/hf."),
+               "CHECKPOINT.DIR/hf. peft: its adapters as a PEFT folder, to CHECKPOINT.DIR/peft."),
       s.texts("allow", &Checkpoint::allow, "list of keys or sections",
               "Keys that may differ from the checkpoint's on resume although they change the "
               "answer; data.corpus: other text than the checkpoint's."),

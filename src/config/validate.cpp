@@ -144,12 +144,25 @@ void check_patterns(const Config& c, Lines& lines) {
   }
 }
 
+/// Adapters that are read need a model.
+void check_adapter(const Config& c, Lines& lines) {
+  if (!c.model.adapter.empty() && c.model.path.empty()) {
+    lines.emplace_back("model.adapter is added to a model: set model.path");
+  }
+}
+
 /// What checkpoints hold, and what becomes of the last one.
 void check_checkpoints(const Config& c, Lines& lines) {
   if (c.checkpoint.content == Content::kTrained && c.model.path.empty()) {
     lines.emplace_back(
         "checkpoint.content = trained needs a base: set model.path, or use checkpoint.content = "
         "all");
+  }
+  if (c.checkpoint.exported == Export::kPeft &&
+      (c.adapter.rank == 0 || c.train.trainable != std::vector<std::string>{"adapter"})) {
+    lines.emplace_back(
+        "checkpoint.export = peft writes adapters alone: set adapter.rank, and leave "
+        "train.trainable out");
   }
   if (c.checkpoint.exported != Export::kNone && c.checkpoint.dir.empty()) {
     lines.emplace_back("checkpoint.export needs checkpoints: set run.dir or checkpoint.dir");
@@ -208,6 +221,7 @@ void check_training(const Config& c, Lines& lines) {
 
 void check_model_job(const Config& c, int ranks, const std::string& ranks_name, Lines& lines) {
   check_model(c, lines);
+  check_adapter(c, lines);
   check_layout(c, ranks, ranks_name, lines);
   check_tensor_parallel(c, lines);
   check_pipeline(c, lines);

@@ -215,7 +215,9 @@ Estimate estimate(const config::Config& config, int ranks, const routing::GateSt
     e.trained = trained_memory(config, e.layout, gates, tuning);
     const double moments = 2.0 * static_cast<double>(size_of(config.train.moments));
     e.checkpoint_bytes =
-        4.0 * static_cast<double>(e.size.sum().total) +
+        4.0 * static_cast<double>(config.checkpoint.content == config::Content::kTrained
+                                      ? e.size.trained
+                                      : e.size.sum().total) +
         moments * static_cast<double>(e.size.trained) +
         (config.router.gradient_buffer > 0 ? 4.0 : 0.0) * static_cast<double>(e.size.experts.total);
     e.steps = config::total_steps(config);
