@@ -36,13 +36,13 @@ class AdapterSource {
                           const config::Router& router);
   /// Those that a checkpoint has beside its own tensors; the reader must outlive it.
   static AdapterSource within(CheckpointReader& reader, float scale);
-  /// Of a checkpoint's state: the scale of its adapters; 0: it has none.
+  /// The scale of the adapters that a checkpoint with this state has; 0: it has none.
   static float scale_of(const Json& state);
 
   bool has(const std::string& weight) const;
   std::vector<std::string> names() const;  // of the weights that have one
   std::string fingerprint() const;
-  /// Of the model that the adapters of a checkpoint were trained on; empty: unknown.
+  /// Fingerprint of the model that the adapters of a checkpoint were trained on; empty: unknown.
   std::string base_fingerprint() const;
   std::filesystem::path path() const;
 

@@ -26,7 +26,7 @@ struct Ancestor {
 using Lineage = std::vector<Ancestor>;
 
 Json to_json(const Lineage& lineage);
-/// Of a checkpoint's state; empty: it began with random weights, or is older than this.
+/// What a checkpoint's state says; empty: it began with random weights, or is older than this.
 Lineage lineage_of(const Json& state);
 /// Whether a checkpoint holds only what was trained, and needs its base.
 bool needs_base(const Json& state);

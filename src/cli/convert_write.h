@@ -27,8 +27,8 @@ struct ConvertInputs {
   std::string vocab_sha256;            // empty: unknown
 };
 
-/// Of `convert IN OUT`, whose paths are the command's arguments. The catalog has the model of IN
-/// then. kUsage, kNoInput, kBadData, kMismatch.
+/// What `convert IN OUT` asks for; the paths are the command's arguments. The catalog has the model
+/// of IN then. kUsage, kNoInput, kBadData, kMismatch.
 ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::Catalog& catalog);
 
 /// convert.dtype, without auto.

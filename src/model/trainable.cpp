@@ -68,7 +68,7 @@ std::string nearest(const std::string& pattern, const std::vector<Name>& names) 
   std::string best;
   std::size_t least = 0;
   for (const Name& name : names) {
-    // Of a glob's open ends nothing is known: the part of the name that suits best counts.
+    // A glob says nothing of its open ends: the part of the name that suits best counts.
     std::size_t found = distance(wanted, name.text);
     for (std::size_t dot = name.text.find('.'); dot != std::string::npos;
          dot = name.text.find('.', dot + 1)) {

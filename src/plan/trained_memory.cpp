@@ -57,7 +57,7 @@ class Shares {
          const model::Tuning& tuning)
       : config_(config), layout_(layout), gates_(gates), tuning_(tuning) {}
 
-  // Of the rank at these coordinates (comm/groups.h).
+  // What the rank at these coordinates has (comm/groups.h).
   Bytes at(std::int64_t stage, std::int64_t dp, std::int64_t cp, std::int64_t ep, std::int64_t tp) {
     const std::int64_t copy = dp * layout_.cp + cp;           // of its experts
     const std::int64_t replica = copy * layout_.ep + ep;      // of all else

@@ -13,7 +13,7 @@ struct TrainedMemory {
   model::Parameters::TrainedBytes sum;      // over all ranks
 };
 
-/// Of a resolved config, of all ranks of the layout. tuning: what is trained.
+/// The config must be resolved. tuning: what is trained.
 TrainedMemory trained_memory(const config::Config& config, const Layout& layout,
                              const routing::GateState& gates, const model::Tuning& tuning);
 

@@ -29,7 +29,7 @@ struct TraceAxes {
 struct TraceRow {
   std::int64_t step = 0;
   double loss = 0, lm_loss = 0, grad_norm = 0, lr = 0;
-  // Of training; NaN: not measured.
+  // Training alone measures these; else NaN.
   double token_accuracy = std::numeric_limits<double>::quiet_NaN();
   double entropy = std::numeric_limits<double>::quiet_NaN();
   std::int64_t tokens = 0, targets = 0;  // routed positions, counted targets

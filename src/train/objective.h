@@ -14,7 +14,7 @@ namespace moesaic::train {
 /// the log-probabilities themselves.
 struct Objective {
   const char* name;
-  /// Of a micro-batch: what it adds to the number that the global batch is divided by.
+  /// What a micro-batch adds to the number that the global batch is divided by.
   std::function<double(const data::MicroBatch& batch)> size;
   /// [T] of the rows; 0 where there is no target. logprob: [T], or empty unless it is read.
   std::function<std::vector<float>(const data::MicroBatch& batch, std::span<const float> logprob)>

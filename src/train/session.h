@@ -22,7 +22,7 @@ namespace moesaic::train {
 struct Origin {
   std::optional<std::filesystem::path> resume;
   Progress progress = {};
-  // Of the catalog; nullptr: random values. It stays open where tensors are frozen.
+  // It is the catalog's, and stays open where tensors are frozen; nullptr: random values.
   checkpoint::ModelSource* source = nullptr;
 };
 

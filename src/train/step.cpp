@@ -73,7 +73,7 @@ class StepRunner {
     }
   }
 
-  // Of the context's micro-batch, whose last hidden state is y.
+  // y: the last hidden state of the context's micro-batch.
   model::Head::Loss loss(const Tensor& y) {
     const model::Transformer& model = instance_.transformer;
     std::vector<float> known;

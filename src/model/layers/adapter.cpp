@@ -10,7 +10,7 @@
 namespace moesaic::model {
 namespace {
 
-// Of a weight (G, N, K): groups, tensors of one group.
+// How many groups a weight (G, N, K) has, and tensors in one of them.
 struct Groups {
   std::int64_t count;
   std::size_t tensors;

@@ -36,7 +36,7 @@ struct ParameterSpec {
   bool in_products = true;  // read by matrix products, in the compute dtype
   bool looked_up = false;   // and read by others as well, in fp32: a tied table
   bool packable = true;     // products with its rows alone read it: it may be quantized
-  bool state = false;       // moved by counts, never by a gradient: loads and biases of the router
+  bool state = false;       // counts change it, never a gradient: loads and biases of the router
   bool adaptable = false;   // an adapter may be added to its product
   bool decays = true;       // weight decay applies to its tensors of two or more dims
   bool buffered = false;    // its gradient may be deferred over steps (router.gradient_buffer)

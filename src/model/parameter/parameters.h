@@ -52,8 +52,8 @@ class Parameters {
   /// What allocate does first, without memory: where values and gradients lie, and what this rank
   /// owns.
   void place(const std::map<SumOver, Owner>& owners);
-  /// Of what this rank holds (or would, after place). Gradients: 4 bytes for an element; moments:
-  /// two numbers for each owned one. Every tensor is rounded up to 16 elements.
+  /// What training takes on this rank (or would, after place). Gradients: 4 bytes for an element;
+  /// moments: two numbers for each owned one. Every tensor is rounded up to 16 elements.
   struct TrainedBytes {
     std::int64_t elements = 0, gradients = 0, moments = 0;
   };

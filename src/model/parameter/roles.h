@@ -33,7 +33,7 @@ class Roles {
   /// Nothing is: an instance that only computes.
   static Roles none();
 
-  /// Of train.trainable; excluded: those that were written with `!`.
+  /// The patterns of train.trainable; excluded: those that were written with `!`.
   void set_trained(std::vector<NamePattern> trained, std::vector<NamePattern> excluded);
   /// Factors of the learning rate; the last that matches counts.
   void set_lr_scales(std::vector<std::pair<NamePattern, double>> scales);

@@ -202,7 +202,7 @@ class AdapterTest : public GradientTest {
     return tuning;
   }
 
-  // Of so many products each has its halves.
+  // All products together have so many halves.
   void expect_adapters(std::size_t halves) const {
     std::size_t found = 0;
     for (const Parameter& p : parameters.all()) {
