@@ -118,6 +118,9 @@ class Table {
   }
 
   bool has(const HfView& part) const { return names_.contains(part.tensor); }
+  bool fits(const HfView& part) const {
+    return has(part) && stored_.at(names_.at(part.tensor)).shape == part.shape;
+  }
   /// Puts the stored name into a view of "MODULE.lora_A", and notes once what is wrong.
   void complete(HfView& view) {
     const auto found = names_.find(view.tensor);
@@ -165,6 +168,29 @@ class Table {
   Problems problems_;
 };
 
+/// Shapes tell how joined experts are stored, unless all are square; then the version does.
+Joined joined_in(const Table& table, const std::vector<HfTensor>& tensors, const Family& family,
+                 const config::Model& model, const PeftConfig& config) {
+  for (const HfTensor& tensor : tensors) {
+    if (!may_be_adapted(tensor) || experts_of(tensor.name).empty()) {
+      continue;
+    }
+    const auto fits = [&](Joined joined) {
+      const PeftPlace place = peft_places(tensor, family, model, config, joined).back();
+      return place.joined && table.fits(place.a) && table.fits(place.b);
+    };
+    if (!config.targets(joined_parameter(tensor))) {
+      continue;
+    }
+    const bool as_named = fits(Joined::kAsNamed), exchanged = fits(Joined::kExchanged);
+    if (as_named != exchanged) {
+      return exchanged ? Joined::kExchanged : Joined::kAsNamed;
+    }
+  }
+  const bool old = config.before_0_19 && family.stacked == nullptr;
+  return old ? Joined::kExchanged : Joined::kAsNamed;
+}
+
 }  // namespace
 
 struct PeftFolder::State {
@@ -186,7 +212,7 @@ struct PeftFolder::State {
   void find_updates(const Family& family, const config::Model& model, const config::Router& router);
   const Update& update(const std::string& name) const;
   const SafetensorsFile& opened();
-  void read(const HfView& view, const Extents& offset, const Extents& extent,
+  void read(const Update& update, const HfView& view, const Extents& offset, const Extents& extent,
             std::span<float> values);
   void read_from_all(const HfView& view, const Extents& offset, const Extents& extent,
                      std::span<float> values);
@@ -195,11 +221,13 @@ struct PeftFolder::State {
 void PeftFolder::State::find_updates(const Family& family, const config::Model& model,
                                      const config::Router& router) {
   Table table(texts.tensors);
-  for (const HfTensor& tensor : hf_tensors(family, model, router)) {
+  const std::vector<HfTensor> tensors = hf_tensors(family, model, router);
+  const Joined joined = joined_in(table, tensors, family, model, config);
+  for (const HfTensor& tensor : tensors) {
     if (!may_be_adapted(tensor)) {
       continue;
     }
-    for (PeftPlace& place : peft_places(tensor, family, model, config)) {
+    for (PeftPlace& place : peft_places(tensor, family, model, config, joined)) {
       if (!table.has(place.a) && !table.has(place.b)) {
         continue;
       }
@@ -243,8 +271,15 @@ const SafetensorsFile& PeftFolder::State::opened() {
   return *file;
 }
 
-void PeftFolder::State::read(const HfView& view, const Extents& offset, const Extents& extent,
-                             std::span<float> values) {
+void PeftFolder::State::read(const Update& update, const HfView& view, const Extents& offset,
+                             const Extents& extent, std::span<float> values) {
+  // What PEFT calls B.
+  const bool is_scattered =
+      update.place.joined && (&view == &update.place.a) == update.place.exchanged;
+  if (is_scattered) {
+    read_from_all(view, offset, extent, values);
+    return;
+  }
   const std::int64_t first =
       std::inner_product(offset.begin(), offset.end(), view.strides.begin(), view.first);
   opened().read(view.tensor, Strided{first, view.strides, extent}, values);
@@ -351,18 +386,14 @@ void PeftFolder::read_a(const std::string& name, Slice columns, std::span<float>
   const State::Update& update = state_->update(name);
   const Extents offset{0, columns.begin}, extent{update.place.rank, columns.count};
   require_part(name, {update.place.rank, update.in}, offset, extent, values.size());
-  state_->read(update.place.a, offset, extent, values);
+  state_->read(update, update.place.a, offset, extent, values);
 }
 
 void PeftFolder::read_b(const std::string& name, Slice rows, std::span<float> values) {
   const State::Update& update = state_->update(name);
   const Extents offset{rows.begin, 0}, extent{rows.count, update.place.rank};
   require_part(name, {update.out, update.place.rank}, offset, extent, values.size());
-  if (update.place.joined) {
-    state_->read_from_all(update.place.b, offset, extent, values);
-  } else {
-    state_->read(update.place.b, offset, extent, values);
-  }
+  state_->read(update, update.place.b, offset, extent, values);
 }
 
 }  // namespace moesaic::hf
