@@ -350,11 +350,11 @@ TEST(Peft, ExchangedExperts) {
         continue;
       }
       const Changed changed(
-          [&](Json& config, Arrays& arrays) {
+          [&, count = experts](Json& config, Arrays& arrays) {
             if (square) {
               without_gate_up(config, arrays);
             }
-            exchange(arrays, experts);
+            exchange(arrays, count);
           },
           family, "fused");
       PeftFolder old = changed.open();
