@@ -2,21 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/text.h"
 #include "files/durable.h"
 #include "hf/family.h"
 #include "hf/peft_config.h"
 #include "hf/peft_places.h"
+#include "hf/peft_tensors.h"
 #include "hf/safetensors/safetensors.h"
 #include "hf/texts.h"
 
@@ -26,144 +24,34 @@ namespace {
 namespace fs = std::filesystem;
 using Extents = std::vector<std::int64_t>;
 
-constexpr std::size_t kMostListed = 20;   // of each kind of problem
 constexpr std::size_t kMostUnpacked = 2;  // tensors of all experts that are kept: gate_up and down
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what) {
   throw Error(Exit::kBadData, fmt::format("{}: {}", file.string(), what));
 }
 
-/// A tensor of the file.
-struct Stored {
-  std::string dtype;
-  Extents shape;
-};
-
-std::map<std::string, Stored> stored_of(const std::string& text) {
-  std::map<std::string, Stored> all;
-  const Json json = Json::parse(text);
-  for (const auto& [name, value] : json.items()) {
-    all[name] = {value["dtype"].string(), value["shape"].get<Extents>()};
+/// Shapes tell how joined experts are stored, unless all are square; then the version does.
+Joined joined_in(const PeftTensors& table, const std::vector<HfTensor>& tensors,
+                 const Family& family, const config::Model& model, const PeftConfig& config) {
+  for (const HfTensor& tensor : tensors) {
+    if (!may_be_adapted(tensor) || experts_of(tensor.name).empty()) {
+      continue;
+    }
+    const auto fits = [&](Joined joined) {
+      const PeftPlace place = peft_places(tensor, family, model, config, joined).back();
+      return place.joined && table.fits(place.a) && table.fits(place.b);
+    };
+    if (!config.targets(joined_parameter(tensor))) {
+      continue;
+    }
+    const bool as_named = fits(Joined::kAsNamed), exchanged = fits(Joined::kExchanged);
+    if (as_named != exchanged) {
+      return exchanged ? Joined::kExchanged : Joined::kAsNamed;
+    }
   }
-  return all;
+  const bool old = config.before_0_19 && family.stacked == nullptr;
+  return old ? Joined::kExchanged : Joined::kAsNamed;
 }
-
-/// "MODULE.lora_A" of "base_model.model.MODULE.lora_A.weight" or "....lora_A.default.weight";
-/// nothing for names of other kinds.
-std::optional<std::string> part_of(const std::string& name) {
-  const std::size_t a = name.rfind(".lora_A."), b = name.rfind(".lora_B.");
-  const std::size_t at = a == std::string::npos ? b : a;
-  constexpr std::string_view kPrefix = kPeftPrefix, kPart = ".lora_A", kWeight = ".weight";
-  if (at == std::string::npos || !name.starts_with(kPrefix) || !name.ends_with(kWeight)) {
-    return std::nullopt;
-  }
-  const std::size_t end = at + kPart.size();
-  const std::size_t last = name.size() - kWeight.size();
-  const bool one_more = last > end && name.find('.', end + 1) == last;  // the adapter's name
-  return last == end || one_more ? std::optional(name.substr(kPrefix.size(), end - kPrefix.size()))
-                                 : std::nullopt;
-}
-
-/// Problems of one kind.
-class Problems {
- public:
-  void add(const std::string& kind, const std::string& tensor) { all_[kind].push_back(tensor); }
-  /// "\n  3 missing: a, b, c" for each kind.
-  std::string text() const {
-    std::string text;
-    for (const auto& [kind, tensors] : all_) {
-      const std::size_t shown = std::min(tensors.size(), kMostListed);
-      const std::vector<std::string> first(tensors.begin(),
-                                           tensors.begin() + static_cast<std::ptrdiff_t>(shown));
-      text += fmt::format("\n  {} {}: {}{}", tensors.size(), kind, join(first, ", "),
-                          shown < tensors.size() ? ", ..." : "");
-    }
-    return text;
-  }
-
- private:
-  std::map<std::string, std::vector<std::string>> all_;
-};
-
-/// What is wrong with a tensor that belongs to no weight of the model.
-std::string kind_of_unknown(const std::string& name) {
-  if (name.find("lora_embedding_") != std::string::npos ||
-      name.find("embed_tokens.") != std::string::npos) {
-    return "of the embedding, whose adapters are not supported";
-  }
-  if (name.find("lm_head.") != std::string::npos) {
-    return "of the head, whose adapters are not supported";
-  }
-  if (name.find("lora_magnitude_vector") != std::string::npos) {
-    return "of DoRA, which is not supported";
-  }
-  if (name.ends_with(".bias")) {
-    return "that are biases, which are not supported";
-  }
-  return "that the model does not have";
-}
-
-/// The tensors of the file, and what is wrong with them.
-class Table {
- public:
-  explicit Table(const std::string& text) : stored_(stored_of(text)) {
-    for (const auto& [name, tensor] : stored_) {
-      const std::optional<std::string> part = part_of(name);
-      if (part && !names_.emplace(*part, name).second) {
-        problems_.add("stored twice", fmt::format("{} and {}", names_[*part], name));
-      } else {
-        unused_.insert(name);
-      }
-    }
-  }
-
-  bool has(const HfView& part) const { return names_.contains(part.tensor); }
-  /// Puts the stored name into a view of "MODULE.lora_A", and notes once what is wrong.
-  void complete(HfView& view) {
-    const auto found = names_.find(view.tensor);
-    const bool first = checked_.insert(view.tensor).second;
-    if (found == names_.end()) {
-      if (first) {
-        problems_.add("missing", fmt::format("{}{}.weight", kPeftPrefix, view.tensor));
-      }
-      return;
-    }
-    view.tensor = found->second;
-    unused_.erase(view.tensor);
-    if (first) {
-      check(view);
-    }
-  }
-  void stored_again(const std::string& weight) {
-    problems_.add("stored twice", "the update of " + weight);
-  }
-  std::string problems() {
-    for (const std::string& name : unused_) {
-      problems_.add(kind_of_unknown(name), name);
-    }
-    return problems_.text();
-  }
-
- private:
-  void check(const HfView& view) {
-    const Stored& tensor = stored_.at(view.tensor);
-    if (tensor.shape != view.shape) {
-      problems_.add("of another shape",
-                    fmt::format("{} [{}] (due: [{}])", view.tensor, join(tensor.shape, ", "),
-                                join(view.shape, ", ")));
-    }
-    const auto type = stored_dtype(tensor.dtype);
-    if (!type || *type == DType::kE4m3) {
-      problems_.add("in a format that cannot be read",
-                    fmt::format("{} ({})", view.tensor, tensor.dtype));
-    }
-  }
-
-  std::map<std::string, Stored> stored_;
-  std::map<std::string, std::string> names_;  // of stored tensors by "MODULE.lora_A"
-  std::set<std::string> unused_, checked_;
-  Problems problems_;
-};
 
 }  // namespace
 
@@ -186,7 +74,7 @@ struct PeftFolder::State {
   void find_updates(const Family& family, const config::Model& model, const config::Router& router);
   const Update& update(const std::string& name) const;
   const SafetensorsFile& opened();
-  void read(const HfView& view, const Extents& offset, const Extents& extent,
+  void read(const Update& update, const HfView& view, const Extents& offset, const Extents& extent,
             std::span<float> values);
   void read_from_all(const HfView& view, const Extents& offset, const Extents& extent,
                      std::span<float> values);
@@ -194,12 +82,14 @@ struct PeftFolder::State {
 
 void PeftFolder::State::find_updates(const Family& family, const config::Model& model,
                                      const config::Router& router) {
-  Table table(texts.tensors);
-  for (const HfTensor& tensor : hf_tensors(family, model, router)) {
+  PeftTensors table(texts.tensors);
+  const std::vector<HfTensor> tensors = hf_tensors(family, model, router);
+  const Joined joined = joined_in(table, tensors, family, model, config);
+  for (const HfTensor& tensor : tensors) {
     if (!may_be_adapted(tensor)) {
       continue;
     }
-    for (PeftPlace& place : peft_places(tensor, family, model, config)) {
+    for (PeftPlace& place : peft_places(tensor, family, model, config, joined)) {
       if (!table.has(place.a) && !table.has(place.b)) {
         continue;
       }
@@ -243,8 +133,15 @@ const SafetensorsFile& PeftFolder::State::opened() {
   return *file;
 }
 
-void PeftFolder::State::read(const HfView& view, const Extents& offset, const Extents& extent,
-                             std::span<float> values) {
+void PeftFolder::State::read(const Update& update, const HfView& view, const Extents& offset,
+                             const Extents& extent, std::span<float> values) {
+  // What PEFT calls B.
+  const bool is_scattered =
+      update.place.joined && (&view == &update.place.a) == update.place.exchanged;
+  if (is_scattered) {
+    read_from_all(view, offset, extent, values);
+    return;
+  }
   const std::int64_t first =
       std::inner_product(offset.begin(), offset.end(), view.strides.begin(), view.first);
   opened().read(view.tensor, Strided{first, view.strides, extent}, values);
@@ -351,18 +248,14 @@ void PeftFolder::read_a(const std::string& name, Slice columns, std::span<float>
   const State::Update& update = state_->update(name);
   const Extents offset{0, columns.begin}, extent{update.place.rank, columns.count};
   require_part(name, {update.place.rank, update.in}, offset, extent, values.size());
-  state_->read(update.place.a, offset, extent, values);
+  state_->read(update, update.place.a, offset, extent, values);
 }
 
 void PeftFolder::read_b(const std::string& name, Slice rows, std::span<float> values) {
   const State::Update& update = state_->update(name);
   const Extents offset{rows.begin, 0}, extent{rows.count, update.place.rank};
   require_part(name, {update.out, update.place.rank}, offset, extent, values.size());
-  if (update.place.joined) {
-    state_->read_from_all(update.place.b, offset, extent, values);
-  } else {
-    state_->read(update.place.b, offset, extent, values);
-  }
+  state_->read(update, update.place.b, offset, extent, values);
 }
 
 }  // namespace moesaic::hf

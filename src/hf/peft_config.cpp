@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <utility>
 
 #include "base/error.h"
@@ -117,6 +118,12 @@ void check_begin(const Json& object, HfFields& fields) {
   }
 }
 
+/// version: "0.18.1" or "0.20.1.dev0".
+bool is_before_0_19(const std::string& version) {
+  int major = 0, minor = 0;
+  return std::sscanf(version.c_str(), "%d.%d", &major, &minor) == 2 && major == 0 && minor < 19;
+}
+
 const PeftConfig::Pattern* first_match(const std::vector<PeftConfig::Pattern>& patterns,
                                        const std::string& key) {
   const auto found = std::find_if(
@@ -169,10 +176,11 @@ PeftConfig parse_peft_config(const std::string& text, const std::string& where) 
   config.ranks = read_patterns(fields, "rank_pattern", text, true);
   config.alphas = read_patterns(fields, "alpha_pattern", text, false);
   config.target_parameters = fields.texts("target_parameters");
+  config.before_0_19 = is_before_0_19(fields.text("peft_version", "0.0"));
   // Which modules are adapted, the tensors say. The others are about training or loading.
   fields.ignore({"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-                 "inference_mode", "task_type", "revision", "auto_mapping", "peft_version",
-                 "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core",
+                 "inference_mode", "task_type", "revision", "auto_mapping", "loftq_config",
+                 "eva_config", "corda_config", "lora_ga_config", "megatron_core",
                  "qalora_group_size", "runtime_config", "ensure_weight_tying"});
   const std::vector<std::string> problems = fields.problems();
   if (!problems.empty()) {

@@ -26,6 +26,7 @@ struct PeftConfig {
   bool rslora = false;
   std::vector<Pattern> ranks, alphas;          // the first one that matches counts
   std::vector<std::string> target_parameters;  // what is adapted as a parameter, not as a module
+  bool before_0_19 = false;                    // whether peft_version says so, or there is none
 
   /// The rank of a module or parameter of the base model:
   /// "model.layers.0.mlp.experts.gate_up_proj".

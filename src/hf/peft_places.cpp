@@ -24,30 +24,35 @@ PeftPlace by_itself(const HfTensor& tensor, const std::string& module, const Pef
   return place;
 }
 
-/// A: (experts r, in), expert by expert. B: (rows, r experts), whose columns of one expert lie
-/// `experts` apart; rows are those of gate_proj and up_proj, by turns in a family that stacks
-/// experts, else one behind the other.
+/// PEFT's A: (experts r, in), expert by expert. Its B: (rows, r experts), whose columns of one
+/// expert lie `experts` apart; rows are those of gate_proj and up_proj, by turns in a family that
+/// stacks experts, else one behind the other.
 PeftPlace among_all(const HfTensor& tensor, const Family& family, const config::Model& model,
-                    const PeftConfig& config) {
+                    const PeftConfig& config, Joined joined) {
   const std::string experts(experts_of(tensor.name));
   const std::string_view behind = std::string_view(tensor.name).substr(experts.size());
   const std::int64_t expert = std::stoll(std::string(behind));
-  const bool down = tensor.name.ends_with("down_proj.weight");
-  const bool up = tensor.name.ends_with("up_proj.weight");
+  const bool down = tensor.name.ends_with(".down_proj.weight");
+  const bool up = tensor.name.ends_with(".up_proj.weight");
   const std::int64_t parts = down ? 1 : 2;
   const bool by_turns = family.stacked != nullptr && !down;
   PeftPlace place;
   place.joined = true;
   const std::string module = joined_module(experts, down, config);
-  place.key = experts + (down ? "down_proj" : "gate_up_proj");
+  place.key = joined_parameter(tensor);
   place.rank = config.rank_of(place.key);
   const std::int64_t out = tensor.shape[0], in = tensor.shape[1], r = place.rank;
-  const std::int64_t row = r * model.experts;
-  place.a = {module + ".lora_A", {row, in}, expert * r * in, {in, 1}};
-  place.b = {module + ".lora_B",
-             {parts * out, row},
-             expert + (up ? (by_turns ? row : out * row) : 0),
-             {by_turns ? 2 * row : row, model.experts}};
+  const std::int64_t row = r * model.experts, width = parts * out;
+  const std::int64_t turns = by_turns ? 2 : 1, first = up ? (by_turns ? 1 : out) : 0;
+  const std::string a = module + ".lora_A", b = module + ".lora_B";
+  if (joined == Joined::kAsNamed) {
+    place.a = {a, {row, in}, expert * r * in, {in, 1}};
+    place.b = {b, {width, row}, expert + first * row, {turns * row, model.experts}};
+  } else {
+    place.exchanged = true;
+    place.a = {b, {in, row}, expert, {model.experts, row}};
+    place.b = {a, {row, width}, expert * r * width + first, {turns, width}};
+  }
   return place;
 }
 
@@ -67,6 +72,11 @@ bool may_be_adapted(const HfTensor& tensor) {
          tensor.name.ends_with(kWeight);
 }
 
+std::string joined_parameter(const HfTensor& tensor) {
+  const bool down = tensor.name.ends_with(".down_proj.weight");
+  return std::string(experts_of(tensor.name)) + (down ? "down_proj" : "gate_up_proj");
+}
+
 std::string joined_module(const std::string& experts, bool down, const PeftConfig& config) {
   const std::string module = experts.substr(0, experts.size() - 1);
   const bool nested = !down && config.targets(experts + "down_proj");
@@ -74,7 +84,8 @@ std::string joined_module(const std::string& experts, bool down, const PeftConfi
 }
 
 std::vector<PeftPlace> peft_places(const HfTensor& tensor, const Family& family,
-                                   const config::Model& model, const PeftConfig& config) {
+                                   const config::Model& model, const PeftConfig& config,
+                                   Joined joined) {
   std::vector<PeftPlace> places;
   const std::string experts(experts_of(tensor.name));
   if (experts.empty() || family.stacked == nullptr) {
@@ -84,9 +95,8 @@ std::vector<PeftPlace> peft_places(const HfTensor& tensor, const Family& family,
       places.push_back(by_itself(tensor, ours, config));
     }
   }
-  const bool down = tensor.name.ends_with("down_proj.weight");
-  if (!experts.empty() && config.targets(experts + (down ? "down_proj" : "gate_up_proj"))) {
-    places.push_back(among_all(tensor, family, model, config));
+  if (!experts.empty() && config.targets(joined_parameter(tensor))) {
+    places.push_back(among_all(tensor, family, model, config, joined));
   }
   return places;
 }

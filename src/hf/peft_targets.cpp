@@ -71,12 +71,6 @@ std::string layers_pattern(const Layers& layers) {
   return "(" + join(adapted, "|") + ")";
 }
 
-/// "model.layers.0.mlp.experts.gate_up_proj" of an expert's gate_proj or up_proj.
-std::string joined_parameter(const HfTensor& tensor) {
-  const bool down = tensor.name.ends_with(".down_proj.weight");
-  return std::string(experts_of(tensor.name)) + (down ? "down_proj" : "gate_up_proj");
-}
-
 }  // namespace
 
 bool is_parameter_target(const HfTensor& tensor, const Family& family) {

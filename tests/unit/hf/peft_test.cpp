@@ -307,6 +307,71 @@ TEST(Peft, OtherRank) {
   expect_in(message, "mlp.experts.lora_B.weight [24, 36] (due: [24, 48])");
 }
 
+/// Stores A and B of joined experts as PEFT did before 0.19: A_old [e r + k, o] is B [o, k experts
+/// + e], and B_old [i, k experts + e] is A [e r + k, i].
+void exchange(Arrays& arrays, std::int64_t experts) {
+  for (auto& [name, a] : arrays) {
+    if (name.find(".mlp.experts.") == std::string::npos || !name.ends_with("lora_A.weight")) {
+      continue;
+    }
+    Array& b = arrays.at(name.substr(0, name.size() - 8) + "B.weight");
+    const std::int64_t row = a.shape[0], rank = row / experts, in = a.shape[1], out = b.shape[0];
+    Array old_a{{row, out}, "F32", {}}, old_b{{in, row}, "F32", {}};
+    for (std::int64_t at = 0; at < row; ++at) {
+      for (std::int64_t o = 0; o < out; ++o) {
+        old_a.values.push_back(b.at({o, at % rank * experts + at / rank}));
+      }
+    }
+    for (std::int64_t i = 0; i < in; ++i) {
+      for (std::int64_t at = 0; at < row; ++at) {
+        old_b.values.push_back(a.at({at % experts * rank + at / experts, i}));
+      }
+    }
+    a = old_a;
+    b = old_b;
+  }
+}
+
+// Files of PEFT before 0.19 hold A and B of joined experts under each other's names. Shapes tell,
+// and the version where all are square: mixtral's down_proj here.
+TEST(Peft, ExchangedExperts) {
+  for (const auto& [family, experts] : std::vector<std::pair<std::string, std::int64_t>>{
+           {"mixtral", 6}, {"deepseek_v3", 12}, {"gpt_oss", 6}}) {
+    for (const bool square : {false, true}) {
+      const auto without_gate_up = [&](Json& config, Arrays& arrays) {
+        config["target_parameters"] = Json::array({"mlp.experts.down_proj"});
+        config["peft_version"] = "0.18.1";
+        std::erase_if(arrays, [](const auto& array) {
+          return array.first.find(".mlp.gate.") != std::string::npos ||
+                 array.first.find(".base_layer.") != std::string::npos;
+        });
+      };
+      if (square && family != "mixtral") {
+        continue;
+      }
+      const Changed changed(
+          [&, count = experts](Json& config, Arrays& arrays) {
+            if (square) {
+              without_gate_up(config, arrays);
+            }
+            exchange(arrays, count);
+          },
+          family, "fused");
+      PeftFolder old = changed.open();
+      PeftFolder due = open_adapter(adapter_of(family, "fused"), changed.base);
+      EXPECT_EQ(old.names().size() < due.names().size(), square);
+      for (const std::string& name : old.names()) {
+        ASSERT_EQ(update_of(old, changed.base, name), update_of(due, changed.base, name)) << name;
+        const std::int64_t out = changed.base.shape(name).value()[0];
+        std::vector<float> rows(static_cast<std::size_t>(2 * old.rank(name)));
+        old.read_b(name, {out - 2, 2}, rows);
+        const std::vector<float> all = whole_b(due, changed.base, name);
+        EXPECT_TRUE(std::equal(rows.begin(), rows.end(), all.end() - std::ssize(rows))) << name;
+      }
+    }
+  }
+}
+
 // An adapter of another model is none of this one.
 TEST(Peft, OtherModel) {
   const HfFolder base = HfFolder::open(folder_of("qwen3_moe"));
