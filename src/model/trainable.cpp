@@ -61,22 +61,26 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-// The tensor that a pattern without a match was perhaps meant for.
+// The tensor that a pattern without a match was perhaps meant for: of all names the one with the
+// run of parts that is nearest to what is between the stars.
 std::string nearest(const std::string& pattern, const std::vector<Name>& names) {
   std::string wanted = pattern;
   std::erase(wanted, '*');
+  wanted = wanted.substr(std::min(wanted.find_first_not_of('.'), wanted.size()));
+  wanted.erase(wanted.find_last_not_of('.') + 1);
+  const std::size_t parts = split(wanted, '.').size();
   std::string best;
   std::size_t least = 0;
   for (const Name& name : names) {
-    // A glob says nothing of its open ends: the part of the name that suits best counts.
-    std::size_t found = distance(wanted, name.text);
-    for (std::size_t dot = name.text.find('.'); dot != std::string::npos;
-         dot = name.text.find('.', dot + 1)) {
-      found = std::min(found, distance(wanted, name.text.substr(dot + 1)));
-    }
-    if (best.empty() || found < least) {
-      best = name.text;
-      least = found;
+    const std::vector<std::string> all = split(name.text, '.');
+    for (std::size_t first = 0; first + parts <= all.size(); ++first) {
+      const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first);
+      const std::vector<std::string> run(begin, begin + static_cast<std::ptrdiff_t>(parts));
+      const std::size_t found = distance(wanted, join(run, "."));
+      if (best.empty() || found < least) {
+        best = name.text;
+        least = found;
+      }
     }
   }
   return best;

@@ -1,201 +1,206 @@
 """Fine-tuning: frozen tensors keep every bit on any layout, checkpoints of what was trained name their
 base, adapters resume, merge and leave as PEFT folders, and gradients and moments take what plan says."""
 import json
-import pathlib
 import re
 import shutil
 
 import h5py
 import numpy as np
-import pytest
 
 import harness
 
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+GOLDEN = harness.ROOT / "tests/golden"
 # Ranks, and what differs.
 LAYOUTS = [(1, []), (1, ["--train.recompute", 1]), (2, ["--parallel.ep", 2]), (2, ["--parallel.pp", 2]),
            (2, ["--parallel.tp", 2, "--parallel.sequence", 1]),
            (4, ["--parallel.tp", 2, "--parallel.ep", 2, "--parallel.zero", 1])]
-KEYS = {"model.layers": 4, "train.steps": 10, "train.warmup": 2, "checkpoint.every": 5, "parallel.ep": 1}
 LAST_TWO = ["--train.trainable", "last:2,head"]
-ADAPTERS = ["--adapter.rank", 3, "--adapter.targets", "q_proj,v_proj,experts", "--train.lr", 0.01]
-
-
-@pytest.fixture(scope="module")
-def base(module_run):
-    """A model of ten steps to go on from: in fp32, so that a copy in bf16 would be another one."""
-    run = module_run(KEYS)
-    run.train(1, "--run.dir", "base")
-    return run
+ADAPTERS = ["--adapter.rank", 3, "--adapter.targets", "q_proj,v_proj,experts"]
+TRAINED_BYTES = ("trained_elements", "gradient_bytes", "moment_bytes")
 
 
 def weights(folder):
     return {name: values for name, values in harness.tensors(folder).items() if "/" not in name}
 
 
-def newest(run, name):
-    return sorted((run.folder / name / "checkpoints").glob("step-*"))[-1]
+class Finetune(harness.Trained):
+    keys = {"model.layers": 4, "train.steps": 10, "train.decay_steps": 10, "parallel.ep": 1}
 
+    def tune(self, ranks, run, *arguments):
+        return self.trained(ranks, "--model.path", "run/checkpoints", "--run.dir", run, *arguments)
 
-def test_frozen_tensors_keep_every_bit(base):
-    before = weights(newest(base, "base"))
-    losses = []
-    for number, (ranks, keys) in enumerate(LAYOUTS):
-        name = f"frozen{number}"
-        base.train(ranks, "--model.path", "base/checkpoints", "--run.dir", name,
-                   "--run.precision", "bf16", *LAST_TWO, *keys)
-        after = weights(newest(base, name))
-        assert after.keys() == before.keys()
-        for tensor, values in after.items():
-            frozen = not re.match(r"model\.layers\.[23]\.|lm_head", tensor)
-            assert np.array_equal(values, before[tensor]) == frozen, (name, tensor)
-        losses.append(harness.column(base.folder / name / "trace.h5", "lm_loss"))
-    for loss in losses[1:]:
-        np.testing.assert_allclose(loss, losses[0], rtol=5e-3)
+    def assert_same(self, one, other):
+        self.assertEqual(one.keys(), other.keys())
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, other[name], err_msg=name)
 
+    def scores(self, output, *arguments, **settings):
+        self.score(output, *arguments, **settings)
+        return harness.column(self.folder / output, "tokens/logprob")
 
-def test_frozen_tensors_have_neither_gradient_nor_moment(base):
-    for keys in ([], LAST_TWO, ["--train.trainable", "head"], ADAPTERS):
-        for ranks, layout in LAYOUTS[3:]:
-            base.train(ranks, "--run.dir", "bytes", "--checkpoint.resume", "none", "--train.steps", 1,
-                       "--model.path", "base/checkpoints", *keys, *layout)
-            with h5py.File(base.folder / "bytes" / "trace.h5") as trace:
-                elements, gradients, moments = (trace.attrs[name] for name in (
-                    "trained_elements", "gradient_bytes", "moment_bytes"))
-            for all_of_it, each in ((gradients, 4), (moments, 8)):
-                assert (all_of_it >= each * elements).all() or "--parallel.zero" in layout
-            assert gradients[1] < 1.2 * 4 * elements[1] + 1e4  # tensors are rounded up
-    # What is trained alone counts: the adapters are few.
-    assert elements[1] < 60_000
+    def made_by(self, job, output, *arguments):
+        """The dataset that a job is for, which has run on one rank."""
+        result = self.run_job(1, job, *arguments, f"--{job}.output", output)
+        self.assertEqual(result.code, 0, result.text)
+        return harness.column(self.folder / output, {"score": "tokens/logprob", "generate": "tokens/token"}[job])
 
+    # Protects: a frozen tensor is copied from its base, never from the copy in bf16 that products
+    # read; on every layout.
+    def test_frozen_tensors_keep_every_bit(self):
+        before = weights(self.checkpoint(10))
+        losses = []
+        for number, (ranks, keys) in enumerate(LAYOUTS):
+            run = f"frozen{number}"
+            self.tune(ranks, run, "--run.precision", "bf16", *LAST_TWO, *keys)
+            after = weights(self.checkpoint(10, run))
+            self.assertEqual(after.keys(), before.keys())
+            for name, values in after.items():
+                frozen = not re.match(r"model\.layers\.[23]\.|lm_head", name)
+                self.assertEqual(np.array_equal(values, before[name]), frozen, (run, name))
+            losses.append(harness.column(self.folder / run / "trace.h5", "lm_loss"))
+        for loss in losses[1:]:
+            np.testing.assert_allclose(loss, losses[0], rtol=5e-3)
 
-def test_checkpoints_of_what_was_trained(base):
-    run = base.folder
-    for name, content in (("part", "trained"), ("whole", "all")):
-        base.train(2, "--model.path", "base/checkpoints", "--run.dir", name, "--parallel.ep", 2,
-                   "--checkpoint.content", content, *LAST_TWO)
-    part, whole = newest(base, "part"), newest(base, "whole")
-    assert not any(name.startswith("model.layers.0.") and not name.endswith(".load")
-                   for name in weights(part))
-    for name, values in weights(part).items():
-        np.testing.assert_array_equal(values, weights(whole)[name])
-    # verify says where it comes from; a copy of it is whole.
-    text = base.moesaic(1, "verify", part)
-    assert "of what was trained" in text and f"from {newest(base, 'base')} (step 10, lm," in text
-    base.moesaic(1, "convert", part, "copy", "--convert.to", "moesaic", "--convert.check", 0)
-    copied, expected = weights(run / "copy/step-00000000"), weights(whole)
-    assert copied.keys() == expected.keys()
-    for name, values in copied.items():
-        np.testing.assert_array_equal(values, expected[name], err_msg=name)
-    # It goes on to the same bits.
-    shutil.copytree(run / "part", run / "again")
-    shutil.rmtree(newest(base, "again"))
-    base.train(2, "--model.path", "base/checkpoints", "--run.dir", "again", "--parallel.ep", 2,
-               "--checkpoint.content", "trained", *LAST_TWO)
-    for name, values in harness.tensors(newest(base, "again")).items():
-        np.testing.assert_array_equal(values, harness.tensors(part)[name], err_msg=name)
+    # Protects: what is frozen has neither gradients nor moments, and the trace says what the others take.
+    def test_trained_bytes(self):
+        elements = {}
+        for name, keys in (("all", []), ("last", LAST_TWO), ("head", ["--train.trainable", "head"]),
+                           ("adapters", ADAPTERS), ("narrow", [*ADAPTERS, "--train.moments", "bf16"])):
+            self.tune(2, name, "--train.steps", 1, "--parallel.pp", 2, *keys)
+            with h5py.File(self.folder / name / "trace.h5") as trace:
+                count, gradients, moments = (trace.attrs[one] for one in TRAINED_BYTES)
+            elements[name] = count[1]
+            self.assertTrue((4 * count <= gradients).all() and (gradients < 4.2 * count + 4096).all())
+            np.testing.assert_array_equal(moments, gradients * (1 if name == "narrow" else 2))
+        # width 32, vocabulary 257; q, v and the experts of four layers
+        self.assertEqual(elements["head"], 257 * 32)
+        self.assertEqual(elements["adapters"], 4 * 3 * (2 * 32 * 2 + 4 * 3 * 2 * 32))
+        self.assertLess(elements["last"], 0.6 * elements["all"])
 
+    # Protects: a checkpoint of what was trained is as good as a whole one, while its base is there.
+    def test_checkpoints_of_what_was_trained(self):
+        for run, content in (("part", "trained"), ("whole", "all")):
+            self.tune(2, run, "--parallel.ep", 2, "--checkpoint.content", content, *LAST_TWO)
+        part, whole = self.checkpoint(10, "part"), self.checkpoint(10, "whole")
+        trained = weights(part)
+        self.assertFalse([name for name in trained if re.match(r"model\.layers\.[01]\..*_proj", name)])
+        for name, values in trained.items():
+            np.testing.assert_array_equal(values, weights(whole)[name], err_msg=name)
+        judged = self.run_job(0, "verify", part)
+        self.assertIn("of what was trained", judged.text)
+        self.assertIn(f"from {self.checkpoint(10)} (step 10, lm, ", judged.text)
+        copy = self.run_job(1, "convert", part, "copy", "--convert.to", "moesaic", "--convert.check", 0)
+        self.assertEqual(copy.code, 0, copy.text)
+        self.assert_same(weights(self.folder / "copy/step-00000000"), weights(whole))
+        # A run that goes on gets to the same bits.
+        shutil.copytree(self.folder / "part", self.folder / "again")
+        shutil.rmtree(self.checkpoint(10, "again"))
+        self.tune(2, "again", "--parallel.ep", 2, "--checkpoint.content", "trained", *LAST_TWO)
+        self.assert_same(harness.tensors(self.checkpoint(10, "again")), harness.tensors(part))
 
-def test_a_base_that_is_gone_or_another_one(base):
-    run = base.folder
-    base.train(1, "--run.dir", "moving", "--train.steps", 1)
-    base.train(1, "--model.path", "moving/checkpoints", "--run.dir", "part1", "--train.steps", 1,
-               "--checkpoint.content", "trained", *LAST_TWO)
-    part, moving = newest(base, "part1"), newest(base, "moving")
-    jobs = [["verify", part], ["convert", part, "x", "--convert.to", "moesaic"],
-            ["train", "--model.path", part, "--run.dir", "next"]]
-    aside = moving.with_name("aside")
-    moving.rename(aside)
-    for job in jobs:
-        text = base.moesaic(1, *job, code=66)
-        assert f"Its base {moving} cannot be read" in text and "Put it back there" in text
-    shutil.copytree(newest(base, "base"), moving)
-    for job in jobs:
-        text = base.moesaic(1, *job, code=76)
-        assert f"from {moving} with fingerprint" in text and "put the base back there" in text
-    assert not (run / "x").exists()
+    # Protects: what was trained is never read on top of another base than its own.
+    def test_a_base_that_is_gone_or_another_one(self):
+        base = self.folder / "base"
+        shutil.copytree(self.checkpoint(10), base)
+        self.trained(1, "--model.path", base, "--run.dir", "part", "--train.steps", 1,
+                     "--checkpoint.content", "trained", *LAST_TWO)
+        part = self.checkpoint(1, "part")
+        jobs = [["verify", part], ["convert", part, "copy", "--convert.to", "moesaic"],
+                ["train", "--config", "config.cfg", "--model.path", part, "--run.dir", "next"]]
+        base.rename(self.folder / "aside")
+        for job in jobs:
+            gone = self.run_job(1, *job)
+            self.assertEqual(gone.code, 66, gone.text)
+            self.assertIn(f"Its base {base} cannot be read", gone.text)
+        shutil.copytree(self.checkpoint(5), base)
+        for job in jobs:
+            other = self.run_job(1, *job)
+            self.assertEqual(other.code, 76, other.text)
+            self.assertIn("put the base back there", other.text)
+        self.assertFalse((self.folder / "copy").exists() or (self.folder / "next").exists())
 
+    # Protects: adapters go on with the same bits, are added to the weights alike on any ranks, and say
+    # the same as model.path, as model.adapter and merged.
+    def test_adapters(self):
+        for run in ("lora", "cut"):
+            self.tune(2, run, "--parallel.ep", 2, *ADAPTERS)
+        lora = self.checkpoint(10, "lora")
+        trained, before = weights(lora), weights(self.checkpoint(10))
+        self.assertFalse([name for name in trained if ".lora_" not in name and ".gate." not in name])
+        shutil.rmtree(self.checkpoint(10, "cut"))
+        self.tune(2, "cut", "--parallel.ep", 2, *ADAPTERS)
+        self.assert_same(harness.tensors(self.checkpoint(10, "cut")), harness.tensors(lora))
+        for ranks in (1, 2, 4):
+            made = self.run_job(ranks, "convert", lora, f"merged{ranks}", "--convert.to", "moesaic",
+                                "--convert.check", 0)
+            self.assertEqual(made.code, 0, made.text)
+        merged = weights(self.folder / "merged1/step-00000000")
+        for ranks in (2, 4):
+            self.assert_same(weights(self.folder / f"merged{ranks}/step-00000000"), merged)
+        changed = 0
+        for name, values in merged.items():
+            a, b = (trained.get(f"{name.removesuffix('.weight')}.lora_{half}.weight") for half in "AB")
+            if a is None:
+                np.testing.assert_array_equal(values, before[name], err_msg=name)
+            else:
+                changed += 1
+                np.testing.assert_allclose(values, before[name] + 2 * (b @ a), atol=1e-6, err_msg=name)
+        self.assertEqual(changed, 4 * (2 + 4 * 3))
+        expected = self.scores("path.h5", model=lora)
+        np.testing.assert_array_equal(self.scores("merged.h5", model="merged1"), expected)
+        np.testing.assert_array_equal(self.scores("both.h5", "--model.adapter", lora), expected)
+        self.assertFalse(np.array_equal(self.scores("base.h5"), expected))
 
-def test_adapters_resume_and_merge(base):
-    run = base.folder
-    base.train(2, "--model.path", "base/checkpoints", "--run.dir", "lora", "--parallel.ep", 2, *ADAPTERS)
-    lora = newest(base, "lora")
-    assert all(".lora_" in name or re.search(r"\.gate\.\w*load$", name) for name in weights(lora))
-    # The same run, cut after five steps, gives the same bits.
-    shutil.copytree(run / "lora", run / "lora2")
-    shutil.rmtree(newest(base, "lora2"))
-    base.train(2, "--model.path", "base/checkpoints", "--run.dir", "lora2", "--parallel.ep", 2, *ADAPTERS)
-    for name, values in harness.tensors(newest(base, "lora2")).items():
-        np.testing.assert_array_equal(values, harness.tensors(lora)[name], err_msg=name)
-    # W + scale B A, on any number of ranks to the byte.
-    before, trained = weights(newest(base, "base")), weights(lora)
-    merged = []
-    for ranks in (1, 2, 4):
-        base.moesaic(ranks, "convert", lora, f"merged{ranks}", "--convert.to", "moesaic",
-                     "--convert.check", 0)
-        merged.append(weights(run / f"merged{ranks}/step-00000000"))
-        assert merged[-1].keys() == before.keys()
-        for name, values in merged[-1].items():
-            np.testing.assert_array_equal(values, merged[0][name], err_msg=name)
-    changed = 0
-    for name, values in merged[0].items():
-        a, b = (trained.get(name.replace(".weight", f".lora_{half}.weight")) for half in "AB")
-        if a is None:
-            np.testing.assert_array_equal(values, before[name], err_msg=name)
-        else:
-            changed += 1
-            np.testing.assert_allclose(values, before[name] + 2 * (b @ a), atol=1e-6, err_msg=name)
-    assert changed == 4 * (2 + 3 * 8)
-    # Beside its base as model.adapter, as model.path, and merged: the same scores.
-    scores = []
-    for number, keys in enumerate((["--model.path", lora], ["--model.path", "merged1"],
-                                   ["--model.path", "base/checkpoints", "--model.adapter", lora])):
-        base.moesaic(1, "score", *keys, "--data.corpus", "text.h5", "--score.output", f"s{number}.h5",
-                     "--run.precision", "fp32")
-        with h5py.File(run / f"s{number}.h5") as file:
-            scores.append(file["tokens/logprob"][...])
-    np.testing.assert_array_equal(scores[0], scores[1])
-    np.testing.assert_array_equal(scores[0], scores[2])
+    # Protects: the same adapters, losses and gradients on every layout.
+    def test_adapters_on_any_layout(self):
+        for number, (ranks, keys) in enumerate(LAYOUTS):
+            self.tune(ranks, f"run{number}", "--train.steps", 3, "--router.aux_loss", 0, *ADAPTERS, *keys)
+            for name in ("lm_loss", "grad_norm"):
+                np.testing.assert_allclose(
+                    harness.column(self.folder / f"run{number}/trace.h5", name),
+                    harness.column(self.folder / "run0/trace.h5", name), rtol=2e-5)
 
+    # Protects: a model of a published family with adapters becomes a PEFT folder, which is read again.
+    def test_a_peft_folder(self):
+        folder = GOLDEN / "families/deepseek_v3"
+        size = json.loads((folder / "config.json").read_text())["vocab_size"]
+        with h5py.File(self.folder / "small.h5", "w") as file:
+            file.attrs["schema"], file.attrs["version"], file.attrs["vocab_size"] = "moesaic-corpus", 1, size
+            file["tokens"] = np.random.default_rng(1).integers(0, size, 2000).astype("u2")
+            file["documents/offsets"] = np.array([0, 2000], "u8")
+        keys = ["--model.path", folder, "--data.corpus", "small.h5", "--run.precision", "fp32"]
+        made = self.run_job(2, "train", *keys, "--run.dir", "peft", "--data.seq_len", 16, "--train.batch", 4,
+                            "--train.micro_batch", 2, "--train.steps", 4, "--train.warmup", 1,
+                            "--adapter.rank", 2, "--adapter.targets", "all-linear,gate", "--parallel.ep", 2,
+                            "--checkpoint.export", "peft")
+        self.assertEqual(made.code, 0, made.text)
+        written = self.folder / "peft/checkpoints/peft"
+        settings = json.loads((written / "adapter_config.json").read_text())
+        self.assertEqual((settings["peft_type"], settings["r"], settings["lora_alpha"]), ("LORA", 2, 4))
+        # The latent path of generate reads the merged weights as well.
+        for job, more in (("score", ["--score.window", 16]), ("generate", ["--generate.max_tokens", 8])):
+            beside = self.made_by(job, f"{job}1.h5", *keys, "--model.adapter", written, *more)
+            own = self.made_by(job, f"{job}2.h5", "--model.path", "peft/checkpoints", *keys[2:], *more)
+            np.testing.assert_array_equal(beside, own)
 
-def test_adapters_leave_as_a_peft_folder(base):
-    """PEFT's own folder in, ours out: of a published family, here with the tensors of its tests."""
-    run = base.folder
-    harness.write_text(run / "mixtral.h5", documents=20, seed=3) if False else None
-    folder = GOLDEN / "families" / "mixtral"
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    with h5py.File(run / "small.h5", "w") as file:
-        file.attrs["schema"], file.attrs["vocab_size"], file.attrs["version"] = "moesaic-corpus", vocabulary, 1
-        tokens = np.random.default_rng(1).integers(0, vocabulary, 2000)
-        file["tokens"], file["documents/offsets"] = tokens.astype("u2"), np.array([0, 2000], "u8")
-    base.moesaic(2, "train", "--model.path", folder, "--run.dir", "peft", "--data.corpus", "small.h5",
-                 "--data.seq_len", 16, "--train.batch", 4, "--train.micro_batch", 2, "--train.steps", 4,
-                 "--train.warmup", 1, "--adapter.rank", 2, "--adapter.targets", "all-linear,gate",
-                 "--parallel.ep", 2, "--checkpoint.export", "peft", "--run.precision", "fp32")
-    made = run / "peft/checkpoints/peft"
-    settings = json.loads((made / "adapter_config.json").read_text())
-    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 2, 4)
-    scores = []
-    for number, keys in enumerate((["--model.path", folder, "--model.adapter", made],
-                                   ["--model.path", run / "peft/checkpoints"])):
-        base.moesaic(1, "score", *keys, "--data.corpus", "small.h5", "--score.output", f"p{number}.h5",
-                     "--score.window", 16, "--run.precision", "fp32")
-        with h5py.File(run / f"p{number}.h5") as file:
-            scores.append(file["tokens/logprob"][...])
-    np.testing.assert_array_equal(scores[0], scores[1])
+    # Protects: a whole folder leaves at the end of a run.
+    def test_export_needs_a_family(self):
+        refused = self.train(1, "--model.path", "run/checkpoints", "--run.dir", "new",
+                             "--checkpoint.export", "hf")
+        self.assertEqual(refused.code, 64, refused.text)
+        self.assertEqual(self.newest_step("new"), -1)
 
-
-def test_refusals(base):
-    """Each names the key, what is wrong and what to do."""
-    path = ["--model.path", "base/checkpoints", "--run.dir", "refused"]
-    for keys, code, text in (
-            (["--train.trainable", "*.q_porj.*"], 64, "the nearest is model.layers.0.self_attn.q_proj"),
-            (["--adapter.rank", 2, "--adapter.targets", "qproj"], 64, "no product that can have an adapter"),
-            (["--adapter.rank", 2, "--adapter.targets", "lm_head"], 64, "no product that can have an adapter"),
-            (["--adapter.rank", 2, "--adapter.targets", "*.experts.1.*"], 64, "have them all or none"),
-            (["--checkpoint.export", "peft"], 64, "set adapter.rank"),
-            (["--model.adapter", "base/checkpoints"], 65, "a checkpoint without adapters")):
-        assert text in base.moesaic(1, "train", "--config", "run.cfg", *path, *keys, code=code), keys
-    assert "set model.path" in base.moesaic(1, "train", "--config", "run.cfg", "--run.dir", "refused",
-                                            "--checkpoint.content", "trained", code=64)
-    assert not (base.folder / "refused").exists()
+    # Protects: each refusal names the key, what is wrong and what to do.
+    def test_refusals(self):
+        for keys, code, text in (
+                (["--train.trainable", "*.q_porj.*"], 64, "the nearest is model.layers.0.self_attn.q_proj"),
+                (["--adapter.rank", 2, "--adapter.targets", "qproj"], 64, "no product that can have"),
+                (["--adapter.rank", 2, "--adapter.targets", "lm_head"], 64, "no product that can have"),
+                (["--adapter.rank", 2, "--adapter.targets", "*.experts.1.*"], 64, "all or none"),
+                (["--checkpoint.export", "peft"], 64, "set adapter.rank"),
+                (["--model.adapter", "run/checkpoints"], 65, "a checkpoint without adapters")):
+            self.assert_fault(self.train(1, "--model.path", "run/checkpoints", "--run.dir", "new", *keys),
+                              code, text)
+        self.assert_fault(self.train(1, "--run.dir", "new", "--checkpoint.content", "trained"), 64,
+                          "set model.path")
+        self.assertEqual(self.newest_step("new"), -1)

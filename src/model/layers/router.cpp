@@ -129,7 +129,7 @@ Router::Router(Parameters& parameters, const std::string& prefix, const config::
 
 // (t, E) fp32: logits of the gate, before anything of the task is added.
 Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
-  saved.x = is_trained() ? x : Tensor();
+  saved.x = is_trained() || adapter_ ? x : Tensor();
   Tensor gate_in = ctx.as(DType::kF32, x);
   if (query_ != nullptr) {
     saved.query = ctx.empty(DType::kF32, {x.dim(0), gate_.value.dim(1)});
@@ -314,7 +314,7 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   if (gate_bias_ != nullptr) {
     add_bias_gradient(ctx, dlogits, all, *gate_bias_);
   }
-  const Tensor x = is_trained() ? ctx.as(DType::kF32, saved.x) : Tensor();
+  const Tensor x = saved.x.defined() ? ctx.as(DType::kF32, saved.x) : Tensor();
   add_weight_gradient(ctx, dlogits, query_ != nullptr ? saved.query : x, all, gate_);
   Tensor dgate_in = ctx.empty(DType::kF32, {dlogits.dim(0), gate_.value.dim(1)});
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,

@@ -58,9 +58,10 @@ class Router {
 
   // Values that training moves but no gradient does; the first two only if the config has a use for
   // them.
-  /// Whether training changes what the choice is made from; else its counts stand still, too.
+  /// Whether training changes its weights; else its counts stand still, too. An adapter does not
+  /// count: a base with adapters has the counts of the base.
   bool is_trained() const {
-    return gate_.is_trained() || adapter_ || (query_ != nullptr && query_->is_trained());
+    return gate_.is_trained() || (query_ != nullptr && query_->is_trained());
   }
 
   /// (E) fp32, added to the scores for the choice alone: balance = bias.
