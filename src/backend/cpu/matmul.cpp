@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
@@ -102,7 +103,7 @@ void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, c
                  Write write) {
   const Sizes s = sizes_of(a, ta, b, tb, c);
   if (onednn_ && a.dtype() == DType::kBf16 && s.m * s.n * s.k > 0) {
-    onednn_->run(a, ta, b, tb, c, write);
+    run_in_pieces(a, ta, b, tb, c, write);
     return;
   }
   const std::int64_t across = column_ranges(s, threads_);
@@ -124,7 +125,9 @@ void Matmul::run(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, c
 // so that one busy group is shared out as well as many.
 void Matmul::run(std::span<const Group> groups, Transpose ta, Transpose tb, Write write) {
   if (onednn_ && !groups.empty() && groups.front().a.dtype() == DType::kBf16) {
-    run_in_pieces(groups, ta, tb, write);
+    for (const Group& g : groups) {
+      run(g.a, ta, g.b, tb, g.c, write);
+    }
     return;
   }
   std::vector<std::int64_t> starts = {0};
@@ -156,17 +159,22 @@ void Matmul::run(std::span<const Group> groups, Transpose ta, Transpose tb, Writ
   }
 }
 
-// Through oneDNN, with the rows that a group has in pieces, so that few shapes of product exist.
-void Matmul::run_in_pieces(std::span<const Group> groups, Transpose ta, Transpose tb, Write write) {
-  constexpr std::int64_t kPiece = 256;
+// Through oneDNN, which makes and keeps a program for each shape: experts and documents have any
+// number of rows, so these go in pieces of powers of two, and what is left below 16.
+void Matmul::run_in_pieces(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb,
+                           const Tensor& c, Write write) {
+  constexpr std::int64_t kLeast = 16;
   const bool over_sum = ta == Transpose::kYes;
-  for (const Group& g : groups) {
-    const std::int64_t all = g.a.dim(0);
-    for (std::int64_t begin = 0; begin < all; begin += kPiece) {
-      const std::int64_t rows = std::min(kPiece, all - begin);
-      run(g.a.rows(begin, rows), ta, over_sum ? g.b.rows(begin, rows) : g.b, tb,
-          over_sum ? g.c : g.c.rows(begin, rows), write);
-    }
+  const bool whole = over_sum && (tb == Transpose::kYes || c.dtype() != DType::kF32);
+  const std::int64_t all = a.dim(0);
+  for (std::int64_t begin = 0; begin < all;) {
+    const auto left = static_cast<std::uint64_t>(all - begin);
+    const std::int64_t rows = whole || all - begin < kLeast
+                                  ? all - begin
+                                  : static_cast<std::int64_t>(std::bit_floor(left));
+    onednn_->run(a.rows(begin, rows), ta, over_sum && !whole ? b.rows(begin, rows) : b, tb,
+                 over_sum ? c : c.rows(begin, rows), over_sum && begin > 0 ? Write::kAdd : write);
+    begin += rows;
   }
 }
 

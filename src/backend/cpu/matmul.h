@@ -31,7 +31,8 @@ class Matmul {
   void run(std::span<const Group> groups, Transpose ta, Transpose tb, Write write);
 
  private:
-  void run_in_pieces(std::span<const Group> groups, Transpose ta, Transpose tb, Write write);
+  void run_in_pieces(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
+                     Write write);
 
   int threads_;
   InstructionSet set_;
