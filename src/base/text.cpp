@@ -20,6 +20,8 @@ std::string scaled(double value, double step, const std::array<const char*, 5>& 
   return fmt::format("{:.{}f}{}", value, digits, units[unit]);
 }
 
+}  // namespace
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
@@ -34,8 +36,6 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   }
   return row.back();
 }
-
-}  // namespace
 
 std::string short_count(double value) {
   return scaled(value, 1000.0, {"", " k", " M", " G", " T"});

@@ -18,6 +18,8 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 std::string join(std::span<const std::int64_t> numbers, std::string_view separator);
 std::string join(std::span<const std::int32_t> numbers, std::string_view separator);
 
+/// Letters to change, to add or to leave out, from one text to the other (Levenshtein 1966).
+std::size_t edit_distance(std::string_view a, std::string_view b);
 /// The candidate nearest to `word` by edit distance; empty if none is near enough to suggest.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 

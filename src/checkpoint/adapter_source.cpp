@@ -68,6 +68,14 @@ AdapterSource AdapterSource::of(const Texts& texts, const hf::Family* family,
   if (scale == 0.0F) {
     throw Error(Exit::kBadData, fmt::format("{}: a checkpoint without adapters", texts.folder));
   }
+  const Json config = reader->state().value("config", Json::object());
+  if (config.value("train.trainable", "adapter") != "adapter") {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{} has more that was trained than adapters (train.trainable = {}): name "
+                    "it as model.path, without model.adapter",
+                    texts.folder, config.value("train.trainable", "")));
+  }
   AdapterSource source = within(*reader, scale);
   source.own_ = std::move(reader);
   return source;

@@ -30,7 +30,7 @@ Json to_json(const Lineage& lineage);
 Lineage lineage_of(const Json& state);
 /// Whether a checkpoint holds only what was trained, and needs its base.
 bool needs_base(const Json& state);
-/// One line for each ancestor, and the checkpoint itself last.
+/// One line for each ancestor.
 std::vector<std::string> lineage_text(const Json& state);
 
 }  // namespace moesaic::checkpoint

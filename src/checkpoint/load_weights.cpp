@@ -205,7 +205,8 @@ void copy_from_base(BlockToSave& block, const model::Parameter& p,
                     const model::PublicTensor& tensor, const FrozenTensors& frozen) {
   ModelSource* const base = frozen.base;
   if (base == nullptr) {
-    block.values = [&p, &tensor, seed = frozen.seed] {
+    require(frozen.seed.has_value(), "frozen tensors without a base");
+    block.values = [&p, &tensor, seed = *frozen.seed] {
       return model::initial_values(p.spec, tensor, seed);
     };
     return;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
@@ -20,9 +21,9 @@ void load_parameters(engine::Instance& instance, ModelSource& checkpoint, Load w
 
 /// Where the frozen tensors of a checkpoint come from.
 struct FrozenTensors {
-  bool saved = true;            // else the checkpoint needs its base
-  ModelSource* base = nullptr;  // copied from here, in its type; nullptr: initial values
-  std::int64_t seed = 0;        // of these
+  bool saved = true;                      // else the checkpoint needs its base
+  ModelSource* base = nullptr;            // copied from here, in its type; nullptr: initial values
+  std::optional<std::int64_t> seed = {};  // of these
 };
 
 /// The blocks that this rank writes: each element once over all ranks. The instance and base must

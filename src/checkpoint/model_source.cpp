@@ -231,7 +231,8 @@ Ancestor ModelSource::as_ancestor() const {
 }
 
 bool ModelSource::is_in_base(const std::string& name) const {
-  return base_ != nullptr && !checkpoint()->shape(name);
+  const bool of_training = name.find('/') != std::string::npos;  // moments are of this run
+  return base_ != nullptr && !of_training && !checkpoint()->shape(name);
 }
 
 bool ModelSource::has_own_adapter(const std::string& name) const {

@@ -67,7 +67,7 @@ class ModelSource {
   /// A run that goes on reads its adapters by their own names. All others read weights that they
   /// are added to: W + scale B A, in fp32, the same numbers whichever part is read; then the
   /// adapters' tensors have no names.
-  void keep_adapters_apart() { merges_ = false; }
+  void keep_adapters_apart(bool apart = true) { merges_ = !apart; }
 
   // Those of the base, too, where it has only what was trained.
   std::vector<std::string> names() const;

@@ -34,7 +34,8 @@ bool wants_folder(const config::ConvertJob& job, checkpoint::ModelSource& source
     return false;
   }
   const bool to_folder = job.to == config::ConvertTo::kHf;
-  if (!from_folder && !to_folder && !quantizes && !job.dtype && !source.has_base()) {
+  if (!from_folder && !to_folder && !quantizes && !job.dtype && !source.has_base() &&
+      !source.has_adapters()) {
     throw Error(Exit::kUsage,
                 fmt::format("{} is a checkpoint of moesaic already: to make a smaller one, set "
                             "convert.quantize or convert.dtype",
@@ -56,8 +57,16 @@ void check_pool(const checkpoint::ModelSource& source) {
   }
 }
 
-// A PEFT folder holds adapters alone.
-void check_adapters(checkpoint::ModelSource& source) {
+// A PEFT folder holds adapters alone, of one base.
+void check_adapters(checkpoint::ModelSource& source, const std::string& more) {
+  const checkpoint::Lineage lineage = source.lineage();
+  if (!more.empty() || (!lineage.empty() && !lineage.back().adapter.empty())) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("convert.to = peft: the adapters of {} are trained on a base with others "
+                    "({}): convert that base to a model first, and train on it",
+                    source.path().string(), more.empty() ? lineage.back().adapter : more));
+  }
   const bool has_adapters = source.has_adapters();
   const std::vector<std::string> trained =
       has_adapters ? train::config_of(source.checkpoint()->state()).train.trainable
@@ -81,7 +90,9 @@ void keep_apart(checkpoint::ModelSource& source, ConvertInputs& inputs) {
                             source.path().string()));
   }
   source.keep_adapters_apart();
-  inputs.config.adapter = train::config_of(source.checkpoint()->state()).adapter;
+  const config::Config original = train::config_of(source.checkpoint()->state());
+  inputs.config.adapter = original.adapter;
+  inputs.config.train.trainable = original.train.trainable;
 }
 
 // Throws unless OUT is free; an unfinished save of an earlier conversion may be there.
@@ -118,7 +129,7 @@ ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::
   inputs.gates = checkpoint::gates_of(source, inputs.config);
   inputs.to_peft = inputs.config.convert.to == config::ConvertTo::kPeft;
   if (inputs.to_peft) {
-    check_adapters(source);
+    check_adapters(source, inputs.config.model.adapter);
     check_pool(source);
     hf::HfFolder* const base = source.has_base() ? source.base()->folder() : nullptr;
     inputs.family = base != nullptr ? base->config().family
@@ -194,6 +205,7 @@ int convert(const config::Parsed& parsed, const comm::Communicator& world,
   watchdog.saving();
   const auto on_progress = [&] { watchdog.saving(); };
   const fs::path made = write_copy(inputs, source, calibration, world, on_progress);
+  source.keep_adapters_apart(false);  // both compute with them
   if (inputs.config.convert.check && !inputs.to_peft) {
     check_copy(inputs, source, made, mesh, watchdog);
   }

@@ -41,6 +41,19 @@ config::Config config_of(checkpoint::ModelSource& source, config::Parsed parsed,
   return config::checked(parsed, ranks);
 }
 
+// New experts have no place in a base, nor beside adapters.
+void refuse_frozen(checkpoint::ModelSource& source) {
+  const config::Config trained = train::config_of(source.checkpoint()->state());
+  if (!trained.train.trainable.empty()) {
+    throw Error(
+        Exit::kUsage,
+        fmt::format("{} was trained in part (train.trainable = {}): make a whole model of it "
+                    "first (moesaic convert {} OUT --convert.to moesaic), and change that one",
+                    source.path().string(), join(trained.train.trainable, ","),
+                    source.path().string()));
+  }
+}
+
 Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog& catalog) {
   if (parsed.arguments.size() != 3) {
     throw Error(Exit::kUsage,
@@ -54,6 +67,7 @@ Inputs read_inputs(const config::Parsed& parsed, int ranks, checkpoint::Catalog&
                                           source.path().string()));
   }
   refuse_quantized(source, "change");
+  refuse_frozen(source);
   Inputs inputs{.config = config_of(source, parsed, ranks),
                 .gates = {},
                 .source = source.path(),

@@ -115,6 +115,8 @@ void export_folder(const config::Config& config, const comm::Communicator& world
   config::Parsed parsed;
   parsed.job = "convert";
   parsed.config = config;
+  parsed.config.parallel = {};
+  parsed.config.model.adapter.clear();
   parsed.config.convert = config::ConvertJob();
   parsed.config.convert.to = config.checkpoint.exported == config::Export::kPeft
                                  ? config::ConvertTo::kPeft

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
@@ -132,12 +133,17 @@ void keep_router(const config::Parsed& parsed, TrainInputs& inputs) {
   if (config.model.path.empty() || !masked || config::moe_layers(config.model).empty()) {
     return;
   }
+  const auto& factors = config.train.lr_scale;
+  const bool named = parsed.locations.contains("router.aux_loss") || !config.run.control.empty() ||
+                     config.router.gradient_buffer > 0 ||
+                     std::any_of(factors.begin(), factors.end(),
+                                 [](const auto& factor) { return factor.first == "router"; });
   std::vector<std::string> kept;
   if (!parsed.locations.contains("router.aux_loss")) {
     config.router.aux_loss = 0.0;
     kept.emplace_back("router.aux_loss = 0");
   }
-  if (config.train.trainable.empty()) {
+  if (config.train.trainable.empty() && !named) {
     config.train.trainable = {"all", "!router"};
     kept.emplace_back("train.trainable = all,!router");
   }
@@ -230,6 +236,14 @@ void adopt_origin(TrainInputs& inputs, const train::RunData& data, checkpoint::C
     if (origin.resume) {
       origin.resume = source.path();
       source.keep_adapters_apart();
+      if (inputs.config.checkpoint.content == config::Content::kTrained &&
+          source.lineage().empty()) {
+        throw Error(
+            Exit::kUsage,
+            fmt::format("checkpoint.content = trained needs a base, but {} is of a run that "
+                        "began without one: use checkpoint.content = all",
+                        source.path().string()));
+      }
       origin.progress =
           train::check_resume(source.checkpoint()->state(), inputs.config, data, source.path());
     } else {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
 
@@ -17,8 +18,6 @@
 #include "config/validate.h"
 #include "hf/config.h"
 #include "hf/folder.h"
-#include "hf/peft.h"
-#include "hf/peft_config.h"
 #include "plan/report.h"
 #include "record/routing_record.h"
 
@@ -88,6 +87,20 @@ void check_outputs_fit(const config::Config& config, const routing::GateState& g
       "choose another run.dir");
 }
 
+// Whether there is nothing but what a model's folder may have.
+bool is_replaceable(const fs::path& folder) {
+  constexpr std::array<std::string_view, 5> kOurs = {".safetensors", ".json", ".model", ".txt",
+                                                     ".jinja"};
+  if (!fs::exists(folder)) {
+    return true;
+  }
+  return fs::is_directory(folder) &&
+         std::all_of(fs::directory_iterator(folder), {}, [&](const fs::directory_entry& entry) {
+           return std::find(kOurs.begin(), kOurs.end(), entry.path().extension().string()) !=
+                  kOurs.end();
+         });
+}
+
 // A folder of checkpoint.export can be written at the end.
 void check_export(const config::Config& config) {
   const config::Checkpoint& wanted = config.checkpoint;
@@ -95,12 +108,23 @@ void check_export(const config::Config& config) {
     return;
   }
   const fs::path folder = export_path(wanted);
-  if (!hf::is_free(folder) && !hf::HfFolder::is_one(folder) && !hf::PeftFolder::is_one(folder)) {
+  std::error_code none;
+  for (const std::string& read : {config.model.path, config.model.adapter}) {
+    if (!read.empty() && fs::equivalent(read, folder, none)) {
+      throw Error(Exit::kUsage,
+                  fmt::format("checkpoint.export would replace {}, which this run reads: choose "
+                              "another run.dir",
+                              fs::absolute(folder).string()));
+    }
+  }
+  if (!is_replaceable(folder)) {
     throw Error(Exit::kCannotCreate,
                 fmt::format("checkpoint.export writes to {}, where something else is: remove it",
                             fs::absolute(folder).string()));
   }
-  if (!hf::HfFolder::is_one(config.model.path)) {
+  const bool of_base =
+      wanted.exported == config::Export::kPeft && hf::HfFolder::is_one(config.model.path);
+  if (!of_base) {
     hf::family_for(config.model, config.router);  // throws if no folder can hold the model
   }
 }
@@ -128,11 +152,8 @@ fs::path export_path(const config::Checkpoint& config) {
 
 void clear_export(const config::Checkpoint& config) {
   const fs::path folder = export_path(config);
-  if (config.exported == config::Export::kPeft) {
-    fs::remove(folder / hf::kPeftConfigName);
-    fs::remove(folder / hf::kPeftWeightsName);
-  } else {
-    hf::clear_written(folder);
+  if (is_replaceable(folder)) {
+    fs::remove_all(folder);
   }
 }
 

@@ -159,10 +159,11 @@ void check_checkpoints(const Config& c, Lines& lines) {
         "all");
   }
   if (c.checkpoint.exported == Export::kPeft &&
-      (c.adapter.rank == 0 || c.train.trainable != std::vector<std::string>{"adapter"})) {
+      (c.adapter.rank == 0 || c.train.trainable != std::vector<std::string>{"adapter"} ||
+       !c.model.adapter.empty())) {
     lines.emplace_back(
-        "checkpoint.export = peft writes adapters alone: set adapter.rank, and leave "
-        "train.trainable out");
+        "checkpoint.export = peft writes adapters alone, of one base: set adapter.rank, and leave "
+        "train.trainable and model.adapter out");
   }
   if (c.checkpoint.exported != Export::kNone && c.checkpoint.dir.empty()) {
     lines.emplace_back("checkpoint.export needs checkpoints: set run.dir or checkpoint.dir");

@@ -45,22 +45,6 @@ Names names_of(const config::Config& config, const routing::GateState& gates,
   return names;
 }
 
-// Letters to change, to add or to leave out (Levenshtein 1966).
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
-    }
-  }
-  return row.back();
-}
-
 // The tensor that a pattern without a match was perhaps meant for: of all names the one with the
 // run of parts that is nearest to what is between the stars.
 std::string nearest(const std::string& pattern, const std::vector<Name>& names) {
@@ -76,7 +60,7 @@ std::string nearest(const std::string& pattern, const std::vector<Name>& names) 
     for (std::size_t first = 0; first + parts <= all.size(); ++first) {
       const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first);
       const std::vector<std::string> run(begin, begin + static_cast<std::ptrdiff_t>(parts));
-      const std::size_t found = distance(wanted, join(run, "."));
+      const std::size_t found = edit_distance(wanted, join(run, "."));
       if (best.empty() || found < least) {
         best = name.text;
         least = found;
@@ -149,9 +133,17 @@ Tuning tuning_of(const config::Config& config, const routing::GateState& gates) 
   roles.set_trained(std::move(trained), std::move(excluded));
   roles.set_lr_scales(std::move(scales));
   std::optional<std::int64_t> lowest;
+  bool freezes = false;
   for (const Name& name : names.all) {
     if (roles.trains(name.text)) {
       lowest = std::min(lowest.value_or(name.part), name.part);
+    } else if (is_of_adapter(name.text)) {
+      throw Error(Exit::kUsage,
+                  fmt::format("train.trainable freezes {}: a part of an adapter cannot be frozen, "
+                              "name `adapter`",
+                              name.text));
+    } else {
+      freezes = true;
     }
   }
   if (!lowest) {
@@ -159,6 +151,7 @@ Tuning tuning_of(const config::Config& config, const routing::GateState& gates) 
                 "train.trainable = " + join(train.trainable, ",") + ": nothing is left to train");
   }
   roles.set_lowest_part(*lowest);
+  roles.set_freezes(freezes);
   return tuning;
 }
 

@@ -43,7 +43,7 @@ double most_page_bytes(const config::Config& config, const Layout& layout);
 std::int64_t cache_pages(const config::Config& config, const Layout& layout);
 
 /// Bytes of tensors on one rank of a stage, by class; the config must be resolved. `training` adds
-/// gradients, moments and what backward needs, of what is trained by these tuning.
+/// gradients, moments and what backward needs, of what `tuning` trains.
 Memory memory_per_rank(const config::Config& config, const Layout& layout, std::int64_t stage,
                        bool training, const routing::GateState& gates = {},
                        const model::Tuning& tuning = {});

@@ -212,7 +212,6 @@ Estimate estimate(const config::Config& config, int ranks, const routing::GateSt
   }
   if (training) {
     e.freezes = tuning.roles.freezes();
-    e.trained = trained_memory(config, e.layout, gates, tuning);
     const double moments = 2.0 * static_cast<double>(size_of(config.train.moments));
     e.checkpoint_bytes =
         4.0 * static_cast<double>(config.checkpoint.content == config::Content::kTrained

@@ -7,7 +7,6 @@
 #include "plan/memory.h"
 #include "plan/model_size.h"
 #include "plan/traffic.h"
-#include "plan/trained_memory.h"
 #include "routing/gate_state.h"
 
 namespace moesaic::plan {
@@ -21,7 +20,6 @@ struct Estimate {
   Traffic traffic;                // of one rank in one training step, same stage
   Flop flop;                      // for one token
   bool freezes = false;           // not everything is trained
-  TrainedMemory trained;          // of all ranks; of training
   double checkpoint_bytes = 0.0;  // fp32 weights and moments, of all ranks together
   double quantized_bytes = 0.0;   // of one by convert.quantize = run.quantize; 0: that is none
   std::int64_t steps = 0;         // of the whole run

@@ -16,8 +16,7 @@ std::vector<float> document_weights(const data::MicroBatch& batch) {
 }  // namespace
 
 Objective cross_entropy() {
-  return {.name = "lm",
-          .size =
+  return {.size =
               [](const data::MicroBatch& batch) {
                 double sum = 0.0;
                 for (const float weight : document_weights(batch)) {

@@ -13,7 +13,6 @@ namespace moesaic::train {
 /// The gradient of a row's logits is its weight times (softmax - one-hot), so weights may depend on
 /// the log-probabilities themselves.
 struct Objective {
-  const char* name;
   /// What a micro-batch adds to the number that the global batch is divided by.
   std::function<double(const data::MicroBatch& batch)> size;
   /// [T] of the rows; 0 where there is no target. logprob: [T], or empty unless it is read.

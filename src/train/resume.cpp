@@ -24,6 +24,11 @@ bool allowed(const std::vector<std::string>& allow, const std::string& key) {
   });
 }
 
+// What is trained stays so in a run: its checkpoints have no moments of anything else.
+bool is_of_roles(const std::string& key) {
+  return key == "train.trainable" || key.starts_with("adapter.");
+}
+
 // The id of the Slurm job, which stays when Slurm starts the job again. A job that follows one that
 // could not be put back into the queue has the id of the first (slurm/common.sh). Empty: none.
 std::string job_id() {
@@ -218,7 +223,7 @@ Progress check_resume(const Json& state, const config::Config& config, const Run
   std::vector<std::string> passed;
   bool other_data = false;
   for (const config::Difference& d : differences(state, config, data)) {
-    if (allowed(config.checkpoint.allow, d.key)) {
+    if (allowed(config.checkpoint.allow, d.key) && !is_of_roles(d.key)) {
       passed.push_back(fmt::format("{}: {} -> {}", d.key, d.was, d.is));
       other_data = other_data || d.key.starts_with("data.");
     } else {
@@ -228,8 +233,9 @@ Progress check_resume(const Json& state, const config::Config& config, const Run
   if (refused.size() > 1) {
     throw Error(Exit::kMismatch,
                 fmt::format("{} belongs to a run with another config:\n{}Change these back, start "
-                            "anew in another run.dir, or let them pass with checkpoint.allow=KEY",
-                            path.string(), table(refused)));
+                            "anew in another run.dir (with model.path = {}), or let them pass with "
+                            "checkpoint.allow=KEY (but what is trained, which stays in a run)",
+                            path.string(), table(refused), path.string()));
   }
   const std::string stored_vocab = state.at("vocab_sha256").string();
   if (stored_vocab != data.vocab_sha256) {

@@ -130,13 +130,20 @@ bool copies_base(const Session& session) {
 // The newest checkpoint is what frozen tensors are copied from next: the one that the run went on
 // from may be removed. Collective over the mesh.
 void follow_base(Session& session, const std::filesystem::path& newest) {
-  if (session.origin.resume && copies_base(session)) {
-    session.catalog = {};
-    checkpoint::read_once(session.catalog, session.mesh.world, "read the checkpoint", [&] {
-      session.origin.source = &session.catalog.model(newest);
-      session.origin.source->keep_adapters_apart();
-    });
+  if (!session.origin.resume || !copies_base(session)) {
+    return;
   }
+  checkpoint::Catalog catalog;
+  try {
+    checkpoint::read_once(catalog, session.mesh.world, "read the checkpoint",
+                          [&] { catalog.model(newest).keep_adapters_apart(); });
+  } catch (const comm::AgreedError& error) {
+    log::warn(fmt::format("frozen tensors are still copied from {}: {}",
+                          session.origin.source->path().string(), error.what()));
+    return;
+  }
+  session.catalog = std::move(catalog);
+  session.origin.source = &session.catalog.model(newest);
 }
 
 }  // namespace
@@ -144,10 +151,13 @@ void follow_base(Session& session, const std::filesystem::path& newest) {
 std::filesystem::path save(Session& session, const Progress& progress,
                            const std::function<void()>& on_progress) {
   const config::Checkpoint& wanted = session.config.checkpoint;
-  const auto blocks = checkpoint::blocks_to_save(*session.instance,
-                                                 {.saved = wanted.content == config::Content::kAll,
-                                                  .base = session.origin.source,
-                                                  .seed = session.config.train.seed});
+  std::vector<checkpoint::BlockToSave> blocks;
+  session.mesh.world.together("look at the base", [&] {
+    blocks = checkpoint::blocks_to_save(*session.instance,
+                                        {.saved = wanted.content == config::Content::kAll,
+                                         .base = session.origin.source,
+                                         .seed = session.config.train.seed});
+  });
   const auto state =
       to_state(progress, session.config, session.gates, session.mesh.layout.text(), session.data);
   std::vector<std::filesystem::path> copy;

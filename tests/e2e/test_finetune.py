@@ -9,7 +9,6 @@ import numpy as np
 
 import harness
 
-GOLDEN = harness.ROOT / "tests/golden"
 # Ranks, and what differs.
 LAYOUTS = [(1, []), (1, ["--train.recompute", 1]), (2, ["--parallel.ep", 2]), (2, ["--parallel.pp", 2]),
            (2, ["--parallel.tp", 2, "--parallel.sequence", 1]),
@@ -38,6 +37,16 @@ class Finetune(harness.Trained):
         self.score(output, *arguments, **settings)
         return harness.column(self.folder / output, "tokens/logprob")
 
+    def family(self, name):
+        """The folder of a published family; small.h5 has tokens for it."""
+        folder = harness.ROOT / "tests/golden/families" / name
+        size = json.loads((folder / "config.json").read_text())["vocab_size"]
+        with h5py.File(self.folder / "small.h5", "w") as file:
+            file.attrs["schema"], file.attrs["version"], file.attrs["vocab_size"] = "moesaic-corpus", 1, size
+            file["tokens"] = np.random.default_rng(1).integers(0, size, 500).astype("u2")
+            file["documents/offsets"] = np.array([0, 500], "u8")
+        return folder
+
     def made_by(self, job, output, *arguments):
         """The dataset that a job is for, which has run on one rank."""
         result = self.run_job(1, job, *arguments, f"--{job}.output", output)
@@ -51,8 +60,8 @@ class Finetune(harness.Trained):
         losses = []
         for number, (ranks, keys) in enumerate(LAYOUTS):
             run = f"frozen{number}"
-            self.tune(ranks, run, "--run.precision", "bf16", *LAST_TWO, *keys)
-            after = weights(self.checkpoint(10, run))
+            self.tune(ranks, run, "--run.precision", "bf16", "--train.steps", 50, *LAST_TWO, *keys)
+            after = weights(self.checkpoint(50, run))
             self.assertEqual(after.keys(), before.keys())
             for name, values in after.items():
                 frozen = not re.match(r"model\.layers\.[23]\.|lm_head", name)
@@ -134,6 +143,8 @@ class Finetune(harness.Trained):
             made = self.run_job(ranks, "convert", lora, f"merged{ranks}", "--convert.to", "moesaic",
                                 "--convert.check", 0)
             self.assertEqual(made.code, 0, made.text)
+        apart = self.run_job(1, "convert", lora, "apart", "--convert.to", "moesaic", "--convert.merge", 0)
+        self.assertEqual(apart.code, 0, apart.text)
         merged = weights(self.folder / "merged1/step-00000000")
         for ranks in (2, 4):
             self.assert_same(weights(self.folder / f"merged{ranks}/step-00000000"), merged)
@@ -147,9 +158,23 @@ class Finetune(harness.Trained):
                 np.testing.assert_allclose(values, before[name] + 2 * (b @ a), atol=1e-6, err_msg=name)
         self.assertEqual(changed, 4 * (2 + 4 * 3))
         expected = self.scores("path.h5", model=lora)
-        np.testing.assert_array_equal(self.scores("merged.h5", model="merged1"), expected)
+        for model in ("merged1", "apart"):
+            np.testing.assert_array_equal(self.scores(f"{model}.h5", model=model), expected)
         np.testing.assert_array_equal(self.scores("both.h5", "--model.adapter", lora), expected)
         self.assertFalse(np.array_equal(self.scores("base.h5"), expected))
+        # Training goes on from the merged weights, whichever way they are named; new adapters begin anew.
+        more = [["--model.path", "merged1"], ["--model.path", lora],
+                ["--model.path", "run/checkpoints", "--model.adapter", lora]]
+        for number, model in enumerate(more):
+            self.trained(1, *model, "--run.dir", f"more{number}", "--train.steps", 3, *ADAPTERS)
+            np.testing.assert_array_equal(
+                harness.column(self.folder / f"more{number}/trace.h5", "loss"),
+                harness.column(self.folder / "more0/trace.h5", "loss"))
+        for number in (1, 2):
+            np.testing.assert_array_equal(self.scores(f"more{number}.h5", model=f"more{number}/checkpoints"),
+                                          self.scores(f"more0{number}.h5", model="more0/checkpoints"))
+        judged = self.run_job(0, "verify", self.checkpoint(3, "more2")).text
+        self.assertIn(f"{self.checkpoint(10)} with {lora}", judged)
 
     # Protects: the same adapters, losses and gradients on every layout.
     def test_adapters_on_any_layout(self):
@@ -162,12 +187,7 @@ class Finetune(harness.Trained):
 
     # Protects: a model of a published family with adapters becomes a PEFT folder, which is read again.
     def test_a_peft_folder(self):
-        folder = GOLDEN / "families/deepseek_v3"
-        size = json.loads((folder / "config.json").read_text())["vocab_size"]
-        with h5py.File(self.folder / "small.h5", "w") as file:
-            file.attrs["schema"], file.attrs["version"], file.attrs["vocab_size"] = "moesaic-corpus", 1, size
-            file["tokens"] = np.random.default_rng(1).integers(0, size, 2000).astype("u2")
-            file["documents/offsets"] = np.array([0, 2000], "u8")
+        folder = self.family("deepseek_v3")
         keys = ["--model.path", folder, "--data.corpus", "small.h5", "--run.precision", "fp32"]
         made = self.run_job(2, "train", *keys, "--run.dir", "peft", "--data.seq_len", 16, "--train.batch", 4,
                             "--train.micro_batch", 2, "--train.steps", 4, "--train.warmup", 1,
@@ -183,12 +203,25 @@ class Finetune(harness.Trained):
             own = self.made_by(job, f"{job}2.h5", "--model.path", "peft/checkpoints", *keys[2:], *more)
             np.testing.assert_array_equal(beside, own)
 
-    # Protects: a whole folder leaves at the end of a run.
-    def test_export_needs_a_family(self):
-        refused = self.train(1, "--model.path", "run/checkpoints", "--run.dir", "new",
+    # Protects: a whole folder leaves at the end of a run, and one that cannot is told at the start.
+    def test_export(self):
+        folder = self.family("mixtral")
+        keys = ["--data.corpus", "small.h5", "--run.precision", "fp32"]
+        for steps in (1, 2):  # the second run replaces the folder of the first
+            made = self.run_job(2, "train", "--model.path", folder, *keys, "--run.dir", "new",
+                                "--data.seq_len", 16, "--train.batch", 4, "--train.micro_batch", 2,
+                                "--train.steps", steps, "--train.warmup", 1, "--train.decay_steps", 9,
+                                "--train.trainable", "last:1", "--checkpoint.export", "hf")
+            self.assertEqual(made.code, 0, made.text)
+        self.assert_sound("new/checkpoints/hf")
+        own = self.made_by("score", "own.h5", "--model.path", "new/checkpoints", *keys, "--score.window", 16)
+        left = self.made_by("score", "left.h5", "--model.path", "new/checkpoints/hf", *keys, "--score.window",
+                            16)
+        self.assertLess(np.mean(np.abs(left - own)), 0.05)  # it is stored in bf16
+        refused = self.train(1, "--model.path", "run/checkpoints", "--run.dir", "refused",
                              "--checkpoint.export", "hf")
         self.assertEqual(refused.code, 64, refused.text)
-        self.assertEqual(self.newest_step("new"), -1)
+        self.assertEqual(self.newest_step("refused"), -1)
 
     # Protects: each refusal names the key, what is wrong and what to do.
     def test_refusals(self):

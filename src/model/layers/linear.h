@@ -39,8 +39,9 @@ struct LinearOptions {
   bool packable = true;                 // see ParameterSpec
 };
 
-/// y = x weight^T + bias, and the update of an adapter.   x: (T, in) compute   weight: (out, in),
-/// this rank's slices, stacked y is fp32 where it joins the residual stream, else compute. dx is
+/// y = x weight^T + bias, and the update of an adapter.
+/// x: (T, in) compute   weight: (out, in), this rank's slices, stacked
+/// y is fp32 where it joins the residual stream, else compute. dx is
 /// fp32 where x came from the stream. forward is collective where multiply is; backward is not.
 class Linear {
  public:

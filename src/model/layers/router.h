@@ -56,14 +56,14 @@ class Router {
   /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
-  // Values that training moves but no gradient does; the first two only if the config has a use for
-  // them.
   /// Whether training changes its weights; else its counts stand still, too. An adapter does not
   /// count: a base with adapters has the counts of the base.
   bool is_trained() const {
     return gate_.is_trained() || (query_ != nullptr && query_->is_trained());
   }
 
+  // Values that training moves but no gradient does; the first two only if the config has a use for
+  // them.
   /// (E) fp32, added to the scores for the choice alone: balance = bias.
   Parameter* bias() const { return bias_; }
   /// (E) fp32, each regular expert's share of the choices of the step before: aux_scope = batch.

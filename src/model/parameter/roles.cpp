@@ -54,6 +54,7 @@ bool NamePattern::matches(std::string_view name) const {
 Roles Roles::none() {
   Roles roles;
   roles.all_ = false;
+  roles.freezes_ = true;
   return roles;
 }
 

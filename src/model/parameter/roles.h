@@ -40,15 +40,16 @@ class Roles {
   /// The lowest part of the whole model that has anything trained: 0 the embedding, 1 + l block l,
   /// then the last norm, then the head.
   void set_lowest_part(std::int64_t part) { lowest_part_ = part; }
+  void set_freezes(bool freezes) { freezes_ = freezes; }
 
   bool trains(std::string_view name) const;
-  /// Whether there may be tensors that are not trained.
-  bool freezes() const { return !all_ || !excluded_.empty(); }
+  /// Whether any tensor of the whole model is frozen.
+  bool freezes() const { return freezes_; }
   double lr_scale(std::string_view name) const;
   std::int64_t lowest_part() const { return lowest_part_; }
 
  private:
-  bool all_ = true;
+  bool all_ = true, freezes_ = false;
   std::vector<NamePattern> trained_, excluded_;
   std::vector<std::pair<NamePattern, double>> scales_;
   std::int64_t lowest_part_ = 0;
