@@ -88,7 +88,7 @@ void StageLink::send(const PipelineStep& step, const Tensor& result) {
   const int to_chunk = global_chunk(step) + (forward ? 1 : -1);
   pp.start_send(result, to_chunk % stages, tag(step, global_chunk(step)));
   if (!model.has_backward(step.chunk)) {  // nothing else holds it back
-    pp.finish(static_cast<std::size_t>(stages * model.chunks()));
+    pp.finish(static_cast<std::size_t>(stages) * static_cast<std::size_t>(model.chunks()));
   }
 }
 

@@ -56,7 +56,7 @@ Vector entropies(View logits, std::int64_t vocab) {
   for (std::int64_t begin = 0; begin < std::ssize(logits); begin += vocab) {
     double sum = 0.0;
     for (const double log_p : log_softmax(logits.subspan(begin, vocab))) {
-      sum -= std::exp(log_p) * log_p;
+      sum -= std::isinf(log_p) ? 0.0 : std::exp(log_p) * log_p;
     }
     out.push_back(sum);
   }

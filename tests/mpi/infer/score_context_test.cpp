@@ -206,7 +206,10 @@ TEST_F(ScoreContextTest, Capacity) {
 
 TEST_F(ScoreContextTest, Reference) {
   prepare(testing::wide);
-  expect_same_scores([](config::Config& c) { c.score.reference = "bf16"; });
+  expect_same_scores([](config::Config& c) {
+    c.score.reference = "bf16";
+    c.run.deterministic = true;
+  });
 }
 // The sums by layer and by expert, of contexts that no two documents share: without cp an expert
 // computes such a context once.

@@ -126,6 +126,7 @@ template <class A>
 void cross_entropy_backward(const float* logits, const std::int32_t* target, const float* stats,
                             const float* weight, A* dlogits, float* spread, Index rows,
                             Index vocab) {
+  constexpr float kLeast = -200.0F;  // exp of it is 0 in fp32; a logit of -inf adds 0 to the spread
   const Index whole = vocab / kLanes * kLanes;
   for (Index r = 0; r < rows; ++r, logits += vocab, dlogits += vocab, stats += 3) {
     spread[r] = 0.0F;
@@ -142,15 +143,16 @@ void cross_entropy_backward(const float* logits, const std::int32_t* target, con
     for (Index i = 0; i < whole; i += kLanes) {
       const F16 below = load(logits + i) - stats[0];
       const F16 e = exp(below);
-      sums += e * below;
+      sums += e * max(below, splat(kLeast));
       store(dlogits + i, e * factor);
     }
     spread[r] = sum(sums);
     if (whole < vocab) {
       const F16 below = load(logits + whole, vocab - whole) - stats[0];
       const F16 e = exp(below);
+      const F16 terms = e * max(below, splat(kLeast));
       for (Index lane = 0; lane < vocab - whole; ++lane) {
-        spread[r] += e[lane] * below[lane];
+        spread[r] += terms[lane];
       }
       store(dlogits + whole, e * factor, vocab - whole);
     }
