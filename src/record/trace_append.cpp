@@ -314,6 +314,7 @@ ContinuedTrace continue_trace(files::Hdf5File& file, const TraceAxes& axes,
   write_trace_attributes(file, axes);
   widen_numbers(file, "rank", axes.ranks);
   widen_numbers(file, "expert", axes.experts);
+  add_newer_columns(file, axes);
   trace.cut_to = last_step_in(file) > last_step ? last_step_in(file) : 0;
   trace.lengths.rows = cut(file, names_in(file, trace_columns()), last_step);
   trace.lengths.evals = cut(file, names_in(file, eval_columns()), last_step);

@@ -27,13 +27,15 @@ const std::vector<TraceColumn<TraceRow>>& trace_columns() {
        kF8,
        "1",
        "share of the counted targets that are the most likely token",
-       &Row::token_accuracy},
+       &Row::token_accuracy,
+       /*newer=*/true},
       {"/entropy",
        {},
        kF8,
        "nat",
        "mean entropy of what is predicted where a target is counted",
-       &Row::entropy},
+       &Row::entropy,
+       /*newer=*/true},
       {"/grad_norm", {}, kF8, "1", "L2 norm of the gradient before clipping", &Row::grad_norm},
       {"/lr", {}, kF8, "1", "learning rate", &Row::lr},
       {"/tokens", {}, kI8, "token", "routed positions", &Row::tokens},
@@ -288,6 +290,18 @@ double trace_bytes(const TraceAxes& axes, std::int64_t rows) {
     bytes += std::max(row * static_cast<double>(rows), row > 0.0 ? kFirstChunk : 0.0);
   }
   return bytes;
+}
+
+void add_newer_columns(files::Hdf5File& file, const TraceAxes& axes) {
+  const std::int64_t rows = file.extents("/step").at(0);
+  for (const TraceColumn<TraceRow>& column : trace_columns()) {
+    if (column.newer && !file.has(column.name)) {
+      create_columns<TraceRow>(file, {column}, axes, "/step");
+      files::Extents extents = file.extents(column.name);
+      extents[0] = rows;
+      file.extend(column.name, extents);
+    }
+  }
 }
 
 void write_trace_attributes(files::Hdf5File& file, const TraceAxes& axes) {

@@ -26,6 +26,7 @@ struct TraceColumn {
   std::variant<double Row::*, std::int64_t Row::*, std::vector<double> Row::*,
                std::vector<std::int64_t> Row::*>
       member;
+  bool newer = false;  // traces of older programs are without it
 
   /// Whether an axis of it may be longer in a later run of the same trace.
   bool grows() const;
@@ -62,5 +63,7 @@ void write_names(files::Hdf5File& file, const std::string& name,
 /// A file with every array empty, all scales tied, and the attributes set.
 void write_trace_skeleton(files::Hdf5File& file, const TraceAxes& axes);
 void write_trace_attributes(files::Hdf5File& file, const TraceAxes& axes);
+/// Those that the file of an older program is without: NaN in the rows that are there.
+void add_newer_columns(files::Hdf5File& file, const TraceAxes& axes);
 
 }  // namespace moesaic::record

@@ -57,7 +57,7 @@ void check_extents(const files::Hdf5File& file, const std::vector<TraceColumn<Ro
       expected.push_back(file.extents("/" + axis).at(0));
       empty_axis = empty_axis || expected.back() == 0;
     }
-    if (empty_axis && !file.has(column.name)) {
+    if ((empty_axis || column.newer) && !file.has(column.name)) {
       continue;
     }
     const files::Extents extents = file.extents(column.name);

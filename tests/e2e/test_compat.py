@@ -52,6 +52,8 @@ class Compat(unittest.TestCase):
         self.assertLess(harness.column(before, "lm_loss")[5], losses[0])
         self.assertEqual(harness.column(self.folder / "moe/trace.routing.h5", "steps/step").tolist(),
                          [1, 2, 3, 4, 5, 6])
+        for newer in ("entropy", "token_accuracy"):  # not in the old trace
+            self.assertEqual(np.isnan(harness.column(before, newer)).tolist(), [True] * 4 + [False] * 2)
         self.assert_sound("moe/checkpoints", "moe/trace.h5", "moe/trace.routing.h5")
 
     # Protects: the same steps, made anew, have the same losses, and the second half of a run those
