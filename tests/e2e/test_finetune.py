@@ -197,11 +197,15 @@ class Finetune(harness.Trained):
         written = self.folder / "peft/checkpoints/peft"
         settings = json.loads((written / "adapter_config.json").read_text())
         self.assertEqual((settings["peft_type"], settings["r"], settings["lora_alpha"]), ("LORA", 2, 4))
+        merged = self.run_job(1, "convert", "peft/checkpoints", "merged", "--convert.to", "moesaic", "--convert.check",
+                              0)
+        self.assertEqual(merged.code, 0, merged.text)
         # The latent path of generate reads the merged weights as well.
         for job, more in (("score", ["--score.window", 16]), ("generate", ["--generate.max_tokens", 8])):
             beside = self.made_by(job, f"{job}1.h5", *keys, "--model.adapter", written, *more)
-            own = self.made_by(job, f"{job}2.h5", "--model.path", "peft/checkpoints", *keys[2:], *more)
-            np.testing.assert_array_equal(beside, own)
+            for model in ("peft/checkpoints", "merged"):
+                own = self.made_by(job, f"{job}-{model[:4]}.h5", "--model.path", model, *keys[2:], *more)
+                np.testing.assert_array_equal(beside, own, err_msg=model)
 
     # Protects: a whole folder leaves at the end of a run, and one that cannot is told at the start.
     def test_export(self):
