@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/json.h"
+#include "base/sha256.h"
 #include "checkpoint/lineage.h"
 #include "checkpoint/manifest.h"
 #include "config/compare.h"
@@ -16,11 +17,6 @@ namespace moesaic::checkpoint {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string weight_of(std::string_view lora_a) {
-  constexpr std::string_view kEnd = ".lora_A.weight";
-  return std::string(lora_a.substr(0, lora_a.size() - kEnd.size())) + ".weight";
-}
 
 // update (rows, columns) = B (rows, rank) A (rank, columns), row by row.
 void add_product(std::span<const float> a, std::span<const float> b, std::size_t rank, float scale,
@@ -111,17 +107,24 @@ std::vector<std::string> AdapterSource::names() const {
   }
   std::vector<std::string> names;
   for (const std::string& name : stored->reader->names()) {
-    if (name.find('/') == std::string::npos && name.ends_with(".lora_A.weight")) {
-      names.push_back(weight_of(name));
+    const bool is_moment = name.find('/') != std::string::npos;
+    if (const std::string weight = model::adapted_weight(name);
+        !is_moment && name == model::lora_a_name(weight)) {
+      names.push_back(weight);
     }
   }
   return names;
 }
 
-std::string AdapterSource::fingerprint() const {
+std::string AdapterSource::fingerprint_of(const Texts& texts, bool with_times) {
+  return texts.manifest.empty() ? hf::fingerprint(texts.peft, with_times)
+                                : Sha256::of(std::as_bytes(std::span(texts.manifest)));
+}
+
+std::string AdapterSource::fingerprint(bool with_times) const {
   const Stored* const stored = std::get_if<Stored>(&source_);
   return stored != nullptr ? stored->reader->manifest_sha256()
-                           : hf::fingerprint(std::get<hf::PeftFolder>(source_).texts(), false);
+                           : hf::fingerprint(std::get<hf::PeftFolder>(source_).texts(), with_times);
 }
 
 std::string AdapterSource::base_fingerprint() const {

@@ -34,14 +34,17 @@ class AdapterSource {
   /// have.
   static AdapterSource of(const Texts& texts, const hf::Family* family, const config::Model& model,
                           const config::Router& router);
-  /// Those that a checkpoint has beside its own tensors; the reader must outlive it.
+  /// Those that a checkpoint has beside its own tensors; the reader must outlive it. scale: as of
+  /// scale_of.
   static AdapterSource within(CheckpointReader& reader, float scale);
   /// The scale of the adapters that a checkpoint with this state has; 0: it has none.
   static float scale_of(const Json& state);
 
   bool has(const std::string& weight) const;
   std::vector<std::string> names() const;  // of the weights that have one
-  std::string fingerprint() const;
+  /// As ModelSource::fingerprint; a checkpoint has no times.
+  static std::string fingerprint_of(const Texts& texts, bool with_times);
+  std::string fingerprint(bool with_times) const;
   /// Fingerprint of the model that the adapters of a checkpoint were trained on; empty: unknown.
   std::string base_fingerprint() const;
   std::filesystem::path path() const;

@@ -196,7 +196,7 @@ Tensor widened(Backend& backend, const Tensor& tensor) {
 
 // Whether training leaves a tensor as it was loaded.
 bool is_frozen(const model::Parameter& p, const model::PublicTensor& tensor) {
-  return !p.spec.state && p.trained_in(p.rows_with(tensor)).count == 0;
+  return !p.spec.state && p.trained_rows_with(tensor).count == 0;
 }
 
 // Sets type and values of a block of a frozen tensor. Not from the copy that products read: that

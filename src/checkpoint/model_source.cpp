@@ -34,7 +34,7 @@ ModelSource::Texts read_base(const fs::path& folder, const Ancestor& base, int d
                                           "read: {}. Put it back there",
                                           folder.string(), base.path, error.what()));
   }
-  const std::string found = ModelSource::of(texts).fingerprint(ModelSource::Times::kIgnored);
+  const std::string found = ModelSource::fingerprint_of(texts, ModelSource::Times::kIgnored);
   if (found != base.fingerprint) {
     throw Error(Exit::kMismatch,
                 fmt::format("{} holds only what was trained, from {} with fingerprint {:.12}; what "
@@ -75,6 +75,12 @@ ModelSource::Texts ModelSource::read(const fs::path& path, const fs::path& adapt
 }
 
 namespace {
+
+// The fingerprint of a model and an adapter that is added to it, of those of the two.
+std::string with_adapter(const std::string& model, const std::string& adapter) {
+  const std::string both = model + adapter;
+  return Sha256::of(std::as_bytes(std::span(both)));
+}
 
 // The family whose names a PEFT folder has; nullptr: the model is of none.
 const hf::Family* family_of(ModelSource& source, const config::Config& config) {
@@ -152,16 +158,21 @@ std::string ModelSource::text() const {
                      adapter);
 }
 
+std::string ModelSource::fingerprint_of(const Texts& texts, Times times) {
+  const bool with_times = times == Times::kCount;
+  std::string own = texts.manifest.empty() ? hf::fingerprint(texts.theirs, with_times)
+                                           : Sha256::of(std::as_bytes(std::span(texts.manifest)));
+  return texts.adapter.folder.empty()
+             ? own
+             : with_adapter(own, AdapterSource::fingerprint_of(texts.adapter, with_times));
+}
+
 std::string ModelSource::fingerprint(Times times) const {
-  std::string own =
-      checkpoint() != nullptr
-          ? checkpoint()->manifest_sha256()
-          : hf::fingerprint(std::get<hf::HfFolder>(source_).texts(), times == Times::kCount);
-  if (attached_ == nullptr) {
-    return own;
-  }
-  own += attached_->fingerprint();
-  return Sha256::of(std::as_bytes(std::span(own)));
+  const bool with_times = times == Times::kCount;
+  std::string own = checkpoint() != nullptr
+                        ? checkpoint()->manifest_sha256()
+                        : hf::fingerprint(std::get<hf::HfFolder>(source_).texts(), with_times);
+  return attached_ == nullptr ? own : with_adapter(own, attached_->fingerprint(with_times));
 }
 
 config::Config ModelSource::config() const {

@@ -46,6 +46,8 @@ class ModelSource {
   /// on other hosts.
   enum class Times { kCount, kIgnored };
   std::string fingerprint(Times times = Times::kCount) const;
+  /// That of what `of` opens.
+  static std::string fingerprint_of(const Texts& texts, Times times);
 
   /// What it was made with: sections model and router; all else is at its default.
   config::Config config() const;

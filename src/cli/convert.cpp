@@ -17,6 +17,7 @@
 #include "files/run_lock.h"
 #include "hf/config.h"
 #include "hf/family.h"
+#include "hf/unfinished.h"
 #include "train/resume.h"
 
 namespace moesaic::cli {
@@ -134,11 +135,10 @@ ConvertInputs read_convert_inputs(config::Parsed parsed, int ranks, checkpoint::
     hf::HfFolder* const base = source.has_base() ? source.base()->folder() : nullptr;
     inputs.family = base != nullptr ? base->config().family
                                     : &hf::family_for(inputs.config.model, inputs.config.router);
-  } else if (!inputs.config.convert.merge) {
-    keep_apart(source, inputs);
-  }
-  if (inputs.to_peft) {
     return inputs;
+  }
+  if (!inputs.config.convert.merge) {
+    keep_apart(source, inputs);
   }
   if (source.folder() != nullptr) {
     inputs.family = source.folder()->config().family;

@@ -11,6 +11,7 @@
 #include "checkpoint/catalog.h"
 #include "cli/job.h"
 #include "engine/pipeline.h"
+#include "hf/unfinished.h"
 
 namespace moesaic::cli {
 namespace {

@@ -13,6 +13,8 @@
 #include "comm/stop.h"
 #include "files/durable.h"
 #include "hf/peft.h"
+#include "hf/unfinished.h"
+#include "model/parameter/adapter_rules.h"
 #include "text/tokenizer.h"
 #include "train/resume.h"
 
@@ -210,15 +212,16 @@ fs::path write_folder(const ConvertInputs& inputs, checkpoint::ModelSource& sour
 fs::path write_adapters(const ConvertInputs& inputs, checkpoint::ModelSource& source,
                         const comm::Communicator& world, const std::function<void()>& on_progress) {
   const config::Adapter adapter = train::config_of(source.checkpoint()->state()).adapter;
+  const auto scale = static_cast<float>(model::adapter_scale(adapter));
   const checkpoint::Lineage lineage = source.lineage();
   hf::write_peft_folder(
       {.folder = inputs.out,
        .family = inputs.family,
        .model = inputs.config.model,
        .router = inputs.config.router,
-       .names = checkpoint::AdapterSource::within(*source.checkpoint(), 1.0F).names(),
+       .names = checkpoint::AdapterSource::within(*source.checkpoint(), scale).names(),
        .rank = adapter.rank,
-       .alpha = adapter.alpha > 0.0 ? adapter.alpha : 2.0 * static_cast<double>(adapter.rank),
+       .alpha = model::adapter_alpha(adapter),
        .rslora = adapter.rslora,
        .base_name = lineage.empty() ? "" : lineage.back().path,
        .type = dtype_of(inputs)},

@@ -52,7 +52,7 @@ Verdict judge_checkpoint(const fs::path& path) {
                                needs_base ? " of what was trained" : "");
     verdict.notes = checkpoint::lineage_text(reader.state());
     if (needs_base) {
-      checkpoint::ModelSource::open(path);  // that its base is there, and the same
+      checkpoint::ModelSource::read(path);  // that its base is there, and the same
     }
   }
   return verdict;

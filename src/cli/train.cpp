@@ -19,6 +19,7 @@
 #include "config/routing_steps.h"
 #include "config/validate.h"
 #include "files/durable.h"
+#include "hf/unfinished.h"
 #include "plan/report.h"
 #include "train/session.h"
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <numeric>
 #include <string_view>
 
@@ -12,6 +11,7 @@
 #include "config/checks.h"
 #include "config/enum_names.h"
 #include "config/layers.h"
+#include "config/value.h"
 
 namespace moesaic::config {
 namespace {
@@ -114,15 +114,8 @@ void check_interleaved(const Config& c, int ranks, Lines& lines) {
 /// The words and signs of patterns; whether they match is known with the model.
 void check_patterns(const Config& c, Lines& lines) {
   const auto check = [&](const char* key, std::string_view pattern) {
-    constexpr std::string_view kLast = "last:";
-    const bool last = pattern.starts_with(kLast);
-    std::int64_t blocks = 0;
-    if (last) {
-      const char* const end = pattern.data() + pattern.size();
-      const auto parsed = std::from_chars(pattern.data() + kLast.size(), end, blocks);
-      blocks = parsed.ptr == end ? blocks : 0;
-    }
-    if (pattern.empty() || (last && (blocks < 1 || blocks > c.model.layers))) {
+    const std::optional<std::int64_t> last = last_blocks(pattern);
+    if (pattern.empty() || (last && (*last < 1 || *last > c.model.layers))) {
       lines.push_back(fmt::format(
           "{}: '{}' is no pattern: use a glob of tensors' names, all, head, last:1 to last:{}, "
           "router or adapter",

@@ -167,6 +167,14 @@ SampleRange parse_samples(std::string_view text) {
   return range;
 }
 
+std::optional<std::int64_t> last_blocks(std::string_view pattern) {
+  constexpr std::string_view kLast = "last:";
+  if (!pattern.starts_with(kLast)) {
+    return std::nullopt;
+  }
+  return whole<std::int64_t>(pattern.substr(kLast.size())).value_or(0);
+}
+
 StepRange parse_steps(std::string_view text) {
   constexpr std::string_view kEvery = "every:";
   constexpr std::int64_t kNoEnd = std::numeric_limits<std::int64_t>::max();

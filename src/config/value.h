@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,8 @@ bool parse_boolean(std::string_view text);         // 0, 1, false, true
 NamedWeight parse_weight(std::string_view text);   // code:2, the last colon divides
 SampleRange parse_samples(std::string_view text);  // 4000:4512, not empty
 
+/// N of "last:N"; 0: there is no number; nothing: it is another pattern of parameters.
+std::optional<std::int64_t> last_blocks(std::string_view pattern);
 StepRange parse_steps(std::string_view text);  // 500, 1-12, every:500 or all
 
 std::string format_number(double value);

@@ -46,7 +46,7 @@ void check_known(const std::string& name, const std::vector<std::string>& known)
 std::vector<std::int64_t> stream_samples(const Corpora& corpora, std::int64_t seq_len) {
   std::vector<std::int64_t> counts;
   for (std::size_t c = 0; c < corpora.size(); ++c) {
-    counts.push_back(std::max<std::int64_t>(0, corpora.info(c).tokens - 1) / seq_len);
+    counts.push_back(stream_samples(corpora.info(c), seq_len));
   }
   return counts;
 }
@@ -58,13 +58,11 @@ Samples Samples::make(Corpora& corpora, const config::Data& data, const comm::Co
   all.too_long_ = data.truncate;
   all.seq_len_ = data.seq_len;
   all.weights_ = data.corpus_weights;
-  for (std::int64_t s = 0; s < corpora.shards(); ++s) {
-    while (all.first_shard_.size() <= corpora.shard(s).corpus) {
-      all.first_shard_.push_back(static_cast<std::size_t>(s));
-    }
+  all.first_shard_.push_back(0);
+  for (std::size_t c = 0; c < corpora.size(); ++c) {
+    all.first_shard_.push_back(all.first_shard_.back() + corpora.info(c).shards.size());
   }
   all.documents_.resize(corpora.size());
-  all.first_shard_.resize(corpora.size() + 1, static_cast<std::size_t>(corpora.shards()));
   world.together("count the samples of each task",
                  [&] { all.set_task_weights(data.task_weights); });
   if (all.has_tables()) {

@@ -89,7 +89,7 @@ class Samples {
   std::size_t listed_ = 0;                 // samples in these
 };
 
-/// How many samples of seq_len tokens the stream of each corpus has; each needs one token more.
+/// How many samples of seq_len tokens the stream of each corpus has.
 std::vector<std::int64_t> stream_samples(const Corpora& corpora, std::int64_t seq_len);
 
 }  // namespace moesaic::data

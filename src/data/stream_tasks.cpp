@@ -4,10 +4,13 @@
 
 namespace moesaic::data {
 
+std::int64_t stream_samples(const CorpusInfo& corpus, std::int64_t seq_len) {
+  return std::max<std::int64_t>(0, corpus.tokens - 1) / seq_len;
+}
+
 StreamSamples stream_samples_of(const Corpora& corpora, std::int64_t shard, std::int64_t seq_len) {
   const Corpora::Shard& place = corpora.shard(shard);
-  const std::int64_t all =
-      std::max<std::int64_t>(0, corpora.info(place.corpus).tokens - 1) / seq_len;
+  const std::int64_t all = stream_samples(corpora.info(place.corpus), seq_len);
   const auto next_sample = [&](std::int64_t token) {
     return std::min((token + seq_len - 1) / seq_len, all);
   };

@@ -5,8 +5,11 @@
 
 #include "data/corpora.h"
 
-// The tasks of samples that are pieces of a stream.
+// Samples that are pieces of a stream, and their tasks.
 namespace moesaic::data {
+
+/// How many samples of seq_len tokens a corpus's stream has; each needs one token more.
+std::int64_t stream_samples(const CorpusInfo& corpus, std::int64_t seq_len);
 
 /// The samples that begin in a shard.
 struct StreamSamples {

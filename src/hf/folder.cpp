@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -16,6 +15,7 @@
 #include "files/strict_json.h"
 #include "hf/safetensors/safetensors.h"
 #include "hf/tensor_names.h"
+#include "hf/tensor_problems.h"
 #include "hf/tensors.h"
 
 namespace moesaic::hf {
@@ -27,7 +27,6 @@ using Extents = std::vector<std::int64_t>;
 constexpr const char* kTiedName = "lm_head.weight";
 constexpr const char* kScaleSuffix = "_scale_inv";
 constexpr std::int64_t kScaledBlock = 128;  // rows and columns that share a scale
-constexpr std::size_t kMostListed = 20;     // of each kind of problem
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what) {
   throw Error(Exit::kBadData, fmt::format("{}: {}", file.string(), what));
@@ -49,18 +48,6 @@ std::map<std::string, std::string> parse_index(const std::string& text, const fs
     files[name] = part;
   }
   return files;
-}
-
-/// Adds "N tensors are WHAT:" and the first names to a message.
-void list(std::string& message, const std::vector<std::string>& names, const std::string& what) {
-  if (names.empty()) {
-    return;
-  }
-  const std::size_t shown = std::min(names.size(), kMostListed);
-  const std::vector<std::string> first(names.begin(),
-                                       names.begin() + static_cast<std::ptrdiff_t>(shown));
-  message += fmt::format("\n  {} {}: {}{}", names.size(), what, join(first, ", "),
-                         shown < names.size() ? ", ..." : "");
 }
 
 Extents scale_shape(const Extents& shape) {
@@ -92,7 +79,6 @@ struct HfFolder::State {
   bool is_left_out(const std::string& stored) const;
   bool is_ignored(const std::string& stored) const;
   const HfTensor& tensor(const std::string& name) const;
-  std::string shape_problem(const HfTensor& tensor, const SafeTensor& stored) const;
   std::string format_problem(const std::string& name, const SafeTensor& stored);
   void apply_scales(const std::string& stored, const Extents& offset, const Extents& extent,
                     std::span<float> values);
@@ -173,13 +159,6 @@ const HfTensor& HfFolder::State::tensor(const std::string& name) const {
   return tensors[found->second];
 }
 
-std::string HfFolder::State::shape_problem(const HfTensor& tensor, const SafeTensor& stored) const {
-  return stored.shape == tensor.view.shape
-             ? ""
-             : fmt::format("{} [{}] (due: [{}])", tensor.view.tensor, join(stored.shape, ", "),
-                           join(tensor.view.shape, ", "));
-}
-
 /// Why a stored tensor cannot be turned into numbers; scales are looked up for e4m3 alone.
 std::string HfFolder::State::format_problem(const std::string& name, const SafeTensor& stored) {
   if (!stored_dtype(stored.dtype)) {
@@ -249,7 +228,7 @@ HfFolder HfFolder::of(const fs::path& path, HfTexts texts) {
   for (std::size_t i = 0; i < state->tensors.size(); ++i) {
     state->by_name[state->tensors[i].name] = i;
   }
-  state->marks = weights_marks(texts);
+  state->marks = weights_marks(texts.weights);
   if (!texts.index.empty()) {
     state->index = parse_index(texts.index, path / kIndexName);
     if (state->index.empty()) {
@@ -282,7 +261,8 @@ void HfFolder::check() {
       continue;
     }
     const SafeTensor& found = holder->tensors().at(stored);
-    if (const std::string problem = state_->shape_problem(tensor, found); !problem.empty()) {
+    if (const std::string problem = shape_problem(stored, found.shape, tensor.view.shape);
+        !problem.empty()) {
       shapes.push_back(problem);
     }
     if (const std::string problem = state_->format_problem(stored, found); !problem.empty()) {
@@ -301,10 +281,10 @@ void HfFolder::check() {
     }
   }
   std::string message;
-  list(message, missing, "missing");
-  list(message, unknown, "that the model does not have");
-  list(message, shapes, "of another shape");
-  list(message, formats, "in a format that cannot be read");
+  list_tensors(message, missing, "missing");
+  list_tensors(message, unknown, "that the model does not have");
+  list_tensors(message, shapes, "of another shape");
+  list_tensors(message, formats, "in a format that cannot be read");
   if (!message.empty()) {
     fail(state_->path, fmt::format("the tensors are not those of its {}:{}", kConfigName, message));
   }
@@ -357,8 +337,8 @@ void HfFolder::read(const std::string& name, const Extents& offset, const Extent
     fail(state_->path, fmt::format("has no tensor {}", view.tensor));
   }
   const SafeTensor& stored = file->tensors().at(view.tensor);
-  for (const std::string& problem :
-       {state_->shape_problem(tensor, stored), state_->format_problem(view.tensor, stored)}) {
+  for (const std::string& problem : {shape_problem(view.tensor, stored.shape, view.shape),
+                                     state_->format_problem(view.tensor, stored)}) {
     if (!problem.empty()) {
       fail(file->path(), "cannot use tensor " + problem);
     }

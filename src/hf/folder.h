@@ -81,14 +81,6 @@ struct HfFolderRequest {
   SpecialTokens special = {};
 };
 
-/// Sidecar files of a model: those of its tokenizer and of text generation that exist.
-std::vector<std::filesystem::path> sidecar_files(const std::filesystem::path& folder);
-
-/// Whether a model may be written there: nothing is, or only what an unfinished writing left.
-bool is_free(const std::filesystem::path& folder);
-/// Removes the files that write_hf_folder makes. kCannotCreate.
-void clear_written(const std::filesystem::path& folder);
-
 /// Collective over world: each rank writes some of the files, rank 0 index and config at last, so
 /// that a folder with a config.json is whole. Throws AgreedError on all ranks if it failed on any:
 /// kCannotCreate if the folder is not free. Memory: a tensor, or one expert's part of it.

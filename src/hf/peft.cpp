@@ -34,16 +34,14 @@ constexpr std::size_t kMostUnpacked = 2;  // tensors of all experts that are kep
 Joined joined_in(const PeftTensors& table, const std::vector<HfTensor>& tensors,
                  const Family& family, const config::Model& model, const PeftConfig& config) {
   for (const HfTensor& tensor : tensors) {
-    if (!may_be_adapted(tensor) || experts_of(tensor.name).empty()) {
+    if (!may_be_adapted(tensor) || experts_of(tensor.name).empty() ||
+        !config.targets(joined_parameter(tensor))) {
       continue;
     }
     const auto fits = [&](Joined joined) {
       const PeftPlace place = peft_places(tensor, family, model, config, joined).back();
-      return place.joined && table.fits(place.a) && table.fits(place.b);
+      return table.fits(place.a) && table.fits(place.b);
     };
-    if (!config.targets(joined_parameter(tensor))) {
-      continue;
-    }
     const bool as_named = fits(Joined::kAsNamed), exchanged = fits(Joined::kExchanged);
     if (as_named != exchanged) {
       return exchanged ? Joined::kExchanged : Joined::kAsNamed;
@@ -74,7 +72,8 @@ struct PeftFolder::State {
   void find_updates(const Family& family, const config::Model& model, const config::Router& router);
   const Update& update(const std::string& name) const;
   const SafetensorsFile& opened();
-  void read(const Update& update, const HfView& view, const Extents& offset, const Extents& extent,
+  /// Reads a part of A or of B.
+  void read(const Update& update, bool is_a, const Extents& offset, const Extents& extent,
             std::span<float> values);
   void read_from_all(const HfView& view, const Extents& offset, const Extents& extent,
                      std::span<float> values);
@@ -123,8 +122,7 @@ const PeftFolder::State::Update& PeftFolder::State::update(const std::string& na
 const SafetensorsFile& PeftFolder::State::opened() {
   if (!file) {
     SafetensorsFile found = SafetensorsFile::open(path / kPeftWeightsName);
-    const HfTexts marks{"", "", "", texts.weights};
-    if (weights_marks(marks)[kPeftWeightsName] != found.mark()) {
+    if (weights_marks(texts.weights)[kPeftWeightsName] != found.mark()) {
       fail(found.path(),
            "is another file than rank 0 found there: copy the same folder to all hosts");
     }
@@ -133,11 +131,11 @@ const SafetensorsFile& PeftFolder::State::opened() {
   return *file;
 }
 
-void PeftFolder::State::read(const Update& update, const HfView& view, const Extents& offset,
+void PeftFolder::State::read(const Update& update, bool is_a, const Extents& offset,
                              const Extents& extent, std::span<float> values) {
+  const HfView& view = is_a ? update.place.a : update.place.b;
   // What PEFT calls B.
-  const bool is_scattered =
-      update.place.joined && (&view == &update.place.a) == update.place.exchanged;
+  const bool is_scattered = update.place.joined && is_a == update.place.exchanged;
   if (is_scattered) {
     read_from_all(view, offset, extent, values);
     return;
@@ -248,14 +246,14 @@ void PeftFolder::read_a(const std::string& name, Slice columns, std::span<float>
   const State::Update& update = state_->update(name);
   const Extents offset{0, columns.begin}, extent{update.place.rank, columns.count};
   require_part(name, {update.place.rank, update.in}, offset, extent, values.size());
-  state_->read(update, update.place.a, offset, extent, values);
+  state_->read(update, true, offset, extent, values);
 }
 
 void PeftFolder::read_b(const std::string& name, Slice rows, std::span<float> values) {
   const State::Update& update = state_->update(name);
   const Extents offset{rows.begin, 0}, extent{rows.count, update.place.rank};
   require_part(name, {update.out, update.place.rank}, offset, extent, values.size());
-  state_->read(update, update.place.b, offset, extent, values);
+  state_->read(update, false, offset, extent, values);
 }
 
 }  // namespace moesaic::hf

@@ -2,19 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <optional>
 #include <string_view>
 
 #include "base/json.h"
-#include "base/text.h"
 #include "hf/peft_config.h"
 #include "hf/safetensors/stored_dtype.h"
+#include "hf/tensor_problems.h"
 
 namespace moesaic::hf {
 namespace {
-
-constexpr std::size_t kMostListed = 20;  // of each kind of problem
 
 /// "MODULE.lora_A" of "base_model.model.MODULE.lora_A.weight" or "....lora_A.default.weight";
 /// nothing for names of other kinds.
@@ -87,9 +84,9 @@ void PeftTensors::complete(HfView& part) {
 
 void PeftTensors::check(const HfView& part) {
   const Stored& tensor = stored_.at(part.tensor);
-  if (tensor.shape != part.shape) {
-    add("of another shape", fmt::format("{} [{}] (due: [{}])", part.tensor,
-                                        join(tensor.shape, ", "), join(part.shape, ", ")));
+  const std::string problem = shape_problem(part.tensor, tensor.shape, part.shape);
+  if (!problem.empty()) {
+    add("of another shape", problem);
   }
   const auto type = stored_dtype(tensor.dtype);
   if (!type || *type == DType::kE4m3) {
@@ -108,11 +105,7 @@ std::string PeftTensors::problems() {
   unused_.clear();
   std::string text;
   for (const auto& [kind, tensors] : problems_) {
-    const std::size_t shown = std::min(tensors.size(), kMostListed);
-    const std::vector<std::string> first(tensors.begin(),
-                                         tensors.begin() + static_cast<std::ptrdiff_t>(shown));
-    text += fmt::format("\n  {} {}: {}{}", tensors.size(), kind, join(first, ", "),
-                        shown < tensors.size() ? ", ..." : "");
+    list_tensors(text, tensors, kind);
   }
   return text;
 }

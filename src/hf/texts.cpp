@@ -69,9 +69,9 @@ HfTexts read_hf_texts(const fs::path& folder) {
   return texts;
 }
 
-std::map<std::string, std::string> weights_marks(const HfTexts& texts) {
+std::map<std::string, std::string> weights_marks(const std::string& weights) {
   std::map<std::string, std::string> marks;
-  std::istringstream lines(texts.weights);
+  std::istringstream lines(weights);
   std::string time, bytes, sum, name;
   while (lines >> time >> bytes >> sum && lines.get() && std::getline(lines, name)) {
     marks[name] = fmt::format("{} {}", bytes, sum);
@@ -84,7 +84,7 @@ std::string fingerprint(const HfTexts& texts, bool with_times) {
   if (with_times) {
     text += texts.weights;
   } else {
-    for (const auto& [name, mark] : weights_marks(texts)) {
+    for (const auto& [name, mark] : weights_marks(texts.weights)) {
       text += fmt::format("{} {}\n", mark, name);
     }
   }

@@ -30,7 +30,7 @@ std::string weights_line(const std::filesystem::path& file);
 HfTexts read_hf_texts(const std::filesystem::path& folder);
 
 /// The marks of HfTexts::weights by file names.
-std::map<std::string, std::string> weights_marks(const HfTexts& texts);
+std::map<std::string, std::string> weights_marks(const std::string& weights);
 
 /// A hash of config and weights; without times it is the same for copies on other hosts.
 std::string fingerprint(const HfTexts& texts, bool with_times);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -86,12 +85,8 @@ void check_matches(const NamePattern& pattern, const char* key, const Names& nam
                                         key, pattern.text(), nearest(pattern.text(), names.all)));
 }
 
-AdapterRules adapters_of(const config::Config& config, const routing::GateState& gates) {
-  if (config.adapter.rank == 0) {
-    return {};
-  }
-  const Names names = names_of(config, gates, {});
-  for (const std::string& target : config.adapter.targets) {
+void check_targets(const std::vector<std::string>& targets, const Names& names) {
+  for (const std::string& target : targets) {
     if (std::none_of(names.adaptable.begin(), names.adaptable.end(),
                      [&](const Name& name) { return AdapterRules::means(target, name.text); })) {
       throw Error(Exit::kUsage,
@@ -100,19 +95,26 @@ AdapterRules adapters_of(const config::Config& config, const routing::GateState&
                               target, nearest(target, names.adaptable)));
     }
   }
-  return AdapterRules(config.adapter);
 }
 
 }  // namespace
 
 Tuning tuning_of(const config::Config& config, const routing::GateState& gates) {
   const config::Train& train = config.train;
-  Tuning tuning{.roles = {}, .adapters = adapters_of(config, gates)};
+  Tuning tuning{.roles = {}, .adapters = AdapterRules(config.adapter)};
   Roles& roles = tuning.roles;
-  if (train.trainable.empty() && train.lr_scale.empty()) {
+  const bool adapts = config.adapter.rank > 0;
+  const bool has_patterns = !train.trainable.empty() || !train.lr_scale.empty();
+  if (!adapts && !has_patterns) {
     return tuning;
   }
   const Names names = names_of(config, gates, tuning.adapters);
+  if (adapts) {
+    check_targets(config.adapter.targets, names);
+  }
+  if (!has_patterns) {
+    return tuning;
+  }
   const auto pattern_of = [&](const std::string& text, const char* key) {
     NamePattern pattern(text, config.model.layers, config.model.tie_embeddings);
     check_matches(pattern, key, names);

@@ -1,10 +1,9 @@
 #include "plan/backward.h"
 
-#include <charconv>
 #include <map>
 #include <string_view>
 
-#include "base/share.h"
+#include "config/layers.h"
 
 namespace moesaic::plan {
 namespace {
@@ -24,16 +23,6 @@ void add_input(std::string_view name, KeptInputs& kept) {
   }
 }
 
-// The layer of a tensor; -1: it is of none.
-std::int64_t layer_of(std::string_view name) {
-  constexpr std::string_view kPrefix = "model.layers.";
-  std::int64_t layer = -1;
-  if (name.starts_with(kPrefix)) {
-    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
-  }
-  return layer;
-}
-
 }  // namespace
 
 std::vector<LayerInBackward> layers_in_backward(const config::Model& model, const Layout& layout,
@@ -41,8 +30,8 @@ std::vector<LayerInBackward> layers_in_backward(const config::Model& model, cons
   std::map<std::int64_t, KeptInputs> kept;
   for (const model::Parameter& p : rank.parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      if (p.trained_in(p.rows_with(tensor)).count > 0) {
-        add_input(tensor.name, kept[layer_of(tensor.name)]);
+      if (p.trained_rows_with(tensor).count > 0) {
+        add_input(tensor.name, kept[model::layer_of(tensor.name)]);
       }
     }
   }
@@ -55,14 +44,15 @@ std::vector<LayerInBackward> layers_in_backward(const config::Model& model, cons
   return layers;
 }
 
-std::int64_t chunks_with_gradient(const config::Model& model, const Layout& layout,
-                                  std::int64_t stage, const model::Roles& roles) {
-  std::int64_t sending = 0;
-  for (std::int64_t c = stage; c < layout.pp * layout.chunks; c += layout.pp) {
-    const Slice layers = layers_of_chunk(model.layers, c, layout.pp * layout.chunks);
-    sending += c > 0 && roles.lowest_part() <= layers.begin ? 1 : 0;
+Reached reached_by_backward(const config::Model& model, const Layout& layout, std::int64_t stage,
+                            const RankModel& rank) {
+  Reached reached{.embedding = rank.parameters.roles().lowest_part() == 0,
+                  .hidden = rank.transformer.wants_hidden_gradient()};
+  for (const LayerInBackward& layer : layers_in_backward(model, layout, stage, rank)) {
+    reached.all += 1.0;
+    reached.moe += config::has_experts(model, layer.layer) ? 1.0 : 0.0;
   }
-  return sending;
+  return reached;
 }
 
 }  // namespace moesaic::plan

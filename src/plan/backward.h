@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/parameter/roles.h"
 #include "plan/layout.h"
 #include "plan/rank_model.h"
 
@@ -29,8 +28,12 @@ struct LayerInBackward {
 std::vector<LayerInBackward> layers_in_backward(const config::Model& model, const Layout& layout,
                                                 std::int64_t stage, const RankModel& rank);
 
-/// Chunks of a stage that send a gradient to the chunk before.
-std::int64_t chunks_with_gradient(const config::Model& model, const Layout& layout,
-                                  std::int64_t stage, const model::Roles& roles);
+/// How many of them there are, and what backward reaches beside them.
+struct Reached {
+  double all = 0.0, moe = 0.0;
+  bool embedding = true, hidden = true;  // the table, and what the head reads
+};
+Reached reached_by_backward(const config::Model& model, const Layout& layout, std::int64_t stage,
+                            const RankModel& rank);
 
 }  // namespace moesaic::plan

@@ -335,10 +335,7 @@ void add_process(const config::Config& config, const Layout& layout, std::int64_
   const double kept =
       compute_width(config) * real(m.d_model + 2 * m.expert_d_ff / layout.expert_split());
   const RankModel rank(config, layout, stage, gates, -1, tuning);
-  double reached = 0.0;  // layers with experts
-  for (const LayerInBackward& layer : layers_in_backward(m, layout, stage, rank)) {
-    reached += config::has_experts(m, layer.layer) ? 1.0 : 0.0;
-  }
+  const double reached = reached_by_backward(m, layout, stage, rank).moe;
   const double layers =
       training && !layout.recompute
           ? std::max(1.0, reached * in_flight(config, layout, stage) / real(layout.chunks))

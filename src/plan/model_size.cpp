@@ -69,7 +69,7 @@ ModelSize model_size(const config::Config& config, const routing::GateState& gat
       count.total += elements;
       count.active += elements;
       count.multiplied += multiplies ? elements : 0;
-      const bool trained = parameter.trained_in(parameter.rows_with(tensor)).count > 0;
+      const bool trained = parameter.trained_rows_with(tensor).count > 0;
       count.passed += multiplies && parameter.part >= tuning.roles.lowest_part() ? elements : 0;
       count.trained += multiplies && trained ? elements : 0;
       size.trained += trained ? elements : 0;
@@ -96,8 +96,8 @@ Flop flop_per_token(const config::Model& m, const ModelSize& size, std::int64_t 
   }
   const double attention =
       2.0 * keys * static_cast<double>(m.heads * (config::key_width(m) + config::value_width(m)));
-  const double forward = 2.0 * static_cast<double>(size.sum().multiplied) + attention;
   const Count all = size.sum();
+  const double forward = 2.0 * static_cast<double>(all.multiplied) + attention;
   const double backward =
       2.0 * static_cast<double>(all.passed + all.trained) +
       2.0 * attention * static_cast<double>(size.layers_passed) / static_cast<double>(m.layers);

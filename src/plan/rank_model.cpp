@@ -82,7 +82,7 @@ Held held_by(const RankModel& rank) {
     held.tied += p.spec.tied ? elements : 0.0;
     for (const model::PublicTensor& tensor : p.spec.tensors) {
       const double slice = real(tensor.slice_shape().numel());
-      const bool trained = p.trained_in(p.rows_with(tensor)).count > 0;
+      const bool trained = p.trained_rows_with(tensor).count > 0;
       held.partial += tensor.partial && trained ? slice : 0.0;
       held.largest = std::max(held.largest, slice);
     }

@@ -2,8 +2,6 @@
 
 #include <numeric>
 
-#include "base/share.h"
-#include "config/layers.h"
 #include "plan/backward.h"
 #include "plan/context_traffic.h"
 #include "plan/memory.h"
@@ -15,22 +13,6 @@ namespace {
 
 /// Share of a ring's data that each of its members sends.
 double ring(std::int64_t members) { return real(members - 1) / real(members); }
-
-/// Layers of a stage that backward reaches.
-struct Reached {
-  double all = 0.0, moe = 0.0;
-  bool embedding = true, hidden = true;  // the table, and what the head reads
-};
-Reached reached_by_backward(const config::Config& config, const Layout& layout, std::int64_t stage,
-                            const RankModel& rank) {
-  const std::int64_t lowest = rank.parameters.roles().lowest_part();
-  Reached reached{.embedding = lowest == 0, .hidden = lowest <= config.model.layers + 1};
-  for (const LayerInBackward& layer : layers_in_backward(config.model, layout, stage, rank)) {
-    reached.all += 1.0;
-    reached.moe += config::has_experts(config.model, layer.layer) ? 1.0 : 0.0;
-  }
-  return reached;
-}
 
 /// Rows of one micro-batch over tp, forward and backward through one stage.
 double rows_over_tp(const config::Config& config, const Layout& layout, const Stage& stage,
@@ -71,7 +53,7 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   const config::Model& m = config.model;
   const RankModel rank(config, layout, stage, gates, tp_rank, tuning);
   const Held held = held_by(rank);
-  const Reached reached = reached_by_backward(config, layout, stage, rank);
+  const Reached reached = reached_by_backward(m, layout, stage, rank);
   const Stage s = stage_of(m, layout, stage);
   const double whole = real(config.train.micro_batch * config.data.seq_len);
   const double tokens = own_rows(layout, whole);
@@ -82,7 +64,10 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   // Chunks whose result goes to another stage: all but the model's last; and back, all but its
   // first, as far as anything is trained below.
   const double forward = real(layout.chunks) - (s.head ? 1.0 : 0.0);
-  const double backward = real(chunks_with_gradient(m, layout, stage, tuning.roles));
+  double backward = 0.0;
+  for (int c = 0; c < rank.transformer.chunks(); ++c) {
+    backward += rank.transformer.sends_gradient(c) ? 1.0 : 0.0;
+  }
 
   using comm::Group;
   Traffic traffic;

@@ -14,12 +14,6 @@ namespace {
 using Bytes = model::Parameters::TrainedBytes;
 using model::SumOver;
 
-void add(const Bytes& bytes, Bytes& to) {
-  to.elements += bytes.elements;
-  to.gradients += bytes.gradients;
-  to.moments += bytes.moments;
-}
-
 void widen(const Bytes& bytes, Bytes& most) {
   most.elements = std::max(most.elements, bytes.elements);
   most.gradients = std::max(most.gradients, bytes.gradients);
@@ -63,9 +57,9 @@ class Shares {
     const std::int64_t replica = copy * layout_.ep + ep;      // of all else
     const std::int64_t of_stage = replica * layout_.tp + tp;  // of the stage's gates
     Bytes bytes = of(SumOver::kExpertReplicas, stage, tp, ep, copy);
-    add(of(SumOver::kExpertStage, stage, tp, ep, copy * layout_.tp + tp), bytes);
-    add(of(SumOver::kReplicas, stage, tp, 0, replica), bytes);
-    add(of(SumOver::kStage, stage, tp, 0, of_stage), bytes);
+    bytes += of(SumOver::kExpertStage, stage, tp, ep, copy * layout_.tp + tp);
+    bytes += of(SumOver::kReplicas, stage, tp, 0, replica);
+    bytes += of(SumOver::kStage, stage, tp, 0, of_stage);
     return bytes;
   }
 
@@ -82,11 +76,9 @@ class Shares {
   }
 
   std::int64_t owners(SumOver sum) const {
-    return !layout_.zero                     ? 1
-           : sum == SumOver::kExpertReplicas ? layout_.expert_copies()
-           : sum == SumOver::kExpertStage    ? layout_.expert_copies() * layout_.tp
-           : sum == SumOver::kReplicas       ? layout_.copies()
-                                             : layout_.copies() * layout_.tp;
+    const std::int64_t copies =
+        model::is_of_experts(sum) ? layout_.expert_copies() : layout_.copies();
+    return layout_.zero ? copies * (model::is_over_tp(sum) ? layout_.tp : 1) : 1;
   }
 
   const config::Config& config_;
@@ -115,7 +107,7 @@ TrainedMemory trained_memory(const config::Config& config, const Layout& layout,
     const std::int64_t cp = coordinate(layout.cp);
     const std::int64_t dp = coordinate(layout.dp);
     const Bytes bytes = shares.at(rest, dp, cp, ep, tp);
-    add(bytes, memory.sum);
+    memory.sum += bytes;
     widen(bytes, memory.largest);
   }
   return memory;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "base/host.h"
 #include "base/io_error.h"
 #include "base/log.h"
@@ -16,14 +18,15 @@ namespace {
 std::map<std::string, std::vector<std::int64_t>> trained_numbers(const config::Config& config,
                                                                  const engine::Instance& instance) {
   const auto bytes = instance.parameters.trained_bytes(config.train.moments);
+  std::array<std::int64_t, 3> most = {bytes.elements, bytes.gradients, bytes.moments}, all = most;
+  instance.mesh.world.all_reduce(std::span<std::int64_t>(most), comm::Reduce::kMax);
+  instance.mesh.world.all_reduce(std::span<std::int64_t>(all), comm::Reduce::kSum);
+  constexpr std::array<const char*, 3> kNames = {"trained_elements", "gradient_bytes",
+                                                 "moment_bytes"};
   std::map<std::string, std::vector<std::int64_t>> numbers;
-  for (const auto& [name, own] :
-       {std::pair("trained_elements", bytes.elements), std::pair("gradient_bytes", bytes.gradients),
-        std::pair("moment_bytes", bytes.moments)}) {
-    const comm::Communicator& world = instance.mesh.world;
-    const std::int64_t all = world.all_reduce(own, comm::Reduce::kSum);
-    if (all > 0) {
-      numbers[name] = {world.all_reduce(own, comm::Reduce::kMax), all};
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (all[i] > 0) {
+      numbers[kNames[i]] = {most[i], all[i]};
     }
   }
   return numbers;

@@ -25,8 +25,10 @@ GradientSum::GradientSum(engine::Instance& instance) : instance_(instance) {
 // A tensor that lies on several ranks of one replica has a part of its gradient on each.
 void GradientSum::sum_copies(const model::Parameter& p) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    const Slice rows = p.trained_in(p.rows_with(tensor));
-    if (tensor.partial && rows.count > 0) {
+    if (!tensor.partial) {
+      continue;
+    }
+    if (const Slice rows = p.trained_rows_with(tensor); rows.count > 0) {
       instance_[comm::Group::kKv].all_reduce_sum(p.grad_rows(rows));
     }
   }

@@ -18,7 +18,7 @@ double squares(engine::Instance& instance, const GradientBuffer& buffer,
   const std::vector<UpdateRows> updates = buffer.updates(p, 1);
   double sum = 0.0;
   for (const model::PublicTensor& tensor : p.spec.tensors) {
-    const Slice rows = overlap(p.trained_in(p.rows_with(tensor)), p.owned);
+    const Slice rows = overlap(p.trained_rows_with(tensor), p.owned);
     if (rows.count == 0) {
       continue;
     }
@@ -42,11 +42,11 @@ void set_corrections(AdamW& update, const config::Train& config, std::int64_t st
 // Updates those of the trained rows `wanted` that follow one rule.
 void update_rows(Backend& backend, const AdamW& update, const model::Parameter& p,
                  const model::TrainedRows& rule, Slice wanted) {
-  const Slice rows = overlap({rule.first, rule.rows.count}, wanted);
+  const Slice rows = overlap(rule.among_trained(), wanted);
   if (rows.count == 0) {
     return;
   }
-  const Slice of_value{rule.rows.begin + rows.begin - rule.first, rows.count};
+  const Slice of_value = rule.of_parameter(rows);
   const std::int64_t first = rows.begin - p.owned.begin;
   const bool copied = p.compute.dtype() != DType::kF32;
   backend.adamw(update, p.grad_rows(rows), p.rows_of(p.value, of_value),
@@ -58,10 +58,9 @@ void update_rows(Backend& backend, const AdamW& update, const model::Parameter& 
 enum class Towards { kGradient, kValue };
 void copy_trained(Backend& backend, const model::Parameter& p, Slice wanted, Towards towards) {
   for (const model::TrainedRows& trained : p.trained) {
-    const Slice rows = overlap({trained.first, trained.rows.count}, wanted);
+    const Slice rows = overlap(trained.among_trained(), wanted);
     if (rows.count > 0) {
-      const Tensor value =
-          p.rows_of(p.value, {trained.rows.begin + rows.begin - trained.first, rows.count});
+      const Tensor value = p.rows_of(p.value, trained.of_parameter(rows));
       const Tensor gradient = p.grad_rows(rows);
       const bool to_value = towards == Towards::kValue;
       backend.convert(to_value ? gradient : value, to_value ? value : gradient);

@@ -51,7 +51,7 @@ std::uint64_t hash_of(Backend& backend, const model::Parameter& p,
     all = mix64(all) ^ hash.value();
   };
   take(p.rows_of(p.value.defined() ? p.value : p.compute, p.rows_with(tensor)));
-  const Slice trained = p.trained_in(p.rows_with(tensor));
+  const Slice trained = p.trained_rows_with(tensor);
   if (p.owners == 1 && trained.count > 0) {
     take(p.exp_avg.rows(trained.begin, trained.count));
     take(p.exp_avg_sq.rows(trained.begin, trained.count));

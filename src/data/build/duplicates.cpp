@@ -9,15 +9,15 @@ namespace moesaic::data {
 namespace {
 
 /// Documents that are kept or removed together, and a hash of their texts.
-struct Unit {
+struct HashedUnit {
   std::array<std::uint64_t, 2> hash{};
   std::uint64_t file = 0, line = 0;  // of the first one
-  auto operator<=>(const Unit&) const = default;
+  auto operator<=>(const HashedUnit&) const = default;
 };
 
 /// The units of this rank that have to be unlike all before them.
-std::vector<Unit> units_of(const Scan& scan, config::Tri unique) {
-  std::vector<Unit> units;
+std::vector<HashedUnit> hashed_units(const Scan& scan, config::Tri unique) {
+  std::vector<HashedUnit> units;
   bool counts = false;  // the unit that is gone through is there
   for (const ScannedDocument& document : scan.documents) {
     if (document.begins_unit()) {
@@ -45,11 +45,11 @@ std::int64_t remove_duplicates(Scan& scan, const std::vector<int>& owner, config
   }
   const auto ranks = static_cast<std::size_t>(world.size());
   std::vector<std::vector<std::uint64_t>> send(ranks);
-  for (const Unit& unit : units_of(scan, unique)) {
+  for (const HashedUnit& unit : hashed_units(scan, unique)) {
     auto& part = send[unit.hash[0] % ranks];
     part.insert(part.end(), {unit.hash[0], unit.hash[1], unit.file, unit.line});
   }
-  std::vector<Unit> seen;
+  std::vector<HashedUnit> seen;
   for (const auto& part : comm::all_to_all_in_pieces(world, send)) {
     for (std::size_t i = 0; i < part.size(); i += 4) {
       seen.push_back({{part[i], part[i + 1]}, part[i + 2], part[i + 3]});

@@ -68,15 +68,6 @@ std::array<std::uint64_t, 2> text_hash(const text::TextDocument& document) {
   return {leading_bits(hex, 0), leading_bits(hex, 1)};
 }
 
-/// Bytes of text, which ids stand for too.
-std::int64_t bytes_of(const text::TextDocument& document,
-                      const std::optional<text::Tokenizer>& tokenizer) {
-  if (document.ids) {
-    return std::ssize(tokenizer->decode(*document.ids));
-  }
-  return std::ssize(document.context) + std::ssize(document.text);
-}
-
 /// Reads one rank's files, and keeps what Scan keeps.
 class Scanner {
  public:
@@ -174,14 +165,16 @@ void Scanner::check_ids(const text::TextDocument& document, const text::InputFil
   if (!document.ids) {
     return;
   }
-  const std::string where =
-      fmt::format("{}:{}", std::filesystem::absolute(file.path).string(), document.place.line + 1);
+  const auto where = [&] {
+    return fmt::format("{}:{}", std::filesystem::absolute(file.path).string(),
+                       document.place.line + 1);
+  };
   if (!tokenizer_) {
     throw Error(Exit::kUsage,
                 fmt::format("{} has input_ids, which are of a vocabulary already, but "
                             "tokenize.tokenizer = train: name the tokenizer that "
                             "made them",
-                            where));
+                            where()));
   }
   for (std::size_t i = 0; i < document.ids->size(); ++i) {
     const std::int64_t id = (*document.ids)[i];
@@ -191,7 +184,7 @@ void Scanner::check_ids(const text::TextDocument& document, const text::InputFil
           fmt::format("{}: at position {} of input_ids the id {} is not in the vocabulary of {}: "
                       "name the tokenizer that made it (tokenize.tokenizer), or use "
                       "tokenize.on_error=skip",
-                      where, i, id, tokenizer_->vocab_size()));
+                      where(), i, id, tokenizer_->vocab_size()));
     }
   }
 }
@@ -201,7 +194,7 @@ ScannedDocument Scanner::scanned(const text::TextDocument& document, std::int64_
   scanned.file = file;
   scanned.line = document.place.line;
   scanned.offset = document.place.offset;
-  scanned.bytes = bytes_of(document, tokenizer_);
+  scanned.bytes = bytes_of(document, tokenizer_ ? &*tokenizer_ : nullptr);
   scanned.hash = text_hash(document);
   scanned.id_hash = hash_of(document.id);
   scanned.task = task_of(document, files_[static_cast<std::size_t>(file)]);
@@ -273,6 +266,13 @@ text::DocumentReader open_documents(const text::InputFile& file, const config::T
   return {file,
           {config.text_field, config.id_field, config.task_field},
           static_cast<std::int64_t>(config.max_document)};
+}
+
+std::int64_t bytes_of(const text::TextDocument& document, const text::Tokenizer* tokenizer) {
+  if (document.ids) {
+    return std::ssize(tokenizer->decode(*document.ids));
+  }
+  return std::ssize(document.context) + std::ssize(document.text);
 }
 
 void check_task_count(const std::vector<std::string>& names) {

@@ -55,6 +55,9 @@ std::vector<int> owners(const std::vector<text::InputFile>& files, int ranks);
 /// A reader of a file's documents as the config says.
 text::DocumentReader open_documents(const text::InputFile& file, const config::Tokenize& config);
 
+/// Bytes of text, which ids stand for too: these alone need the tokenizer.
+std::int64_t bytes_of(const text::TextDocument& document, const text::Tokenizer* tokenizer);
+
 /// kBadData if a byte cannot count these tasks ([0] = "none").
 void check_task_count(const std::vector<std::string>& names);
 

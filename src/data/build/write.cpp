@@ -93,7 +93,6 @@ void encode_spans(const text::TextDocument& document, const text::Tokenizer& tok
   std::vector<TokenRange> spans;
   if (document.ids) {
     record.tokens = *document.ids;
-    record.bytes = std::ssize(tokenizer.decode(record.tokens));
     for (const text::TextRange& range : *document.spans) {
       spans.push_back({range.begin, range.end});
     }
@@ -231,7 +230,7 @@ DocumentRecord encode_document(const text::TextDocument& document, const text::T
                                Tri bos, Tri eos) {
   DocumentRecord record;
   record.id = document.id;
-  record.bytes = std::ssize(document.context) + std::ssize(document.text);
+  record.bytes = bytes_of(document, &tokenizer);
   record.weight = document.weight;
   if (document.spans) {
     encode_spans(document, tokenizer, bos, eos, record);

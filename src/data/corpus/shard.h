@@ -66,8 +66,6 @@ class ShardWriter {
   void write_documents();
   void write_targets();
   void write_attributes();
-  bool has_groups() const;
-  bool has_weights() const;
   std::int64_t version() const;
 
   std::filesystem::path final_;
@@ -85,14 +83,14 @@ class ShardWriter {
   std::vector<float> weight_;
 };
 
-/// Some documents of a shard that follow each other: as a whole table, without bytes and ids.
+/// Some documents of a shard that follow each other: as a whole table, without bytes, groups and
+/// ids.
 struct DocumentRun {
   std::int64_t first = 0;                      // number in the shard
   std::vector<std::int64_t> offsets, context;  // [n + 1], [n]
   std::vector<std::uint8_t> task;              // [n]
   DocumentSpans spans;
-  std::vector<std::int64_t> group;  // [n]; empty if absent
-  std::vector<float> weight;        // [n]; empty: all 1
+  std::vector<float> weight;  // [n]; empty: all 1
 
   std::vector<TokenRange> targets(std::size_t document) const {
     return targets_of(spans, document, offsets[document + 1] - offsets[document],

@@ -61,7 +61,6 @@ TargetColumns::TargetColumns(const files::Hdf5File& file, std::int64_t version,
   if (has_weight_ && file.type_of(kWeight)[0] != 'f') {
     refuse_shard(file.path(), fmt::format("{} is {}, not f4", kWeight, file.type_of(kWeight)));
   }
-  group_ = ColumnBlocks(file, kGroup, documents);
   weight_ = ColumnBlocksOf<float>(file, kWeight, documents);
   if (!has_spans_) {
     return;
@@ -136,9 +135,6 @@ void TargetColumns::append(const files::Hdf5File& file, std::int64_t document, D
     }
     check_spans(file, document, run.offsets.back() - *(run.offsets.end() - 2), spans);
     run.spans.append(spans);
-  }
-  if (has_group_) {
-    run.group.push_back(group_.at(file, document, accept<std::int64_t>));
   }
   if (has_weight_) {
     run.weight.push_back(weight_.at(file, document, accept<float>));

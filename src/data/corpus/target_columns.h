@@ -27,7 +27,7 @@ class TargetColumns {
 
   /// Adds what there is of all documents; their offsets are there already.
   void read(const files::Hdf5File& file, ShardDocuments& table) const;
-  /// Adds what there is of one document, the last one of the run.
+  /// Adds spans and weight of one document, the last one of the run.
   void append(const files::Hdf5File& file, std::int64_t document, DocumentRun& run);
 
  private:
@@ -36,7 +36,7 @@ class TargetColumns {
 
   std::int64_t documents_ = 0, count_ = 0;  // count: of spans
   bool has_spans_ = false, has_group_ = false, has_weight_ = false;
-  ColumnBlocks offsets_, begin_, end_, group_;
+  ColumnBlocks offsets_, begin_, end_;
   ColumnBlocksOf<float> weight_;
 };
 

@@ -145,24 +145,16 @@ void ShardWriter::write_targets() {
     write_column(file_, fmt::format("{}/begin", kSpans), begin, compress_);
     write_column(file_, fmt::format("{}/end", kSpans), end, compress_);
   }
-  if (has_groups()) {
+  if (!group_.empty()) {
     write_column(file_, kGroup, unsigned_of(group_), compress_);
   }
-  if (has_weights()) {
+  if (!weight_.empty()) {
     write_column(file_, kWeight, weight_, compress_);
   }
 }
 
-bool ShardWriter::has_groups() const {
-  return std::any_of(group_.begin(), group_.end(), [](std::int64_t each) { return each != 0; });
-}
-
-bool ShardWriter::has_weights() const {
-  return std::any_of(weight_.begin(), weight_.end(), [](float each) { return each != 1.0F; });
-}
-
 std::int64_t ShardWriter::version() const {
-  return header_.spans || has_groups() || has_weights() ? 2 : 1;
+  return header_.spans || !group_.empty() || !weight_.empty() ? 2 : 1;
 }
 
 void ShardWriter::write_attributes() {
@@ -178,14 +170,18 @@ void ShardWriter::write_attributes() {
   file_.set_attribute("/", "shard_index", header_.shard_index);
   file_.set_attribute("/", "shard_count", header_.shard_count);
   hash_offsets(content_, offsets_);
-  hash_targets(
-      content_, spans_,
-      has_groups() ? std::span<const std::int64_t>(group_) : std::span<const std::int64_t>(),
-      has_weights() ? std::span<const float>(weight_) : std::span<const float>());
+  hash_targets(content_, spans_, group_, weight_);
   file_.set_attribute("/", "content_sha256", content_.hex());
 }
 
 ShardInfo ShardWriter::finish() {
+  // Columns that say nothing are not written.
+  if (std::all_of(group_.begin(), group_.end(), [](std::int64_t each) { return each == 0; })) {
+    group_.clear();
+  }
+  if (std::all_of(weight_.begin(), weight_.end(), [](float each) { return each == 1.0F; })) {
+    weight_.clear();
+  }
   write_tokens(std::ssize(buffer_));
   write_documents();
   write_attributes();

@@ -10,23 +10,19 @@
 namespace moesaic::model {
 namespace {
 
-// How many groups a weight (G, N, K) has, and tensors in one of them.
-struct Groups {
-  std::int64_t count;
-  std::size_t tensors;
-};
-Groups groups_of(const ParameterSpec& weight) {
+// Tensors in one group of a weight (G, N, K).
+std::size_t tensors_in_group(const ParameterSpec& weight) {
   const std::int64_t groups = weight.shape.rank() == 3 ? weight.shape[0] : 1;
-  return {groups, groups == 0 ? 0 : weight.tensors.size() / static_cast<std::size_t>(groups)};
+  return groups == 0 ? 0 : weight.tensors.size() / static_cast<std::size_t>(groups);
 }
 
 // Which tensors of a group have an adapter: the same in all groups.
 std::vector<std::size_t> chosen(const AdapterRules& rules, const ParameterSpec& weight) {
-  const Groups groups = groups_of(weight);
+  const std::size_t in_group = tensors_in_group(weight);
   std::vector<std::size_t> targets;
-  for (std::size_t t = 0; t < groups.tensors; ++t) {
+  for (std::size_t t = 0; t < in_group; ++t) {
     const bool first = rules.has(weight.tensors[t].name);
-    for (std::size_t i = t; i < weight.tensors.size(); i += groups.tensors) {
+    for (std::size_t i = t; i < weight.tensors.size(); i += in_group) {
       if (rules.has(weight.tensors[i].name) != first) {
         throw Error(
             Exit::kUsage,
@@ -112,7 +108,7 @@ std::optional<Adapter> Adapter::of(Parameters& parameters, const ParameterSpec& 
   if (targets.empty()) {
     return std::nullopt;
   }
-  const Groups groups = groups_of(weight);
+  const std::size_t in_group = tensors_in_group(weight);
   const std::int64_t columns = weight.shape[weight.shape.rank() - 1];
   const bool by_columns = weight.tensors.front().dim == 1;
   const Sums sums = sums_of(weight, over_tp);
@@ -127,7 +123,7 @@ std::optional<Adapter> Adapter::of(Parameters& parameters, const ParameterSpec& 
       .sum = by_columns ? sums.split : sums.whole,
       .in_products = weight.in_products,
       .decays = false};
-  for (std::size_t g = 0; g < weight.tensors.size(); g += groups.tensors) {
+  for (std::size_t g = 0; g < weight.tensors.size(); g += in_group) {
     for (const std::size_t t : targets) {
       a.tensors.push_back(a_of(weight.tensors[g + t], rules.rank(), placement, over_tp));
       a.tensors.back().may_be_missing = true;
@@ -144,7 +140,7 @@ std::optional<Adapter> Adapter::of(Parameters& parameters, const ParameterSpec& 
                     .sum = by_columns ? sums.whole : sums.split,
                     .in_products = weight.in_products,
                     .decays = false};
-    for (std::size_t g = 0; g < weight.tensors.size(); g += groups.tensors) {
+    for (std::size_t g = 0; g < weight.tensors.size(); g += in_group) {
       b.tensors.push_back(b_of(weight.tensors[g + t], rules.rank(), placement, over_tp));
       b.tensors.back().may_be_missing = true;
     }

@@ -182,10 +182,8 @@ Tensor Attention::forward(Context& ctx, const Tensor& x, Saved* saved) const {
 
 Tensor Attention::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor dout = output_.backward(ctx, dy, saved.out_in).reshaped(saved.out.shape());
-  if (sinks_ != nullptr) {
-    if (sinks_->is_trained()) {
-      ctx.backend.sinks_backward(dout, saved.out, saved.lse, sinks_->value, sinks_->grad);
-    }
+  if (sinks_ != nullptr && sinks_->is_trained()) {
+    ctx.backend.sinks_backward(dout, saved.out, saved.lse, sinks_->value, sinks_->grad);
   }
   const Tensor dqkv = ctx.empty(ctx.compute, saved.qkv.shape());
   attend_to_context_backward(ctx, dout, saved.qkv, shape_, window_, saved.out, saved.lse, dqkv);

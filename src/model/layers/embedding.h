@@ -8,9 +8,6 @@
 
 namespace moesaic::model {
 
-inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
-inline constexpr const char* kHeadName = "lm_head.weight";
-
 /// Adds a table (V, D) that is split over tp by tokens: that of the embedding, or the head's. A
 /// tied one is on the first and on the last stage.
 Parameter& add_table(Parameters& parameters, const config::Model& model, const Placement& placement,

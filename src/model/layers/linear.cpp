@@ -85,25 +85,26 @@ void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
   }
 }
 
-void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
-                       const Parameter& bias) {
-  if (!bias.is_trained()) {
+void add_gradient(Context& ctx, const Parameter& parameter,
+                  const std::function<void(const Tensor&)>& backward) {
+  if (!parameter.is_trained()) {
     return;
   }
-  if (bias.is_trained_whole()) {
-    ctx.backend.bias_backward(dy, offsets, bias.grad);
+  if (parameter.is_trained_whole()) {
+    backward(parameter.grad);
     return;
   }
-  const Tensor sums = ctx.zeros(DType::kF32, bias.spec.shape);
-  ctx.backend.bias_backward(dy, offsets, sums);
-  add_trained_rows(ctx, sums, bias);
+  const Tensor whole = ctx.zeros(DType::kF32, parameter.spec.shape);
+  backward(whole);
+  for (const TrainedRows& trained : parameter.trained) {
+    ctx.backend.add(parameter.rows_of(whole, trained.rows),
+                    parameter.grad_rows(trained.among_trained()));
+  }
 }
 
-void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& parameter) {
-  for (const TrainedRows& trained : parameter.trained) {
-    ctx.backend.add(parameter.rows_of(gradient, trained.rows),
-                    parameter.grad_rows({trained.first, trained.rows.count}));
-  }
+void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+                       const Parameter& bias) {
+  add_gradient(ctx, bias, [&](const Tensor& to) { ctx.backend.bias_backward(dy, offsets, to); });
 }
 
 Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors, Full full,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,8 +29,9 @@ void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int6
 /// Columns of a matrix (R, N), side by side; the matrix itself if these are all.
 Tensor columns_of(Context& ctx, const Tensor& x, Slice columns);
 
-/// Adds those rows of a gradient of the whole parameter that are trained. Not collective.
-void add_trained_rows(Context& ctx, const Tensor& gradient, const Parameter& parameter);
+/// Adds the rows that are trained of what `backward` adds to a gradient of the whole parameter.
+void add_gradient(Context& ctx, const Parameter& parameter,
+                  const std::function<void(const Tensor&)>& backward);
 
 /// What a product has besides weights.
 struct LinearOptions {

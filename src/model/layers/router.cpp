@@ -300,28 +300,24 @@ Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved)
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
   ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
                              to_device(ctx.backend, daux, {std::ssize(daux)}), dz, dlogits);
-  if (task_weights_ != nullptr && task_weights_->is_trained()) {
-    const bool whole = task_weights_->is_trained_whole();
-    const Shape shape{tasks_, expert_pool_.size()};
-    const Tensor gradient =
-        whole ? task_weights_->grad.reshaped(shape) : ctx.zeros(DType::kF32, shape);
-    ctx.backend.embedding_backward(dlogits, own_tasks(ctx), gradient);
-    if (!whole) {
-      add_trained_rows(ctx, gradient, *task_weights_);
-    }
+  if (task_weights_ != nullptr) {
+    add_gradient(ctx, *task_weights_, [&](const Tensor& to) {
+      ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
+                                     to.reshaped({tasks_, expert_pool_.size()}));
+    });
   }
   const std::array<std::int64_t, 2> all{0, dlogits.dim(0)};
   if (gate_bias_ != nullptr) {
     add_bias_gradient(ctx, dlogits, all, *gate_bias_);
   }
   const Tensor x = saved.x.defined() ? ctx.as(DType::kF32, saved.x) : Tensor();
-  add_weight_gradient(ctx, dlogits, query_ != nullptr ? saved.query : x, all, gate_);
+  const Tensor gate_in = query_ != nullptr ? saved.query : x;
+  add_weight_gradient(ctx, dlogits, gate_in, all, gate_);
   Tensor dgate_in = ctx.empty(DType::kF32, {dlogits.dim(0), gate_.value.dim(1)});
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
                      Write::kOverwrite);
   if (adapter_) {
-    adapter_->backward(ctx, dlogits, query_ != nullptr ? saved.query : x, all, saved.adapter,
-                       dgate_in);
+    adapter_->backward(ctx, dlogits, gate_in, all, saved.adapter, dgate_in);
   }
   if (query_ == nullptr) {
     return dgate_in;

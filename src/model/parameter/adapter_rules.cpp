@@ -9,6 +9,7 @@ namespace moesaic::model {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
+constexpr std::string_view kLoraA = ".lora_A.weight", kLoraB = ".lora_B.weight";
 
 std::string_view without_weight(std::string_view name) {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
@@ -47,20 +48,30 @@ bool AdapterRules::means(const std::string& target, std::string_view name) {
 }
 
 std::string lora_a_name(std::string_view weight) {
-  return std::string(without_weight(weight)) + ".lora_A.weight";
+  return std::string(without_weight(weight)) + std::string(kLoraA);
 }
 std::string lora_b_name(std::string_view weight) {
-  return std::string(without_weight(weight)) + ".lora_B.weight";
+  return std::string(without_weight(weight)) + std::string(kLoraB);
 }
 
 bool is_of_adapter(std::string_view name) {
-  return name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight");
+  return name.ends_with(kLoraA) || name.ends_with(kLoraB);
+}
+
+std::string adapted_weight(std::string_view name) {
+  return is_of_adapter(name)
+             ? std::string(name.substr(0, name.size() - kLoraA.size())) + std::string(kWeight)
+             : "";
+}
+
+double adapter_alpha(const config::Adapter& adapter) {
+  return adapter.alpha > 0.0 ? adapter.alpha
+                             : 2.0 * static_cast<double>(std::max<std::int64_t>(1, adapter.rank));
 }
 
 double adapter_scale(const config::Adapter& adapter) {
   const auto rank = static_cast<double>(std::max<std::int64_t>(1, adapter.rank));
-  const double alpha = adapter.alpha > 0.0 ? adapter.alpha : 2.0 * rank;
-  return alpha / (adapter.rslora ? std::sqrt(rank) : rank);
+  return adapter_alpha(adapter) / (adapter.rslora ? std::sqrt(rank) : rank);
 }
 
 }  // namespace moesaic::model

@@ -34,10 +34,14 @@ class AdapterRules {
 /// PEFT's names.
 std::string lora_a_name(std::string_view weight);
 std::string lora_b_name(std::string_view weight);
+/// The weight that one of these belongs to; empty: `name` is of no adapter.
+std::string adapted_weight(std::string_view name);
 /// Whether a tensor, or the moment of one, is part of an adapter.
 bool is_of_adapter(std::string_view name);
 
-/// alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023). alpha 0: 2 rank.
+/// adapter.alpha; 2 rank where that is 0.
+double adapter_alpha(const config::Adapter& adapter);
+/// alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023).
 double adapter_scale(const config::Adapter& adapter);
 
 }  // namespace moesaic::model

@@ -68,6 +68,12 @@ struct TrainedRows {
   std::int64_t first = 0;  // which of the trained rows the first of them is
   float lr_scale = 1.0F;
   bool decays = false;
+
+  Slice among_trained() const { return {first, rows.count}; }
+  /// Some of its trained rows, as rows of the parameter.
+  Slice of_parameter(Slice trained) const {
+    return {rows.begin + trained.begin - first, trained.count};
+  }
 };
 
 /// Gradients and moments have the trained rows alone, one after the other: "row i of the trained
@@ -105,6 +111,9 @@ struct Parameter {
   bool is_trained_whole() const { return trained_rows() == all_rows().count; }
   /// Those of the trained rows that lie in these rows of the parameter.
   Slice trained_in(Slice rows) const;
+  Slice trained_rows_with(const PublicTensor& tensor) const {
+    return trained_in(rows_with(tensor));
+  }
   /// These of the trained rows, of its gradient.
   Tensor grad_rows(Slice of_trained) const;
 };

@@ -50,6 +50,13 @@ void Parameters::place(const std::map<SumOver, Owner>& owners) {
   buckets_ = make_buckets(list_, owners);
 }
 
+Parameters::TrainedBytes& Parameters::TrainedBytes::operator+=(const TrainedBytes& other) {
+  elements += other.elements;
+  gradients += other.gradients;
+  moments += other.moments;
+  return *this;
+}
+
 Parameters::TrainedBytes Parameters::trained_bytes(SumOver sum, DType moments) const {
   TrainedBytes bytes;
   for (const Parameter& p : list_) {
@@ -66,10 +73,7 @@ Parameters::TrainedBytes Parameters::trained_bytes(SumOver sum, DType moments) c
 Parameters::TrainedBytes Parameters::trained_bytes(DType moments) const {
   TrainedBytes bytes;
   for (const SumOver sum : kAllSums) {
-    const TrainedBytes more = trained_bytes(sum, moments);
-    bytes.elements += more.elements;
-    bytes.gradients += more.gradients;
-    bytes.moments += more.moments;
+    bytes += trained_bytes(sum, moments);
   }
   return bytes;
 }

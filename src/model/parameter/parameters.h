@@ -56,6 +56,7 @@ class Parameters {
   /// moments: two numbers for each owned one. Every tensor is rounded up to 16 elements.
   struct TrainedBytes {
     std::int64_t elements = 0, gradients = 0, moments = 0;
+    TrainedBytes& operator+=(const TrainedBytes& other);
   };
   TrainedBytes trained_bytes(DType moments) const;
   TrainedBytes trained_bytes(SumOver sum, DType moments) const;  // of one sum's parameters

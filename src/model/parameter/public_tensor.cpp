@@ -1,5 +1,7 @@
 #include "model/parameter/public_tensor.h"
 
+#include <charconv>
+
 namespace moesaic::model {
 namespace {
 
@@ -36,6 +38,15 @@ std::int64_t PublicTensor::whole_index(std::int64_t i) const {
   const std::int64_t outer = i / (slice.count * inner);
   const std::int64_t within = i % (slice.count * inner);
   return outer * shape[dim] * inner + slice.begin * inner + within;
+}
+
+std::int64_t layer_of(std::string_view name) {
+  constexpr std::string_view kBlocks = "model.layers.";
+  std::int64_t layer = -1;
+  if (name.starts_with(kBlocks)) {
+    std::from_chars(name.data() + kBlocks.size(), name.data() + name.size(), layer);
+  }
+  return layer;
 }
 
 PublicTensor whole_tensor(const std::string& name, const Shape& shape) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/share.h"
@@ -9,6 +10,12 @@
 #include "tensor/tensor.h"
 
 namespace moesaic::model {
+
+inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+inline constexpr const char* kHeadName = "lm_head.weight";
+
+/// The layer of a public name; -1: it is of none.
+std::int64_t layer_of(std::string_view name);
 
 /// What the first dim of a tensor counts: the experts of a layer by number, or anything else. A new
 /// expert's entry is made from those of the others, or begins anew with the initial value.

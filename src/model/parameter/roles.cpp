@@ -3,13 +3,12 @@
 #include <fnmatch.h>
 
 #include <algorithm>
-#include <charconv>
+
+#include "config/value.h"
+#include "model/parameter/public_tensor.h"
 
 namespace moesaic::model {
 namespace {
-
-constexpr std::string_view kLast = "last:";
-constexpr std::string_view kBlocks = "model.layers.";
 
 bool any_matches(const std::vector<NamePattern>& patterns, std::string_view name) {
   return std::any_of(patterns.begin(), patterns.end(),
@@ -21,34 +20,23 @@ bool any_matches(const std::vector<NamePattern>& patterns, std::string_view name
 NamePattern::NamePattern(std::string text, std::int64_t layers, bool tied)
     : text_(std::move(text)) {
   if (text_ == "all") {
-    globs_ = {"*"};
+    glob_ = "*";
   } else if (text_ == "head") {
-    globs_ = {tied ? "model.embed_tokens.weight" : "lm_head.weight"};
+    glob_ = tied ? kEmbeddingName : kHeadName;
   } else if (text_ == "router") {
-    globs_ = {"*.mlp.gate.*"};
+    glob_ = "*.mlp.gate.*";
   } else if (text_ == "adapter") {
-    globs_ = {"*.lora_[AB].weight"};
-  } else if (text_.starts_with(kLast)) {
-    std::int64_t count = 0;
-    std::from_chars(text_.data() + kLast.size(), text_.data() + text_.size(), count);
-    first_layer_ = std::max<std::int64_t>(0, layers - count);
+    glob_ = "*.lora_[AB].weight";
+  } else if (const auto last = config::last_blocks(text_)) {
+    first_layer_ = std::max<std::int64_t>(0, layers - *last);
   } else {
-    globs_ = {text_};
+    glob_ = text_;
   }
 }
 
 bool NamePattern::matches(std::string_view name) const {
-  if (first_layer_ >= 0) {
-    std::int64_t layer = -1;
-    if (name.starts_with(kBlocks)) {
-      std::from_chars(name.data() + kBlocks.size(), name.data() + name.size(), layer);
-    }
-    return layer >= first_layer_;
-  }
-  const std::string terminated(name);
-  return std::any_of(globs_.begin(), globs_.end(), [&](const std::string& glob) {
-    return ::fnmatch(glob.c_str(), terminated.c_str(), 0) == 0;
-  });
+  return first_layer_ >= 0 ? layer_of(name) >= first_layer_
+                           : ::fnmatch(glob_.c_str(), std::string(name).c_str(), 0) == 0;
 }
 
 Roles Roles::none() {

@@ -21,7 +21,7 @@ class NamePattern {
 
  private:
   std::string text_;
-  std::vector<std::string> globs_;
+  std::string glob_;
   std::int64_t first_layer_ = -1;  // of last:N
 };
 
