@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 import transformers
 
+import make_conversations
 import make_families
 
 HERE = pathlib.Path(__file__).parent
@@ -118,9 +119,12 @@ def load(family):
         HERE / "families" / family, dtype=NARROW, **make_families.EAGER).eval()
 
 
+def config_of(family):
+    return json.loads((HERE / "families" / family / "config.json").read_text())
+
+
 def base_model(family, one, narrow):
-    model = make_families.build(json.loads(
-        (HERE / "families" / family / "config.json").read_text()))
+    model = make_families.build(config_of(family))
     model.load_state_dict({n: v.double() for n, v in narrow.items()})
     for layer in model.model.layers if one else []:
         if hasattr(layer.mlp, "experts"):
@@ -155,8 +159,7 @@ def adapted(family, options, narrow):
     options = dict(options)
     one = options.pop("one", False)
     model = base_model(family, one, narrow)
-    watch = make_families.Watch(model, json.loads(
-        (HERE / "families" / family / "config.json").read_text()))
+    watch = make_families.Watch(model, config_of(family))
     convert = conversion.convert_peft_config_for_transformers
     conversion.convert_peft_config_for_transformers = lambda *_, **__: None
     try:
@@ -236,7 +239,7 @@ def shown(names):
 def make(family, case, narrow, seed):
     """An adapter and what is computed from it, or nothing if a choice of experts is too close."""
     rng = np.random.default_rng(seed)
-    config = json.loads((HERE / "families" / family / "config.json").read_text())
+    config = config_of(family)
     options = CASES[family][case]
     model, watch = adapted(family, options, narrow)
     draw(model, rng)
@@ -296,66 +299,6 @@ def check(folder, family, arrays):
     return error, missing
 
 
-def conversations(family, narrow):
-    """Loss and gradients of two masked conversations of unequal length, all weights trained."""
-    model = base_model(family, False, narrow)
-    config = json.loads((HERE / "families" / family / "config.json").read_text())
-    watch = make_families.Watch(model, config)
-    for seed in range(1000):
-        rng = np.random.default_rng(seed)
-        rows = [rng.integers(0, config["vocab_size"], n) for n in (26, 17)]
-        masks = [np.zeros(26, np.int64), np.zeros(17, np.int64)]
-        masks[0][7:12] = masks[0][20:26] = masks[1][9:16] = 1  # two answers, and one
-        model.zero_grad(set_to_none=True)
-        total, margin = 0, float("inf")
-        for tokens, mask in zip(rows, masks):
-            logits = model(torch.from_numpy(tokens)[None]).logits[0, :-1].log_softmax(-1)
-            picked = logits.gather(1, torch.from_numpy(tokens[1:, None]))[:, 0]
-            total = total - (picked * torch.from_numpy(mask[1:])).sum()
-            margin = min(margin, watch.margin())
-        if margin > make_families.MARGIN:
-            break
-    loss = total / sum(m[1:].sum() for m in masks)
-    loss.backward()
-    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad
-                 for n, p in model.named_parameters()}
-    gradients = make_families.public(model, config | {"model_type": "qwen3_moe"}, gradients)
-    last = config["num_hidden_layers"] - 1
-    kept = re.compile(
-        rf"model\.embed_tokens\.weight|model\.norm\.weight|"
-        rf"model\.layers\.0\.self_attn\.(v_proj|q_a_proj|kv_b_proj)\.weight|"
-        rf"model\.layers\.{last}\.mlp\.(gate|experts\.[01]\.(up|down)_proj)\.weight")
-    arrays = {"tokens": np.concatenate(rows).astype(np.int32),
-              "lengths": np.array([len(r) for r in rows], np.int32),
-              "mask": np.concatenate(masks).astype(np.int32), "loss": loss.detach()}
-    arrays |= {f"grad/{n}": g for n, g in gradients.items() if kept.fullmatch(n)}
-    return arrays
-
-
-def check_trl(family, arrays, out):
-    """The same loss by TRL's SFTTrainer, which pads the rows."""
-    import datasets
-    import tokenizers
-    import trl
-    vocabulary = {f"t{i}": i for i in range(make_families.VOCABULARY)}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "t0")),
-        pad_token="t1", eos_token="t2", unk_token="t0")
-    ends = np.cumsum(arrays["lengths"])
-    parts = [slice(e - n, e) for e, n in zip(ends, arrays["lengths"])]
-    rows = datasets.Dataset.from_list([{"input_ids": arrays["tokens"][p].tolist(),
-                                        "completion_mask": arrays["mask"][p].tolist()}
-                                       for p in parts])
-    trainer = trl.SFTTrainer(
-        model=load(family), train_dataset=rows, processing_class=tokenizer,
-        args=trl.SFTConfig(output_dir=str(out), max_steps=1, per_device_train_batch_size=2,
-                           learning_rate=0.0, report_to=[], use_cpu=True, bf16=False,
-                           gradient_checkpointing=False, completion_only_loss=True,
-                           router_aux_loss_coef=0.0, save_strategy="no", logging_steps=1, disable_tqdm=True))
-    trainer.train()
-    return trainer.state.log_history[0]["loss"] - arrays["loss"].item()
-
-
 def store(file, prefix, arrays):
     for key, value in arrays.items():
         value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
@@ -393,9 +336,11 @@ def main():
                       flush=True)
             if family in WITH_GRADIENTS:
                 with wide():
-                    arrays = conversations(family, narrow)
+                    arrays = make_conversations.conversations(
+                        base_model(family, False, narrow), config_of(family))
                 store(file, "sft", arrays)
-                off = check_trl(family, arrays, options.trl) if options.trl else float("nan")
+                off = (make_conversations.check_trl(load(family), arrays, options.trl)
+                       if options.trl else float("nan"))
                 print(f"{family}/sft: loss {arrays['loss'].item():.6f}, TRL's is off by {off:.1e}")
 
 

@@ -152,7 +152,7 @@ std::map<std::string, std::vector<float>> gradients_of(engine::Instance& instanc
   std::map<std::string, std::vector<float>> all;
   for (model::Parameter& p : instance.parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      const Slice rows = p.trained_in(p.rows_with(tensor));
+      const Slice rows = p.trained_rows_with(tensor);
       if (rows.count > 0) {
         all[tensor.name] = to_host_f32(*instance.backend, p.grad_rows(rows));
       }

@@ -4,16 +4,13 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
-#include <set>
 
-#include "base/error.h"
 #include "cli/jobs.h"
 #include "data/corpus/corpus.h"
 #include "data/corpus/corpus_tokenizer.h"
 #include "files/hdf5/thread.h"
-#include "support/shared_dir.h"
+#include "mpi/data/tokenize_inputs.h"
 #include "text/tokenizer.h"
 
 namespace moesaic::data {
@@ -21,23 +18,6 @@ namespace {
 
 using comm::Communicator;
 using moesaic::testing::read_file;
-using moesaic::testing::write_file;
-namespace fs = std::filesystem;
-
-class Inputs : public testing::SharedDir {
- public:
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  // Files are written by rank 0 before anyone goes on.
-  void write(const std::map<std::string, std::string>& files) const {
-    if (world.is_root()) {
-      for (const auto& [name, text] : files) {
-        fs::create_directories((path / name).parent_path());
-        write_file(path / name, text);
-      }
-    }
-    world.barrier();
-  }
-};
 
 std::string words(int seed, int count) {
   std::string text;
@@ -63,23 +43,6 @@ std::map<std::string, std::string> many_texts() {
   return files;
 }
 
-config::Config config_for(const Inputs& dir, const std::string& input, const std::string& output) {
-  config::Config config;
-  config.tokenize.input = {dir / input};
-  config.tokenize.output = dir / output;
-  return config;
-}
-
-std::map<std::string, std::string> files_below(const fs::path& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file()) {
-      files[entry.path().lexically_relative(folder).string()] = read_file(entry.path());
-    }
-  }
-  return files;
-}
-
 // All documents of a corpus: id -> decoded text, in order.
 std::vector<std::pair<std::string, std::string>> documents_of(const std::string& path) {
   Corpus corpus = Corpus::open(path);
@@ -96,20 +59,6 @@ std::vector<std::pair<std::string, std::string>> documents_of(const std::string&
     }
   });
   return documents;
-}
-
-void expect_failure(const std::function<void()>& work, Exit code,
-                    const std::vector<std::string>& words_of_it) {
-  try {
-    work();
-    ADD_FAILURE() << "nothing was thrown";
-  } catch (const Error& error) {
-    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-    for (const std::string& word : words_of_it) {
-      EXPECT_NE(std::string(error.what()).find(word), std::string::npos)
-          << "no '" << word << "' in: " << error.what();
-    }
-  }
 }
 
 // Runs on all ranks into `many`, on rank 0 alone into `one`, and compares every byte.
@@ -275,119 +224,6 @@ TEST(Tokenize, ReadsPairs) {
   const auto documents = documents_of(dir / "corpus");
   EXPECT_EQ(documents[0].first, "7");
   EXPECT_EQ(documents[1].first, "p.jsonl:3");
-}
-
-// Conversations, ids with labels, prompts, pairs and text in one corpus: all have spans.
-TEST(Tokenize, ReadsTargets) {
-  const Inputs dir;
-  dir.write({{"c.jsonl",
-              "{\"text\": \"ask:tell\", \"spans\": [[4, 8]], \"group\": \"a\"}\n"
-              "{\"text\": \"xy\", \"spans\": [], \"group\": \"a\", \"weight\": 2}\n"
-              "{\"input_ids\": [65, 66, 256], \"labels\": [-100, 66, 256], \"group\": \"b\"}\n"
-              "{\"context\": \"q\", \"continuation\": \"a\"}\n"
-              "{\"prompt\": \"go\"}\n"
-              "{\"text\": \"zz\"}\n"}});
-  config::Config config = config_for(dir, "c.jsonl", "corpus");
-  config.tokenize.shards = 1;
-  EXPECT_EQ(cli::tokenize(config, dir.world), 0);
-  Corpus corpus = Corpus::open(dir / "corpus");
-  EXPECT_TRUE(corpus.info().spans);
-  EXPECT_EQ(corpus.info().version, 2);
-  const ShardDocuments table = files::hdf5_run([&] { return corpus.documents(0); });
-  EXPECT_EQ(table.offsets, (std::vector<std::int64_t>{0, 8, 10, 13, 15, 17, 20}));
-  EXPECT_EQ(table.spans.offsets, (std::vector<std::int64_t>{0, 1, 1, 2, 3, 3, 4}));
-  EXPECT_EQ(table.spans.ranges, (std::vector<TokenRange>{{4, 8}, {1, 3}, {1, 2}, {0, 3}}));
-  EXPECT_EQ(table.context, (std::vector<std::int64_t>{4, 2, 1, 1, 2, 0}));
-  EXPECT_EQ(table.group, (std::vector<std::int64_t>{1, 1, 2, 0, 0, 0}));
-  EXPECT_EQ(table.weight, (std::vector<float>{1, 2, 1, 1, 1, 1}));
-  EXPECT_EQ(table.bytes, (std::vector<std::int64_t>{8, 2, 2, 2, 2, 2}));
-  EXPECT_TRUE(verify_corpus(dir / "corpus").empty());
-}
-
-// bos and eos come to rendered documents only where they are asked for, and never twice.
-TEST(Tokenize, MarksRenderedDocumentsOnce) {
-  const Inputs dir;
-  dir.write({{"c.jsonl",
-              "{\"text\": \"ab\", \"spans\": [[1, 2]]}\n"
-              "{\"text\": \"cd\", \"spans\": [[0, 1]]}\n"
-              "{\"input_ids\": [257, 65, 256], \"labels\": [-100, 65, -100]}\n"
-              "{\"prompt\": \"go\"}\n"}});
-  config::Config config = config_for(dir, "c.jsonl", "corpus");
-  config.tokenize.shards = 1;
-  config.tokenize.bos = config.tokenize.eos = config::Tri::kOn;
-  EXPECT_EQ(cli::tokenize(config, dir.world), 0);
-  Corpus corpus = Corpus::open(dir / "corpus");
-  const ShardDocuments table = files::hdf5_run([&] { return corpus.documents(0); });
-  const TokenSpan span = files::hdf5_run([&] { return corpus.read(0, corpus.info().tokens); });
-  EXPECT_EQ(span.token, (std::vector<std::int32_t>{257, 'a', 'b', 256, 257, 'c', 'd', 256, 257, 65,
-                                                   256, 257, 'g', 'o'}));
-  EXPECT_EQ(table.spans.ranges, (std::vector<TokenRange>{{2, 4}, {1, 2}, {1, 2}}));
-}
-
-// Neighbours of one group are in one shard and in one corpus, and go together where they were there
-// before; the corpus is the same on any number of ranks.
-TEST(Tokenize, KeepsGroupsTogether) {
-  const Inputs dir;
-  std::string lines;
-  for (int group = 0; group < 60; ++group) {
-    const std::string same = std::to_string(group % 20 == 19 ? 0 : group);
-    for (int i = 0; i < 1 + group % 3; ++i) {
-      lines += R"({"text": "q)" + same + R"( answer )" + std::to_string(i) +
-               R"(", "spans": [[3, 8]], "group": )" + std::to_string(group) + "}\n";
-    }
-  }
-  dir.write({{"c.jsonl", lines}});
-  config::Config config = config_for(dir, "c.jsonl", "corpus");
-  config.tokenize.shards = 3;
-  config.tokenize.holdout = 0.2;
-  EXPECT_EQ(cli::tokenize(config, dir.world), 0);
-  std::size_t documents = 0, groups = 0;
-  for (const char* const part : {"corpus/train", "corpus/heldout"}) {
-    Corpus corpus = Corpus::open(dir / part);
-    for (std::int64_t s = 0; s < std::ssize(corpus.info().shards); ++s) {
-      const ShardDocuments table = files::hdf5_run([&] { return corpus.documents(s); });
-      std::map<std::int64_t, std::vector<std::string>> members;
-      for (std::size_t d = 0; d < table.id.size(); ++d) {
-        members[table.group.at(d)].push_back(table.id[d]);
-        ++documents;
-      }
-      groups += members.size();
-      for (const auto& [number, ids] : members) {
-        const int line = std::stoi(ids[0].substr(ids[0].rfind(':') + 1)) - 1;
-        const int group = line / 6 * 3 + (line % 6 == 0 ? 0 : line % 6 < 3 ? 1 : 2);
-        EXPECT_EQ(std::ssize(ids), 1 + group % 3) << ids[0];
-        EXPECT_GT(number, 0);
-      }
-    }
-  }
-  // Group 19 has two documents where group 0 has one; 39 has one and goes; 59 has three.
-  EXPECT_EQ(groups, 59U);
-  EXPECT_EQ(documents, 119U);
-}
-
-TEST(Tokenize, RefusesWhatHasNoTargets) {
-  const Inputs dir;
-  dir.write({{"none.jsonl", "{\"text\": \"ab\", \"spans\": []}\n{\"prompt\": \"p\"}\n"},
-             {"first.jsonl", "{\"text\": \"ab\", \"spans\": [[0, 1]]}\n"},
-             {"ids.jsonl", "{\"input_ids\": [1, 257], \"labels\": [1, 257]}\n"},
-             {"prompts.jsonl", "{\"prompt\": \"ab\"}\n{\"prompt\": \"ab\"}\n"}});
-  const auto run = [&](const std::string& input, const std::string& tokenizer = "byte") {
-    config::Config config = config_for(dir, input, "out_" + input);
-    config.tokenize.tokenizer = tokenizer;
-    cli::tokenize(config, dir.world);
-  };
-  expect_failure([&] { run("none.jsonl"); }, Exit::kBadData,
-                 {"none of the 2 documents", "none.jsonl", "has a target", "render_chat.py"});
-  EXPECT_FALSE(fs::exists(dir / "out_none.jsonl"));
-  expect_failure([&] { run("first.jsonl"); }, Exit::kBadData, {"none of the 1 documents"});
-  EXPECT_TRUE(files_below(dir / "out_first.jsonl").empty());
-  expect_failure(
-      [&] { run("ids.jsonl"); }, Exit::kBadData,
-      {"ids.jsonl:1", "position 1", "id 257", "vocabulary of 257", "tokenize.tokenizer"});
-  expect_failure([&] { run("ids.jsonl", "train"); }, Exit::kUsage,
-                 {"ids.jsonl:1", "input_ids", "tokenize.tokenizer = train"});
-  run("prompts.jsonl");  // they are for generate, and equal ones stay
-  EXPECT_EQ(Corpus::open(dir / "out_prompts.jsonl").info().documents, 2);
 }
 
 // tokenize.task names the task of each input; a line's own field goes before it.

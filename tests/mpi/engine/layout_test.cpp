@@ -16,21 +16,7 @@
 namespace moesaic::testing {
 namespace {
 
-struct Case {
-  const char* name;
-  const char* golden;                         // its config and rows
-  std::size_t rows = 3;                       // rows 1 and 2 leave ranks without any token
-  bool starve = false;                        // the bias keeps every token away from expert 0
-  void (*change)(config::Config&) = nullptr;  // other sizes; then random parameters
-  bool short_rows = false;                    // of 1 to 3 tokens: fewer than ranks of tp
-  bool bf16 = false;
-  // Relative, of gradients and of losses and norms. In bf16 each term of a sum over tp is rounded,
-  // and so are P and dS of attention where the processor has bf16 dot products.
-  double gradient_bound() const { return bf16 ? 2e-2 : 1e-5; }
-  double loss_bound() const { return bf16 ? 1e-2 : 1e-5; }
-};
-
-class LayoutTest : public ::testing::TestWithParam<Case> {
+class LayoutTest : public ::testing::TestWithParam<LayoutCase> {
  protected:
   static constexpr std::int64_t kSteps = 20;
 
@@ -387,41 +373,8 @@ TEST_P(LayoutTest, CaseIsWhatItSays) {
   EXPECT_EQ(spare > 0.0, router.overflow == config::Overflow::kSpare);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, LayoutTest,
-    ::testing::Values(
-        Case{.name = "softmax", .golden = "softmax"},
-        Case{.name = "sigmoid_bias", .golden = "sigmoid_bias"},
-        Case{.name = "starved_expert",
-             .golden = "sigmoid_bias",
-             .starve = true,
-             .change = [](config::Config& c) { c.model.experts = 4; }},
-        Case{.name = "capacity",
-             .golden = "capacity",
-             .change = [](config::Config& c) { c.router.capacity = 6; }},
-        Case{.name = "one_row",
-             .golden = "capacity",
-             .rows = 1,
-             .change = [](config::Config& c) { c.router.capacity = 6; }},
-        Case{.name = "wide", .golden = "softmax", .rows = 5, .change = wide},
-        Case{.name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
-        Case{.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
-        Case{.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
-        Case{.name = "latent", .golden = "softmax", .rows = 5, .change = latent},
-        Case{.name = "normed", .golden = "softmax", .rows = 5, .change = normed},
-        Case{.name = "sinking", .golden = "softmax", .rows = 5, .change = sinking},
-        Case{.name = "upper", .golden = "softmax", .rows = 5, .change = upper},
-        Case{.name = "pieces", .golden = "softmax", .rows = 5, .change = pieces},
-        Case{.name = "latent_pieces", .golden = "softmax", .rows = 5, .change = latent_pieces},
-        Case{.name = "adapted", .golden = "softmax", .rows = 5, .change = adapted},
-        Case{.name = "adapted_latent", .golden = "softmax", .rows = 5, .change = adapted_latent},
-        Case{.name = "short_rows",
-             .golden = "softmax",
-             .rows = 5,
-             .change = wide,
-             .short_rows = true},
-        Case{.name = "bf16", .golden = "softmax_bf16", .rows = 3, .bf16 = true}),
-    [](const auto& test) { return std::string(test.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, LayoutTest, ::testing::ValuesIn(layout_cases()),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace moesaic::testing

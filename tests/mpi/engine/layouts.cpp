@@ -154,6 +154,37 @@ void adapted_latent(config::Config& c) {
   c.train.trainable = {"adapter", "head", "*.kv_a_layernorm.weight"};
 }
 
+std::vector<LayoutCase> layout_cases() {
+  return {
+      {.name = "softmax", .golden = "softmax"},
+      {.name = "sigmoid_bias", .golden = "sigmoid_bias"},
+      {.name = "starved_expert",
+       .golden = "sigmoid_bias",
+       .starve = true,
+       .change = [](config::Config& c) { c.model.experts = 4; }},
+      {.name = "capacity",
+       .golden = "capacity",
+       .change = [](config::Config& c) { c.router.capacity = 6; }},
+      {.name = "one_row",
+       .golden = "capacity",
+       .rows = 1,
+       .change = [](config::Config& c) { c.router.capacity = 6; }},
+      {.name = "wide", .golden = "softmax", .rows = 5, .change = wide},
+      {.name = "wide_tied", .golden = "softmax", .rows = 5, .change = wide_tied},
+      {.name = "spares", .golden = "softmax", .rows = 5, .change = spares},
+      {.name = "moves", .golden = "softmax", .rows = 5, .change = moves},
+      {.name = "latent", .golden = "softmax", .rows = 5, .change = latent},
+      {.name = "normed", .golden = "softmax", .rows = 5, .change = normed},
+      {.name = "sinking", .golden = "softmax", .rows = 5, .change = sinking},
+      {.name = "upper", .golden = "softmax", .rows = 5, .change = upper},
+      {.name = "pieces", .golden = "softmax", .rows = 5, .change = pieces},
+      {.name = "latent_pieces", .golden = "softmax", .rows = 5, .change = latent_pieces},
+      {.name = "adapted", .golden = "softmax", .rows = 5, .change = adapted},
+      {.name = "adapted_latent", .golden = "softmax", .rows = 5, .change = adapted_latent},
+      {.name = "short_rows", .golden = "softmax", .rows = 5, .change = wide, .short_rows = true},
+      {.name = "bf16", .golden = "softmax_bf16", .rows = 3, .bf16 = true}};
+}
+
 std::string text_of(const config::Config& c) {
   const config::Parallel& p = c.parallel;
   return fmt::format(
@@ -192,7 +223,7 @@ std::map<std::string, double> distances(engine::Instance& instance,
   std::map<std::string, double> result;
   for (const model::Parameter& p : instance.parameters.all()) {
     for (const model::PublicTensor& tensor : p.spec.tensors) {
-      const Slice rows = p.trained_in(p.rows_with(tensor));
+      const Slice rows = p.trained_rows_with(tensor);
       if (rows.count == 0) {
         continue;
       }

@@ -43,6 +43,23 @@ void latent_pieces(config::Config& c);
 void adapted(config::Config& c);
 void adapted_latent(config::Config& c);
 
+/// A model, its rows, and how near training on any layout must come to one rank.
+struct LayoutCase {
+  const char* name;
+  const char* golden;                         // its config and rows
+  std::size_t rows = 3;                       // rows 1 and 2 leave ranks without any token
+  bool starve = false;                        // the bias keeps every token away from expert 0
+  void (*change)(config::Config&) = nullptr;  // other sizes; then random parameters
+  bool short_rows = false;                    // of 1 to 3 tokens: fewer than ranks of tp
+  bool bf16 = false;
+  // Relative, of gradients and of losses and norms. In bf16 each term of a sum over tp is rounded,
+  // and so are P and dS of attention where the processor has bf16 dot products.
+  double gradient_bound() const { return bf16 ? 2e-2 : 1e-5; }
+  double loss_bound() const { return bf16 ? 1e-2 : 1e-5; }
+};
+
+std::vector<LayoutCase> layout_cases();
+
 /// Everything about a layout but dp, which follows from the number of ranks.
 std::string text_of(const config::Config& c);
 

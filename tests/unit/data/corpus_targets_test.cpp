@@ -174,7 +174,6 @@ TEST(CorpusTargets, PartsAgreeWithTables) {
       ASSERT_EQ(run.first, d);
       EXPECT_EQ(run.targets(0), *documents[at].spans);
       EXPECT_EQ(run.targets(0), table.targets(at));
-      EXPECT_EQ(run.group, std::vector<std::int64_t>{1 + d / 2});
       EXPECT_EQ(run.weight, std::vector<float>{1.0F + static_cast<float>(d % 5)});
     }
   });

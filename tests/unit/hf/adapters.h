@@ -82,4 +82,21 @@ inline std::vector<float> update_of(PeftFolder& adapter, const HfFolder& base,
   return update;
 }
 
+inline const std::string kQuery = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
+
+/// Reads a changed copy of mixtral/attention, or of another adapter.
+struct Changed {
+  explicit Changed(const std::function<void(Json&, Arrays&)>& change,
+                   const std::string& family = "mixtral", const std::string& name = "attention")
+      : base(HfFolder::open(folder_of(family))) {
+    copy_adapter(adapter_of(family, name), dir / "adapter", change);
+  }
+  PeftFolder open() const { return open_adapter(dir / "adapter", base); }
+  std::string refusal() const {
+    return message_of([&] { open(); }, Exit::kBadData);
+  }
+  TempDir dir;
+  HfFolder base;
+};
+
 }  // namespace moesaic::hf

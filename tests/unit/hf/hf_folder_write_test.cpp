@@ -1,6 +1,7 @@
 // What is written as a Hugging Face folder reads back the same.
 #include <gtest/gtest.h>
 
+#include "hf/unfinished.h"
 #include "unit/hf/folders.h"
 
 namespace moesaic::hf {

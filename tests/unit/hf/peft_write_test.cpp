@@ -8,6 +8,7 @@
 #include <set>
 
 #include "hf/family.h"
+#include "model/parameter/adapter_rules.h"
 #include "unit/hf/adapters.h"
 
 namespace moesaic::hf {
@@ -25,14 +26,13 @@ PeftFolderRequest request_of(const HfFolder& base, const fs::path& folder, Names
 ReadPart reader_of(PeftFolder& adapter) {
   return [&](const std::string& name, const Extents& offset, const Extents& extent,
              std::span<float> values) {
-    const std::size_t at = name.rfind(".lora_");
-    const std::string weight = name.substr(0, at) + ".weight";
+    const std::string weight = model::adapted_weight(name);
     ASSERT_TRUE(adapter.has(weight)) << weight;
-    if (name.substr(at) == ".lora_A.weight") {
+    if (name == model::lora_a_name(weight)) {
       ASSERT_EQ(extent[0], adapter.rank(weight));
       adapter.read_a(weight, {offset[1], extent[1]}, values);
     } else {
-      ASSERT_EQ(name.substr(at), ".lora_B.weight");
+      ASSERT_EQ(name, model::lora_b_name(weight));
       adapter.read_b(weight, {offset[0], extent[0]}, values);
     }
   };

@@ -26,13 +26,9 @@ fs::path golden() { return MOESAIC_GOLDEN_DIR; }
 // A document of its own: every token that `is_target` names is predicted by the one before it.
 data::MicroBatch document(std::span<const std::int32_t> tokens,
                           const std::function<bool(std::size_t)>& is_target) {
-  data::MicroBatch batch;
-  for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-    batch.token.push_back(tokens[i]);
-    batch.target.push_back(is_target(i + 1) ? tokens[i + 1] : -1);
-    batch.position.push_back(static_cast<std::int32_t>(i));
-    batch.first_key.push_back(0);
-    batch.task.push_back(0);
+  data::MicroBatch batch = data::text_batch(tokens, std::ssize(tokens) - 1);
+  for (std::size_t i = 0; i < batch.target.size(); ++i) {
+    batch.target[i] = is_target(i + 1) ? batch.target[i] : -1;
   }
   return batch;
 }
@@ -96,13 +92,12 @@ class AdapterGolden : public ::testing::TestWithParam<Case> {
     for (model::Parameter& p : instance->parameters.all()) {
       std::vector<float> values;
       for (const model::PublicTensor& tensor : p.spec.tensors) {
-        const std::size_t at = tensor.name.find(".lora_");
-        if (at == std::string::npos) {
+        const std::string weight = model::adapted_weight(tensor.name);
+        if (weight.empty()) {
           break;
         }
-        const std::string weight = tensor.name.substr(0, at) + ".weight";
         std::vector<float> half(static_cast<std::size_t>(tensor.shape.numel()));
-        if (tensor.name.ends_with("lora_A.weight")) {
+        if (tensor.name == model::lora_a_name(weight)) {
           peft.read_a(weight, {0, tensor.shape[1]}, half);
         } else {
           peft.read_b(weight, {0, tensor.shape[0]}, half);
