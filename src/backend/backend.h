@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -56,6 +57,13 @@ struct RouteTensors {
   Tensor sums;    // (2, 2) fp32 out: over tokens, of logsumexp^2 and of the shares' entropy, nats
 };
 
+/// What the auxiliary loss is multiplied and divided by.
+struct AuxScale {
+  std::int64_t regular = 1;  // experts
+  double aux = 0.0;          // its factor in the loss
+  double tokens = 1.0;       // of the step
+};
+
 struct RopeOptions {
   bool interleave = false;  // pairs are neighbours, not half a width apart
   float magnitude = 1.0F;   // factor on what is rotated
@@ -66,6 +74,12 @@ struct AdamW {
   float lr, beta1, beta2, eps, weight_decay;
   float correction1, correction2;
   float grad_scale;  // multiplies the gradient: clipping
+};
+
+/// A tensor, and where on the host its bytes go.
+struct Download {
+  Tensor from;
+  std::span<std::byte> to;
 };
 
 /// One device and every kernel that the model needs on it, ordered on one stream. Gradients of
@@ -80,8 +94,12 @@ class Backend {
   /// An uninitialised tensor from the memory pool; its memory returns there with the last owner.
   virtual Tensor empty(DType dtype, const Shape& shape) = 0;
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
-  virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
-  virtual void synchronize() = 0;  // the only wait
+  /// Waits once for all of them.
+  virtual void download(std::span<const Download> parts) = 0;
+  void download(const Tensor& from, std::span<std::byte> to) {
+    download(std::array{Download{from, to}});
+  }
+  virtual void synchronize() = 0;
   /// Gives back the memory that is held in reserve for the next tensors.
   virtual void release_reserve() = 0;
 
@@ -95,13 +113,14 @@ class Backend {
   /// c (M, N) = op(a) op(b). a and b are of one dtype; c is fp32, or theirs when overwritten.
   virtual void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
                       Write write) = 0;
-  // Rows [offsets[g], offsets[g + 1]) belong to group g; weights w (G, N, M).
-  virtual void grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
-                              const Tensor& w, const Tensor& y) = 0;  // y (R,N) = x (R,M) w^T
-  virtual void grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets,
-                                 const Tensor& w, const Tensor& dx) = 0;  // dx (R,M) = dy w
-  virtual void grouped_matmul_dw(const Tensor& dy, const Tensor& x,
-                                 std::span<const std::int64_t> offsets,
+  // Groups of rows: rows [offsets[g], offsets[g + 1]) belong to group g, offsets (G + 1) int32
+  // being undefined where one group has all rows. What lies before and behind them belongs to
+  // nobody: it is neither read nor written. Weights w (G, N, M).
+  virtual void grouped_matmul(const Tensor& x, const Tensor& offsets, const Tensor& w,
+                              const Tensor& y) = 0;  // y (R,N) = x (R,M) w^T
+  virtual void grouped_matmul_dx(const Tensor& dy, const Tensor& offsets, const Tensor& w,
+                                 const Tensor& dx) = 0;  // dx (R,M) = dy w
+  virtual void grouped_matmul_dw(const Tensor& dy, const Tensor& x, const Tensor& offsets,
                                  const Tensor& dw) = 0;  // dw (G,N,M) += dy^T x; fp32
 
   /// How weights that are only read are best kept for products in compute; nothing: as tensors.
@@ -121,8 +140,8 @@ class Backend {
   /// and w of group g; x has the columns w.slice. For int8 and int4 weights, x is rounded to eight
   /// bits by row and block of 256 along k, by the largest value there or, if defined, by peaks; for
   /// bf16 weights to bf16. A row's bits depend on itself alone.
-  virtual void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
-                             const PackedWeights& w, const Tensor& y, const Tensor& peaks) = 0;
+  virtual void packed_matmul(const Tensor& x, const Tensor& offsets, const PackedWeights& w,
+                             const Tensor& y, const Tensor& peaks) = 0;
   /// peaks (R, ceil(slice.whole / 256)) int32 = the largest absolute value of each row and block of
   /// x (R, slice.count) compute as the bits of a float, what is not finite being the largest; 0
   /// where x has no column.
@@ -169,11 +188,9 @@ class Backend {
   virtual void clamp_backward(const Tensor& dy, const Tensor& x, float limit) = 0;
 
   /// y (R, N) += bias (G, N) fp32 of the row's group.
-  virtual void add_bias(const Tensor& y, std::span<const std::int64_t> offsets,
-                        const Tensor& bias) = 0;
+  virtual void add_bias(const Tensor& y, const Tensor& offsets, const Tensor& bias) = 0;
   /// dbias (G, N) fp32 += the sum of dy over the rows of each group.
-  virtual void bias_backward(const Tensor& dy, std::span<const std::int64_t> offsets,
-                             const Tensor& dbias) = 0;
+  virtual void bias_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dbias) = 0;
 
   /// x (R, F) *= sigmoid(logit (R) fp32).
   virtual void gate_rows(const Tensor& x, const Tensor& logit) = 0;
@@ -243,7 +260,27 @@ class Backend {
                               const Tensor& choice, const Tensor& dweight, const Tensor& daux,
                               float dz, const Tensor& dlogits) = 0;
 
-  /// y[r] = x[index[r]]; x (T, D), index (R), y (R, D), one dtype.
+  /// The gradient of the auxiliary loss by each token's normalised scores: daux (S, E) fp32 = aux
+  /// (regular n_e / C) / tokens in double, with n_e of the C choices (T, K) of the segment's
+  /// tokens, -1 counting for none, and 0 where n_e is. segment (T) int32; undefined: 0. With load
+  /// (E) fp32 it is aux (regular load_e) / tokens.
+  virtual void aux_gradient(const Tensor& choice, const Tensor& segment, const Tensor& load,
+                            const AuxScale& scale, const Tensor& daux) = 0;
+
+  // The dispatch plan of a micro-batch (routing/dispatch_plan.h), where no choice is rerouted.
+  /// target (T, K) int32 = the choice (T, K), or -1 where it is dropped: of an expert's choices the
+  /// `slots` of the largest weight (T, K) fp32 stay, the lower place winning ties; 0: all do.
+  /// counts (3, E) int32: choices of each expert, of these dropped, and rows.
+  virtual void drop_overflow(const Tensor& choice, const Tensor& weight, std::int64_t slots,
+                             const Tensor& target, const Tensor& counts) = 0;
+  /// Rows for the targets (T, K), sorted by the place of the expert in `order` (E), then by token:
+  /// position (T, K) int32, the row of each or -1; source (R) int32, the token of each row, and -1
+  /// for those of R <= T K that are too many; offsets (E + 1) int32, the first row of each expert
+  /// in this order.
+  virtual void lay_rows(const Tensor& target, const Tensor& order, const Tensor& position,
+                        const Tensor& source, const Tensor& offsets) = 0;
+
+  /// y[r] = x[index[r]]; x (T, D), index (R), y (R, D), one dtype. A row of index -1 is left alone.
   virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) = 0;
   /// y (T, D) fp32 = sum over k of weight[t,k] rows[position[t,k]]; position -1 counts as zero. An
   /// undefined weight is 1.

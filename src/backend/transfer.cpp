@@ -36,5 +36,28 @@ std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor) {
 std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor) {
   return download_vector<float>(backend, tensor);
 }
+std::size_t HostCopies::add(const Tensor& tensor) {
+  tensors_.push_back(tensor);
+  return tensors_.size() - 1;
+}
+
+void HostCopies::fetch(Backend& backend) {
+  std::vector<Download> parts;
+  bytes_.reserve(tensors_.size());
+  for (const Tensor& tensor : tensors_) {
+    bytes_.emplace_back(tensor.bytes());
+    parts.push_back({tensor, bytes_.back()});
+  }
+  backend.download(parts);
+}
+
+std::vector<std::int64_t> offsets_on_host(Backend& backend, const Tensor& offsets,
+                                          std::int64_t rows) {
+  if (!offsets.defined()) {
+    return {0, rows};
+  }
+  const std::vector<std::int32_t> ends = to_host_i32(backend, offsets);
+  return {ends.begin(), ends.end()};
+}
 
 }  // namespace moesaic

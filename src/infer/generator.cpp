@@ -174,6 +174,7 @@ bool Generator::end_iteration(std::span<const data::MicroBatch> batches, Iterati
   double stop = comm::stop_requested() || late || recorder_.failed() ? 1.0 : 0.0;
   world_.sum({sums.nats, sums.targets, sums.tokens, end.ended, end.skipped, busy, to_write, stop});
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
+  stats_.resolve(ctx_);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
   sums.work = sums.tokens + end.skipped;
   ended_ += static_cast<std::int64_t>(end.ended);

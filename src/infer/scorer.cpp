@@ -224,6 +224,7 @@ void Scorer::end_iteration(std::span<const data::MicroBatch> batches,
   double failed = recorder_.failed() ? 1.0 : 0.0;
   world_.sum({sums.nats, sums.tokens, sums.targets, stop, reference_sum, failed});
   world_.all_reduce(std::span(sums.task_tokens), comm::Reduce::kSum);
+  stats_.resolve(ctx_);
   world_.all_reduce(stats_.all(), comm::Reduce::kSum);
   stopping_ = stopping_ || stop > 0.0;
   failed_ = failed > 0.0;

@@ -10,7 +10,8 @@ Observer ActivationStatistics::observer() {
 }
 
 void ActivationStatistics::add(const LinearEvent& event) {
-  const std::span<const std::int64_t> offsets = event.offsets;
+  const std::vector<std::int64_t> offsets =
+      offsets_on_host(event.device.backend, event.offsets, event.x.dim(0));
   const std::int64_t columns = event.x.dim(1);
   const std::vector<float> values =
       to_host_f32(event.device.backend, event.device.as(DType::kF32, event.x));

@@ -18,6 +18,8 @@
 
 namespace moesaic::model {
 
+struct Routes;
+
 /// Where layers compute and with whom: the same for all that an instance does.
 struct Device {
   Backend& backend;
@@ -55,6 +57,8 @@ struct Batch {
   // Where keys and values of earlier tokens are, and those of the micro-batch go (its runs say
   // where); absent: the micro-batch is all there is.
   const PagedCache* cache = nullptr;
+  Routes* routes = nullptr;      // of a block that is computed again in backward: the first forward
+                                 // fills them in
   std::int64_t step = 1;         // of training; moves a forced hot expert on
   std::int64_t step_tokens = 1;  // of the global batch: weighs the auxiliary losses
   bool dropless = false;         // ignore the capacity (evaluation, score)

@@ -1,8 +1,10 @@
 #include "model/context_parallel.h"
 
 #include <deque>
+#include <numeric>
 #include <optional>
 
+#include "backend/transfer.h"
 #include "data/context_chunks.h"
 
 namespace moesaic::model {
@@ -197,6 +199,41 @@ std::vector<T> of_all_rows(const Context& ctx, std::vector<T> own, std::int64_t 
 template std::vector<std::int32_t> of_all_rows(const Context&, std::vector<std::int32_t>,
                                                std::int64_t);
 template std::vector<float> of_all_rows(const Context&, std::vector<float>, std::int64_t);
+
+Tensor whole_rows(Context& ctx, const Tensor& own) {
+  if (ranks_of(ctx) == 1) {
+    return own;
+  }
+  std::vector<std::int64_t> counts;
+  std::vector<std::int32_t> from(static_cast<std::size_t>(ctx.batch.whole->size()));
+  for (std::int32_t rank = 0, next = 0; rank < ranks_of(ctx); ++rank) {
+    counts.push_back(0);
+    for (const Slice rows : rows_of_rank(ctx, rank)) {
+      std::iota(from.begin() + rows.begin, from.begin() + rows.end(), next);
+      next += static_cast<std::int32_t>(rows.count);
+      counts.back() += rows.count;
+    }
+  }
+  const Tensor by_rank = ctx.cp.all_gather(ctx.backend, own, counts);
+  Tensor whole = ctx.empty(own.dtype(), by_rank.shape());
+  ctx.backend.gather_rows(by_rank, to_device(ctx.backend, from, {std::ssize(from)}), whole);
+  return whole;
+}
+
+Tensor picked_rows(Context& ctx, const Tensor& x, const std::vector<Slice>& rows) {
+  if (rows.size() == 1) {
+    return x.rows(rows.front().begin, rows.front().count);
+  }
+  std::vector<std::int32_t> index;
+  for (const Slice slice : rows) {
+    for (std::int64_t row = slice.begin; row < slice.end(); ++row) {
+      index.push_back(static_cast<std::int32_t>(row));
+    }
+  }
+  Tensor picked = ctx.empty(x.dtype(), {std::ssize(index), x.dim(1)});
+  ctx.backend.gather_rows(x, to_device(ctx.backend, index, {std::ssize(index)}), picked);
+  return picked;
+}
 
 void attend_to_context(Context& ctx, const Tensor& qkv, const AttentionShape& shape,
                        std::int64_t window, const Tensor& out, const Tensor& lse) {

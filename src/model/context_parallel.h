@@ -30,6 +30,12 @@ std::vector<Slice> in_whole(const Context& ctx, Slice own);
 template <class T>
 std::vector<T> of_all_rows(const Context& ctx, std::vector<T> own, std::int64_t width);
 
+/// Collective over cp: all rows of the micro-batch, in order, from those of this rank. (T of this
+/// rank, W) -> (T of all, W), any dtype.
+Tensor whole_rows(Context& ctx, const Tensor& own);
+/// Some rows of x (T, W), one slice after the other.
+Tensor picked_rows(Context& ctx, const Tensor& x, const std::vector<Slice>& rows);
+
 /// Collective over cp: attention of this rank's rows of qkv (T, width) to the keys of all rows of
 /// the micro-batch that they see. out (T, H, vd) compute, lse (T, H) fp32.
 void attend_to_context(Context& ctx, const Tensor& qkv, const AttentionShape& shape,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "backend/transfer.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -32,12 +34,13 @@ Observer ExpertErrors::observer() {
 
 void ExpertErrors::add(const ExpertOutputEvent& event) {
   const Device& device = event.device;
-  const std::span<const std::int64_t> offsets = event.offsets;
+  const std::vector<std::int64_t> offsets =
+      offsets_on_host(event.device.backend, event.offsets, event.x.dim(0));
   const Moe& moe = *other_.moe(event.moe_layer);
   const Tensor whole = fp32_copy(device, event.y);
-  const Tensor error = fp32_copy(
-      context_,
-      moe.experts().forward(context_, context_.as(context_.compute, event.x), offsets, nullptr));
+  const Tensor error =
+      fp32_copy(context_, moe.experts().forward(context_, context_.as(context_.compute, event.x),
+                                                event.offsets, nullptr));
   if (event.terms) {
     device.tp.all_reduce_sum(whole);
     device.tp.all_reduce_sum(error);

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "backend/transfer.h"
+#include "comm/communicator.h"
 #include "model/observers.h"
 
 namespace moesaic::model {
@@ -32,23 +35,51 @@ class MoeStats {
   /// Sums over tokens: auxiliary loss, z-loss, entropy (nats) of the gate.
   std::span<double> sums(std::int64_t layer);  // [3]
 
-  /// Counts what the layers tell, where this rank must: choices on the first rank of tp and cp, as
+  /// Keeps what the layers tell, where this rank must: choices on the first rank of tp and cp, as
   /// all of them have the same, and sums over tokens on the rank of tp that routes them, those of
-  /// all of cp on its first. Collective over cp.
+  /// all of cp on its first. Collective over cp where there is much of it.
   Observer observer();
+  /// Counts what was kept, which the host waits for once. Collective over cp.
+  void resolve(const Device& device);
 
   /// All of it, to be summed over ranks.
   std::span<double> all() { return values_; }
   void clear();
 
  private:
+  struct Gate {
+    std::int64_t regular;
+    Tensor shares, sums, load;          // of RouteTensors, and of GateEvent
+    std::vector<std::int32_t> segment;  // [T]; empty: one
+  };
+  struct Route {
+    Tensor counts;  // (3, E), without a plan
+    std::optional<routing::DispatchPlan> plan;
+    std::vector<bool> open;  // [E] whether the expert takes choices in any case
+    std::int64_t slots;
+    std::vector<std::uint8_t> task;  // [T]
+  };
+  // What a layer told of a micro-batch: one of the two.
+  struct Pending {
+    std::int64_t layer;
+    std::optional<Gate> gate = {};
+    std::optional<Route> route = {};
+    Tensor choice;          // (T, K)
+    std::size_t first = 0;  // of its tensors, among the copies
+  };
+
   std::int64_t width() const;  // of a layer
   std::span<double> part(std::int64_t which, std::int64_t layer);
   void count_gate(const GateEvent& event);
   void count_choices(const RouteEvent& event);
-  void count_tasks(const RouteEvent& event);
+  std::vector<double> load_fraction(const HostCopies& copies, const Pending& pending) const;
+  void add_gates(const HostCopies& copies, const comm::Communicator& cp);
+  void add_route(const HostCopies& copies, const Pending& pending);
+  void add_tasks(std::span<const std::int32_t> chosen, const Pending& pending);
 
   std::int64_t layers_, experts_, tasks_, top_k_;
+  std::vector<Pending> pending_;
+  std::size_t pending_bytes_ = 0;
   std::vector<double> values_;  // per layer: 5 E counts, N E and N K by task, 3 sums
 };
 

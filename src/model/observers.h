@@ -22,8 +22,11 @@ struct Parameter;
 struct GateEvent {
   const Device& device;
   std::int64_t moe_layer;                 // among the MoE layers
+  std::int64_t regular;                   // experts
   const RouteTensors& routed;             // of the t own rows
-  std::span<const double> load_fraction;  // [S, E], as Router::Saved has it
+  const Tensor& choice;                   // (T, K) of all rows
+  std::span<const std::int32_t> segment;  // [T] whose loads count apart, of S; empty: one
+  const Tensor& load;  // (E) fp32, the share of each expert that counts instead; undefined: none
 };
 
 /// Moe: the choices of the whole micro-batch have their experts, the same on every rank of tp and
@@ -33,18 +36,19 @@ struct RouteEvent {
   std::int64_t moe_layer;
   const data::MicroBatch& batch;
   const routing::ExpertPool& expert_pool;
-  const routing::DispatchPlan& plan;
-  std::span<const std::int32_t> choice;  // [T, K] by the router, best first; -1: none
-  std::span<const float> weight;         // [T, K] of the experts that compute
-  std::int64_t slots;                    // of each expert; 0: no limit
+  const Tensor& choice;               // (T, K) int32 by the router, best first; -1: none
+  const Tensor& weight;               // (T, K) fp32 of the experts that compute
+  const Tensor& counts;               // (3, E) int32, as Backend::drop_overflow has them
+  const routing::DispatchPlan* plan;  // where choices may be rerouted; else nullptr
+  routing::SlotRule rule;
 };
 
 /// multiply: rows [offsets[g], offsets[g + 1]) of x (R, K) are about to meet group g of a weight.
 struct LinearEvent {
   const Device& device;
   const Tensor& x;
-  std::span<const std::int64_t> offsets;  // [G + 1]
-  const Parameter& weight;                // (N, K), or (G, N, K)
+  const Tensor& offsets;    // as Backend::grouped_matmul has them
+  const Parameter& weight;  // (N, K), or (G, N, K)
 };
 
 /// Moe: this rank's experts have made y (R, D) of x (R, D), rows grouped by expert.
@@ -52,7 +56,7 @@ struct ExpertOutputEvent {
   const Device& device;
   std::int64_t moe_layer;
   const Tensor& x;
-  std::span<const std::int64_t> offsets;  // [local experts + 1]
+  const Tensor& offsets;  // (local experts + 1)
   const Tensor& y;
   bool terms;  // y is this rank's term of a sum over tp, and each rank has the same rows
 };

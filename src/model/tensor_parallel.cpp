@@ -19,7 +19,11 @@ Slice own_rows(const Context& ctx) {
 }
 
 Tensor all_rows(Context& ctx, const Tensor& outside) {
-  return ctx.sequence ? ctx.tp.all_gather(ctx.backend, outside, row_counts(ctx)) : outside;
+  return ctx.sequence ? gathered_rows(ctx, outside) : outside;
+}
+
+Tensor gathered_rows(Context& ctx, const Tensor& own) {
+  return ctx.tp.all_gather(ctx.backend, own, row_counts(ctx));
 }
 
 Tensor sum_rows(Context& ctx, const Tensor& term) {

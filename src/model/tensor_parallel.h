@@ -21,4 +21,7 @@ Tensor all_rows(Context& ctx, const Tensor& outside);
 /// to `term`. Also the backward of all_rows, as all_rows is of this.
 Tensor sum_rows(Context& ctx, const Tensor& term);
 
+/// Collective over tp, whose ranks route their own rows: (t, W) -> (T, W), any dtype.
+Tensor gathered_rows(Context& ctx, const Tensor& own);
+
 }  // namespace moesaic::model

@@ -150,14 +150,17 @@ Tensor Transformer::forward(Context& ctx, int chunk, const Tensor& x, Saved* sav
   if (saved != nullptr) {
     saved->blocks.resize(ctx.batch.recompute ? 0 : blocks.size());
     saved->inputs.resize(ctx.batch.recompute ? blocks.size() : 0);
+    saved->routes.assign(saved->inputs.size(), {});
   }
   Tensor h = begins(chunk) ? embedding_->forward(ctx) : x;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const bool keep = i >= first;
     if (keep && ctx.batch.recompute) {
       saved->inputs[i] = h;
+      ctx.batch.routes = &saved->routes[i];
     }
     h = blocks[i].forward(ctx, h, keep && !ctx.batch.recompute ? &saved->blocks[i] : nullptr);
+    ctx.batch.routes = nullptr;
   }
   const bool keep = saved != nullptr && wants_hidden_gradient();
   return ends(chunk) ? norm_->forward(ctx, h, keep ? &saved->norm : nullptr) : h;
@@ -190,6 +193,8 @@ Tensor Transformer::backward(Context& ctx, int chunk, const Tensor& dy, const Sa
       dx = block.backward(ctx, dx, saved.blocks[i - 1]);
     } else {
       Context again = ctx.unobserved();
+      Routes routes = saved.routes[i - 1];
+      again.batch.routes = &routes;
       Block::Saved recomputed;
       block.forward(again, saved.inputs[i - 1], &recomputed);
       dx = block.backward(ctx, dx, recomputed);

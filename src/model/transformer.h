@@ -22,6 +22,7 @@ class Transformer {
   struct Saved {
     std::vector<Block::Saved> blocks;
     std::vector<Tensor> inputs;  // of the blocks, instead, when they are computed again
+    std::vector<Routes> routes;  // of their mixtures, then
     RmsNorm::Saved norm;
   };
 

@@ -43,6 +43,18 @@ double rows_over_tp(const config::Config& config, const Layout& layout, const St
   return bytes * ring(layout.tp);
 }
 
+// What each rank tells the others of its choices: experts and weights; where choices may be
+// rerouted, where they would go instead, and the weights again. Bytes of a token and step.
+double choices_of_token(const config::Config& config, const Layout& layout, const Stage& stage,
+                        const Reached& reached, std::int64_t experts) {
+  const config::Router& router = config.router;
+  const bool limited = router.capacity > 0 || router.capacity_factor > 0.0;
+  const bool may_move = limited && router.overflow != config::Overflow::kDrop;
+  const double bytes = kFp32 * ((may_move ? 3.0 : 2.0) * real(config.model.top_k) +
+                                (may_move ? real(experts) : 0.0));
+  return bytes * (real(stage.moe) + (layout.recompute ? reached.moe : 0.0));
+}
+
 }  // namespace
 
 double Traffic::sum() const { return std::accumulate(bytes_.begin(), bytes_.end(), 0.0); }
@@ -71,7 +83,9 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
 
   using comm::Group;
   Traffic traffic;
-  traffic[Group::kTp] = micro_batches * rows_over_tp(config, layout, s, reached, tokens, width);
+  const double choices = choices_of_token(config, layout, s, reached, rank.transformer.experts());
+  traffic[Group::kTp] = micro_batches * (rows_over_tp(config, layout, s, reached, tokens, width) +
+                                         choices * tokens * ring(layout.tp));
   // There and back, forward and backward; and forward once more where it is computed again.
   traffic[Group::kEp] = 2.0 * (real(s.moe) + (layout.recompute ? 2.0 : 1.0) * reached.moe) *
                         micro_batches * rows * real(m.d_model) * width *
@@ -87,7 +101,8 @@ Traffic traffic_per_step(const config::Config& config, const Layout& layout, std
   }
   traffic[Group::kKv] = 2.0 * kFp32 * held.partial * ring(kv_copies(m.kv_heads, layout.tp));
   traffic[Group::kCp] =
-      micro_batches * real(s.dense + s.moe) * context_traffic(config, layout, whole);
+      micro_batches * (real(s.dense + s.moe) * context_traffic(config, layout, whole) +
+                       choices * whole * ring(layout.cp));
   return traffic;
 }
 

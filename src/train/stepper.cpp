@@ -46,6 +46,7 @@ void Stepper::sum_over_ranks(StepResult& result, const StepOutcome& outcome, dou
   result.lm_loss = sums[0] / size;
   result.token_accuracy = sums[1] / targets;
   result.entropy = sums[2] / targets;
+  stats_.resolve(ctx_);
   instance_.mesh.world.all_reduce(stats_.all(), comm::Reduce::kSum);
   instance_.mesh[comm::Group::kBatches].all_reduce(std::span(task_tokens_), comm::Reduce::kSum);
   result.loss = result.lm_loss;

@@ -51,15 +51,17 @@ struct ExpertLayer {
       : x(normal({kRows, kDim}, dtype)),
         w(normal({kExperts, width, kDim}, dtype)),
         y(normal({kRows, width}, dtype)) {
+    std::vector<std::int32_t> begins;
     for (std::int64_t i = 0; i <= kExperts; ++i) {
-      offsets.push_back(kRows * i * (i + 1) / (kExperts * (kExperts + 1)));
+      begins.push_back(
+          static_cast<std::int32_t>(kRows * i * (i + 1) / (kExperts * (kExperts + 1))));
     }
+    offsets = indices(begins, {kExperts + 1});
   }
 
   double flop() const { return flop_of(kRows, w.dim(1), kDim); }
 
-  Tensor x, w, y;
-  std::vector<std::int64_t> offsets;
+  Tensor x, w, y, offsets;
 };
 
 void grouped_matmul(benchmark::State& state) {

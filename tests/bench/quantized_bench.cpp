@@ -61,8 +61,7 @@ const Weights& weights(std::int64_t product, std::int64_t format) {
 }
 
 // Seconds of grouped_matmul, the best of some calls.
-double plain_seconds(const Weights& w, const Tensor& x, const std::vector<std::int64_t>& offsets,
-                     const Tensor& y) {
+double plain_seconds(const Weights& w, const Tensor& x, const Tensor& offsets, const Tensor& y) {
   double best = 1e9;
   for (std::size_t i = 0; i < std::max<std::size_t>(w.plain.size(), 5); ++i) {
     const auto begin = std::chrono::steady_clock::now();
@@ -78,12 +77,14 @@ void packed(benchmark::State& state) {
   const Product& product = kProducts.at(static_cast<std::size_t>(state.range(0)));
   const Weights& w = weights(state.range(0), state.range(1));
   const std::int64_t rows = state.range(2);
-  std::vector<std::int64_t> offsets;
+  std::vector<std::int32_t> begins;
   for (std::int64_t g = 0; g <= product.groups; ++g) {
-    offsets.push_back(g * rows);
+    begins.push_back(static_cast<std::int32_t>(g * rows));
   }
-  const Tensor x = normal({offsets.back(), product.k}, DType::kBf16);
-  const Tensor y = zeros({offsets.back(), product.n}, DType::kBf16);
+  const Tensor offsets = indices(begins, {product.groups + 1});
+  const std::int64_t all = product.groups * rows;
+  const Tensor x = normal({all, product.k}, DType::kBf16);
+  const Tensor y = zeros({all, product.n}, DType::kBf16);
   const double plain = plain_seconds(w, x, offsets, y);
   std::size_t layer = 0;
   for (auto _ : state) {
@@ -91,7 +92,7 @@ void packed(benchmark::State& state) {
     layer = (layer + 1) % w.packed.size();
   }
   using benchmark::Counter;
-  const double flop = 2.0 * static_cast<double>(offsets.back() * product.n * product.k);
+  const double flop = 2.0 * static_cast<double>(all * product.n * product.k);
   const auto bytes = static_cast<double>(w.packed.front().bytes());
   state.SetLabel(std::string(name_of(w.packed.front().format)) + ", " + product.name);
   state.counters["flop"] = Counter(flop, Counter::kIsIterationInvariantRate);

@@ -111,7 +111,7 @@ def contents(path):
     return found
 
 def manifest(path):
-    """What a checkpoint says of itself but clocks, sums of whole files, and paths."""
+    """What a checkpoint says of itself but clocks, sums of whole files (and of times), and paths."""
     found = {}
     def walk(name, value):
         if isinstance(value, dict):
@@ -120,7 +120,8 @@ def manifest(path):
         elif isinstance(value, list):
             for index, each in enumerate(value):
                 walk(f"{name}/{index}", each)
-        elif name != "/sha256" and not any(part in name for part in ("/config/", "created", "version", "save_seconds", "git", "/notes")):
+        elif name != "/sha256" and not any(part in name for part in (
+                "/config/", "created", "version", "save_seconds", "git", "/notes", "/fingerprint")):
             found[name] = value
     walk("", json.loads(path.read_text()))
     return found

@@ -25,7 +25,8 @@ class CpuBackend : public Backend {
   std::string_view name() const override { return set_.name; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;
-  void download(const Tensor& from, std::span<std::byte> host) override;
+  void download(std::span<const Download> parts) override;
+  using Backend::download;
   void synchronize() override {}
   void release_reserve() override { memory_pool_.release_reserve(); }
 
@@ -37,11 +38,11 @@ class CpuBackend : public Backend {
 
   void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
               Write write) override;
-  void grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const Tensor& w,
+  void grouped_matmul(const Tensor& x, const Tensor& offsets, const Tensor& w,
                       const Tensor& y) override;
-  void grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets, const Tensor& w,
+  void grouped_matmul_dx(const Tensor& dy, const Tensor& offsets, const Tensor& w,
                          const Tensor& dx) override;
-  void grouped_matmul_dw(const Tensor& dy, const Tensor& x, std::span<const std::int64_t> offsets,
+  void grouped_matmul_dw(const Tensor& dy, const Tensor& x, const Tensor& offsets,
                          const Tensor& dw) override;
   std::optional<DType> inference_format(DType compute) const override {
     const bool packed = compute == DType::kBf16 && set_.bf16_dot;
@@ -51,7 +52,7 @@ class CpuBackend : public Backend {
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   PackedWeights load_codes(const Shape& shape, std::span<const QuantizedRows> rows) override;
   QuantizedRows codes_of(const PackedWeights& packed) override;
-  void packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets, const PackedWeights& w,
+  void packed_matmul(const Tensor& x, const Tensor& offsets, const PackedWeights& w,
                      const Tensor& y, const Tensor& peaks) override;
   void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) override;
 
@@ -75,10 +76,8 @@ class CpuBackend : public Backend {
                    const RowGroups& target, Write write) override;
   void clamp(const Tensor& inout, float limit) override;
   void clamp_backward(const Tensor& dy, const Tensor& x, float limit) override;
-  void add_bias(const Tensor& y, std::span<const std::int64_t> offsets,
-                const Tensor& bias) override;
-  void bias_backward(const Tensor& dy, std::span<const std::int64_t> offsets,
-                     const Tensor& dbias) override;
+  void add_bias(const Tensor& y, const Tensor& offsets, const Tensor& bias) override;
+  void bias_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dbias) override;
   void gate_rows(const Tensor& x, const Tensor& logit) override;
   void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
                           const Tensor& dlogit) override;
@@ -110,6 +109,12 @@ class CpuBackend : public Backend {
   void route_backward(const RouteOptions& options, const RouteTensors& tensors,
                       const Tensor& choice, const Tensor& dweight, const Tensor& daux, float dz,
                       const Tensor& dlogits) override;
+  void aux_gradient(const Tensor& choice, const Tensor& segment, const Tensor& load,
+                    const AuxScale& scale, const Tensor& daux) override;
+  void drop_overflow(const Tensor& choice, const Tensor& weight, std::int64_t slots,
+                     const Tensor& target, const Tensor& counts) override;
+  void lay_rows(const Tensor& target, const Tensor& order, const Tensor& position,
+                const Tensor& source, const Tensor& offsets) override;
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& y) override;
   void combine_rows(const Tensor& rows, const Tensor& position, const Tensor& weight,
                     const Tensor& y) override;

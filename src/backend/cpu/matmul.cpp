@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/group_offsets.h"
 #include "backend/cpu/scratch.h"
 
 namespace moesaic::cpu {
@@ -182,16 +183,13 @@ namespace {
 
 // make(part of w (G, N, M) as (N, M), the choice of the group's rows) of every group.
 template <class Make>
-std::vector<Matmul::Group> groups_of(std::span<const std::int64_t> offsets, const Tensor& w,
-                                     const Tensor& x, const Make& make) {
-  if (std::ssize(offsets) != w.dim(0) + 1 || offsets.back() != x.dim(0)) {
-    throw Error(Exit::kInternal,
-                fmt::format("{} group offsets for {} groups", offsets.size(), w.dim(0)));
-  }
+std::vector<Matmul::Group> groups_of(const Tensor& offsets, const Tensor& w, const Tensor& x,
+                                     const Make& make) {
+  const std::vector<std::int64_t> ends = group_offsets(offsets, w.dim(0), x.dim(0));
   std::vector<Matmul::Group> groups;
   for (std::int64_t g = 0; g < w.dim(0); ++g) {
-    const std::int64_t begin = offsets[static_cast<std::size_t>(g)];
-    const std::int64_t count = offsets[static_cast<std::size_t>(g) + 1] - begin;
+    const std::int64_t begin = ends[static_cast<std::size_t>(g)];
+    const std::int64_t count = ends[static_cast<std::size_t>(g) + 1] - begin;
     groups.push_back(make(w.rows(g, 1).reshaped({w.dim(1), w.dim(2)}),
                           [=](const Tensor& all) { return all.rows(begin, count); }));
   }
@@ -205,8 +203,8 @@ void CpuBackend::matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpos
   matmul_.run(a, ta, b, tb, c, write);
 }
 
-void CpuBackend::grouped_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
-                                const Tensor& w, const Tensor& y) {
+void CpuBackend::grouped_matmul(const Tensor& x, const Tensor& offsets, const Tensor& w,
+                                const Tensor& y) {
   matmul_.run(groups_of(offsets, w, x,
                         [&](const Tensor& of_w, const auto& rows) {
                           return Matmul::Group{rows(x), of_w, rows(y)};
@@ -214,8 +212,8 @@ void CpuBackend::grouped_matmul(const Tensor& x, std::span<const std::int64_t> o
               Transpose::kNo, Transpose::kYes, Write::kOverwrite);
 }
 
-void CpuBackend::grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_t> offsets,
-                                   const Tensor& w, const Tensor& dx) {
+void CpuBackend::grouped_matmul_dx(const Tensor& dy, const Tensor& offsets, const Tensor& w,
+                                   const Tensor& dx) {
   matmul_.run(groups_of(offsets, w, dy,
                         [&](const Tensor& of_w, const auto& rows) {
                           return Matmul::Group{rows(dy), of_w, rows(dx)};
@@ -223,8 +221,8 @@ void CpuBackend::grouped_matmul_dx(const Tensor& dy, std::span<const std::int64_
               Transpose::kNo, Transpose::kNo, Write::kOverwrite);
 }
 
-void CpuBackend::grouped_matmul_dw(const Tensor& dy, const Tensor& x,
-                                   std::span<const std::int64_t> offsets, const Tensor& dw) {
+void CpuBackend::grouped_matmul_dw(const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                                   const Tensor& dw) {
   matmul_.run(groups_of(offsets, dw, dy,
                         [&](const Tensor& of_dw, const auto& rows) {
                           return Matmul::Group{rows(dy), rows(x), of_dw};

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "backend/cpu/group_offsets.h"
 #include "backend/cpu/scratch.h"
 
 namespace moesaic::cpu {
@@ -187,12 +188,10 @@ void with_numbers(const Tensor& tensor, const Work& work) {
 
 }  // namespace
 
-void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
-                   std::span<const std::int64_t> offsets, const PackedWeights& w, const Tensor& y,
-                   const Tensor& peaks, MemoryPool& memory_pool) {
-  require(std::ssize(offsets) == w.groups + 1 && offsets.front() == 0 &&
-              std::is_sorted(offsets.begin(), offsets.end()) && offsets.back() == x.dim(0),
-          fmt::format("{} group offsets for {} groups", offsets.size(), w.groups));
+void packed_matmul(const InstructionSet& set, int threads, const Tensor& x, const Tensor& offsets,
+                   const PackedWeights& w, const Tensor& y, const Tensor& peaks,
+                   MemoryPool& memory_pool) {
+  const std::vector<std::int64_t> ends = group_offsets(offsets, w.groups, x.dim(0));
   require(x.dim(1) == w.slice.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
           fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
                       w.rows, w.slice.count, y.shape().text()));
@@ -202,7 +201,7 @@ void packed_matmul(const InstructionSet& set, int threads, const Tensor& x,
   require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.slice.whole),
           fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
   const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
-  const Shares shares(kernels_of(set, w.format), offsets, w, memory_pool);
+  const Shares shares(kernels_of(set, w.format), ends, w, memory_pool);
   with_numbers(x, [&](const auto* rows) {
     with_numbers(y, [&](auto* results) { run(shares, rows, known, results, threads); });
   });

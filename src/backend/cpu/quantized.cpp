@@ -149,8 +149,8 @@ QuantizedRows CpuBackend::codes_of(const PackedWeights& packed) {
                         packed.rows, packed.columns);
 }
 
-void CpuBackend::packed_matmul(const Tensor& x, std::span<const std::int64_t> offsets,
-                               const PackedWeights& w, const Tensor& y, const Tensor& peaks) {
+void CpuBackend::packed_matmul(const Tensor& x, const Tensor& offsets, const PackedWeights& w,
+                               const Tensor& y, const Tensor& peaks) {
   cpu::packed_matmul(set_, threads_, x, offsets, w, y, peaks, memory_pool_);
 }
 

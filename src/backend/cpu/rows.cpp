@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/group_offsets.h"
 #include "backend/cpu/row_groups.h"
 
 namespace moesaic::cpu {
@@ -11,8 +12,10 @@ void CpuBackend::gather_rows(const Tensor& x, const Tensor& index, const Tensor&
   const std::size_t row_bytes = static_cast<std::size_t>(x.dim(1)) * size_of(x.dtype());
   share(index.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
     for (auto r = static_cast<std::size_t>(begin); r < static_cast<std::size_t>(end); ++r) {
-      std::memcpy(y.data() + r * row_bytes,
-                  x.data() + static_cast<std::size_t>(indices[r]) * row_bytes, row_bytes);
+      if (indices[r] >= 0) {
+        std::memcpy(y.data() + r * row_bytes,
+                    x.data() + static_cast<std::size_t>(indices[r]) * row_bytes, row_bytes);
+      }
     }
   });
 }
@@ -72,15 +75,15 @@ void CpuBackend::copy_groups(const Tensor& from, const RowGroups& source, const 
   });
 }
 
-void CpuBackend::add_bias(const Tensor& y, std::span<const std::int64_t> offsets,
-                          const Tensor& bias) {
+void CpuBackend::add_bias(const Tensor& y, const Tensor& offsets, const Tensor& bias) {
   const std::int64_t dim = y.dim(1);
+  const std::vector<std::int64_t> ends = group_offsets(offsets, bias.numel() / dim, y.dim(0));
   with_kernels(y.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(y.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
-        const std::int64_t first = std::max(begin, offsets[g]);
-        const std::int64_t rows = std::min(end, offsets[g + 1]) - first;
+      for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
+        const std::int64_t first = std::max(begin, ends[g]);
+        const std::int64_t rows = std::min(end, ends[g + 1]) - first;
         if (rows > 0) {
           kernels.add_bias(row<A>(y, first),
                            bias.as<float>().data() + static_cast<std::int64_t>(g) * dim, rows, dim);
@@ -91,16 +94,16 @@ void CpuBackend::add_bias(const Tensor& y, std::span<const std::int64_t> offsets
 }
 
 // Threads share the columns: the order of a sum does not depend on them.
-void CpuBackend::bias_backward(const Tensor& dy, std::span<const std::int64_t> offsets,
-                               const Tensor& dbias) {
+void CpuBackend::bias_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dbias) {
   const std::int64_t dim = dy.dim(1);
+  const std::vector<std::int64_t> ends = group_offsets(offsets, dbias.numel() / dim, dy.dim(0));
   with_kernels(dy.dtype(), [&](const auto& kernels, auto type) {
     using A = decltype(type);
     share(dim, [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-      for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
-        kernels.bias_backward(row<A>(dy, offsets[g]) + begin, dim,
+      for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
+        kernels.bias_backward(row<A>(dy, ends[g]) + begin, dim,
                               dbias.as<float>().data() + static_cast<std::int64_t>(g) * dim + begin,
-                              offsets[g + 1] - offsets[g], end - begin);
+                              ends[g + 1] - ends[g], end - begin);
       }
     });
   });

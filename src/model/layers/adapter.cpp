@@ -80,7 +80,7 @@ Shape with_groups(const ParameterSpec& weight, std::int64_t rows, std::int64_t c
 }
 
 // y (R, N) = x (R, K) w^T of each row's group.
-void product(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets, const Tensor& w,
+void product(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& w,
              const Tensor& y) {
   if (w.shape().rank() == 3) {
     ctx.backend.grouped_matmul(x, offsets, w, y);
@@ -90,8 +90,8 @@ void product(Context& ctx, const Tensor& x, std::span<const std::int64_t> offset
 }
 
 // dx (R, K) = dy (R, N) w of each row's group.
-void product_backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
-                      const Tensor& w, const Tensor& dx) {
+void product_backward(Context& ctx, const Tensor& dy, const Tensor& offsets, const Tensor& w,
+                      const Tensor& dx) {
   if (w.shape().rank() == 3) {
     ctx.backend.grouped_matmul_dx(dy, offsets, w, dx);
   } else {
@@ -155,8 +155,8 @@ Slice Adapter::columns(std::size_t target) const {
   return {static_cast<std::int64_t>(target) * rank_, rank_};
 }
 
-void Adapter::forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-                      const Tensor& y, Saved* saved) const {
+void Adapter::forward(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& y,
+                      Saved* saved) const {
   const Tensor wide = ctx.empty(DType::kF32, {x.dim(0), std::ssize(targets_) * rank_});
   product(ctx, x, offsets, a_->compute, wide);
   ctx.backend.scale(wide, scale_);
@@ -173,9 +173,8 @@ void Adapter::forward(Context& ctx, const Tensor& x, std::span<const std::int64_
   }
 }
 
-void Adapter::backward(Context& ctx, const Tensor& dy, const Tensor& x,
-                       std::span<const std::int64_t> offsets, const Saved& saved,
-                       const Tensor& dx) const {
+void Adapter::backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                       const Saved& saved, const Tensor& dx) const {
   const Tensor wide = ctx.empty(DType::kF32, {dy.dim(0), std::ssize(targets_) * rank_});
   for (std::size_t t = 0; t < targets_.size(); ++t) {
     const Target& target = targets_[t];

@@ -29,11 +29,11 @@ class Adapter {
                                    const Placement& placement, bool over_tp);
 
   /// y (R, N) += its update for x (R, K); rows [offsets[g], offsets[g + 1]) are of group g.
-  void forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-               const Tensor& y, Saved* saved) const;
+  void forward(Context& ctx, const Tensor& x, const Tensor& offsets, const Tensor& y,
+               Saved* saved) const;
   /// dy (R, N), x: as the products read them. Adds into the gradients, and to dx (R, K).
-  void backward(Context& ctx, const Tensor& dy, const Tensor& x,
-                std::span<const std::int64_t> offsets, const Saved& saved, const Tensor& dx) const;
+  void backward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                const Saved& saved, const Tensor& dx) const;
 
  private:
   struct Target {

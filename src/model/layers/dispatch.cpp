@@ -20,16 +20,31 @@ Tensor reordered(Context& ctx, const Tensor& rows, const Tensor& index) {
 
 }  // namespace
 
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
+std::vector<std::int32_t> expert_order(const routing::ExpertPool& expert_pool) {
+  std::vector<std::int32_t> order;
+  for (const auto& experts : expert_pool.of_rank) {
+    order.insert(order.end(), experts.begin(), experts.end());
+  }
+  return order;
+}
+
+Routes plan_routes(Context& ctx, const Tensor& offsets, std::int64_t most,
                    const routing::ExpertPool& expert_pool) {
   const comm::Communicator& group = ctx.experts.group();
   const auto ranks = static_cast<std::size_t>(group.size());
-  const std::size_t local = expert_pool.of_rank[static_cast<std::size_t>(group.rank())].size();
   Routes routes;
+  if (ranks == 1) {
+    routes.send_rows = routes.recv_rows = {most};
+    routes.offsets = offsets;
+    return routes;
+  }
+  const std::size_t local = expert_pool.of_rank[static_cast<std::size_t>(group.rank())].size();
+  const std::vector<std::int32_t> begins = to_host_i32(ctx.backend, offsets);
   std::vector<std::vector<std::int64_t>> send(ranks);
+  std::size_t place = 0;
   for (std::size_t r = 0; r < ranks; ++r) {
-    for (const std::int32_t expert : expert_pool.of_rank[r]) {
-      send[r].push_back(rows[static_cast<std::size_t>(expert)]);
+    for (std::size_t i = 0; i < expert_pool.of_rank[r].size(); ++i, ++place) {
+      send[r].push_back(begins[place + 1] - begins[place]);
     }
     routes.send_rows.push_back(std::accumulate(send[r].begin(), send[r].end(), std::int64_t{0}));
   }
@@ -48,7 +63,7 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
   }
   std::vector<std::int32_t> grouped_from;
   std::vector<std::int32_t> received_from(static_cast<std::size_t>(total));
-  routes.offsets.push_back(0);
+  std::vector<std::int32_t> grouped_offsets = {0};
   for (std::size_t e = 0; e < local; ++e) {
     for (std::size_t r = 0; r < ranks; ++r) {
       for (std::int64_t i = 0; i < received[r][e]; ++i) {
@@ -58,9 +73,10 @@ Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
         grouped_from.push_back(from);
       }
     }
-    routes.offsets.push_back(std::ssize(grouped_from));
+    grouped_offsets.push_back(static_cast<std::int32_t>(grouped_from.size()));
   }
-  if (ranks == 1 || local == 1) {
+  routes.offsets = to_device(ctx.backend, grouped_offsets, {std::ssize(grouped_offsets)});
+  if (local == 1) {
     return routes;  // rows arrive in groups
   }
   routes.grouped_from = to_device(ctx.backend, grouped_from, {total});

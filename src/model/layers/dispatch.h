@@ -11,16 +11,20 @@ namespace moesaic::model {
 /// How the rows of a dispatch plan travel between the ranks that share out the experts, and how
 /// they are grouped where they arrive.
 struct Routes {
-  std::vector<std::int64_t> send_rows, recv_rows;  // [ranks]
-  std::vector<std::int64_t> offsets;               // [local experts + 1] of the grouped rows
+  std::vector<std::int64_t> send_rows, recv_rows;  // [ranks]; one rank: at most so many
+  Tensor offsets;                                  // (local experts + 1) int32 of the grouped rows
   // (R') int32: grouped row i is received row grouped_from[i]. Undefined where rows arrive in
   // groups.
   Tensor grouped_from;
   Tensor received_from;  // its inverse
 };
 
-/// Collective over experts: exchanges how many rows of each expert (rows: [E]) go where.
-Routes plan_routes(Context& ctx, const std::vector<std::int64_t>& rows,
+/// The experts of all ranks, in the order in which rows are sent to them.
+std::vector<std::int32_t> expert_order(const routing::ExpertPool& expert_pool);
+
+/// Collective over experts: exchanges how many rows of each expert go where. offsets (E + 1) int32
+/// of at most `most` rows in expert_order. The host waits for them, unless all experts are here.
+Routes plan_routes(Context& ctx, const Tensor& offsets, std::int64_t most,
                    const routing::ExpertPool& expert_pool);
 
 /// Collective over experts: rows in plan order -> rows grouped by local expert. (R, D) -> (R', D)

@@ -87,8 +87,7 @@ std::vector<Parameter*> Experts::parameters() const {
   return all;
 }
 
-Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-                        Saved* saved) const {
+Tensor Experts::forward(Context& ctx, const Tensor& x, const Tensor& offsets, Saved* saved) const {
   const std::int64_t rows = x.dim(0);
   const Tensor gate_up = ctx.empty(ctx.compute, {rows, 2 * hidden_});
   multiply(ctx, x, offsets, gate_up_, gate_up);
@@ -117,7 +116,7 @@ Tensor Experts::forward(Context& ctx, const Tensor& x, std::span<const std::int6
   return y;
 }
 
-Tensor Experts::backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+Tensor Experts::backward(Context& ctx, const Tensor& dy, const Tensor& offsets,
                          const Saved& saved) const {
   const std::int64_t rows = dy.dim(0);
   const Tensor activated = ctx.empty(ctx.compute, {rows, hidden_});

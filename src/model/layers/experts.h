@@ -29,11 +29,9 @@ class Experts {
 
   /// offsets: [count + 1] of each expert's rows. x, y: (R, D) compute. Collective over tp where
   /// multiply is (linear.h).
-  Tensor forward(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-                 Saved* saved) const;
+  Tensor forward(Context& ctx, const Tensor& x, const Tensor& offsets, Saved* saved) const;
   /// dy, dx: (R, D) compute. Adds into the gradients. Not collective.
-  Tensor backward(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
-                  const Saved& saved) const;
+  Tensor backward(Context& ctx, const Tensor& dy, const Tensor& offsets, const Saved& saved) const;
 
   /// The stacked parameters. Each is cut into equal slices, one per expert of this rank, in order.
   std::vector<Parameter*> parameters() const;

@@ -90,7 +90,7 @@ std::int64_t Head::block_rows(const Context& ctx) const {
 
 Tensor Head::logits(Context& ctx, const Tensor& x) const {
   Tensor logits = ctx.empty(DType::kF32, {x.dim(0), weight_.spec.shape[0]});
-  multiply(ctx, x, std::array<std::int64_t, 2>{0, x.dim(0)}, weight_, logits);
+  multiply(ctx, x, {}, weight_, logits);
   return logits;
 }
 
@@ -226,7 +226,7 @@ Head::Loss Head::loss(Context& ctx, const Tensor& x, std::span<const float> weig
                                        weights.rows(begin, rows), dscores, spread);
     add_metrics(stats, part(target, begin, rows), to_host_f32(ctx.backend, spread),
                 ctx.tp.group().rank() == 0, result);
-    add_weight_gradient(ctx, dscores, x_rows, std::array<std::int64_t, 2>{0, rows}, weight_);
+    add_weight_gradient(ctx, dscores, x_rows, {}, weight_);
     if (wants_dx) {
       ctx.backend.matmul(dscores, Transpose::kNo, weight_.compute, Transpose::kNo,
                          dx.rows(begin, rows), Write::kOverwrite);

@@ -70,23 +70,23 @@ std::optional<RmsNorm> make_q_norm(Parameters& parameters, const std::string& pr
 // Rows of (token, head) in the order of (head, token), and back; offsets of the heads.
 struct HeadOrder {
   Tensor by_head, by_token;  // (T H) int32
-  std::vector<std::int64_t> offsets;
+  Tensor offsets;            // (H + 1) int32
 };
 
 HeadOrder order_of(const Context& ctx, std::int64_t tokens, std::int64_t heads) {
   std::vector<std::int32_t> by_head(static_cast<std::size_t>(tokens * heads));
   std::vector<std::int32_t> by_token(by_head.size());
-  HeadOrder order{{}, {}, {0}};
+  std::vector<std::int32_t> offsets{0};
   for (std::int64_t h = 0; h < heads; ++h) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       by_head[static_cast<std::size_t>(h * tokens + t)] = static_cast<std::int32_t>(t * heads + h);
       by_token[static_cast<std::size_t>(t * heads + h)] = static_cast<std::int32_t>(h * tokens + t);
     }
-    order.offsets.push_back((h + 1) * tokens);
+    offsets.push_back(static_cast<std::int32_t>((h + 1) * tokens));
   }
-  order.by_head = to_device(ctx.backend, by_head, {tokens * heads});
-  order.by_token = to_device(ctx.backend, by_token, {tokens * heads});
-  return order;
+  return {to_device(ctx.backend, by_head, {tokens * heads}),
+          to_device(ctx.backend, by_token, {tokens * heads}),
+          to_device(ctx.backend, offsets, {heads + 1})};
 }
 
 }  // namespace

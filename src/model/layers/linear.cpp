@@ -1,7 +1,5 @@
 #include "model/layers/linear.h"
 
-#include <array>
-
 namespace moesaic::model {
 namespace {
 
@@ -13,27 +11,30 @@ Shape stacked(const std::vector<PublicTensor>& tensors) {
   return {rows, tensors.front().slice_shape()[1]};
 }
 
-// Where only some rows of a weight are trained: those of each group that lie in them.
-void add_to_trained_rows(Context& ctx, const Tensor& dy, const Tensor& x,
-                         std::span<const std::int64_t> offsets, const Parameter& weight) {
+// Where only some rows of a weight are trained: those of each group that lie in them. Groups of
+// which the same rows are trained share the columns of dy.
+void add_to_trained_rows(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                         const Parameter& weight) {
   const std::int64_t n = dy.dim(1);
-  for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
-    const Slice met{offsets[g], offsets[g + 1] - offsets[g]};
+  const std::int64_t groups = weight.spec.shape.numel() / (n * x.dim(1));
+  Slice picked{0, 0};
+  Tensor columns;
+  for (std::int64_t g = 0; g < groups; ++g) {
     for (const TrainedRows& trained : weight.trained) {
-      const auto group = static_cast<std::int64_t>(g);
-      const Slice rows = overlap(trained.rows, {group * n, n});
-      if (rows.count == 0 || met.count == 0) {
+      const Slice rows = overlap(trained.rows, {g * n, n});
+      if (rows.count == 0) {
         continue;
       }
-      const Tensor d =
-          columns_of(ctx, dy.rows(met.begin, met.count), {rows.begin - group * n, rows.count});
-      ctx.backend.matmul(d, Transpose::kYes, x.rows(met.begin, met.count), Transpose::kNo,
-                         weight.grad_rows(weight.trained_in(rows)), Write::kAdd);
+      if (!columns.defined() || picked.begin != rows.begin - g * n || picked.count != rows.count) {
+        picked = {rows.begin - g * n, rows.count};
+        columns = columns_of(ctx, dy, picked);
+      }
+      const Tensor grad = weight.grad_rows(weight.trained_in(rows));
+      ctx.backend.grouped_matmul_dw(columns, x, offsets.defined() ? offsets.rows(g, 2) : Tensor(),
+                                    grad.reshaped({1, rows.count, x.dim(1)}));
     }
   }
 }
-
-std::array<std::int64_t, 2> all_of(const Tensor& y) { return {0, y.dim(0)}; }
 
 // Collective over tp where its ranks share a block of x: they all round their columns by the
 // largest value of that block, as a rank does that has all columns.
@@ -59,8 +60,8 @@ Tensor columns_of(Context& ctx, const Tensor& x, Slice columns) {
   return picked;
 }
 
-void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-              const Parameter& weight, const Tensor& y) {
+void multiply(Context& ctx, const Tensor& x, const Tensor& offsets, const Parameter& weight,
+              const Tensor& y) {
   ctx.tell(&Observer::on_linear, {.device = ctx, .x = x, .offsets = offsets, .weight = weight});
   if (weight.packed.groups > 0) {
     ctx.backend.packed_matmul(x, offsets, weight.packed, y, shared_peaks(ctx, x, weight.packed));
@@ -71,8 +72,8 @@ void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offse
   }
 }
 
-void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
-                         std::span<const std::int64_t> offsets, const Parameter& weight) {
+void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                         const Parameter& weight) {
   if (!weight.is_trained()) {
     return;
   }
@@ -102,7 +103,7 @@ void add_gradient(Context& ctx, const Parameter& parameter,
   }
 }
 
-void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+void add_bias_gradient(Context& ctx, const Tensor& dy, const Tensor& offsets,
                        const Parameter& bias) {
   add_gradient(ctx, bias, [&](const Tensor& to) { ctx.backend.bias_backward(dy, offsets, to); });
 }
@@ -129,12 +130,12 @@ Linear::Linear(Parameters& parameters, const std::vector<PublicTensor>& tensors,
 Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   const DType dtype = full_ == Full::kInputGradient ? ctx.compute : DType::kF32;
   Tensor y = ctx.empty(dtype, {x.dim(0), weight_.spec.shape[0]});
-  multiply(ctx, x, all_of(y), weight_, y);
+  multiply(ctx, x, {}, weight_, y);
   if (bias_ != nullptr && adds_bias_) {
-    ctx.backend.add_bias(y, all_of(y), bias_->value);
+    ctx.backend.add_bias(y, {}, bias_->value);
   }
   if (adapter_) {
-    adapter_->forward(ctx, x, all_of(y), y, saved != nullptr ? &saved->adapter : nullptr);
+    adapter_->forward(ctx, x, {}, y, saved != nullptr ? &saved->adapter : nullptr);
   }
   if (saved != nullptr && (weight_.is_trained() || adapter_)) {
     saved->x = x;
@@ -144,15 +145,15 @@ Tensor Linear::forward(Context& ctx, const Tensor& x, Saved* saved) const {
 
 Tensor Linear::backward(Context& ctx, const Tensor& dy, const Saved& saved) const {
   const Tensor d = ctx.as(ctx.compute, dy);
-  add_weight_gradient(ctx, d, saved.x, all_of(d), weight_);
+  add_weight_gradient(ctx, d, saved.x, {}, weight_);
   if (bias_ != nullptr) {
-    add_bias_gradient(ctx, d, all_of(d), *bias_);
+    add_bias_gradient(ctx, d, {}, *bias_);
   }
   const DType dtype = full_ == Full::kOutput ? ctx.compute : DType::kF32;
   Tensor dx = ctx.empty(dtype, {d.dim(0), weight_.spec.shape[1]});
   ctx.backend.matmul(d, Transpose::kNo, weight_.compute, Transpose::kNo, dx, Write::kOverwrite);
   if (adapter_) {
-    adapter_->backward(ctx, d, saved.x, all_of(d), saved.adapter, dx);
+    adapter_->backward(ctx, d, saved.x, {}, saved.adapter, dx);
   }
   return dx;
 }

@@ -15,15 +15,15 @@ namespace moesaic::model {
 /// y (R, N) = x (R, K) w^T, with rows [offsets[g], offsets[g + 1]) and the weights of group g; w
 /// (N, K) or (G, N, K), as they are kept. Collective over tp where its ranks share a block of
 /// columns of quantized weights.
-void multiply(Context& ctx, const Tensor& x, std::span<const std::int64_t> offsets,
-              const Parameter& weight, const Tensor& y);
+void multiply(Context& ctx, const Tensor& x, const Tensor& offsets, const Parameter& weight,
+              const Tensor& y);
 
 /// Adds dy^T x into the gradient of a weight's trained rows: rows [offsets[g], offsets[g + 1]) of x
 /// (R, K) and dy (R, N), compute, met group g. Nothing where it is frozen. Not collective.
-void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x,
-                         std::span<const std::int64_t> offsets, const Parameter& weight);
+void add_weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& offsets,
+                         const Parameter& weight);
 /// The same of a bias (G N): sums of the rows of dy.
-void add_bias_gradient(Context& ctx, const Tensor& dy, std::span<const std::int64_t> offsets,
+void add_bias_gradient(Context& ctx, const Tensor& dy, const Tensor& offsets,
                        const Parameter& bias);
 
 /// Columns of a matrix (R, N), side by side; the matrix itself if these are all.

@@ -2,11 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "backend/transfer.h"
 #include "config/layers.h"
-#include "data/context_chunks.h"
 #include "model/context_parallel.h"
 #include "model/tensor_parallel.h"
 
@@ -89,46 +90,104 @@ Tensor Moe::add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared
   return term;
 }
 
+// Which expert computes each choice of the whole micro-batch, and who is told.
+Moe::Targets Moe::targets(Context& ctx, const Tensor& x, Saved& saved) const {
+  const routing::SlotRule rule = this->rule(ctx);
+  Router::Choice choice = router_.forward(ctx, own_part(ctx, x), saved.router);
+  Targets targets{.expert = ctx.empty(DType::kI32, choice.all_expert.shape()), .weight = {}};
+  const Tensor counts = ctx.empty(DType::kI32, {3, expert_pool_.size()});
+  routing::DispatchPlan plan;
+  const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
+  if (may_move) {
+    plan = move(ctx, rule, choice, saved);
+    targets.expert = to_device(ctx.backend, plan.target, choice.all_expert.shape());
+  } else {
+    ctx.backend.drop_overflow(choice.all_expert, choice.all_weight, rule.slots, targets.expert,
+                              counts);
+  }
+  ctx.tell(&Observer::on_route, {.device = ctx,
+                                 .moe_layer = moe_layer_,
+                                 .batch = *ctx.batch.whole,
+                                 .expert_pool = expert_pool_,
+                                 .choice = choice.all_expert,
+                                 .weight = choice.all_weight,
+                                 .counts = counts,
+                                 .plan = may_move ? &plan : nullptr,
+                                 .rule = rule});
+  const std::vector<Slice> sent = in_whole(ctx, sent_rows(ctx));
+  targets.expert = picked_rows(ctx, targets.expert, sent);
+  targets.weight = folded_ ? choice.weight : picked_rows(ctx, choice.all_weight, sent);
+  saved.router.routed.selection = {};
+  return targets;
+}
+
+// The host settles which choices go elsewhere: all experts' in one order. It waits for them.
+routing::DispatchPlan Moe::move(Context& ctx, const routing::SlotRule& rule, Router::Choice& choice,
+                                Saved& saved) const {
+  HostCopies copies;
+  copies.add(choice.all_expert);
+  copies.add(choice.all_weight);
+  copies.add(router_.all_selection(ctx, saved.router));
+  copies.fetch(ctx.backend);
+  const std::span<const std::int32_t> chosen = copies.at<std::int32_t>(0);
+  routing::DispatchPlan plan = routing::plan_dispatch(
+      {top_k_, chosen, copies.at<float>(1), copies.at<float>(2)}, expert_pool_, rule);
+  std::vector<std::int32_t> experts = plan.target;
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    experts[i] = experts[i] >= 0 ? experts[i] : chosen[i];
+  }
+  if (!plan.has_rerouted()) {
+    experts.clear();
+  }
+  router_.move(ctx, experts, choice, saved.router);
+  return plan;
+}
+
+// The rows that this rank sends: at most one for each choice, and no more than there are slots.
+Moe::SentRows Moe::route(Context& ctx, const Tensor& x, Saved& saved) const {
+  const Targets targets = this->targets(ctx, x, saved);
+  const std::vector<std::int32_t> order = expert_order(expert_pool_);
+  const std::int64_t slots = rule(ctx).slots;
+  const std::int64_t choices = targets.expert.numel();
+  const std::int64_t most = slots > 0 ? std::min(choices, std::ssize(order) * slots) : choices;
+  SentRows rows{.source = ctx.empty(DType::kI32, {most}),
+                .offsets = ctx.empty(DType::kI32, {std::ssize(order) + 1})};
+  saved.position = ctx.empty(DType::kI32, targets.expert.shape());
+  saved.weight = targets.weight;
+  ctx.backend.lay_rows(targets.expert, to_device(ctx.backend, order, {std::ssize(order)}),
+                       saved.position, rows.source, rows.offsets);
+  return rows;
+}
+
+// Those of the block's first forward, where this one computes it again.
+Routes Moe::routes_of(Context& ctx, const SentRows& rows) const {
+  if (ctx.batch.routes != nullptr && ctx.batch.routes->offsets.defined()) {
+    return *ctx.batch.routes;
+  }
+  Routes routes = plan_routes(ctx, rows.offsets, rows.source.dim(0), expert_pool_);
+  if (ctx.batch.routes != nullptr) {
+    *ctx.batch.routes = routes;
+  }
+  return routes;
+}
+
 Tensor Moe::forward(Context& ctx, const Tensor& x, Saved* saved) const {
   Saved local;
   Saved& s = saved != nullptr ? *saved : local;
-  const routing::SlotRule rule = this->rule(ctx);
   const Slice sent = sent_rows(ctx);
-  routing::DispatchPlan plan;
+  SentRows plan;
   {
     const PhaseScope phase(ctx.clock, Phase::kRouter);
-    const bool may_move = rule.slots > 0 && overflow_ != config::Overflow::kDrop;
-    Router::Choice choice = router_.forward(ctx, own_part(ctx, x), may_move, s.router);
-    const routing::DispatchPlan whole = routing::plan_dispatch(
-        {top_k_, choice.host_expert, choice.host_weight, choice.host_selection}, expert_pool_,
-        rule);
-    if (whole.has_rerouted()) {
-      router_.move(ctx, whole, choice, s.router);
-    }
-    ctx.tell(&Observer::on_route, {.device = ctx,
-                                   .moe_layer = moe_layer_,
-                                   .batch = *ctx.batch.whole,
-                                   .expert_pool = expert_pool_,
-                                   .plan = whole,
-                                   .choice = choice.host_expert,
-                                   .weight = choice.host_weight,
-                                   .slots = rule.slots});
-    const std::vector<Slice> rows = in_whole(ctx, sent);
-    plan = routing::part_of(whole, rows);
-    const Shape choices{sent.count, top_k_};
-    s.position = to_device(ctx.backend, plan.position, choices);
-    s.weight =
-        folded_ ? choice.weight
-                : to_device(ctx.backend, data::of_rows(choice.host_weight, rows, top_k_), choices);
+    plan = route(ctx, x, s);
   }
-  const std::int64_t rows = std::ssize(plan.source);
   comm::Exchange exchange;
   {
     const PhaseScope phase(ctx.clock, Phase::kDispatch);
+    s.routes = routes_of(ctx, plan);
+    const std::int64_t rows =
+        std::accumulate(s.routes.send_rows.begin(), s.routes.send_rows.end(), std::int64_t{0});
     const Tensor picked = ctx.empty(x.dtype(), {rows, x.dim(1)});
-    ctx.backend.gather_rows(x.rows(sent.begin, sent.count),
-                            to_device(ctx.backend, plan.source, {rows}), picked);
-    s.routes = plan_routes(ctx, plan.rows, expert_pool_);
+    ctx.backend.gather_rows(x.rows(sent.begin, sent.count), plan.source.rows(0, rows), picked);
     exchange = start_dispatch(ctx, picked, s.routes);
   }
   // While the rows are on their way.

@@ -49,6 +49,17 @@ class Moe {
   Parameter* buffer_state() const { return buffer_state_; }
 
  private:
+  struct Targets {
+    Tensor expert, weight;  // (S, K) of the rows that this rank sends
+  };
+  struct SentRows {
+    Tensor source, offsets;  // as Backend::lay_rows has them
+  };
+  Targets targets(Context& ctx, const Tensor& x, Saved& saved) const;
+  routing::DispatchPlan move(Context& ctx, const routing::SlotRule& rule, Router::Choice& choice,
+                             Saved& saved) const;
+  SentRows route(Context& ctx, const Tensor& x, Saved& saved) const;
+  Routes routes_of(Context& ctx, const SentRows& rows) const;
   routing::SlotRule rule(const Context& ctx) const;
   Slice sent_rows(const Context& ctx) const;
   Tensor add_to_shared(Context& ctx, const Tensor& sent, const Tensor& shared) const;

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <utility>
 
 #include "backend/transfer.h"
 #include "data/context_chunks.h"
@@ -30,14 +30,9 @@ RouteOptions route_options(const config::Model& model, const config::Router& rou
           .scale = static_cast<float>(router.scale)};
 }
 
-// Collective over tp and cp: the values of all rows of the micro-batch from those of the own ones.
-std::vector<std::int32_t> gathered_i32(const Context& ctx, const Tensor& own) {
-  const std::vector<std::int32_t> values = to_host_i32(ctx.backend, own);
-  return of_all_rows(ctx, ctx.tp.group().all_gather(std::span(values)), own.dim(1));
-}
-std::vector<float> gathered_f32(const Context& ctx, const Tensor& own) {
-  const std::vector<float> values = to_host_f32(ctx.backend, own);
-  return of_all_rows(ctx, ctx.tp.group().all_gather(std::span(values)), own.dim(1));
+// Collective over tp and cp: what is known of all rows of the micro-batch. (t, W) -> (T, W)
+Tensor gathered(Context& ctx, const Tensor& own) {
+  return whole_rows(ctx, gathered_rows(ctx, own));
 }
 
 // A tensor that every rank of tp has, and that sees its own rows alone there.
@@ -142,11 +137,10 @@ Tensor Router::logits(Context& ctx, const Tensor& x, Saved& saved) const {
   ctx.backend.matmul(gate_in, Transpose::kNo, gate_.value, Transpose::kYes, logits,
                      Write::kOverwrite);
   if (adapter_) {
-    adapter_->forward(ctx, gate_in, std::array<std::int64_t, 2>{0, x.dim(0)}, logits,
-                      &saved.adapter);
+    adapter_->forward(ctx, gate_in, {}, logits, &saved.adapter);
   }
   if (gate_bias_ != nullptr) {
-    ctx.backend.add_bias(logits, std::array<std::int64_t, 2>{0, x.dim(0)}, gate_bias_->value);
+    ctx.backend.add_bias(logits, {}, gate_bias_->value);
   }
   return logits;
 }
@@ -173,32 +167,24 @@ std::span<const std::int32_t> Router::segments(const Context& ctx) const {
              : std::span<const std::int32_t>();
 }
 
-// How strongly the auxiliary loss wants to leave each expert, by segment.
-std::vector<double> Router::load_fraction(Context& ctx, const Choice& choice,
-                                          std::span<const std::int32_t> segment,
-                                          std::int64_t segments) const {
-  const auto experts = static_cast<std::size_t>(expert_pool_.size());
-  const auto regular = static_cast<double>(expert_pool_.count(ExpertState::kRegular));
-  std::vector<double> load_fraction(static_cast<std::size_t>(segments) * experts, 0.0);
-  if (previous_load_ != nullptr) {
-    for (std::size_t e = 0; const float share : to_host_f32(ctx.backend, previous_load_->value)) {
-      load_fraction[e++] = regular * static_cast<double>(share);
-    }
-    return load_fraction;
+// (S, E) fp32, the gradient of the auxiliary loss by the normalised scores.
+Tensor Router::aux_gradient(Context& ctx, const Choice& choice) const {
+  const std::span<const std::int32_t> segment = segments(ctx);
+  const Shape shape{segment.empty() ? 1 : segment.back() + 1, expert_pool_.size()};
+  if (aux_loss_ == 0.0) {
+    return ctx.zeros(DType::kF32, shape);
   }
-  std::vector<double> choices(static_cast<std::size_t>(segments), 0.0);
-  for (std::size_t i = 0; i < choice.host_expert.size(); ++i) {
-    const std::size_t token = i / static_cast<std::size_t>(options_.top_k);
-    const auto s = segment.empty() ? std::size_t{0} : static_cast<std::size_t>(segment[token]);
-    if (choice.host_expert[i] >= 0) {
-      load_fraction[s * experts + static_cast<std::size_t>(choice.host_expert[i])] += 1.0;
-      choices[s] += 1.0;
-    }
-  }
-  for (std::size_t i = 0; i < load_fraction.size(); ++i) {
-    load_fraction[i] *= load_fraction[i] > 0.0 ? regular / choices[i / experts] : 0.0;
-  }
-  return load_fraction;
+  const Tensor of_rows =
+      segment.empty() ? Tensor()
+                      : to_device(ctx.backend, ctx.batch.whole->sample, {std::ssize(segment)});
+  Tensor daux = ctx.empty(DType::kF32, shape);
+  ctx.backend.aux_gradient(choice.all_expert, of_rows,
+                           previous_load_ != nullptr ? previous_load_->value : Tensor(),
+                           {.regular = expert_pool_.count(ExpertState::kRegular),
+                            .aux = aux_loss_,
+                            .tokens = static_cast<double>(ctx.batch.step_tokens)},
+                           daux);
+  return daux;
 }
 
 void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
@@ -226,7 +212,7 @@ void Router::force(Context& ctx, const Tensor& scores, Choice& choice) const {
   ctx.backend.route_weights(options_, scores, choice.expert, choice.weight);
 }
 
-Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selection, Saved& s) const {
+Router::Choice Router::forward(Context& ctx, const Tensor& x, Saved& s) const {
   const std::int64_t tokens = x.dim(0);
   const std::int64_t experts = expert_pool_.size();
   const std::span<const std::int32_t> segment = segments(ctx);
@@ -253,77 +239,71 @@ Router::Choice Router::forward(Context& ctx, const Tensor& x, bool with_selectio
         {tokens});
   }
   ctx.backend.route(options_, s.routed);
-  Choice choice{.expert = s.routed.choice,
-                .weight = s.routed.weight,
-                .host_expert = {},
-                .host_weight = {},
-                .host_selection = {}};
+  Choice choice{
+      .expert = s.routed.choice, .weight = s.routed.weight, .all_expert = {}, .all_weight = {}};
   if (force_ != config::Force::kNone) {
     force(ctx, s.routed.scores, choice);
   }
-  choice.host_expert = gathered_i32(ctx, choice.expert);
-  choice.host_weight = gathered_f32(ctx, choice.weight);
-  if (with_selection) {
-    choice.host_selection = gathered_f32(ctx, s.routed.selection);
-  }
+  choice.all_expert = gathered(ctx, choice.expert);
+  choice.all_weight = gathered(ctx, choice.weight);
   s.choice = choice.expert;
-  s.load_fraction = load_fraction(ctx, choice, segment, segments);
-  ctx.tell(&Observer::on_gate, {.device = ctx,
-                                .moe_layer = moe_layer_,
-                                .routed = s.routed,
-                                .load_fraction = s.load_fraction});
-  s.routed.added = s.routed.selection = s.routed.bias = {};
+  s.daux = aux_gradient(ctx, choice);
+  ctx.tell(&Observer::on_gate,
+           {.device = ctx,
+            .moe_layer = moe_layer_,
+            .regular = expert_pool_.count(ExpertState::kRegular),
+            .routed = s.routed,
+            .choice = choice.all_expert,
+            .segment = segment,
+            .load = previous_load_ != nullptr ? previous_load_->value : Tensor()});
+  s.routed.added = s.routed.bias = {};
   return choice;
 }
 
-void Router::move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice,
+Tensor Router::all_selection(Context& ctx, Saved& saved) const {
+  return gathered(ctx, std::exchange(saved.routed.selection, {}));
+}
+
+void Router::move(Context& ctx, const std::vector<std::int32_t>& experts, Choice& choice,
                   Saved& saved) const {
-  const std::vector<Slice> own = in_whole(ctx, own_rows(ctx));
-  std::vector<std::int32_t> experts = data::of_rows(choice.host_expert, own, options_.top_k);
-  const std::vector<std::int32_t> target = data::of_rows(plan.target, own, options_.top_k);
-  for (std::size_t i = 0; i < experts.size(); ++i) {
-    experts[i] = target[i] >= 0 ? target[i] : experts[i];
+  if (!experts.empty()) {
+    const std::vector<Slice> own = in_whole(ctx, own_rows(ctx));
+    choice.expert =
+        to_device(ctx.backend, data::of_rows(experts, own, options_.top_k), choice.expert.shape());
+    ctx.backend.route_weights(options_, saved.routed.scores, choice.expert, choice.weight);
+    saved.choice = choice.expert;
   }
-  choice.expert = to_device(ctx.backend, experts, choice.expert.shape());
-  ctx.backend.route_weights(options_, saved.routed.scores, choice.expert, choice.weight);
-  saved.choice = choice.expert;
-  choice.host_weight = gathered_f32(ctx, choice.weight);
+  choice.all_weight = gathered(ctx, choice.weight);
 }
 
 Tensor Router::backward(Context& ctx, const Tensor& dweight, const Saved& saved) const {
-  std::vector<float> daux;
-  for (const double load_fraction : saved.load_fraction) {
-    daux.push_back(
-        static_cast<float>(aux_loss_ * load_fraction / static_cast<double>(ctx.batch.step_tokens)));
-  }
   const auto dz = static_cast<float>(z_loss_ / static_cast<double>(ctx.batch.step_tokens));
   const Tensor dlogits = ctx.empty(DType::kF32, saved.routed.logits.shape());
-  ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight,
-                             to_device(ctx.backend, daux, {std::ssize(daux)}), dz, dlogits);
+  ctx.backend.route_backward(options_, saved.routed, saved.choice, dweight, saved.daux, dz,
+                             dlogits);
   if (task_weights_ != nullptr) {
     add_gradient(ctx, *task_weights_, [&](const Tensor& to) {
       ctx.backend.embedding_backward(dlogits, own_tasks(ctx),
                                      to.reshaped({tasks_, expert_pool_.size()}));
     });
   }
-  const std::array<std::int64_t, 2> all{0, dlogits.dim(0)};
   if (gate_bias_ != nullptr) {
-    add_bias_gradient(ctx, dlogits, all, *gate_bias_);
+    add_bias_gradient(ctx, dlogits, {}, *gate_bias_);
   }
   const Tensor x = saved.x.defined() ? ctx.as(DType::kF32, saved.x) : Tensor();
   const Tensor gate_in = query_ != nullptr ? saved.query : x;
-  add_weight_gradient(ctx, dlogits, gate_in, all, gate_);
+  add_weight_gradient(ctx, dlogits, gate_in, {}, gate_);
   Tensor dgate_in = ctx.empty(DType::kF32, {dlogits.dim(0), gate_.value.dim(1)});
   ctx.backend.matmul(dlogits, Transpose::kNo, gate_.value, Transpose::kNo, dgate_in,
                      Write::kOverwrite);
   if (adapter_) {
-    adapter_->backward(ctx, dlogits, gate_in, all, saved.adapter, dgate_in);
+    adapter_->backward(ctx, dlogits, gate_in, {}, saved.adapter, dgate_in);
   }
   if (query_ == nullptr) {
     return dgate_in;
   }
   ctx.backend.scale(dgate_in, query_scale());
-  add_weight_gradient(ctx, dgate_in, x, all, *query_);
+  add_weight_gradient(ctx, dgate_in, x, {}, *query_);
   Tensor dx = ctx.empty(DType::kF32, {dlogits.dim(0), query_->value.dim(1)});
   ctx.backend.matmul(dgate_in, Transpose::kNo, query_->value, Transpose::kNo, dx,
                      Write::kOverwrite);

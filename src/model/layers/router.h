@@ -28,18 +28,15 @@ namespace moesaic::model {
 class Router {
  public:
   struct Choice {
-    Tensor expert;                          // (t, K) int32, best first; -1: none
-    Tensor weight;                          // (t, K) fp32
-    std::vector<std::int32_t> host_expert;  // [T, K], of all rows
-    std::vector<float> host_weight;         // [T, K]
-    std::vector<float> host_selection;      // [T, E] where asked for
+    Tensor expert, weight;          // (t, K) int32, best first; -1: none, and fp32
+    Tensor all_expert, all_weight;  // (T, K) of all rows of the micro-batch
   };
   struct Saved {
     Tensor x, query;  // x where it is trained; query (t, d) of two layers
     Adapter::Saved adapter;
-    RouteTensors routed;                // what backward needs of it
-    Tensor choice;                      // (t, K) whose scores the weights are made from
-    std::vector<double> load_fraction;  // [S, E] R n_e / C of each segment
+    RouteTensors routed;  // what backward needs of it; selection until the choices are planned
+    Tensor choice;        // (t, K) whose scores the weights are made from
+    Tensor daux;          // (S, E) fp32 of each segment
   };
 
   /// prefix: "model.layers.N.mlp."; moe_layer: its index among the MoE layers.
@@ -48,11 +45,16 @@ class Router {
          const routing::ExpertPool& expert_pool, const std::vector<std::string>& tasks,
          double init_std, const Placement& placement);
 
-  /// with_selection: the choices may be rerouted. Collective over tp and cp.
-  Choice forward(Context& ctx, const Tensor& x, bool with_selection, Saved& saved) const;
-  /// Gives rerouted choices the weight of the expert that computes them: as if the token had
-  /// chosen it (dropped choices count as before). Collective over tp and cp.
-  void move(Context& ctx, const routing::DispatchPlan& plan, Choice& choice, Saved& saved) const;
+  /// Collective over tp and cp.
+  Choice forward(Context& ctx, const Tensor& x, Saved& saved) const;
+  /// (T, E) fp32, how willingly each token would go elsewhere. Once, before `move`. Collective over
+  /// tp and cp.
+  Tensor all_selection(Context& ctx, Saved& saved) const;
+  /// experts [T, K]: the one that computes each choice, whose score gives the weight as if the
+  /// token had chosen it; empty: all are as they were. What is sent depends on the sizes alone.
+  /// Collective over tp and cp.
+  void move(Context& ctx, const std::vector<std::int32_t>& experts, Choice& choice,
+            Saved& saved) const;
   /// dweight: (t, K) fp32; returns dx: (t, D) fp32. Adds into the gradients. Not collective.
   Tensor backward(Context& ctx, const Tensor& dweight, const Saved& saved) const;
 
@@ -76,9 +78,7 @@ class Router {
   float query_scale() const;
   Tensor own_tasks(Context& ctx) const;
   std::span<const std::int32_t> segments(const Context& ctx) const;
-  std::vector<double> load_fraction(Context& ctx, const Choice& choice,
-                                    std::span<const std::int32_t> segment,
-                                    std::int64_t segments) const;
+  Tensor aux_gradient(Context& ctx, const Choice& choice) const;
   void force(Context& ctx, const Tensor& scores, Choice& choice) const;
 
   RouteOptions options_;

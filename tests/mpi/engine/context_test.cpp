@@ -166,6 +166,7 @@ class ContextTest : public ::testing::TestWithParam<Case> {
       const auto own =
           train::forward_backward(instance, ctx, own_batches(mesh), train::cross_entropy(), counted)
               .logprob;
+      stats.resolve(ctx);
       mesh.world.all_reduce(stats.all(), comm::Reduce::kSum);
       const auto logprob = joined_rows(mesh, own);
       double loss = 0.0;

@@ -126,6 +126,7 @@ class LayoutTest : public ::testing::TestWithParam<LayoutCase> {
         loss -= mesh.reports() ? static_cast<double>(p) / counted : 0.0;
       }
     }
+    stats.resolve(ctx);
     mesh.world.all_reduce(stats.all(), comm::Reduce::kSum);
     loss = mesh.world.all_reduce(loss, comm::Reduce::kSum);
     for (std::int64_t layer = 0; layer < layers(); ++layer) {

@@ -70,7 +70,7 @@ TEST_P(MatmulKernels, GroupedForward) {
     const Vector x = random({rows, kM}, "x", compute());
     const Vector w = random({4, kN, kM}, "w", compute());
     const Tensor y = poisoned({rows, kN}, compute());
-    backend().grouped_matmul(upload(x, {rows, kM}, compute()), offsets,
+    backend().grouped_matmul(upload(x, {rows, kM}, compute()), upload_offsets(offsets),
                              upload(w, {4, kN, kM}, compute()), y);
     expect_close(download(y), reference::grouped_matmul(x, offsets, w, kN, kM), tolerance(), "y");
   }
@@ -86,8 +86,10 @@ TEST_P(MatmulKernels, GroupedBackward) {
     const Tensor dx = poisoned({rows, kM}, compute());
     const Tensor dw = upload(before, {4, kN, kM});
     const Tensor dy_there = upload(dy, {rows, kN}, compute());
-    backend().grouped_matmul_dx(dy_there, offsets, upload(w, {4, kN, kM}, compute()), dx);
-    backend().grouped_matmul_dw(dy_there, upload(x, {rows, kM}, compute()), offsets, dw);
+    backend().grouped_matmul_dx(dy_there, upload_offsets(offsets),
+                                upload(w, {4, kN, kM}, compute()), dx);
+    backend().grouped_matmul_dw(dy_there, upload(x, {rows, kM}, compute()), upload_offsets(offsets),
+                                dw);
     expect_close(download(dx), reference::grouped_matmul_dx(dy, offsets, w, kN, kM), tolerance(),
                  "dx");
     expect_close(download(dw), sum(before, reference::grouped_matmul_dw(dy, x, offsets, kN, kM)),

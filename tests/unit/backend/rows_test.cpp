@@ -121,14 +121,15 @@ TEST_P(RowKernels, CopiesGroupsBetweenDtypes) {
 
 TEST_P(RowKernels, BiasesByGroup) {
   for (const std::int64_t dim : {1, 16, 37}) {
-    const std::array<std::int64_t, 5> offsets = {0, 4, 4, 5, 23};
+    const Indices offsets = {0, 4, 4, 5, 23};
+    const Tensor at = upload_offsets(offsets);
     const Vector y = random({23, dim}, "y", compute());
     const Vector bias = random({4, dim}, "bias", compute());
     const Vector before = random({4, dim}, "before");
     const Tensor there = upload(y, {23, dim}, compute());
-    backend().add_bias(there, offsets, upload(bias, {4, dim}));
+    backend().add_bias(there, at, upload(bias, {4, dim}));
     const Tensor dbias = upload(before, {4 * dim});
-    backend().bias_backward(upload(y, {23, dim}, compute()), offsets, dbias);
+    backend().bias_backward(upload(y, {23, dim}, compute()), at, dbias);
     Vector shifted = y;
     Vector gradient = before;
     for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {

@@ -28,6 +28,11 @@ constexpr std::array kBoth = {Transpose::kNo, Transpose::kYes};
 constexpr std::array<std::int64_t, 6> kOffsets = {0, 37, 37, 38, 171, 174};
 constexpr std::int64_t kN = 131, kM = 67;
 
+Tensor offsets_on(Backend& backend, std::span<const std::int64_t> offsets) {
+  return to_device(backend, std::vector<std::int32_t>(offsets.begin(), offsets.end()),
+                   {std::ssize(offsets)});
+}
+
 class ProductBits : public KernelTest {
  protected:
   static cpu::CpuBackend backend(int threads) {
@@ -157,9 +162,10 @@ class ProductBits : public KernelTest {
     const Tensor dx = on.empty(compute(), x.shape());
     const Tensor dw = on.empty(DType::kF32, w.shape());
     on.zero(dw);
-    on.grouped_matmul(x, kOffsets, w, y);
-    on.grouped_matmul_dx(dy, kOffsets, w, dx);
-    on.grouped_matmul_dw(dy, x, kOffsets, dw);
+    const Tensor offsets = offsets_on(on, kOffsets);
+    on.grouped_matmul(x, offsets, w, y);
+    on.grouped_matmul_dx(dy, offsets, w, dx);
+    on.grouped_matmul_dw(dy, x, offsets, dw);
     return {bits(on, y), bits(on, dx), bits(on, dw)};
   }
 };
@@ -254,17 +260,18 @@ TEST_P(ProductBits, OfARowWhereverItLies) {
 TEST_P(ProductBits, OfAGroupWhereverItLies) {
   cpu::CpuBackend on = backend(2);
   const std::int64_t rows = kOffsets.back();
-  std::vector<std::int64_t> from_end;
+  std::vector<std::int64_t> ends;
   for (auto i = kOffsets.rbegin(); i != kOffsets.rend(); ++i) {
-    from_end.push_back(rows - *i);
+    ends.push_back(rows - *i);
   }
+  const Tensor from_end = offsets_on(on, ends);
   const Tensor x = draw(on, "x", {rows, kM});
   const Tensor dy = draw(on, "dy", {rows, kN});
   const Tensor w = draw(on, "w", {std::ssize(kOffsets) - 1, kN, kM});
   const Tensor y = on.empty(compute(), dy.shape());
   const Tensor dx = on.empty(compute(), x.shape());
-  on.grouped_matmul(x, kOffsets, w, y);
-  on.grouped_matmul_dx(dy, kOffsets, w, dx);
+  on.grouped_matmul(x, offsets_on(on, kOffsets), w, y);
+  on.grouped_matmul_dx(dy, offsets_on(on, kOffsets), w, dx);
   const Tensor y_there = on.empty(compute(), dy.shape());
   const Tensor dx_there = on.empty(compute(), x.shape());
   on.grouped_matmul(reversed(on, x), from_end, reversed(on, w), y_there);

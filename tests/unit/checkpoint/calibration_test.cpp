@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "backend/transfer.h"
 #include "checkpoint/quantize.h"
 #include "engine/pipeline.h"
 
@@ -101,7 +102,7 @@ TEST(Calibration, SumsOfSquares) {
   model::Parameter weight;
   model::ActivationStatistics sums;
   const model::Observer observer = sums.observer();
-  const std::int64_t offsets[] = {0, 1, 1, 3};
+  const Tensor offsets = to_device(*backend, std::vector<std::int32_t>{0, 1, 1, 3}, {4});
   observer.on_linear({.device = device, .x = x, .offsets = offsets, .weight = weight});
   const Tensor narrow = backend->empty(DType::kBf16, {3, 2});
   backend->convert(x, narrow);

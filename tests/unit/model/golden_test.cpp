@@ -63,6 +63,7 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
     for (const float p : logprob) {
       sum += static_cast<double>(p);
     }
+    stats.resolve(ctx);
     Result result{.loss = -sum / counted, .lm_loss = -sum / counted, .logits = {}};
     for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
       const auto tokens = static_cast<double>(batch.size());

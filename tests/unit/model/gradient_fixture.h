@@ -106,6 +106,7 @@ class GradientTest : public ::testing::Test {
   double loss(const L& layer, const Tensor& x, const Tensor& weight) {
     stats.clear();
     const Tensor y = layer.forward(ctx, x, nullptr);
+    stats.resolve(ctx);
     double sum = (options.aux_loss * stats.sums(0)[0] + options.z_loss * stats.sums(0)[1]) /
                  static_cast<double>(ctx.batch.step_tokens);
     for (std::size_t i = 0; i < y.as<float>().size(); ++i) {

@@ -78,8 +78,10 @@ class RouterTest : public ::testing::Test {
     }
     const Tensor x = tensor("x", {tokens, sizes.d_model});
     model::Router::Saved saved;
-    const model::Router::Choice choice = router.forward(ctx, x, false, saved);
-    std::vector<double> chosen(choice.host_expert.begin(), choice.host_expert.end());
+    const model::Router::Choice choice = router.forward(ctx, x, saved);
+    stats.resolve(ctx);
+    const std::vector<std::int32_t> experts = to_host_i32(*backend, choice.all_expert);
+    std::vector<double> chosen(experts.begin(), experts.end());
     EXPECT_EQ(chosen, read("choice"));
     expect_close(choice.weight, "weight", 1e-6);
     EXPECT_NEAR(stats.sums(0)[0] / static_cast<double>(tokens), read("aux")[0], 1e-6);

@@ -262,17 +262,19 @@ TEST(Traffic, OverCp) {
   EXPECT_EQ(cp[comm::Group::kReplicas], 2.0 * 4 * (9280 - 256 - 16) * 3 / 4);
   EXPECT_EQ(cp[comm::Group::kStage], 2.0 * 4 * 256 * 3 / 4);
   // A row has 2 x (6 + 6) numbers. The second rank sends its 128 rows twice, 64 gradients once.
-  EXPECT_EQ(cp[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (2 * 128 + 64));
+  // Half of the choices and weights of all rows in two layers come from each of them.
+  const double choices = 2 * 320 * 2 * 8 / 2;  // of a micro-batch
+  EXPECT_EQ(cp[comm::Group::kCp], 2.0 * (3 * 24 * 4 * (2 * 128 + 64) + choices));
   const Traffic again = traffic_per_step(c, {.ep = 2, .cp = 2, .recompute = true}, 0);
-  EXPECT_EQ(again[comm::Group::kCp], 2.0 * 3 * 24 * 4 * (3 * 128 + 64));
+  EXPECT_EQ(again[comm::Group::kCp], 2.0 * (3 * 24 * 4 * (3 * 128 + 64) + 2 * choices));
   c.run.precision = DType::kBf16;  // the first rank sends more: 64 rows twice, 128 gradients
   EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp],
-            4.0 * 3 * 24 * (2 * 2 * 64 + 4 * 128));
+            4.0 * (3 * 24 * (2 * 2 * 64 + 4 * 128) + choices));
   EXPECT_EQ(traffic_per_step(c, {.tp = 2, .cp = 2}, 0)[comm::Group::kCp],
-            4.0 * 3 * 12 * (2 * 2 * 64 + 4 * 128));
+            4.0 * (3 * 12 * (2 * 2 * 64 + 4 * 128) + choices));
   EXPECT_EQ(traffic_per_step(c, {.dp = 2}, 0)[comm::Group::kCp], 0.0);
   c.data.seq_len = 20;  // one tile, which one rank has: nobody else needs its keys
-  EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp], 0.0);
+  EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp], 4.0 * choices / 8);
 }
 
 // Protects: keys and values of latent attention are those of every query head.
@@ -283,7 +285,7 @@ TEST(Traffic, LatentOverCp) {
   c.model.qk_rope_head_dim = 4;
   c.model.v_head_dim = 10;
   EXPECT_EQ(traffic_per_step(c, {.cp = 2}, 0)[comm::Group::kCp],
-            4.0 * 3 * 4 * (12 + 10) * 4 * (2 * 128 + 64));
+            4.0 * (3 * 4 * (12 + 10) * 4 * (2 * 128 + 64) + 2 * 320 * 2 * 8 / 2));
 }
 
 // Protects what a rank of cp holds: its rows, and a share of the state of all that have its

@@ -47,8 +47,7 @@ struct Packed {
     const Tensor x = backend->empty(DType::kF32, {kRows, weights.columns});
     backend->upload(std::as_bytes(std::span(values)), x);
     const Tensor y = backend->empty(DType::kF32, {kRows, weights.rows});
-    const std::int64_t offsets[] = {0, kRows};
-    backend->packed_matmul(x, offsets, weights, y, {});
+    backend->packed_matmul(x, {}, weights, y, {});
     const auto span = y.as<float>();
     return {span.begin(), span.end()};
   }
