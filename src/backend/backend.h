@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -68,6 +69,12 @@ struct AdamW {
   float grad_scale;  // multiplies the gradient: clipping
 };
 
+/// A tensor, and where on the host its bytes go.
+struct Download {
+  Tensor from;
+  std::span<std::byte> to;
+};
+
 /// One device and every kernel that the model needs on it, ordered on one stream. Gradients of
 /// parameters are added to; every other output is overwritten unless said otherwise. Zero rows are
 /// legal everywhere.
@@ -80,8 +87,12 @@ class Backend {
   /// An uninitialised tensor from the memory pool; its memory returns there with the last owner.
   virtual Tensor empty(DType dtype, const Shape& shape) = 0;
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
-  virtual void download(const Tensor& from, std::span<std::byte> host) = 0;
-  virtual void synchronize() = 0;  // the only wait
+  /// Waits once for all of them.
+  virtual void download(std::span<const Download> parts) = 0;
+  void download(const Tensor& from, std::span<std::byte> to) {
+    download(std::array{Download{from, to}});
+  }
+  virtual void synchronize() = 0;
   /// Gives back the memory that is held in reserve for the next tensors.
   virtual void release_reserve() = 0;
 

@@ -36,5 +36,19 @@ std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor) {
 std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor) {
   return download_vector<float>(backend, tensor);
 }
+std::size_t HostCopies::add(const Tensor& tensor) {
+  tensors_.push_back(tensor);
+  return tensors_.size() - 1;
+}
+
+void HostCopies::fetch(Backend& backend) {
+  std::vector<Download> parts;
+  bytes_.reserve(tensors_.size());
+  for (const Tensor& tensor : tensors_) {
+    bytes_.emplace_back(tensor.bytes());
+    parts.push_back({tensor, bytes_.back()});
+  }
+  backend.download(parts);
+}
 
 }  // namespace moesaic

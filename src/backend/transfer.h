@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -12,5 +13,21 @@ Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, cons
 Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape);
 std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor);
 std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor);
+/// The elements of some tensors, which all come with one wait.
+class HostCopies {
+ public:
+  /// Returns which one it will be.
+  std::size_t add(const Tensor& tensor);
+  void fetch(Backend& backend);
+  template <class T>
+  std::span<const T> at(std::size_t i) const {
+    require(tensors_[i].dtype() == dtype_of<T>(), "a copy of another dtype");
+    return {reinterpret_cast<const T*>(bytes_[i].data()), bytes_[i].size() / sizeof(T)};
+  }
+
+ private:
+  std::vector<Tensor> tensors_;
+  std::vector<std::vector<std::byte>> bytes_;
+};
 
 }  // namespace moesaic

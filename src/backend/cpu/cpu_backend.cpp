@@ -30,9 +30,11 @@ void CpuBackend::upload(std::span<const std::byte> host, const Tensor& to) {
   std::copy(host.begin(), host.end(), to.data());
 }
 
-void CpuBackend::download(const Tensor& from, std::span<std::byte> host) {
-  require(host.size() == from.bytes(), "download of another size");
-  std::copy_n(from.data(), host.size(), host.begin());
+void CpuBackend::download(std::span<const Download> parts) {
+  for (const Download& part : parts) {
+    require(part.to.size() == part.from.bytes(), "download of another size");
+    std::copy_n(part.from.data(), part.to.size(), part.to.begin());
+  }
 }
 
 void CpuBackend::zero(const Tensor& x) {

@@ -25,7 +25,8 @@ class CpuBackend : public Backend {
   std::string_view name() const override { return set_.name; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;
-  void download(const Tensor& from, std::span<std::byte> host) override;
+  void download(std::span<const Download> parts) override;
+  using Backend::download;
   void synchronize() override {}
   void release_reserve() override { memory_pool_.release_reserve(); }
 
