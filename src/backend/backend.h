@@ -101,7 +101,8 @@ class Backend {
   virtual void convert(const Tensor& from, const Tensor& to) = 0;  // fp32 <-> bf16, or a copy
   virtual void add(const Tensor& x, const Tensor& inout) = 0;      // inout += x; fp32
   virtual void scale(const Tensor& inout, float factor) = 0;       // fp32
-  virtual double sum_of_squares(const Tensor& x) = 0;              // fp32, summed in double
+  /// sums (n) fp64: of the squares of each of n tensors, fp32, summed in double.
+  virtual void sums_of_squares(std::span<const Tensor> x, const Tensor& sums) = 0;
 
   /// c (M, N) = op(a) op(b). a and b are of one dtype; c is fp32, or theirs when overwritten.
   virtual void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "backend/transfer.h"
 
 namespace moesaic::train {
 namespace {
@@ -13,23 +16,29 @@ int holders(engine::Instance& instance, const model::Parameter& p,
   return model::is_over_tp(p.spec.sum) ? group : group * tensor.copies;
 }
 
-double squares(engine::Instance& instance, const GradientBuffer& buffer,
-               const model::Parameter& p) {
-  const std::vector<UpdateRows> updates = buffer.updates(p, 1);
-  double sum = 0.0;
+// Calls use(tensor, rows) with each public tensor of a parameter, and those of the trained rows in
+// which it lies, where this rank owns any.
+template <class Use>
+void for_each_owned(const model::Parameter& p, const Use& use) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
     const Slice rows = overlap(p.trained_rows_with(tensor), p.owned);
-    if (rows.count == 0) {
-      continue;
+    if (rows.count > 0) {
+      use(tensor, rows);
     }
-    const double all =
-        instance.backend->sum_of_squares(p.grad_rows(rows)) / holders(instance, p, tensor);
-    const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
-      return overlap(u.rows, rows).count > 0;
-    });
-    sum += applied || !std::isfinite(all) ? all : 0.0;
   }
-  return sum;
+}
+
+// The sum of squares of each such part of the gradients. Waits for the device once.
+std::vector<double> sums_of_squares(engine::Instance& instance) {
+  std::vector<Tensor> parts;
+  for (const model::Parameter& p : instance.parameters.all()) {
+    for_each_owned(p, [&](const model::PublicTensor&, Slice rows) {
+      parts.push_back(p.grad_rows(rows));
+    });
+  }
+  const Tensor sums = instance.backend->empty(DType::kF64, {std::ssize(parts)});
+  instance.backend->sums_of_squares(parts, sums);
+  return to_host_f64(*instance.backend, sums);
 }
 
 // Sets AdamW's bias corrections, 1 - beta^step, for update number `step`, counted from 1.
@@ -89,9 +98,19 @@ void gather_values(engine::Instance& instance, const model::Bucket& bucket) {
 }  // namespace
 
 double gradient_norm(engine::Instance& instance, const GradientBuffer& buffer) {
+  const std::vector<double> sums = sums_of_squares(instance);
   double sum = 0.0;
-  for (const model::Parameter& p : instance.parameters.all()) {
-    sum += squares(instance, buffer, p);
+  for (auto next = sums.begin(); const model::Parameter& p : instance.parameters.all()) {
+    const std::vector<UpdateRows> updates = buffer.updates(p, 1);
+    double of_parameter = 0.0;
+    for_each_owned(p, [&](const model::PublicTensor& tensor, Slice rows) {
+      const double all = *next++ / holders(instance, p, tensor);
+      const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
+        return overlap(u.rows, rows).count > 0;
+      });
+      of_parameter += applied || !std::isfinite(all) ? all : 0.0;
+    });
+    sum += of_parameter;
   }
   return std::sqrt(instance.mesh.world.all_reduce(sum, comm::Reduce::kSum));
 }

@@ -34,7 +34,7 @@ class CpuBackend : public Backend {
   void convert(const Tensor& from, const Tensor& to) override;
   void add(const Tensor& x, const Tensor& inout) override;
   void scale(const Tensor& inout, float factor) override;
-  double sum_of_squares(const Tensor& x) override;
+  void sums_of_squares(std::span<const Tensor> x, const Tensor& sums) override;
 
   void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
               Write write) override;
