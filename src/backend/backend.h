@@ -69,6 +69,13 @@ struct AdamW {
   float grad_scale;  // multiplies the gradient: clipping
 };
 
+/// What one such update reads and writes, all of one shape. value, grad: fp32; exp_avg, exp_avg_sq:
+/// both fp32, or both bf16 (rounded when they are stored); copy: compute, or undefined.
+struct AdamWTensors {
+  AdamW step;
+  Tensor grad, value, exp_avg, exp_avg_sq, copy;
+};
+
 /// A tensor, and where on the host its bytes go.
 struct Download {
   Tensor from;
@@ -286,11 +293,9 @@ class Backend {
                                       const Tensor& stats, const Tensor& weight,
                                       const Tensor& dlogits, const Tensor& spread) = 0;
 
-  /// Updates value and both moments in place. value, grad: fp32; exp_avg, exp_avg_sq: both fp32, or
-  /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new
-  /// value rounded, unless undefined.
-  virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
-                     const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
+  /// Updates each value and both of its moments in place; the copy gets the new value rounded. No
+  /// two of them share memory that is written.
+  virtual void adamw(std::span<const AdamWTensors> tensors) = 0;
 };
 
 /// threads: how many OpenMP threads this rank may use. matrix_units: of the processor, if it has

@@ -32,9 +32,8 @@ void for_each_owned(const model::Parameter& p, const Use& use) {
 std::vector<double> sums_of_squares(engine::Instance& instance) {
   std::vector<Tensor> parts;
   for (const model::Parameter& p : instance.parameters.all()) {
-    for_each_owned(p, [&](const model::PublicTensor&, Slice rows) {
-      parts.push_back(p.grad_rows(rows));
-    });
+    for_each_owned(
+        p, [&](const model::PublicTensor&, Slice rows) { parts.push_back(p.grad_rows(rows)); });
   }
   const Tensor sums = instance.backend->empty(DType::kF64, {std::ssize(parts)});
   instance.backend->sums_of_squares(parts, sums);
@@ -48,9 +47,9 @@ void set_corrections(AdamW& update, const config::Train& config, std::int64_t st
   update.correction2 = static_cast<float>(1.0 - std::pow(config.beta2, n));
 }
 
-// Updates those of the trained rows `wanted` that follow one rule.
-void update_rows(Backend& backend, const AdamW& update, const model::Parameter& p,
-                 const model::TrainedRows& rule, Slice wanted) {
+// Adds the update of those of the trained rows `wanted` that follow one rule.
+void add_update(std::vector<AdamWTensors>& updates, const AdamW& update, const model::Parameter& p,
+                const model::TrainedRows& rule, Slice wanted) {
   const Slice rows = overlap(rule.among_trained(), wanted);
   if (rows.count == 0) {
     return;
@@ -58,9 +57,12 @@ void update_rows(Backend& backend, const AdamW& update, const model::Parameter& 
   const Slice of_value = rule.of_parameter(rows);
   const std::int64_t first = rows.begin - p.owned.begin;
   const bool copied = p.compute.dtype() != DType::kF32;
-  backend.adamw(update, p.grad_rows(rows), p.rows_of(p.value, of_value),
-                p.exp_avg.rows(first, rows.count), p.exp_avg_sq.rows(first, rows.count),
-                copied ? p.rows_of(p.compute, of_value) : Tensor());
+  updates.push_back({.step = update,
+                     .grad = p.grad_rows(rows),
+                     .value = p.rows_of(p.value, of_value),
+                     .exp_avg = p.exp_avg.rows(first, rows.count),
+                     .exp_avg_sq = p.exp_avg_sq.rows(first, rows.count),
+                     .copy = copied ? p.rows_of(p.compute, of_value) : Tensor()});
 }
 
 // Copies these trained rows of the value to where the gradient of them lies, or back.
@@ -127,6 +129,7 @@ void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
                .correction1 = 1.0F,
                .correction2 = 1.0F,
                .grad_scale = clipped ? static_cast<float>(config.clip / gradient_norm) : 1.0F};
+  std::vector<AdamWTensors> updates;
   for (const model::Parameter& p : instance.parameters.all()) {
     if (p.owned.count == 0) {
       continue;
@@ -136,10 +139,11 @@ void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
       for (const model::TrainedRows& trained : p.trained) {
         update.lr = static_cast<float>(lr * static_cast<double>(trained.lr_scale));
         update.weight_decay = trained.decays ? static_cast<float>(config.weight_decay) : 0.0F;
-        update_rows(*instance.backend, update, p, trained, rows);
+        add_update(updates, update, p, trained, rows);
       }
     }
   }
+  instance.backend->adamw(updates);
   bool shared_out = false;
   for (const model::Bucket& bucket : instance.parameters.buckets()) {
     if (bucket.counts.size() > 1) {

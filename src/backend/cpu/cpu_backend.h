@@ -124,8 +124,7 @@ class CpuBackend : public Backend {
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
                               const Tensor& weight, const Tensor& dlogits,
                               const Tensor& spread) override;
-  void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq, const Tensor& copy) override;
+  void adamw(std::span<const AdamWTensors> tensors) override;
 
  private:
   /// Calls work(begin, end, thread) with contiguous shares of [0, n), one for each thread.
@@ -138,6 +137,7 @@ class CpuBackend : public Backend {
     }
   }
 
+  void update_one(const AdamWTensors& tensors);
   /// Attention of rows to rows. parts_of(head, T{}): where the queries of a head go.
   template <class PartsOf>
   void attend(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible, float scale,
