@@ -100,6 +100,8 @@ class Backend {
     download(std::array{Download{from, to}});
   }
   virtual void synchronize() = 0;
+  /// How often the host has waited for the device so far: in download and synchronize.
+  std::int64_t waits() const { return waits_; }
   /// Gives back the memory that is held in reserve for the next tensors.
   virtual void release_reserve() = 0;
 
@@ -296,6 +298,12 @@ class Backend {
   /// Updates each value and both of its moments in place; the copy gets the new value rounded. No
   /// two of them share memory that is written.
   virtual void adamw(std::span<const AdamWTensors> tensors) = 0;
+
+ protected:
+  void count_wait() { ++waits_; }
+
+ private:
+  std::int64_t waits_ = 0;
 };
 
 /// threads: how many OpenMP threads this rank may use. matrix_units: of the processor, if it has

@@ -27,7 +27,7 @@ class CpuBackend : public Backend {
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(std::span<const Download> parts) override;
   using Backend::download;
-  void synchronize() override {}
+  void synchronize() override { count_wait(); }
   void release_reserve() override { memory_pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;

@@ -109,6 +109,24 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   EXPECT_EQ(std::vector(held.begin() + 2, held.end()), std::vector(held.size() - 2, held[1]));
 }
 
+// Protects that the host is ahead of the device: what counts is how often it waits.
+TEST(Backend, CountsWaits) {
+  cpu::CpuBackend backend(1, cpu::best_kernels());
+  const Tensor x = backend.empty(DType::kF32, {3});
+  backend.zero(x);
+  EXPECT_EQ(backend.waits(), 0);
+  to_host_f32(backend, x);
+  EXPECT_EQ(backend.waits(), 1);
+  HostCopies copies;
+  const std::size_t first = copies.add(x);
+  const std::size_t second = copies.add(x.rows(1, 2));
+  copies.fetch(backend);
+  EXPECT_EQ(backend.waits(), 2);
+  EXPECT_EQ(copies.at<float>(first).size() + copies.at<float>(second).size(), 5U);
+  backend.synchronize();
+  EXPECT_EQ(backend.waits(), 3);
+}
+
 // Protects what loading went through from staying in memory: what is in reserve goes, no more.
 TEST(Backend, GivesBackItsReserve) {
   cpu::CpuBackend backend(1, cpu::best_kernels());
