@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -82,6 +83,12 @@ struct Download {
   std::span<std::byte> to;
 };
 
+/// A moment: when the work that was asked for before it is done. On the host it is done at once.
+struct Mark {
+  std::chrono::steady_clock::time_point time = {};  // of the host
+  std::shared_ptr<void> event = {};                 // of a device
+};
+
 /// One device and every kernel that the model needs on it, ordered on one stream. Gradients of
 /// parameters are added to; every other output is overwritten unless said otherwise. Zero rows are
 /// legal everywhere.
@@ -102,6 +109,9 @@ class Backend {
   virtual void synchronize() = 0;
   /// How often the host has waited for the device so far: in download and synchronize.
   std::int64_t waits() const { return waits_; }
+  virtual Mark mark() = 0;
+  /// From one mark to a later one. Waits until the device has come there, which nobody counts.
+  virtual double seconds(const Mark& from, const Mark& to) = 0;
   /// Gives back the memory that is held in reserve for the next tensors.
   virtual void release_reserve() = 0;
 

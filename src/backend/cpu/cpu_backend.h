@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <span>
 
@@ -28,6 +29,10 @@ class CpuBackend : public Backend {
   void download(std::span<const Download> parts) override;
   using Backend::download;
   void synchronize() override { count_wait(); }
+  Mark mark() override { return {.time = std::chrono::steady_clock::now(), .event = {}}; }
+  double seconds(const Mark& from, const Mark& to) override {
+    return std::chrono::duration<double>(to.time - from.time).count();
+  }
   void release_reserve() override { memory_pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;
