@@ -1,5 +1,7 @@
 #include "model/parameter/parameters.h"
 
+#include <omp.h>
+
 namespace moesaic::model {
 namespace {
 
@@ -177,11 +179,13 @@ void Parameters::set(Backend& backend, Parameter& parameter,
 }
 
 void Parameters::initialise(Backend& backend, std::int64_t seed) {
+  const int threads = omp_get_max_threads();
   for (Parameter& p : list_) {
-    std::vector<float> values;
+    std::vector<float> values(static_cast<std::size_t>(p.spec.shape.numel()));
     for (const PublicTensor& tensor : p.spec.tensors) {
-      const std::vector<float> part = initial_values(p.spec, tensor, seed);
-      values.insert(values.end(), part.begin(), part.end());
+      const auto begin = static_cast<std::size_t>(tensor.begin);
+      const auto count = static_cast<std::size_t>(tensor.slice_shape().numel());
+      make_initial_values(p.spec, tensor, seed, std::span(values).subspan(begin, count), threads);
     }
     set(backend, p, values);
   }
