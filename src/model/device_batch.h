@@ -22,6 +22,8 @@ struct DeviceBatch {
   Tensor position;         // (T) int32
   SeenKeys keys;           // without a window
   SeenKeys windowed = {};  // with the one that a layer has asked for
+  // (T) int32, as this rank's share of the vocabulary has them; made for the first who asks.
+  Tensor token = {}, target = {};
 };
 VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges);
 

@@ -100,7 +100,7 @@ LatentAttention::LatentAttention(Parameters& parameters, const std::string& pref
       latent_(model.kv_lora_rank),
       shape_(own_heads(model, placement)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
-      rope_(model, rotated_),
+      rope_(parameters, model, rotated_),
       q_down_(make_q_down(parameters, prefix, model, init_std, placement)),
       q_norm_(make_q_norm(parameters, prefix, model, placement)),
       q_(parameters,

@@ -2,6 +2,10 @@
 
 #include <omp.h>
 
+#include <utility>
+
+#include "backend/transfer.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -35,6 +39,10 @@ Parameter& Parameters::add(ParameterSpec spec) {
     }
   }
   return p;
+}
+
+const Constant& Parameters::add_constant(std::vector<float> values) {
+  return constants_.emplace_back(Constant{.values = std::move(values), .tensor = {}});
 }
 
 void Parameters::place(const std::map<SumOver, Owner>& owners) {
@@ -116,6 +124,9 @@ Blocks blocks_of(Backend& backend, SumOver sum, std::deque<Parameter>& parameter
 void Parameters::allocate(Backend& backend, const Formats& formats,
                           const std::map<SumOver, Owner>& owners) {
   pack_ = formats.pack;
+  for (Constant& constant : constants_) {
+    constant.tensor = to_device(backend, constant.values, {std::ssize(constant.values)});
+  }
   place(owners);
   std::map<SumOver, Blocks> blocks;
   for (const SumOver sum : kAllSums) {
