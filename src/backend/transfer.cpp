@@ -51,7 +51,9 @@ void HostCopies::fetch(Backend& backend) {
     bytes_.emplace_back(tensor.bytes());
     parts.push_back({tensor, bytes_.back()});
   }
-  backend.download(parts);
+  if (!parts.empty()) {
+    backend.download(parts);
+  }
 }
 
 }  // namespace moesaic
