@@ -152,7 +152,7 @@ void Attention::attend(Context& ctx, const Saved& s) const {
     return;
   }
   const LayerCache& cache = ctx.batch.cache->at(layer_);
-  const PagedRuns runs = ctx.batch.host->runs.view();
+  const PagedRuns& runs = ctx.batch.device.runs;
   const KeyRows own = shape_.keys(s.qkv);
   ctx.backend.store_in_pages(s.qkv, own.k.heads, runs, cache.keys);
   ctx.backend.store_in_pages(s.qkv, own.v.heads, runs, cache.values);

@@ -158,7 +158,7 @@ LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) c
 Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
                                const Tensor& down) const {
   const LayerCache& cache = ctx.batch.cache->at(layer_);
-  const PagedRuns runs = ctx.batch.host->runs.view();
+  const PagedRuns& runs = ctx.batch.device.runs;
   const std::int64_t tokens = q.dim(0);
   const std::int64_t h = shape_.heads;
   const std::int64_t rows = tokens * h;
