@@ -52,7 +52,7 @@ class GradientBuffer {
   engine::Instance& instance_;
   const std::int64_t tokens_;
   std::map<const model::Parameter*, std::vector<UpdateRows>> due_;  // of the buffered ones
-  // Of each layer of this rank: steps, tokens and updates of all experts, before this step.
+  // All experts' steps, tokens and updates before this step, by layer.
   std::map<std::int64_t, std::vector<float>> states_;
 };
 

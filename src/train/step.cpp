@@ -159,8 +159,7 @@ class StepRunner {
   std::optional<std::size_t> current_;  // micro-batch of the context
   std::vector<Placed> placed_;          // each micro-batch
   std::vector<InFlight> in_flight_;
-  // Of each micro-batch.
-  std::vector<std::vector<float>> weights_;
+  std::vector<std::vector<float>> weights_;  // of the rows of each micro-batch
   std::vector<model::Head::LossRows> losses_;
   StepOutcome outcome_;
 };

@@ -71,7 +71,7 @@ class Head {
     std::int64_t correct = 0;    // targets that are the argmax
     double entropy = 0.0;        // nats, summed over targets: this rank's term of the sum over tp
   };
-  /// Of some micro-batches, with one wait. Not collective.
+  /// Reads the rows of some micro-batches with one wait. Not collective.
   static std::vector<Metrics> read(const Context& ctx, std::span<const LossRows> rows);
 
   /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not

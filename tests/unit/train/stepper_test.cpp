@@ -109,6 +109,27 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   EXPECT_EQ(std::vector(held.begin() + 2, held.end()), std::vector(held.size() - 2, held[1]));
 }
 
+// Protects that the host is ahead of the device: it waits for the losses of a step, and for its
+// norms, however many micro-batches there are.
+TEST_P(StepperTest, TwoWaitsInADenseStep) {
+  for (const std::int64_t micro_batch : {1, 3, 6}) {
+    config::Config config = small_config(GetParam());
+    config.model.dense_layers = config.model.layers;
+    config.model.experts = config.model.shared_experts = 0;
+    config.train.micro_batch = micro_batch;
+    const comm::Mesh mesh = comm::Mesh::single();
+    engine::Instance instance(config, mesh, engine::Use::kTraining);
+    instance.parameters.initialise(*instance.backend, config.train.seed);
+    train::Stepper stepper(config, instance, 1);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const data::StepBatches batches = random_batches(config, step);
+      const std::int64_t before = instance.backend->waits();
+      stepper.update(stepper.compute(batches, step));
+      EXPECT_EQ(instance.backend->waits() - before, 2);
+    }
+  }
+}
+
 // Protects that the host is ahead of the device: what counts is how often it waits.
 TEST(Backend, CountsWaits) {
   cpu::CpuBackend backend(1, cpu::best_kernels());
