@@ -120,7 +120,7 @@ def manifest(path):
         elif isinstance(value, list):
             for index, each in enumerate(value):
                 walk(f"{name}/{index}", each)
-        elif name != "/sha256" and not any(part in name for part in ("/config/", "created", "version", "save_seconds", "git", "/notes")):
+        elif name != "/sha256" and not any(part in name for part in ("/config/", "created", "version", "save_seconds", "git", "/notes", "fingerprint")):
             found[name] = value
     walk("", json.loads(path.read_text()))
     return found
