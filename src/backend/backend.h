@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -76,10 +77,23 @@ struct AdamW {
   float grad_scale;  // multiplies the gradient: clipping
 };
 
+/// What one such update reads and writes, all of one shape. value, grad: fp32; exp_avg, exp_avg_sq:
+/// both fp32, or both bf16 (rounded when they are stored); copy: compute, or undefined.
+struct AdamWTensors {
+  AdamW step;
+  Tensor grad, value, exp_avg, exp_avg_sq, copy;
+};
+
 /// A tensor, and where on the host its bytes go.
 struct Download {
   Tensor from;
   std::span<std::byte> to;
+};
+
+/// A moment: when the work that was asked for before it is done. On the host it is done at once.
+struct Mark {
+  std::chrono::steady_clock::time_point time = {};  // of the host
+  std::shared_ptr<void> event = {};                 // of a device
 };
 
 /// One device and every kernel that the model needs on it, ordered on one stream. Gradients of
@@ -100,6 +114,11 @@ class Backend {
     download(std::array{Download{from, to}});
   }
   virtual void synchronize() = 0;
+  /// How often the host has waited for the device so far: in download and synchronize.
+  std::int64_t waits() const { return waits_; }
+  virtual Mark mark() = 0;
+  /// From one mark to a later one. Waits until the device has come there, which nobody counts.
+  virtual double seconds(const Mark& from, const Mark& to) = 0;
   /// Gives back the memory that is held in reserve for the next tensors.
   virtual void release_reserve() = 0;
 
@@ -108,7 +127,8 @@ class Backend {
   virtual void convert(const Tensor& from, const Tensor& to) = 0;  // fp32 <-> bf16, or a copy
   virtual void add(const Tensor& x, const Tensor& inout) = 0;      // inout += x; fp32
   virtual void scale(const Tensor& inout, float factor) = 0;       // fp32
-  virtual double sum_of_squares(const Tensor& x) = 0;              // fp32, summed in double
+  /// sums (n) fp64: of the squares of each of n tensors, fp32, summed in double.
+  virtual void sums_of_squares(std::span<const Tensor> x, const Tensor& sums) = 0;
 
   /// c (M, N) = op(a) op(b). a and b are of one dtype; c is fp32, or theirs when overwritten.
   virtual void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
@@ -311,11 +331,15 @@ class Backend {
                                       const Tensor& stats, const Tensor& weight,
                                       const Tensor& dlogits, const Tensor& spread) = 0;
 
-  /// Updates value and both moments in place. value, grad: fp32; exp_avg, exp_avg_sq: both fp32, or
-  /// both bf16 (rounded when they are stored); all of one shape. `copy` (compute) gets the new
-  /// value rounded, unless undefined.
-  virtual void adamw(const AdamW& step, const Tensor& grad, const Tensor& value,
-                     const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& copy) = 0;
+  /// Updates each value and both of its moments in place; the copy gets the new value rounded. No
+  /// two of them share memory that is written.
+  virtual void adamw(std::span<const AdamWTensors> tensors) = 0;
+
+ protected:
+  void count_wait() { ++waits_; }
+
+ private:
+  std::int64_t waits_ = 0;
 };
 
 /// threads: how many OpenMP threads this rank may use. matrix_units: of the processor, if it has

@@ -36,6 +36,9 @@ std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor) {
 std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor) {
   return download_vector<float>(backend, tensor);
 }
+std::vector<double> to_host_f64(Backend& backend, const Tensor& tensor) {
+  return download_vector<double>(backend, tensor);
+}
 std::size_t HostCopies::add(const Tensor& tensor) {
   tensors_.push_back(tensor);
   return tensors_.size() - 1;
@@ -48,7 +51,9 @@ void HostCopies::fetch(Backend& backend) {
     bytes_.emplace_back(tensor.bytes());
     parts.push_back({tensor, bytes_.back()});
   }
-  backend.download(parts);
+  if (!parts.empty()) {
+    backend.download(parts);
+  }
 }
 
 std::vector<std::int64_t> offsets_on_host(Backend& backend, const Tensor& offsets,

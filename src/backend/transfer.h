@@ -13,6 +13,7 @@ Tensor to_device(Backend& backend, const std::vector<std::int32_t>& values, cons
 Tensor to_device(Backend& backend, const std::vector<float>& values, const Shape& shape);
 std::vector<std::int32_t> to_host_i32(Backend& backend, const Tensor& tensor);
 std::vector<float> to_host_f32(Backend& backend, const Tensor& tensor);
+std::vector<double> to_host_f64(Backend& backend, const Tensor& tensor);
 /// The elements of some tensors, which all come with one wait.
 class HostCopies {
  public:

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "base/phase_clock.h"
+#include "backend/phase_clock.h"
 #include "base/text.h"
 #include "checkpoint/load_weights.h"
 #include "cli/threads.h"

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "base/phase_clock.h"
+#include "backend/phase_clock.h"
 #include "base/timer.h"
 #include "comm/communicator.h"
 #include "comm/host_board.h"

@@ -59,10 +59,11 @@ std::int64_t MicroBatch::counted() const {
 
 void PageRuns::add(std::int64_t rows, std::int64_t first_position,
                    std::span<const std::int32_t> sequence_pages) {
-  offsets.push_back(offsets.back() + rows);
-  position.push_back(first_position);
+  offsets.push_back(offsets.back() + static_cast<std::int32_t>(rows));
+  position.push_back(static_cast<std::int32_t>(first_position));
   pages.insert(pages.end(), sequence_pages.begin(), sequence_pages.end());
-  page_offsets.push_back(std::ssize(pages));
+  page_offsets.push_back(static_cast<std::int32_t>(pages.size()));
+  most_keys = std::max(most_keys, first_position + rows);
 }
 
 MicroBatch text_batch(std::span<const std::int32_t> tokens, std::int64_t rows) {

@@ -10,12 +10,11 @@ namespace moesaic::data {
 
 /// Rows that continue sequences whose past is in pages (PagedRuns).
 struct PageRuns {
-  std::vector<std::int64_t> offsets = {0}, position, page_offsets = {0};
-  std::vector<std::int32_t> pages;
+  std::vector<std::int32_t> offsets = {0}, position, page_offsets = {0}, pages;
+  std::int64_t most_keys = 0;
 
   void add(std::int64_t rows, std::int64_t first_position,
            std::span<const std::int32_t> sequence_pages);
-  PagedRuns view() const { return {offsets, position, page_offsets, pages}; }
 };
 
 /// Rows [begin, begin + rows) continue a sequence from position `shared` on; its positions before

@@ -1,5 +1,7 @@
 #include "engine/instance.h"
 
+#include <omp.h>
+
 #include <map>
 
 #include "base/share.h"
@@ -9,9 +11,11 @@ namespace moesaic::engine {
 namespace {
 
 std::unique_ptr<Backend> make_backend(const config::Run& run) {
-  return run.device == config::Device::kCuda
-             ? make_cuda_backend(0)
-             : make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
+  if (run.device == config::Device::kCuda) {
+    omp_set_num_threads(static_cast<int>(run.threads));
+    return make_cuda_backend(0);
+  }
+  return make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
 }
 
 std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,

@@ -44,7 +44,7 @@ class Instance {
   const comm::Mesh& mesh;
   const model::Placement placement;
   std::unique_ptr<Backend> backend;
-  PhaseClock clock;
+  PhaseClock clock{backend.get()};
   model::Parameters parameters;
   model::Transformer transformer;
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "backend/backend.h"
-#include "base/phase_clock.h"
+#include "backend/phase_clock.h"
 #include "comm/collectives.h"
 #include "data/micro_batch.h"
 #include "model/context_share.h"

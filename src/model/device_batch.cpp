@@ -16,6 +16,17 @@ VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges) {
           .jump = given(ranges.jump)};
 }
 
+PagedRuns upload(Backend& backend, const data::PageRuns& runs) {
+  const auto given = [&](const std::vector<std::int32_t>& values) {
+    return to_device(backend, values, {std::ssize(values)});
+  };
+  return {.offsets = given(runs.offsets),
+          .position = given(runs.position),
+          .page_offsets = given(runs.page_offsets),
+          .pages = given(runs.pages),
+          .most_keys = runs.most_keys};
+}
+
 std::vector<std::int32_t> local_ids(const std::vector<std::int32_t>& ids, Slice share) {
   std::vector<std::int32_t> local(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {

@@ -22,8 +22,12 @@ struct DeviceBatch {
   Tensor position;         // (T) int32
   SeenKeys keys;           // without a window
   SeenKeys windowed = {};  // with the one that a layer has asked for
+  PagedRuns runs = {};     // where the context has a cache
+  // (T) int32, as this rank's share of the vocabulary has them; made for the first who asks.
+  Tensor token = {}, target = {};
 };
 VisibleKeys upload(Backend& backend, const data::KeyRanges& ranges);
+PagedRuns upload(Backend& backend, const data::PageRuns& runs);
 
 /// Ids of a vocabulary, as indices into this rank's share of it: -1 stays, and an id of another
 /// share becomes `share.count`, which is none of this one's.

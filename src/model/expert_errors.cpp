@@ -52,15 +52,20 @@ void ExpertErrors::add(const ExpertOutputEvent& event) {
   device.backend.scale(minus, -1.0F);
   device.backend.add(minus, error);
   const std::span<const std::int32_t> expert_ids = moe.expert_ids();
+  std::vector<Tensor> parts;  // of each expert, of both
   for (std::size_t g = 0; g < expert_ids.size(); ++g) {
     const std::int64_t rows = offsets[g + 1] - offsets[g];
-    if (rows == 0) {
-      continue;
-    }
+    parts.push_back(whole.rows(offsets[g], rows));
+    parts.push_back(error.rows(offsets[g], rows));
+  }
+  const Tensor squares = device.empty(DType::kF64, {std::ssize(parts)});
+  device.backend.sums_of_squares(parts, squares);
+  const std::vector<double> sums = to_host_f64(device.backend, squares);
+  for (std::size_t g = 0; g < expert_ids.size(); ++g) {
     const auto at = static_cast<std::size_t>(event.moe_layer * experts_ + expert_ids[g]);
-    sums_.rows[at] += static_cast<double>(rows);
-    sums_.squares[at] += device.backend.sum_of_squares(whole.rows(offsets[g], rows));
-    sums_.errors[at] += device.backend.sum_of_squares(error.rows(offsets[g], rows));
+    sums_.rows[at] += static_cast<double>(offsets[g + 1] - offsets[g]);
+    sums_.squares[at] += sums[2 * g];
+    sums_.errors[at] += sums[2 * g + 1];
   }
 }
 

@@ -213,7 +213,8 @@ void set_batch(Context& ctx, const data::MicroBatch& micro_batch) {
   ctx.batch.host = ctx.cp.group().size() > 1 ? &ctx.batch.share->rows : &micro_batch;
   ctx.batch.device = {
       .position = to_device(ctx.backend, ctx.batch.host->position, {ctx.batch.host->size()}),
-      .keys = seen_keys(ctx, 0)};
+      .keys = seen_keys(ctx, 0),
+      .runs = ctx.batch.cache != nullptr ? upload(ctx.backend, micro_batch.runs) : PagedRuns{}};
 }
 
 }  // namespace moesaic::model

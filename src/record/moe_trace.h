@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/phase_clock.h"
+#include "backend/phase_clock.h"
 #include "comm/mesh.h"
 #include "config/config.h"
 #include "engine/instance.h"

@@ -23,8 +23,7 @@ Tensor deferred_rows(const Parameter& p, Slice rows) {
 std::vector<GradientBuffer::Expert> GradientBuffer::experts(const Moe& moe, std::int64_t layer,
                                                             model::MoeStats& stats) const {
   const auto all = static_cast<std::size_t>(moe.expert_pool().size());
-  const std::vector<float> state =
-      to_host_f32(*instance_.backend, moe.buffer_state()->value);  // steps, tokens, updates
+  const std::vector<float>& state = states_.at(layer);
   std::vector<Expert> list;
   for (const std::int32_t number : moe.expert_ids()) {
     const auto e = static_cast<std::size_t>(number);
@@ -51,11 +50,28 @@ void GradientBuffer::for_each_expert(model::MoeStats& stats, const Visit& visit)
   }
 }
 
+// With one wait.
+void GradientBuffer::read_states(std::int64_t layers) {
+  HostCopies copies;
+  std::map<std::int64_t, std::size_t> numbers;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    if (const Moe* const moe = instance_.transformer.moe(layer)) {
+      numbers[layer] = copies.add(moe->buffer_state()->value);
+    }
+  }
+  copies.fetch(*instance_.backend);
+  for (const auto& [layer, number] : numbers) {
+    const std::span<const float> state = copies.at<float>(number);
+    states_[layer].assign(state.begin(), state.end());
+  }
+}
+
 void GradientBuffer::add_deferred(model::MoeStats& stats) {
   due_.clear();
   if (tokens_ == 0) {
     return;
   }
+  read_states(stats.layers());
   for_each_expert(stats, [&](const Parameter& p, Slice rows, const Expert& expert) {
     std::vector<UpdateRows>& due = due_[&p];
     if (rows.count == 0) {
@@ -97,7 +113,7 @@ void GradientBuffer::hold(model::MoeStats& stats) {
 void GradientBuffer::count(const Moe& moe, std::int64_t layer, model::MoeStats& stats) {
   const auto all = static_cast<std::size_t>(moe.expert_pool().size());
   const Tensor& tensor = moe.buffer_state()->value;
-  std::vector<float> state = to_host_f32(*instance_.backend, tensor);
+  std::vector<float> state = states_.at(layer);
   for (std::size_t e = 0; e < all; ++e) {
     state[e] += 1.0F;
     state[all + e] += static_cast<float>(stats.processed(layer)[e]);

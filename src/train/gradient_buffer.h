@@ -46,11 +46,14 @@ class GradientBuffer {
   void for_each_expert(model::MoeStats& stats, const Visit& visit) const;
   std::vector<Expert> experts(const model::Moe& moe, std::int64_t layer,
                               model::MoeStats& stats) const;
+  void read_states(std::int64_t layers);
   void count(const model::Moe& moe, std::int64_t layer, model::MoeStats& stats);
 
   engine::Instance& instance_;
   const std::int64_t tokens_;
   std::map<const model::Parameter*, std::vector<UpdateRows>> due_;  // of the buffered ones
+  // All experts' steps, tokens and updates before this step, by layer.
+  std::map<std::int64_t, std::vector<float>> states_;
 };
 
 }  // namespace moesaic::train

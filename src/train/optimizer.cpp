@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "backend/transfer.h"
 
 namespace moesaic::train {
 namespace {
@@ -13,23 +16,28 @@ int holders(engine::Instance& instance, const model::Parameter& p,
   return model::is_over_tp(p.spec.sum) ? group : group * tensor.copies;
 }
 
-double squares(engine::Instance& instance, const GradientBuffer& buffer,
-               const model::Parameter& p) {
-  const std::vector<UpdateRows> updates = buffer.updates(p, 1);
-  double sum = 0.0;
+// Calls use(tensor, rows) with each public tensor of a parameter, and those of the trained rows in
+// which it lies, where this rank owns any.
+template <class Use>
+void for_each_owned(const model::Parameter& p, const Use& use) {
   for (const model::PublicTensor& tensor : p.spec.tensors) {
     const Slice rows = overlap(p.trained_rows_with(tensor), p.owned);
-    if (rows.count == 0) {
-      continue;
+    if (rows.count > 0) {
+      use(tensor, rows);
     }
-    const double all =
-        instance.backend->sum_of_squares(p.grad_rows(rows)) / holders(instance, p, tensor);
-    const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
-      return overlap(u.rows, rows).count > 0;
-    });
-    sum += applied || !std::isfinite(all) ? all : 0.0;
   }
-  return sum;
+}
+
+// The sum of squares of each such part of the gradients. Waits for the device once.
+std::vector<double> sums_of_squares(engine::Instance& instance) {
+  std::vector<Tensor> parts;
+  for (const model::Parameter& p : instance.parameters.all()) {
+    for_each_owned(
+        p, [&](const model::PublicTensor&, Slice rows) { parts.push_back(p.grad_rows(rows)); });
+  }
+  const Tensor sums = instance.backend->empty(DType::kF64, {std::ssize(parts)});
+  instance.backend->sums_of_squares(parts, sums);
+  return to_host_f64(*instance.backend, sums);
 }
 
 // Sets AdamW's bias corrections, 1 - beta^step, for update number `step`, counted from 1.
@@ -39,9 +47,9 @@ void set_corrections(AdamW& update, const config::Train& config, std::int64_t st
   update.correction2 = static_cast<float>(1.0 - std::pow(config.beta2, n));
 }
 
-// Updates those of the trained rows `wanted` that follow one rule.
-void update_rows(Backend& backend, const AdamW& update, const model::Parameter& p,
-                 const model::TrainedRows& rule, Slice wanted) {
+// Adds the update of those of the trained rows `wanted` that follow one rule.
+void add_update(std::vector<AdamWTensors>& updates, const AdamW& update, const model::Parameter& p,
+                const model::TrainedRows& rule, Slice wanted) {
   const Slice rows = overlap(rule.among_trained(), wanted);
   if (rows.count == 0) {
     return;
@@ -49,9 +57,12 @@ void update_rows(Backend& backend, const AdamW& update, const model::Parameter& 
   const Slice of_value = rule.of_parameter(rows);
   const std::int64_t first = rows.begin - p.owned.begin;
   const bool copied = p.compute.dtype() != DType::kF32;
-  backend.adamw(update, p.grad_rows(rows), p.rows_of(p.value, of_value),
-                p.exp_avg.rows(first, rows.count), p.exp_avg_sq.rows(first, rows.count),
-                copied ? p.rows_of(p.compute, of_value) : Tensor());
+  updates.push_back({.step = update,
+                     .grad = p.grad_rows(rows),
+                     .value = p.rows_of(p.value, of_value),
+                     .exp_avg = p.exp_avg.rows(first, rows.count),
+                     .exp_avg_sq = p.exp_avg_sq.rows(first, rows.count),
+                     .copy = copied ? p.rows_of(p.compute, of_value) : Tensor()});
 }
 
 // Copies these trained rows of the value to where the gradient of them lies, or back.
@@ -89,9 +100,19 @@ void gather_values(engine::Instance& instance, const model::Bucket& bucket) {
 }  // namespace
 
 double gradient_norm(engine::Instance& instance, const GradientBuffer& buffer) {
+  const std::vector<double> sums = sums_of_squares(instance);
   double sum = 0.0;
-  for (const model::Parameter& p : instance.parameters.all()) {
-    sum += squares(instance, buffer, p);
+  for (auto next = sums.begin(); const model::Parameter& p : instance.parameters.all()) {
+    const std::vector<UpdateRows> updates = buffer.updates(p, 1);
+    double of_parameter = 0.0;
+    for_each_owned(p, [&](const model::PublicTensor& tensor, Slice rows) {
+      const double all = *next++ / holders(instance, p, tensor);
+      const bool applied = std::any_of(updates.begin(), updates.end(), [&](const UpdateRows& u) {
+        return overlap(u.rows, rows).count > 0;
+      });
+      of_parameter += applied || !std::isfinite(all) ? all : 0.0;
+    });
+    sum += of_parameter;
   }
   return std::sqrt(instance.mesh.world.all_reduce(sum, comm::Reduce::kSum));
 }
@@ -108,6 +129,7 @@ void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
                .correction1 = 1.0F,
                .correction2 = 1.0F,
                .grad_scale = clipped ? static_cast<float>(config.clip / gradient_norm) : 1.0F};
+  std::vector<AdamWTensors> updates;
   for (const model::Parameter& p : instance.parameters.all()) {
     if (p.owned.count == 0) {
       continue;
@@ -117,10 +139,11 @@ void optimizer_step(engine::Instance& instance, const GradientBuffer& buffer,
       for (const model::TrainedRows& trained : p.trained) {
         update.lr = static_cast<float>(lr * static_cast<double>(trained.lr_scale));
         update.weight_decay = trained.decays ? static_cast<float>(config.weight_decay) : 0.0F;
-        update_rows(*instance.backend, update, p, trained, rows);
+        add_update(updates, update, p, trained, rows);
       }
     }
   }
+  instance.backend->adamw(updates);
   bool shared_out = false;
   for (const model::Bucket& bucket : instance.parameters.buckets()) {
     if (bucket.counts.size() > 1) {

@@ -32,8 +32,12 @@ struct Part {
 };
 
 void add(BitHash& hash, Backend& backend, const Tensor& tensor, std::vector<std::byte>& buffer) {
+  if (tensor.location() == Location::kHost) {
+    hash.add({tensor.data(), tensor.bytes()});
+    return;
+  }
   const Tensor flat = tensor.reshaped({tensor.numel()});
-  constexpr std::int64_t kElements = 16384;  // stay in the processor's cache
+  constexpr std::int64_t kElements = 1 << 24;
   for (std::int64_t begin = 0; begin < flat.numel(); begin += kElements) {
     const Tensor piece = flat.rows(begin, std::min(kElements, flat.numel() - begin));
     buffer.resize(piece.bytes());

@@ -33,24 +33,44 @@ void average_load(std::vector<float>& load, std::span<const double> processed, s
   }
 }
 
+// Calls use(layer, mixture) with each that this rank has and trains.
+template <class Use>
+void for_each_trained(engine::Instance& instance, std::int64_t layers, const Use& use) {
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const model::Moe* const moe = instance.transformer.moe(layer);
+    if (moe != nullptr && moe->router().is_trained()) {
+      use(layer, *moe);
+    }
+  }
+}
+
 }  // namespace
 
 void update_routers(engine::Instance& instance, model::MoeStats& stats, double bias_rate,
                     std::int64_t step) {
-  for (std::int64_t layer = 0; layer < stats.layers(); ++layer) {
-    const model::Moe* const moe = instance.transformer.moe(layer);
-    if (moe == nullptr || !moe->router().is_trained()) {
-      continue;
+  Backend& backend = *instance.backend;
+  HostCopies before;
+  for_each_trained(instance, stats.layers(), [&](std::int64_t, const model::Moe& moe) {
+    before.add(moe.router().load().value);
+    if (moe.router().bias() != nullptr) {
+      before.add(moe.router().bias()->value);
     }
-    const model::Router& router = moe->router();
-    Backend& backend = *instance.backend;
+  });
+  before.fetch(backend);
+  std::size_t at = 0;
+  const auto next = [&] {
+    const std::span<const float> values = before.at<float>(at++);
+    return std::vector<float>(values.begin(), values.end());
+  };
+  for_each_trained(instance, stats.layers(), [&](std::int64_t layer, const model::Moe& moe) {
+    const model::Router& router = moe.router();
     const auto chosen = stats.chosen(layer);
-    std::vector<float> loads = to_host_f32(backend, router.load().value);
+    std::vector<float> loads = next();
     average_load(loads, stats.processed(layer), step);
     backend.upload(std::as_bytes(std::span(loads)), router.load().value);
     if (const model::Parameter* const bias = router.bias()) {
-      std::vector<float> values = to_host_f32(backend, bias->value);
-      move_biases(values, chosen, moe->expert_pool(), bias_rate);
+      std::vector<float> values = next();
+      move_biases(values, chosen, moe.expert_pool(), bias_rate);
       backend.upload(std::as_bytes(std::span(values)), bias->value);
     }
     if (const model::Parameter* const load = router.previous_load()) {
@@ -61,7 +81,7 @@ void update_routers(engine::Instance& instance, model::MoeStats& stats, double b
       }
       backend.upload(std::as_bytes(std::span(shares)), load->value);
     }
-  }
+  });
 }
 
 }  // namespace moesaic::train

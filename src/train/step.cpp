@@ -1,5 +1,8 @@
 #include "train/step.h"
 
+#include <optional>
+#include <utility>
+
 #include "engine/pipeline.h"
 #include "train/gradient_sum.h"
 
@@ -8,6 +11,12 @@ namespace {
 
 using engine::Pass;
 using engine::PipelineStep;
+
+// A micro-batch whose turn comes again, as the context has had it.
+struct Placed {
+  int passes = 0;  // that are to come
+  std::optional<model::Batch> batch;
+};
 
 // What one chunk of one micro-batch keeps from forward to backward.
 struct InFlight {
@@ -26,6 +35,7 @@ class StepRunner {
         scale_(static_cast<float>(1.0 / size)),
         link_(instance),
         sum_(instance),
+        placed_(batches.size()),
         in_flight_(batches.size() * chunks()) {
     outcome_.logprob.resize(batches.size());
     ctx_.observers.push_back({.on_part_done = [this](const model::PartDoneEvent& event) {
@@ -39,17 +49,21 @@ class StepRunner {
 
   StepOutcome run() {
     const comm::Communicator& pp = instance_.mesh[comm::Group::kPp];
-    for (const PipelineStep& step :
-         engine::training_order(pp.rank(), pp.size(), instance_.transformer.chunks(),
-                                static_cast<int>(batches_.size()))) {
-      if (step.pass == Pass::kBackward && !instance_.transformer.has_backward(step.chunk)) {
-        continue;
-      }
-      model::set_batch(ctx_, batches_[static_cast<std::size_t>(step.micro_batch)]);
+    std::vector<PipelineStep> order = engine::training_order(
+        pp.rank(), pp.size(), instance_.transformer.chunks(), static_cast<int>(batches_.size()));
+    std::erase_if(order, [&](const PipelineStep& step) {
+      return step.pass == Pass::kBackward && !instance_.transformer.has_backward(step.chunk);
+    });
+    for (const PipelineStep& step : order) {
+      ++placed_[static_cast<std::size_t>(step.micro_batch)].passes;
+    }
+    for (const PipelineStep& step : order) {
+      set_batch(static_cast<std::size_t>(step.micro_batch));
       step.pass == Pass::kForward ? forward(step) : backward(step);
     }
     link_.finish();
     sum_.finish();
+    read_losses();
     return std::move(outcome_);
   }
 
@@ -60,6 +74,23 @@ class StepRunner {
                       static_cast<std::size_t>(step.chunk)];
   }
 
+  // Makes a micro-batch the current one of the context. What kernels read of it is uploaded once.
+  void set_batch(std::size_t i) {
+    --placed_[i].passes;
+    if (current_ == i) {
+      return;
+    }
+    if (current_ && placed_[*current_].passes > 0) {
+      placed_[*current_].batch = ctx_.batch;
+    }
+    current_ = i;
+    if (placed_[i].batch) {
+      ctx_.batch = *std::exchange(placed_[i].batch, std::nullopt);
+    } else {
+      model::set_batch(ctx_, batches_[i]);
+    }
+  }
+
   void forward(const PipelineStep& step) {
     const PhaseScope phase(ctx_.clock, Phase::kForward);
     const model::Transformer& model = instance_.transformer;
@@ -67,31 +98,44 @@ class StepRunner {
     const Tensor y = model.forward(ctx_, step.chunk, link_.receive(ctx_, step), &kept.saved);
     link_.send(step, y);
     if (model.ends(step.chunk)) {
-      model::Head::Loss loss = this->loss(y);
-      kept.dhidden = loss.dx;
-      outcome_.logprob[static_cast<std::size_t>(step.micro_batch)] = std::move(loss.logprob);
+      kept.dhidden = add_loss(y);
     }
   }
 
-  // y: the last hidden state of the context's micro-batch.
-  model::Head::Loss loss(const Tensor& y) {
+  // y: the last hidden state of the context's micro-batch. Returns its gradient; what the loss is
+  // is read when all of them are there, so that the host need not wait for the device.
+  Tensor add_loss(const Tensor& y) {
     const model::Transformer& model = instance_.transformer;
     std::vector<float> known;
     if (objective_.reads_log_probs) {
       known = model.head().log_probs(ctx_, y).logprob;
     }
-    const std::vector<float> weights = objective_.weigh(*ctx_.batch.host, known);
-    std::vector<float> scaled = weights;
+    weights_.push_back(objective_.weigh(*ctx_.batch.host, known));
+    std::vector<float> scaled = weights_.back();
     for (float& weight : scaled) {
       weight *= scale_;
     }
     model::Head::Loss loss = model.head().loss(ctx_, y, scaled, model.wants_hidden_gradient());
-    for (std::size_t row = 0; row < weights.size(); ++row) {
-      outcome_.loss -= static_cast<double>(weights[row]) * static_cast<double>(loss.logprob[row]);
+    losses_.push_back(std::move(loss.rows));
+    return loss.dx;
+  }
+
+  // The last chunk's forward comes to the micro-batches in order.
+  void read_losses() {
+    if (losses_.empty()) {
+      return;
     }
-    outcome_.entropy += loss.entropy;
-    outcome_.correct += loss.correct;
-    return loss;
+    const PhaseScope phase(ctx_.clock, Phase::kForward);
+    std::vector<model::Head::Metrics> all = model::Head::read(ctx_, losses_);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      for (std::size_t row = 0; row < weights_[i].size(); ++row) {
+        outcome_.loss -=
+            static_cast<double>(weights_[i][row]) * static_cast<double>(all[i].logprob[row]);
+      }
+      outcome_.entropy += all[i].entropy;
+      outcome_.correct += all[i].correct;
+      outcome_.logprob[i] = std::move(all[i].logprob);
+    }
   }
 
   void backward(const PipelineStep& step) {
@@ -111,8 +155,12 @@ class StepRunner {
   float scale_;
   engine::StageLink link_;
   GradientSum sum_;
-  bool last_backward_ = false;  // the present backward is of the last micro-batch
+  bool last_backward_ = false;          // the present backward is of the last micro-batch
+  std::optional<std::size_t> current_;  // micro-batch of the context
+  std::vector<Placed> placed_;          // each micro-batch
   std::vector<InFlight> in_flight_;
+  std::vector<std::vector<float>> weights_;  // of the rows of each micro-batch
+  std::vector<model::Head::LossRows> losses_;
   StepOutcome outcome_;
 };
 

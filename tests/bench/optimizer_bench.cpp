@@ -21,8 +21,9 @@ void adamw(benchmark::State& state) {
                       .correction1 = 0.5F,
                       .correction2 = 0.5F,
                       .grad_scale = 1.0F};
+  const AdamWTensors tensors{step, grad, value, exp_avg, exp_avg_sq, copy};
   for (auto _ : state) {
-    backend().adamw(step, grad, value, exp_avg, exp_avg_sq, copy);
+    backend().adamw(std::span(&tensors, 1));
   }
   // Reads four arrays and writes three of them.
   count_bytes(state, 7 * grad.bytes() + (with_copy ? copy.bytes() : 0));

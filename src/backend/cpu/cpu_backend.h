@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <span>
 
@@ -27,14 +28,18 @@ class CpuBackend : public Backend {
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(std::span<const Download> parts) override;
   using Backend::download;
-  void synchronize() override {}
+  void synchronize() override { count_wait(); }
+  Mark mark() override { return {.time = std::chrono::steady_clock::now(), .event = {}}; }
+  double seconds(const Mark& from, const Mark& to) override {
+    return std::chrono::duration<double>(to.time - from.time).count();
+  }
   void release_reserve() override { memory_pool_.release_reserve(); }
 
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;
   void add(const Tensor& x, const Tensor& inout) override;
   void scale(const Tensor& inout, float factor) override;
-  double sum_of_squares(const Tensor& x) override;
+  void sums_of_squares(std::span<const Tensor> x, const Tensor& sums) override;
 
   void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
               Write write) override;
@@ -128,8 +133,7 @@ class CpuBackend : public Backend {
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
                               const Tensor& weight, const Tensor& dlogits,
                               const Tensor& spread) override;
-  void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq, const Tensor& copy) override;
+  void adamw(std::span<const AdamWTensors> tensors) override;
 
  private:
   /// Calls work(begin, end, thread) with contiguous shares of [0, n), one for each thread.
@@ -142,6 +146,7 @@ class CpuBackend : public Backend {
     }
   }
 
+  void update_one(const AdamWTensors& tensors);
   /// Attention of rows to rows. parts_of(head, T{}): where the queries of a head go.
   template <class PartsOf>
   void attend(const HeadRows& q, const KeyRows& keys, const VisibleKeys& visible, float scale,

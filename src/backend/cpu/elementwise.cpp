@@ -38,13 +38,18 @@ void CpuBackend::scale(const Tensor& inout, float factor) {
   });
 }
 
-double CpuBackend::sum_of_squares(const Tensor& x) {
-  std::vector<double> sums(static_cast<std::size_t>(threads_), 0.0);
-  share(x.numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-    sums[static_cast<std::size_t>(thread)] =
-        set_.common->sum_of_squares(x.as<float>().data() + begin, end - begin);
-  });
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
+void CpuBackend::sums_of_squares(std::span<const Tensor> x, const Tensor& sums) {
+  require(sums.numel() == std::ssize(x), "a sum of squares for each tensor");
+  std::vector<double> terms(static_cast<std::size_t>(threads_));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const float* const values = x[i].as<float>().data();
+    std::fill(terms.begin(), terms.end(), 0.0);
+    share(x[i].numel(), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+      terms[static_cast<std::size_t>(thread)] =
+          set_.common->sum_of_squares(values + begin, end - begin);
+    });
+    sums.as<double>()[i] = std::accumulate(terms.begin(), terms.end(), 0.0);
+  }
 }
 
 void CpuBackend::clamp(const Tensor& inout, float limit) {

@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -16,6 +17,17 @@ constexpr std::int64_t kJoinedPages = 16;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
+// PagedRuns on the host.
+struct Runs {
+  explicit Runs(const PagedRuns& runs)
+      : offsets(runs.offsets.as<std::int32_t>()),
+        position(runs.position.as<std::int32_t>()),
+        page_offsets(runs.page_offsets.as<std::int32_t>()),
+        pages(runs.pages.as<std::int32_t>()) {}
+
+  std::span<const std::int32_t> offsets, position, page_offsets, pages;
+};
+
 // Neighbouring rows [begin, end) of one run, and where its sequence's pages begin.
 struct Piece {
   std::int64_t begin, end, position, first_page;
@@ -23,10 +35,10 @@ struct Piece {
 
 // Calls work(piece) with the pieces of rows [begin, end), in order.
 template <class Work>
-void for_pieces(const PagedRuns& runs, std::int64_t begin, std::int64_t end, const Work& work) {
+void for_pieces(const Runs& runs, std::int64_t begin, std::int64_t end, const Work& work) {
   const auto after = std::upper_bound(runs.offsets.begin(), runs.offsets.end(), begin);
   for (auto run = at(after - runs.offsets.begin() - 1); begin < end; ++run) {
-    const std::int64_t next = std::min(end, runs.offsets[run + 1]);
+    const std::int64_t next = std::min<std::int64_t>(end, runs.offsets[run + 1]);
     if (begin < next) {
       work(Piece{begin, next, runs.position[run] + begin - runs.offsets[run],
                  runs.page_offsets[run]});
@@ -52,7 +64,7 @@ struct QueryTile {
   std::int64_t work() const { return (queries.end - queries.begin) * (pages.end - pages.begin); }
 };
 
-std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, std::int64_t group,
+std::vector<QueryTile> query_tiles(const Runs& runs, std::int64_t heads, std::int64_t group,
                                    const VisibleKeys& visible) {
   std::vector<QueryTile> tiles;
   tiles.reserve(runs.position.size() * at(heads));
@@ -79,7 +91,8 @@ std::vector<QueryTile> query_tiles(const PagedRuns& runs, std::int64_t heads, st
   return tiles;
 }
 
-void require_runs(const PagedRuns& runs, std::int64_t rows) {
+Runs checked(const PagedRuns& given, std::int64_t rows) {
+  const Runs runs(given);
   if (runs.offsets.size() != runs.position.size() + 1 ||
       runs.page_offsets.size() != runs.offsets.size() || runs.offsets.back() != rows) {
     throw Error(Exit::kInternal, fmt::format("runs of {} rows for {}", runs.offsets.back(), rows));
@@ -89,6 +102,7 @@ void require_runs(const PagedRuns& runs, std::int64_t rows) {
     require((runs.page_offsets[i + 1] - runs.page_offsets[i]) * kPageTokens >= end,
             "a run without a page");
   }
+  return runs;
 }
 
 // One call of attention to pages; sums: two for each thread.
@@ -98,6 +112,7 @@ struct PagedCall {
   const CommonKernels& common;
   const HeadRows& q;
   const KeyPages& from;
+  const Runs& runs;
   const VisibleKeys& visible;
   float scale;
   const Tensor &values, &out, &lse, &scratch, &sums;
@@ -107,7 +122,7 @@ struct PagedCall {
   std::int64_t v_dim() const { return out.dim(2); }
 
   PagedHead<A> head_of(const QueryTile& tile) const {
-    const std::int64_t row = from.runs.offsets[tile.run];
+    const std::int64_t row = runs.offsets[tile.run];
     const std::int64_t query = tile.head * group();
     const Tensor& keys = from.keys;
     return {
@@ -121,7 +136,7 @@ struct PagedCall {
         .key_row = keys.dim(3),
         .value_page = values.dim(1) * kPageTokens * values.dim(3),
         .value_row = values.dim(3),
-        .pages = from.runs.pages.data() + from.runs.page_offsets[tile.run],
+        .pages = runs.pages.data() + runs.page_offsets[tile.run],
         .first = visible.first.as<std::int32_t>().data() + row,
         .last = visible.last.as<std::int32_t>().data() + row,
         .head_dim = q.heads.width,
@@ -143,7 +158,7 @@ struct PagedCall {
   }
   void write(const QueryTile& tile, const PagedSums& to) const {
     const std::int64_t heads = q.heads.groups;
-    const std::int64_t first = from.runs.offsets[tile.run] * heads + tile.head * group();
+    const std::int64_t first = runs.offsets[tile.run] * heads + tile.head * group();
     kernels.write_paged(head_of(tile), tile.queries, to, out.as<A>().data() + first * v_dim(),
                         heads * v_dim(), lse.as<float>().data() + first, heads);
   }
@@ -219,7 +234,7 @@ bool is_uneven(const std::vector<QueryTile>& tiles, std::int64_t threads) {
 
 void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
                                 const Tensor& pages) {
-  require_runs(runs, rows.dim(0));
+  const Runs on_host = checked(runs, rows.dim(0));
   if (groups.groups != pages.dim(1) || groups.width != pages.dim(3) ||
       rows.dtype() != pages.dtype()) {
     throw Error(Exit::kInternal, fmt::format("{} groups of {} for pages {}", groups.groups,
@@ -228,10 +243,10 @@ void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, con
   const auto element = static_cast<std::int64_t>(size_of(rows.dtype()));
   const std::int64_t bytes = groups.width * element;
   share(rows.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
-    for_pieces(runs, begin, end, [&](const Piece& piece) {
+    for_pieces(on_host, begin, end, [&](const Piece& piece) {
       for (std::int64_t row = piece.begin; row < piece.end; ++row) {
         const std::int64_t position = piece.position + row - piece.begin;
-        const std::int64_t page = runs.pages[at(piece.first_page + position / kPageTokens)];
+        const std::int64_t page = on_host.pages[at(piece.first_page + position / kPageTokens)];
         for (std::int64_t g = 0; g < groups.groups; ++g) {
           const std::int64_t from = row * rows.dim(1) + groups.first + g * groups.stride;
           const std::int64_t to = (page * groups.groups + g) * kPageTokens + position % kPageTokens;
@@ -244,7 +259,7 @@ void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, con
 
 void CpuBackend::attention(const HeadRows& q, const KeyPages& keys, const VisibleKeys& visible,
                            float scale, const Tensor& out, const Tensor& lse) {
-  require_runs(keys.runs, q.rows.dim(0));
+  const Runs runs = checked(keys.runs, q.rows.dim(0));
   const std::int64_t kv_heads = keys.keys.dim(1);
   if (q.heads.groups % kv_heads != 0 || keys.keys.dim(3) != q.heads.width) {
     throw Error(Exit::kInternal,
@@ -252,7 +267,7 @@ void CpuBackend::attention(const HeadRows& q, const KeyPages& keys, const Visibl
                             q.heads.width, keys.keys.shape().text()));
   }
   const std::vector<QueryTile> tiles =
-      query_tiles(keys.runs, kv_heads, q.heads.groups / kv_heads, visible);
+      query_tiles(runs, kv_heads, q.heads.groups / kv_heads, visible);
   const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(q.heads.width, out.dim(2))});
   const Tensor sums = empty(DType::kF32, {threads_, 2, paged_sums(out.dim(2))});
   with_kernels(q.rows.dtype(), [&](const auto& kernels, auto type) {
@@ -260,6 +275,7 @@ void CpuBackend::attention(const HeadRows& q, const KeyPages& keys, const Visibl
                                          .common = *set_.common,
                                          .q = q,
                                          .from = keys,
+                                         .runs = runs,
                                          .visible = visible,
                                          .scale = scale,
                                          .values = keys.values.defined() ? keys.values : keys.keys,

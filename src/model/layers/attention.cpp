@@ -100,7 +100,7 @@ Attention::Attention(Parameters& parameters, const std::string& prefix, const co
       shape_(own_heads(model, placement)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
       clip_(static_cast<float>(model.clip_qkv)),
-      rope_(model, model.head_dim),
+      rope_(parameters, model, model.head_dim),
       qkv_(parameters, qkv_slices(prefix, "weight", {1, model.d_model}, model, placement),
            Linear::Full::kInputGradient, init_std, placement,
            qkv_options(prefix, model, placement)),
@@ -152,7 +152,7 @@ void Attention::attend(Context& ctx, const Saved& s) const {
     return;
   }
   const LayerCache& cache = ctx.batch.cache->at(layer_);
-  const PagedRuns runs = ctx.batch.host->runs.view();
+  const PagedRuns& runs = ctx.batch.device.runs;
   const KeyRows own = shape_.keys(s.qkv);
   ctx.backend.store_in_pages(s.qkv, own.k.heads, runs, cache.keys);
   ctx.backend.store_in_pages(s.qkv, own.v.heads, runs, cache.values);

@@ -32,9 +32,13 @@ Embedding::Embedding(Parameters& parameters, const config::Model& model, const P
       table_(add_table(parameters, model, placement, kEmbeddingName,
                        model.tie_embeddings && placement.is_last())) {}
 
-Tensor Embedding::local_tokens(Context& ctx) const {
-  return to_device(ctx.backend, local_ids(ctx.batch.host->token, vocabulary_),
-                   {ctx.batch.host->size()});
+const Tensor& Embedding::local_tokens(Context& ctx) const {
+  Tensor& token = ctx.batch.device.token;
+  if (!token.defined()) {
+    token = to_device(ctx.backend, local_ids(ctx.batch.host->token, vocabulary_),
+                      {ctx.batch.host->size()});
+  }
+  return token;
 }
 
 Tensor Embedding::forward(Context& ctx) const {

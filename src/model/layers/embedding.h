@@ -26,7 +26,7 @@ class Embedding {
   Parameter& table() const { return table_; }
 
  private:
-  Tensor local_tokens(Context& ctx) const;
+  const Tensor& local_tokens(Context& ctx) const;
 
   Slice vocabulary_;
   Parameter& table_;

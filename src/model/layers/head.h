@@ -50,17 +50,29 @@ class Head {
                 const std::function<void(std::size_t i, const Peak& peak,
                                          std::span<const float> logits)>& use) const;
 
+  /// What the loss of a micro-batch says of its rows, on the device until somebody reads it.
+  struct LossRows {
+    std::vector<std::int32_t> target;  // [T]
+    Tensor stats;                      // (T, 3) fp32, of the whole vocabulary (softmax_stats)
+    Tensor best;                       // (T) int32, the argmax
+    Tensor spread;                     // (T) fp32, of this share (cross_entropy_backward)
+  };
   struct Loss {
-    std::vector<float> logprob;  // [T]
-    Tensor dx;                   // (t, D) fp32
-    std::int64_t correct = 0;    // targets that are the argmax
-    double entropy = 0.0;        // nats, summed over targets: this rank's term of the sum over tp
+    Tensor dx;  // (t, D) fp32
+    LossRows rows;
   };
   /// The loss is -sum(weight logprob); weight: [T]. Adds into the gradient of the head's weights in
   /// the same pass over the logits. wants_dx: else dx stays undefined, on every rank of tp.
   /// Collective over tp.
   Loss loss(Context& ctx, const Tensor& x, std::span<const float> weight,
             bool wants_dx = true) const;
+  struct Metrics {
+    std::vector<float> logprob;  // [T]
+    std::int64_t correct = 0;    // targets that are the argmax
+    double entropy = 0.0;        // nats, summed over targets: this rank's term of the sum over tp
+  };
+  /// Reads the rows of some micro-batches with one wait. Not collective.
+  static std::vector<Metrics> read(const Context& ctx, std::span<const LossRows> rows);
 
   /// This rank's logits (T, V_local) fp32 of all rows x (T, D); for tests and small inputs. Not
   /// collective.
@@ -68,7 +80,9 @@ class Head {
 
  private:
   std::int64_t block_rows(const Context& ctx) const;
-  std::vector<float> whole_rows(const Context& ctx, const Tensor& share) const;
+  const Tensor& local_targets(Context& ctx) const;
+  std::vector<float> whole_rows(const Context& ctx, std::span<const float> share,
+                                std::int64_t rows) const;
 
   Parameter& weight_;
   Slice vocabulary_;

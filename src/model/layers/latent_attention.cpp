@@ -100,7 +100,7 @@ LatentAttention::LatentAttention(Parameters& parameters, const std::string& pref
       latent_(model.kv_lora_rank),
       shape_(own_heads(model, placement)),
       window_(config::is_windowed(model, layer) ? model.sliding_window : 0),
-      rope_(model, rotated_),
+      rope_(parameters, model, rotated_),
       q_down_(make_q_down(parameters, prefix, model, init_std, placement)),
       q_norm_(make_q_norm(parameters, prefix, model, placement)),
       q_(parameters,
@@ -158,7 +158,7 @@ LayerCache LatentAttention::make_cache(const Context& ctx, std::int64_t pages) c
 Tensor LatentAttention::attend(Context& ctx, const Tensor& q, const Tensor& latent,
                                const Tensor& down) const {
   const LayerCache& cache = ctx.batch.cache->at(layer_);
-  const PagedRuns runs = ctx.batch.host->runs.view();
+  const PagedRuns& runs = ctx.batch.device.runs;
   const std::int64_t tokens = q.dim(0);
   const std::int64_t h = shape_.heads;
   const std::int64_t rows = tokens * h;

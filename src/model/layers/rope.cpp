@@ -4,8 +4,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "backend/transfer.h"
-
 namespace moesaic::model {
 namespace {
 
@@ -72,16 +70,15 @@ std::vector<float> frequencies(const config::Model& m, std::int64_t width) {
 
 }  // namespace
 
-Rope::Rope(const config::Model& model, std::int64_t width)
+Rope::Rope(Parameters& parameters, const config::Model& model, std::int64_t width)
     : width_(width),
-      frequencies_(model::frequencies(model, width)),
+      frequencies_(parameters.add_constant(model::frequencies(model, width))),
       options_{.interleave = model.rope_interleave,
                .magnitude = static_cast<float>(model::magnitude(model))} {}
 
 void Rope::rotate(Context& ctx, const Tensor& x, RowGroups heads, Direction direction) const {
   heads.width = width_;
-  ctx.backend.rope(x, heads, ctx.batch.device.position,
-                   to_device(ctx.backend, frequencies_, {width_ / 2}), options_, direction);
+  ctx.backend.rope(x, heads, ctx.batch.device.position, frequencies_.tensor, options_, direction);
 }
 
 double yarn_score_factor(const config::Model& model) {

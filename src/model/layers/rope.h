@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 #include "model/context.h"
+#include "model/parameter/parameters.h"
 
 namespace moesaic::model {
 
@@ -12,19 +13,19 @@ namespace moesaic::model {
 class Rope {
  public:
   /// width: of what is rotated of a head.
-  Rope(const config::Model& model, std::int64_t width);
+  Rope(Parameters& parameters, const config::Model& model, std::int64_t width);
 
   /// x: (T, W); the first `width` of each group's elements are rotated in place, or back.
   void rotate(Context& ctx, const Tensor& x, RowGroups heads, Direction direction) const;
 
   /// Angle per position of each pair.
-  const std::vector<float>& frequencies() const { return frequencies_; }
+  const std::vector<float>& frequencies() const { return frequencies_.values; }
   /// Factor on rotated queries and keys.
   float magnitude() const { return options_.magnitude; }
 
  private:
   std::int64_t width_;
-  std::vector<float> frequencies_;  // [width / 2]
+  const Constant& frequencies_;  // (width / 2)
   RopeOptions options_;
 };
 

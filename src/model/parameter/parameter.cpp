@@ -26,19 +26,25 @@ Kept kept(const ParameterSpec& spec, DType compute, bool trained, std::optional<
 
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed) {
-  std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()),
-                            static_cast<float>(spec.init_value));
-  if (spec.init_std > 0.0 || spec.init_bound > 0.0) {
-    const Rng rng(static_cast<std::uint64_t>(spec.seed.value_or(seed)), hash_name(tensor.name));
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto index =
-          static_cast<std::uint64_t>(tensor.whole_index(static_cast<std::int64_t>(i)));
-      values[i] = static_cast<float>(spec.init_std > 0.0
-                                         ? spec.init_std * rng.normal(index)
-                                         : spec.init_bound * (2.0 * rng.uniform(index) - 1.0));
-    }
-  }
+  std::vector<float> values(static_cast<std::size_t>(tensor.slice_shape().numel()));
+  make_initial_values(spec, tensor, seed, values, 1);
   return values;
+}
+
+void make_initial_values(const ParameterSpec& spec, const PublicTensor& tensor, std::int64_t seed,
+                         std::span<float> values, int threads) {
+  if (!(spec.init_std > 0.0 || spec.init_bound > 0.0)) {
+    std::fill(values.begin(), values.end(), static_cast<float>(spec.init_value));
+    return;
+  }
+  const Rng rng(static_cast<std::uint64_t>(spec.seed.value_or(seed)), hash_name(tensor.name));
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto index = static_cast<std::uint64_t>(tensor.whole_index(static_cast<std::int64_t>(i)));
+    values[i] = static_cast<float>(spec.init_std > 0.0
+                                       ? spec.init_std * rng.normal(index)
+                                       : spec.init_bound * (2.0 * rng.uniform(index) - 1.0));
+  }
 }
 
 std::int64_t Parameter::columns() const {

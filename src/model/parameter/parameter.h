@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backend/packed_weights.h"
@@ -58,9 +59,11 @@ struct Kept {
 Kept kept(const ParameterSpec& spec, DType compute, bool trained, std::optional<DType> pack);
 
 /// This rank's slice of a tensor of the spec, as a new model begins: each element a function of
-/// (seed, public name, element index) alone.
+/// (seed, public name, element index) alone, whatever the number of threads that make them.
 std::vector<float> initial_values(const ParameterSpec& spec, const PublicTensor& tensor,
                                   std::int64_t seed);
+void make_initial_values(const ParameterSpec& spec, const PublicTensor& tensor, std::int64_t seed,
+                         std::span<float> values, int threads);
 
 /// Neighbouring rows of a parameter that training changes by one rule.
 struct TrainedRows {

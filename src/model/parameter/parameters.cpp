@@ -1,5 +1,11 @@
 #include "model/parameter/parameters.h"
 
+#include <omp.h>
+
+#include <utility>
+
+#include "backend/transfer.h"
+
 namespace moesaic::model {
 namespace {
 
@@ -33,6 +39,10 @@ Parameter& Parameters::add(ParameterSpec spec) {
     }
   }
   return p;
+}
+
+const Constant& Parameters::add_constant(std::vector<float> values) {
+  return constants_.emplace_back(Constant{.values = std::move(values), .tensor = {}});
 }
 
 void Parameters::place(const std::map<SumOver, Owner>& owners) {
@@ -114,6 +124,9 @@ Blocks blocks_of(Backend& backend, SumOver sum, std::deque<Parameter>& parameter
 void Parameters::allocate(Backend& backend, const Formats& formats,
                           const std::map<SumOver, Owner>& owners) {
   pack_ = formats.pack;
+  for (Constant& constant : constants_) {
+    constant.tensor = to_device(backend, constant.values, {std::ssize(constant.values)});
+  }
   place(owners);
   std::map<SumOver, Blocks> blocks;
   for (const SumOver sum : kAllSums) {
@@ -177,11 +190,13 @@ void Parameters::set(Backend& backend, Parameter& parameter,
 }
 
 void Parameters::initialise(Backend& backend, std::int64_t seed) {
+  const int threads = omp_get_max_threads();
   for (Parameter& p : list_) {
-    std::vector<float> values;
+    std::vector<float> values(static_cast<std::size_t>(p.spec.shape.numel()));
     for (const PublicTensor& tensor : p.spec.tensors) {
-      const std::vector<float> part = initial_values(p.spec, tensor, seed);
-      values.insert(values.end(), part.begin(), part.end());
+      const auto begin = static_cast<std::size_t>(tensor.begin);
+      const auto count = static_cast<std::size_t>(tensor.slice_shape().numel());
+      make_initial_values(p.spec, tensor, seed, std::span(values).subspan(begin, count), threads);
     }
     set(backend, p, values);
   }

@@ -24,6 +24,12 @@ struct Tuning {
   static Tuning none() { return {Roles::none(), {}}; }
 };
 
+/// Numbers that kernels read and nothing changes.
+struct Constant {
+  std::vector<float> values;
+  Tensor tensor;  // the same on the device
+};
+
 /// Every value, gradient, moment, public name and sharding: one list for optimizer, checkpoint and
 /// layout changes. Layers add their parameters, then allocate() gives all of them memory: one
 /// block for each kind and sum of what is trained, so that gradients are reduced in one go.
@@ -35,6 +41,8 @@ class Parameters {
 
   /// The reference stays valid.
   Parameter& add(ParameterSpec spec);
+  /// Its tensor is there when memory is; the reference stays valid.
+  const Constant& add_constant(std::vector<float> values);
   /// What is added from now on belongs to the next part of the model.
   void begin_part() { ++part_; }
   int part() const { return part_; }
@@ -81,6 +89,7 @@ class Parameters {
   Tuning tuning_;
   std::optional<DType> pack_;
   std::deque<Parameter> list_;
+  std::deque<Constant> constants_;
   std::vector<Bucket> buckets_;
   int part_ = 0;
 };

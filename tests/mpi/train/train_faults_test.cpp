@@ -46,11 +46,12 @@ class SlippingBackend : public cpu::CpuBackend {
     ++calls_;
   }
 
-  void adamw(const AdamW& step, const Tensor& grad, const Tensor& value, const Tensor& exp_avg,
-             const Tensor& exp_avg_sq, const Tensor& copy) override {
-    CpuBackend::adamw(step, grad, value, exp_avg, exp_avg_sq, copy);
-    if (updates_++ == slips_.drift) {
-      value.as<float>()[0] = std::nextafter(value.as<float>()[0], 2.0F);
+  void adamw(std::span<const AdamWTensors> tensors) override {
+    CpuBackend::adamw(tensors);
+    for (const AdamWTensors& updated : tensors) {
+      if (updates_++ == slips_.drift) {
+        updated.value.as<float>()[0] = std::nextafter(updated.value.as<float>()[0], 2.0F);
+      }
     }
   }
 

@@ -1,6 +1,8 @@
 // Protects the elementwise kernels that training rests on, and clamping.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "unit/backend/kernel_test.h"
 
@@ -9,7 +11,7 @@ namespace {
 
 class ElementwiseKernels : public KernelTest {};
 
-TEST_P(ElementwiseKernels, ZeroAddAndSumOfSquares) {
+TEST_P(ElementwiseKernels, ZeroAndAdd) {
   for (const std::int64_t count : {0, 1, 3, 17, 65, 4099}) {
     const Vector x = random({count}, "x");
     const Vector y = random({count}, "y");
@@ -17,16 +19,41 @@ TEST_P(ElementwiseKernels, ZeroAddAndSumOfSquares) {
     backend().add(upload(x, {count}), inout);
     expect_close(download(inout), sum(x, y), 1e-6, "sum");
 
-    double squares = 0.0;
-    for (const double value : x) {
-      squares += value * value;
-    }
-    EXPECT_NEAR(backend().sum_of_squares(upload(x, {count})), squares, 1e-6 * squares);
-
     const Tensor zero = poisoned({count}, compute());
     backend().zero(zero);
     EXPECT_EQ(download(zero), Vector(x.size(), 0.0));
   }
+}
+
+// Tensors of all sizes in one call, each summed in double: the norm of a step's gradients.
+TEST_P(ElementwiseKernels, SumsOfSquares) {
+  std::vector<Tensor> tensors;
+  Vector squares;
+  const auto add = [&](const Vector& x) {
+    tensors.push_back(upload(x, {std::ssize(x)}));
+    squares.push_back(
+        std::accumulate(x.begin(), x.end(), 0.0, [](double s, double v) { return s + v * v; }));
+  };
+  for (const std::int64_t count : {0, 1, 3, 17, 65, 4099, 0, 70'001}) {
+    add(random({count}, std::to_string(count)));
+  }
+  add({3e30, 4e30});  // of which the squares are no floats
+  tensors.push_back(tensors.back().rows(1, 1));
+  squares.push_back(16e60);
+  const Tensor sums = poisoned({std::ssize(tensors)}, DType::kF64);
+  backend().sums_of_squares(tensors, sums);
+  const Vector found = download(sums);
+  for (std::size_t i = 0; i < squares.size(); ++i) {
+    EXPECT_NEAR(found[i], squares[i], 1e-6 * squares[i]) << i;
+  }
+  backend().sums_of_squares(tensors, sums);
+  EXPECT_EQ(download(sums), found);
+  backend().sums_of_squares({}, sums.rows(0, 0));
+  tensors.resize(1);
+  tensors[0] = upload(Vector{1.0, NAN, 2.0}, {3});
+  backend().sums_of_squares(tensors, sums.rows(2, 1));
+  EXPECT_TRUE(std::isnan(download(sums)[2]));
+  EXPECT_EQ(download(sums)[3], found[3]);
 }
 
 TEST_P(ElementwiseKernels, ConvertRoundsToNearestEven) {

@@ -135,6 +135,9 @@ void KernelTest::SetUp() {
 }
 
 Tensor KernelTest::upload(const Vector& values, const Shape& shape, DType dtype) const {
+  if (dtype == DType::kF64) {
+    return upload_as(*backend_, values, shape);
+  }
   if (dtype == DType::kF32) {
     return upload_as(*backend_, std::vector<float>(values.begin(), values.end()), shape);
   }
@@ -163,6 +166,9 @@ Tensor KernelTest::poisoned(const Shape& shape, DType dtype) const {
 
 Vector KernelTest::download(const Tensor& tensor) const {
   Vector values;
+  if (tensor.dtype() == DType::kF64) {
+    return download_as<double>(*backend_, tensor);
+  }
   if (tensor.dtype() == DType::kF32) {
     const auto host = download_as<float>(*backend_, tensor);
     values.assign(host.begin(), host.end());

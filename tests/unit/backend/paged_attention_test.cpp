@@ -57,8 +57,8 @@ class PagedKernels : public KernelTest {
 
   // Stores the chunks' rows and computes them in one call.
   Result compute_rows(const std::vector<Chunk>& chunks, std::int64_t window) {
-    Indices offsets = {0}, position, page_offsets = {0};
-    std::vector<std::int32_t> pages;
+    Indices offsets = {0}, position, page_offsets = {0}, pages;
+    std::int64_t most_keys = 0;
     Vector rows;
     for (const Chunk& chunk : chunks) {
       const auto s = static_cast<std::size_t>(chunk.sequence);
@@ -66,10 +66,15 @@ class PagedKernels : public KernelTest {
       position.push_back(chunk.first);
       pages.insert(pages.end(), pages_[s].begin(), pages_[s].end());
       page_offsets.push_back(std::ssize(pages));
+      most_keys = std::max(most_keys, chunk.end);
       rows.insert(rows.end(), qkv_[s].begin() + chunk.first * width(),
                   qkv_[s].begin() + chunk.end * width());
     }
-    const PagedRuns runs{offsets, position, page_offsets, pages};
+    const PagedRuns runs{.offsets = upload(offsets, {std::ssize(offsets)}),
+                         .position = upload(position, {std::ssize(position)}),
+                         .page_offsets = upload(page_offsets, {std::ssize(page_offsets)}),
+                         .pages = upload(pages, {std::ssize(pages)}),
+                         .most_keys = most_keys};
     const Tensor qkv = upload(rows, {offsets.back(), width()}, compute());
     const std::int64_t queries = heads_.query * heads_.head_dim;
     backend().store_in_pages(qkv, {queries, heads_.key_value, heads_.head_dim, heads_.head_dim},

@@ -3,6 +3,7 @@
 // token.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 #include <vector>
@@ -119,11 +120,12 @@ class ProductBits : public KernelTest {
                                        std::int64_t rows) const {
     constexpr std::int64_t kHeads = 4, kHeadDim = 10;
     cpu::CpuBackend on = backend(threads);
-    std::vector<std::int64_t> offsets = {0}, position, page_offsets = {0};
+    std::vector<std::int32_t> offsets = {0}, position, page_offsets = {0};
     for (const std::int64_t length : lengths) {
-      offsets.push_back(offsets.back() + rows);
-      position.push_back(length - rows);
-      page_offsets.push_back(page_offsets.back() + (length + kPageTokens - 1) / kPageTokens);
+      offsets.push_back(offsets.back() + static_cast<std::int32_t>(rows));
+      position.push_back(static_cast<std::int32_t>(length - rows));
+      page_offsets.push_back(page_offsets.back() +
+                             static_cast<std::int32_t>((length + kPageTokens - 1) / kPageTokens));
     }
     std::vector<std::int32_t> pages(static_cast<std::size_t>(page_offsets.back()));
     std::iota(pages.rbegin(), pages.rend(), 0);
@@ -136,11 +138,18 @@ class ProductBits : public KernelTest {
         last.push_back(static_cast<std::int32_t>(row + 1));
       }
     }
+    const auto there = [&](const std::vector<std::int32_t>& values) {
+      return to_device(on, values, {std::ssize(values)});
+    };
     on.attention(
         {draw(on, "q", {offsets.back(), kHeads * kHeadDim}), {0, kHeads, kHeadDim, kHeadDim}},
         {draw(on, "keys", in_pages),
          draw(on, "values", in_pages),
-         {offsets, position, page_offsets, pages}},
+         {.offsets = there(offsets),
+          .position = there(position),
+          .page_offsets = there(page_offsets),
+          .pages = there(pages),
+          .most_keys = *std::max_element(lengths.begin(), lengths.end())}},
         {.first = to_device(on, first, {offsets.back()}),
          .last = to_device(on, last, {offsets.back()})},
         0.3F, out, lse);

@@ -43,6 +43,24 @@ TEST(Parameters, PartsHaveTheWholesInitialValues) {
   }
 }
 
+// Protects a new model from the number of threads that make it.
+TEST(Parameters, InitialValuesOnAnyNumberOfThreads) {
+  const PublicTensor tensor = split_tensor("t", {31, 40}, 1, {3, 33});
+  for (const bool normal : {true, false}) {
+    const ParameterSpec spec{.shape = tensor.slice_shape(),
+                             .tensors = {tensor},
+                             .init_std = normal ? 0.5 : 0.0,
+                             .init_bound = normal ? 0.0 : 0.25};
+    const std::vector<float> alone = initial_values(spec, tensor, 7);
+    EXPECT_NE(alone[0], alone[1]);
+    for (const int threads : {2, 3, 8}) {
+      std::vector<float> values(alone.size());
+      make_initial_values(spec, tensor, 7, values, threads);
+      EXPECT_EQ(values, alone);
+    }
+  }
+}
+
 // Protects ZeRO: over all owners every row of every parameter is updated once, and the counts of a
 // bucket are where these rows lie; also where there are more owners than rows.
 TEST(Parameters, OwnersShareOutEveryRow) {

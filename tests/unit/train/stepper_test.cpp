@@ -109,6 +109,45 @@ TEST_P(StepperTest, NoNewMemoryFromTheThirdStep) {
   EXPECT_EQ(std::vector(held.begin() + 2, held.end()), std::vector(held.size() - 2, held[1]));
 }
 
+// Protects that the host is ahead of the device: it waits for the losses of a step, and for its
+// norms, however many micro-batches there are.
+TEST_P(StepperTest, TwoWaitsInADenseStep) {
+  for (const std::int64_t micro_batch : {1, 3, 6}) {
+    config::Config config = small_config(GetParam());
+    config.model.dense_layers = config.model.layers;
+    config.model.experts = config.model.shared_experts = 0;
+    config.train.micro_batch = micro_batch;
+    const comm::Mesh mesh = comm::Mesh::single();
+    engine::Instance instance(config, mesh, engine::Use::kTraining);
+    instance.parameters.initialise(*instance.backend, config.train.seed);
+    train::Stepper stepper(config, instance, 1);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const data::StepBatches batches = random_batches(config, step);
+      const std::int64_t before = instance.backend->waits();
+      stepper.update(stepper.compute(batches, step));
+      EXPECT_EQ(instance.backend->waits() - before, 2);
+    }
+  }
+}
+
+// Protects that the host is ahead of the device: what counts is how often it waits.
+TEST(Backend, CountsWaits) {
+  cpu::CpuBackend backend(1, cpu::best_kernels());
+  const Tensor x = backend.empty(DType::kF32, {3});
+  backend.zero(x);
+  EXPECT_EQ(backend.waits(), 0);
+  to_host_f32(backend, x);
+  EXPECT_EQ(backend.waits(), 1);
+  HostCopies copies;
+  const std::size_t first = copies.add(x);
+  const std::size_t second = copies.add(x.rows(1, 2));
+  copies.fetch(backend);
+  EXPECT_EQ(backend.waits(), 2);
+  EXPECT_EQ(copies.at<float>(first).size() + copies.at<float>(second).size(), 5U);
+  backend.synchronize();
+  EXPECT_EQ(backend.waits(), 3);
+}
+
 // Protects what loading went through from staying in memory: what is in reserve goes, no more.
 TEST(Backend, GivesBackItsReserve) {
   cpu::CpuBackend backend(1, cpu::best_kernels());

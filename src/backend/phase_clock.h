@@ -4,6 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
 
 namespace moesaic {
 
@@ -29,16 +33,27 @@ constexpr std::array<const char*, kPhaseCount> kPhaseNames = {
     "data",     "forward",     "router",    "dispatch",   "experts", "combine",
     "backward", "grad_reduce", "optimizer", "checkpoint", "eval",    "other"};
 
-/// Books the time since the last change on the phase that was current. The phase may be read from
-/// another thread.
+/// Books the time since the last change on the phase that was current: of the work that a backend
+/// was asked for meanwhile, so that nothing waits for a device before the seconds are taken. The
+/// phase may be read from another thread.
 class PhaseClock {
  public:
   using Seconds = std::array<double, kPhaseCount>;
 
+  /// The backend must outlive it; without one it is the time of the host.
+  explicit PhaseClock(Backend* backend = nullptr) : backend_(backend), since_(now()) {}
+
   void enter(Phase phase) {
-    const auto now = Clock::now();
-    seconds_[index()] += std::chrono::duration<double>(now - since_).count();
-    since_ = now;
+    Mark mark = now();
+    if (mark.event == nullptr) {
+      book(this->phase(), std::chrono::duration<double>(mark.time - since_.time).count());
+    } else {
+      spans_.push_back({this->phase(), since_, mark});
+    }
+    if (spans_.size() >= kMostSpans) {
+      resolve();
+    }
+    since_ = std::move(mark);
     phase_.store(phase, std::memory_order_relaxed);
   }
   Phase phase() const { return phase_.load(std::memory_order_relaxed); }
@@ -46,17 +61,32 @@ class PhaseClock {
   /// The seconds booked since the last call, and starts again from zero.
   Seconds take() {
     enter(phase());
-    const Seconds taken = seconds_;
-    seconds_ = {};
-    return taken;
+    resolve();
+    return std::exchange(seconds_, {});
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  std::size_t index() const { return static_cast<std::size_t>(phase()); }
+  struct Span {
+    Phase phase;
+    Mark from, to;
+  };
+  static constexpr std::size_t kMostSpans = 1 << 16;
 
+  Mark now() const {
+    return backend_ != nullptr ? backend_->mark() : Mark{std::chrono::steady_clock::now(), {}};
+  }
+  void book(Phase phase, double seconds) { seconds_[static_cast<std::size_t>(phase)] += seconds; }
+  void resolve() {
+    for (const Span& span : spans_) {
+      book(span.phase, backend_->seconds(span.from, span.to));
+    }
+    spans_.clear();
+  }
+
+  Backend* backend_;
   std::atomic<Phase> phase_ = Phase::kOther;
-  Clock::time_point since_ = Clock::now();
+  Mark since_;
+  std::vector<Span> spans_;  // of a device, whose seconds nobody has asked for yet
   Seconds seconds_{};
 };
 
