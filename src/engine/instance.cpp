@@ -14,10 +14,10 @@ std::unique_ptr<Backend> make_backend(const config::Run& run) {
              : make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
 }
 
-std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
+std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run, Backend& backend,
                                                     const comm::Communicator& group) {
-  return run.device == config::Device::kCuda ? comm::make_nccl_collectives(group)
-                                             : comm::make_mpi_collectives(group);
+  return run.device == config::Device::kCuda ? comm::make_nccl_collectives(backend, group)
+                                             : comm::make_mpi_collectives(backend, group);
 }
 
 // How weights are kept while nothing is trained; nothing: in the compute dtype.
@@ -68,7 +68,7 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
   for (const comm::Group group : comm::kTracedGroups) {
     const bool folded = group == comm::Group::kEp && placement.folded;
     collectives_[comm::index_of(group)] =
-        make_collectives(config.run, mesh[folded ? comm::Group::kEpTp : group]);
+        make_collectives(config.run, *backend, mesh[folded ? comm::Group::kEpTp : group]);
   }
   std::map<model::SumOver, model::Owner> owners;
   for (const model::SumOver sum : model::kAllSums) {

@@ -19,12 +19,12 @@ Slice own_rows(const Context& ctx) {
 }
 
 Tensor all_rows(Context& ctx, const Tensor& outside) {
-  return ctx.sequence ? ctx.tp.all_gather(ctx.backend, outside, row_counts(ctx)) : outside;
+  return ctx.sequence ? ctx.tp.all_gather(outside, row_counts(ctx)) : outside;
 }
 
 Tensor sum_rows(Context& ctx, const Tensor& term) {
   if (ctx.sequence) {
-    return ctx.tp.reduce_scatter(ctx.backend, term, row_counts(ctx));
+    return ctx.tp.reduce_scatter(term, row_counts(ctx));
   }
   ctx.tp.all_reduce_sum(term);
   return term;

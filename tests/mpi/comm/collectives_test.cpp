@@ -47,7 +47,7 @@ class Pieces : public testing::Test {
 
   Communicator world_ = Communicator::world();
   std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
-  std::unique_ptr<Collectives> group_ = make_mpi_collectives(world_, kMost);
+  std::unique_ptr<Collectives> group_ = make_mpi_collectives(*backend_, world_, kMost);
 };
 
 // Protects: every element of a large sum is summed once.
@@ -80,7 +80,7 @@ TEST_F(Pieces, SharesOfABucket) {
 // Protects rows that are split over tp.
 TEST_F(Pieces, ReduceScatterOfRows) {
   const Tensor whole = values({23, 3});
-  const Tensor mine = group_->reduce_scatter(*backend_, whole, shares());
+  const Tensor mine = group_->reduce_scatter(whole, shares());
   const std::size_t begin = 3 * begin_of(world_.rank());
   const std::span<const float> rows = mine.as<float>();
   for (std::size_t i = 0; i < rows.size(); ++i) {

@@ -18,8 +18,8 @@ const Standing::Part& part(const Standing& standing, Group group) {
 TEST(Ledger, NumbersAgree) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.tp = Communicator::world().size()}, &ledger);
-  const auto group = make_mpi_collectives(mesh[Group::kTp]);
   const auto backend = make_cpu_backend(1);
+  const auto group = make_mpi_collectives(*backend, mesh[Group::kTp]);
   const Tensor values = backend->empty(DType::kF32, {8});
   backend->zero(values);
   group->all_reduce_sum(values);
@@ -44,8 +44,8 @@ TEST(Ledger, Messages) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.pp = Communicator::world().size()}, &ledger);
   const int size = mesh[Group::kPp].size();
-  const auto group = make_mpi_collectives(mesh[Group::kPp]);
   const auto backend = make_cpu_backend(1);
+  const auto group = make_mpi_collectives(*backend, mesh[Group::kPp]);
   const Tensor sent = backend->empty(DType::kF32, {8});
   const Tensor received = backend->empty(DType::kF32, {8});
   backend->zero(sent);
