@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -95,7 +97,18 @@ inline constexpr std::size_t kMostElements = std::size_t{1} << 30U;
 /// Tensors of a backend on the host, over MPI.
 std::unique_ptr<Collectives> make_mpi_collectives(Backend& backend, const Communicator& group,
                                                   std::size_t most = kMostElements);
-/// Throws kUsage in a build without NCCL.
-std::unique_ptr<Collectives> make_nccl_collectives(Backend& backend, const Communicator& group);
+/// Tensors of any backend, over MPI, through copies on the host.
+std::unique_ptr<Collectives> make_staged_collectives(Backend& backend, const Communicator& group,
+                                                     std::size_t most = kMostElements);
+
+/// Collective over the world: each rank makes those of its groups, in one order of kinds.
+using MakeCollectives = std::function<std::unique_ptr<Collectives>(const Communicator& group)>;
+/// Tensors of a GPU, over NCCL. Collective over the world, which must outlive the collectives, as
+/// they share connections. Throws kUsage in a build without NCCL.
+MakeCollectives make_nccl_collectives(Backend& backend, const Communicator& world);
+/// The version of the library that is loaded, such as "2.28.9"; "" in a build without NCCL.
+std::string nccl_version();
+/// Whether several ranks may have one GPU: from 2.30 on, if NCCL_MULTI_RANK_GPU_ENABLE is 1.
+bool nccl_shares_gpus();
 
 }  // namespace moesaic::comm

@@ -6,6 +6,7 @@
 #include "comm/collectives.h"
 #include "comm/mpi/host_side.h"
 #include "comm/mpi/row_types.h"
+#include "comm/sent_bytes.h"
 
 namespace moesaic::comm {
 namespace {
@@ -33,7 +34,7 @@ struct Arrival {
 class MpiCollectives final : public Collectives {
  public:
   MpiCollectives(const HostSide& side, const Communicator& group, std::size_t most)
-      : side_(side), group_(group), most_(most) {}
+      : side_(side), group_(group), most_(most), sent_(group) {}
 
   const Communicator& group() const override { return group_; }
 
@@ -41,7 +42,7 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    sent_ += 2.0 * ring() * bytes(inout);
+    sent_.sum(inout);
     constexpr std::size_t kPiece = std::size_t{1} << 24U;  // bounds the library's scratch memory
     const Tensor place = side_.values_of(inout);
     const std::span<float> values = place.as<float>();
@@ -54,7 +55,7 @@ class MpiCollectives final : public Collectives {
 
   void all_reduce_max(const Tensor& inout) override {
     if (group_.size() > 1) {
-      sent_ += 2.0 * ring() * bytes(inout);
+      sent_.sum(inout);
       const Tensor place = side_.values_of(inout);
       group_.all_reduce(place.as<std::int32_t>(), Reduce::kMax);
       side_.land(place, inout);
@@ -68,9 +69,7 @@ class MpiCollectives final : public Collectives {
     }
     const Tensor recv = side_.empty(send.dtype(), {sum(recv_rows), send.dim(1)});
     MPI_Datatype const row = row_types_.of(send);
-    const std::int64_t leaving = sum(send_rows) - send_rows[own()];
-    sent_ +=
-        static_cast<double>(leaving * send.dim(1)) * static_cast<double>(size_of(send.dtype()));
+    sent_.rows(send, send_rows);
     const auto x = std::make_shared<Rows>(
         Rows{side_.values_of(send), side_.place_for(recv), Parts(send_rows), Parts(recv_rows)});
     x->number = group_.start();
@@ -111,7 +110,7 @@ class MpiCollectives final : public Collectives {
     }
     Tensor whole = side_.empty(mine.dtype(), {sum(rows), mine.dim(1)});
     MPI_Datatype const row = row_types_.of(mine);
-    sent_ += ring() * bytes(whole);
+    sent_.share(whole);
     const Parts parts(rows);
     const Tensor values = side_.values_of(mine), place = side_.place_for(whole);
     {
@@ -128,7 +127,7 @@ class MpiCollectives final : public Collectives {
       return whole;
     }
     const std::int64_t width = whole.dim(1);
-    sent_ += ring() * bytes(whole);
+    sent_.share(whole);
     Tensor mine = side_.empty(DType::kF32, {rows[own()], width});
     std::vector<std::int64_t> counts;
     for (const std::int64_t n : rows) {
@@ -144,7 +143,7 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    sent_ += 2.0 * ring() * bytes(inout);
+    sent_.sum(inout);
     const Tensor place = side_.values_of(inout);
     const std::span<float> values = place.as<float>();
     for_pieces(values.size(), std::min(most_, kMostSummed), [&](std::size_t begin, int n) {
@@ -161,7 +160,7 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    sent_ += ring() * bytes(inout);
+    sent_.share(inout);
     const Tensor place = side_.values_of(inout);
     const std::span<float> values = place.as<float>();
     if (fits(values.size())) {
@@ -190,7 +189,7 @@ class MpiCollectives final : public Collectives {
   }
 
   void start_send(const Tensor& tensor, int to, int tag) override {
-    sent_ += bytes(tensor);
+    sent_.message(tensor);
     const Tensor values = side_.values_of(tensor);
     for_pieces(tensor.bytes(), [&](std::size_t begin, int n) {  // MPI keeps them in this order
       MPI_Request request = MPI_REQUEST_NULL;
@@ -246,20 +245,15 @@ class MpiCollectives final : public Collectives {
     if (group_.size() == 1) {
       return;
     }
-    sent_ += ring() * bytes(inout);
+    sent_.share(inout);
     const Tensor place = side_.values_of(inout);
     gather_shares(place.as<float>(), counts);
     side_.land(place, inout);
   }
 
-  double bytes_sent() const override { return sent_; }
+  double bytes_sent() const override { return sent_.total(); }
 
  private:
-  static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.bytes()); }
-  double ring() const {
-    return static_cast<double>(group_.size() - 1) / static_cast<double>(group_.size());
-  }
-
   std::size_t own() const { return static_cast<std::size_t>(group_.rank()); }
 
   bool fits(std::size_t elements) const { return elements <= most_; }
@@ -366,7 +360,7 @@ class MpiCollectives final : public Collectives {
   RowTypes row_types_;
   std::vector<MPI_Request> requests_;
   std::vector<Started> started_;  // one for each request
-  double sent_ = 0.0;
+  SentBytes sent_;
 };
 
 }  // namespace
@@ -374,6 +368,11 @@ class MpiCollectives final : public Collectives {
 std::unique_ptr<Collectives> make_mpi_collectives(Backend& backend, const Communicator& group,
                                                   std::size_t most) {
   return std::make_unique<MpiCollectives>(HostSide(backend, HostSide::Copies::kNone), group, most);
+}
+
+std::unique_ptr<Collectives> make_staged_collectives(Backend& backend, const Communicator& group,
+                                                     std::size_t most) {
+  return std::make_unique<MpiCollectives>(HostSide(backend, HostSide::Copies::kAll), group, most);
 }
 
 }  // namespace moesaic::comm

@@ -62,6 +62,30 @@ TEST(Ledger, Messages) {
   mesh.close();
 }
 
+// Protects: what the device waits in is seen, the oldest first, until it has ended.
+TEST(Ledger, OperationsOfTheDevice) {
+  Ledger ledger;
+  Mesh mesh = Mesh::make({.tp = Communicator::world().size()}, &ledger);
+  const Communicator& group = mesh[Group::kTp];
+  bool first = false, second = false;
+  group.launched(Operation::kAllReduce, [&] { return first; });
+  group.launched(Operation::kAllGather, [&] { return second; });
+  if (group.size() > 1) {
+    EXPECT_TRUE(ledger.standing().waits);
+    EXPECT_EQ(ledger.standing().wait.operation, Operation::kAllReduce);
+    EXPECT_EQ(ledger.standing().wait.number, 1);
+    first = true;
+    EXPECT_EQ(ledger.standing().wait.operation, Operation::kAllGather);
+    EXPECT_EQ(part(ledger.standing(), Group::kTp).begun, 2);
+  }
+  first = second = true;
+  EXPECT_FALSE(ledger.standing().waits);
+  EXPECT_EQ(ledger.trouble(), "");
+  ledger.watch([] { return std::string("a cable is out"); });
+  EXPECT_EQ(ledger.trouble(), "a cable is out");
+  mesh.close();
+}
+
 // Protects: ranks that agree go on; a rank that differs is named, with key and both values, on all.
 TEST(Handshake, NamesTheDifference) {
   const Communicator world = Communicator::world();
