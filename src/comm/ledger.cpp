@@ -83,14 +83,24 @@ const Ledger::Launched* Ledger::oldest() const {
   return launched_.empty() ? nullptr : &launched_.front();
 }
 
-void Ledger::watch(std::function<std::string()> trouble) {
+void Ledger::watch(const void* owner, std::function<std::string()> trouble) {
   const std::lock_guard lock(mutex_);
-  trouble_ = std::move(trouble);
+  if (trouble) {
+    owners_[owner] = std::move(trouble);
+  } else {
+    owners_.erase(owner);
+  }
 }
 
 std::string Ledger::trouble() const {
   const std::lock_guard lock(mutex_);
-  return trouble_ ? trouble_() : std::string();
+  for (const auto& [owner, trouble] : owners_) {
+    std::string text = trouble();
+    if (!text.empty()) {
+      return text;
+    }
+  }
+  return {};
 }
 
 void Ledger::leave() {

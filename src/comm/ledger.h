@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -88,8 +89,10 @@ class Ledger {
   void leave();
   /// The device has got an operation, which it waits in until `ended`; asked from any thread.
   void launch(Wait wait, std::function<bool()> ended);
-  /// What says what is wrong behind the operations, from any thread; empty: nothing. Or nobody.
-  void watch(std::function<std::string()> trouble);
+  /// From now on `trouble` is asked, from any thread, what went wrong behind the owner's operations;
+  /// empty: nothing. Nobody: the owner ends.
+  void watch(const void* owner, std::function<std::string()> trouble);
+  /// The first that an owner knows of.
   std::string trouble() const;
   /// World rank of a member.
   int rank_of(Group group, int member) const;
@@ -114,7 +117,7 @@ class Ledger {
   mutable std::mutex mutex_;
   Standing now_;
   mutable std::deque<Launched> launched_;
-  std::function<std::string()> trouble_;
+  std::map<const void*, std::function<std::string()>> owners_;
   Timer since_enter_;
   std::array<double, kGroupCount> waited_{};
   std::string_view task_;

@@ -83,14 +83,14 @@ NcclWorld::NcclWorld(Backend& backend, const Communicator& world)
   keep(all.comm);
   kinds_.push_back(std::move(all));
   if (world.ledger() != nullptr) {
-    world.ledger()->watch([this] { return trouble(); });
+    world.ledger()->watch(this, [this] { return trouble(); });
   }
 }
 
 // Nothing is destroyed on the way out of an error, as others may not come here.
 NcclWorld::~NcclWorld() {
   if (world_.ledger() != nullptr) {
-    world_.ledger()->watch(nullptr);
+    world_.ledger()->watch(this, nullptr);
   }
   for (auto comm = comms_.rbegin(); std::uncaught_exceptions() == 0 && comm != comms_.rend();
        ++comm) {

@@ -81,8 +81,11 @@ TEST(Ledger, OperationsOfTheDevice) {
   first = second = true;
   EXPECT_FALSE(ledger.standing().waits);
   EXPECT_EQ(ledger.trouble(), "");
-  ledger.watch([] { return std::string("a cable is out"); });
+  ledger.watch(&first, [] { return std::string(); });
+  ledger.watch(&second, [] { return std::string("a cable is out"); });
   EXPECT_EQ(ledger.trouble(), "a cable is out");
+  ledger.watch(&second, nullptr);
+  EXPECT_EQ(ledger.trouble(), "");
   mesh.close();
 }
 
