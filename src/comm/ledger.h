@@ -89,8 +89,8 @@ class Ledger {
   void leave();
   /// The device has got an operation, which it waits in until `ended`; asked from any thread.
   void launch(Wait wait, std::function<bool()> ended);
-  /// From now on `trouble` is asked, from any thread, what went wrong behind the owner's operations;
-  /// empty: nothing. Nobody: the owner ends.
+  /// From now on `trouble` is asked, from any thread, what went wrong behind the owner's
+  /// operations; empty: nothing. Nobody: the owner ends.
   void watch(const void* owner, std::function<std::string()> trouble);
   /// The first that an owner knows of.
   std::string trouble() const;

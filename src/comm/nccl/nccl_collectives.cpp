@@ -125,8 +125,8 @@ void NcclCollectives::queue_rows(const Tensor& send, std::span<const std::int64_
   });
   if (own != nullptr) {
     const auto rows = count(send_rows[count(group_.rank())]);
-    checked(cudaMemcpyAsync(own_place, own, rows * row, cudaMemcpyDeviceToDevice, stream),
-            "cudaMemcpyAsync");
+    cuda::check(cudaMemcpyAsync(own_place, own, rows * row, cudaMemcpyDeviceToDevice, stream),
+                "a rank's own rows");
   }
 }
 

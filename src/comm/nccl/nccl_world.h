@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cuda/stream.h"
 #include "comm/communicator.h"
+#include "comm/nccl/calls.h"
 #include "comm/nccl/mark.h"
 
 namespace moesaic::comm {
@@ -14,7 +16,7 @@ namespace moesaic::comm {
 /// One-way messages from one rank to another: a communicator of the two and a stream.
 struct Lane {
   ncclComm_t comm = nullptr;
-  SideStream stream;
+  cuda::Stream stream;
 };
 
 /// The lanes between the members of a group that send each other messages.
@@ -68,7 +70,7 @@ class NcclWorld {
   Backend& backend_;
   const Communicator& world_;
   const cudaStream_t compute_;
-  SideStream stream_;
+  cuda::Stream stream_;
   std::vector<Members> kinds_;
   mutable std::mutex mutex_;
   std::vector<ncclComm_t> comms_;  // to be destroyed, the last one first
