@@ -6,7 +6,7 @@
 
 #include <numeric>
 
-#include "backend/backend.h"
+#include "backend/transfer.h"
 #include "comm/mesh.h"
 #include "mpi/comm/ways.h"
 
@@ -16,16 +16,20 @@ namespace {
 class CollectivesTest : public testing::TestWithParam<Way> {
  protected:
   CollectivesTest() {
+    backend_ = GetParam().backend();
     world_.record_in(nullptr, Group::kCp);  // the kind in which all send each other messages
     group_ = GetParam().make(*backend_, world_)(world_);
   }
-  // Rank r's element i is 100 r + i, so that no two are alike.
-  Tensor values(const Shape& shape) const {
-    Tensor values = backend_->empty(DType::kF32, shape);
-    const std::span<float> elements = values.as<float>();
+  // Rank r's element i is factor (100 r + i), so that no two are alike.
+  Tensor values(const Shape& shape, float factor = 1.0F) const {
+    std::vector<float> elements(static_cast<std::size_t>(shape.numel()));
     std::iota(elements.begin(), elements.end(), 100.0F * static_cast<float>(world_.rank()));
-    return values;
+    for (float& x : elements) {
+      x *= factor;
+    }
+    return to_device(*backend_, elements, shape);
   }
+  std::vector<float> floats(const Tensor& tensor) const { return to_host_f32(*backend_, tensor); }
   // Element i of the sum of all ranks' values.
   float summed(std::size_t i) const {
     const int n = world_.size();
@@ -49,7 +53,7 @@ class CollectivesTest : public testing::TestWithParam<Way> {
   }
 
   Communicator world_ = Communicator::world();
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
+  std::unique_ptr<Backend> backend_;
   std::unique_ptr<Collectives> group_;
 };
 
@@ -62,7 +66,7 @@ TEST_P(CollectivesTest, AllReduce) {
   group_->start_all_reduce_sum(inout);
   group_->finish();
   for (std::size_t i = 0; i < 23; ++i) {
-    EXPECT_EQ(inout.as<float>()[i], summed(i)) << i;
+    EXPECT_EQ(floats(inout)[i], summed(i)) << i;
   }
 }
 
@@ -75,11 +79,11 @@ TEST_P(CollectivesTest, SharesOfABucket) {
   const std::size_t begin = begin_of(world_.rank());
   const auto own = static_cast<std::size_t>(counts[static_cast<std::size_t>(world_.rank())]);
   for (std::size_t i = begin; i < begin + own; ++i) {
-    EXPECT_EQ(inout.as<float>()[i], summed(i)) << i;
+    EXPECT_EQ(floats(inout)[i], summed(i)) << i;
   }
   group_->all_gather_shares(inout, counts);
   for (std::size_t i = 0; i < 23; ++i) {
-    EXPECT_EQ(inout.as<float>()[i], summed(i)) << i;
+    EXPECT_EQ(floats(inout)[i], summed(i)) << i;
   }
 }
 
@@ -88,7 +92,7 @@ TEST_P(CollectivesTest, ReduceScatterOfRows) {
   const Tensor whole = values({23, 3});
   const Tensor mine = group_->reduce_scatter(whole, shares());
   const std::size_t begin = 3 * begin_of(world_.rank());
-  const std::span<const float> rows = mine.as<float>();
+  const std::vector<float> rows = floats(mine);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(rows[i], summed(begin + i)) << i;
   }
@@ -102,7 +106,7 @@ TEST_P(CollectivesTest, AllGatherOfRows) {
   std::size_t i = 0;
   for (int rank = 0; rank < world_.size(); ++rank) {
     for (std::int64_t n = 0; n < 3 * counts[static_cast<std::size_t>(rank)]; ++n) {
-      EXPECT_EQ(whole.as<float>()[i++], 100.0F * static_cast<float>(rank) + static_cast<float>(n));
+      EXPECT_EQ(floats(whole)[i++], 100.0F * static_cast<float>(rank) + static_cast<float>(n));
     }
   }
   EXPECT_EQ(static_cast<std::int64_t>(i), whole.numel());
@@ -118,51 +122,47 @@ TEST_P(CollectivesTest, EqualShares) {
   group_->all_gather_shares(inout, counts);
   const Tensor mine = group_->reduce_scatter(values({2 * world_.size(), 3}), counts);
   for (std::size_t i = 0; i < 2 * ranks; ++i) {
-    EXPECT_EQ(inout.as<float>()[i], summed(i)) << i;
+    EXPECT_EQ(floats(inout)[i], summed(i)) << i;
   }
   for (std::size_t i = 0; i < 6; ++i) {
-    EXPECT_EQ(mine.as<float>()[i], summed(6 * static_cast<std::size_t>(world_.rank()) + i)) << i;
+    EXPECT_EQ(floats(mine)[i], summed(6 * static_cast<std::size_t>(world_.rank()) + i)) << i;
   }
 }
 
 TEST_P(CollectivesTest, Largest) {
-  const Tensor inout = backend_->empty(DType::kI32, {2});
-  inout.as<std::int32_t>()[0] = world_.rank();
-  inout.as<std::int32_t>()[1] = -world_.rank();
+  const std::vector<std::int32_t> own = {world_.rank(), -world_.rank()};
+  const Tensor inout = to_device(*backend_, own, {2});
   group_->all_reduce_max(inout);
-  EXPECT_EQ(inout.as<std::int32_t>()[0], world_.size() - 1);
-  EXPECT_EQ(inout.as<std::int32_t>()[1], 0);
+  EXPECT_EQ(to_host_i32(*backend_, inout), (std::vector<std::int32_t>{world_.size() - 1, 0}));
 }
 
 // Protects dispatch: rank r sends s + r rows of its number to rank s, and says so before.
 TEST_P(CollectivesTest, AllToAll) {
   const int ranks = world_.size(), own = world_.rank();
-  const Tensor counts = backend_->empty(DType::kI32, {ranks, 2});
+  std::vector<std::int32_t> counts;
   std::vector<std::int64_t> send_rows, recv_rows;
   std::int64_t rows = 0;
   for (int s = 0; s < ranks; ++s) {
-    counts.as<std::int32_t>()[2 * static_cast<std::size_t>(s)] = s + own;
-    counts.as<std::int32_t>()[2 * static_cast<std::size_t>(s) + 1] = 10 * own;
+    counts.insert(counts.end(), {s + own, 10 * own});
     send_rows.push_back(s + own);
     rows += s + own;
   }
-  const std::vector<std::int64_t> arrived = group_->exchange_counts(counts);
+  const std::vector<std::int64_t> arrived =
+      group_->exchange_counts(to_device(*backend_, counts, {ranks, 2}));
   ASSERT_EQ(std::ssize(arrived), 2 * ranks);
   for (int r = 0; r < ranks; ++r) {
     EXPECT_EQ(arrived[2 * static_cast<std::size_t>(r)], own + r);
     EXPECT_EQ(arrived[2 * static_cast<std::size_t>(r) + 1], 10 * r);
     recv_rows.push_back(arrived[2 * static_cast<std::size_t>(r)]);
   }
-  const Tensor send = backend_->empty(DType::kF32, {rows, 2});
-  for (float& x : send.as<float>()) {
-    x = static_cast<float>(own);
-  }
+  const std::vector<float> sent(2 * static_cast<std::size_t>(rows), static_cast<float>(own));
+  const Tensor send = to_device(*backend_, sent, {rows, 2});
   Exchange exchange = group_->start_all_to_all(send, send_rows, recv_rows);
   const Tensor recv = group_->finish(std::move(exchange));
   std::size_t i = 0;
   for (int r = 0; r < ranks; ++r) {
     for (std::int64_t n = 0; n < 2 * recv_rows[static_cast<std::size_t>(r)]; ++n) {
-      EXPECT_EQ(recv.as<float>()[i++], static_cast<float>(r));
+      EXPECT_EQ(floats(recv)[i++], static_cast<float>(r));
     }
   }
   EXPECT_EQ(static_cast<std::int64_t>(i), recv.numel());
@@ -170,15 +170,10 @@ TEST_P(CollectivesTest, AllToAll) {
 
 // Protects context parallelism: messages both ways at once, those of the other parity in between.
 TEST_P(CollectivesTest, CrossedMessages) {
-  const auto tensor = [&](int number) {
-    Tensor scaled = values({40});
-    backend_->scale(scaled, static_cast<float>(number));
-    return scaled;
-  };
   for (int to = 0; to < world_.size(); ++to) {
     for (const int tag : {0, 1, 2}) {
       if (to != world_.rank()) {
-        group_->start_send(tensor(tag + 1), to, tag);
+        group_->start_send(values({40}, static_cast<float>(tag + 1)), to, tag);
       }
     }
   }
@@ -194,7 +189,7 @@ TEST_P(CollectivesTest, CrossedMessages) {
   for (auto& [message, first] : arriving) {
     const Tensor received = message.tensor;
     group_->finish(std::move(message));
-    EXPECT_EQ(received.as<float>()[0], static_cast<float>(first));
+    EXPECT_EQ(floats(received)[0], static_cast<float>(first));
   }
   group_->finish();
 }
@@ -214,7 +209,7 @@ TEST_P(CollectivesTest, Messages) {
     const Tensor received = backend_->empty(DType::kF32, {size});
     group_->receive(received, from, 1);
     for (std::int64_t i = 0; i < size; ++i) {
-      EXPECT_EQ(received.as<float>()[static_cast<std::size_t>(i)],
+      EXPECT_EQ(floats(received)[static_cast<std::size_t>(i)],
                 100.0F * static_cast<float>(from) + static_cast<float>(i));
     }
   }

@@ -3,13 +3,13 @@
 namespace moesaic::comm {
 
 std::vector<Way> ways() {
-  return {{"mpi",
+  return {{"mpi", cpu,
            [](Backend& backend, const Communicator&) -> MakeCollectives {
              return [&backend](const auto& group) {
                return make_mpi_collectives(backend, group, kMost);
              };
            }},
-          {"staged", [](Backend& backend, const Communicator&) -> MakeCollectives {
+          {"staged", cpu, [](Backend& backend, const Communicator&) -> MakeCollectives {
              return [&backend](const auto& group) {
                return make_staged_collectives(backend, group, kMost);
              };

@@ -2,6 +2,6 @@
 
 namespace moesaic::comm {
 
-std::vector<Way> ways() { return {{"nccl", make_nccl_collectives}}; }
+std::vector<Way> ways() { return {{"nccl", cpu, make_nccl_collectives}}; }
 
 }  // namespace moesaic::comm
