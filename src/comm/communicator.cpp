@@ -174,6 +174,19 @@ Ledger::Entry Communicator::enter_started(Operation operation, std::int64_t numb
   return Ledger::Entry(ledger_);
 }
 
+void Communicator::launched(Operation operation, std::function<bool()> ended) const {
+  if (ledger_ != nullptr) {
+    ledger_->launch({group_, operation, -1, start()}, std::move(ended));
+  }
+}
+
+void Communicator::launched_message(Operation operation, int member,
+                                    std::function<bool()> ended) const {
+  if (ledger_ != nullptr) {
+    ledger_->launch({group_, operation, ledger_->rank_of(group_, member), 0}, std::move(ended));
+  }
+}
+
 template <class T>
 void Communicator::all_reduce(std::span<T> inout, Reduce op) const {
   if (size_ > 1) {

@@ -47,12 +47,16 @@ class Communicator {
   /// From now on the ledger, which must outlive this, holds what blocks here. Not collective.
   void record_in(Ledger* ledger, Group group);
   Ledger* ledger() const { return ledger_; }  // may be absent
+  Group kind() const { return group_; }
   /// For calls on handle(), around what blocks: a collective, or a message of another member.
   [[nodiscard]] Ledger::Entry enter(Operation operation) const;
   [[nodiscard]] Ledger::Entry enter_message(Operation operation, int member) const;
   /// The number of a collective that starts now, and around the wait for it.
   std::int64_t start() const;
   [[nodiscard]] Ledger::Entry enter_started(Operation operation, std::int64_t number) const;
+  /// The device has got a collective, or a message of another member, until `ended`.
+  void launched(Operation operation, std::function<bool()> ended) const;
+  void launched_message(Operation operation, int member, std::function<bool()> ended) const;
 
   int rank() const { return rank_; }
   int size() const { return size_; }

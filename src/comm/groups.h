@@ -34,12 +34,17 @@ enum class Group : std::uint8_t {
 /// Which ranks along the axes belong together.
 enum class Together : std::uint8_t { kAll, kKvCopies, kEnds };
 
+/// Whom a member sends messages: nobody, the next one in those of even tags and the one before in
+/// those of odd tags (in a ring), or all.
+enum class Messages : std::uint8_t { kNone, kNext, kAll };
+
 struct GroupRow {
   std::string_view name;  // in messages
   unsigned axes;          // along which its members lie
   Together which;
   std::string_view trace;  // in /group of a trace; empty: another row's, or no tensors
   std::string_view sends;  // what moves in it, in the table of `plan`
+  Messages messages = Messages::kNone;
 };
 
 /// Whole experts are shared out over ep, or over ep x tp where they are folded: one name in traces.
@@ -51,7 +56,7 @@ inline constexpr std::array kGroups = {
     GroupRow{"tp", kTpAxis, Together::kAll, "tp", "rows of layers (tp)"},
     GroupRow{"ep", kEpAxis, Together::kAll, "experts", "rows to experts"},
     GroupRow{"ep_tp", kEpAxis | kTpAxis, Together::kAll, "", ""},
-    GroupRow{"pp", kPpAxis, Together::kAll, "pp", "rows to stages (pp)"},
+    GroupRow{"pp", kPpAxis, Together::kAll, "pp", "rows to stages (pp)", Messages::kNext},
     GroupRow{"dp", kDpAxis | kCpAxis, Together::kAll, "dp", "expert gradients (dp x cp)"},
     GroupRow{"replicas", kDpAxis | kCpAxis | kEpAxis, Together::kAll, "replicas",
              "gradients (dp x cp x ep)"},
@@ -59,7 +64,7 @@ inline constexpr std::array kGroups = {
              "gates, split norms (tp x dp x cp x ep)"},
     GroupRow{"ends", kPpAxis, Together::kEnds, "ends", "tied table (ends of pp)"},
     GroupRow{"kv", kTpAxis, Together::kKvCopies, "kv", "key and value heads (tp)"},
-    GroupRow{"cp", kCpAxis, Together::kAll, "cp", "keys and values (cp)"},
+    GroupRow{"cp", kCpAxis, Together::kAll, "cp", "keys and values (cp)", Messages::kAll},
     GroupRow{"batches", kDpAxis | kEpAxis, Together::kAll, "", ""},
     GroupRow{"expert_stage", kTpAxis | kCpAxis | kDpAxis, Together::kAll, "expert_stage",
              "adapters of split experts (tp x dp x cp)"}};

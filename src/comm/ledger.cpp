@@ -62,6 +62,47 @@ void Ledger::enter(Wait wait) {
   since_enter_.restart();
 }
 
+void Ledger::launch(Wait wait, std::function<bool()> ended) {
+  const std::lock_guard lock(mutex_);
+  if (wait.peer >= 0) {
+    wait.number = ++now_.parts[index_of(wait.group)].messages;
+  }
+  // One that waits long is not asked for at every launch.
+  constexpr std::size_t kMany = 256;
+  if (launched_.size() >= kMany) {
+    std::erase_if(launched_, [](const Launched& operation) { return operation.ended(); });
+  }
+  oldest();
+  launched_.push_back({wait, std::move(ended)});
+}
+
+const Ledger::Launched* Ledger::oldest() const {
+  while (!launched_.empty() && launched_.front().ended()) {
+    launched_.pop_front();
+  }
+  return launched_.empty() ? nullptr : &launched_.front();
+}
+
+void Ledger::watch(const void* owner, std::function<std::string()> trouble) {
+  const std::lock_guard lock(mutex_);
+  if (trouble) {
+    owners_[owner] = std::move(trouble);
+  } else {
+    owners_.erase(owner);
+  }
+}
+
+std::string Ledger::trouble() const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [owner, trouble] : owners_) {
+    std::string text = trouble();
+    if (!text.empty()) {
+      return text;
+    }
+  }
+  return {};
+}
+
 void Ledger::leave() {
   const std::lock_guard lock(mutex_);
   now_.waits = false;
@@ -91,6 +132,10 @@ void Ledger::set_task(std::string_view task) {
 Standing Ledger::standing() const {
   const std::lock_guard lock(mutex_);
   Standing standing = now_;
+  if (const Launched* const open = standing.waits ? nullptr : oldest()) {
+    standing.waits = true;
+    standing.wait = open->wait;
+  }
   task_.copy(standing.doing.data(), standing.doing.size() - 1);
   return standing;
 }

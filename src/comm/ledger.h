@@ -2,6 +2,9 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -84,6 +87,13 @@ class Ledger {
   std::int64_t begin(Group group);
   void enter(Wait wait);
   void leave();
+  /// The device has got an operation, which it waits in until `ended`; asked from any thread.
+  void launch(Wait wait, std::function<bool()> ended);
+  /// From now on `trouble` is asked, from any thread, what went wrong behind the owner's
+  /// operations; empty: nothing. Nobody: the owner ends.
+  void watch(const void* owner, std::function<std::string()> trouble);
+  /// The first that an owner knows of.
+  std::string trouble() const;
   /// World rank of a member.
   int rank_of(Group group, int member) const;
   /// What this rank does between its operations; a piece of text that lives on, or empty.
@@ -92,12 +102,22 @@ class Ledger {
   /// Seconds spent in the operations that have ended: in all groups, or in one.
   double waited() const;
   double waited(Group group) const;
-  /// From any thread. `doing` holds the task.
+  /// From any thread. `doing` holds the task. Where this rank computes, it waits in the oldest
+  /// operation of its device that has not ended.
   Standing standing() const;
 
  private:
+  struct Launched {
+    Wait wait;
+    std::function<bool()> ended;
+  };
+  /// The oldest that has not ended, or none.
+  const Launched* oldest() const;
+
   mutable std::mutex mutex_;
   Standing now_;
+  mutable std::deque<Launched> launched_;
+  std::map<const void*, std::function<std::string()>> owners_;
   Timer since_enter_;
   std::array<double, kGroupCount> waited_{};
   std::string_view task_;

@@ -3,8 +3,11 @@
 // Linked where NCCL is absent.
 namespace moesaic::comm {
 
-std::unique_ptr<Collectives> make_nccl_collectives(const Communicator& /*group*/) {
-  throw Error(Exit::kUsage, "this build has no NCCL; use run.device = cpu");
+MakeCollectives make_nccl_collectives(Backend& /*backend*/, const Communicator& /*world*/) {
+  throw Error(Exit::kUsage, "run.collectives = nccl: this build has no NCCL; use staged");
 }
+
+std::string nccl_version() { return {}; }
+bool nccl_shares_gpus() { return false; }
 
 }  // namespace moesaic::comm

@@ -171,6 +171,7 @@ void Watchdog::watch() {
     const bool late = waited > limit();
     lock.unlock();
     answer_questions();
+    check_for_trouble();
     if (board_) {
       board_->publish(standing());
     }
@@ -182,6 +183,16 @@ void Watchdog::watch() {
     }
     lock.lock();
     waited_ = late ? 0.0 : waited_;
+  }
+}
+
+// What a library has found out about other ranks, or the network, ends the job at once.
+void Watchdog::check_for_trouble() {
+  const std::string trouble =
+      world_.ledger() != nullptr ? world_.ledger()->trouble() : std::string();
+  if (!trouble.empty()) {
+    log::error(fmt::format("fatal: {} in {}", trouble, standing().doing.data()));
+    abort_all(static_cast<int>(Exit::kInternal));
   }
 }
 

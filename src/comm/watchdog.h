@@ -64,6 +64,7 @@ class Watchdog {
   void stop();
 
   // Only the watching thread calls these.
+  void check_for_trouble();
   void expire(double waited);
   void answer_questions();
   void ask(int rank);

@@ -29,6 +29,7 @@ enum class PoolAction { kAdd, kRemove, kClone, kPromote };
 enum class Schedule { kCosine, kLinear, kConstant, kWsd };
 enum class PipelineSchedule { k1f1b, kInterleaved };
 enum class Device { kCpu, kCuda };
+enum class CollectivesBy { kNccl, kStaged };
 enum class MpiThreads { kMultiple, kSerialized };
 enum class OnError { kStop, kSkip };
 enum class Truncate { kNone, kLeft };
@@ -269,6 +270,7 @@ struct Run {
   std::string dir;
   std::string control;  // empty: none
   Device device = Device::kCpu;
+  CollectivesBy collectives = CollectivesBy::kNccl;
   DType precision = DType::kBf16;
   std::optional<DType> quantize;
   std::int64_t threads = 0;  // 0: this rank's share of its cores

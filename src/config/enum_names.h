@@ -81,6 +81,9 @@ constexpr Names<MpiThreads, 2> names_of(MpiThreads) {
 constexpr Names<Device, 2> names_of(Device) {
   return {{{Device::kCpu, "cpu"}, {Device::kCuda, "cuda"}}};
 }
+constexpr Names<CollectivesBy, 2> names_of(CollectivesBy) {
+  return {{{CollectivesBy::kNccl, "nccl"}, {CollectivesBy::kStaged, "staged"}}};
+}
 constexpr Names<OnError, 2> names_of(OnError) {
   return {{{OnError::kStop, "stop"}, {OnError::kSkip, "skip"}}};
 }

@@ -185,6 +185,11 @@ std::vector<Key> run_keys() {
            "train"),
       only(s.choice("device", &Run::device, "Where the model is computed."),
            "train score generate convert plan"),
+      only(s.choice("collectives", &Run::collectives,
+                    "How tensors go from GPU to GPU with run.device = cuda. nccl wants a GPU for "
+                    "each rank; staged: through the memory of the hosts, which is slow, but ranks "
+                    "may share a GPU."),
+           "train score generate convert"),
       only(s.dtype("precision", &Run::precision, {DType::kF32, DType::kBf16},
                    "Type of activations and matrix products; weights, sums and the router stay "
                    "fp32."),

@@ -1,28 +1,14 @@
 #include "engine/instance.h"
 
-#include <omp.h>
-
 #include <map>
 
 #include "base/share.h"
+#include "engine/data_plane.h"
+#include "engine/device.h"
 #include "model/trainable.h"
 
 namespace moesaic::engine {
 namespace {
-
-std::unique_ptr<Backend> make_backend(const config::Run& run) {
-  if (run.device == config::Device::kCuda) {
-    omp_set_num_threads(static_cast<int>(run.threads));
-    return make_cuda_backend(0);
-  }
-  return make_cpu_backend(static_cast<int>(run.threads), !run.deterministic);
-}
-
-std::unique_ptr<comm::Collectives> make_collectives(const config::Run& run,
-                                                    const comm::Communicator& group) {
-  return run.device == config::Device::kCuda ? comm::make_nccl_collectives(group)
-                                             : comm::make_mpi_collectives(group);
-}
 
 // How weights are kept while nothing is trained; nothing: in the compute dtype.
 std::optional<DType> packed_format(const Backend& backend, DType compute,
@@ -64,15 +50,16 @@ Instance::Instance(const config::Config& config, const comm::Mesh& the_mesh, Use
                    const routing::GateState& gates)
     : mesh(the_mesh),
       placement(make_placement(config.parallel, mesh)),
-      backend(make_backend(config.run)),
+      backend(make_backend(config.run, mesh)),
       parameters(use == Use::kTraining ? model::tuning_of(config, gates) : model::Tuning::none()),
       transformer(parameters, config.model, config.router, placement, gates),
       compute_(config.run.precision),
       recompute_(config.train.recompute) {
+  const auto make_collectives = data_plane(config.run, *backend, mesh);
   for (const comm::Group group : comm::kTracedGroups) {
     const bool folded = group == comm::Group::kEp && placement.folded;
     collectives_[comm::index_of(group)] =
-        make_collectives(config.run, mesh[folded ? comm::Group::kEpTp : group]);
+        make_collectives(mesh[folded ? comm::Group::kEpTp : group]);
   }
   std::map<model::SumOver, model::Owner> owners;
   for (const model::SumOver sum : model::kAllSums) {

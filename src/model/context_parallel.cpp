@@ -58,6 +58,9 @@ class Chunks {
     }
   }
 
+  // Keys and values go one way, gradients the other: each between two ranks in the order of chunks.
+  static int tag(std::size_t c) { return 2 * static_cast<int>(c); }
+  static int gradient_tag(std::size_t c) { return 2 * static_cast<int>(c) + 1; }
   bool is_own(std::size_t c) const { return owner(c) == rank(); }
   int owner(std::size_t c) const {
     return data::context_owner(static_cast<std::int64_t>(c), ranks_of(ctx_));
@@ -72,8 +75,6 @@ class Chunks {
   }
 
  private:
-  static int tag(std::size_t c) { return static_cast<int>(c); }
-
   // Where an own chunk begins among the own rows.
   std::int64_t first_row(std::size_t c) const {
     std::int64_t first = 0;
@@ -92,7 +93,6 @@ class Chunks {
     const Tensor packed = ctx_.empty(qkv_.dtype(), {rows(c).count, chunk.width()});
     ctx_.backend.copy_groups(own.k.rows, own.k.heads, packed, chunk.k(), Write::kOverwrite);
     ctx_.backend.copy_groups(own.v.rows, own.v.heads, packed, chunk.v(), Write::kOverwrite);
-    ctx_.backend.synchronize();
     for (const int reader : seen_.readers[c]) {
       if (reader != rank()) {
         ctx_.cp.start_send(packed, reader, tag(c));
@@ -214,7 +214,7 @@ Tensor whole_rows(Context& ctx, const Tensor& own) {
       counts.back() += rows.count;
     }
   }
-  const Tensor by_rank = ctx.cp.all_gather(ctx.backend, own, counts);
+  const Tensor by_rank = ctx.cp.all_gather(own, counts);
   Tensor whole = ctx.empty(own.dtype(), by_rank.shape());
   ctx.backend.gather_rows(by_rank, to_device(ctx.backend, from, {std::ssize(from)}), whole);
   return whole;
@@ -267,16 +267,13 @@ void attend_to_context_backward(Context& ctx, const Tensor& dout, const Tensor& 
   const Tensor sums = ctx.zeros(DType::kF32, dqkv.shape());
   const ChunkShape chunk{shape};
   Chunks chunks(ctx, qkv, shape, seen);
-  const auto tag = [&](std::size_t c) {
-    return static_cast<int>(ctx.batch.share->chunks.size() + c);
-  };
   // Adds what other ranks have of the gradients of an own chunk.
   const auto collect = [&](std::size_t c) {
     const KeyRows own = chunks.own_keys(sums, c);
     for (const int reader : seen.readers[c]) {
       if (reader != chunks.rank()) {
         const Tensor theirs = ctx.empty(DType::kF32, {chunks.rows(c).count, chunk.width()});
-        ctx.cp.receive(theirs, reader, tag(c));
+        ctx.cp.receive(theirs, reader, Chunks::gradient_tag(c));
         ctx.backend.copy_groups(theirs, chunk.k(), own.k.rows, own.k.heads, Write::kAdd);
         ctx.backend.copy_groups(theirs, chunk.v(), own.v.rows, own.v.heads, Write::kAdd);
       }
@@ -301,8 +298,7 @@ void attend_to_context_backward(Context& ctx, const Tensor& dout, const Tensor& 
     ctx.backend.attention_backward(dout, shape.queries(qkv), keys, seen.visible, shape.scale, out,
                                    lse, to, Write::kAdd);
     if (sent.defined()) {
-      ctx.backend.synchronize();
-      ctx.cp.start_send(sent, chunks.owner(c), tag(c));
+      ctx.cp.start_send(sent, chunks.owner(c), Chunks::gradient_tag(c));
     }
     if (waiting) {
       collect(*waiting);

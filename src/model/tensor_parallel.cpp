@@ -23,12 +23,12 @@ Tensor all_rows(Context& ctx, const Tensor& outside) {
 }
 
 Tensor gathered_rows(Context& ctx, const Tensor& own) {
-  return ctx.tp.all_gather(ctx.backend, own, row_counts(ctx));
+  return ctx.tp.all_gather(own, row_counts(ctx));
 }
 
 Tensor sum_rows(Context& ctx, const Tensor& term) {
   if (ctx.sequence) {
-    return ctx.tp.reduce_scatter(ctx.backend, term, row_counts(ctx));
+    return ctx.tp.reduce_scatter(term, row_counts(ctx));
   }
   ctx.tp.all_reduce_sum(term);
   return term;

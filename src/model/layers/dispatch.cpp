@@ -85,7 +85,7 @@ Routes plan_routes(Context& ctx, const Tensor& offsets, std::int64_t most,
 }
 
 comm::Exchange start_dispatch(Context& ctx, const Tensor& rows, const Routes& routes) {
-  return ctx.experts.start_all_to_all(ctx.backend, rows, routes.send_rows, routes.recv_rows);
+  return ctx.experts.start_all_to_all(rows, routes.send_rows, routes.recv_rows);
 }
 
 Tensor finish_dispatch(Context& ctx, comm::Exchange exchange, const Routes& routes) {
@@ -94,7 +94,7 @@ Tensor finish_dispatch(Context& ctx, comm::Exchange exchange, const Routes& rout
 
 Tensor combine(Context& ctx, const Tensor& grouped, const Routes& routes) {
   const Tensor received = reordered(ctx, grouped, routes.received_from);
-  return ctx.experts.all_to_all(ctx.backend, received, routes.recv_rows, routes.send_rows);
+  return ctx.experts.all_to_all(received, routes.recv_rows, routes.send_rows);
 }
 
 }  // namespace moesaic::model

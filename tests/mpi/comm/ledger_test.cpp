@@ -18,8 +18,8 @@ const Standing::Part& part(const Standing& standing, Group group) {
 TEST(Ledger, NumbersAgree) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.tp = Communicator::world().size()}, &ledger);
-  const auto group = make_mpi_collectives(mesh[Group::kTp]);
   const auto backend = make_cpu_backend(1);
+  const auto group = make_mpi_collectives(*backend, mesh[Group::kTp]);
   const Tensor values = backend->empty(DType::kF32, {8});
   backend->zero(values);
   group->all_reduce_sum(values);
@@ -44,8 +44,8 @@ TEST(Ledger, Messages) {
   Ledger ledger;
   Mesh mesh = Mesh::make({.pp = Communicator::world().size()}, &ledger);
   const int size = mesh[Group::kPp].size();
-  const auto group = make_mpi_collectives(mesh[Group::kPp]);
   const auto backend = make_cpu_backend(1);
+  const auto group = make_mpi_collectives(*backend, mesh[Group::kPp]);
   const Tensor sent = backend->empty(DType::kF32, {8});
   const Tensor received = backend->empty(DType::kF32, {8});
   backend->zero(sent);
@@ -59,6 +59,33 @@ TEST(Ledger, Messages) {
     EXPECT_GE(part(ledger.standing(), Group::kPp).messages, 1);
     EXPECT_EQ(part(ledger.standing(), Group::kPp).begun, 0);
   }
+  mesh.close();
+}
+
+// Protects: what the device waits in is seen, the oldest first, until it has ended.
+TEST(Ledger, OperationsOfTheDevice) {
+  Ledger ledger;
+  Mesh mesh = Mesh::make({.tp = Communicator::world().size()}, &ledger);
+  const Communicator& group = mesh[Group::kTp];
+  bool first = false, second = false;
+  group.launched(Operation::kAllReduce, [&] { return first; });
+  group.launched(Operation::kAllGather, [&] { return second; });
+  if (group.size() > 1) {
+    EXPECT_TRUE(ledger.standing().waits);
+    EXPECT_EQ(ledger.standing().wait.operation, Operation::kAllReduce);
+    EXPECT_EQ(ledger.standing().wait.number, 1);
+    first = true;
+    EXPECT_EQ(ledger.standing().wait.operation, Operation::kAllGather);
+    EXPECT_EQ(part(ledger.standing(), Group::kTp).begun, 2);
+  }
+  first = second = true;
+  EXPECT_FALSE(ledger.standing().waits);
+  EXPECT_EQ(ledger.trouble(), "");
+  ledger.watch(&first, [] { return std::string(); });
+  ledger.watch(&second, [] { return std::string("a cable is out"); });
+  EXPECT_EQ(ledger.trouble(), "a cable is out");
+  ledger.watch(&second, nullptr);
+  EXPECT_EQ(ledger.trouble(), "");
   mesh.close();
 }
 

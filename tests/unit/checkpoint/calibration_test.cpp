@@ -92,7 +92,7 @@ std::vector<float> means(const model::ActivationStatistics::Sums& sums, std::siz
 TEST(Calibration, SumsOfSquares) {
   const auto backend = make_cpu_backend(1);
   const comm::Communicator alone;
-  const auto group = comm::make_mpi_collectives(alone);
+  const auto group = comm::make_mpi_collectives(*backend, alone);
   PhaseClock clock;
   const model::Device device{
       .backend = *backend, .tp = *group, .cp = *group, .experts = *group, .clock = clock};

@@ -147,6 +147,17 @@ TEST(Validate, JudgesTheRouter) {
                        "needs router.spare_experts"));
 }
 
+// Protects who asks for a way between GPUs and computes on none.
+TEST(Validate, WayOfTensorsNeedsGpus) {
+  Config config;
+  config.data.corpus = {"corpus"};
+  config.train.steps = 10;
+  config.run.collectives = CollectivesBy::kStaged;
+  resolve(config, "train");
+  EXPECT_TRUE(contains(join(problems(config, "train", 1), "; "),
+                       "run.collectives = staged has no effect with run.device = cpu"));
+}
+
 // Protects the checks of the other jobs, and that sound configs have no problem.
 TEST(Validate, JudgesEachJob) {
   Config config;

@@ -196,7 +196,7 @@ class GradientTest : public ::testing::Test {
   Parameters parameters;
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   comm::Communicator alone;
-  std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
+  std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(*backend, alone);
   PhaseClock clock;
   data::MicroBatch batch = packed_batch();
   MoeStats stats{1, kExperts + kSpares, kTokens, 4};

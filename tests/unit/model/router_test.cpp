@@ -103,7 +103,7 @@ class RouterTest : public ::testing::Test {
   model::Parameters parameters;
   std::unique_ptr<Backend> backend = make_cpu_backend(1);
   comm::Communicator alone;
-  std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(alone);
+  std::unique_ptr<comm::Collectives> group = comm::make_mpi_collectives(*backend, alone);
   PhaseClock clock;
   data::MicroBatch batch;
   model::Context ctx{
