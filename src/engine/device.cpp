@@ -1,6 +1,7 @@
 #include "engine/device.h"
 
 #include <fmt/format.h>
+#include <omp.h>
 
 #include "backend/gpus.h"
 #include "comm/collectives.h"
@@ -26,6 +27,7 @@ std::unique_ptr<Backend> make_backend(const config::Run& run, const comm::Mesh& 
   if (nccl && !comm::nccl_shares_gpus()) {
     comm::check_own_gpus(gpu.uuid, mesh.world);
   }
+  omp_set_num_threads(static_cast<int>(run.threads));  // of what the host computes
   return make_cuda_backend(device);
 }
 

@@ -175,6 +175,7 @@ void end_block() {
 void run_block() {
   Block& block = the_block;
   begin_block();
+  race::release(block.race.data());
   while (block.live > 0 && block.fault.empty()) {
     if (block.ready.empty()) {
       block.fault = "hangs: " + who_waits();
@@ -191,6 +192,7 @@ void run_block() {
       }
     }
   }
+  race::acquire(block.race.data());
   end_block();
 }
 
@@ -219,6 +221,7 @@ std::uint64_t random_bits() {
 
 void fail(const std::string& what) {
   the_block.fault = fmt::format("thread {}: {}", text_of(this_thread->index), what);
+  race::release(the_block.race.data());
   this_thread->fiber.suspend();
   std::abort();
 }
@@ -246,6 +249,7 @@ void check_shared(const void* place, std::size_t bytes, std::size_t alignment, W
 }
 
 int barrier(const char* name, bool predicate, Where where) {
+  const race::Unwatched unwatched;
   Block& block = the_block;
   if (block.arrived > 0 && !same(block.barrier, where)) {
     fail(fmt::format("is in {} ({}), while others wait in {} ({})", name, text_of(where),
@@ -268,6 +272,7 @@ int barrier(const char* name, bool predicate, Where where) {
 }
 
 void together(unsigned mask, const char* name, void* operands, Join join, Where where) {
+  const race::Unwatched unwatched;
   Thread& me = *this_thread;
   const int lanes = std::min(kLanes, the_block.size - me.warp * kLanes);
   const unsigned there = lanes == kLanes ? ~0U : (1U << static_cast<unsigned>(lanes)) - 1;
@@ -323,7 +328,6 @@ void run(const Kernel& kernel) {
   block_dim = kernel.block;
   grid_dim = kernel.grid;
   make_threads();
-  race::release(the_block.race.data());
   // Blocks in the order start + i step, which meets each once.
   const std::uint64_t blocks = std::uint64_t{kernel.grid.x} * kernel.grid.y * kernel.grid.z;
   std::uint64_t step = random_bits() % blocks + 1;
@@ -340,7 +344,6 @@ void run(const Kernel& kernel) {
       throw_fault();
     }
   }
-  race::acquire(the_block.race.data());
   this_thread = nullptr;
 }
 

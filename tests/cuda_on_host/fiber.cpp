@@ -107,13 +107,16 @@ void Fiber::suspend() {
 void Fiber::abandon() {
   ended_ = true;
   if (stack_ != nullptr) {
+    race_ = nullptr;  // to ThreadSanitizer it goes on for ever, as it may end in no other place
     give_back_stack();
   }
 }
 
 void Fiber::give_back_stack() {
   allow(stack_->bottom, stack_->bytes);
-  race::end_fiber(race_);
+  if (race_ != nullptr) {
+    race::end_fiber(race_);
+  }
   Stacks::of_this_thread().free.push_back(stack_);
   stack_ = nullptr;
 }

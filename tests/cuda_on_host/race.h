@@ -5,8 +5,12 @@
 #ifdef MOESAIC_WATCH_RACES
 #include <sanitizer/tsan_interface.h>
 extern "C" {
-void __tsan_read_range(void* place, unsigned long bytes);   // NOLINT
-void __tsan_write_range(void* place, unsigned long bytes);  // NOLINT
+void __tsan_read_range(void* place, unsigned long bytes);    // NOLINT
+void __tsan_write_range(void* place, unsigned long bytes);   // NOLINT
+void AnnotateIgnoreReadsBegin(const char* file, int line);   // NOLINT
+void AnnotateIgnoreReadsEnd(const char* file, int line);     // NOLINT
+void AnnotateIgnoreWritesBegin(const char* file, int line);  // NOLINT
+void AnnotateIgnoreWritesEnd(const char* file, int line);    // NOLINT
 }
 #endif
 
@@ -22,6 +26,20 @@ inline void end_fiber(void* fiber) { __tsan_destroy_fiber(fiber); }
 inline void switch_to(void* fiber) {
   __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync);
 }
+/// Until its end, what the emulation does with its own memory is not watched.
+class Unwatched {
+ public:
+  Unwatched() {
+    AnnotateIgnoreReadsBegin("", 0);
+    AnnotateIgnoreWritesBegin("", 0);
+  }
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+  ~Unwatched() {
+    AnnotateIgnoreWritesEnd("", 0);
+    AnnotateIgnoreReadsEnd("", 0);
+  }
+};
 inline void release(void* at) { __tsan_release(at); }
 inline void acquire(void* at) { __tsan_acquire(at); }
 inline void read(const void* place, std::size_t bytes) {
@@ -34,6 +52,13 @@ inline void* this_fiber() { return nullptr; }
 inline void* make_fiber() { return nullptr; }
 inline void end_fiber(void* /*fiber*/) {}
 inline void switch_to(void* /*fiber*/) {}
+class Unwatched {
+ public:
+  Unwatched() {}  // NOLINT: not unused
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+  ~Unwatched() {}  // NOLINT
+};
 inline void release(void* /*at*/) {}
 inline void acquire(void* /*at*/) {}
 inline void read(const void* /*place*/, std::size_t /*bytes*/) {}

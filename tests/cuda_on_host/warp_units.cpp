@@ -125,7 +125,6 @@ void land(const Copy& copy) {
   } else {
     std::memcpy(copy.to, copy.from, kRowBytes);
   }
-  race::write(copy.to, kRowBytes);
 }
 
 }  // namespace
@@ -155,16 +154,20 @@ void ldmatrix(std::uint32_t* r, int matrices, bool transposed, const void* row, 
 }
 
 void begin_copy(void* to, const void* from, Where where) {
+  race::write(to, kRowBytes);
+  const race::Unwatched unwatched;
   check_shared(to, kRowBytes, kRowBytes, where);
   if (reinterpret_cast<std::uintptr_t>(from) % kRowBytes != 0) {
     fail("cp.async from an address that is not on a border of 16 bytes", where);
   }
-  race::write(to, kRowBytes);
   std::memset(to, 0xff, kRowBytes);
   this_thread->copies.push_back({to, from});
 }
 
-void end_group() { this_thread->group_ends.push_back(this_thread->copies.size()); }
+void end_group() {
+  const race::Unwatched unwatched;
+  this_thread->group_ends.push_back(this_thread->copies.size());
+}
 
 void wait_for_groups(int open) {
   auto& ends = this_thread->group_ends;
@@ -174,6 +177,10 @@ void wait_for_groups(int open) {
     return;
   }
   const std::size_t landed = ends[ends.size() - kept - 1];
+  for (std::size_t i = 0; i < landed; ++i) {
+    race::write(copies[i].to, kRowBytes);
+  }
+  const race::Unwatched unwatched;
   for (std::size_t i = 0; i < landed; ++i) {
     land(copies[i]);
   }
