@@ -163,6 +163,8 @@ using Bf16Medium = Bf16Shape<64, 64, 64, 2, 2, 4>;
 using Bf16Small = Bf16Shape<64, 32, 128, 4, 1, 4>;
 using Bf16Tiny = Bf16Shape<16, 32, 128, 1, 4, 8>;
 
+void tiny_bf16(cudaStream_t stream, const Product& product);
+void small_bf16(cudaStream_t stream, const Product& product);
 void large_bf16(cudaStream_t stream, const Product& product);
 void medium_bf16(cudaStream_t stream, const Product& product);
 

@@ -74,10 +74,9 @@ __device__ __forceinline__ void read_four(const float* tile, int k, int thread,
 }
 
 template <class A, class B, class Shape>
-__device__ __forceinline__ void multiply_tiles(const float* a, const float* b, int down,
-                                               int across,
+__device__ __forceinline__ void multiply_tiles(const float* a, const float* b, int down, int across,
                                                float (&sums)[Shape::kHigh][Shape::kWide]) {
-#pragma unroll
+#pragma unroll 1  // or the next operands fill the registers
   for (int k = 0; k < Shape::kDepth; k += 4) {
     float left[Shape::kHigh][4];
     float right[Shape::kWide][4];
@@ -229,12 +228,10 @@ void launch_fp32(cudaStream_t stream, const Product& product) {
   }
 }
 
-using Fp32Large = Fp32Shape<128, 128, 8, 8, 1, 4>;
 using Fp32Medium = Fp32Shape<64, 64, 8, 8, 4, 3>;
 using Fp32Small = Fp32Shape<32, 32, 4, 8, 8, 3>;
 using Fp32Tiny = Fp32Shape<16, 16, 2, 4, 8, 6>;
 
-void large_fp32(cudaStream_t stream, const Product& product);
 void medium_fp32(cudaStream_t stream, const Product& product);
 void small_fp32(cudaStream_t stream, const Product& product);
 void tiny_fp32(cudaStream_t stream, const Product& product);

@@ -18,16 +18,12 @@ enum class Groups {
   kDepth,  // these rows are k, and make part g of c
 };
 
-/// How a product is cut into blocks, from few elements of c each to many. An element's bits do not
-/// depend on it.
-enum class Cut { kTiny, kSmall, kMedium, kLarge };
-
 struct Product {
   const void* a = nullptr;
   const void* b = nullptr;
   void* c = nullptr;
   std::int64_t a_stride = 0, b_stride = 0, c_stride = 0;  // elements from line to line
-  std::int64_t part = 0;       // elements from a group's part of b or c to the next
+  std::int64_t part = 0;                  // elements from a group's part of b or c to the next
   const std::int32_t* offsets = nullptr;  // (count + 1)
   int count = 1;                          // of groups
   Groups groups = Groups::kNone;
@@ -39,15 +35,20 @@ struct Product {
   bool narrow = false;      // c is bf16
 };
 
-/// The blocks of a product whose blocks make so many rows and columns of c.
-dim3 blocks_of(const Product& product, int rows, int columns);
-
-/// Products of bf16. Cuts that there are not for this product become others.
-void multiply_bf16(cudaStream_t stream, const Product& product, Cut cut);
-void multiply_fp32(cudaStream_t stream, const Product& product, Cut cut);
+/// How a product is cut into blocks, from few elements of c each to many. An element's bits do not
+/// depend on it.
+enum class Cut { kTiny, kSmall, kMedium, kLarge };
 
 /// The cut that makes good use of so many multiprocessors.
 Cut cut_of_bf16(const Product& product, int multiprocessors);
 Cut cut_of_fp32(const Product& product, int multiprocessors);
+
+/// Products of bf16 or fp32, in this cut or the next larger (else the next smaller) that there is.
+void multiply_bf16(cudaStream_t stream, const Product& product, Cut cut);
+void multiply_fp32(cudaStream_t stream, const Product& product, Cut cut);
+
+/// The grid of blocks that make so many rows and columns of c each. How many tiles the rows of
+/// groups have, the device alone knows: there is room for all that may be.
+dim3 blocks_of(const Product& product, int rows, int columns);
 
 }  // namespace moesaic::cuda

@@ -17,8 +17,7 @@ __device__ __forceinline__ void read_left(const std::uint16_t* tile, int row, in
   if constexpr (Tile::kInnerIs == Inner::kDepth) {
     ldmatrix_x4(to, tile + Tile::place(row + lane % 16, k / 8 + lane / 16));
   } else {
-    ldmatrix_x4_trans(
-        to, tile + Tile::place(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
+    ldmatrix_x4_trans(to, tile + Tile::place(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
   }
 }
 
@@ -29,8 +28,7 @@ __device__ __forceinline__ void read_right(const std::uint16_t* tile, int column
   const int lane = static_cast<int>(threadIdx.x) % 32;
   std::uint32_t words[4];
   if constexpr (Tile::kInnerIs == Inner::kDepth) {
-    ldmatrix_x4(words,
-                tile + Tile::place(column + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+    ldmatrix_x4(words, tile + Tile::place(column + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
   } else {
     ldmatrix_x4_trans(words, tile + Tile::place(k + lane % 16, column / 8 + lane / 16));
   }

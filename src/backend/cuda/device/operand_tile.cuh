@@ -47,14 +47,15 @@ struct OperandTile {
       T* const target = to + place(line, chunk);
       const int edge = kInner == Inner::kDepth ? line : chunk * kChunk;
       const int k = first + (kInner == Inner::kDepth ? chunk * kChunk : line);
-      const T* const source = from.data + (kInner == Inner::kDepth ? edge * from.stride + k
-                                                                   : k * from.stride + edge);
+      const T* const source =
+          from.data + (kInner == Inner::kDepth ? edge * from.stride + k : k * from.stride + edge);
       if constexpr (kWide) {
         cp_async_16(target, source, edge < from.edge && k < from.depth);
       } else {
-        copy_elements(source, edge < from.edge && k < from.depth
-                                  ? (kInner == Inner::kDepth ? from.depth - k : from.edge - edge)
-                                  : 0,
+        copy_elements(source,
+                      edge < from.edge && k < from.depth
+                          ? (kInner == Inner::kDepth ? from.depth - k : from.edge - edge)
+                          : 0,
                       target);
       }
     }

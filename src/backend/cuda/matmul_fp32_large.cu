@@ -1,9 +1,0 @@
-#include "backend/cuda/matmul_fp32.cuh"
-
-namespace moesaic::cuda {
-
-void large_fp32(cudaStream_t stream, const Product& product) {
-  launch_fp32<Fp32Large>(stream, product);
-}
-
-}  // namespace moesaic::cuda
