@@ -1,5 +1,3 @@
-#include <fmt/format.h>
-
 #include <limits>
 
 #include "backend/cuda/cuda_backend.h"
@@ -65,8 +63,8 @@ void run(const CudaBackend& backend, const Product& p, DType dtype) {
 
 void require_shapes(bool fit, const Tensor& a, const Tensor& b, const Tensor& c) {
   if (!fit) {
-    throw Error(Exit::kInternal, fmt::format("matmul of {} and {} into {}", a.shape().text(),
-                                             b.shape().text(), c.shape().text()));
+    throw Error(Exit::kInternal, "matmul of " + a.shape().text() + " and " + b.shape().text() +
+                                     " into " + c.shape().text());
   }
 }
 

@@ -22,6 +22,7 @@ struct Fp32Shape {
   static constexpr int kThreads = kSlices * kSliceThreads;
   static constexpr int kResults = kRows * kColumns / kThreads;  // of a thread
   static_assert(kDown % 8 == 0 && kAcross % 4 == 0, "warps of 8 x 4 threads");
+  static_assert(kWide % 4 == 0 && (kHigh == 2 || kHigh % 4 == 0), "vectors of a thread");
 };
 
 template <class Shape, Inner kA, Inner kB>
@@ -43,14 +44,14 @@ __device__ __forceinline__ int edge_of(int thread, int i) {
   return thread * kNeighbours + i % kNeighbours + i / kNeighbours * kNeighbours * kThreads;
 }
 
-/// A thread's elements of four of k.
-template <class Tile, int kOf, int kThreads>
-__device__ __forceinline__ void read_four(const float* tile, int k, int thread,
-                                          float (&to)[kOf][4]) {
+/// Four of k of a thread's numbers [first, first + kCount) of kOf.
+template <class Tile, int kOf, int kThreads, int kCount>
+__device__ __forceinline__ void read_four(const float* tile, int k, int thread, int first,
+                                          float (&to)[kCount][4]) {
   if constexpr (Tile::kInnerIs == Inner::kDepth) {
 #pragma unroll
-    for (int i = 0; i < kOf; ++i) {
-      const int edge = edge_of<Inner::kDepth, kOf, kThreads>(thread, i);
+    for (int i = 0; i < kCount; ++i) {
+      const int edge = edge_of<Inner::kDepth, kOf, kThreads>(thread, first + i);
       const auto four = *reinterpret_cast<const float4*>(tile + Tile::place(edge, k / 4));
       to[i][0] = four.x, to[i][1] = four.y, to[i][2] = four.z, to[i][3] = four.w;
     }
@@ -58,8 +59,8 @@ __device__ __forceinline__ void read_four(const float* tile, int k, int thread,
 #pragma unroll
     for (int l = 0; l < 4; ++l) {
 #pragma unroll
-      for (int i = 0; i < kOf; i += kOf < 4 ? kOf : 4) {
-        const int edge = edge_of<Inner::kEdge, kOf, kThreads>(thread, i);
+      for (int i = 0; i < kCount; i += kOf < 4 ? kOf : 4) {
+        const int edge = edge_of<Inner::kEdge, kOf, kThreads>(thread, first + i);
         const float* const from = tile + Tile::place(k + l, edge / 4) + edge % 4;
         if constexpr (kOf < 4) {
           const auto two = *reinterpret_cast<const float2*>(from);
@@ -79,16 +80,19 @@ __device__ __forceinline__ void multiply_tiles(const float* a, const float* b, i
 #pragma unroll 1  // or the next operands fill the registers
   for (int k = 0; k < Shape::kDepth; k += 4) {
     float left[Shape::kHigh][4];
-    float right[Shape::kWide][4];
-    read_four<A, Shape::kHigh, Shape::kDown>(a, k, down, left);
-    read_four<B, Shape::kWide, Shape::kAcross>(b, k, across, right);
+    read_four<A, Shape::kHigh, Shape::kDown>(a, k, down, 0, left);
 #pragma unroll
-    for (int l = 0; l < 4; ++l) {
+    for (int first = 0; first < Shape::kWide; first += 4) {
+      float right[4][4];
+      read_four<B, Shape::kWide, Shape::kAcross>(b, k, across, first, right);
 #pragma unroll
-      for (int i = 0; i < Shape::kHigh; ++i) {
+      for (int l = 0; l < 4; ++l) {
 #pragma unroll
-        for (int j = 0; j < Shape::kWide; ++j) {
-          sums[i][j] = fmaf(left[i][l], right[j][l], sums[i][j]);
+        for (int i = 0; i < Shape::kHigh; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            sums[i][first + j] = fmaf(left[i][l], right[j][l], sums[i][first + j]);
+          }
         }
       }
     }
@@ -171,7 +175,7 @@ __device__ __forceinline__ void join_parts(const Fp32Place<Shape>& place,
 }
 
 template <class Shape, Inner kA, Inner kB, bool kWide>
-__global__ void __launch_bounds__(Shape::kThreads) fp32_product(const Product p) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) fp32_product(const Product p) {
   auto& s = shared<Fp32Shared<Shape, kA, kB>>();
   Block block;
   if (!find_block(p, Shape::kRows, Shape::kColumns, block)) {
