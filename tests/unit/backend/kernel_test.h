@@ -53,6 +53,9 @@ class KernelTest : public ::testing::TestWithParam<KernelCase> {
 
   Tensor upload(const Vector& values, const Shape& shape, DType dtype = DType::kF32) const;
   Tensor upload(const Indices& values, const Shape& shape) const;
+  Tensor upload_offsets(const Indices& offsets) const {
+    return upload(offsets, {std::ssize(offsets)});
+  }
   /// A tensor of NaN: what a kernel fails to write is found.
   Tensor poisoned(const Shape& shape, DType dtype = DType::kF32) const;
   Vector download(const Tensor& tensor) const;

@@ -76,7 +76,7 @@ TEST_P(MatmulKernels, GroupedForward) {
     const Vector x = random({rows, kM}, "x", compute());
     const Vector w = random({4, kN, kM}, "w", compute());
     const Tensor y = poisoned({rows, kN}, compute());
-    backend().grouped_matmul(upload(x, {rows, kM}, compute()), offsets,
+    backend().grouped_matmul(upload(x, {rows, kM}, compute()), upload_offsets(offsets),
                              upload(w, {4, kN, kM}, compute()), y);
     expect_close(download(y), reference::grouped_matmul(x, offsets, w, kN, kM), tolerance(), "y");
   }
@@ -92,8 +92,10 @@ TEST_P(MatmulKernels, GroupedBackward) {
     const Tensor dx = poisoned({rows, kM}, compute());
     const Tensor dw = upload(before, {4, kN, kM});
     const Tensor dy_there = upload(dy, {rows, kN}, compute());
-    backend().grouped_matmul_dx(dy_there, offsets, upload(w, {4, kN, kM}, compute()), dx);
-    backend().grouped_matmul_dw(dy_there, upload(x, {rows, kM}, compute()), offsets, dw);
+    backend().grouped_matmul_dx(dy_there, upload_offsets(offsets),
+                                upload(w, {4, kN, kM}, compute()), dx);
+    backend().grouped_matmul_dw(dy_there, upload(x, {rows, kM}, compute()), upload_offsets(offsets),
+                                dw);
     expect_close(download(dx), reference::grouped_matmul_dx(dy, offsets, w, kN, kM), tolerance(),
                  "dx");
     expect_close(download(dw), sum(before, reference::grouped_matmul_dw(dy, x, offsets, kN, kM)),
@@ -152,10 +154,6 @@ class MatmulGroups : public KernelTest {
     return all;
   }
 
-  Tensor upload_offsets(const Layout& layout) const {
-    return upload(layout.offsets, {std::ssize(layout.offsets)});
-  }
-
   // The rows of groups are as expected, the others as they were: NaN.
   void expect_rows(const Layout& layout, const Tensor& actual, const Vector& expected) const {
     const Vector all = download(actual);
@@ -176,7 +174,7 @@ TEST_P(MatmulGroups, RowsOfNobodyAreNeitherReadNorWritten) {
       const Vector dy = values(layout, n, "dy", compute());
       const Vector w = random({groups, n, m}, "w", compute());
       const Vector before = random({groups, n, m}, "before");
-      const Tensor offsets = upload_offsets(layout);
+      const Tensor offsets = upload_offsets(layout.offsets);
       const Tensor x_there = upload(x, {layout.rows, m}, compute());
       const Tensor dy_there = upload(dy, {layout.rows, n}, compute());
       const Tensor w_there = upload(w, {groups, n, m}, compute());
@@ -257,7 +255,7 @@ TEST_P(MatmulBits, OfARowAreTheSameInEveryGroup) {
   const Vector all = rows_alone(x, 0, kRows, same, DType::kF32);
   for (const Indices& offsets : {Indices{0, 1, 30, 30, 300}, {0, 100, 200, 299, 300}}) {
     const Tensor y = poisoned({kRows, kColumns});
-    backend().grouped_matmul(x, upload(offsets, {5}), w, y);
+    backend().grouped_matmul(x, upload_offsets(offsets), w, y);
     EXPECT_EQ(all, download(y));
   }
 }
