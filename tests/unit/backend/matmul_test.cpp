@@ -234,7 +234,7 @@ TEST_P(MatmulBits, OfARowAreTheSameInEveryBatch) {
     const Vector all = rows_alone(x, 0, kRows, w, DType::kF32);
     EXPECT_EQ(all, rows_alone(x, 0, kRows, w, DType::kF32));
     for (const std::int64_t count : {1, 2, 7, 15, 16, 17, 33, 64, 65, 127, 129, 200}) {
-      for (const std::int64_t begin : {0, 5, 77, 100}) {
+      for (const std::int64_t begin : {0, 77}) {
         EXPECT_EQ(part(all, begin, count), rows_alone(x, begin, count, w, DType::kF32))
             << count << " rows from " << begin << ", depth " << k;
       }
