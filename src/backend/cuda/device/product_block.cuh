@@ -62,7 +62,7 @@ __device__ __forceinline__ bool find_block(const Product& p, int height, int wid
     block.group = static_cast<int>(blockIdx.y);
     block.first_k = p.offsets[block.group];
     block.depth = p.offsets[block.group + 1] - static_cast<int>(block.first_k);
-    if (block.depth == 0) {
+    if (block.depth == 0 && p.add) {
       return false;
     }
   }
