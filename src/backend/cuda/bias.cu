@@ -1,6 +1,4 @@
 // Bias: y += b, of the row's group; its gradient is the sum of the group's rows.
-#include <fmt/format.h>
-
 #include <algorithm>
 
 #include "backend/cuda/choices.h"
@@ -104,11 +102,10 @@ __global__ void __launch_bounds__(kRowThreads)
 
 GroupedRows grouped_rows(const Tensor& offsets, std::int64_t groups, std::int64_t rows) {
   if (!offsets.defined()) {
-    require(groups == 1, fmt::format("{} groups without offsets", groups));
+    require(groups == 1, "groups of rows without offsets");
     return {nullptr, 1, rows};
   }
-  require(offsets.numel() == groups + 1, fmt::format("{} group offsets for {} groups of {} rows",
-                                                     offsets.numel(), groups, rows));
+  require(offsets.numel() == groups + 1, "another number of group offsets");
   return {device<std::int32_t>(offsets), static_cast<int>(groups), rows};
 }
 

@@ -10,7 +10,8 @@ namespace {
 // A warp has a span of a row's elements, counted over its groups. Vectors lie within a group.
 template <bool kVectors, class A, class B>
 __global__ void __launch_bounds__(kRowThreads)
-    copy_spans(const A* from, Groups source, B* to, Groups target, bool add, std::int64_t rows) {
+    copy_spans(const A* from, ColumnGroups source, B* to, ColumnGroups target, bool add,
+               std::int64_t rows) {
   using Team = RowTeam<kWarp, 1, kVectors>;
   const std::int64_t t = Team::team();
   const int element = static_cast<int>(blockIdx.y) * Team::kSpan + Team::column(0);
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(kRowThreads)
 // All groups of a row are added to one, in order. A warp has a span of its columns.
 template <bool kVectors, class A, class B>
 __global__ void __launch_bounds__(kRowThreads)
-    sum_groups(const A* from, Groups source, B* to, Groups target, std::int64_t rows) {
+    sum_groups(const A* from, ColumnGroups source, B* to, ColumnGroups target, std::int64_t rows) {
   using Team = RowTeam<kWarp, 1, kVectors>;
   const std::int64_t t = Team::team();
   if (t >= rows) {
@@ -68,8 +69,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class A, class B>
-void launch_groups(cudaStream_t stream, const A* from, Groups source, B* to, Groups target,
-                   Write write, std::int64_t rows) {
+void launch_groups(cudaStream_t stream, const A* from, ColumnGroups source, B* to,
+                   ColumnGroups target, Write write, std::int64_t rows) {
   const bool one_target = target.stride == 0 && target.groups > 1;
   if (one_target && write == Write::kOverwrite) {  // the last one stays
     source.first += (source.groups - 1) * source.stride;

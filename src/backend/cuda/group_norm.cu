@@ -13,7 +13,7 @@ namespace {
 
 // All groups of all rows, in order.
 struct Norm {
-  Groups groups;
+  ColumnGroups groups;
   std::int64_t count;  // of groups, over all rows
   const float* weight;
   const float* squares;
@@ -154,7 +154,7 @@ Norm norm_of(const Tensor& x, const RowGroups& groups, const Tensor& squares, fl
 
 // Each leaves a row of sums: few beside the groups themselves, and enough for every device.
 std::int64_t teams_for(std::int64_t count, int width) {
-  const std::int64_t most = width <= RowTeam<8, 2, true>::kSpan     ? 8192
+  const std::int64_t most = width <= RowTeam<8, 2, true>::kSpan       ? 8192
                             : width <= RowTeam<kWarp, 2, true>::kSpan ? 2048
                                                                       : 512;
   return std::min(count, most);
@@ -223,8 +223,8 @@ void CudaBackend::group_norm_backward(const Tensor& dy, const Tensor& x, const R
     const A* const in = device<A>(x);
     with_team(width, groups_take_vectors(norm.groups, gradient, in, norm.weight), [&](auto team) {
       using Team = decltype(team);
-      launch(stream(), norm_groups_backward<Team, A>, blocks_of<Team>(teams, width), kRowThreads,
-             0, norm, gradients, gradient, in);
+      launch(stream(), norm_groups_backward<Team, A>, blocks_of<Team>(teams, width), kRowThreads, 0,
+             norm, gradients, gradient, in);
     });
   });
   if (dweight.defined()) {

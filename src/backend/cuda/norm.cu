@@ -183,8 +183,7 @@ std::int64_t teams_for(std::int64_t rows, std::int64_t dim) {
 
 void CudaBackend::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& y,
                            const Tensor& rstd) {
-  const NormRows of{device<float>(x), device<float>(weight), x.dim(0),
-                    static_cast<int>(x.dim(1))};
+  const NormRows of{device<float>(x), device<float>(weight), x.dim(0), static_cast<int>(x.dim(1))};
   with_type(y.dtype(), [&](auto type) {
     using A = decltype(type);
     A* const out = device<A>(y);
@@ -198,8 +197,7 @@ void CudaBackend::rms_norm(const Tensor& x, const Tensor& weight, float eps, con
 
 void CudaBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                                     const Tensor& rstd, const Tensor& dx, const Tensor& dweight) {
-  const NormRows of{device<float>(x), device<float>(weight), x.dim(0),
-                    static_cast<int>(x.dim(1))};
+  const NormRows of{device<float>(x), device<float>(weight), x.dim(0), static_cast<int>(x.dim(1))};
   const std::int64_t teams = teams_for(of.rows, of.dim);
   const Tensor parts = dweight.defined() ? empty(DType::kF32, {teams, of.dim}) : Tensor();
   const NormGradients gradients{device<float>(dy), device<float>(rstd), device<float>(dx),

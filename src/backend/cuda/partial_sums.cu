@@ -1,7 +1,6 @@
-#include "backend/cuda/partial_sums.h"
-
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/device/warp.cuh"
+#include "backend/cuda/partial_sums.h"
 
 namespace moesaic::cuda {
 namespace {

@@ -61,7 +61,8 @@ struct Pairs {
 
 // A block a row: its cosines and sines once, for all groups. Shared memory: a pair for each pair.
 template <bool kVectors, bool kInterleave, class A>
-__global__ void __launch_bounds__(kThreads) rotate_rows(A* x, Groups heads, Rotation rotation) {
+__global__ void __launch_bounds__(kThreads)
+    rotate_rows(A* x, ColumnGroups heads, Rotation rotation) {
   float2* const turns = &shared<float2>();  // cosine, sine
   const std::int64_t t = blockIdx.x;
   const int half = heads.width / 2;
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) rotate_rows(A* x, Groups heads, Rota
 
 void CudaBackend::rope(const Tensor& x, const RowGroups& heads, const Tensor& position,
                        const Tensor& frequency, const RopeOptions& options, Direction direction) {
-  const Groups groups = groups_of(x, heads);
+  const ColumnGroups groups = groups_of(x, heads);
   const Rotation rotation{.position = device<std::int32_t>(position),
                           .frequency = device<float>(frequency),
                           .magnitude = options.magnitude,

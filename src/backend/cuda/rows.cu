@@ -15,8 +15,8 @@ template <class Unit>
 __global__ void __launch_bounds__(kRowThreads)
     copy_rows(const Unit* x, const std::int32_t* index, Unit* y, std::int64_t rows,
               std::int64_t units) {
-  const std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * (kRowThreads / kWarp) +
-                         warp_index();
+  const std::int64_t r =
+      static_cast<std::int64_t>(blockIdx.x) * (kRowThreads / kWarp) + warp_index();
   if (r >= rows || index[r] < 0) {
     return;
   }

@@ -8,7 +8,7 @@
 namespace moesaic::cuda {
 
 /// Groups of elements in the rows of a matrix (RowGroups), as kernels are told.
-struct Groups {
+struct ColumnGroups {
   std::int64_t row;  // from one row to the next
   int first, groups, stride, width;
 
@@ -18,7 +18,7 @@ struct Groups {
   }
 };
 
-inline Groups groups_of(const Tensor& x, const RowGroups& groups) {
+inline ColumnGroups groups_of(const Tensor& x, const RowGroups& groups) {
   return {.row = x.dim(1),
           .first = static_cast<int>(groups.first),
           .groups = static_cast<int>(groups.groups),
@@ -28,7 +28,7 @@ inline Groups groups_of(const Tensor& x, const RowGroups& groups) {
 
 /// Whether every group is whole aligned vectors.
 template <class... T>
-bool groups_take_vectors(const Groups& groups, const T*... rows) {
+bool groups_take_vectors(const ColumnGroups& groups, const T*... rows) {
   const std::int64_t borders =
       groups.row | groups.first | (groups.groups > 1 ? groups.stride : 0) | groups.width;
   return takes_vectors(borders, rows...);
