@@ -139,7 +139,7 @@ TokenOrder sort_tokens(CudaBackend& backend, const Tensor& tokens, std::int64_t 
             .kinds = static_cast<int>(kinds),
             .shift = 0};
   TokenOrder order;
-  const int bits = std::bit_width(static_cast<std::uint64_t>(kinds));
+  const auto bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(kinds)));
   for (; pass.shift < bits && parts > 0; pass.shift += kDigitBits) {
     // What the pass before wrote stays until this one has read it: one stream.
     const TokenOrder next{backend.empty(DType::kI32, {count}), backend.empty(DType::kI32, {count})};
