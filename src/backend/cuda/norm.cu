@@ -19,7 +19,7 @@ struct NormRows {
 
 // The first columns stay in registers; what is beyond is read again.
 template <class Team, class A>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(Team::kBlock)
     norm_rows(NormRows of, float eps, A* y, float* rstd) {
   const std::int64_t t = Team::team();
   if (t >= of.rows) {
@@ -27,7 +27,9 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   const float* const x = of.x + t * of.dim;
   typename Team::Values kept;
+  typename Team::Values g;
   Team::load(x, of.dim, kept);
+  Team::load(of.weight, of.dim, g);
   float squares = 0.0F;
   Team::each([&](int c, int j) { squares += kept[c][j] * kept[c][j]; });
   for (int at = Team::kSpan; at < of.dim; at += Team::kSpan) {
@@ -40,10 +42,9 @@ __global__ void __launch_bounds__(kRowThreads)
     rstd[t] = r;
   }
   for (int at = 0; at < of.dim; at += Team::kSpan) {
-    typename Team::Values g;
-    Team::load(of.weight + at, of.dim - at, g);
     if (at > 0) {
       Team::load(x + at, of.dim - at, kept);
+      Team::load(of.weight + at, of.dim - at, g);
     }
     Team::each([&](int c, int j) { g[c][j] *= kept[c][j] * r; });
     Team::store(y + t * of.dim + at, of.dim - at, g);
@@ -60,13 +61,15 @@ struct NormGradients {
 
 // Rows of at most a span of columns. A team takes neighbouring rows.
 template <class Team>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(Team::kBlock)
     norm_rows_backward(NormRows of, NormGradients gradients) {
   const std::int64_t team = Team::team();
   if (team >= gradients.teams) {
     return;
   }
   typename Team::Values sums = {};
+  typename Team::Values g;
+  Team::load(of.weight, of.dim, g);
   const std::int64_t end = of.rows * (team + 1) / gradients.teams;
   for (std::int64_t t = of.rows * team / gradients.teams; t < end; ++t) {
     typename Team::Values x;
@@ -74,8 +77,6 @@ __global__ void __launch_bounds__(kRowThreads)
     Team::load(of.x + t * of.dim, of.dim, x);
     Team::load(gradients.dy + t * of.dim, of.dim, a);
     const float r = gradients.rstd[t];
-    typename Team::Values g;
-    Team::load(of.weight, of.dim, g);
     float dot = 0.0F;
     Team::each([&](int c, int j) {
       sums[c][j] += a[c][j] * x[c][j] * r;
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // Wider rows, in two steps: c r^2 of each row, and then spans of columns.
 template <class Team>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(Team::kBlock)
     wide_row_means(NormRows of, NormGradients gradients, float* means) {
   const std::int64_t t = Team::team();
   float dot = 0.0F;
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class Team>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(Team::kBlock)
     wide_rows_backward(NormRows of, NormGradients gradients, const float* means) {
   const std::int64_t team = Team::team();
   if (team >= gradients.teams) {
@@ -144,33 +145,32 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 constexpr int kNarrow = RowTeam<kWarp, 2, true>::kSpan;
-constexpr int kMiddle = RowTeam<kWarp, 8, true>::kSpan;
+constexpr int kKept = RowTeam<2 * kRowThreads, 2, true>::kSpan;
 
-// A warp or a block a row, so that a row is in registers where it has no more than 8192 columns.
+// A warp or a block a row, so that a row of up to kKept columns is in registers.
 template <class Launch>
-void with_forward_team(std::int64_t dim, bool vectors, const Launch& launch_for) {
-  with_flag(vectors, [&](auto aligned) {
-    if (dim <= kNarrow) {
-      launch_for(RowTeam<kWarp, 2, aligned()>{});
-    } else if (dim <= kMiddle) {
-      launch_for(RowTeam<kWarp, 8, aligned()>{});
-    } else {
-      launch_for(RowTeam<kRowThreads, 4, aligned()>{});
-    }
-  });
-}
-
-// Three rows in registers: blocks from 512 columns on.
-template <class Launch>
-void with_backward_team(std::int64_t dim, bool vectors, const Launch& launch_for) {
+void with_team(std::int64_t dim, bool vectors, const Launch& launch_for) {
   with_flag(vectors, [&](auto aligned) {
     if (dim <= kNarrow) {
       launch_for(RowTeam<kWarp, 2, aligned()>{});
     } else if (dim <= RowTeam<kRowThreads, 1, true>::kSpan) {
       launch_for(RowTeam<kRowThreads, 1, aligned()>{});
+    } else if (dim <= RowTeam<2 * kRowThreads, 1, true>::kSpan) {
+      launch_for(RowTeam<2 * kRowThreads, 1, aligned()>{});
     } else {
-      launch_for(RowTeam<kRowThreads, 4, aligned()>{});
+      launch_for(RowTeam<2 * kRowThreads, 2, aligned()>{});
     }
+  });
+}
+
+void launch_wide_backward(cudaStream_t stream, const NormRows& of, const NormGradients& gradients,
+                          bool vectors, float* means) {
+  with_flag(vectors, [&](auto aligned) {
+    using Team = RowTeam<kRowThreads, 1, aligned()>;
+    launch(stream, wide_row_means<Team>, blocks_of<Team>(of.rows), Team::kBlock, Team::kSharedBytes,
+           of, gradients, means);
+    launch(stream, wide_rows_backward<Team>, blocks_of<Team>(gradients.teams, of.dim), Team::kBlock,
+           0, of, gradients, means);
   });
 }
 
@@ -187,9 +187,9 @@ void CudaBackend::rms_norm(const Tensor& x, const Tensor& weight, float eps, con
   with_type(y.dtype(), [&](auto type) {
     using A = decltype(type);
     A* const out = device<A>(y);
-    with_forward_team(of.dim, takes_vectors(of.dim, of.x, of.weight, out), [&](auto team) {
+    with_team(of.dim, takes_vectors(of.dim, of.x, of.weight, out), [&](auto team) {
       using Team = decltype(team);
-      launch(stream(), norm_rows<Team, A>, blocks_of<Team>(of.rows), kRowThreads,
+      launch(stream(), norm_rows<Team, A>, blocks_of<Team>(of.rows), Team::kBlock,
              Team::kSharedBytes, of, eps, out, device<float>(rstd));
     });
   });
@@ -203,19 +203,16 @@ void CudaBackend::rms_norm_backward(const Tensor& dy, const Tensor& x, const Ten
   const NormGradients gradients{device<float>(dy), device<float>(rstd), device<float>(dx),
                                 dweight.defined() ? device<float>(parts) : nullptr, teams};
   const bool vectors = takes_vectors(of.dim, of.x, of.weight, gradients.dy, gradients.dx);
-  with_backward_team(of.dim, vectors, [&](auto team) {
-    using Team = decltype(team);
-    if (of.dim <= Team::kSpan) {
-      launch(stream(), norm_rows_backward<Team>, blocks_of<Team>(teams), kRowThreads,
-             Team::kSharedBytes, of, gradients);
-      return;
-    }
+  if (of.dim > kKept) {
     const Tensor means = empty(DType::kF32, {of.rows});
-    launch(stream(), wide_row_means<Team>, blocks_of<Team>(of.rows), kRowThreads,
-           Team::kSharedBytes, of, gradients, device<float>(means));
-    launch(stream(), wide_rows_backward<Team>, blocks_of<Team>(teams, of.dim), kRowThreads, 0, of,
-           gradients, device<float>(means));
-  });
+    launch_wide_backward(stream(), of, gradients, vectors, device<float>(means));
+  } else {
+    with_team(of.dim, vectors, [&](auto team) {
+      using Team = decltype(team);
+      launch(stream(), norm_rows_backward<Team>, blocks_of<Team>(teams), Team::kBlock,
+             Team::kSharedBytes, of, gradients);
+    });
+  }
   if (dweight.defined()) {
     add_partial_sums(stream(), device<float>(parts), teams, of.dim, device<float>(dweight));
   }

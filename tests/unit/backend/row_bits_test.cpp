@@ -20,7 +20,8 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr float kEps = 1e-5F;
 
 /// Widths that a few lanes, a warp, and a block have, and more; with whole vectors and without.
-constexpr std::initializer_list<std::int64_t> kWidths = {24, 200, 264, 523, 1032, 2056, 8200, 8203};
+constexpr std::initializer_list<std::int64_t> kWidths = {24,   200,  264,  523, 1032,
+                                                         2056, 5000, 8200, 8203};
 
 Vector rows_of(const Vector& x, std::int64_t width, std::int64_t first, std::int64_t count) {
   return {x.begin() + first * width, x.begin() + (first + count) * width};

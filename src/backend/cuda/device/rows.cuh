@@ -11,7 +11,7 @@
 // bits at every address.
 namespace moesaic::cuda {
 
-constexpr int kRowThreads = 256;  // of a block
+constexpr int kRowThreads = 256;  // of a block, or as many as a team has
 
 /// The first n of eight elements; the others are zero. kVectors: there are eight, and aligned.
 template <bool kVectors, class T>
@@ -44,7 +44,8 @@ __device__ __forceinline__ void store_eight(T* to, int n, const float (&from)[kV
 template <int kTeam, int kChunks, bool kVectors>
 struct RowTeam {
   static constexpr int kThreads = kTeam;
-  static constexpr int kRows = kRowThreads / kTeam;        // of a block
+  static constexpr int kBlock = kTeam > kRowThreads ? kTeam : kRowThreads;
+  static constexpr int kRows = kBlock / kTeam;             // of a block
   static constexpr int kSpan = kTeam * kChunks * kVector;  // columns of one load
   static constexpr bool kAligned = kVectors;
   using Values = float[kChunks][kVector];
