@@ -276,7 +276,7 @@ void CudaBackend::gate_rows_backward(const Tensor& dy, const Tensor& y, const Te
     A* const gradient = device<A>(dy);
     const A* const gated = device<A>(y);
     with_flag(takes_vectors(dim, gradient, gated), [&](auto vectors) {
-      using Team = RowTeam<kWarp, 2, vectors()>;
+      using Team = RowTeam<kWarp, 1, vectors()>;
       launch(stream(), gate_rows_back<Team, A>, blocks_of<Team>(dy.dim(0)), kRowThreads, 0,
              gradient, gated, device<float>(logit), device<float>(dlogit), dy.dim(0), dim);
     });
