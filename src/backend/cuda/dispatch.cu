@@ -157,7 +157,80 @@ __global__ void __launch_bounds__(kSelectBlock)
   }
 }
 
+// counts (S, E) += the choices of each expert by the tokens of each segment.
+__global__ void __launch_bounds__(kSortBlock)
+    count_choices(const std::int32_t* choice, const std::int32_t* segment, std::int64_t places,
+                  int top_k, int experts, int bits, std::int32_t* counts) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kSortBlock + threadIdx.x;
+  const int expert = i < places ? choice[i] : -1;
+  const int own_segment = segment != nullptr && i < places ? segment[i / top_k] : 0;
+  const int key = expert >= 0 ? own_segment * experts + expert : (1 << bits) - 1;
+  const unsigned same = equal_lanes(key, bits);
+  if (expert >= 0 && lane_index() == __ffs(static_cast<int>(same)) - 1) {
+    atomicAdd(&counts[key], __popc(same));
+  }
+}
+
+// In double, and in the order of backend/cpu/dispatch.cpp.
+__device__ __forceinline__ float scaled(const AuxScale& scale, double wanted) {
+  return static_cast<float>(scale.aux * wanted / scale.tokens);
+}
+
+struct CountShared {
+  BlockScratch<int> scratch;
+};
+
+// A block a segment.
+__global__ void __launch_bounds__(kSortBlock)
+    aux_of_counts(const std::int32_t* counts, int experts, AuxScale scale, float* daux) {
+  auto& s = shared<CountShared>();
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * experts;
+  int own = 0;
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += kSortBlock) {
+    own += counts[first + e];
+  }
+  const int all = block_sum(own, s.scratch);
+  const double each = static_cast<double>(scale.regular) / static_cast<double>(all);
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += kSortBlock) {
+    const int n = counts[first + e];
+    daux[first + e] = scaled(scale, n > 0 ? static_cast<double>(n) * each : 0.0);
+  }
+}
+
+__global__ void __launch_bounds__(kSortBlock)
+    aux_of_load(const float* load, std::int64_t experts, std::int64_t count, AuxScale scale,
+                float* daux) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kSortBlock + threadIdx.x;
+  if (i < count) {
+    daux[i] =
+        scaled(scale, static_cast<double>(scale.regular) * static_cast<double>(load[i % experts]));
+  }
+}
+
 }  // namespace
+
+void CudaBackend::aux_gradient(const Tensor& choice, const Tensor& segment, const Tensor& load,
+                               const AuxScale& scale, const Tensor& daux) {
+  const std::int64_t segments = daux.dim(0);
+  const std::int64_t experts = daux.dim(1);
+  float* const to = device<float>(daux);
+  if (load.defined()) {
+    launch(stream(), aux_of_load, grid_of(ceil_div(daux.numel(), kSortBlock)), kSortBlock, 0,
+           device<float>(load), experts, daux.numel(), scale, to);
+    return;
+  }
+  require(daux.numel() < std::int64_t{1} << 30, "too many segments and experts");
+  const Tensor counts = empty(DType::kI32, {segments, experts});
+  zero(counts);
+  const std::int64_t places = choice.numel();
+  const int bits = std::bit_width(static_cast<unsigned>(daux.numel()));  // one key more: of none
+  launch(stream(), count_choices, grid_of(ceil_div(places, kSortBlock)), kSortBlock, 0,
+         device<std::int32_t>(choice), device<std::int32_t>(segment), places,
+         static_cast<int>(choice.dim(1)), static_cast<int>(experts), bits,
+         device<std::int32_t>(counts));
+  launch(stream(), aux_of_counts, grid_of(segments), kSortBlock, sizeof(CountShared),
+         device<std::int32_t>(counts), static_cast<int>(experts), scale, to);
+}
 
 void CudaBackend::drop_overflow(const Tensor& choice, const Tensor& weight, std::int64_t slots,
                                 const Tensor& target, const Tensor& counts) {

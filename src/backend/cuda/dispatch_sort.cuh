@@ -77,10 +77,11 @@ struct SortCut {
   /// This lane's key at a place, `keys` if it has none.
   __device__ __forceinline__ int key(const SortKeys& of, int place, int end) const {
     const int number = place < end ? of.number[place] : -1;
-    if (number < 0 || (of.table == nullptr ? number >= keys : number >= kMostNumbers)) {
-      return keys;
+    if (number < 0 || of.table == nullptr) {
+      return number >= 0 && number < keys ? number : keys;
     }
-    return of.table == nullptr ? number : of.table[number];
+    const int own = number < kMostNumbers ? of.table[number] : keys;
+    return own >= 0 && own < keys ? own : keys;
   }
   /// Of a key in a chunk, in (keys, chunks).
   __device__ __forceinline__ std::int64_t slot(int key, int own_chunk) const {

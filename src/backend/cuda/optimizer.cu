@@ -188,36 +188,26 @@ bool are_aligned(const T*... pointers) {
   return takes_vectors(0, pointers...);
 }
 
-template <class T>
-std::span<const std::byte> bytes_of(const std::vector<T>& table) {
-  return std::as_bytes(std::span(table));
-}
-
 AdamWEntry entry_of(const AdamWTensors& t, std::int64_t first_chunk) {
   const bool moments_in_bf16 = t.exp_avg.dtype() == DType::kBf16;
   const bool copy_in_bf16 = t.copy.defined() && t.copy.dtype() == DType::kBf16;
-  const auto moment = [&](const Tensor& x) -> void* {
-    return moments_in_bf16 ? static_cast<void*>(device<BFloat16>(x)) : device<float>(x);
+  const auto there = [](const Tensor& x, bool in_bf16) {
+    return in_bf16 ? static_cast<void*>(device<BFloat16>(x)) : device<float>(x);
   };
   AdamWEntry entry{.step = t.step,
                    .grad = device<float>(t.grad),
                    .value = device<float>(t.value),
-                   .exp_avg = moment(t.exp_avg),
-                   .exp_avg_sq = moment(t.exp_avg_sq),
-                   .copy = nullptr,
+                   .exp_avg = there(t.exp_avg, moments_in_bf16),
+                   .exp_avg_sq = there(t.exp_avg_sq, moments_in_bf16),
+                   .copy = t.copy.defined() ? there(t.copy, copy_in_bf16) : nullptr,
                    .count = t.grad.numel(),
                    .first_chunk = first_chunk,
                    .moments_in_bf16 = moments_in_bf16,
                    .copy_in_bf16 = copy_in_bf16,
                    .vectors = false};
-  if (t.copy.defined()) {
-    entry.copy =
-        copy_in_bf16 ? static_cast<void*>(device<BFloat16>(t.copy)) : device<float>(t.copy);
-  }
-  entry.vectors =
-      are_aligned(entry.grad, entry.value, static_cast<const std::byte*>(entry.exp_avg),
-                  static_cast<const std::byte*>(entry.exp_avg_sq),
-                  static_cast<const std::byte*>(entry.copy));
+  entry.vectors = are_aligned(entry.grad, entry.value, static_cast<const std::byte*>(entry.exp_avg),
+                              static_cast<const std::byte*>(entry.exp_avg_sq),
+                              static_cast<const std::byte*>(entry.copy));
   return entry;
 }
 
@@ -235,7 +225,7 @@ void CudaBackend::adamw(std::span<const AdamWTensors> tensors) {
   if (table.empty()) {
     return;
   }
-  const Tensor there = upload_table(bytes_of(table));
+  const Tensor there = upload_table(std::as_bytes(std::span(table)));
   launch(stream(), update_tensors, grid_of(chunks), kBlock, 0,
          reinterpret_cast<const AdamWEntry*>(there.data()), static_cast<int>(table.size()));
 }
@@ -253,7 +243,7 @@ void CudaBackend::sums_of_squares(std::span<const Tensor> x, const Tensor& sums)
   if (table.empty()) {
     return;
   }
-  const Tensor there = upload_table(bytes_of(table));
+  const Tensor there = upload_table(std::as_bytes(std::span(table)));
   const auto* const entries = reinterpret_cast<const SquaresEntry*>(there.data());
   const Tensor parts = empty(DType::kF64, {chunks});
   launch(stream(), squares_of_chunks, grid_of(chunks), kBlock, sizeof(SumShared), entries,

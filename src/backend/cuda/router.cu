@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kBlock)
 
 struct ShareCut {
   std::int64_t tokens, segments;
-  int experts, tiles;        // of 32 experts
+  int experts, tiles;          // of 32 experts
   std::int64_t chunk, chunks;  // tokens of a part, and parts
 };
 
@@ -109,8 +109,8 @@ struct FinishShared {
 };
 
 // Block 0 has the sums over tokens, the others the shares.
-__global__ void __launch_bounds__(kFinishWarps* kColumns) finish_sums(SumParts sums,
-                                                                      SumParts shares) {
+__global__ void __launch_bounds__(kFinishWarps* kColumns)
+    finish_sums(SumParts sums, SumParts shares) {
   auto& s = shared<FinishShared>();
   const SumParts& own = blockIdx.x == 0 ? sums : shares;
   const std::int64_t first = blockIdx.x == 0 ? 0 : blockIdx.x - 1;

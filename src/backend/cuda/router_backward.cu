@@ -117,8 +117,8 @@ void CudaBackend::route_backward(const RouteOptions& options, const RouteTensors
                                  float dz, const Tensor& dlogits) {
   const std::int64_t tokens = tensors.logits.dim(0);
   const std::int64_t experts = tensors.logits.dim(1);
-  const Incoming incoming{device<std::int32_t>(choice), device<float>(dweight),
-                          device<float>(daux), nullptr};
+  const Incoming incoming{device<std::int32_t>(choice), device<float>(dweight), device<float>(daux),
+                          nullptr};
   with_lanes_of(experts, [&](auto n) {
     launch(stream(), route_backward_tokens<decltype(n)::value>, grid_of(ceil_div(tokens, kWarps)),
            kBlock, 0, row_of(options, experts), rows_of(tensors), incoming, dz,

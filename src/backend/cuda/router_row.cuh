@@ -38,7 +38,7 @@ struct ExpertLanes {
   /// A row from memory, or one that is yet to be written there.
   template <class T>
   __device__ __forceinline__ Row<T> read(T* from) const {
-    Row<T> row;
+    Row<T> row{};
     each([&](int i, int e) { row[i] = from[e]; });
     return row;
   }
@@ -141,21 +141,16 @@ inline RouteRow row_of(const RouteOptions& o, std::int64_t experts) {
           .scale = o.scale};
 }
 
-template <class T>
-T* device_or_null(const Tensor& tensor) {
-  return tensor.defined() ? device<T>(tensor) : nullptr;
-}
-
 inline RouteRows rows_of(const RouteTensors& t) {
   return {.state = device<std::int32_t>(t.state),
-          .bias = device_or_null<float>(t.bias),
-          .added = device_or_null<float>(t.added),
-          .segment = device_or_null<std::int32_t>(t.segment),
+          .bias = device<float>(t.bias),
+          .added = device<float>(t.added),
+          .segment = device<std::int32_t>(t.segment),
           .logits = device<float>(t.logits),
           .scores = device<float>(t.scores),
-          .selection = device_or_null<float>(t.selection),
-          .choice = device_or_null<std::int32_t>(t.choice),
-          .weight = device_or_null<float>(t.weight)};
+          .selection = device<float>(t.selection),
+          .choice = device<std::int32_t>(t.choice),
+          .weight = device<float>(t.weight)};
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }

@@ -30,7 +30,8 @@ struct Token {
   Row<const std::int32_t> state;
   Row<float> logits, scores, selection;
 
-  __device__ __forceinline__ Token(const RouteRow& options, const RouteRows& rows, std::int64_t token)
+  __device__ __forceinline__ Token(const RouteRow& options, const RouteRows& rows,
+                                   std::int64_t token)
       : row(options), lanes{options.experts}, at(rows), state(lanes.read(rows.state)) {
     const std::int64_t first = token * row.experts;
     at.added = rows.added != nullptr ? rows.added + first : nullptr;
