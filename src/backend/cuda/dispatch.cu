@@ -68,7 +68,8 @@ __global__ void __launch_bounds__(kSortBlock)
   }
 }
 
-constexpr int kDigits = 256;
+constexpr int kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
 
 struct SelectShared {
   ScanScratch scan;
@@ -103,7 +104,7 @@ __device__ __forceinline__ void count_digits(const Choices& own, unsigned prefix
     const unsigned key = i < own.count ? own.key(i) : 0;
     const bool counts = i < own.count && (key & mask) == prefix;
     const int digit = counts ? static_cast<int>((key >> shift) & (kDigits - 1U)) : kDigits;
-    const unsigned same = equal_lanes(digit, std::bit_width(unsigned{kDigits}));
+    const unsigned same = equal_lanes(digit, kDigitBits + 1);
     if (counts && lane_index() == __ffs(static_cast<int>(same)) - 1) {
       atomicAdd(&s.bins[digit], __popc(same));
     }

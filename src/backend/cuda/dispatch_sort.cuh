@@ -103,7 +103,7 @@ __device__ __forceinline__ int take_rank(int key, bool counts, int bits, std::in
 }
 
 /// counts (keys, chunks). `copy` gets the numbers, unless null.
-inline __global__ void __launch_bounds__(kSortBlock)
+static __global__ void __launch_bounds__(kSortBlock)
     count_places(SortCut cut, SortKeys of, std::int32_t* counts, std::int32_t* copy) {
   const int chunk = static_cast<int>(blockIdx.x) * kSortWarps + warp_index();
   if (chunk >= cut.chunks) {
@@ -145,7 +145,7 @@ __device__ __forceinline__ int scan_row(const std::int32_t* from, int n, std::in
 }
 
 /// A block a key: counts (keys, chunks) become those of the chunks before; totals (keys).
-inline __global__ void __launch_bounds__(kScanBlock)
+static __global__ void __launch_bounds__(kScanBlock)
     scan_chunks(SortCut cut, std::int32_t* counts, std::int32_t* totals) {
   auto& s = shared<ScanShared>();
   std::int32_t* const row = counts + cut.slot(static_cast<int>(blockIdx.x), 0);
@@ -156,7 +156,7 @@ inline __global__ void __launch_bounds__(kScanBlock)
 }
 
 /// One block: first (keys + 1), where each key begins, and behind the last one the end.
-inline __global__ void __launch_bounds__(kScanBlock)
+static __global__ void __launch_bounds__(kScanBlock)
     scan_keys(SortCut cut, const std::int32_t* totals, std::int32_t* first) {
   auto& s = shared<ScanShared>();
   const int end = scan_row(totals, cut.keys, first, s.scan);

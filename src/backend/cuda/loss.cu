@@ -26,12 +26,12 @@ __device__ __forceinline__ std::int64_t place_of(std::int64_t begin, int u) {
 template <bool kVectors>
 __device__ __forceinline__ void load_eight(const float* x, std::int64_t begin, std::int64_t n,
                                            float rest, float (&to)[kVector]) {
-  if (kVectors && place_of<kVectors>(begin, 0) < n) {
+  const bool whole = kVectors && place_of<kVectors>(begin, 0) < n;
+  if (whole) {
     load_vector(x + place_of<kVectors>(begin, 0), to);
-    return;
   }
 #pragma unroll
-  for (int u = 0; u < kVector; ++u) {
+  for (int u = 0; u < kVector && !whole; ++u) {
     const std::int64_t i = place_of<kVectors>(begin, u);
     to[u] = !kVectors && i < n ? x[i] : rest;
   }
@@ -40,17 +40,17 @@ __device__ __forceinline__ void load_eight(const float* x, std::int64_t begin, s
 template <bool kVectors, class A>
 __device__ __forceinline__ void store_eight(A* x, std::int64_t begin, std::int64_t n,
                                             const float (&from)[kVector]) {
-  if (kVectors) {
+  if constexpr (kVectors) {
     if (place_of<kVectors>(begin, 0) < n) {
       store_vector(x + place_of<kVectors>(begin, 0), from);
     }
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int u = 0; u < kVector; ++u) {
-    const std::int64_t i = place_of<kVectors>(begin, u);
-    if (i < n) {
-      store(x + i, from[u]);
+    for (int u = 0; u < kVector; ++u) {
+      const std::int64_t i = place_of<kVectors>(begin, u);
+      if (i < n) {
+        store(x + i, from[u]);
+      }
     }
   }
 }

@@ -19,7 +19,7 @@ struct RouteShared {
 
 // inverse (T): of the sum of the regular scores; parts (blocks, 2): of sums.
 template <int N>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, blocks_with(N))
     route_tokens(RouteRow row, RouteRows rows, std::int64_t tokens, float* inverse, double* parts) {
   auto& s = shared<RouteShared>();
   GroupRank* const groups = reinterpret_cast<GroupRank*>(&s + 1) + warp_index() * row.groups;
@@ -32,9 +32,9 @@ __global__ void __launch_bounds__(kBlock)
       token.keep_candidates();
     }
     token.finish_logits();
-    const float lse = log_sum_exp(token.lanes, token.state, token.logits);
+    const float lse = log_sum_exp(token.lanes, token.roles, token.logits);
     token.score(lse);
-    const float total = regular_sum(token.lanes, token.state, token.scores);
+    const float total = regular_sum(token.lanes, token.roles, token.scores);
     const float own_inverse = 1.0F / (total + kTinyScore);
     entropy += token.entropy(own_inverse);
     if (lane_index() == 0) {
@@ -112,7 +112,9 @@ struct FinishShared {
 __global__ void __launch_bounds__(kFinishWarps* kColumns)
     finish_sums(SumParts sums, SumParts shares) {
   auto& s = shared<FinishShared>();
-  const SumParts& own = blockIdx.x == 0 ? sums : shares;
+  const bool of_sums = blockIdx.x == 0;
+  const SumParts own{of_sums ? sums.from : shares.from, of_sums ? sums.parts : shares.parts,
+                     of_sums ? sums.count : shares.count, of_sums ? sums.to : shares.to};
   const std::int64_t first = blockIdx.x == 0 ? 0 : blockIdx.x - 1;
   const std::int64_t i = first * kColumns + lane_index();
   double sum = 0.0;

@@ -42,11 +42,12 @@ template <class Lanes, class Floats>
 __device__ __forceinline__ void add_dweight(const RouteRow& row, const Lanes& lanes,
                                             const Incoming& in, Floats& d) {
   const float factor = weight_factor(row, chosen_sum(row, in.scores, in.choice));
-  float shift = 0.0F;
+  float inner = 0.0F;
   for (int c = 0; c < row.top_k && row.normalize; ++c) {
     const int e = in.choice[c];
-    shift += e >= 0 ? in.dweight[c] * in.scores[e] * factor / row.scale : 0.0F;
+    inner += e >= 0 ? in.dweight[c] * in.scores[e] : 0.0F;
   }
+  const float shift = inner * factor / row.scale;
   for (int c = 0; c < row.top_k; ++c) {
     const int chosen = in.choice[c];
     const float more = (in.dweight[c] - shift) * factor;
@@ -55,7 +56,7 @@ __device__ __forceinline__ void add_dweight(const RouteRow& row, const Lanes& la
 }
 
 template <int N>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, blocks_with(N))
     route_backward_tokens(RouteRow row, RouteRows rows, Incoming all, float dz, float* dlogits,
                           std::int64_t tokens) {
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_index();
@@ -67,29 +68,26 @@ __global__ void __launch_bounds__(kBlock)
   const Incoming in{all.choice + t * row.top_k, all.dweight + t * row.top_k,
                     all.daux + segment * row.experts, rows.scores + first};
   const ExpertLanes<N> lanes{row.experts};
-  const auto state = lanes.read(rows.state);
+  const auto roles = lanes.roles(rows.state);
   const auto scores = lanes.read(rows.scores + first);
   const auto logits = lanes.read(rows.logits + first);
   auto d = lanes.begin(dlogits + first);  // the gradient of the scores first
 
-  const float inverse = 1.0F / (regular_sum(lanes, state, scores) + kTinyScore);
+  const float inverse = 1.0F / (regular_sum(lanes, roles, scores) + kTinyScore);
   float mean = 0.0F;
-  lanes.each([&](int i, int e) {
-    mean += state[i] == kRegularExpert ? in.daux[e] * scores[i] * inverse : 0.0F;
-  });
+  lanes.each(
+      [&](int i, int e) { mean += roles.regular(i) ? in.daux[e] * scores[i] * inverse : 0.0F; });
   mean = warp_sum(mean);
-  lanes.each([&](int i, int e) {
-    d[i] = state[i] == kRegularExpert ? (in.daux[e] - mean) * inverse : 0.0F;
-  });
+  lanes.each([&](int i, int e) { d[i] = roles.regular(i) ? (in.daux[e] - mean) * inverse : 0.0F; });
   add_dweight(row, lanes, in, d);
 
-  const float lse = log_sum_exp(lanes, state, logits);
+  const float lse = log_sum_exp(lanes, roles, logits);
   float inner = 0.0F;
   float spare = 0.0F;
   lanes.each([&](int i, int /*e*/) {
     const float part = row.sigmoid ? 0.0F : d[i] * scores[i];
-    inner += state[i] == kRegularExpert ? part : 0.0F;
-    spare += state[i] == kSpareExpert ? part * (1.0F - scores[i]) : 0.0F;
+    inner += roles.regular(i) ? part : 0.0F;
+    spare += roles.spare(i) ? part * (1.0F - scores[i]) : 0.0F;
   });
   inner = warp_sum(inner);
   const float dlse = dz * 2.0F * lse - warp_sum(spare);
@@ -97,7 +95,7 @@ __global__ void __launch_bounds__(kBlock)
     const float own = d[i] * scores[i] * (1.0F - scores[i]);
     const float of_score = row.sigmoid ? own : scores[i] * (d[i] - inner);
     const float of_regular = of_score + dlse * expf(logits[i] - lse);
-    d[i] = (state[i] == kRegularExpert ? of_regular : own) / row.temperature;
+    d[i] = (roles.regular(i) ? of_regular : own) * row.inverse_temperature;
   });
   lanes.write(d, dlogits + first);
 }

@@ -12,14 +12,25 @@
 // How a warp holds one number for each expert: lane l has those of experts l, l + 32, ...
 namespace moesaic::cuda {
 
+/// What an expert is, as ExpertState.
+constexpr int kRegularExpert = 1;
+constexpr int kSpareExpert = 2;
+
 /// Up to 32 N experts, in registers.
 template <int N>
 struct ExpertLanes {
   template <class T>
   struct Row {
-    std::remove_const_t<T> values[N];
-    __device__ __forceinline__ auto& operator[](int i) { return values[i]; }
-    __device__ __forceinline__ const auto& operator[](int i) const { return values[i]; }
+    T values[N];
+    __device__ __forceinline__ T& operator[](int i) { return values[i]; }
+    __device__ __forceinline__ const T& operator[](int i) const { return values[i]; }
+  };
+
+  /// What the experts are, a bit for each.
+  struct Roles {
+    unsigned regulars, spares;
+    __device__ __forceinline__ bool regular(int i) const { return ((regulars >> i) & 1U) != 0; }
+    __device__ __forceinline__ bool spare(int i) const { return ((spares >> i) & 1U) != 0; }
   };
 
   int experts;
@@ -42,6 +53,14 @@ struct ExpertLanes {
     each([&](int i, int e) { row[i] = from[e]; });
     return row;
   }
+  __device__ __forceinline__ Roles roles(const std::int32_t* state) const {
+    Roles roles{0, 0};
+    each([&](int i, int e) {
+      roles.regulars |= state[e] == kRegularExpert ? 1U << i : 0U;
+      roles.spares |= state[e] == kSpareExpert ? 1U << i : 0U;
+    });
+    return roles;
+  }
   template <class T>
   __device__ __forceinline__ Row<T> begin(T* /*to*/) const {
     return {};
@@ -63,6 +82,12 @@ struct ExpertLanes<0> {
     }
   };
 
+  struct Roles {
+    Row<const std::int32_t> state;
+    __device__ __forceinline__ bool regular(int i) const { return state[i] == kRegularExpert; }
+    __device__ __forceinline__ bool spare(int i) const { return state[i] == kSpareExpert; }
+  };
+
   int experts;
 
   template <class F>
@@ -75,6 +100,7 @@ struct ExpertLanes<0> {
   __device__ __forceinline__ Row<T> read(T* from) const {
     return {from + lane_index()};
   }
+  __device__ __forceinline__ Roles roles(const std::int32_t* state) const { return {read(state)}; }
   template <class T>
   __device__ __forceinline__ Row<T> begin(T* to) const {
     return {to + lane_index()};
@@ -82,6 +108,9 @@ struct ExpertLanes<0> {
   template <class T>
   __device__ __forceinline__ void write(const Row<T>& /*row*/, T* /*to*/) const {}
 };
+
+/// Blocks of 128 threads that a processor shall hold at least, so that it has the registers for N.
+constexpr int blocks_with(int n) { return n > 8 ? 4 : (n > 4 ? 5 : 8); }
 
 /// f(std::integral_constant<int, N>()) with the N that suits so many experts.
 template <class F>
@@ -101,15 +130,12 @@ void with_lanes_of(std::int64_t experts, const F& f) {
   }
 }
 
-/// What an expert is, as ExpertState.
-constexpr int kRegularExpert = 1;
-constexpr int kSpareExpert = 2;
 constexpr float kTinyScore = 1e-20F;  // keeps a sum of scores that all underflow from dividing by 0
 
 /// What a token's kernel needs of RouteOptions.
 struct RouteRow {
   int experts, top_k, candidates, groups, top_groups, group_best;
-  float threshold, temperature;
+  float threshold, inverse_temperature;
   bool sigmoid, normalize;
   float scale;
 };
@@ -135,7 +161,7 @@ inline RouteRow row_of(const RouteOptions& o, std::int64_t experts) {
           .top_groups = static_cast<int>(o.top_groups),
           .group_best = static_cast<int>(o.group_best),
           .threshold = o.threshold,
-          .temperature = o.temperature,
+          .inverse_temperature = 1.0F / o.temperature,
           .sigmoid = o.score == RouterScore::kSigmoid,
           .normalize = o.normalize,
           .scale = o.scale};
@@ -156,24 +182,23 @@ inline RouteRows rows_of(const RouteTensors& t) {
 __device__ __forceinline__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 /// Over the regular experts; numbers that are no numbers reach the sum.
-template <class Lanes, class State, class Floats>
-__device__ float log_sum_exp(const Lanes& lanes, const State& state, const Floats& logits) {
+template <class Lanes, class Floats>
+__device__ float log_sum_exp(const Lanes& lanes, const typename Lanes::Roles& roles,
+                             const Floats& logits) {
   float top = -INFINITY;
-  lanes.each([&](int i, int /*e*/) {
-    top = state[i] == kRegularExpert && logits[i] > top ? logits[i] : top;
-  });
+  lanes.each(
+      [&](int i, int /*e*/) { top = roles.regular(i) && logits[i] > top ? logits[i] : top; });
   top = warp_max(top);
   float total = 0.0F;
-  lanes.each([&](int i, int /*e*/) {
-    total += state[i] == kRegularExpert ? expf(logits[i] - top) : 0.0F;
-  });
+  lanes.each([&](int i, int /*e*/) { total += roles.regular(i) ? expf(logits[i] - top) : 0.0F; });
   return top + logf(warp_sum(total));
 }
 
-template <class Lanes, class State, class Floats>
-__device__ float regular_sum(const Lanes& lanes, const State& state, const Floats& x) {
+template <class Lanes, class Floats>
+__device__ float regular_sum(const Lanes& lanes, const typename Lanes::Roles& roles,
+                             const Floats& x) {
   float total = 0.0F;
-  lanes.each([&](int i, int /*e*/) { total += state[i] == kRegularExpert ? x[i] : 0.0F; });
+  lanes.each([&](int i, int /*e*/) { total += roles.regular(i) ? x[i] : 0.0F; });
   return warp_sum(total);
 }
 

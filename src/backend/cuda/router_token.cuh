@@ -27,12 +27,12 @@ struct Token {
   RouteRow row;
   Lanes lanes;
   RouteRows at;  // where the token's rows lie
-  Row<const std::int32_t> state;
+  typename Lanes::Roles roles;
   Row<float> logits, scores, selection;
 
   __device__ __forceinline__ Token(const RouteRow& options, const RouteRows& rows,
                                    std::int64_t token)
-      : row(options), lanes{options.experts}, at(rows), state(lanes.read(rows.state)) {
+      : row(options), lanes{options.experts}, at(rows), roles(lanes.roles(rows.state)) {
     const std::int64_t first = token * row.experts;
     at.added = rows.added != nullptr ? rows.added + first : nullptr;
     at.logits += first;
@@ -71,7 +71,7 @@ struct Token {
     __syncwarp();  // lanes wrote their choices
     int who = kNobody;
     lanes.each([&](int i, int e) {
-      bool free = state[i] == kRegularExpert && who == kNobody;
+      bool free = roles.regular(i) && who == kNobody;
       for (int c = 0; c < taken && free; ++c) {
         free = at.choice[c] != e;
       }
@@ -83,9 +83,7 @@ struct Token {
 
   // Leaves only the candidates of the largest logits over.
   __device__ __forceinline__ void keep_candidates() {
-    lanes.each([&](int i, int /*e*/) {
-      selection[i] = state[i] == kRegularExpert ? logits[i] : -INFINITY;
-    });
+    lanes.each([&](int i, int /*e*/) { selection[i] = roles.regular(i) ? logits[i] : -INFINITY; });
     for (int c = 0; c < row.candidates; ++c) {
       take_best(selection);
     }
@@ -95,9 +93,9 @@ struct Token {
 
   __device__ __forceinline__ void finish_logits() {
     lanes.each([&](int i, int e) {
-      const bool possible = state[i] == kRegularExpert || state[i] == kSpareExpert;
+      const bool possible = roles.regular(i) || roles.spare(i);
       const float raw = possible ? logits[i] : -INFINITY;
-      logits[i] = (raw + (at.added != nullptr ? at.added[e] : 0.0F)) / row.temperature;
+      logits[i] = (raw + (at.added != nullptr ? at.added[e] : 0.0F)) * row.inverse_temperature;
     });
   }
 
@@ -105,8 +103,8 @@ struct Token {
   __device__ __forceinline__ void score(float lse) {
     lanes.each([&](int i, int e) {
       const float l = logits[i];
-      const bool regular = state[i] == kRegularExpert;
-      const bool exists = regular || state[i] == kSpareExpert;
+      const bool regular = roles.regular(i);
+      const bool exists = regular || roles.spare(i);
       const bool possible = exists && !(l == -INFINITY);
       const float value = row.sigmoid ? sigmoid(l) : (regular ? expf(l - lse) : sigmoid(l - lse));
       scores[i] = possible ? value : 0.0F;
@@ -184,7 +182,7 @@ struct Token {
   __device__ __forceinline__ double entropy(float inverse) const {
     double sum = 0.0;
     lanes.each([&](int i, int /*e*/) {
-      const float p = state[i] == kRegularExpert ? scores[i] * inverse : 0.0F;
+      const float p = roles.regular(i) ? scores[i] * inverse : 0.0F;
       sum -= p > 0.0F ? static_cast<double>(p) * static_cast<double>(logf(p)) : 0.0;
     });
     return sum;
@@ -192,9 +190,7 @@ struct Token {
 
   // A spare is where it would rather go among spares.
   __device__ __forceinline__ void write() {
-    lanes.each([&](int i, int /*e*/) {
-      selection[i] = state[i] == kSpareExpert ? logits[i] : selection[i];
-    });
+    lanes.each([&](int i, int /*e*/) { selection[i] = roles.spare(i) ? logits[i] : selection[i]; });
     lanes.write(logits, at.logits);
     lanes.write(scores, at.scores);
     lanes.write(selection, at.selection);
