@@ -28,6 +28,10 @@ template <>
 constexpr DType dtype_of<std::int32_t>() {
   return DType::kI32;
 }
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::kF64;
+}
 
 /// Extents of up to four dims, outermost first.
 class Shape {
