@@ -116,6 +116,85 @@ TEST_P(LossKernels, TheLowerIndexWinsTies) {
   check(logits, {0, 33, 2}, 40);
 }
 
+// Vocabularies that no part of a device holds at once, with and without whole vectors.
+TEST_P(LossKernels, LargeVocabularies) {
+  for (const std::int64_t vocab : {4096, 4104, 9001, 12296}) {
+    check(random({2, vocab}, "logits"), {vocab - 1, 3}, vocab);
+  }
+}
+
+// Ties all over a row that is read in parts: the lowest place is found, wherever the others lie.
+TEST_P(LossKernels, TiesFarApart) {
+  for (const std::int64_t vocab : {9000, 9001}) {
+    Vector logits(static_cast<std::size_t>(3 * vocab), 0.5);
+    for (const std::int64_t place : {4097, 4500, 8999}) {
+      logits[static_cast<std::size_t>(vocab + place)] = 2.0;
+    }
+    for (const std::int64_t place : {7, 519, 4103, 8999}) {
+      logits[static_cast<std::size_t>(2 * vocab + place)] = 2.0;
+    }
+    check(logits, {0, -1, 8999}, vocab);
+  }
+}
+
+// dlogits may be the memory of the logits, where both are fp32.
+TEST_P(LossKernels, InPlace) {
+  if (compute() != DType::kF32) {
+    GTEST_SKIP() << "a tensor of bf16 is no tensor of logits";
+  }
+  for (const std::int64_t vocab : {53, 5000}) {
+    const Tensor logits = upload(random({3, vocab}, "logits"), {3, vocab});
+    const Tensor target = upload(Indices{vocab - 2, -1, 0}, {3});
+    const Tensor weight = upload(Vector{0.5, 1.0, 2.0}, {3});
+    const Tensor stats = poisoned({3, 3}), dlogits = poisoned({3, vocab});
+    const Tensor spread = poisoned({3}), again = poisoned({3});
+    backend().softmax_stats(logits, target, stats, poisoned({3}, DType::kI32));
+    backend().cross_entropy_backward(logits, target, stats, weight, dlogits, spread);
+    backend().cross_entropy_backward(logits, target, stats, weight, logits, again);
+    EXPECT_EQ(download(logits), download(dlogits));
+    EXPECT_EQ(download(again), download(spread));
+  }
+}
+
+// Protects a row from its neighbours: the same row, at every place of every batch.
+TEST_P(LossKernels, ARowDependsOnItselfAlone) {
+  for (const std::int64_t vocab : {53, 2056}) {
+    const Vector one = random({vocab}, "one");
+    std::vector<Vector> expected;
+    for (const std::int64_t rows : {1, 3, 17, 65}) {
+      Vector all;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        all.insert(all.end(), one.begin(), one.end());
+      }
+      const Tensor logits = upload(all, {rows, vocab});
+      const Tensor target = upload(Indices(static_cast<std::size_t>(rows), 5), {rows});
+      const Tensor stats = poisoned({rows, 3}), best = poisoned({rows}, DType::kI32);
+      const Tensor dlogits = poisoned({rows, vocab}, compute()), spread = poisoned({rows});
+      const Tensor apart = poisoned({rows});
+      backend().softmax_stats(logits, target, stats, best);
+      backend().cross_entropy_backward(logits, target, stats,
+                                       upload(Vector(static_cast<std::size_t>(rows), 0.7), {rows}),
+                                       dlogits, spread);
+      backend().divergence(logits, upload(Vector(all.size(), 0.1), {rows, vocab}),
+                           upload(Vector(static_cast<std::size_t>(2 * rows), 4.0), {rows, 2}),
+                           apart);
+      std::size_t which = 0;
+      for (const Tensor& tensor : {stats, dlogits, spread, apart}) {
+        const Vector values = download(tensor);
+        const auto width = std::ssize(values) / rows;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const Vector row(values.begin() + r * width, values.begin() + (r + 1) * width);
+          if (rows == 1) {
+            expected.push_back(row);
+          }
+          ASSERT_EQ(row, expected[which]) << "row " << r << " of " << rows;
+        }
+        ++which;
+      }
+    }
+  }
+}
+
 // A share of the vocabulary, with the stats of all of it: the target of row 1 lies elsewhere.
 TEST_P(LossKernels, AShareOfTheVocabulary) {
   const Vector logits = random({3, 40}, "logits");

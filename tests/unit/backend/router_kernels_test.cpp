@@ -236,6 +236,82 @@ TEST_P(RouterKernels, ExtremeLogitsStayFinite) {
   }
 }
 
+// Protects every number of experts: the ways in which a row is held, and what is behind its end.
+TEST_P(RouterKernels, EveryWidth) {
+  for (const std::int64_t experts : {31, 33, 64, 65, 128, 200, 257, 600}) {
+    check(3, {.experts = experts, .top_k = 3, .candidates = experts / 2, .temperature = 0.7},
+          "a width");
+    check(3,
+          {.score = Score::kSigmoid,
+           .experts = experts / 4 * 4,
+           .top_k = 3,
+           .groups = 4,
+           .top_groups = 2},
+          "a width in groups");
+  }
+}
+
+// Protects ties wherever they lie: a choice that is computed twice must be the same twice.
+TEST_P(RouterKernels, TiedLogitsEverywhere) {
+  for (const Score score : kScores) {
+    for (const std::int64_t experts : {6, 64, 130, 600}) {
+      for (const std::int64_t groups : {1, 2}) {
+        const RouteTensors routed =
+            route(Vector(static_cast<std::size_t>(5 * experts), 1.5),
+                  Vector(static_cast<std::size_t>(experts), 0.0),
+                  {.score = score, .experts = experts, .top_k = 3, .groups = groups});
+        const Indices first = {0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2};
+        EXPECT_EQ(download_indices(routed.choice), first) << experts << " experts";
+      }
+    }
+  }
+}
+
+// Protects the sums over tokens: their order does not depend on who comes first.
+TEST_P(RouterKernels, SumsHaveTheSameBitsEveryTime) {
+  const Vector logits = random({300, 40}, "logits");
+  const Indices segment = random_indices(300, 3, "segment");
+  const RouterOptions options{.experts = 40, .top_k = 4};
+  const RouteTensors first = route(logits, Vector(40, 0.0), options, {}, segment);
+  for (int run = 0; run < 9; ++run) {
+    const RouteTensors again = route(logits, Vector(40, 0.0), options, {}, segment);
+    ASSERT_EQ(download(again.shares), download(first.shares)) << "run " << run;
+    ASSERT_EQ(download(again.sums), download(first.sums)) << "run " << run;
+  }
+}
+
+// Protects a token from its neighbours: the same row, at every place of every batch.
+TEST_P(RouterKernels, ARowDependsOnItselfAlone) {
+  constexpr std::int64_t kExperts = 70;
+  const RouterOptions options{.score = Score::kSigmoid, .experts = kExperts, .top_k = 4};
+  const Vector one = random({kExperts}, "one");
+  std::vector<Vector> expected;
+  for (const std::int64_t tokens : {1, 3, 17, 130}) {
+    Vector logits;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      logits.insert(logits.end(), one.begin(), one.end());
+    }
+    const RouteTensors routed = route(logits, Vector(kExperts, 0.0), options);
+    const Tensor dlogits = poisoned({tokens, kExperts});
+    backend().route_backward(options_of(options), routed, routed.choice,
+                             upload(Vector(static_cast<std::size_t>(4 * tokens), 0.5), {tokens, 4}),
+                             upload(random({kExperts}, "daux"), {1, kExperts}), 0.1F, dlogits);
+    std::size_t which = 0;
+    for (const Tensor& tensor : {routed.scores, routed.weight, dlogits}) {
+      const Vector all = download(tensor);
+      const auto width = std::ssize(all) / tokens;
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        const Vector row(all.begin() + t * width, all.begin() + (t + 1) * width);
+        if (tokens == 1) {
+          expected.push_back(row);
+        }
+        ASSERT_EQ(row, expected[which]) << "token " << t << " of " << tokens;
+      }
+      ++which;
+    }
+  }
+}
+
 // Numbers that went bad must be seen as such, and must not name an expert that does not exist.
 TEST_P(RouterKernels, BadLogitsGiveBadWeightsOfRealExperts) {
   for (const Score score : kScores) {
