@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <array>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device/launch.cuh"

@@ -1,5 +1,3 @@
-#include <fmt/format.h>
-
 #include <algorithm>
 
 #include "backend/cuda/cuda_backend.h"
@@ -34,21 +32,6 @@ __global__ void __launch_bounds__(kRowThreads)
   if (lane_index() == 0) {
     peaks[item] = most;
   }
-}
-
-void check_product(const Tensor& x, const Tensor& offsets, const PackedWeights& w, const Tensor& y,
-                   const Tensor& peaks) {
-  require(x.dim(1) == w.slice.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
-          fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
-                      w.rows, w.slice.count, y.shape().text()));
-  require(
-      w.columns == w.slice.blocks().count || (w.slice.before() == 0 && w.columns == w.slice.count),
-      "packed weights do not have the blocks of their columns");
-  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.slice.whole),
-          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
-  require(offsets.defined() ? offsets.numel() == w.groups + 1 : w.groups == 1,
-          fmt::format("{} group offsets for {} groups", offsets.defined() ? offsets.numel() : 0,
-                      w.groups));
 }
 
 // How high tiles of rows are, by how many rows a group has in the mean: one that is too low reads
@@ -133,7 +116,7 @@ void multiply_bf16(CudaBackend& backend, const Tensor& x, const Tensor& offsets,
 
 void CudaBackend::packed_matmul(const Tensor& x, const Tensor& offsets, const PackedWeights& w,
                                 const Tensor& y, const Tensor& peaks) {
-  check_product(x, offsets, w, y, peaks);
+  check_packed_product(x, offsets, w, y, peaks);
   const std::int64_t rows = x.dim(0);
   if (w.format == DType::kBf16) {
     return multiply_bf16(*this, x, offsets, w, y);
@@ -174,8 +157,7 @@ void CudaBackend::packed_matmul(const Tensor& x, const Tensor& offsets, const Pa
 
 void CudaBackend::block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) {
   const std::int64_t blocks = packed_blocks(slice.whole);
-  require(x.dim(1) == slice.count && peaks.numel() == x.dim(0) * blocks,
-          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
+  check_peaks(x, slice, peaks);
   const dim3 grid(static_cast<unsigned>(packed_parts(x.dim(0) * blocks, kRowWarps)));
   std::int32_t* const to = device<std::int32_t>(peaks);
   if (x.dtype() == DType::kF32) {

@@ -1,7 +1,4 @@
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -49,12 +46,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-struct Bad {
-  std::int64_t place;
-  float value;
-};
 // The first number that is not finite or is less than the least; waits for the device.
-std::optional<Bad> first_bad(CudaBackend& backend, const Tensor& x, float least) {
+std::optional<BadNumber> first_bad(CudaBackend& backend, const Tensor& x, float least) {
   const std::int64_t count = x.numel();
   const std::int64_t blocks = std::min<std::int64_t>(packed_parts(count, kThreads), kSearchBlocks);
   if (blocks == 0) {
@@ -70,34 +63,21 @@ std::optional<Bad> first_bad(CudaBackend& backend, const Tensor& x, float least)
   if (place == count) {
     return std::nullopt;
   }
-  Bad bad{place, 0.0F};
+  BadNumber bad{place, 0.0F};
   backend.download(x.reshaped({count}).rows(place, 1),
                    std::as_writable_bytes(std::span(&bad.value, 1)));
   return bad;
 }
 
-void check_mean_squares(CudaBackend& backend, const Tensor& mean_squares, std::int64_t groups,
-                        std::int64_t columns) {
-  if (!mean_squares.defined()) {
-    return;
+void check_numbers(CudaBackend& backend, const Tensor& w, const Tensor& mean_squares) {
+  if (mean_squares.defined()) {
+    check_mean_squares(mean_squares, w.dim(0), w.dim(2));
+    if (const auto bad = first_bad(backend, mean_squares, 0.0F)) {
+      throw bad_mean_square(*bad, w.dim(2));
+    }
   }
-  require(mean_squares.numel() == columns || mean_squares.numel() == groups * columns,
-          fmt::format("mean squares {} for {} groups of {} columns", mean_squares.shape().text(),
-                      groups, columns));
-  if (const auto bad = first_bad(backend, mean_squares, 0.0F)) {
-    throw Error(Exit::kBadData,
-                fmt::format("the mean square of column {} of group {} is {}; it must be finite and "
-                            "at least 0",
-                            bad->place % columns, bad->place / columns, bad->value));
-  }
-}
-
-void check_weights(CudaBackend& backend, const Tensor& w) {
   if (const auto bad = first_bad(backend, w, -std::numeric_limits<float>::max())) {
-    const std::int64_t row = bad->place / w.dim(2);
-    throw Error(Exit::kBadData,
-                fmt::format("weights cannot be packed: row {}, column {} of group {} is {}",
-                            row % w.dim(1), bad->place % w.dim(2), row / w.dim(1), bad->value));
+    throw bad_weight(*bad, w.shape());
   }
 }
 
@@ -281,8 +261,7 @@ std::optional<DType> CudaBackend::inference_format(DType /*compute*/) const { re
 
 PackedWeights CudaBackend::pack(DType format, const Tensor& w, const Tensor& mean_squares) {
   PackedWeights packed = new_packed(*this, format, w.shape());
-  check_mean_squares(*this, mean_squares, packed.groups, packed.columns);
-  check_weights(*this, w);
+  check_numbers(*this, w, mean_squares);
   if (format == DType::kBf16) {
     convert(w, bf16_matrix(packed));
     return packed;
@@ -304,9 +283,7 @@ PackedWeights CudaBackend::pack(DType format, const Tensor& w, const Tensor& mea
 }
 
 void CudaBackend::unpack(const PackedWeights& packed, const Tensor& w) {
-  require(w.numel() == packed.groups * packed.rows * packed.columns,
-          fmt::format("packed ({}, {}, {}) unpacked into {}", packed.groups, packed.rows,
-                      packed.columns, w.shape().text()));
+  check_unpacked(packed, w);
   if (packed.format == DType::kBf16) {
     const Tensor from = bf16_matrix(packed);
     convert(from, w.reshaped(from.shape()));
