@@ -7,6 +7,9 @@
 
 // Between packed weights as they lie in memory and as files hold them (QuantizedRows).
 namespace moesaic::cuda {
+
+using namespace packed;
+
 namespace {
 
 constexpr int kThreads = 256;
@@ -179,10 +182,9 @@ QuantizedRows CudaBackend::codes_of(const PackedWeights& packed) {
       packed.format == DType::kInt8 ? take_rows<DType::kInt8> : take_rows<DType::kInt4>;
   launch(stream(), kernel, grid_of(rows.rows, rows.columns), kThreads, 0, panels_of(packed),
          there.view(rows));
-  download(std::array{
-      Download{there.scales, std::as_writable_bytes(std::span(rows.scales))},
-      Download{there.steps, std::as_writable_bytes(std::span(rows.steps))},
-      Download{there.codes, std::as_writable_bytes(std::span(rows.codes))}});
+  download(std::array{Download{there.scales, std::as_writable_bytes(std::span(rows.scales))},
+                      Download{there.steps, std::as_writable_bytes(std::span(rows.steps))},
+                      Download{there.codes, std::as_writable_bytes(std::span(rows.codes))}});
   return rows;
 }
 

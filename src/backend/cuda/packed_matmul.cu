@@ -8,6 +8,9 @@
 #include "backend/cuda/packed.h"
 
 namespace moesaic::cuda {
+
+using namespace packed;
+
 namespace {
 
 // A warp for each row and block of whole rows.
@@ -91,8 +94,8 @@ void launch_rounding(CudaBackend& backend, const Tensor& x, const PackedWeights&
       .columns = w.slice.count,
       .before = before,
       .depth = packed_depth(w.columns),
-      .peaks = peaks.defined() ? device<std::int32_t>(peaks) + w.slice.begin / kPackedBlock
-                               : nullptr,
+      .peaks =
+          peaks.defined() ? device<std::int32_t>(peaks) + w.slice.begin / kPackedBlock : nullptr,
       .peak_stride = packed_blocks(w.slice.whole),
       .vectors = w.slice.count % 4 == 0 && before % 4 == 0 &&
                  reinterpret_cast<std::uintptr_t>(from) % 16 == 0};
@@ -134,10 +137,9 @@ void CudaBackend::packed_matmul(const Tensor& x, const Tensor& offsets, const Pa
                      .tiles = reinterpret_cast<RowTile*>(table.data()),
                      .tile_count = static_cast<int>(tiles),
                      .tile_height = height};
-  const GroupedRows groups{
-      .offsets = offsets.defined() ? device<std::int32_t>(offsets) : nullptr,
-      .groups = static_cast<int>(w.groups),
-      .rows = static_cast<int>(rows)};
+  const GroupedRows groups{.offsets = offsets.defined() ? device<std::int32_t>(offsets) : nullptr,
+                           .groups = static_cast<int>(w.groups),
+                           .rows = static_cast<int>(rows)};
   if (x.dtype() == DType::kF32) {
     launch_rounding<float>(*this, x, w, peaks, groups, to);
   } else {

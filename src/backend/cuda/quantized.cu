@@ -11,6 +11,9 @@
 
 // Weights of few bits: from numbers, to numbers, from and to codes as files hold them.
 namespace moesaic::cuda {
+
+using namespace packed;
+
 namespace {
 
 constexpr int kThreads = 256;
@@ -34,8 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   auto& scratch = shared<BlockScratch<std::int64_t>>();
   std::int64_t place = count;
   const std::int64_t stride = std::int64_t{kThreads} * gridDim.x;
-  for (std::int64_t i = std::int64_t{kThreads} * blockIdx.x + threadIdx.x; i < count;
-       i += stride) {
+  for (std::int64_t i = std::int64_t{kThreads} * blockIdx.x + threadIdx.x; i < count; i += stride) {
     if (place == count && (!isfinite(x[i]) || x[i] < least)) {
       place = i;
     }
@@ -151,8 +153,8 @@ __device__ double sum_of_groups(double value, int count) {
 }
 
 // The best levels of a block, of which this lane has a group; d becomes theirs.
-__device__ Levels levels_of_block(const float (&w)[kGroup], const ErrorWeights& weights,
-                                  int groups, float& d) {
+__device__ Levels levels_of_block(const float (&w)[kGroup], const ErrorWeights& weights, int groups,
+                                  float& d) {
   const float first = d;
   Levels best;
   double best_error = 0.0;
@@ -292,8 +294,8 @@ void CudaBackend::unpack(const PackedWeights& packed, const Tensor& w) {
   const PackedPanels from = panels_of(packed);
   const std::int64_t all_rows = packed.groups * from.panels * kRows;
   const dim3 grid = grid_of(all_rows * packed_parts(packed.columns, kUnit) * kPlaces);
-  const auto kernel = packed.format == DType::kInt8 ? unpack_panels<DType::kInt8>
-                                                    : unpack_panels<DType::kInt4>;
+  const auto kernel =
+      packed.format == DType::kInt8 ? unpack_panels<DType::kInt8> : unpack_panels<DType::kInt4>;
   launch(stream(), kernel, grid, kThreads, 0, from, all_rows, device<float>(w));
 }
 

@@ -4,7 +4,7 @@
 
 // The search for s and m of a group of 32 numbers of int4, as cpu/kernels/quantized.cpp has it, to
 // the last bit: no multiplication and addition become one, and every sum has its order.
-namespace moesaic::cuda {
+namespace moesaic::cuda::packed {
 
 constexpr int kGroup = 32;
 constexpr float kMostCode = 15.0F;    // q
@@ -118,4 +118,4 @@ __device__ __forceinline__ Levels best_levels(const float (&w)[kGroup], const Er
   return found;
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic::cuda::packed

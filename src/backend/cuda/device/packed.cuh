@@ -17,7 +17,7 @@
 //   int8   unit: the first product's bytes u, then the second's.
 //   int4   unit: for each row % 8 and k / 32 (s, m) of the row and of the row 8 further down; then
 //          the bytes q, the first product in the low nibbles, the second in the high ones.
-namespace moesaic::cuda {
+namespace moesaic::cuda::packed {
 
 constexpr int kRows = static_cast<int>(kPackedRows);
 constexpr int kBlock = static_cast<int>(kPackedBlock);
@@ -32,7 +32,7 @@ constexpr int kPairBytes = format == DType::kInt4 ? 64 : 0;  // of a unit
 template <DType format>
 constexpr int kUnitBytes = format == DType::kInt4 ? 64 + kProductBytes : 2 * kProductBytes;
 template <DType format>
-constexpr int kBlockBytes = kScaleBytes + kUnits * kUnitBytes<format>;
+constexpr int kBlockBytes = kScaleBytes + kUnits* kUnitBytes<format>;
 
 static_assert(kBlockBytes<DType::kInt8> == packed_panel_bytes(DType::kInt8, kPackedBlock));
 static_assert(kBlockBytes<DType::kInt4> == packed_panel_bytes(DType::kInt4, kPackedBlock));
@@ -85,8 +85,7 @@ __device__ __forceinline__ int step_of(int i) { return i / 4 * 8 + i % 4; }
 
 template <DType format>
 __device__ __forceinline__ void store_codes(std::byte* unit, const Eight& eight, Codes codes) {
-  auto* const word =
-      reinterpret_cast<std::uint32_t*>(unit + kPairBytes<format> + eight.word());
+  auto* const word = reinterpret_cast<std::uint32_t*>(unit + kPairBytes<format> + eight.word());
   if constexpr (format == DType::kInt4) {
     *word = codes.first | codes.second << 4U;
   } else {
@@ -152,4 +151,4 @@ __device__ __forceinline__ std::byte* unit_of(std::byte* block, int unit) {
   return block + kScaleBytes + unit * kUnitBytes<format>;
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic::cuda::packed

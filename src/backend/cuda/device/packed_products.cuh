@@ -10,7 +10,7 @@
 // rows of x its 8 columns. A block's sum is an integer, exact in any order; it becomes a float by
 // three rounded operations, and these are added in the order of k: a row has the bits of the CPU's
 // kernels (cpu/kernels/packed.h) wherever it lies.
-namespace moesaic::cuda {
+namespace moesaic::cuda::packed {
 
 constexpr int kProductThreads = 256;
 constexpr int kProductWarps = kProductThreads / kWarp;
@@ -59,8 +59,7 @@ struct UnitWords<DType::kInt4> {
   /// u = q s + m of four numbers at once: no byte exceeds 255.
   __device__ __forceinline__ void decode(std::uint32_t (&a)[2][4]) const {
     const std::uint32_t s[2] = {pairs & 0xffU, pairs >> 16U & 0xffU};
-    const std::uint32_t m[2] = {(pairs >> 8U & 0xffU) * 0x01010101U,
-                                (pairs >> 24U) * 0x01010101U};
+    const std::uint32_t m[2] = {(pairs >> 8U & 0xffU) * 0x01010101U, (pairs >> 24U) * 0x01010101U};
     const std::uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -97,7 +96,7 @@ struct FewRowsShared {
 template <DType format>
 struct BlockWords {
   UnitWords<format> units[kUnits];
-  float scale[2];
+  float scale[2] = {};
 
   __device__ __forceinline__ void load(const std::byte* block, int count) {
     const auto* const scales = reinterpret_cast<const float*>(block);
@@ -137,8 +136,7 @@ __device__ __forceinline__ void add_block(std::int32_t (&sums)[tiles][4],
       w.units[u].decode(a);
 #pragma unroll
       for (int t = 0; t < tiles; ++t) {
-        add_unit(sums[t], a,
-                 *reinterpret_cast<const uint4*>(x.at[t] + block * kBlock + u * kUnit));
+        add_unit(sums[t], a, *reinterpret_cast<const uint4*>(x.at[t] + block * kBlock + u * kUnit));
       }
     }
   }
@@ -217,4 +215,4 @@ __global__ void __launch_bounds__(kProductThreads) multiply_few(PackedProduct p,
   }
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic::cuda::packed

@@ -8,7 +8,7 @@
 
 // Rows of x as products with packed weights read them: signed bytes, row by row, and for each row
 // and block of 256 a scale; and which rows are multiplied together.
-namespace moesaic::cuda {
+namespace moesaic::cuda::packed {
 
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
@@ -141,8 +141,8 @@ __device__ __forceinline__ void round_block(const RowSource<A>& from, const RowT
       most_bits = max(most_bits, size_bits(value));
     }
   }
-  most_bits = from.peaks != nullptr ? from.peaks[row * from.peak_stride + block]
-                                    : warp_max(most_bits);
+  most_bits =
+      from.peaks != nullptr ? from.peaks[row * from.peak_stride + block] : warp_max(most_bits);
   const bool finite = most_bits < kInfinity;
   const float most = __int_as_float(most_bits);
   const bool zero = !finite || most < kLeast;
@@ -182,4 +182,4 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic::cuda::packed

@@ -6,7 +6,7 @@
 
 // Many rows: each warp of a block multiplies panels of its own with 64 rows of x that all share. A
 // ring in shared memory holds the next units of both.
-namespace moesaic::cuda {
+namespace moesaic::cuda::packed {
 
 constexpr int kManyTiles = 8;  // products side by side
 constexpr int kManyRows = kColumns * kManyTiles;
@@ -46,9 +46,8 @@ struct ManyRows {
       cp_async_16(&s.x[stage][row][part], p.x + source * p.depth + unit * kUnit + part, valid);
 #pragma unroll
       for (int panel = 0; panel < kWarpPanels; ++panel) {
-        const std::byte* const from =
-            block(exists(panel) ? panel : 0, unit / kUnits) + kScaleBytes +
-            unit % kUnits * kUnitBytes<format>;
+        const std::byte* const from = block(exists(panel) ? panel : 0, unit / kUnits) +
+                                      kScaleBytes + unit % kUnits * kUnitBytes<format>;
         for (int i = lane_index() * 16; i < kUnitBytes<format>; i += kWarp * 16) {
           cp_async_16(&s.w[stage][warp_index()][panel][i], from + i, exists(panel));
         }
@@ -117,8 +116,8 @@ __device__ __forceinline__ void store_totals(const PackedProduct& p, const RowTi
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const std::int64_t row = tile.row + t * kColumns + lane_index() % 4 * 2 + i % 2;
-        const std::int64_t n = std::int64_t{first_panel + panel} * kRows + lane_index() / 4 +
-                               i / 2 * (kRows / 2);
+        const std::int64_t n =
+            std::int64_t{first_panel + panel} * kRows + lane_index() / 4 + i / 2 * (kRows / 2);
         if (row < tile.end && n < p.w.rows) {
           store(y + row * p.w.rows + n, totals[panel][t][i]);
         }
@@ -174,4 +173,4 @@ __global__ void __launch_bounds__(kProductThreads) multiply_many(PackedProduct p
   store_totals(p, tile, work.first_panel, totals, y);
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic::cuda::packed
