@@ -78,12 +78,8 @@ struct Seen {
   }
 };
 
-/// Of `count` queries whose ranges lie in shared memory; every lane gets it.
-__device__ __forceinline__ Seen seen_by(const int* first, const int* last, int count) {
-  Seen seen;
-  for (int i = lane_index(); i < count; i += kWarp) {
-    seen.join(first[i], last[i]);
-  }
+/// Of all lanes; every lane gets it.
+__device__ __forceinline__ Seen seen_by_warp(Seen seen) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     seen.least_first = min(seen.least_first, __shfl_xor_sync(kAllLanes, seen.least_first, distance));
@@ -92,6 +88,15 @@ __device__ __forceinline__ Seen seen_by(const int* first, const int* last, int c
     seen.most_last = max(seen.most_last, __shfl_xor_sync(kAllLanes, seen.most_last, distance));
   }
   return seen;
+}
+
+/// Of `count` queries whose ranges lie in shared memory; every lane gets it.
+__device__ __forceinline__ Seen seen_by(const int* first, const int* last, int count) {
+  Seen seen;
+  for (int i = lane_index(); i < count; i += kWarp) {
+    seen.join(first[i], last[i]);
+  }
+  return seen_by_warp(seen);
 }
 
 /// Where neighbouring rows of one origin and fork end that begin at query `begin` of the tile

@@ -97,6 +97,16 @@ template <class F>
 __device__ __forceinline__ int column_warp() {
   return warp_index() % F::kColumnWarps;
 }
+/// Columns [begin, end) of values are this warp's: whole fragments of 16.
+struct Columns {
+  int begin, end;
+};
+template <class F>
+__device__ __forceinline__ Columns own_columns(int v_dim) {
+  const int share = (v_dim + 16 * F::kColumnWarps - 1) / (16 * F::kColumnWarps) * 16;
+  const int begin = column_warp<F>() * share;
+  return {begin, min(begin + share, v_dim)};
+}
 
 /// Begins to copy a row of `dim` elements into one of round_up(dim, 16), with zeros behind it and
 /// where it is not valid, by eight threads of which this is `part`.
@@ -301,8 +311,8 @@ __device__ __forceinline__ void add_values(const MmaShared& s, int v_dim,
                                            MmaRows<F>& rows) {
   const int lane = lane_index();
   const int row = s.layout.v_row;
-  const int column = column_warp<F>() * F::kColumnTiles * 8;
-  const BFloat16* const v = s.v() + lane % 16 * row + column + lane / 16 * 8;
+  const Columns own = own_columns<F>(v_dim);
+  const BFloat16* const v = s.v() + lane % 16 * row + own.begin + lane / 16 * 8;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     std::uint32_t a[F::kRowTiles][4];
@@ -316,7 +326,7 @@ __device__ __forceinline__ void add_values(const MmaShared& s, int v_dim,
     }
 #pragma unroll
     for (int n = 0; n < F::kColumnTiles; n += 2) {
-      if (column + n * 8 < v_dim) {
+      if (own.begin + n * 8 < own.end) {
         std::uint32_t both[4];
         ldmatrix_x4_trans(both, v + step * 16 * row + n * 8);
         const std::uint32_t even[2] = {both[0], both[1]};

@@ -24,10 +24,11 @@ __device__ __forceinline__ void for_rows(const QueryTile& tile, const Work& work
 /// Calls work(n, column) with the pairs of columns of this thread that a row of values has.
 template <class F, class Work>
 __device__ __forceinline__ void for_columns(int v_dim, const Work& work) {
-  const int first = column_warp<F>() * F::kColumnTiles * 8 + lane_index() % 4 * 2;
+  const Columns own = own_columns<F>(v_dim);
+  const int first = own.begin + lane_index() % 4 * 2;
 #pragma unroll
   for (int n = 0; n < F::kColumnTiles; ++n) {
-    if (first + n * 8 < v_dim) {
+    if (first + n * 8 < own.end) {
       work(n, first + n * 8);
     }
   }
