@@ -64,11 +64,11 @@ constexpr std::int64_t kPageTokens = kKeyTile;
 /// 1]) are its sequence's from the beginning to at least the last of these rows. Position p lies in
 /// page p / kPageTokens. All int32 on the device.
 struct PagedRuns {
-  Tensor offsets;               // (S + 1)
-  Tensor position;              // (S)
-  Tensor page_offsets;          // (S + 1)
-  Tensor pages;                 // numbers in [0, P)
-  std::int64_t most_keys = 0;   // no row sees a key at this position or later
+  Tensor offsets;              // (S + 1)
+  Tensor position;             // (S)
+  Tensor page_offsets;         // (S + 1)
+  Tensor pages;                // numbers in [0, P)
+  std::int64_t most_keys = 0;  // no row sees a key at this position or later
 };
 
 /// Keys (P, Hkv, kPageTokens, hd) and values (P, Hkv, kPageTokens, vd) in P pages. Undefined

@@ -33,7 +33,8 @@ __device__ void for_stretches(const AttentionCall<T>& call, const QueryTile& til
 }
 
 template <class F>
-__global__ void __launch_bounds__(F::kThreads, F::kLeastBlocks) attend_rows(AttentionCall<BFloat16> call) {
+__global__ void __launch_bounds__(F::kThreads, F::kLeastBlocks)
+    attend_rows(AttentionCall<BFloat16> call) {
   const MmaShared s{&shared<std::byte>(), layout_of<F>(call.head_dim, call.v_dim, true)};
   const QueryTile tile = tile_of(call.rows, F::kRows, static_cast<int>(blockIdx.y));
   const float scale_log2 = call.scale * kLog2E;

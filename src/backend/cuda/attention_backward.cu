@@ -54,10 +54,9 @@ __global__ void __launch_bounds__(kWarpsOfBlock* kWarp)
 // dK and dV of a tile of keys, from the queries of all heads of a group.
 template <int Tiles>
 __global__ void __launch_bounds__(kGradientThreads, Tiles <= 8 ? 2 : 1)
-    key_gradients(GradientCall<BFloat16> call) {
+    key_gradients(GradientCall<BFloat16> call, GradientLayout layout) {
   const AttentionCall<BFloat16>& of = call.of;
-  const GradientShared s{&shared<std::byte>(), gradient_layout(of.head_dim, of.v_dim)};
-  const GradientLayout& layout = s.layout;
+  const GradientShared s{&shared<std::byte>(), layout};
   const int first = static_cast<int>(blockIdx.x) * kGradientTile;
   const int key = of.keys_begin + first;
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -88,10 +87,9 @@ __global__ void __launch_bounds__(kGradientThreads, Tiles <= 8 ? 2 : 1)
 // dQ of a tile of queries; the last tiles first, as they see the most where attention is causal.
 template <int Tiles>
 __global__ void __launch_bounds__(kGradientThreads, Tiles <= 8 ? 2 : 1)
-    query_gradients(GradientCall<BFloat16> call) {
+    query_gradients(GradientCall<BFloat16> call, GradientLayout layout) {
   const AttentionCall<BFloat16>& of = call.of;
-  const GradientShared s{&shared<std::byte>(), gradient_layout(of.head_dim, of.v_dim)};
-  const GradientLayout& layout = s.layout;
+  const GradientShared s{&shared<std::byte>(), layout};
   const int tile = static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   const Rows<BFloat16> queries = query_rows(call, tile * kGradientTile, head, kGradientTile);
@@ -157,8 +155,7 @@ __global__ void __launch_bounds__(kPlainThreads, 3) query_gradients_plainly(Grad
   load_facts(call, tile, head, kPlainRows, s.facts);
   PlainGradient sums;
   sums.clear();
-  sums.column =
-      static_cast<int>(blockIdx.y) * kPlainColumns + static_cast<int>(threadIdx.x);
+  sums.column = static_cast<int>(blockIdx.y) * kPlainColumns + static_cast<int>(threadIdx.x);
   sums.dim = of.head_dim;
   const bool none = seen.least_first >= seen.most_last;
   for (int key = none ? seen.most_last : first_of_tile(seen.least_first, of.keys_begin);
@@ -173,11 +170,15 @@ __global__ void __launch_bounds__(kPlainThreads, 3) query_gradients_plainly(Grad
 
 template <class T>
 GradientTarget<T> target_of(const HeadRows& to, bool adds) {
-  GradientTarget<T> target{nullptr, nullptr, to.rows.dim(1), to.heads.stride};
+  const RowGroups& heads = to.heads;
+  const bool pairs = to.rows.dim(1) % 2 == 0 && heads.first % 2 == 0 &&
+                     (heads.groups == 1 || heads.stride % 2 == 0) &&
+                     reinterpret_cast<std::uintptr_t>(to.rows.data()) % 8 == 0;
+  GradientTarget<T> target{nullptr, nullptr, to.rows.dim(1), heads.stride, pairs};
   if (adds) {
-    target.sum = device<float>(to.rows) + to.heads.first;
+    target.sum = device<float>(to.rows) + heads.first;
   } else {
-    target.to = device<T>(to.rows) + to.heads.first;
+    target.to = device<T>(to.rows) + heads.first;
   }
   return target;
 }
@@ -206,13 +207,14 @@ template <int Tiles>
 void compute_in_tiles(const CudaBackend& backend, const GradientCall<BFloat16>& call) {
   const AttentionCall<BFloat16>& of = call.of;
   const auto heads = static_cast<unsigned>(of.heads);
-  const auto bytes = static_cast<std::size_t>(gradient_layout(of.head_dim, of.v_dim).bytes);
+  const GradientLayout layout = gradient_layout(of.head_dim, of.v_dim);
+  const auto bytes = static_cast<std::size_t>(layout.bytes);
   launch(backend.stream(), key_gradients<Tiles>,
          dim3(blocks_for(of.keys_end - of.keys_begin, kGradientTile),
               heads / static_cast<unsigned>(of.group)),
-         dim3(kGradientThreads), bytes, call);
+         dim3(kGradientThreads), bytes, call, layout);
   launch(backend.stream(), query_gradients<Tiles>, dim3(blocks_for(of.rows, kGradientTile), heads),
-         dim3(kGradientThreads), bytes, call);
+         dim3(kGradientThreads), bytes, call, layout);
 }
 
 void compute(const CudaBackend& backend, const GradientCall<float>& call) {

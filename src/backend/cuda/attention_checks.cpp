@@ -21,9 +21,9 @@ void require_heads(const HeadRows& q, const KeyRows& keys, const Tensor& first) 
 void require_runs(const PagedRuns& runs) {
   if (runs.offsets.dim(0) != runs.position.dim(0) + 1 ||
       runs.page_offsets.dim(0) != runs.offsets.dim(0)) {
-    throw Error(Exit::kInternal, fmt::format("{} runs with {} offsets and {} of pages",
-                                             runs.position.dim(0), runs.offsets.dim(0),
-                                             runs.page_offsets.dim(0)));
+    throw Error(Exit::kInternal,
+                fmt::format("{} runs with {} offsets and {} of pages", runs.position.dim(0),
+                            runs.offsets.dim(0), runs.page_offsets.dim(0)));
   }
 }
 

@@ -5,10 +5,10 @@
 #include "backend/cuda/device/attention_rows.cuh"
 #include "backend/cuda/device/attention_simt.cuh"
 
-// Attention to keys in pages. A page is a tile of keys; the queries of a tile are those of all heads
-// that read the same keys, of neighbouring rows (Kwon et al. 2023). Keys are summed in parts of 1024
-// from fixed positions of a sequence, which are joined in order (Flash-Decoding, Dao et al. 2023):
-// whether blocks share them changes no bit.
+// Attention to keys in pages. A page is a tile of keys; the queries of a tile are those of all
+// heads that read the same keys, of neighbouring rows (Kwon et al. 2023). Keys are summed in parts
+// of 1024 from fixed positions of a sequence, which are joined in order (Flash-Decoding, Dao et al.
+// 2023): whether blocks share them changes no bit.
 namespace moesaic::cuda {
 namespace {
 
@@ -67,8 +67,8 @@ __device__ PagedTile tile_of(const RunTables& tables, int group, int rows, int k
   const int row = tables.offsets[run];
   const std::int64_t begin = (number - first_tile_of(tables, run, group, rows)) * rows;
   const std::int64_t queries = static_cast<std::int64_t>(tables.offsets[run + 1] - row) * group;
-  const auto count = static_cast<int>(max(min(queries - begin, static_cast<std::int64_t>(rows)),
-                                          static_cast<std::int64_t>(0)));
+  const auto count = static_cast<int>(
+      max(min(queries - begin, static_cast<std::int64_t>(rows)), static_cast<std::int64_t>(0)));
   return {{row, kv_head * group, static_cast<int>(begin), count, group}, run};
 }
 
@@ -124,12 +124,12 @@ __global__ void __launch_bounds__(F::kThreads, F::kLeastBlocks)
   const float scale_log2 = call.scale * kLog2E;
   MmaRows<F> rows;
   rows.clear();
-  const bool wanted = for_part(
-      call, paged, tile, kv_head, part, F::kRows, s.first(),
-      [&](const PageKeys<BFloat16>& keys, int key, const Seen& seen) {
-        copy_queries<F>(call, tile.queries, s);
-        attend_tiles<F>(s, keys, call.head_dim, call.v_dim, scale_log2, key, seen, rows);
-      });
+  const bool wanted =
+      for_part(call, paged, tile, kv_head, part, F::kRows, s.first(),
+               [&](const PageKeys<BFloat16>& keys, int key, const Seen& seen) {
+                 copy_queries<F>(call, tile.queries, s);
+                 attend_tiles<F>(s, keys, call.head_dim, call.v_dim, scale_log2, key, seen, rows);
+               });
   if (!wanted) {
     return;
   }
@@ -153,11 +153,11 @@ __global__ void __launch_bounds__(kSimtThreads, 3)
   const float scale_log2 = call.scale * kLog2E;
   SimtColumns columns;
   clear(s, columns);
-  const bool wanted = for_part(
-      call, paged, tile, kv_head, part, kSimtRows, s.ranges,
-      [&](const PageKeys<T>& keys, int key, const Seen& seen) {
-        attend_tiles(call, tile.queries, keys, scale_log2, key, seen, s, columns);
-      });
+  const bool wanted =
+      for_part(call, paged, tile, kv_head, part, kSimtRows, s.ranges,
+               [&](const PageKeys<T>& keys, int key, const Seen& seen) {
+                 attend_tiles(call, tile.queries, keys, scale_log2, key, seen, s, columns);
+               });
   if (!wanted) {
     return;
   }
@@ -311,9 +311,8 @@ void attend_plainly(CudaBackend& backend, const AttentionCall<T>& call, const Pa
   const std::int64_t tiles = tile_numbers(call.rows, call.group, paged.tables.runs, kSimtRows);
   in_parts(backend, call, paged, parts, tiles * kv_heads, out, lse,
            [&](const AttentionCall<T>& one, const PagedCall& of, std::int64_t count) {
-             launch(backend.stream(), attend_pages_simt<T>,
-                    simt_grid(one, tiles, kv_heads * count), dim3(kSimtThreads),
-                    sizeof(SimtShared), one, of);
+             launch(backend.stream(), attend_pages_simt<T>, simt_grid(one, tiles, kv_heads * count),
+                    dim3(kSimtThreads), sizeof(SimtShared), one, of);
            });
 }
 
@@ -375,8 +374,7 @@ void CudaBackend::attention(const HeadRows& q, const KeyPages& keys, const Visib
                         .v_page = page_elements(values),
                         .first_part = 0,
                         .apart = false};
-  const std::int64_t parts =
-      std::max<std::int64_t>(1, tiles_of(keys.runs.most_keys, kPartKeys));
+  const std::int64_t parts = std::max<std::int64_t>(1, tiles_of(keys.runs.most_keys, kPartKeys));
   with_type(q.rows.dtype(), [&](auto type) {
     attend(*this, call_of<decltype(type)>(q, keys, visible, scale, out, lse), paged, parts,
            keys.values.defined(), out, lse);

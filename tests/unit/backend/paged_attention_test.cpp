@@ -57,8 +57,7 @@ class PagedKernels : public KernelTest {
 
   // Stores the chunks' rows and computes them in one call.
   Result compute_rows(const std::vector<Chunk>& chunks, std::int64_t window) {
-    Indices offsets = {0}, position, page_offsets = {0};
-    std::vector<std::int32_t> pages;
+    Indices offsets = {0}, position, page_offsets = {0}, pages;
     Vector rows;
     for (const Chunk& chunk : chunks) {
       const auto s = static_cast<std::size_t>(chunk.sequence);
@@ -69,7 +68,14 @@ class PagedKernels : public KernelTest {
       rows.insert(rows.end(), qkv_[s].begin() + chunk.first * width(),
                   qkv_[s].begin() + chunk.end * width());
     }
-    const PagedRuns runs{offsets, position, page_offsets, pages};
+    std::int64_t most_keys = 0;
+    for (const Chunk& chunk : chunks) {
+      most_keys = std::max(most_keys, chunk.end);
+    }
+    const PagedRuns runs{upload(offsets, {std::ssize(offsets)}),
+                         upload(position, {std::ssize(position)}),
+                         upload(page_offsets, {std::ssize(page_offsets)}),
+                         upload(pages, {std::ssize(pages)}), most_keys};
     const Tensor qkv = upload(rows, {offsets.back(), width()}, compute());
     const std::int64_t queries = heads_.query * heads_.head_dim;
     backend().store_in_pages(qkv, {queries, heads_.key_value, heads_.head_dim, heads_.head_dim},
@@ -173,6 +179,30 @@ TEST_P(PagedKernels, BitsDoNotDependOnNeighbours) {
   one_by_one.lse.insert(one_by_one.lse.end(), rest.lse.begin(), rest.lse.end());
   EXPECT_EQ(whole.out, one_by_one.out);
   EXPECT_EQ(whole.lse, one_by_one.lse);
+}
+
+// A token has the same bits in every batch, however many rows and runs there are, and whether its
+// keys are shared by threads.
+TEST_P(PagedKernels, SameBitsInEveryBatch) {
+  for (const bool latent : {false, true}) {
+    make(heads_of(8, 1, 48, 40), {1100, 70, 130, 1}, latent);
+    compute_rows({{0, 0, 1100}, {1, 0, 70}, {2, 0, 130}}, 0);
+    const Result alone = compute_rows({{0, 1099, 1100}}, 0);
+    const auto expect_same = [&](const Result& batch, std::int64_t row, const std::string& what) {
+      const auto out = batch.out.begin() + row * std::ssize(alone.out);
+      const auto lse = batch.lse.begin() + row * std::ssize(alone.lse);
+      EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), out)) << what;
+      EXPECT_TRUE(std::equal(alone.lse.begin(), alone.lse.end(), lse)) << what;
+    };
+    expect_same(compute_rows({{1, 69, 70}, {0, 1099, 1100}, {3, 0, 1}}, 0), 1, "of tokens");
+    expect_same(compute_rows({{0, 1070, 1100}}, 0), 29, "of its own");
+    expect_same(compute_rows({{2, 0, 130}, {0, 1099, 1100}}, 0), 130, "behind a prompt");
+    // A short sequence alone has one part of keys, and beside a long one as many as that.
+    const Result short_one = compute_rows({{1, 69, 70}}, 0);
+    const Result beside = compute_rows({{0, 1099, 1100}, {1, 69, 70}}, 0);
+    EXPECT_TRUE(std::equal(short_one.out.begin(), short_one.out.end(),
+                           beside.out.begin() + std::ssize(short_one.out)));
+  }
 }
 
 // Threads share the keys of a long sequence, whose sums are joined: the same bits as of whole tiles

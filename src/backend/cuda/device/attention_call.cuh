@@ -34,7 +34,7 @@ template <class T>
 struct AttentionTarget {
   T* out;
   float* lse;
-  float *values, *top, *total;            // null: no sums
+  float *values, *top, *total;             // null: no sums
   const float *before_top, *before_total;  // what top and total hold, where it is wanted
   bool adds;                               // to what the sums hold
 };
@@ -82,7 +82,8 @@ struct Seen {
 __device__ __forceinline__ Seen seen_by_warp(Seen seen) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    seen.least_first = min(seen.least_first, __shfl_xor_sync(kAllLanes, seen.least_first, distance));
+    seen.least_first =
+        min(seen.least_first, __shfl_xor_sync(kAllLanes, seen.least_first, distance));
     seen.most_first = max(seen.most_first, __shfl_xor_sync(kAllLanes, seen.most_first, distance));
     seen.least_last = min(seen.least_last, __shfl_xor_sync(kAllLanes, seen.least_last, distance));
     seen.most_last = max(seen.most_last, __shfl_xor_sync(kAllLanes, seen.most_last, distance));

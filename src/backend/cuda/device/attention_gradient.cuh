@@ -17,9 +17,12 @@ struct GradientTarget {
   T* to;       // null: adds
   float* sum;  // null: writes
   std::int64_t row_step, head_step;
+  bool pairs;  // elements 2i and 2i + 1 of a row lie in one word
 
-  __device__ void write(std::int64_t row, std::int64_t head, int column, float value) const {
-    const std::int64_t at = row * row_step + head * head_step + column;
+  __device__ std::int64_t place_of(std::int64_t row, std::int64_t head, int column) const {
+    return row * row_step + head * head_step + column;
+  }
+  __device__ void write(std::int64_t at, float value) const {
     if (sum != nullptr) {
       sum[at] += value;
     } else {
@@ -27,6 +30,23 @@ struct GradientTarget {
     }
   }
 };
+/// Elements `at` and `at` + 1, the first an even one of a row; of these, `count` exist.
+__device__ __forceinline__ void write_pair(const GradientTarget<BFloat16>& target, std::int64_t at,
+                                           int count, float low, float high) {
+  if (target.pairs && count > 1) {
+    if (target.sum != nullptr) {
+      float2& sum = *reinterpret_cast<float2*>(target.sum + at);
+      sum = make_float2(sum.x + low, sum.y + high);
+    } else {
+      *reinterpret_cast<std::uint32_t*>(target.to + at) = pack_bf16(low, high);
+    }
+    return;
+  }
+  target.write(at, low);
+  if (count > 1) {
+    target.write(at + 1, high);
+  }
+}
 
 /// What is known of a row of a query head: base = lse log2(e), inf where it sees nothing.
 struct RowFacts {
@@ -78,9 +98,7 @@ __device__ void load_facts(const GradientCall<T>& call, int tile, int head, int 
 struct Weights {
   float p, ds;
 };
-__device__ __forceinline__ Weights weights_of(float score, float dp, bool sees, float base,
-                                              float delta, float scale, float scale_log2) {
-  const float p = sees ? exp2f(fmaf(score, scale_log2, -base)) : 0.0F;
+__device__ __forceinline__ Weights weights_of(float p, float dp, float delta, float scale) {
   return {p, p * ((dp - delta) * scale)};
 }
 
@@ -110,17 +128,19 @@ struct Rows {
 };
 template <class T>
 __device__ Rows<T> key_rows(const AttentionCall<T>& call, int first, int kv_head, int most) {
-  return {call.k.at(first, kv_head), call.v.at(first, kv_head),
-          call.k.row_step,           call.v.row_step,
+  return {call.k.at(first, kv_head),
+          call.v.at(first, kv_head),
+          call.k.row_step,
+          call.v.row_step,
           min(most, call.keys_end - call.keys_begin - first),
-          call.k.vectors,            call.v.vectors};
+          call.k.vectors,
+          call.v.vectors};
 }
 template <class T>
 __device__ Rows<T> query_rows(const GradientCall<T>& call, int first, int head, int most) {
-  return {call.of.q.at(first, head), call.dout.at(first, head),
-          call.of.q.row_step,        call.dout.row_step,
-          min(most, call.of.rows - first),
-          call.of.q.vectors,         call.dout.vectors};
+  return {call.of.q.at(first, head), call.dout.at(first, head),       call.of.q.row_step,
+          call.dout.row_step,        min(most, call.of.rows - first), call.of.q.vectors,
+          call.dout.vectors};
 }
 
 }  // namespace moesaic::cuda

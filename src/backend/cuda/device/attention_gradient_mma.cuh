@@ -18,7 +18,7 @@ constexpr int kWeightRow = kGradientTile + 8;
 struct GradientLayout {
   int a_row, b_row, rows_a, rows_b, columns_a, columns_b, p, ds, bytes;
 };
-__host__ __device__ inline GradientLayout gradient_layout(int head_dim, int v_dim) {
+inline GradientLayout gradient_layout(int head_dim, int v_dim) {
   GradientLayout layout{};
   layout.a_row = (head_dim + 15) / 16 * 16 + 8;
   layout.b_row = (v_dim + 15) / 16 * 16 + 8;
@@ -36,7 +36,7 @@ __host__ __device__ inline GradientLayout gradient_layout(int head_dim, int v_di
 
 struct GradientShared {
   std::byte* base;
-  GradientLayout layout;
+  const GradientLayout& layout;  // an argument of the kernel: it takes no registers
 
   __device__ BFloat16* at(int place) const { return reinterpret_cast<BFloat16*>(base + place); }
   __device__ TileFacts& facts() const { return *reinterpret_cast<TileFacts*>(base); }
@@ -58,11 +58,12 @@ __device__ __forceinline__ void copy_rows(const Rows<BFloat16>& rows, int head_d
   }
 }
 
-/// Products of the warp's rows with its half of the columns.
-__device__ __forceinline__ void multiply_half(const BFloat16* rows, const BFloat16* columns,
-                                              int step, int dim, float (&products)[4][4]) {
+/// Products of the warp's rows with 16 columns from `first` on.
+__device__ __forceinline__ void multiply_some(const BFloat16* rows, const BFloat16* columns,
+                                              int first, int step, int dim,
+                                              float (&products)[2][4]) {
 #pragma unroll
-  for (int n = 0; n < 4; ++n) {
+  for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       products[n][i] = 0.0F;
@@ -70,18 +71,15 @@ __device__ __forceinline__ void multiply_half(const BFloat16* rows, const BFloat
   }
   const int lane = lane_index();
   rows += (gradient_row() + lane % 16) * step + lane / 16 * 8;
-  columns += (gradient_half() * 32 + lane / 16 * 8 + lane % 8) * step + lane / 8 % 2 * 8;
+  columns += (first + lane / 16 * 8 + lane % 8) * step + lane / 8 % 2 * 8;
 #pragma unroll 2
   for (int i = 0; i < dim; i += 16) {
     std::uint32_t a[4];
+    std::uint32_t both[4];
     ldmatrix_x4(a, rows + i);
-#pragma unroll
-    for (int n = 0; n < 4; n += 2) {
-      std::uint32_t both[4];
-      ldmatrix_x4(both, columns + n * 8 * step + i);
-      mma_bf16(products[n], a, {both[0], both[1]});
-      mma_bf16(products[n + 1], a, {both[2], both[3]});
-    }
+    ldmatrix_x4(both, columns + i);
+    mma_bf16(products[0], a, {both[0], both[1]});
+    mma_bf16(products[1], a, {both[2], both[3]});
   }
 }
 
@@ -126,45 +124,49 @@ struct Gradient {
     }
   }
 
-  __device__ void write(const GradientTarget<BFloat16>& to, std::int64_t first, int rows,
-                        int head, int dim) const {
+  __device__ void write(const GradientTarget<BFloat16>& to, std::int64_t first, int rows, int head,
+                        int dim) const {
     const Columns columns = own(dim);
     const int lane = lane_index();
+    const int column = columns.begin + lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < Tiles; ++n) {
+    for (int half = 0; half < 2; ++half) {
+      const int row = gradient_row() + lane / 4 + half * 8;
+      const std::int64_t at = to.place_of(first + row, head, column);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = gradient_row() + lane / 4 + i / 2 * 8;
-        const int column = columns.begin + n * 8 + lane % 4 * 2 + i % 2;
-        if (row < rows && column < columns.end) {
-          to.write(first + row, head, column, sums[n][i]);
+      for (int n = 0; n < Tiles; ++n) {
+        const int left = row < rows ? columns.end - column - n * 8 : 0;
+        if (left > 0) {
+          write_pair(to, at + n * 8, left, sums[n][2 * half], sums[n][2 * half + 1]);
         }
       }
     }
   }
 };
 
-/// From scores and dP of the warp to P and dS in the shared memory. KeyRows: rows are keys.
+/// From scores and dP of the warp with 16 columns to P and dS in the shared memory. KeyRows: rows
+/// are keys.
 template <bool KeyRows>
-__device__ __forceinline__ void share_weights(const GradientShared& s, int key, bool whole,
-                                              float scale, const float (&scores)[4][4],
-                                              const float (&dp)[4][4]) {
+__device__ __forceinline__ void share_weights(const GradientShared& s, int first, int key,
+                                              bool whole, float scale, const float (&scores)[2][4],
+                                              const float (&dp)[2][4]) {
   const TileFacts& facts = s.facts();
   const int lane = lane_index();
 #pragma unroll
-  for (int n = 0; n < 4; ++n) {
+  for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = gradient_row() + lane / 4 + half * 8;
-      const int column = gradient_half() * 32 + n * 8 + lane % 4 * 2;
+      const int column = first + n * 8 + lane % 4 * 2;
       Weights pair[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int query = KeyRows ? column + i : row;
         const int here = key + (KeyRows ? row : column + i);
         const bool sees = whole || (here >= facts.first[query] && here < facts.last[query]);
-        pair[i] = weights_of(scores[n][2 * half + i], dp[n][2 * half + i], sees,
-                             facts.base[query], facts.delta[query], scale, scale * kLog2E);
+        const float exponent = fmaf(scores[n][2 * half + i], scale * kLog2E, -facts.base[query]);
+        pair[i] = weights_of(sees ? fast_exp2(exponent) : 0.0F, dp[n][2 * half + i],
+                             facts.delta[query], scale);
       }
       const int at = row * kWeightRow + column;
       if constexpr (KeyRows) {
@@ -175,7 +177,8 @@ __device__ __forceinline__ void share_weights(const GradientShared& s, int key, 
   }
 }
 
-/// P and dS of a tile of keys with one of queries. Begins where both are on their way.
+/// P and dS of a tile of keys with one of queries, of which each warp computes 16 rows and half of
+/// the columns, 16 after 16 to save registers. Begins where both tiles are on their way.
 template <bool KeyRows>
 __device__ __forceinline__ void compute_weights(const GradientShared& s,
                                                 const AttentionCall<BFloat16>& call, int key,
@@ -183,11 +186,17 @@ __device__ __forceinline__ void compute_weights(const GradientShared& s,
   cp_async_wait<0>();
   __syncthreads();
   const GradientLayout& layout = s.layout;
-  float scores[4][4];
-  float dp[4][4];
-  multiply_half(s.at(layout.rows_a), s.at(layout.columns_a), layout.a_row, call.head_dim, scores);
-  multiply_half(s.at(layout.rows_b), s.at(layout.columns_b), layout.b_row, call.v_dim, dp);
-  share_weights<KeyRows>(s, key, seen.whole(key, kGradientTile), call.scale, scores, dp);
+  const bool whole = seen.whole(key, kGradientTile);
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const int first = gradient_half() * 32 + i * 16;
+    float scores[2][4];
+    float dp[2][4];
+    multiply_some(s.at(layout.rows_a), s.at(layout.columns_a), first, layout.a_row, call.head_dim,
+                  scores);
+    multiply_some(s.at(layout.rows_b), s.at(layout.columns_b), first, layout.b_row, call.v_dim, dp);
+    share_weights<KeyRows>(s, first, key, whole, call.scale, scores, dp);
+  }
   __syncthreads();
 }
 

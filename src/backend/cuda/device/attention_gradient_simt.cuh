@@ -74,9 +74,8 @@ __device__ void plain_weights(const AttentionCall<T>& call, const Rows<T>& rows,
     const int query = KeyRows ? own : first + i;
     const int here = key + (KeyRows ? first + i : own);
     const bool sees = here >= s.facts.first[query] && here < s.facts.last[query];
-    const Weights weights =
-        weights_of(scores[i], dp[i], sees, s.facts.base[query], s.facts.delta[query], call.scale,
-                   call.scale * kLog2E);
+    const float p = sees ? exp2f(fmaf(scores[i], call.scale * kLog2E, -s.facts.base[query])) : 0.0F;
+    const Weights weights = weights_of(p, dp[i], s.facts.delta[query], call.scale);
     s.weights[first + i][own] = wants_ds ? weights.ds : weights.p;
   }
   __syncthreads();
@@ -113,15 +112,14 @@ struct PlainGradient {
     }
   }
   template <class T>
-  __device__ void write(const GradientTarget<T>& to, std::int64_t first, int rows,
-                        int head) const {
+  __device__ void write(const GradientTarget<T>& to, std::int64_t first, int rows, int head) const {
 #pragma unroll
     for (int i = 0; i < kPlainRows; ++i) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int at = column + c * kPlainThreads;
         if (i < rows && at < dim) {
-          to.write(first + i, head, at, sums[i][c]);
+          to.write(to.place_of(first + i, head, at), sums[i][c]);
         }
       }
     }

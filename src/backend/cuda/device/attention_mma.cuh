@@ -150,8 +150,8 @@ __device__ void copy_queries(const AttentionCall<BFloat16>& call, const QueryTil
 
 /// Scores of the warp's rows with its keys of the tile.
 template <class F>
-__device__ __forceinline__ void multiply_keys(
-    const MmaShared& s, int head_dim, float (&scores)[F::kRowTiles][F::kScoreTiles][4]) {
+__device__ __forceinline__ void multiply_keys(const MmaShared& s, int head_dim,
+                                              float (&scores)[F::kRowTiles][F::kScoreTiles][4]) {
   static_assert(F::kScoreTiles % 2 == 0);
 #pragma unroll
   for (int m = 0; m < F::kRowTiles; ++m) {

@@ -18,7 +18,7 @@ struct SimtShared {
   float top[kSimtRows], total[kSimtRows], before[kSimtRows];
   float q[kSimtRows][kSimtPiece];
   float k[kTileKeys][kSimtPiece + 1];
-  float weights[kSimtRows][kTileKeys];
+  float weights[kSimtRows][kTileKeys + 8];  // 8 more, so that banks differ
 };
 
 /// Columns of values of a thread: the first and the one kSimtThreads later.
@@ -69,26 +69,40 @@ __device__ void score_keys(const AttentionCall<T>& call, const QueryTile& tile, 
   __syncthreads();
 }
 
-/// Scores become weights.
+/// Scores become weights: eight neighbouring threads have a row.
 __device__ __forceinline__ void soften(float scale_log2, SimtShared& s) {
-  const int lane = lane_index();
-  for (int i = warp_index(); i < kSimtRows; i += kSimtThreads / kWarp) {
-    float* const weights = s.weights[i];
-    const float top = s.top[i];
-    const float best = fmaxf(top, warp_max(fmaxf(weights[lane], weights[lane + kWarp])));
-    const float base = base_of(best);
-    const float low = exp2f((weights[lane] - base) * scale_log2);
-    const float high = exp2f((weights[lane + kWarp] - base) * scale_log2);
-    weights[lane] = low;
-    weights[lane + kWarp] = high;
-    const float sum = warp_sum(low + high);
-    if (lane == 0) {
-      const float before = exp2f((top - best) * scale_log2);
-      s.before[i] = before;
-      s.top[i] = best;
-      s.total[i] = fmaf(s.total[i], before, sum);
+  static_assert(kSimtThreads == 8 * kSimtRows);
+  const int row = static_cast<int>(threadIdx.x) / 8;
+  float* const weights = s.weights[row] + threadIdx.x % 8;
+  const auto join = [](float value, const auto& with) {
+#pragma unroll
+    for (int distance = 4; distance > 0; distance /= 2) {
+      value = with(value, __shfl_xor_sync(kAllLanes, value, distance));
     }
-    __syncwarp();
+    return value;
+  };
+  const float top = s.top[row];
+  float best = top;
+#pragma unroll
+  for (int j = 0; j < kTileKeys; j += 8) {
+    best = fmaxf(best, weights[j]);
+  }
+  best = join(best, Larger());
+  const float base = base_of(best);
+  float sum = 0.0F;
+#pragma unroll
+  for (int j = 0; j < kTileKeys; j += 8) {
+    const float weight = exp2f((weights[j] - base) * scale_log2);
+    weights[j] = weight;
+    sum += weight;
+  }
+  sum = join(sum, Plus());
+  __syncwarp();
+  if (threadIdx.x % 8 == 0) {
+    const float before = exp2f((top - best) * scale_log2);
+    s.before[row] = before;
+    s.top[row] = best;
+    s.total[row] = fmaf(s.total[row], before, sum);
   }
   __syncthreads();
 }
