@@ -24,6 +24,7 @@ build=(
   "nlohmann_json:nlohmann-json3-dev:nlohmann-json:nlohmann_json"
   "spdlog:libspdlog-dev:spdlog:spdlog" "fmt:libfmt-dev:fmt:fmt"
   "openssl:libssl-dev:openssl:openssl" "zlib:zlib1g-dev:zlib:zlib" "zstd:libzstd-dev:zstd:zstd"
+  "boost_context:libboost-context-dev:boost+context:libboost-devel"
   "googletest:libgtest-dev:googletest:gtest" "benchmark:libbenchmark-dev:benchmark:benchmark"
 )
 run=(

@@ -41,7 +41,6 @@ struct Gathering {
   Where where{nullptr, 0};
   std::array<void*, kLanes> operands{};
   std::array<Thread*, kLanes> threads{};
-  char race = 0;
 };
 
 struct Block {
@@ -52,7 +51,7 @@ struct Block {
   int arrived = 0, holding = 0, held = 0;                           // at the barrier
   Where barrier{nullptr, 0};
   const char* barrier_name = nullptr;
-  std::array<char, 2> race{};
+  std::array<char, 2> race{};  // places that order its threads for ThreadSanitizer
   std::string fault;
   std::byte* shared = nullptr;
   const Kernel* kernel = nullptr;
@@ -279,8 +278,10 @@ void together(unsigned mask, const char* name, void* operands, Join join, Where 
     fail(fmt::format("the mask {:08x} of {} has lanes beyond the block", mask, name), where);
   }
   auto& open = the_block.gatherings[static_cast<std::size_t>(me.warp)];
-  auto found = std::find_if(open.begin(), open.end(),
-                            [&](const auto& one) { return (one->mask & mask) != 0; });
+  const unsigned bit = 1U << static_cast<unsigned>(me.lane);
+  auto found = std::find_if(open.begin(), open.end(), [&](const auto& one) {
+    return one->mask == mask && (one->here & bit) == 0;
+  });
   if (found == open.end()) {
     open.push_back(std::make_unique<Gathering>());
     found = std::prev(open.end());
@@ -289,11 +290,11 @@ void together(unsigned mask, const char* name, void* operands, Join join, Where 
     (*found)->where = where;
   }
   Gathering& all = **found;
-  if (all.mask != mask || std::string_view(all.name) != name || !same(all.where, where)) {
-    fail(fmt::format("does {} of {:08x} ({}), while lanes of its warp wait in {} of {:08x} ({})",
-                     name, mask, text_of(where), all.name, all.mask, text_of(all.where)));
+  if (!same(all.where, where) || std::string_view(all.name) != name) {
+    fail(fmt::format("is in {} ({}), while lanes of its warp wait in {} ({})", name, text_of(where),
+                     all.name, text_of(all.where)));
   }
-  all.here |= 1U << static_cast<unsigned>(me.lane);
+  all.here |= bit;
   all.operands[static_cast<std::size_t>(me.lane)] = operands;
   all.threads[static_cast<std::size_t>(me.lane)] = &me;
   race::release(&the_block.gatherings[static_cast<std::size_t>(me.warp)]);

@@ -134,6 +134,8 @@ Machine& machine();
 std::size_t bytes_on_device();
 /// Does what the stream still has to do.
 void flush(cudaStream_t stream);
+/// Fills memory that is taken again with 0xff, unless some stream has work for it.
+void spoil(const void* place, std::size_t bytes);
 /// A launch is wrong in its numbers: the error that CUDA would give, or success.
 cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes);
 

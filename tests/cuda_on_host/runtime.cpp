@@ -100,7 +100,9 @@ cudaError_t allocate(std::map<const std::byte*, std::size_t>& blocks, void** pla
   if (memory == nullptr) {
     return cudaErrorMemoryAllocation;
   }
-  std::memset(memory, 0xff, bytes);
+  if (&blocks == &state().device) {
+    std::memset(memory, 0xff, bytes);
+  }
   blocks.emplace(static_cast<const std::byte*>(memory), bytes);
   *place = memory;
   return cudaSuccess;
@@ -134,6 +136,15 @@ std::size_t bytes_on_device() {
 void flush(cudaStream_t stream) {
   const Lock lock(state().mutex);
   do_all(stream);
+}
+
+void spoil(const void* place, std::size_t bytes) {
+  const Lock lock(state().mutex);
+  const bool idle = std::all_of(state().streams.begin(), state().streams.end(),
+                                [](cudaStream_t stream) { return stream->work.empty(); });
+  if (idle && holds(state().device, place, bytes)) {
+    std::memset(const_cast<void*>(place), 0xff, bytes);
+  }
 }
 
 cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {

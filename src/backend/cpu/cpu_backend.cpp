@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "backend/cpu/host_memory.h"
+
 namespace moesaic {
 
 std::unique_ptr<Backend> make_cpu_backend(int threads, bool matrix_units) {
@@ -13,7 +15,7 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, bool matrix_units) {
 namespace cpu {
 
 CpuBackend::CpuBackend(int threads, InstructionSet set)
-    : threads_(threads), set_(set), matmul_(threads, set) {
+    : threads_(threads), set_(set), memory_pool_(host_memory()), matmul_(threads, set) {
   require(threads >= 1, "a backend needs a thread");
   omp_set_num_threads(threads);
 }

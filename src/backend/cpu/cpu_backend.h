@@ -9,7 +9,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/instruction_set.h"
 #include "backend/cpu/matmul.h"
-#include "backend/cpu/memory_pool.h"
+#include "backend/memory_pool.h"
 
 namespace moesaic::cpu {
 

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "backend/cpu/instruction_set.h"
-#include "backend/cpu/memory_pool.h"
+#include "backend/memory_pool.h"
 #include "backend/packed_weights.h"
 
 namespace moesaic::cpu {

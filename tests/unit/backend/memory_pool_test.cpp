@@ -1,5 +1,5 @@
 // The memory pool that tensors come from.
-#include "backend/cpu/memory_pool.h"
+#include "backend/memory_pool.h"
 
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/host_memory.h"
 #include "base/error.h"
 #include "tensor/rng.h"
 
@@ -28,7 +29,7 @@ std::size_t resident() {
 
 // Protects: a block of a size that was given back is used again, by blocks of other sizes too.
 TEST(MemoryPool, ReusesBlocks) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   const void* const first = memory_pool.take(kMib).get();
   EXPECT_EQ(memory_pool.take(kMib).get(), first);
   const auto half = memory_pool.take(kMib / 2);
@@ -40,7 +41,7 @@ TEST(MemoryPool, ReusesBlocks) {
 
 // Protects: neighbours that are free become one block.
 TEST(MemoryPool, JoinsWhatIsFree) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   std::vector<std::shared_ptr<void>> blocks(8);
   std::generate(blocks.begin(), blocks.end(), [&] { return memory_pool.take(kMib); });
   const void* const first = blocks.front().get();
@@ -54,7 +55,7 @@ TEST(MemoryPool, JoinsWhatIsFree) {
 
 // Protects: blocks do not overlap, and lie on borders of 64 bytes.
 TEST(MemoryPool, BlocksAreApart) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   const Rng rng(3, hash_name("sizes"));
   struct Block {
     std::shared_ptr<void> memory;
@@ -86,7 +87,7 @@ std::size_t uneven_rows(const Rng& rng, std::uint64_t draw) {
 // Protects: loads that change with each step do not make the process grow. Blocks as of a training
 // step: forward keeps some of each layer, and backward lets go of them in turn.
 TEST(MemoryPool, HoldsLittleMoreThanWasInUse) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   const Rng rng(1, hash_name("loads"));
   const auto weights = memory_pool.take(40 * kMib);
   std::memset(weights.get(), 1, 40 * kMib);
@@ -126,7 +127,7 @@ TEST(MemoryPool, HoldsLittleMoreThanWasInUse) {
 
 // Protects the same where nothing fits into what was free: ever larger blocks, one at a time.
 TEST(MemoryPool, LargerBlocksReplaceSmallerOnes) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   std::vector<std::shared_ptr<void>> apart;
   for (std::size_t i = 1; i <= 64; ++i) {
     memory_pool.take(i * kMib);
@@ -141,7 +142,7 @@ TEST(MemoryPool, LargerBlocksReplaceSmallerOnes) {
 // Protects what loading went through from staying: the reserve goes, and what was in use then no
 // longer counts.
 TEST(MemoryPool, ReleasesItsReserve) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   const auto kept = memory_pool.take(kMib);
   const std::size_t alone = memory_pool.bytes_held();
   {
@@ -157,7 +158,7 @@ TEST(MemoryPool, ReleasesItsReserve) {
 
 // Protects: where memory runs out, what is held of other sizes is given up before the job is.
 TEST(MemoryPool, GivesUpItsReserveFirst) {
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   memory_pool.take(kMib);
   EXPECT_THROW(memory_pool.take(std::size_t{1} << 60U), Error);
   EXPECT_EQ(memory_pool.bytes_held(), 0U);
@@ -167,7 +168,7 @@ TEST(MemoryPool, GivesUpItsReserveFirst) {
 // Protects blocks in use where a free one between them lies within a page while memory runs out.
 TEST(MemoryPool, GivesUpWholePagesOnly) {
   constexpr std::size_t kSmall = 64;
-  MemoryPool memory_pool;
+  MemoryPool memory_pool(host_memory());
   std::vector<std::shared_ptr<void>> blocks;
   for (int i = 0; i < 200; ++i) {  // a few pages
     blocks.push_back(memory_pool.take(kSmall));
@@ -192,7 +193,7 @@ TEST(MemoryPool, GivesUpWholePagesOnly) {
 TEST(MemoryPool, BlocksOutliveIt) {
   std::shared_ptr<void> block;
   {
-    MemoryPool memory_pool;
+    MemoryPool memory_pool(host_memory());
     block = memory_pool.take(kMib);
   }
   std::memset(block.get(), 1, kMib);

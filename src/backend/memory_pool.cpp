@@ -1,8 +1,6 @@
-#include "backend/cpu/memory_pool.h"
+#include "backend/memory_pool.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -14,67 +12,11 @@
 
 #include "base/error.h"
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#endif
-
-namespace moesaic::cpu {
+namespace moesaic {
 namespace {
-
-constexpr std::size_t kBorder = 64;
-constexpr std::size_t kGrowth = std::size_t{1} << 22U;  // addresses taken at once, at least
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kGap = kBorder;  // between blocks, so that running over the end is seen
-void poison(const void* place, std::size_t bytes) { __asan_poison_memory_region(place, bytes); }
-void unpoison(const void* place, std::size_t bytes) { __asan_unpoison_memory_region(place, bytes); }
-#else
-constexpr std::size_t kGap = 0;
-void poison(const void* /*place*/, std::size_t /*bytes*/) {}
-void unpoison(const void* /*place*/, std::size_t /*bytes*/) {}
-#endif
 
 std::size_t rounded(std::size_t bytes, std::size_t unit) {
   return (bytes + unit - 1) / unit * unit;
-}
-
-std::size_t page_size() {
-  static const auto size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  return size;
-}
-
-// Where 1 TiB of addresses is free, so that the pool's range can grow in place; nullptr: anywhere.
-std::byte* place_with_room() {
-  constexpr std::size_t kRoom = std::size_t{1} << 40U;
-  void* const place = mmap(nullptr, kRoom, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (place == MAP_FAILED) {
-    return nullptr;
-  }
-  munmap(place, kRoom);
-  return static_cast<std::byte*>(place);
-}
-
-// `bytes` of pages that are zero and not there yet, at `wanted` if that is free; nullptr: none.
-std::byte* map_pages(std::byte* wanted, std::size_t bytes) {
-  void* const place =
-      mmap(wanted, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (place == MAP_FAILED) {
-    return nullptr;
-  }
-  poison(place, bytes);
-  return static_cast<std::byte*>(place);
-}
-
-void unmap(std::byte* place, std::size_t bytes) {
-  unpoison(place, bytes);
-  munmap(place, bytes);
-}
-
-// The part of [place, place + bytes) that is whole pages: how far it begins behind, and its size.
-std::pair<std::size_t, std::size_t> whole_pages(const std::byte* place, std::size_t bytes) {
-  const auto address = reinterpret_cast<std::uintptr_t>(place);
-  const std::size_t first = rounded(address, page_size());
-  const std::size_t last = (address + bytes) / page_size() * page_size();
-  return {first - address, first < last ? last - first : 0};
 }
 
 }  // namespace
@@ -86,18 +28,52 @@ struct MemoryPool::State {
   };
   using Place = std::map<std::byte*, Free>::iterator;
 
+  MemorySource source;
   std::mutex mutex;
   std::map<std::byte*, Free> free;                       // by address; no two are neighbours
   std::set<std::pair<std::size_t, std::byte*>> by_size;  // the same
-  std::byte* end = nullptr;  // of the last range from the system: where it may grow
+  std::byte* end = nullptr;                  // of the last range from the system: where it may grow
+  std::map<std::byte*, std::size_t> ranges;  // where they can be given up as a whole alone
   std::size_t in_use = 0, reserve = 0, most = 0;
 
-  State() : end(place_with_room()) {}
+  explicit State(MemorySource from) : source(std::move(from)) {
+    end = source.place_with_room ? source.place_with_room() : nullptr;
+  }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() { unmap_reserve(); }  // no block is in use: each keeps this
 
   // All below with the lock held.
+
+  bool releases() const { return source.release != nullptr; }
+
+  // The part of a free place that the source takes back: how far it begins behind, and its size.
+  std::pair<std::size_t, std::size_t> part_to_free(std::byte* place, std::size_t bytes) const {
+    if (!releases()) {
+      const auto range = ranges.find(place);
+      const bool whole = range != ranges.end() && range->second == bytes + source.border;
+      return {0, whole ? bytes : 0};
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(place);
+    const std::size_t first = rounded(address, source.unit);
+    const std::size_t last = (address + bytes) / source.unit * source.unit;
+    return {first - address, first < last ? last - first : 0};
+  }
+
+  std::byte* map(std::byte* wanted, std::size_t bytes) const {
+    std::byte* const place = source.allocate(wanted, bytes);
+    if (place != nullptr && source.forbid) {
+      source.forbid(place, bytes);
+    }
+    return place;
+  }
+
+  void unmap(std::byte* place, std::size_t bytes) const {
+    if (source.allow) {
+      source.allow(place, bytes);
+    }
+    source.free(place, bytes);
+  }
 
   void insert(std::byte* place, Free block) {
     const auto next = free.lower_bound(place);
@@ -128,14 +104,15 @@ struct MemoryPool::State {
     free.erase(block);
   }
 
+  // Where pages can be released.
   void release(Place block) {
     auto& [place, memory] = *block;
     // The page that the touched part ends in is free to its end, if the block is.
     const auto address = reinterpret_cast<std::uintptr_t>(place);
-    const std::size_t touched = rounded(address + memory.touched, page_size()) - address;
-    const auto [begin, bytes] = whole_pages(place, std::min(memory.size, touched));
+    const std::size_t touched = rounded(address + memory.touched, source.unit) - address;
+    const auto [begin, bytes] = part_to_free(place, std::min(memory.size, touched));
     if (bytes > 0) {
-      madvise(place + begin, bytes, MADV_DONTNEED);
+      source.release(place + begin, bytes);
     }
     reserve -= memory.touched;
     memory.touched = 0;
@@ -143,6 +120,9 @@ struct MemoryPool::State {
 
   // The largest first, until at most `bytes` are in reserve.
   void shrink(std::size_t bytes) {
+    if (!releases()) {
+      return;
+    }
     for (auto largest = by_size.rbegin(); largest != by_size.rend() && reserve > bytes; ++largest) {
       release(free.find(largest->second));
     }
@@ -151,11 +131,11 @@ struct MemoryPool::State {
   // Gives up the addresses as well.
   void unmap_reserve() {
     for (const auto& [place, memory] : std::map(free)) {
-      const auto [begin, bytes] = whole_pages(place, memory.size);
+      const auto [begin, bytes] = part_to_free(place, memory.size);
       if (bytes == 0) {
         continue;
       }
-      unmap(place + begin, bytes);
+      unmap(place + begin, releases() ? bytes : ranges.extract(place).mapped());
       erase(free.find(place));
       const std::size_t rest = memory.size - begin - bytes;
       for (const auto& [part, size] : {std::pair(place, begin), {place + begin + bytes, rest}}) {
@@ -167,24 +147,43 @@ struct MemoryPool::State {
   }
 
   // Adds free memory for a block of `size`; false: there is none.
-  bool grow(std::size_t size) {
+  bool grow(std::size_t size) { return releases() ? grow_in_place(size) : add_range(size); }
+
+  std::size_t range_for(std::size_t bytes) const {
+    return rounded(std::max(bytes, source.growth(in_use)), source.unit);
+  }
+
+  bool grow_in_place(std::size_t size) {
     const auto last = free.empty() ? free.end() : std::prev(free.end());
     const bool joins = last != free.end() && last->first + last->second.size == end;
-    const auto pages = [](std::size_t bytes) {
-      return rounded(std::max(bytes, kGrowth), page_size());
-    };
-    std::size_t bytes = pages(size - (joins ? last->second.size : 0));
-    std::byte* place = map_pages(end, bytes);
+    std::size_t bytes = range_for(size - (joins ? last->second.size : 0));
+    std::byte* place = map(end, bytes);
     if (joins && place != nullptr && place != end) {  // something else is there
       unmap(place, bytes);
-      bytes = pages(size);
-      place = map_pages(nullptr, bytes);
+      bytes = range_for(size);
+      place = map(nullptr, bytes);
     }
     if (place == nullptr) {
       return false;
     }
     end = place + bytes;
     insert(place, {.size = bytes});
+    return true;
+  }
+
+  // Its last bytes are never used, so that no block reaches from one range into another.
+  bool add_range(std::size_t size) {
+    std::size_t bytes = range_for(size + source.border);
+    std::byte* place = map(nullptr, bytes);
+    if (place == nullptr) {
+      bytes = rounded(size + source.border, source.unit);
+      place = map(nullptr, bytes);
+    }
+    if (place == nullptr) {
+      return false;
+    }
+    ranges.emplace(place, bytes);
+    insert(place, {.size = bytes - source.border, .touched = bytes - source.border});
     return true;
   }
 
@@ -198,8 +197,8 @@ struct MemoryPool::State {
         grown = grow(size);
       }
       if (!grown) {
-        throw Error(Exit::kInternal,
-                    fmt::format("out of memory: {} bytes wanted, {} in use", size, in_use));
+        throw Error(Exit::kInternal, fmt::format("out of {}: {} bytes wanted, {} in use",
+                                                 source.name, size, in_use));
       }
       found = by_size.lower_bound({size, nullptr});
     }
@@ -214,23 +213,28 @@ struct MemoryPool::State {
     in_use += size;
     most = std::max(most, in_use);
     shrink(most - in_use + bound(most));
-    unpoison(place, size - kGap);
+    if (source.allow) {
+      source.allow(place, size - source.gap);
+    }
     return place;
   }
 
   void give(std::byte* place, std::size_t size) {
     const std::lock_guard lock(mutex);
-    poison(place, size);
+    if (source.forbid) {
+      source.forbid(place, size);
+    }
     in_use -= size;
     insert(place, {.size = size, .touched = size});
     shrink(most - in_use + bound(most));
   }
 };
 
-MemoryPool::MemoryPool() : state_(std::make_shared<State>()) {}
+MemoryPool::MemoryPool(MemorySource source) : state_(std::make_shared<State>(std::move(source))) {}
 
 std::shared_ptr<void> MemoryPool::take(std::size_t bytes) {
-  const std::size_t size = rounded(std::max<std::size_t>(bytes, 1), kBorder) + kGap;
+  const MemorySource& source = state_->source;
+  const std::size_t size = rounded(std::max<std::size_t>(bytes, 1), source.border) + source.gap;
   std::byte* const place = state_->take(size);
   return {place, [state = state_, size](void* block) {
             state->give(static_cast<std::byte*>(block), size);
@@ -253,8 +257,12 @@ std::size_t MemoryPool::bound(std::size_t most_in_use) {
 
 void MemoryPool::release_reserve() {
   const std::lock_guard lock(state_->mutex);
-  state_->shrink(0);
+  if (state_->releases()) {
+    state_->shrink(0);
+  } else {
+    state_->unmap_reserve();
+  }
   state_->most = state_->in_use;
 }
 
-}  // namespace moesaic::cpu
+}  // namespace moesaic
