@@ -34,8 +34,8 @@ __device__ void for_stretches(const AttentionCall<T>& call, const QueryTile& til
 
 template <class F>
 __global__ void __launch_bounds__(F::kThreads, F::kLeastBlocks)
-    attend_rows(AttentionCall<BFloat16> call) {
-  const MmaShared s{&shared<std::byte>(), layout_of<F>(call.head_dim, call.v_dim, true)};
+    attend_rows(AttentionCall<BFloat16> call, MmaLayout layout) {
+  const MmaShared s{&shared<std::byte>(), layout};
   const QueryTile tile = tile_of(call.rows, F::kRows, static_cast<int>(blockIdx.y));
   const float scale_log2 = call.scale * kLog2E;
   copy_queries<F>(call, tile, s);
@@ -130,11 +130,12 @@ void attend(const CudaBackend& backend, const AttentionCall<float>& call) {
 }
 void attend(const CudaBackend& backend, const AttentionCall<BFloat16>& call) {
   const bool fits =
-      with_form(call.head_dim, call.v_dim, true, [&](auto form, std::size_t shared_bytes) {
+      with_form(call.head_dim, call.v_dim, true, [&](auto form, const MmaLayout& layout) {
         using F = decltype(form);
         const dim3 grid(static_cast<unsigned>(tiles_of(call.rows, F::kRows)),
                         static_cast<unsigned>(call.heads));
-        launch(backend.stream(), attend_rows<F>, grid, dim3(F::kThreads), shared_bytes, call);
+        launch(backend.stream(), attend_rows<F>, grid, dim3(F::kThreads),
+               static_cast<std::size_t>(layout.bytes), call, layout);
       });
   if (!fits) {
     attend_plainly(backend, call);

@@ -115,19 +115,19 @@ BeforeSums copy_before(CudaBackend& backend, AttentionCall<T>& call, const Atten
 }
 
 // Shared memory that a block may have on compute capability 8.0.
-constexpr std::size_t kMostShared = std::size_t{163} * 1024;
+constexpr int kMostShared = 163 * 1024;
 
 template <class F, class Work>
 bool try_form(int head_dim, int v_dim, bool own_values, const Work& work) {
-  const auto bytes = static_cast<std::size_t>(layout_of<F>(head_dim, v_dim, own_values).bytes);
-  if (v_dim > F::kColumns || bytes > kMostShared) {
+  const MmaLayout layout = layout_of<F>(head_dim, v_dim, own_values);
+  if (v_dim > F::kColumns || layout.bytes > kMostShared) {
     return false;
   }
-  work(F(), bytes);
+  work(F(), layout);
   return true;
 }
 
-/// Calls work with the form of many queries, and its shared memory. False: there is none.
+/// Calls work with the form of many queries, and its layout. False: there is none.
 template <class Work>
 bool with_form(int head_dim, int v_dim, bool own_values, const Work& work) {
   return try_form<Form<4, 1, 2, 8>>(head_dim, v_dim, own_values, work) ||

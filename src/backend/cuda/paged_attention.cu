@@ -110,11 +110,10 @@ __device__ std::int64_t place_of_part(const AttentionCall<T>& call, const PagedC
   return paged.apart ? static_cast<std::int64_t>(part) * call.rows * call.heads : 0;
 }
 
-// Own: values are not the beginnings of keys.
-template <class F, bool Own>
+template <class F>
 __global__ void __launch_bounds__(F::kThreads, F::kLeastBlocks)
-    attend_pages(AttentionCall<BFloat16> call, PagedCall paged) {
-  const MmaShared s{&shared<std::byte>(), layout_of<F>(call.head_dim, call.v_dim, Own)};
+    attend_pages(AttentionCall<BFloat16> call, PagedCall paged, MmaLayout layout) {
+  const MmaShared s{&shared<std::byte>(), layout};
   const int kv_head = static_cast<int>(blockIdx.y);
   const int part = paged.first_part + static_cast<int>(blockIdx.z);
   const PagedTile tile = tile_of(paged.tables, call.group, F::kRows, kv_head);
@@ -318,16 +317,16 @@ void attend_plainly(CudaBackend& backend, const AttentionCall<T>& call, const Pa
 
 template <class F>
 void attend_in_form(CudaBackend& backend, const AttentionCall<BFloat16>& call,
-                    const PagedCall& paged, std::int64_t parts, std::size_t shared_bytes,
-                    bool own_values, const Tensor& out, const Tensor& lse) {
+                    const PagedCall& paged, std::int64_t parts, const MmaLayout& layout,
+                    const Tensor& out, const Tensor& lse) {
   const std::int64_t kv_heads = call.heads / call.group;
   const std::int64_t tiles = tile_numbers(call.rows, call.group, paged.tables.runs, F::kRows);
   in_parts(backend, call, paged, parts, tiles * kv_heads, out, lse,
            [&](const AttentionCall<BFloat16>& one, const PagedCall& of, std::int64_t count) {
              const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(kv_heads),
                              static_cast<unsigned>(count));
-             launch(backend.stream(), own_values ? attend_pages<F, true> : attend_pages<F, false>,
-                    grid, dim3(F::kThreads), shared_bytes, one, of);
+             launch(backend.stream(), attend_pages<F>, grid, dim3(F::kThreads),
+                    static_cast<std::size_t>(layout.bytes), one, of, layout);
            });
 }
 
@@ -337,8 +336,8 @@ void attend(CudaBackend& backend, const AttentionCall<float>& call, const PagedC
 }
 void attend(CudaBackend& backend, const AttentionCall<BFloat16>& call, const PagedCall& paged,
             std::int64_t parts, bool own_values, const Tensor& out, const Tensor& lse) {
-  const auto work = [&](auto form, std::size_t shared_bytes) {
-    attend_in_form<decltype(form)>(backend, call, paged, parts, shared_bytes, own_values, out, lse);
+  const auto work = [&](auto form, const MmaLayout& layout) {
+    attend_in_form<decltype(form)>(backend, call, paged, parts, layout, out, lse);
   };
   const bool few = std::int64_t{call.rows} * call.group <= std::int64_t{16} * paged.tables.runs;
   if (!(few && with_small_form(call.head_dim, call.v_dim, own_values, work)) &&

@@ -1,10 +1,6 @@
 #pragma once
 
-#include <cstddef>
-
-#include "backend/cuda/device/attention_call.cuh"
-#include "backend/cuda/device/launch.cuh"
-#include "backend/cuda/device/ptx.cuh"
+#include "backend/cuda/device/attention_forms.cuh"
 
 // Attention of bf16 in tiles with an online softmax (FlashAttention-2, Dao 2023). Each warp has
 // some rows of queries. For a tile of 64 keys:  S = Q K^T,  m' = max(m, row maximum of S),
@@ -12,56 +8,6 @@
 // with P rounded to bf16 for the second product, and all else in fp32. A hidden key adds zero. The
 // order of each sum is that of the keys, whatever form a block has and whatever rows are beside.
 namespace moesaic::cuda {
-
-/// How a block is cut: RowWarps x ColumnWarps warps, each with RowTiles x 16 queries and
-/// ColumnTiles x 8 columns of values. Warps of the same rows compute scores of some keys each and
-/// exchange them.
-template <int RowWarps, int ColumnWarps, int RowTiles, int ColumnTiles>
-struct Form {
-  static constexpr int kRowTiles = RowTiles;
-  static constexpr int kColumnTiles = ColumnTiles;
-  static constexpr int kColumnWarps = ColumnWarps;
-  static constexpr int kWarpRows = 16 * RowTiles;
-  static constexpr int kRows = kWarpRows * RowWarps;
-  static constexpr int kThreads = kWarp * RowWarps * ColumnWarps;
-  static constexpr int kColumns = 8 * ColumnTiles * ColumnWarps;
-  static constexpr int kScoreTiles = 8 / ColumnWarps;  // of 8 keys, by each warp
-  static constexpr int kLeastBlocks = RowTiles * ColumnTiles <= 4 ? 4 : 1;  // at once
-  static constexpr int kRanges = kRows * 2 * static_cast<int>(sizeof(int));
-};
-constexpr int kScoreRow = kTileKeys + 8;  // floats: 8 more, so that banks differ
-
-/// Where things lie in the shared memory of a block, in bytes; rows in elements, 8 more than what
-/// they hold, so that 8 rows lie in different banks. Values that begin the keys are not loaded.
-struct MmaLayout {
-  int k_row, v_row, q, k, v, scores, bytes;
-  bool own_values;
-};
-template <class F>
-__host__ __device__ MmaLayout layout_of(int head_dim, int v_dim, bool own_values) {
-  MmaLayout layout{};
-  layout.own_values = own_values;
-  layout.k_row = (head_dim + 15) / 16 * 16 + 8;
-  layout.v_row = own_values ? (v_dim + 15) / 16 * 16 + 8 : layout.k_row;
-  layout.q = F::kRanges;
-  layout.k = layout.q + F::kRows * layout.k_row * 2;
-  layout.v = own_values ? layout.k + kTileKeys * layout.k_row * 2 : layout.k;
-  layout.scores = layout.v + kTileKeys * layout.v_row * 2;
-  layout.bytes = layout.scores + (F::kColumnWarps > 1 ? F::kRows * kScoreRow * 4 : 0);
-  return layout;
-}
-
-/// The block's shared memory by that.
-struct MmaShared {
-  std::byte* base;
-  MmaLayout layout;
-
-  __device__ BFloat16* q() const { return reinterpret_cast<BFloat16*>(base + layout.q); }
-  __device__ BFloat16* k() const { return reinterpret_cast<BFloat16*>(base + layout.k); }
-  __device__ BFloat16* v() const { return reinterpret_cast<BFloat16*>(base + layout.v); }
-  __device__ float* scores() const { return reinterpret_cast<float*>(base + layout.scores); }
-  __device__ int* first() const { return reinterpret_cast<int*>(base); }
-};
 
 /// The running softmax of a warp's rows in the fragments of mma: rows lane / 4 and 8 more of each
 /// tile, columns 2 (lane % 4) and the next.
@@ -103,49 +49,12 @@ struct Columns {
 };
 template <class F>
 __device__ __forceinline__ Columns own_columns(int v_dim) {
+  if constexpr (F::kColumnWarps == 1) {
+    return {0, v_dim};
+  }
   const int share = (v_dim + 16 * F::kColumnWarps - 1) / (16 * F::kColumnWarps) * 16;
   const int begin = column_warp<F>() * share;
   return {begin, min(begin + share, v_dim)};
-}
-
-/// Begins to copy a row of `dim` elements into one of round_up(dim, 16), with zeros behind it and
-/// where it is not valid, by eight threads of which this is `part`.
-__device__ __forceinline__ void copy_row(const BFloat16* from, bool valid, bool vectors, int dim,
-                                         int part, BFloat16* to) {
-  const int padded = (dim + 15) / 16 * 16;
-  if (vectors) {
-    for (int i = part * 8; i < padded; i += 64) {
-      const bool inside = valid && i < dim;
-      cp_async_16(to + i, inside ? from + i : nullptr, inside);
-    }
-    return;
-  }
-  for (int i = part; i < padded; i += 8) {
-    to[i] = valid && i < dim ? from[i] : BFloat16{};
-  }
-}
-
-/// Begins to copy the keys, or the values, of positions [key, key + 64) that some query sees.
-template <class F, class RowAt>
-__device__ __forceinline__ void copy_keys(const RowAt& row_at, bool vectors, int key,
-                                          const Seen& seen, int dim, BFloat16* to, int to_row) {
-  const int part = static_cast<int>(threadIdx.x) % 8;
-  for (int i = static_cast<int>(threadIdx.x) / 8; i < kTileKeys; i += F::kThreads / 8) {
-    const int position = key + i;
-    const bool valid = position >= seen.least_first && position < seen.most_last;
-    copy_row(valid ? row_at(position) : nullptr, valid, vectors, dim, part, to + i * to_row);
-  }
-}
-
-template <class F>
-__device__ void copy_queries(const AttentionCall<BFloat16>& call, const QueryTile& tile,
-                             const MmaShared& s) {
-  const int part = static_cast<int>(threadIdx.x) % 8;
-  for (int i = static_cast<int>(threadIdx.x) / 8; i < F::kRows; i += F::kThreads / 8) {
-    const bool valid = i < tile.count;
-    copy_row(valid ? call.q.at(tile.row_of(i), tile.head_of(i)) : nullptr, valid, call.q.vectors,
-             call.head_dim, part, s.q() + i * s.layout.k_row);
-  }
 }
 
 /// Scores of the warp's rows with its keys of the tile.
@@ -170,6 +79,7 @@ __device__ __forceinline__ void multiply_keys(const MmaShared& s, int head_dim,
   const BFloat16* const k =
       s.k() + (column_warp<F>() * F::kScoreTiles * 8 + lane / 16 * 8 + lane % 8) * row +
       lane / 8 % 2 * 8;
+#pragma unroll F::kSteps
   for (int i = 0; i < head_dim; i += 16) {
     std::uint32_t a[F::kRowTiles][4];
 #pragma unroll
@@ -344,11 +254,16 @@ __device__ __forceinline__ void add_values(const MmaShared& s, int v_dim,
 /// Takes the rows through the tiles of keys from `begin` on, whose ranges lie in shared memory. The
 /// caller sees to it that nobody reads keys any more, and that the ranges have been written.
 template <class F, class Keys>
-__device__ void attend_tiles(const MmaShared& s, const Keys& keys, int head_dim, int v_dim,
+__device__ void attend_tiles(const MmaShared& s, const Keys& all_keys, int head_dim, int v_dim,
                              float scale_log2, int begin, const Seen& seen, MmaRows<F>& rows) {
   const MmaLayout& layout = s.layout;
   const int* const first = s.first() + row_warp<F>() * F::kWarpRows;
   const Seen own = seen_by(first, first + F::kRows, F::kWarpRows);
+  const Keys& keys = s.keys<F, Keys>();
+  if (threadIdx.x == 0) {
+    s.keys<F, Keys>() = all_keys;
+  }
+  __syncthreads();
   const auto copy_k = [&](int key) {
     copy_keys<F>([&](int position) { return keys.key(position); }, keys.k_vectors, key, seen,
                  head_dim, s.k(), layout.k_row);
