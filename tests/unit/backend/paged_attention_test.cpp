@@ -186,7 +186,7 @@ TEST_P(PagedKernels, BitsDoNotDependOnNeighbours) {
 TEST_P(PagedKernels, SameBitsInEveryBatch) {
   for (const bool latent : {false, true}) {
     make(heads_of(8, 1, 48, 40), {1100, 70, 130, 1}, latent);
-    compute_rows({{0, 0, 1100}, {1, 0, 70}, {2, 0, 130}}, 0);
+    compute_rows({{0, 0, 1100}, {1, 0, 70}, {2, 0, 130}}, 1);  // stores them
     const Result alone = compute_rows({{0, 1099, 1100}}, 0);
     const auto expect_same = [&](const Result& batch, std::int64_t row, const std::string& what) {
       const auto out = batch.out.begin() + row * std::ssize(alone.out);
