@@ -32,11 +32,14 @@ struct HeadView {
 /// Where rows go: out (T, H, vd) and lse (T, H), or sums.
 template <class T>
 struct AttentionTarget {
-  T* out;
-  float* lse;
-  float *values, *top, *total;             // null: no sums
-  const float *before_top, *before_total;  // what top and total hold, where it is wanted
-  bool adds;                               // to what the sums hold
+  T* out = nullptr;
+  float* lse = nullptr;
+  float* values = nullptr;  // null: no sums
+  float* top = nullptr;
+  float* total = nullptr;
+  const float* before_top = nullptr;  // what top and total hold, where it is wanted
+  const float* before_total = nullptr;
+  bool adds = false;  // to what the sums hold
 };
 
 /// One call: queries of `heads` heads, of which `group` neighbours read one head of keys.
