@@ -61,13 +61,13 @@ constexpr std::int64_t kPageTokens = kKeyTile;
 /// Rows of sequences whose keys and values lie in pages. Run i is rows [offsets[i], offsets[i +
 /// 1]), neighbours in one sequence from position[i] on; pages [page_offsets[i], page_offsets[i +
 /// 1]) are its sequence's from the beginning to at least the last of these rows. Position p lies in
-/// page p / kPageTokens. int32.
+/// page p / kPageTokens. All int32 on the device.
 struct PagedRuns {
   Tensor offsets;              // (S + 1)
   Tensor position;             // (S)
   Tensor page_offsets;         // (S + 1)
   Tensor pages;                // numbers in [0, P)
-  std::int64_t most_keys = 0;  // no row has more
+  std::int64_t most_keys = 0;  // no row sees a key at this position or later
 };
 
 /// Keys (P, Hkv, kPageTokens, hd) and values (P, Hkv, kPageTokens, vd) in P pages. Undefined

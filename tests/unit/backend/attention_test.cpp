@@ -116,6 +116,59 @@ TEST_P(AttentionKernels, LongDocuments) {
   check(heads_of(2, 1, 6), packed(1300, {700, 90, 510}), 1.0, tolerance());
 }
 
+// Documents about as long as tiles of queries and keys; the shortest ones.
+TEST_P(AttentionKernels, DocumentsAboutTiles) {
+  const Heads heads = heads_of(2, 1, 16);
+  check(heads, packed(448, {63, 64, 65, 127, 129}), 1.0, tolerance());
+  check(heads, packed(448, {129, 127, 65, 64, 63}), std::sqrt(3.0), 3.0 * tolerance());
+  check(heads, packed(2, {2}), 1.0, tolerance());
+  check(heads, packed(130, {1}), 1.0, tolerance());
+  check(heads, packed(131, {2, 1}), 1.0, tolerance());
+}
+
+// Widths about those at which a kernel changes its form.
+TEST_P(AttentionKernels, WidthsAboutForms) {
+  for (const auto& [head_dim, v_dim] : std::initializer_list<std::array<std::int64_t, 2>>{
+           {64, 64}, {65, 66}, {128, 128}, {136, 144}, {256, 256}, {264, 260}}) {
+    check(with_values(2, 1, head_dim, v_dim), packed(70, {40, 30}), 1.0, tolerance());
+  }
+}
+
+// Windows narrower and wider than tiles; a gradient of a key that nobody sees is zero.
+TEST_P(AttentionKernels, Windows) {
+  constexpr std::int64_t kTokens = 200;
+  for (const std::int64_t window : {1, 2, 64, 65}) {
+    Indices first_key(kTokens);
+    for (std::int64_t t = 0; t < kTokens; ++t) {
+      first_key[static_cast<std::size_t>(t)] = std::max<std::int64_t>(0, t - window + 1);
+    }
+    check(heads_of(2, 1, 16), first_key, 1.0, tolerance());
+  }
+}
+
+// Two calls give the same bits, forward and backward.
+TEST_P(AttentionKernels, SameBitsTwice) {
+  const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 24, .v_dim = 16, .scale = 0.2F};
+  const Indices first_key = packed(150, {70, 1, 79});
+  const std::int64_t tokens = std::ssize(first_key);
+  const Tensor qkv =
+      upload(random({tokens, shape.width()}, "qkv", compute()), {tokens, shape.width()}, compute());
+  const Shape wide{tokens, shape.heads, shape.v_dim};
+  const Tensor dout =
+      upload(random({wide[0], wide[1], wide[2]}, "dout", compute()), wide, compute());
+  const auto run = [&] {
+    const Tensor out = poisoned(wide, compute());
+    const Tensor lse = poisoned({tokens, shape.heads});
+    const Tensor dqkv = poisoned({tokens, shape.width()}, compute());
+    backend().attention(shape.queries(qkv), shape.keys(qkv), causal(first_key), shape.scale, out,
+                        lse);
+    backend().attention_backward(dout, shape.queries(qkv), shape.keys(qkv), causal(first_key),
+                                 shape.scale, out, lse, shape.gradients(dqkv), Write::kOverwrite);
+    return std::array{download(out), download(lse), download(dqkv)};
+  };
+  EXPECT_EQ(run(), run());
+}
+
 // A sequence has the same bits alone and among others, whether its first tokens are its own or
 // another's; and they are those that it should have.
 TEST_P(AttentionKernels, SequencesHaveTheirOwnBits) {

@@ -180,6 +180,30 @@ TEST_P(PagedKernels, BitsDoNotDependOnNeighbours) {
   EXPECT_EQ(whole.lse, one_by_one.lse);
 }
 
+// A token has the same bits in every batch, however many rows and runs there are, and whether its
+// keys are shared by threads.
+TEST_P(PagedKernels, SameBitsInEveryBatch) {
+  for (const bool latent : {false, true}) {
+    make(heads_of(8, 1, 48, 40), {1100, 70, 130, 1}, latent);
+    compute_rows({{0, 0, 1100}, {1, 0, 70}, {2, 0, 130}}, 1);  // stores them
+    const Result alone = compute_rows({{0, 1099, 1100}}, 0);
+    const auto expect_same = [&](const Result& batch, std::int64_t row, const std::string& what) {
+      const auto out = batch.out.begin() + row * std::ssize(alone.out);
+      const auto lse = batch.lse.begin() + row * std::ssize(alone.lse);
+      EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), out)) << what;
+      EXPECT_TRUE(std::equal(alone.lse.begin(), alone.lse.end(), lse)) << what;
+    };
+    expect_same(compute_rows({{1, 69, 70}, {0, 1099, 1100}, {3, 0, 1}}, 0), 1, "of tokens");
+    expect_same(compute_rows({{0, 1070, 1100}}, 0), 29, "of its own");
+    expect_same(compute_rows({{2, 0, 130}, {0, 1099, 1100}}, 0), 130, "behind a prompt");
+    // A short sequence alone has one part of keys, and beside a long one as many as that.
+    const Result short_one = compute_rows({{1, 69, 70}}, 0);
+    const Result beside = compute_rows({{0, 1099, 1100}, {1, 69, 70}}, 0);
+    EXPECT_TRUE(std::equal(short_one.out.begin(), short_one.out.end(),
+                           beside.out.begin() + std::ssize(short_one.out)));
+  }
+}
+
 // Threads share the keys of a long sequence, whose sums are joined: the same bits as of whole tiles
 // that one thread sums.
 TEST_P(PagedKernels, LongSequences) {

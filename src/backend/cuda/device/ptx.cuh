@@ -21,6 +21,13 @@ __device__ __forceinline__ std::uint32_t round_to_bf16(float low, float high) {
   return word;
 }
 
+/// 2^x within 2 units of the last place; what is smaller than a normal number is 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Products of a warp, in the fragments of the PTX manual: g = lane / 4, t = lane % 4.
 /// d (16 x 8, fp32) += a (16 x 16, bf16) b (16 x 8, bf16).
 /// a: rows g, g + 8, g, g + 8; columns 2t, 2t + 1, and from the third word on 8 more.

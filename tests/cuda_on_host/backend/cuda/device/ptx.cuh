@@ -19,6 +19,11 @@ inline std::uint32_t round_to_bf16(float low, float high) {
   return static_cast<std::uint32_t>(round_to_bf16(high)) << 16U | round_to_bf16(low);
 }
 
+inline float fast_exp2(float x) {
+  const float y = exp2f(x);
+  return y < 0x1p-126F ? 0.0F : y;
+}
+
 inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                      Where where = Where::here()) {
   cuda_on_host::mma_bf16(d, a, b, where);
