@@ -336,7 +336,7 @@ class Backend {
   virtual void adamw(std::span<const AdamWTensors> tensors) = 0;
 
  protected:
-  void count_wait() { ++waits_; }
+  void count_waits(int waits = 1) { waits_ += waits; }
 
  private:
   std::int64_t waits_ = 0;

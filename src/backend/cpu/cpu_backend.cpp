@@ -33,7 +33,7 @@ void CpuBackend::upload(std::span<const std::byte> host, const Tensor& to) {
 }
 
 void CpuBackend::download(std::span<const Download> parts) {
-  count_wait();
+  count_waits();
   for (const Download& part : parts) {
     require(part.to.size() == part.from.bytes(), "download of another size");
     std::copy_n(part.from.data(), part.to.size(), part.to.begin());

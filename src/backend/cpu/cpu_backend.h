@@ -28,7 +28,7 @@ class CpuBackend : public Backend {
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void download(std::span<const Download> parts) override;
   using Backend::download;
-  void synchronize() override { count_wait(); }
+  void synchronize() override { count_waits(); }
   Mark mark() override { return {.time = std::chrono::steady_clock::now(), .event = {}}; }
   double seconds(const Mark& from, const Mark& to) override {
     return std::chrono::duration<double>(to.time - from.time).count();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <vector>
 
 #include "backend/cuda/device/watch.h"
 
@@ -103,34 +104,72 @@ Tensor CudaBackend::empty(DType dtype, const Shape& shape) {
 
 void CudaBackend::upload(std::span<const std::byte> host, const Tensor& to) {
   require(host.size() == to.bytes(), "upload of another size");
-  waits_ += uploads_.upload(host, to.data(), stream());
+  count_waits(uploads_.upload(host, to.data(), stream()));
 }
 
 Tensor CudaBackend::upload_table(std::span<const std::byte> host) {
   const auto words = static_cast<std::int64_t>((host.size() + 3) / 4);
   Tensor table = empty(DType::kI32, {words});
-  waits_ += uploads_.upload(host, table.data(), stream());
+  count_waits(uploads_.upload(host, table.data(), stream()));
   return table;
 }
 
-void CudaBackend::download(const Tensor& from, std::span<std::byte> host) {
-  require(host.size() == from.bytes(), "download of another size");
+// Through pinned memory, as much at a time as there is of it.
+void CudaBackend::download(std::span<const Download> parts) {
   const std::span<std::byte> pinned = downloads_.bytes();
-  const std::byte* place = from.data();
-  while (!host.empty()) {
-    const std::size_t bytes = std::min(host.size(), pinned.size());
-    check(cudaMemcpyAsync(pinned.data(), place, bytes, cudaMemcpyDeviceToHost, stream()),
-          "download");
-    synchronize();
-    std::memcpy(host.data(), pinned.data(), bytes);
-    place += bytes;
-    host = host.subspan(bytes);
+  std::vector<std::span<std::byte>> targets;  // one after the other in pinned memory
+  std::size_t used = 0;
+  const auto fetch = [&] {
+    check(cudaStreamSynchronize(stream()), "the work of the device");
+    std::size_t from = 0;
+    for (const std::span<std::byte> target : targets) {
+      std::memcpy(target.data(), pinned.data() + from, target.size());
+      from += target.size();
+    }
+    targets.clear();
+    used = 0;
+  };
+  for (const Download& part : parts) {
+    require(part.to.size() == part.from.bytes(), "download of another size");
+    for (std::size_t done = 0; done < part.to.size();) {
+      if (used == pinned.size()) {
+        fetch();
+      }
+      const std::size_t bytes = std::min(part.to.size() - done, pinned.size() - used);
+      check(cudaMemcpyAsync(pinned.data() + used, part.from.data() + done, bytes,
+                            cudaMemcpyDeviceToHost, stream()),
+            "download");
+      targets.push_back(part.to.subspan(done, bytes));
+      used += bytes;
+      done += bytes;
+    }
   }
+  fetch();
+  count_waits();
 }
 
 void CudaBackend::synchronize() {
   check(cudaStreamSynchronize(stream()), "the work of the device");
-  ++waits_;
+  count_waits();
+}
+
+Mark CudaBackend::mark() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event), "an event");
+  Mark mark{.time = {}, .event = std::shared_ptr<void>(event, [](void* of_mark) {
+                          cudaEventDestroy(static_cast<cudaEvent_t>(of_mark));
+                        })};
+  check(cudaEventRecord(event, stream()), "an event");
+  return mark;
+}
+
+double CudaBackend::seconds(const Mark& from, const Mark& to) {
+  float milliseconds = 0.0F;
+  auto* const end = static_cast<cudaEvent_t>(to.event.get());
+  check(cudaEventSynchronize(end), "the work of the device");
+  check(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.event.get()), end),
+        "the time between events");
+  return 1e-3 * static_cast<double>(milliseconds);
 }
 
 void CudaBackend::release_reserve() {

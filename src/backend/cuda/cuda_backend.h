@@ -16,17 +16,6 @@
 
 namespace moesaic {
 
-// UNTIL backend.h HAS THEM.
-struct AdamWTensors {
-  AdamW step;
-  Tensor grad, value, exp_avg, exp_avg_sq, copy;
-};
-struct AuxScale {
-  std::int64_t regular = 1;  // experts
-  double aux = 0.0;          // its factor in the loss
-  double tokens = 1.0;       // of the step
-};
-
 namespace cuda {
 
 /// The elements of a tensor on the device, for arguments of kernels; nullptr where it is undefined.
@@ -50,8 +39,6 @@ class CudaBackend final : public Backend {
 
   cudaStream_t stream() const { return stream_.get(); }
   int sm_count() const { return sm_count_; }
-  /// How often the host has waited for the device.
-  std::int64_t waits() const { return waits_; }
   /// By tensors, and in reserve for the next ones.
   std::size_t bytes_held() const { return memory_pool_.bytes_held(); }
   /// A table of bytes for the next kernels, as int32 (its size rounded up). Does not wait.
@@ -64,30 +51,34 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return name_; }
   Tensor empty(DType dtype, const Shape& shape) override;
   void upload(std::span<const std::byte> host, const Tensor& to) override;
-  void download(const Tensor& from, std::span<std::byte> host) override;
+  void download(std::span<const Download> parts) override;
+  using Backend::download;
   void synchronize() override;
+  Mark mark() override;
+  double seconds(const Mark& from, const Mark& to) override;
   void release_reserve() override;
 
   void zero(const Tensor& x) override;
   void convert(const Tensor& from, const Tensor& to) override;
   void add(const Tensor& x, const Tensor& inout) override;
   void scale(const Tensor& inout, float factor) override;
-  void sums_of_squares(std::span<const Tensor> x, const Tensor& sums);
+  void sums_of_squares(std::span<const Tensor> x, const Tensor& sums) override;
 
   void matmul(const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& c,
               Write write) override;
-  void grouped_matmul(const Tensor& x, const Tensor& offsets, const Tensor& w, const Tensor& y);
+  void grouped_matmul(const Tensor& x, const Tensor& offsets, const Tensor& w,
+                      const Tensor& y) override;
   void grouped_matmul_dx(const Tensor& dy, const Tensor& offsets, const Tensor& w,
-                         const Tensor& dx);
+                         const Tensor& dx) override;
   void grouped_matmul_dw(const Tensor& dy, const Tensor& x, const Tensor& offsets,
-                         const Tensor& dw);
+                         const Tensor& dw) override;
   std::optional<DType> inference_format(DType compute) const override;
   PackedWeights pack(DType format, const Tensor& w, const Tensor& mean_squares) override;
   void unpack(const PackedWeights& packed, const Tensor& w) override;
   PackedWeights load_codes(const Shape& shape, std::span<const QuantizedRows> rows) override;
   QuantizedRows codes_of(const PackedWeights& packed) override;
   void packed_matmul(const Tensor& x, const Tensor& offsets, const PackedWeights& w,
-                     const Tensor& y, const Tensor& peaks);
+                     const Tensor& y, const Tensor& peaks) override;
   void block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) override;
 
   void embedding(const Tensor& table, const Tensor& token, const Tensor& y) override;
@@ -110,8 +101,8 @@ class CudaBackend final : public Backend {
                    const RowGroups& target, Write write) override;
   void clamp(const Tensor& inout, float limit) override;
   void clamp_backward(const Tensor& dy, const Tensor& x, float limit) override;
-  void add_bias(const Tensor& y, const Tensor& offsets, const Tensor& bias);
-  void bias_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dbias);
+  void add_bias(const Tensor& y, const Tensor& offsets, const Tensor& bias) override;
+  void bias_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dbias) override;
   void gate_rows(const Tensor& x, const Tensor& logit) override;
   void gate_rows_backward(const Tensor& dy, const Tensor& y, const Tensor& logit,
                           const Tensor& dlogit) override;
@@ -156,52 +147,19 @@ class CudaBackend final : public Backend {
   void cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& stats,
                               const Tensor& weight, const Tensor& dlogits,
                               const Tensor& spread) override;
-  void adamw(std::span<const AdamWTensors> tensors);
+  void adamw(std::span<const AdamWTensors> tensors) override;
   void drop_overflow(const Tensor& choice, const Tensor& weight, std::int64_t slots,
-                     const Tensor& target, const Tensor& counts);
+                     const Tensor& target, const Tensor& counts) override;
   void lay_rows(const Tensor& target, const Tensor& order, const Tensor& position,
-                const Tensor& source, const Tensor& offsets);
+                const Tensor& source, const Tensor& offsets) override;
   void aux_gradient(const Tensor& choice, const Tensor& segment, const Tensor& load,
-                    const AuxScale& scale, const Tensor& daux);
-
-  // UNTIL backend.h HAS THE ABOVE.
-  void grouped_matmul(const Tensor&, std::span<const std::int64_t>, const Tensor&,
-                      const Tensor&) override {
-    old_interface();
-  }
-  void grouped_matmul_dx(const Tensor&, std::span<const std::int64_t>, const Tensor&,
-                         const Tensor&) override {
-    old_interface();
-  }
-  void grouped_matmul_dw(const Tensor&, const Tensor&, std::span<const std::int64_t>,
-                         const Tensor&) override {
-    old_interface();
-  }
-  void packed_matmul(const Tensor&, std::span<const std::int64_t>, const PackedWeights&,
-                     const Tensor&, const Tensor&) override {
-    old_interface();
-  }
-  void add_bias(const Tensor&, std::span<const std::int64_t>, const Tensor&) override {
-    old_interface();
-  }
-  void bias_backward(const Tensor&, std::span<const std::int64_t>, const Tensor&) override {
-    old_interface();
-  }
-  void adamw(const AdamW&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-             const Tensor&) override {
-    old_interface();
-  }
-  double sum_of_squares(const Tensor&) override { old_interface(); }
+                    const AuxScale& scale, const Tensor& daux) override;
 
  private:
   explicit CudaBackend(const cudaDeviceProp& properties);
-  [[noreturn]] static void old_interface() {
-    throw Error(Exit::kInternal, "cuda: a call of the interface that is about to go");
-  }
 
   std::string name_;
   int sm_count_ = 0;
-  std::int64_t waits_ = 0;
   MemoryPool memory_pool_;
   UploadRing uploads_;
   PinnedBlock downloads_;
