@@ -135,6 +135,44 @@ TEST(Pipeline, MicroBatchesOfAChunkAscend) {
   }
 }
 
+// Micro-batch and sending chunk of each message in the order of one end: by sender, receiver and
+// direction.
+using Lane = std::tuple<int, int, Pass>;
+using Messages = std::map<Lane, std::vector<std::pair<int, int>>>;
+void add_messages(const std::vector<PipelineStep>& order, int stage, int stages, int chunks,
+                  Messages& sent, Messages& received) {
+  const int last = stages * chunks - 1;
+  for (const PipelineStep& step : order) {
+    const int chunk = step.chunk * stages + stage;
+    const int ahead = step.pass == Pass::kForward ? 1 : -1;
+    const int from = chunk - ahead, to = chunk + ahead;
+    if (from >= 0 && from <= last) {
+      received[{from % stages, stage, step.pass}].emplace_back(step.micro_batch, from);
+    }
+    if (to >= 0 && to <= last) {
+      sent[{stage, to % stages, step.pass}].emplace_back(step.micro_batch, chunk);
+    }
+  }
+}
+
+// Protects NCCL, which knows no tags: in each direction, what one stage sends another is received
+// in the order of sending.
+TEST(Pipeline, MessagesOfADirectionKeepTheirOrder) {
+  for (int stages = 2; stages <= 5; ++stages) {
+    for (int chunks = 1; chunks <= 3; ++chunks) {
+      for (const bool training : {false, true}) {
+        Messages sent, received;
+        for (int stage = 0; stage < stages; ++stage) {
+          add_messages(training ? training_order(stage, stages, chunks, 3 * stages)
+                                : forward_order(stages, chunks, 3 * stages + 1),
+                       stage, stages, chunks, sent, received);
+        }
+        EXPECT_EQ(sent, received) << stages << " " << chunks << " " << training;
+      }
+    }
+  }
+}
+
 // Protects: layers and other things are shared out without gap or overlap, as evenly as can be.
 TEST(Shares, CoverEverythingOnce) {
   for (std::int64_t n = 0; n <= 13; ++n) {
