@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "base/error.h"
 #include "tensor/rng.h"
 
 namespace moesaic::testing {
@@ -128,7 +129,14 @@ void KernelTest::SetUp() {
       if (!cuda_is_built_in()) {
         GTEST_SKIP() << "built without CUDA";
       }
-      backend_ = make_cuda_backend(0);
+      try {
+        backend_ = make_cuda_backend(0);
+      } catch (const Error& error) {
+        if (error.code() != Exit::kUsage) {
+          throw;
+        }
+        GTEST_SKIP() << error.what();
+      }
       return;
   }
   backend_ = std::make_unique<cpu::CpuBackend>(kThreads, set_of(engine));
