@@ -295,7 +295,7 @@ void together(unsigned mask, const char* name, void* operands, Join join, Where 
     (*found)->where = where;
   }
   Gathering& all = **found;
-  if (!same(all.where, where) || std::string_view(all.name) != name) {
+  if (!same(all.where, where) || (all.name != name && std::string_view(all.name) != name)) {
     fail(fmt::format("is in {} ({}), while lanes of its warp wait in {} ({})", name, text_of(where),
                      all.name, text_of(all.where)));
   }
