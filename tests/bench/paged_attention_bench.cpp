@@ -14,36 +14,41 @@ struct Paged {
         std::int64_t rows, DType dtype)
       : shape(the_shape) {
     const std::int64_t pages_of_one = (length + kPageTokens - 1) / kPageTokens;
-    offsets.push_back(0);
-    page_offsets.push_back(0);
-    for (std::int64_t s = 0; s < sequences; ++s) {
-      offsets.push_back(offsets.back() + rows);
-      position.push_back(length - rows);
-      page_offsets.push_back(page_offsets.back() + pages_of_one);
+    const std::int64_t all_rows = sequences * rows;
+    const std::int64_t all_pages = sequences * pages_of_one;
+    std::vector<std::int32_t> offsets, page_offsets;
+    for (std::int64_t s = 0; s <= sequences; ++s) {
+      offsets.push_back(static_cast<std::int32_t>(s * rows));
+      page_offsets.push_back(static_cast<std::int32_t>(s * pages_of_one));
     }
-    pages.resize(static_cast<std::size_t>(page_offsets.back()));
+    const std::vector<std::int32_t> position(static_cast<std::size_t>(sequences),
+                                             static_cast<std::int32_t>(length - rows));
+    std::vector<std::int32_t> pages(static_cast<std::size_t>(all_pages));
     std::iota(pages.begin(), pages.end(), 0);
-    q = normal({offsets.back(), shape.heads * shape.head_dim}, dtype);
-    keys = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.head_dim}, dtype);
-    values = normal({page_offsets.back(), shape.kv_heads, kPageTokens, shape.v_dim}, dtype);
-    out = zeros({offsets.back(), shape.heads, shape.v_dim}, dtype);
-    lse = zeros({offsets.back(), shape.heads});
+    runs = {.offsets = indices(offsets, {sequences + 1}),
+            .position = indices(position, {sequences}),
+            .page_offsets = indices(page_offsets, {sequences + 1}),
+            .pages = indices(pages, {all_pages}),
+            .most_keys = length};
+    q = normal({all_rows, shape.heads * shape.head_dim}, dtype);
+    keys = normal({all_pages, shape.kv_heads, kPageTokens, shape.head_dim}, dtype);
+    values = normal({all_pages, shape.kv_heads, kPageTokens, shape.v_dim}, dtype);
+    out = zeros({all_rows, shape.heads, shape.v_dim}, dtype);
+    lse = zeros({all_rows, shape.heads});
     std::vector<std::int32_t> last;
-    for (std::int64_t row = 0; row < offsets.back(); ++row) {
+    for (std::int64_t row = 0; row < all_rows; ++row) {
       last.push_back(static_cast<std::int32_t>(length - rows + row % rows + 1));
     }
-    visible.first = indices(std::vector<std::int32_t>(last.size(), 0), {offsets.back()});
-    visible.last = indices(last, {offsets.back()});
+    visible.first = indices(std::vector<std::int32_t>(last.size(), 0), {all_rows});
+    visible.last = indices(last, {all_rows});
   }
 
   void attend() const {
-    backend().attention(shape.queries(q), {keys, values, {offsets, position, page_offsets, pages}},
-                        visible, shape.scale, out, lse);
+    backend().attention(shape.queries(q), {keys, values, runs}, visible, shape.scale, out, lse);
   }
 
   AttentionShape shape;
-  std::vector<std::int64_t> offsets, position, page_offsets;
-  std::vector<std::int32_t> pages;
+  PagedRuns runs;
   Tensor q, keys, values, out, lse;
   VisibleKeys visible;
 };
