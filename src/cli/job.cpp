@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/log.h"
 #include "backend/phase_clock.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "checkpoint/load_weights.h"
 #include "cli/threads.h"

@@ -219,9 +219,7 @@ void check_model_job(const Config& c, int ranks, const std::string& ranks_name, 
   check_layout(c, ranks, ranks_name, lines);
   check_tensor_parallel(c, lines);
   check_pipeline(c, lines);
-  if (c.run.device == Device::kCuda) {
-    lines.emplace_back("run.device = cuda is not in this build: use cpu");
-  } else if (c.run.collectives != CollectivesBy::kNccl) {
+  if (c.run.device == Device::kCpu && c.run.collectives != CollectivesBy::kNccl) {
     lines.push_back(fmt::format(
         "run.collectives = {} has no effect with run.device = cpu: leave it out, or use cuda",
         name_of(c.run.collectives)));

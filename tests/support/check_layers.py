@@ -54,7 +54,8 @@ MOST_LINES = 400
 MOST_FILES = 40
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 # Folders that belong to the spoken name of a file, as in "corpus/verify"; in OPS a name is an op.
-SPOKEN = {"cli", "hf", "checkpoint", "corpus", "build", "huggingface", "hdf5", "safetensors", "cuda", "device"}
+SPOKEN = {"cli", "hf", "checkpoint", "corpus", "build", "huggingface", "hdf5", "safetensors", "cuda",
+          "products", "device"}
 OPS = {"backend", "cpu", "kernels", "layers"}
 SAME = {"optimizer", "quantized"}  # the same thing at two levels
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "backend/cuda/cuda_backend.h"
-#include "backend/cuda/product.h"
+#include "backend/cuda/products/product.h"
 #include "unit/backend/kernel_test.h"
 
 namespace moesaic::testing {

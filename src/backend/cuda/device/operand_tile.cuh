@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "backend/cuda/device/ptx.cuh"
-#include "backend/cuda/product.h"
+#include "backend/cuda/products/product.h"
 
 namespace moesaic::cuda {
 

@@ -4,7 +4,7 @@
 
 #include "backend/cuda/device/numbers.cuh"
 #include "backend/cuda/device/operand_tile.cuh"
-#include "backend/cuda/product.h"
+#include "backend/cuda/products/product.h"
 
 namespace moesaic::cuda {
 

@@ -1,9 +1,9 @@
 #include <array>
 #include <limits>
 
-#include "backend/cuda/matmul_bf16.cuh"
-#include "backend/cuda/matmul_fp32.cuh"
-#include "backend/cuda/product.h"
+#include "backend/cuda/products/matmul_bf16.cuh"
+#include "backend/cuda/products/matmul_fp32.cuh"
+#include "backend/cuda/products/product.h"
 #include "base/error.h"
 
 namespace moesaic::cuda {

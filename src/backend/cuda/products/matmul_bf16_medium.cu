@@ -1,4 +1,4 @@
-#include "backend/cuda/matmul_bf16.cuh"
+#include "backend/cuda/products/matmul_bf16.cuh"
 
 namespace moesaic::cuda {
 

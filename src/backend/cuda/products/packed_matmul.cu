@@ -5,7 +5,7 @@
 #include "backend/cuda/device/packed_products.cuh"
 #include "backend/cuda/device/packed_rows.cuh"
 #include "backend/cuda/device/packed_tiles.cuh"
-#include "backend/cuda/packed.h"
+#include "backend/cuda/products/packed.h"
 
 namespace moesaic::cuda {
 

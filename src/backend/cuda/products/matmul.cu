@@ -1,7 +1,7 @@
 #include <limits>
 
 #include "backend/cuda/cuda_backend.h"
-#include "backend/cuda/product.h"
+#include "backend/cuda/products/product.h"
 
 namespace moesaic::cuda {
 namespace {

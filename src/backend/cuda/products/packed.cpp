@@ -1,4 +1,4 @@
-#include "backend/cuda/packed.h"
+#include "backend/cuda/products/packed.h"
 
 #include <fmt/format.h>
 

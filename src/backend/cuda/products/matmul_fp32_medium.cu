@@ -1,4 +1,4 @@
-#include "backend/cuda/matmul_fp32.cuh"
+#include "backend/cuda/products/matmul_fp32.cuh"
 
 namespace moesaic::cuda {
 

@@ -3,7 +3,7 @@
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/device/packed.cuh"
-#include "backend/cuda/packed.h"
+#include "backend/cuda/products/packed.h"
 
 // Between packed weights as they lie in memory and as files hold them (QuantizedRows).
 namespace moesaic::cuda {

@@ -7,7 +7,7 @@
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/device/packed.cuh"
 #include "backend/cuda/device/warp.cuh"
-#include "backend/cuda/packed.h"
+#include "backend/cuda/products/packed.h"
 
 // Weights of few bits: from numbers, to numbers, from and to codes as files hold them.
 namespace moesaic::cuda {
