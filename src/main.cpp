@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "backend/gpus.h"
 #include "base/io_error.h"
 #include "base/log.h"
 #include "base/version.h"
@@ -59,6 +60,9 @@ int run_with_mpi(const Parsed& parsed) {
   }
   moesaic::comm::check_launch(world);
   const moesaic::config::Run& run = parsed.config.run;
+  if (run.device == moesaic::config::Device::kCuda) {  // before anything is read or written
+    world.together("look for GPUs", [] { moesaic::visible_gpus(); });
+  }
   moesaic::comm::Watchdog watchdog({run.step_timeout, run.load_timeout, run.save_timeout}, world);
   const auto& job = parsed.job == "score"      ? moesaic::cli::score
                     : parsed.job == "generate" ? moesaic::cli::generate

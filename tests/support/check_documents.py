@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_LINES = 250  # of README.md
 MOST_WORDS = 30   # of a sentence; a code span counts as one word
 
-# Dotted names in code spans that are no keys, although they look like some.
-NO_KEYS = {"trace.attrs"}
+# Dotted names in code spans that are no keys, although they look like some; the last are PTX.
+NO_KEYS = {"trace.attrs", "cp.async", "ldmatrix.trans", "mma.m16n8k32", "mma.sync"}
 # SECTION.END: names of files and tensors (train.sbatch, trace.h5, model.layers.0.mlp...).
-ENDS = {"cfg", "cpp", "csv", "cu", "done", "h", "h5", "html", "json", "jsonl", "log", "md", "npy",
+ENDS = {"cfg", "cpp", "csv", "cu", "cuh", "done", "h", "h5", "html", "json", "jsonl", "log", "md", "npy",
         "parquet", "png", "py", "refused", "safetensors", "sbatch", "sh", "txt", "xz"}
 ABBREVIATIONS = ("al.", "e.g.", "i.e.", "vs.")
 PICTURES = {"text", ""}  # languages of code blocks whose words are not commands

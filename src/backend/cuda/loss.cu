@@ -81,7 +81,7 @@ struct OnlineShared {
   Online warp[kMostWarps];
 };
 
-// Of all threads, for thread 0.
+// The sum over all threads, for thread 0.
 __device__ __forceinline__ Online block_online(Online own, OnlineShared& s) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {

@@ -79,7 +79,7 @@ TEST_F(CudaMemory, RingWrapsAround) {
 }
 
 // Protects: memory is reused, given back on demand, and asked for again before it is missing.
-TEST_F(CudaMemory, Pool) {
+TEST_F(CudaMemory, BlocksComeFromTheReserve) {
   machine().memory = std::size_t{64} << 20U;
   constexpr std::int64_t kMib = std::int64_t{1} << 18U;  // of floats
   const std::size_t before = cuda_on_host::bytes_on_device();

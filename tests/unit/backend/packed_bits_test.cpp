@@ -1,5 +1,5 @@
-// Protects: codes and products of few bits are the same on every engine, CUDA among them. Ranks of
-// a job may run on several kinds, and a file that one has packed is read by the other.
+// Protects: codes and products of quantized weights are the same on every engine, CUDA among them.
+// Ranks of a job may run on several kinds, and a file that one has packed is read by the other.
 #include <fmt/format.h>
 
 #include <cmath>

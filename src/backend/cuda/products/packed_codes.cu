@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   store_codes<format>(unit, eight, codes);
 }
 
-// Of one group.
+// The codes of one group.
 template <DType format>
 __global__ void __launch_bounds__(kThreads) take_rows(PackedPanels from, FileRows file) {
   const Item item(std::int64_t{kThreads} * blockIdx.x + threadIdx.x, from.units());

@@ -9,7 +9,7 @@
 #include "backend/cuda/device/warp.cuh"
 #include "backend/cuda/products/packed.h"
 
-// Weights of few bits: from numbers, to numbers, from and to codes as files hold them.
+// Quantized weights: from numbers, to numbers, from and to codes as files hold them.
 namespace moesaic::cuda {
 
 using namespace packed;
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Of eight neighbouring lanes.
+// The sum over eight neighbouring lanes.
 __device__ float largest_of_eight(float value) {
 #pragma unroll
   for (int distance = 4; distance > 0; distance /= 2) {
