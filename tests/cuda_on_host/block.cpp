@@ -196,7 +196,7 @@ void run_block() {
   end_block();
 }
 
-void throw_fault() {
+[[noreturn]] void throw_fault() {
   Block& block = the_block;
   for (const auto& thread : block.threads) {
     thread->fiber.abandon();

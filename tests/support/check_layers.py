@@ -162,7 +162,8 @@ def compile_headers(names):
     flags = subprocess.run(["pkg-config", "--cflags", *modules], stdout=subprocess.PIPE, text=True, check=True)
     words = [os.environ.get("CXX", "g++"), "-std=c++20", "-fsyntax-only", "-fopenmp", "-DOMPI_SKIP_MPICXX",
              "-DMOESAIC_ISA=portable", "-DMOESAIC_TILE_ROWS=2", "-DMOESAIC_TILE_VECTORS=1", "-Wno-psabi",
-             f"-I{source}", *flags.stdout.split(), "-x", "c++", "-"]
+             *(f"-I{source.parent / folder}" for folder in ("tests/cuda_on_host", "tests/nccl_double", "tests", "src")),
+             *flags.stdout.split(), "-x", "c++", "-"]  # CUDA and NCCL are those that the host stands in for
 
     def compile_one(path):
         text = f'#include "{path.relative_to(source)}"\n'

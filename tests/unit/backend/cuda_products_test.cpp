@@ -63,7 +63,10 @@ class CudaProducts : public KernelTest {
 };
 
 TEST_P(CudaProducts, AllCutsGiveTheSameBits) {
-  for (const auto& [m, n, k] : {std::array{136, 72, 264}, {67, 37, 299}, {7, 40, 1032}}) {
+  for (const auto& size : {std::array{136, 72, 264}, {67, 37, 299}, {7, 40, 1032}}) {
+    const int m = size[0];
+    const int n = size[1];
+    const int k = size[2];
     const Tensor a = upload(random({m, k}, "a", compute()), {m, k}, compute());
     const Tensor b = upload(random({n, k}, "b", compute()), {n, k}, compute());
     for (const Inner a_inner : kInners) {

@@ -21,15 +21,25 @@ bool takes_vectors(std::int64_t width, const T*... rows) {
 __device__ __forceinline__ void load_vector(const float* from, float (&to)[kVector]) {
   const float4 low = reinterpret_cast<const float4*>(from)[0];
   const float4 high = reinterpret_cast<const float4*>(from)[1];
-  to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-  to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+  to[0] = low.x;
+  to[1] = low.y;
+  to[2] = low.z;
+  to[3] = low.w;
+  to[4] = high.x;
+  to[5] = high.y;
+  to[6] = high.z;
+  to[7] = high.w;
 }
 __device__ __forceinline__ void load_vector(const BFloat16* from, float (&to)[kVector]) {
   const uint4 words = *reinterpret_cast<const uint4*>(from);
-  to[0] = low_float(words.x), to[1] = high_float(words.x);
-  to[2] = low_float(words.y), to[3] = high_float(words.y);
-  to[4] = low_float(words.z), to[5] = high_float(words.z);
-  to[6] = low_float(words.w), to[7] = high_float(words.w);
+  to[0] = low_float(words.x);
+  to[1] = high_float(words.x);
+  to[2] = low_float(words.y);
+  to[3] = high_float(words.y);
+  to[4] = low_float(words.z);
+  to[5] = high_float(words.z);
+  to[6] = low_float(words.w);
+  to[7] = high_float(words.w);
 }
 __device__ __forceinline__ void store_vector(float* to, const float (&from)[kVector]) {
   reinterpret_cast<float4*>(to)[0] = make_float4(from[0], from[1], from[2], from[3]);
