@@ -130,6 +130,26 @@ TEST_P(StepperTest, TwoWaitsInADenseStep) {
   }
 }
 
+// Protects the same where experts are all here: what the router counted, and its state, are read
+// once each, also where blocks are computed again.
+TEST_P(StepperTest, FourWaitsInAStepOfExperts) {
+  for (const std::int64_t micro_batch : {1, 3, 6}) {
+    for (const bool recompute : {false, true}) {
+      config::Config config = small_config(GetParam());
+      config.train.micro_batch = micro_batch;
+      config.train.recompute = recompute;
+      const comm::Mesh mesh = comm::Mesh::single();
+      engine::Instance instance(config, mesh, engine::Use::kTraining);
+      instance.parameters.initialise(*instance.backend, config.train.seed);
+      train::Stepper stepper(config, instance, 1);
+      const data::StepBatches batches = random_batches(config, 1);
+      const std::int64_t before = instance.backend->waits();
+      stepper.update(stepper.compute(batches, 1));
+      EXPECT_EQ(instance.backend->waits() - before, 4);
+    }
+  }
+}
+
 // Protects that the host is ahead of the device: what counts is how often it waits.
 TEST(Backend, CountsWaits) {
   cpu::CpuBackend backend(1, cpu::best_kernels());
