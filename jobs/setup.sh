@@ -17,14 +17,14 @@ build=(
   "mpi:libopenmpi-dev openmpi-bin:openmpi:openmpi-mpicxx"
   "openmp:g++:gcc@12:gxx"
   "hdf5:libhdf5-openmpi-dev:hdf5+mpi+hl:hdf5=*=mpi_openmpi*"
-  "boost:libboost-program-options-dev:boost+program_options:libboost-devel"
+  "boost:libboost-program-options-dev:boost+program_options+context:libboost-devel"
   "onednn:libdnnl-dev:onednn:onednn"
   "sentencepiece:libsentencepiece-dev:sentencepiece:libsentencepiece"
   "pcre2:libpcre2-dev:pcre2:pcre2" "utf8proc:libutf8proc-dev:utf8proc:libutf8proc"
   "nlohmann_json:nlohmann-json3-dev:nlohmann-json:nlohmann_json"
   "spdlog:libspdlog-dev:spdlog:spdlog" "fmt:libfmt-dev:fmt:fmt"
   "openssl:libssl-dev:openssl:openssl" "zlib:zlib1g-dev:zlib:zlib" "zstd:libzstd-dev:zstd:zstd"
-  "boost_context:libboost-context-dev:boost+context:libboost-devel"
+  "boost_context:libboost-context-dev:boost+program_options+context:libboost-devel"
   "googletest:libgtest-dev:googletest:gtest" "benchmark:libbenchmark-dev:benchmark:benchmark"
 )
 run=(

@@ -25,7 +25,7 @@ Tensor HostSide::host_only(DType dtype, const Shape& shape) {
 }
 
 Tensor HostSide::values_of(const Tensor& tensor) const {
-  const Tensor values = place_for(tensor);
+  Tensor values = place_for(tensor);
   if (copies_) {
     backend_.download(tensor, bytes_of(values));
   }

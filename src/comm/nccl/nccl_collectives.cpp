@@ -62,7 +62,7 @@ template <class Calls>
 Mark NcclCollectives::launch(Operation operation, const Calls& calls) {
   Mark(world_->compute()).hold(world_->stream());
   calls();
-  const Mark done(world_->stream());
+  Mark done(world_->stream());
   group_.launched(operation, [done] { return done.reached(); });
   return done;
 }
@@ -261,7 +261,7 @@ Mark NcclCollectives::pass(Operation operation, int member, const Lane& lane, co
   cudaStream_t const stream = lane.stream.get();
   Mark(world_->compute()).hold(stream);
   call(lane.comm, stream);
-  const Mark done(stream);
+  Mark done(stream);
   group_.launched_message(operation, member, [done] { return done.reached(); });
   return done;
 }
