@@ -98,6 +98,19 @@ end_to_end() {
     --durations-min=5)
 }
 
+# What nvcc says of the kernels, for one architecture in turn: a warning or a spill is an error.
+kernels_by_nvcc() {
+  local nvcc objects
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  [ -x "$nvcc" ] || { echo "skipped: no nvcc"; return 77; }
+  cmake --preset cuda -DMOESAIC_TESTS=OFF -DMOESAIC_BENCH=OFF -DCMAKE_CUDA_COMPILER="$nvcc" \
+    -DCMAKE_CUDA_ARCHITECTURES="$([ "$turn" -eq 0 ] && echo 80 || echo 90)-real" >/dev/null || return
+  mapfile -t objects < <(ninja -C build/cuda -t targets all |
+    grep -oE '^src/backend/CMakeFiles/moesaic_cuda.dir/[^:]*\.o')
+  ninja -C build/cuda "${objects[@]}" | tail -n 3
+  return "${PIPESTATUS[0]}"
+}
+
 # No package of Debian has pyarrow: without a network the tests of Parquet files are left out.
 install_pyarrow() {
   "$python" -c 'import pyarrow' 2>/dev/null && return
@@ -113,17 +126,18 @@ read -r turn turns < <(cd tests/e2e && "$python" -c 'import harness; print(harne
 sanitized=sanitized_$turn
 [ $all -eq 0 ] || sanitized=sanitized
 export PYTHONPATH=$PWD/build/python${PYTHONPATH:+:$PYTHONPATH}
-part "release build" 400 build release
+part "release build" 480 build release
 part "format" 10 bash tests/support/check_format.sh
 part "headers" 30 "$python" tests/support/check_layers.py --headers
-part "unit" 60 tests_of release '^unit$'
-part "mpi" 220 tests_of release '^mpi$'
+part "unit" 150 tests_of release '^unit$'
+part "mpi" 280 tests_of release '^mpi$'
 if [ $quick -eq 0 ]; then
   part "pyarrow" 10 install_pyarrow
   part "kernels' symbols" 2 bash tests/support/check_kernels.sh
   part "kernels for aarch64" 15 bash tests/support/check_aarch64.sh
+  part "kernels by nvcc" 120 kernels_by_nvcc
   part "analysis" 30 tests_of release '^e2e$'
-  part "end to end" 500 end_to_end
+  part "end to end" 560 end_to_end
   part "cluster" 150 bash tests/cluster/run.sh
   part "quickstart, short" 30 bash jobs/quickstart.sh --short --out "$logs/quickstart"
   part "lint" 240 lint
