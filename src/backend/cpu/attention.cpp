@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "backend/attention_checks.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/seen_range.h"
 
@@ -13,20 +14,6 @@ namespace {
 static_assert(kKeyTile == kAttentionTile && kPageTokens == kAttentionTile);
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-void require_heads(const HeadRows& q, const KeyRows& keys, const Tensor& first) {
-  const RowGroups& k = keys.k.heads;
-  const RowGroups& v = keys.v.heads;
-  const bool fit = k.groups > 0 && q.heads.groups % k.groups == 0 && v.groups == k.groups &&
-                   q.heads.width == k.width && k.width > 0 && v.width > 0;
-  if (!fit || first.dim(0) != q.rows.dim(0) || keys.v.rows.dim(0) != keys.k.rows.dim(0)) {
-    throw Error(Exit::kInternal,
-                fmt::format("attention of {} ({} heads of {}) to {} ({} of {}) and {} ({} of {})",
-                            q.rows.shape().text(), q.heads.groups, q.heads.width,
-                            keys.k.rows.shape().text(), k.groups, k.width,
-                            keys.v.rows.shape().text(), v.groups, v.width));
-  }
-}
 
 // Row 0 of a head, and the elements from row to row.
 template <class A>

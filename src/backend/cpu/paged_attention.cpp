@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/attention_checks.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/seen_range.h"
 
@@ -235,11 +236,7 @@ bool is_uneven(const std::vector<QueryTile>& tiles, std::int64_t threads) {
 void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, const PagedRuns& runs,
                                 const Tensor& pages) {
   const Runs on_host = checked(runs, rows.dim(0));
-  if (groups.groups != pages.dim(1) || groups.width != pages.dim(3) ||
-      rows.dtype() != pages.dtype()) {
-    throw Error(Exit::kInternal, fmt::format("{} groups of {} for pages {}", groups.groups,
-                                             groups.width, pages.shape().text()));
-  }
+  require_groups(rows, groups, pages);
   const auto element = static_cast<std::int64_t>(size_of(rows.dtype()));
   const std::int64_t bytes = groups.width * element;
   share(rows.dim(0), [&](std::int64_t begin, std::int64_t end, std::int64_t) {
@@ -260,12 +257,8 @@ void CpuBackend::store_in_pages(const Tensor& rows, const RowGroups& groups, con
 void CpuBackend::attention(const HeadRows& q, const KeyPages& keys, const VisibleKeys& visible,
                            float scale, const Tensor& out, const Tensor& lse) {
   const Runs runs = checked(keys.runs, q.rows.dim(0));
+  require_pages(q, keys);
   const std::int64_t kv_heads = keys.keys.dim(1);
-  if (q.heads.groups % kv_heads != 0 || keys.keys.dim(3) != q.heads.width) {
-    throw Error(Exit::kInternal,
-                fmt::format("attention of {} heads of {} to pages {}", q.heads.groups,
-                            q.heads.width, keys.keys.shape().text()));
-  }
   const std::vector<QueryTile> tiles =
       query_tiles(runs, kv_heads, q.heads.groups / kv_heads, visible);
   const Tensor scratch = empty(DType::kF32, {threads_, paged_scratch(q.heads.width, out.dim(2))});

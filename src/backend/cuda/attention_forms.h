@@ -2,7 +2,7 @@
 
 #include <type_traits>
 
-#include "backend/cuda/attention_checks.h"
+#include "backend/attention_checks.h"
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device/attention_mma.cuh"
 #include "backend/cuda/device/attention_simt.cuh"

@@ -1,8 +1,8 @@
-#include "backend/cuda/attention_checks.h"
+#include "backend/attention_checks.h"
 
 #include <fmt/format.h>
 
-namespace moesaic::cuda {
+namespace moesaic {
 
 void require_heads(const HeadRows& q, const KeyRows& keys, const Tensor& first) {
   const RowGroups& k = keys.k.heads;
@@ -44,4 +44,4 @@ void require_groups(const Tensor& rows, const RowGroups& groups, const Tensor& p
   }
 }
 
-}  // namespace moesaic::cuda
+}  // namespace moesaic
