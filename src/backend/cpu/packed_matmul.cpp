@@ -8,6 +8,7 @@
 
 #include "backend/cpu/group_offsets.h"
 #include "backend/cpu/scratch.h"
+#include "backend/packed_checks.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -192,14 +193,7 @@ void packed_matmul(const InstructionSet& set, int threads, const Tensor& x, cons
                    const PackedWeights& w, const Tensor& y, const Tensor& peaks,
                    MemoryPool& memory_pool) {
   const std::vector<std::int64_t> ends = group_offsets(offsets, w.groups, x.dim(0));
-  require(x.dim(1) == w.slice.count && y.dim(0) == x.dim(0) && y.dim(1) == w.rows,
-          fmt::format("product of {} with packed ({}, {}, {}) into {}", x.shape().text(), w.groups,
-                      w.rows, w.slice.count, y.shape().text()));
-  require(
-      w.columns == w.slice.blocks().count || (w.slice.before() == 0 && w.columns == w.slice.count),
-      "packed weights do not have the blocks of their columns");
-  require(!peaks.defined() || peaks.numel() == x.dim(0) * packed_blocks(w.slice.whole),
-          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
+  check_packed_product(x, offsets, w, y, peaks);
   const std::int32_t* const known = peaks.defined() ? peaks.as<std::int32_t>().data() : nullptr;
   const Shares shares(kernels_of(set, w.format), ends, w, memory_pool);
   with_numbers(x, [&](const auto* rows) {

@@ -7,6 +7,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/packed_matmul.h"
 #include "backend/cpu/packed_rows.h"
+#include "backend/packed_checks.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -35,20 +36,15 @@ std::int64_t first_bad(std::span<const float> x, float least) {
   return std::find_if(x.begin(), x.end(), bad) - x.begin();
 }
 
-void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::int64_t columns) {
+void check_values(const Tensor& mean_squares, std::int64_t groups, std::int64_t columns) {
   if (!mean_squares.defined()) {
     return;
   }
-  require(mean_squares.numel() == columns || mean_squares.numel() == groups * columns,
-          fmt::format("mean squares {} for {} groups of {} columns", mean_squares.shape().text(),
-                      groups, columns));
+  check_mean_squares(mean_squares, groups, columns);
   const std::span<const float> values = mean_squares.as<float>();
   const std::int64_t i = first_bad(values, 0.0F);
   if (i < std::ssize(values)) {
-    throw Error(Exit::kBadData,
-                fmt::format("the mean square of column {} of group {} is {}; it must be finite and "
-                            "at least 0",
-                            i % columns, i / columns, values[static_cast<std::size_t>(i)]));
+    throw bad_mean_square({i, values[static_cast<std::size_t>(i)]}, columns);
   }
 }
 
@@ -56,15 +52,8 @@ void check_mean_squares(const Tensor& mean_squares, std::int64_t groups, std::in
 
 PackedWeights CpuBackend::pack(DType format, const Tensor& w, const Tensor& mean_squares) {
   const std::int64_t columns = w.dim(2);
-  PackedWeights packed{.format = format,
-                       .groups = w.dim(0),
-                       .rows = w.dim(1),
-                       .columns = columns,
-                       .slice = {0, columns, columns},
-                       .words = {}};
-  check_mean_squares(mean_squares, packed.groups, columns);
-  const std::int64_t bytes = panels_of(packed) * packed_panel_bytes(format, columns);
-  packed.words = empty(DType::kI32, {packed.groups, bytes / 4});
+  check_values(mean_squares, w.dim(0), columns);
+  PackedWeights packed = new_packed(*this, format, w.shape());
   const std::span<const float> values = w.as<float>();
   std::atomic<std::int64_t> bad = w.numel();  // the first number that is not finite
   const bool shared = mean_squares.defined() && mean_squares.numel() == columns;
@@ -94,18 +83,13 @@ PackedWeights CpuBackend::pack(DType format, const Tensor& w, const Tensor& mean
     }
   });
   if (bad < w.numel()) {
-    throw Error(Exit::kBadData,
-                fmt::format("weights cannot be packed: row {}, column {} of group {} is {}",
-                            bad / columns % packed.rows, bad % columns, bad / columns / packed.rows,
-                            values[static_cast<std::size_t>(bad)]));
+    throw bad_weight({bad, values[static_cast<std::size_t>(bad)]}, w.shape());
   }
   return packed;
 }
 
 void CpuBackend::unpack(const PackedWeights& packed, const Tensor& w) {
-  require(w.numel() == packed.groups * packed.rows * packed.columns,
-          fmt::format("packed ({}, {}, {}) unpacked into {}", packed.groups, packed.rows,
-                      packed.columns, w.shape().text()));
+  check_unpacked(packed, w);
   float* const values = w.as<float>().data();
   share(packed.groups * panels_of(packed), [&](std::int64_t begin, std::int64_t end, auto) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -156,8 +140,7 @@ void CpuBackend::packed_matmul(const Tensor& x, const Tensor& offsets, const Pac
 
 void CpuBackend::block_peaks(const Tensor& x, const ColumnSlice& slice, const Tensor& peaks) {
   const std::int64_t blocks = packed_blocks(slice.whole);
-  require(x.dim(1) == slice.count && peaks.numel() == x.dim(0) * blocks,
-          fmt::format("peaks {} of {}", peaks.shape().text(), x.shape().text()));
+  check_peaks(x, slice, peaks);
   zero(peaks);
   std::int32_t* const of_rows = peaks.as<std::int32_t>().data();
   with_kernels(x.dtype(), [&](const auto&, auto number) {
